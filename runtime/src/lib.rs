@@ -1,0 +1,2 @@
+//! The hone loop as a library.
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! The `hone` program.
+#![forbid(unsafe_code)]
+fn main() {}
