@@ -2,7 +2,12 @@
 #![forbid(unsafe_code)]
 
 pub mod class;
+pub mod graph;
+#[cfg(feature = "import")]
+pub mod import;
 pub mod note;
+pub mod ops;
+pub mod plan;
 pub mod tensor;
 
 pub use class::{Class, Classified};
