@@ -6,6 +6,7 @@ pub mod class;
 pub mod graph;
 #[cfg(feature = "import")]
 pub mod import;
+pub mod learn;
 pub mod note;
 pub mod ops;
 pub mod plan;
