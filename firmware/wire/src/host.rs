@@ -90,6 +90,7 @@ pub struct HostConfig {
 }
 
 /// What happened on a link.
+#[expect(clippy::large_enum_variant, reason = "there is no heap to box on, and a notice lives for one call")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// The pad answered, with the right key if it has one.

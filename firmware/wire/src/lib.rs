@@ -2,7 +2,7 @@
 //!
 //! A *pad* is a small board with buttons and lamps on a serial line. This crate is the whole contract between the two
 //! sides and is linked into both: [`frame`] turns bytes into checked frames and back, [`message`] gives frames their
-//! meaning, [`auth`] derives session keys and tags, [`host`] is the host's side of the conversation as a state machine.
+//! meaning, [`event`] is a press, [`auth`] derives session keys and tags, [`host`] is the host's side of the conversation as a state machine.
 //! The pad's side lives in `hone-pad`, beside the gestures and the queue it drives.
 //!
 //! Everything is bytes in, bytes out: no I/O, no clock (`now_ms` is always an argument), no allocation, no panic on any
@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod auth;
+pub mod event;
 pub mod frame;
 pub mod host;
 pub mod message;
