@@ -1,3 +1,31 @@
-//! The `hone` program.
+//! `hone`: the whole loop from one command line. It parses, prints and wires; the loop itself is in `hone_runtime`.
 #![forbid(unsafe_code)]
-fn main() {}
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+mod cmd;
+mod exit;
+mod output;
+
+/// Models that learn from a thumb: run, be told, adapt, on the device.
+#[derive(Parser)]
+#[command(name = "hone", version, propagate_version = true, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    verb: cmd::Verb,
+}
+
+fn main() -> ExitCode {
+    // clap itself exits with 2 on a wrong command line, as our table of exit codes has it.
+    let cli = Cli::parse();
+    match cli.verb.run() {
+        Ok(code) => code,
+        Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("hone: {}", output::paragraph(&error));
+            ExitCode::from(exit::code_of(&error))
+        }
+    }
+}

@@ -10,6 +10,8 @@ pub mod learn;
 pub mod note;
 pub mod ops;
 pub mod plan;
+#[cfg(feature = "import")]
+pub mod session;
 pub mod tensor;
 
 pub use bundle::Bundle;

@@ -1,0 +1,229 @@
+//! A model ready to answer: graph, plans by shape, one arena.
+//!
+//! A session keeps nothing of one run for the next, except plans and the memory they run in. It knows no feedback and
+//! no adapter: those act on its `feature` and `logits` outputs.
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::bundle::{self, Bundle, BundleError};
+use crate::class::{Class, Classified};
+use crate::graph::{BindError, Bindings, Graph};
+use crate::import::{self, ImportError, Limits, ModelInfo};
+use crate::plan::{Arena, Plan, PlanError};
+use crate::tensor::Tensor;
+
+/// How a session runs.
+#[derive(Clone, Debug)]
+pub struct SessionOptions {
+    /// Run every operator of ours by its reference function: slow and obvious, the oracle of the fast path.
+    pub reference: bool,
+    /// Plans kept, one per set of input shapes; the least recently used goes first.
+    pub plans: usize,
+    /// What a model may at most be.
+    pub limits: Limits,
+}
+
+impl Default for SessionOptions {
+    fn default() -> SessionOptions {
+        SessionOptions { reference: false, plans: 4, limits: Limits::default() }
+    }
+}
+
+/// Why a session cannot be opened or run.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The bundle.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// The model.
+    #[error("{path}: {source}")]
+    Import {
+        /// The graph's path in its bundle, or the file.
+        path: String,
+        /// Why.
+        source: ImportError,
+    },
+    /// The inputs.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The plan.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The bundle's own sample does not come out as recorded.
+    #[error(
+        "the self test of the bundle fails: output `{output}` differs from samples/expected.npz by {difference:e}, \
+         allowed {allowed:e}; the model or this build is damaged: do not use it"
+    )]
+    Golden {
+        /// The output.
+        output: String,
+        /// Largest difference found.
+        difference: f32,
+        /// Largest difference allowed.
+        allowed: f32,
+    },
+    /// An output the bundle's recipe names is not made by the graph.
+    #[error("the graph has no output `{name}`, which {by} names; it has: {}", has.join(", "))]
+    NoOutput {
+        /// The output.
+        name: String,
+        /// Who names it.
+        by: &'static str,
+        /// The outputs there are.
+        has: Vec<String>,
+    },
+}
+
+impl Classified for SessionError {
+    fn class(&self) -> Class {
+        match self {
+            SessionError::Bundle(e) => e.class(),
+            SessionError::Import { source, .. } => source.class(),
+            SessionError::Plan(PlanError::Op { source: crate::ops::OpError::Unsupported { .. }, .. }) => Class::Unsupported,
+            _ => Class::Invalid,
+        }
+    }
+}
+
+/// A model and the memory it runs in.
+pub struct Session {
+    graph: Arc<Graph>,
+    info: ModelInfo,
+    options: SessionOptions,
+    plans: VecDeque<(Bindings, Plan)>,
+    arena: Arena,
+}
+
+/// Named tensors, in the graph's order.
+pub type Outputs = Vec<(String, Tensor)>;
+
+impl Session {
+    /// Opens the first graph of a bundle and runs its golden sample.
+    ///
+    /// # Errors
+    /// [`SessionError`] when the model cannot be imported or the sample does not come out as recorded.
+    pub fn from_bundle(bundle: &Bundle, options: SessionOptions) -> Result<Session, SessionError> {
+        let path = bundle.manifest().graphs.first().map_or("onnx/model.onnx", |g| g.path.as_str()).to_string();
+        let bytes = bundle.read(&path)?;
+        let mut session = Session::from_onnx(&bytes, &path, options)?;
+        session.golden(bundle)?;
+        Ok(session)
+    }
+
+    /// Opens an ONNX file's bytes; `path` is only for messages.
+    ///
+    /// # Errors
+    /// [`SessionError::Import`].
+    pub fn from_onnx(bytes: &[u8], path: &str, options: SessionOptions) -> Result<Session, SessionError> {
+        let (graph, info) = import::from_onnx(bytes, &options.limits)
+            .map_err(|source| SessionError::Import { path: path.to_string(), source })?;
+        Ok(Session { graph: Arc::new(graph), info, options, plans: VecDeque::new(), arena: Arena::default() })
+    }
+
+    /// The graph.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// Facts of the file.
+    pub fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    /// Names of the inputs, in order.
+    pub fn input_names(&self) -> Vec<&str> {
+        self.graph.inputs.iter().map(|&v| self.graph.values[v].name.as_str()).collect()
+    }
+
+    /// Names of the outputs, in order.
+    pub fn output_names(&self) -> Vec<&str> {
+        self.graph.outputs.iter().map(|&v| self.graph.values[v].name.as_str()).collect()
+    }
+
+    /// The plan for those input shapes, made if need be.
+    ///
+    /// # Errors
+    /// [`SessionError::Bind`] or [`SessionError::Plan`].
+    pub fn plan(&mut self, shapes: &[(&str, &[usize])]) -> Result<&Plan, SessionError> {
+        let bindings = self.graph.bind(shapes)?;
+        self.prepare(bindings)?;
+        Ok(&self.plans[0].1)
+    }
+
+    /// Puts the plan for `bindings` first.
+    fn prepare(&mut self, bindings: Bindings) -> Result<(), SessionError> {
+        match self.plans.iter().position(|(b, _)| *b == bindings) {
+            Some(0) => {}
+            Some(i) => {
+                if let Some(hit) = self.plans.remove(i) {
+                    self.plans.push_front(hit);
+                }
+            }
+            None => {
+                let plan = Plan::new(&self.graph, &bindings, !self.options.reference)?;
+                self.plans.truncate(self.options.plans.max(1) - 1);
+                self.plans.push_front((bindings, plan));
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs once on named inputs, in any order; the outputs come in the graph's order.
+    ///
+    /// # Errors
+    /// [`SessionError`] when an input is missing or does not fit.
+    pub fn run(&mut self, inputs: &[(String, Tensor)]) -> Result<Outputs, SessionError> {
+        let shapes: Vec<(&str, &[usize])> = inputs.iter().map(|(n, t)| (n.as_str(), t.shape())).collect();
+        let bindings = self.graph.bind(&shapes)?;
+        self.prepare(bindings)?;
+        let graph = self.graph.clone();
+        // `bind` has found every input by name.
+        let ordered: Vec<&Tensor> = graph
+            .inputs
+            .iter()
+            .filter_map(|&v| inputs.iter().find(|(n, _)| *n == graph.values[v].name).map(|(_, t)| t))
+            .collect();
+        let out = self.plans[0].1.run(&mut self.arena, &ordered)?;
+        Ok(graph.outputs.iter().map(|&v| graph.values[v].name.clone()).zip(out).collect())
+    }
+
+    /// The load-time self test: `samples/input.npz` must give `samples/expected.npz`.
+    fn golden(&mut self, bundle: &Bundle) -> Result<(), SessionError> {
+        let listed = |p: &str| bundle.manifest().files.iter().any(|f| f.path == p);
+        if !listed("samples/input.npz") || !listed("samples/expected.npz") {
+            return Ok(());
+        }
+        let input = bundle::npz::read_npz(&bundle.read("samples/input.npz")?)?;
+        let expected = bundle::npz::read_npz(&bundle.read("samples/expected.npz")?)?;
+        let found = self.run(&input)?;
+        for (name, want) in &expected {
+            let Some((_, got)) = found.iter().find(|(n, _)| n == name) else {
+                return Err(SessionError::NoOutput {
+                    name: name.clone(),
+                    by: "samples/expected.npz",
+                    has: self.output_names().into_iter().map(String::from).collect(),
+                });
+            };
+            let (difference, allowed) = difference(want, got);
+            // A NaN must fail, which `>` would let through.
+            if !matches!(difference.partial_cmp(&allowed), Some(std::cmp::Ordering::Less | std::cmp::Ordering::Equal)) {
+                return Err(SessionError::Golden { output: name.clone(), difference, allowed });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Largest absolute difference between two tensors, and the largest a faithful run may show
+/// (`5e-4 · max|want| + 1e-6`); different shapes or types are infinitely far apart.
+pub fn difference(want: &Tensor, got: &Tensor) -> (f32, f32) {
+    let (Ok(a), Ok(b)) = (want.as_f32(), got.as_f32()) else {
+        return (if want == got { 0.0 } else { f32::INFINITY }, 0.0);
+    };
+    if want.shape() != got.shape() {
+        return (f32::INFINITY, 0.0);
+    }
+    let max = a.iter().fold(0f32, |m, v| m.max(v.abs()));
+    let worst = a.iter().zip(b).map(|(x, y)| (x - y).abs()).fold(0f32, |m, d| if d.is_nan() { d } else { m.max(d) });
+    (worst, 5e-4 * max + 1e-6)
+}

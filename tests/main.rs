@@ -1,0 +1,3 @@
+//! The integration tests: one binary, because linking the importer is slow.
+
+mod which_digit;
