@@ -175,9 +175,7 @@ impl Learner {
         check_finite("the published theta", published.values())?;
         for press in presses {
             learner.check(&press)?;
-            if !learner.record(press)? {
-                continue;
-            }
+            learner.record(press)?;
         }
         learner.rebuild()?;
         learner.published = published;
@@ -265,8 +263,8 @@ impl Learner {
             return Ok(Outcome::Duplicate);
         }
         if let Err(error) = self.refresh_row(prediction_id) {
+            // The solver refuses before it changes anything.
             self.forget(id);
-            self.rebuild()?;
             return Err(error);
         }
         if confirmed {
@@ -334,6 +332,8 @@ impl Learner {
     /// # Errors
     /// [`LearnError::Length`] when `candidate` is of another head.
     pub fn decide(&mut self, candidate: Theta) -> Result<Decision, LearnError> {
+        check_len("the candidate's classes", self.base.classes(), candidate.classes())?;
+        check_len("the candidate's width", self.base.features() + 1, candidate.width())?;
         self.since_candidate = 0;
         if !candidate.is_finite() {
             self.tripwire.norm(f64::NAN);
