@@ -3,6 +3,7 @@
 
 pub mod class;
 pub mod learn;
+pub mod metrics;
 pub mod note;
 pub mod tensor;
 
