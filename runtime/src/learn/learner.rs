@@ -5,7 +5,9 @@
 //! give the same canonical `Θ` bit for bit.
 //!
 //! A prediction with a *confirmed* press (long press, repeat, a demonstration made to measure) is evidence for the gate and
-//! never trains; earlier presses on it are withdrawn from training too.
+//! never trains; earlier presses on it are withdrawn from training too. A confirmed correction, demonstration, 👍 or five stars
+//! says which class is true, a confirmed 👎 or one star only which is not; then any other answer counts as right. A demonstration
+//! that is *not* flagged as confirmed trains.
 //!
 //! Without I/O, clocks or randomness: the app decides what is shown and when presses arrive, the journal makes them durable,
 //! the adapter directory keeps what is published. The two-second rule for changed minds is the journal's.

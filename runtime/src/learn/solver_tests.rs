@@ -286,6 +286,14 @@ fn wide_features_are_projected_said_so_and_still_learned_from() {
     }
     let theta = solver.theta();
     assert_eq!((theta.classes(), theta.width()), (2, d + 1));
+    // Folding back is the transpose: Θz in the wide space is the projected correction on the projected feature.
+    let (z, _) = feature(5000);
+    let projected = solver.rows.project(&z);
+    assert_eq!(projected.len(), 513);
+    let narrow = solver.state.theta(&solver.rows);
+    for (c, served) in theta.apply(&z, &[0.0, 0.0]).unwrap().into_iter().enumerate() {
+        assert!((dot(&narrow[c * 513..(c + 1) * 513], &projected) - f64::from(served)).abs() < 1e-4);
+    }
     let right = (1000..1200)
         .filter(|&t| {
             let (z, label) = feature(t);
