@@ -7,6 +7,7 @@ pub mod graph;
 #[cfg(feature = "import")]
 pub mod import;
 pub mod learn;
+pub mod metrics;
 pub mod note;
 pub mod ops;
 pub mod plan;

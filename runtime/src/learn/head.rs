@@ -11,11 +11,29 @@ use super::error::{LearnError, check_finite, check_len};
 
 /// What a bundle ships about its last layer: the linear head and the statistics of the feature it reads.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "UncheckedHead")]
 pub struct HeadBase {
     weight: Vec<f32>,
     bias: Vec<f32>,
     mean: Vec<f32>,
     std: Vec<f32>,
+}
+
+/// A head as it stands in a file, before its sizes are believed.
+#[derive(Deserialize)]
+struct UncheckedHead {
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+    mean: Vec<f32>,
+    std: Vec<f32>,
+}
+
+impl TryFrom<UncheckedHead> for HeadBase {
+    type Error = LearnError;
+
+    fn try_from(raw: UncheckedHead) -> Result<HeadBase, LearnError> {
+        HeadBase::new(raw.weight, raw.bias, raw.mean, raw.std)
+    }
 }
 
 impl HeadBase {
@@ -122,10 +140,27 @@ pub struct MergedHead {
 
 /// The learned correction `Θ [C, d+1]`, row-major.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "UncheckedTheta")]
 pub struct Theta {
     classes: usize,
     width: usize,
     values: Vec<f32>,
+}
+
+/// A correction as it stands in a file, before its sizes are believed.
+#[derive(Deserialize)]
+struct UncheckedTheta {
+    classes: usize,
+    width: usize,
+    values: Vec<f32>,
+}
+
+impl TryFrom<UncheckedTheta> for Theta {
+    type Error = LearnError;
+
+    fn try_from(raw: UncheckedTheta) -> Result<Theta, LearnError> {
+        Theta::new(raw.classes, raw.width, raw.values)
+    }
 }
 
 impl Theta {
@@ -213,4 +248,92 @@ pub fn argmax(logits: &[f32]) -> usize {
         }
     }
     best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::learn::fixture::{Kind, uniform, vectors};
+
+    #[test]
+    fn the_merged_head_gives_the_graph_logits_plus_theta_z() {
+        let world = vectors().world(Kind::Shifted);
+        let values: Vec<f32> = (0..650).map(|i| 4.0 * (uniform(3, i) as f32 - 0.5)).collect();
+        let theta = Theta::new(10, 65, values).unwrap();
+        let merged = world.base.merge(&theta).unwrap();
+        for sample in &world.test[..50] {
+            let served = theta.apply(&world.base.standardise(&sample.feature).unwrap(), &sample.logits).unwrap();
+            for c in 0..10 {
+                let direct: f64 =
+                    (0..64).map(|j| f64::from(merged.weight[c * 64 + j]) * f64::from(sample.feature[j])).sum::<f64>()
+                        + f64::from(merged.bias[c]);
+                assert!((direct - f64::from(served[c])).abs() < 1e-4, "class {c}: {direct} and {}", served[c]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_zero_correction_returns_the_graph_logits_and_the_shipped_head_bit_for_bit() {
+        let world = vectors().world(Kind::Source);
+        let factory = world.factory();
+        assert!(factory.is_zero() && factory.norm() == 0.0);
+        for sample in &world.test[..20] {
+            let z = world.base.standardise(&sample.feature).unwrap();
+            assert_eq!(factory.apply(&z, &sample.logits).unwrap(), sample.logits);
+        }
+        let merged = world.base.merge(&factory).unwrap();
+        assert_eq!((merged.weight.as_slice(), merged.bias.as_slice()), (world.base.weight(), world.base.bias()));
+    }
+
+    #[test]
+    fn standardised_features_have_a_constant_one_and_the_stated_scale() {
+        let base = HeadBase::new(vec![0.0; 8], vec![0.0; 2], vec![1.0, 2.0, 3.0, 4.0], vec![0.5; 4]).unwrap();
+        assert_eq!(base.standardise(&[2.0, 2.0, 2.0, 4.0]).unwrap(), [1.0, 0.0, -1.0, 0.0, 1.0]);
+        assert_eq!((base.classes(), base.features()), (2, 4));
+    }
+
+    #[test]
+    fn heads_and_features_that_do_not_fit_are_refused_by_name() {
+        // weight, bias, mean, std
+        type Parts = [Vec<f32>; 4];
+        let ok = || -> Parts { [vec![0.0; 4], vec![0.0; 2], vec![0.0; 2], vec![1.0; 2]] };
+        let refused = |change: fn(&mut Parts), part: &str| {
+            let mut parts = ok();
+            change(&mut parts);
+            let [weight, bias, mean, std] = parts;
+            let error = HeadBase::new(weight, bias, mean, std).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        };
+        refused(|p| p[0].truncate(3), "weight needs 4");
+        refused(|p| p[1].truncate(1), "bias");
+        refused(|p| p[2].clear(), "mean");
+        refused(|p| p[3][1] = 0.0, "std is 0");
+        refused(|p| p[3][1] = f32::NAN, "std holds NaN");
+        let base = HeadBase::new(vec![0.0; 4], vec![0.0; 2], vec![0.0; 2], vec![1.0; 2]).unwrap();
+        assert!(base.standardise(&[1.0]).is_err());
+        assert!(base.standardise(&[1.0, f32::INFINITY]).is_err());
+        assert!(base.merge(&Theta::zeros(2, 2)).is_err());
+        assert!(Theta::new(2, 3, vec![0.0; 5]).is_err());
+        assert!(Theta::new(1, 1, vec![f32::NAN]).is_err());
+        assert!(Theta::zeros(2, 3).apply(&[0.0; 2], &[0.0; 2]).is_err());
+    }
+
+    #[test]
+    fn heads_and_corrections_survive_serialisation_and_are_checked_when_read() {
+        let base = HeadBase::new(vec![0.1; 4], vec![0.2; 2], vec![0.3; 2], vec![1.5; 2]).unwrap();
+        let text = serde_json::to_string(&base).unwrap();
+        assert_eq!(serde_json::from_str::<HeadBase>(&text).unwrap(), base);
+        assert!(serde_json::from_str::<HeadBase>(&text.replace("1.5", "0.0")).is_err());
+        let theta = Theta::new(2, 3, vec![0.1, -2.5e-7, 3.0, 4.0, 5.0, 6.0]).unwrap();
+        let text = serde_json::to_string(&theta).unwrap();
+        assert_eq!(serde_json::from_str::<Theta>(&text).unwrap(), theta);
+        assert!(serde_json::from_str::<Theta>(&text.replace("\"classes\":2", "\"classes\":3")).is_err());
+    }
+
+    #[test]
+    fn argmax_takes_the_first_of_equals_and_never_nan() {
+        assert_eq!(argmax(&[1.0, 3.0, 3.0]), 1);
+        assert_eq!(argmax(&[f32::NAN, 1.0, f32::NAN, 2.0]), 3);
+        assert_eq!(argmax(&[]), 0);
+    }
 }

@@ -5,7 +5,9 @@
 //! give the same canonical `Θ` bit for bit.
 //!
 //! A prediction with a *confirmed* press (long press, repeat, a demonstration made to measure) is evidence for the gate and
-//! never trains; earlier presses on it are withdrawn from training too.
+//! never trains; earlier presses on it are withdrawn from training too. A confirmed correction, demonstration, 👍 or five stars
+//! says which class is true, a confirmed 👎 or one star only which is not; then any other answer counts as right. A demonstration
+//! that is *not* flagged as confirmed trains.
 //!
 //! Without I/O, clocks or randomness: the app decides what is shown and when presses arrive, the journal makes them durable,
 //! the adapter directory keeps what is published. The two-second rule for changed minds is the journal's.
@@ -175,9 +177,7 @@ impl Learner {
         check_finite("the published theta", published.values())?;
         for press in presses {
             learner.check(&press)?;
-            if !learner.record(press)? {
-                continue;
-            }
+            learner.record(press)?;
         }
         learner.rebuild()?;
         learner.published = published;
@@ -265,8 +265,8 @@ impl Learner {
             return Ok(Outcome::Duplicate);
         }
         if let Err(error) = self.refresh_row(prediction_id) {
+            // The solver refuses before it changes anything.
             self.forget(id);
-            self.rebuild()?;
             return Err(error);
         }
         if confirmed {
@@ -334,6 +334,8 @@ impl Learner {
     /// # Errors
     /// [`LearnError::Length`] when `candidate` is of another head.
     pub fn decide(&mut self, candidate: Theta) -> Result<Decision, LearnError> {
+        check_len("the candidate's classes", self.base.classes(), candidate.classes())?;
+        check_len("the candidate's width", self.base.features() + 1, candidate.width())?;
         self.since_candidate = 0;
         if !candidate.is_finite() {
             self.tripwire.norm(f64::NAN);

@@ -163,3 +163,63 @@ impl Cholesky {
 fn start(row: usize) -> usize {
     row * (row + 1) / 2
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::learn::fixture::uniform;
+
+    fn random(seed: u64, n: usize) -> Vec<f64> {
+        (0..n).map(|i| uniform(seed, i as u64) - 0.5).collect()
+    }
+
+    fn positive_definite(n: usize) -> Packed {
+        let mut matrix = Packed::scaled_identity(n, 0.1);
+        (0..n as u64 + 3).for_each(|k| matrix.add_outer(0.5, &random(k, n)));
+        matrix
+    }
+
+    #[test]
+    fn solving_multiplying_and_inverting_undo_each_other_at_every_order() {
+        for n in [1, 2, 3, 4, 5, 8, 13, 65] {
+            let matrix = positive_definite(n);
+            let x = random(99, n);
+            let mut product = vec![f64::NAN; n];
+            matrix.times(&x, &mut product);
+            // The definition, element by element.
+            for i in 0..n {
+                let direct: f64 = (0..n).map(|j| matrix.row(i.max(j))[i.min(j)] * x[j]).sum();
+                assert!((direct - product[i]).abs() < 1e-12, "order {n}");
+            }
+            let factor = Cholesky::of(&matrix).unwrap();
+            let mut through_inverse = vec![f64::NAN; n];
+            factor.inverse().times(&product, &mut through_inverse);
+            factor.solve(&mut product);
+            for i in 0..n {
+                assert!((product[i] - x[i]).abs() < 1e-9, "order {n}");
+                assert!((through_inverse[i] - x[i]).abs() < 1e-9, "order {n}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_matrix_that_is_not_positive_definite_names_the_row_and_leaves_the_factor() {
+        let mut factor = Cholesky::of(&positive_definite(3)).unwrap();
+        let before = factor.clone();
+        for last in [-1.0, 0.0, f64::NAN, f64::INFINITY] {
+            assert_eq!(factor.push_row(&[0.0, 0.0, 0.0, last]), Err(LearnError::NotPositiveDefinite { row: 3 }));
+            assert_eq!(factor.factor.values, before.factor.values);
+        }
+        factor.push_row(&[0.0, 0.0, 0.0, 4.0]).unwrap();
+        assert_eq!(factor.factor.row(3), [0.0, 0.0, 0.0, 2.0]);
+    }
+
+    #[test]
+    fn dot_takes_the_tail_that_does_not_fill_a_lane() {
+        for n in 0..10 {
+            let ones = vec![1.0; n];
+            let ramp: Vec<f64> = (0..n).map(|i| i as f64).collect();
+            assert_eq!(dot(&ones, &ramp), (n * n.saturating_sub(1) / 2) as f64);
+        }
+    }
+}

@@ -89,11 +89,12 @@ fn the_dual_and_the_primal_form_reach_the_same_theta() {
     rows[..60].iter().for_each(|r| all.push(r).unwrap());
     let lambda = all.lambda(&config);
     let mut dual = Dual::of(&all, lambda).unwrap();
-    dual.iterate(&all, lambda, 0.2, 30);
+    let course = Course { lambda, delta: 0.2, iterations: 30, momentum: 0.9 };
+    dual.iterate(&all, &course);
     let dual = all.unproject(&State::Dual(dual).theta(&all));
     let factor = Cholesky::of(&all.curvature(lambda)).unwrap();
     let mut theta = vec![0.0; 10 * 65];
-    descend(&all, &mut theta, lambda, 0.2, 30, |g| factor.solve(g));
+    descend(&all, &mut theta, &course, |g| factor.solve(g));
     let difference = relative_difference(all.unproject(&theta).values(), dual.values());
     assert!(difference < 1e-6, "{difference}");
 }
@@ -285,6 +286,14 @@ fn wide_features_are_projected_said_so_and_still_learned_from() {
     }
     let theta = solver.theta();
     assert_eq!((theta.classes(), theta.width()), (2, d + 1));
+    // Folding back is the transpose: Θz in the wide space is the projected correction on the projected feature.
+    let (z, _) = feature(5000);
+    let projected = solver.rows.project(&z);
+    assert_eq!(projected.len(), 513);
+    let narrow = solver.state.theta(&solver.rows);
+    for (c, served) in theta.apply(&z, &[0.0, 0.0]).unwrap().into_iter().enumerate() {
+        assert!((dot(&narrow[c * 513..(c + 1) * 513], &projected) - f64::from(served)).abs() < 1e-4);
+    }
     let right = (1000..1200)
         .filter(|&t| {
             let (z, label) = feature(t);
@@ -363,4 +372,28 @@ fn bad_rows_are_refused_and_leave_the_solver_as_it_was() {
     assert!(HeadSolver::new(1, 2, config.clone()).is_err());
     assert!(HeadSolver::new(2, 0, config.clone()).is_err());
     assert!(HeadSolver::new(2, 2, SolverConfig { lambda_partial: 0.0, ..config }).is_err());
+}
+
+#[test]
+fn the_canonical_refit_ends_within_a_tenth_of_the_fixed_point_and_a_point_of_its_accuracy() {
+    let vectors = vectors();
+    let world = vectors.world(Kind::Shifted);
+    for (run, thumbs) in [(&vectors.thumbs, true), (&vectors.corrections, false)] {
+        let rows = recorded_rows(&world, run, thumbs);
+        let refit = |iterations: usize, momentum: f64| {
+            let config = SolverConfig {
+                canonical_iterations: iterations,
+                canonical_momentum: momentum,
+                ..SolverConfig::default()
+            };
+            canonical_refit(10, 64, &rows, &config).unwrap()
+        };
+        let fixed_point = refit(1500, 0.0);
+        let canonical = canonical_refit(10, 64, &rows, &SolverConfig::default()).unwrap();
+        let error = relative_difference(canonical.values(), fixed_point.values());
+        let plain = relative_difference(refit(60, 0.0).values(), fixed_point.values());
+        assert!(error < 0.1 && error < 0.5 * plain, "thumbs {thumbs}: {error}, without extrapolation {plain}");
+        let lost = world.accuracy(&fixed_point) - world.accuracy(&canonical);
+        assert!(lost.abs() < 0.01, "thumbs {thumbs}: {lost}");
+    }
 }

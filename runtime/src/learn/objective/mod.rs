@@ -205,3 +205,200 @@ pub fn softmax_into(logits: &[f64], out: &mut [f64]) {
         *p /= sum;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::learn::fixture::uniform;
+
+    fn example<'a>(logits: &'a [f64], shown: usize, presses: &'a [Press]) -> Example<'a> {
+        Example { logits, reference: logits, shown, mu: 1.0, presses }
+    }
+
+    fn thumb(up: bool) -> [Press; 1] {
+        [Press { feedback: Feedback::Thumb { up }, confirmed: false }]
+    }
+
+    fn random_logits(seed: u64, classes: usize, spread: f64) -> Vec<f64> {
+        (0..classes).map(|c| spread * (uniform(seed, c as u64) - 0.5)).collect()
+    }
+
+    #[test]
+    fn every_objective_has_a_name_words_kinds_and_gradient_cases() {
+        assert!(!OBJECTIVES.is_empty());
+        for (i, objective) in OBJECTIVES.iter().enumerate() {
+            let name = objective.name;
+            assert!(!name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'), "name {name:?}");
+            assert!(OBJECTIVES[..i].iter().all(|o| o.name != name), "{name} is registered twice");
+            assert!(objective.summary.len() > 20, "{name} has no summary");
+            assert!(!objective.learns_from.is_empty(), "{name} learns from nothing");
+            assert!(!objective.cases.is_empty(), "{name} has no gradient cases");
+            for kind in objective.learns_from {
+                assert!(
+                    objective.cases.iter().any(|c| c.presses.iter().any(|p| p.feedback.kind() == *kind)),
+                    "{name} has no gradient case for {kind}"
+                );
+            }
+            assert!(std::ptr::eq(find(name).unwrap(), *objective));
+        }
+        assert!(find("no-such-objective").is_none());
+    }
+
+    #[test]
+    fn every_gradient_is_the_central_difference_of_its_loss() {
+        for objective in OBJECTIVES {
+            for case in objective.cases {
+                let loss = |logits: &[f64]| {
+                    let example = Example {
+                        logits,
+                        reference: case.reference,
+                        shown: case.shown,
+                        mu: case.mu,
+                        presses: case.presses,
+                    };
+                    (objective.step)(&example, &case.hyper).unwrap()
+                };
+                let analytic = loss(case.logits).gradient;
+                for c in 0..case.logits.len() {
+                    let h = 1e-5;
+                    let (mut up, mut down) = (case.logits.to_vec(), case.logits.to_vec());
+                    up[c] += h;
+                    down[c] -= h;
+                    let numeric = (loss(&up).loss - loss(&down).loss) / (2.0 * h);
+                    assert!(
+                        (numeric - analytic[c]).abs() < 1e-8,
+                        "{} / {} at class {c}: {numeric} and {}",
+                        objective.name,
+                        case.name,
+                        analytic[c]
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_thumb_up_and_a_thumb_down_have_different_gradients_of_the_right_sign_for_every_objective() {
+        for objective in OBJECTIVES.iter().filter(|o| o.learns_from.contains(&"thumb")) {
+            for seed in 0..200 {
+                let classes = 2 + seed as usize % 9;
+                let logits = random_logits(seed, classes, 5.0);
+                let shown = seed as usize % classes;
+                let mut pi = vec![0.0; classes];
+                softmax_into(&logits, &mut pi);
+                for delta in [0.0, Hyper::default().delta] {
+                    let hyper = Hyper { delta, ..Hyper::default() };
+                    let step = |up| (objective.step)(&example(&logits, shown, &thumb(up)), &hyper).unwrap();
+                    let (up, down) = (step(true).gradient, step(false).gradient);
+                    // δ keeps beliefs out of the last few per cent; inside, the sign is the whole point.
+                    if delta > 0.0 && !(0.02..0.85).contains(&pi[shown]) {
+                        continue;
+                    }
+                    let name = objective.name;
+                    assert!(up[shown] < 0.0, "{name}: a thumb up lowers the shown class at {}", pi[shown]);
+                    assert!(down[shown] > 0.0, "{name}: a thumb down raises the shown class at {}", pi[shown]);
+                    // One small step along −g really moves the probability that way: at δ = 0 for any class shown, at
+                    // δ > 0 for the top one (smoothing lowers a more probable rival at the same time).
+                    if delta > 0.0 && pi.iter().any(|p| *p > pi[shown]) {
+                        continue;
+                    }
+                    for (gradient, rises) in [(&up, true), (&down, false)] {
+                        let moved: Vec<f64> = logits.iter().zip(gradient).map(|(f, g)| f - 0.01 * g).collect();
+                        let mut after = vec![0.0; classes];
+                        softmax_into(&moved, &mut after);
+                        assert_eq!(after[shown] > pi[shown], rises, "{name} seed {seed}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn gradients_are_bounded_by_one_and_sum_to_zero_even_for_extreme_logits() {
+        for objective in OBJECTIVES {
+            for seed in 0..100 {
+                let logits = random_logits(seed, 7, 10.0_f64.powi(seed as i32 % 6 - 1));
+                for up in [true, false] {
+                    let step = (objective.step)(&example(&logits, 3, &thumb(up)), &Hyper::default()).unwrap();
+                    assert!(step.loss.is_finite());
+                    assert!(step.gradient.iter().all(|g| g.abs() <= 1.0), "{}", objective.name);
+                    assert!(step.gradient.iter().sum::<f64>().abs() < 1e-12);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn shifting_all_logits_or_renaming_the_classes_changes_nothing_else() {
+        for objective in OBJECTIVES {
+            let logits = random_logits(5, 6, 4.0);
+            let shifted: Vec<f64> = logits.iter().map(|f| f + 3.0).collect();
+            let reversed: Vec<f64> = logits.iter().rev().copied().collect();
+            let hyper = Hyper::default();
+            let plain = (objective.step)(&example(&logits, 1, &thumb(false)), &hyper).unwrap();
+            let other = (objective.step)(&example(&shifted, 1, &thumb(false)), &hyper).unwrap();
+            let renamed = (objective.step)(&example(&reversed, 4, &thumb(false)), &hyper).unwrap();
+            for c in 0..6 {
+                assert!((plain.gradient[c] - other.gradient[c]).abs() < 1e-12);
+                assert!((plain.gradient[c] - renamed.gradient[5 - c]).abs() < 1e-12);
+            }
+        }
+    }
+
+    #[test]
+    fn presses_that_say_nothing_have_no_gradient_at_any_delta() {
+        let press = |feedback| Press { feedback, confirmed: false };
+        let logits = random_logits(9, 5, 4.0);
+        for presses in [
+            vec![],
+            vec![press(Feedback::NotSure)],
+            vec![press(Feedback::Stars { stars: 3 })],
+            vec![press(Feedback::Thumb { up: true }), press(Feedback::Thumb { up: false })],
+        ] {
+            let step = (posterior::POSTERIOR.step)(&example(&logits, 2, &presses), &Hyper::default()).unwrap();
+            assert!(step.gradient.iter().all(|g| *g == 0.0), "{presses:?}");
+        }
+    }
+
+    #[test]
+    fn a_confirmed_press_and_a_second_presser_move_the_belief_further() {
+        let logits = random_logits(11, 5, 3.0);
+        let down = |confirmed| Press { feedback: Feedback::Thumb { up: false }, confirmed };
+        let pull = |presses: &[Press]| {
+            (posterior::POSTERIOR.step)(&example(&logits, 0, presses), &Hyper::default()).unwrap().gradient[0]
+        };
+        let one = pull(&[down(false)]);
+        assert!(pull(&[down(true)]) > one);
+        assert!(pull(&[down(false), down(false)]) > one);
+    }
+
+    #[test]
+    fn bad_input_is_an_error_that_names_it() {
+        let step = posterior::POSTERIOR.step;
+        let press = |feedback| [Press { feedback, confirmed: false }];
+        let logits = [0.0, 1.0, 2.0];
+        let hyper = Hyper::default();
+        for (feedback, part) in [
+            (Feedback::Correction { class: 3 }, "class 3"),
+            (Feedback::Demonstration { class: 9 }, "class 9"),
+            (Feedback::Stars { stars: 0 }, "0 stars"),
+            (Feedback::Stars { stars: 6 }, "6 stars"),
+            (Feedback::Preference { over: 1 }, "both are 1"),
+            (Feedback::Preference { over: 7 }, "class 7"),
+        ] {
+            let error = step(&example(&logits, 1, &press(feedback)), &hyper).unwrap_err();
+            assert!(error.to_string().contains(part), "{error}");
+        }
+        assert!(step(&example(&logits, 3, &thumb(true)), &hyper).is_err());
+        assert!(step(&example(&[0.0, f64::NAN, 1.0], 0, &thumb(true)), &hyper).is_err());
+        assert!(step(&Example { mu: 0.0, ..example(&logits, 0, &thumb(true)) }, &hyper).is_err());
+        assert!(step(&Example { reference: &[], ..example(&logits, 0, &thumb(true)) }, &hyper).is_err());
+        for hyper in [
+            Hyper { epsilon: 0.5, ..hyper },
+            Hyper { epsilon_confirmed: f64::NAN, ..hyper },
+            Hyper { delta: 1.0, ..hyper },
+        ] {
+            assert!(step(&example(&logits, 0, &thumb(true)), &hyper).is_err());
+        }
+    }
+}

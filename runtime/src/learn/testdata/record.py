@@ -112,8 +112,12 @@ class Reference:
     def canonical(self):
         self.theta = np.zeros((10, 65))
         m = np.linalg.inv(0.5 * self.z.T @ self.z + self.lam * np.eye(65))
-        for _ in range(30):
+        previous = self.theta
+        for k in range(60):
             self.iterate(m)
+            new = self.theta
+            self.theta, previous = new + min(k / (k + 3), 0.9) * (new - previous), new
+        self.theta = previous
 
 
 def run(world, kind):
