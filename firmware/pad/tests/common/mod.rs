@@ -1,6 +1,8 @@
 //! Doubles for the tests of the link: a ledger, a flash that survives restarts, a source of chance.
 #![allow(dead_code, missing_docs, unreachable_pub, reason = "each test binary uses its own part")]
 
+pub mod table;
+
 use hone_pad::queue::{Store, StoreError};
 use hone_wire::host::{Ledger, LedgerError, Received};
 use hone_wire::message::Event;
