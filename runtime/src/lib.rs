@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod class;
+pub mod feedback;
 pub mod note;
 pub mod tensor;
 
