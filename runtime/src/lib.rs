@@ -3,6 +3,7 @@
 
 pub mod bundle;
 pub mod class;
+pub mod feedback;
 pub mod graph;
 #[cfg(feature = "import")]
 pub mod import;

@@ -199,7 +199,7 @@ impl PadLink {
             Ok(frame) => frame,
             Err(error) => {
                 self.counters.count(error);
-                if error == FrameError::Tag && !self.up {
+                if error == FrameError::Tag && self.answered && self.keys.is_some() && !self.up {
                     // Tells a person with the wrong key why nothing happens.
                     self.nak(number::Welcome, NakReason::Tag, 0);
                 }
@@ -311,11 +311,13 @@ impl PadLink {
         self.rx_ctr = frame.ctr;
         self.heard_ms = now_ms;
         self.announce_ms = ANNOUNCE_MS;
-        if welcome.epoch != store.epoch() {
+        if welcome.epoch == store.epoch() {
+            // Beyond `next` lies nothing that could have been acknowledged.
+            store.trim(welcome.ack.min(store.next()));
+        } else {
+            // Under a new name nothing can have been acknowledged, whatever the welcome says.
             store.adopt_epoch(welcome.epoch);
         }
-        // Beyond `next` lies nothing that could have been acknowledged.
-        store.trim(welcome.ack.min(store.next()));
         self.sent = store.first();
         self.limit = self.sent.saturating_add(u32::from(welcome.credit));
         self.resend_ms = RESEND_MS;
@@ -358,7 +360,8 @@ impl PadLink {
         // Without credit the oldest still goes out now and then: the grant of new credit may have been lost.
         let upto = next.min(self.limit.max(first + 1));
         let events: Vec<_, MAX_EVENTS> = (from..upto).take(MAX_EVENTS).map_while(|seq| store.event(seq)).collect();
-        if from == first || !late {
+        if from == first {
+            // The wait is the oldest event's; newer ones do not prolong it.
             self.resend_since_ms = now_ms;
         }
         let Some(newest) = events.last() else { return };

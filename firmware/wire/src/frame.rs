@@ -228,10 +228,7 @@ pub struct Deframer {
 }
 
 /// What a byte given to a [`Deframer`] completed.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there is no heap to box on, and the value is consumed at once"
-)]
+#[expect(clippy::large_enum_variant, reason = "there is no heap to box on, and the value is consumed at once")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Deframed {
     /// Nothing yet.

@@ -296,7 +296,10 @@ impl HostLink {
             }
             Phase::Up => {
                 let since_ping_ms = now_ms.saturating_sub(self.pinged_ms);
-                let idle = silent_ms >= PING_AFTER_MS && since_ping_ms >= PING_AFTER_MS;
+                // The pad listens for silence too, so a pad that talks without needing an answer is
+                // pinged as well, if less often.
+                let idle = since_ping_ms >= PING_AFTER_MS
+                    && (silent_ms >= PING_AFTER_MS || since_ping_ms >= 2 * PING_AFTER_MS);
                 let unconfirmed = self.unconfirmed_since.is_some() && since_ping_ms >= CONFIRM_EVERY_MS;
                 if idle || unconfirmed {
                     self.ping(now_ms);

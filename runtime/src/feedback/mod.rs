@@ -1,0 +1,5 @@
+//! What a person says about an answer, and how it reaches the loop.
+
+
+
+pub mod serial;
