@@ -2,7 +2,9 @@
 #![forbid(unsafe_code)]
 
 pub mod class;
+pub mod journal;
 pub mod note;
+pub mod state;
 pub mod tensor;
 
 pub use class::{Class, Classified};
