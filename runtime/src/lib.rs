@@ -1,6 +1,7 @@
 //! The hone loop as a library: see → answer → be told → learn → answer better, on the device.
 #![forbid(unsafe_code)]
 
+pub mod adapters;
 pub mod class;
 pub mod journal;
 pub mod note;
