@@ -347,6 +347,8 @@ impl AdapterStore {
             let provenance = match self.load(&id) {
                 Ok(adapter) => Some(adapter.provenance),
                 Err(AdapterError::Damaged { .. }) => None,
+                // Removed by the writer since the directory was read.
+                Err(AdapterError::Unknown { .. }) => continue,
                 Err(e) => return Err(e),
             };
             listed.push(Listed { current: current.as_ref() == Some(&id), id, provenance });
