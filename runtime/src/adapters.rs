@@ -45,7 +45,9 @@ pub enum AdapterError {
     #[error(transparent)]
     State(#[from] StateError),
     /// The files of an adapter are not what was published.
-    #[error("adapter {id} is damaged: {what}; `hone adapter rm {id}` removes it, `hone adapter use factory` goes on without")]
+    #[error(
+        "adapter {id} is damaged: {what}; `hone adapter rm {id}` removes it, `hone adapter use factory` goes on without"
+    )]
     Damaged {
         /// Its id.
         id: AdapterId,
@@ -59,7 +61,9 @@ pub enum AdapterError {
         id: AdapterId,
     },
     /// The adapter in use belongs to another bundle.
-    #[error("the adapter in use belongs to bundle {found}, this is {expected}; `hone adapter use factory` goes on without")]
+    #[error(
+        "the adapter in use belongs to bundle {found}, this is {expected}; `hone adapter use factory` goes on without"
+    )]
     OtherBase {
         /// The bundle at hand.
         expected: String,
@@ -256,7 +260,8 @@ impl AdapterStore {
         };
         self.sweep()?;
         let order = self.list()?.iter().filter_map(|l| l.provenance.as_ref()).map(|p| p.order).max().unwrap_or(0) + 1;
-        let adapter = Adapter { provenance: Provenance { order, parent, ..adapter.provenance.clone() }, ..adapter.clone() };
+        let adapter =
+            Adapter { provenance: Provenance { order, parent, ..adapter.provenance.clone() }, ..adapter.clone() };
         let id = self.store(&adapter)?;
         self.point_at(Some(&id))?;
         Ok(id)

@@ -2,8 +2,8 @@
 use std::fs;
 use std::path::PathBuf;
 
-use super::record::Digest;
 use super::StoreError;
+use super::record::Digest;
 use crate::state::{self, StateDir, StateError};
 
 /// Longest blob in bytes: one camera frame or ten minutes of speech.

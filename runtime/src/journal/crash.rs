@@ -167,14 +167,19 @@ fn a_torn_log_leaves_a_whole_prefix_and_never_less_than_the_last_checkpoint() {
     lengths.sort();
     let mut last = 0;
     for length in lengths {
-        let cut = surviving_prefix(crash_image(dir.path(), &wal[..length]).path(), &acknowledged, &format!("cut at {length}"));
+        let cut = surviving_prefix(
+            crash_image(dir.path(), &wal[..length]).path(),
+            &acknowledged,
+            &format!("cut at {length}"),
+        );
         assert!(cut >= checkpointed, "cut at {length}: {cut} records");
         assert!(cut >= last, "a longer log holds less");
         // The same bytes lost inside a log of full length, and garbage in their place.
         for filler in [0u8, 0xa5] {
             let mut torn = wal.clone();
             torn[length..used].fill(filler);
-            let same = surviving_prefix(crash_image(dir.path(), &torn).path(), &acknowledged, &format!("torn at {length}"));
+            let same =
+                surviving_prefix(crash_image(dir.path(), &torn).path(), &acknowledged, &format!("torn at {length}"));
             assert!(same >= cut, "torn at {length} with {filler:#x}: {same} of {cut}");
         }
         last = cut;
@@ -213,7 +218,11 @@ fn a_directory_that_cannot_be_written_is_said_and_can_still_be_read() {
     let run = || {
         let mut command = Command::new(&binary);
         command
-            .args(["journal::crash::a_directory_that_cannot_be_written_is_said_and_can_still_be_read", "--exact", "--nocapture"])
+            .args([
+                "journal::crash::a_directory_that_cannot_be_written_is_said_and_can_still_be_read",
+                "--exact",
+                "--nocapture",
+            ])
             .env(CHILD, &state)
             .current_dir("/");
         // Nothing is forbidden to root, so the child is somebody else.

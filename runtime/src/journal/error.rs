@@ -17,7 +17,9 @@ pub enum StoreError {
     #[error(transparent)]
     State(#[from] StateError),
     /// The disk, or the bound set for tests, is full.
-    #[error("no space left for {path}; nothing was recorded, nothing recorded before is lost: free some space and try again")]
+    #[error(
+        "no space left for {path}; nothing was recorded, nothing recorded before is lost: free some space and try again"
+    )]
     Full {
         /// The journal file.
         path: PathBuf,
@@ -35,7 +37,9 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// The journal contradicts itself, or no longer holds what it had acknowledged.
-    #[error("{path} is damaged: {what}; `hone feedback verify` lists everything wrong, `hone feedback export` saves what is readable")]
+    #[error(
+        "{path} is damaged: {what}; `hone feedback verify` lists everything wrong, `hone feedback export` saves what is readable"
+    )]
     Damaged {
         /// The journal file.
         path: PathBuf,

@@ -184,7 +184,9 @@ impl Import<'_> {
         // An empty journal has given out no id, so its own floor may be replaced.
         sql::set_meta(self.conn, "next_prediction_id", header.next_prediction_id as i64).map_err(sql)?;
         if sql::next_prediction(self.conn).map_err(sql)? != header.next_prediction_id {
-            return Err(self.lines.wrong("its first line's next_prediction_id is not above every prediction".to_string()));
+            return Err(self
+                .lines
+                .wrong("its first line's next_prediction_id is not above every prediction".to_string()));
         }
         sql::set_meta(self.conn, "jump", 1).map_err(sql)?;
         Ok(header.records)
@@ -258,7 +260,8 @@ impl Lines<'_> {
     }
 
     fn is_at_end(&mut self) -> Result<bool, StoreError> {
-        let rest = self.input.fill_buf().map_err(|source| StoreError::Stream { doing: "reading the import", source })?;
+        let rest =
+            self.input.fill_buf().map_err(|source| StoreError::Stream { doing: "reading the import", source })?;
         Ok(rest.is_empty())
     }
 

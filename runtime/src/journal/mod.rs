@@ -39,7 +39,7 @@ mod verify;
 mod writer;
 
 #[cfg(test)]
-mod crash;
+pub(crate) mod crash;
 #[cfg(test)]
 mod tests;
 

@@ -251,7 +251,8 @@ impl Reader {
     /// [`StoreError::Damaged`] for a payload that cannot be read; disk trouble.
     pub fn show(&self, prediction_id: u32) -> Result<Option<Story>, StoreError> {
         let Some((shown, stamp)) = self.shown_body(prediction_id)? else { return Ok(None) };
-        let example = shown.example.to_example().map_err(|why| self.damaged(format!("prediction {prediction_id}: {why}")))?;
+        let example =
+            shown.example.to_example().map_err(|why| self.damaged(format!("prediction {prediction_id}: {why}")))?;
         let presses = self.presses()?.into_iter().filter(|p| p.prediction_id == Some(prediction_id)).collect();
         Ok(Some(Story {
             prediction_id,
@@ -350,7 +351,9 @@ impl Reader {
         stats.last_wall_ms = wall("DESC")?;
         stats.file_bytes = self
             .conn
-            .query_row("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size", [], |r| r.get::<_, i64>(0))
+            .query_row("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size", [], |r| {
+                r.get::<_, i64>(0)
+            })
             .map_err(|e| self.fail(e))? as u64;
         for press in self.presses()? {
             *stats.sources.entry(press.source).or_default() += 1;

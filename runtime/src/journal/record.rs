@@ -95,16 +95,8 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 8] = [
-        Kind::Shown,
-        Kind::Inference,
-        Kind::Press,
-        Kind::Adapter,
-        Kind::Note,
-        Kind::Epoch,
-        Kind::Pad,
-        Kind::Redaction,
-    ];
+    pub const ALL: [Kind; 8] =
+        [Kind::Shown, Kind::Inference, Kind::Press, Kind::Adapter, Kind::Note, Kind::Epoch, Kind::Pad, Kind::Redaction];
 
     /// The name in the journal and in exports.
     pub fn name(self) -> &'static str {
@@ -700,8 +692,7 @@ impl ExampleBody {
         if bytes.len() % 4 != 0 {
             return Err(format!("logits have {} bytes, which is no f32 vector", bytes.len()));
         }
-        let logits: Vec<f32> =
-            bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let logits: Vec<f32> = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
         if feature.iter().chain(&logits).any(|v| !v.is_finite()) {
             return Err("feature or logits are not finite".to_string());
         }

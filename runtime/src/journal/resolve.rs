@@ -69,9 +69,10 @@ struct Instant {
 impl Instant {
     fn of(stamp: &Stamp, age: Age) -> Option<Instant> {
         match age {
-            Age::Exact { ms } => {
-                Some(Instant { boot_id: stamp.boot_id.clone(), ms: i128::from(stamp.mono_ns / 1_000_000) - i128::from(ms) })
-            }
+            Age::Exact { ms } => Some(Instant {
+                boot_id: stamp.boot_id.clone(),
+                ms: i128::from(stamp.mono_ns / 1_000_000) - i128::from(ms),
+            }),
             Age::Between { .. } | Age::Unknown => None,
         }
     }

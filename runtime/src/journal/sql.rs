@@ -58,8 +58,9 @@ pub(super) fn connect(state: &StateDir, max_pages: Option<u32>) -> Result<Connec
         .open(&path)
         .map_err(|e| StateError::io(&path, e))?;
     let fail = |e| StoreError::sql(&path, e);
-    let mut conn = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)
-        .map_err(fail)?;
+    let mut conn =
+        Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+            .map_err(fail)?;
     conn.busy_timeout(BUSY_WAIT).map_err(fail)?;
     let mode: String = conn.query_row("PRAGMA journal_mode=WAL", [], |r| r.get(0)).map_err(fail)?;
     if mode != "wal" {
@@ -213,7 +214,8 @@ pub(super) struct Stored {
 impl Stored {
     /// The public form; the reason when the kind is unknown.
     pub(super) fn into_record(self) -> Result<Record, String> {
-        let kind = Kind::from_name(&self.kind).ok_or_else(|| format!("record {}: unknown kind {:?}", self.seq, self.kind))?;
+        let kind =
+            Kind::from_name(&self.kind).ok_or_else(|| format!("record {}: unknown kind {:?}", self.seq, self.kind))?;
         let Stored { seq, stamp: Stamp { boot_id, mono_ns, wall_ms }, payload, digest, chain, .. } = self;
         Ok(Record { seq, kind, boot_id, mono_ns, wall_ms, payload, digest, chain })
     }
@@ -276,9 +278,10 @@ pub(super) fn meta(conn: &Connection, key: &str) -> rusqlite::Result<Option<i64>
 
 /// Sets a number of `meta`.
 pub(super) fn set_meta(conn: &Connection, key: &str, value: i64) -> rusqlite::Result<()> {
-    conn.execute("INSERT INTO meta(key, value) VALUES(?,?) ON CONFLICT(key) DO UPDATE SET value=excluded.value", params![
-        key, value
-    ])
+    conn.execute(
+        "INSERT INTO meta(key, value) VALUES(?,?) ON CONFLICT(key) DO UPDATE SET value=excluded.value",
+        params![key, value],
+    )
     .map(drop)
 }
 

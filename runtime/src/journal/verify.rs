@@ -212,7 +212,9 @@ impl Reader {
                 report.blobs += 1;
                 match blobs.get(digest) {
                     Ok(_) => {}
-                    Err(StoreError::Blob { what, .. }) => report.faults.push(Fault::Blob { seq, digest: *digest, what }),
+                    Err(StoreError::Blob { what, .. }) => {
+                        report.faults.push(Fault::Blob { seq, digest: *digest, what })
+                    }
                     Err(_) => report.faults.push(Fault::Blob { seq, digest: *digest, what: "damaged" }),
                 }
             }
@@ -221,7 +223,9 @@ impl Reader {
             report.faults.push(Fault::Vanished { seq });
         }
         for seq in shown.keys().chain(press.keys()) {
-            report.faults.push(Fault::Derived { seq: *seq, what: "a derived table has it, the records do not".to_string() });
+            report
+                .faults
+                .push(Fault::Derived { seq: *seq, what: "a derived table has it, the records do not".to_string() });
         }
         Ok(())
     }

@@ -141,7 +141,8 @@ impl Journal {
     /// [`StoreError::Unfit`] for values that are not finite, no probability, or inputs that are not in `blobs/`.
     pub fn shown(&mut self, shown: &Shown) -> Result<u32, StoreError> {
         self.commit(|batch| {
-            let id = u32::try_from(batch.next_prediction).map_err(|_| StoreError::Exhausted { what: "prediction ids" })?;
+            let id =
+                u32::try_from(batch.next_prediction).map_err(|_| StoreError::Exhausted { what: "prediction ids" })?;
             batch.append(Body::Shown(shown.to_body(id)?))?;
             batch.next_prediction += 1;
             Ok(id)
@@ -253,7 +254,10 @@ impl Journal {
     pub fn adopt_epoch(&mut self, uid: &str, epoch: u32, next: u32) -> Result<(), StoreError> {
         check_uid(uid)?;
         if epoch == 0 || next == 0 {
-            return Err(StoreError::Unfit { field: "pad epoch", reason: "epochs and numbers count from 1".to_string() });
+            return Err(StoreError::Unfit {
+                field: "pad epoch",
+                reason: "epochs and numbers count from 1".to_string(),
+            });
         }
         self.commit(|batch| match batch.epoch(uid)? {
             None => batch.assign(uid, epoch, next),
@@ -426,7 +430,10 @@ impl Journal {
     }
 
     /// For the import: runs `work` on the connection in one transaction, then reads where the journal stands.
-    pub(super) fn rebuild<T>(&mut self, work: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
+    pub(super) fn rebuild<T>(
+        &mut self,
+        work: impl FnOnce(&Connection) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         let value = self.commit(|batch| work(batch.tx))?;
         self.next_prediction = 0;
         self.trusted = false;
