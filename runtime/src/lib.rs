@@ -1,12 +1,14 @@
 //! The hone loop as a library: see → answer → be told → learn → answer better, on the device.
 #![forbid(unsafe_code)]
 
+pub mod adapters;
 pub mod bundle;
 pub mod class;
 pub mod feedback;
 pub mod graph;
 #[cfg(feature = "import")]
 pub mod import;
+pub mod journal;
 pub mod learn;
 pub mod metrics;
 pub mod note;
@@ -14,6 +16,7 @@ pub mod ops;
 pub mod plan;
 #[cfg(feature = "import")]
 pub mod session;
+pub mod state;
 pub mod tensor;
 
 pub use bundle::Bundle;

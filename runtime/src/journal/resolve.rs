@@ -1,0 +1,163 @@
+//! Which presses count: a pure function of the log, in journal order.
+//!
+//! 1. A press that names a prediction the journal did not know is an *orphan* and never counts.
+//! 2. One press per prediction. A second one made within [`REPLACE_WINDOW_MS`] of the **first** takes its place; one made
+//!    later, or at a time that cannot be compared (another run of the machine, a pad that has restarted), is *late* and
+//!    does not count.
+//! 3. An undo takes back the press it names, whoever made it, or else the newest press of its own source that counts at
+//!    that point of the log. What that press had replaced does not come back; the prediction is as if never answered.
+//!    An undo cannot be undone.
+//! 4. A demonstration is about no prediction and always counts.
+use std::collections::{BTreeMap, HashMap};
+
+use super::Stamp;
+use super::record::{Age, PressBody, PressId, Said, Source};
+
+/// How long a press may be replaced by another one about the same prediction, in milliseconds.
+pub const REPLACE_WINDOW_MS: u64 = 2_000;
+
+/// What became of a press.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PressStatus {
+    /// It counts.
+    Effective,
+    /// It names no prediction the journal knew.
+    Orphan,
+    /// A press soon after it took its place.
+    Superseded {
+        /// That press.
+        by: PressId,
+    },
+    /// The prediction had been answered before.
+    Late {
+        /// The press that counts or counted.
+        first: PressId,
+    },
+    /// It was taken back.
+    Undone {
+        /// The undo; `None` when that record has been redacted.
+        by: Option<PressId>,
+    },
+    /// It is an undo.
+    Undo {
+        /// What it took back; `None` when there was nothing.
+        of: Option<PressId>,
+    },
+}
+
+/// Takes presses in journal order and knows the status of each.
+#[derive(Default)]
+pub(super) struct Resolver {
+    status: BTreeMap<PressId, PressStatus>,
+    answered: HashMap<u32, Answer>,
+    prediction: HashMap<PressId, u32>,
+    by_source: HashMap<Source, Vec<PressId>>,
+}
+
+struct Answer {
+    first: Option<Instant>,
+    current: PressId,
+}
+
+/// When a press was made, comparable within one run of the machine.
+#[derive(Clone, PartialEq, Eq)]
+struct Instant {
+    boot_id: String,
+    ms: i128,
+}
+
+impl Instant {
+    fn of(stamp: &Stamp, age: Age) -> Option<Instant> {
+        match age {
+            Age::Exact { ms } => Some(Instant {
+                boot_id: stamp.boot_id.clone(),
+                ms: i128::from(stamp.mono_ns / 1_000_000) - i128::from(ms),
+            }),
+            Age::Between { .. } | Age::Unknown => None,
+        }
+    }
+
+    fn is_near(&self, other: &Instant) -> bool {
+        self.boot_id == other.boot_id && self.ms.abs_diff(other.ms) <= u128::from(REPLACE_WINDOW_MS)
+    }
+}
+
+impl Resolver {
+    /// Takes the next press of the log.
+    pub(super) fn press(&mut self, id: PressId, stamp: &Stamp, body: &PressBody) {
+        let status = match (&body.said, body.bound()) {
+            (Said::Undo { press_id }, _) => PressStatus::Undo { of: self.undo(id, *press_id, &body.source) },
+            (Said::Demonstration { .. }, _) => PressStatus::Effective,
+            (_, None) => PressStatus::Orphan,
+            (_, Some(prediction)) => self.answer(id, prediction, Instant::of(stamp, body.age)),
+        };
+        self.status.insert(id, status);
+        if status == PressStatus::Effective {
+            self.by_source.entry(body.source.clone()).or_default().push(id);
+        }
+    }
+
+    /// Takes the place of an undo of `press` whose record is no longer readable.
+    pub(super) fn keep_undone(&mut self, press: PressId) {
+        if self.is_effective(press) {
+            self.take_back(press, None);
+        }
+    }
+
+    /// The status of every press, in journal order.
+    pub(super) fn finish(self) -> BTreeMap<PressId, PressStatus> {
+        self.status
+    }
+
+    fn answer(&mut self, id: PressId, prediction: u32, made: Option<Instant>) -> PressStatus {
+        let status = match self.answered.get_mut(&prediction) {
+            None => {
+                self.answered.insert(prediction, Answer { first: made, current: id });
+                PressStatus::Effective
+            }
+            Some(answer) => match (&answer.first, &made) {
+                (Some(first), Some(made)) if first.is_near(made) => {
+                    self.status.insert(answer.current, PressStatus::Superseded { by: id });
+                    answer.current = id;
+                    PressStatus::Effective
+                }
+                _ => PressStatus::Late { first: answer.current },
+            },
+        };
+        if status == PressStatus::Effective {
+            self.prediction.insert(id, prediction);
+        }
+        status
+    }
+
+    fn undo(&mut self, id: PressId, named: Option<PressId>, source: &Source) -> Option<PressId> {
+        let target = match named {
+            Some(press) => Some(press).filter(|p| self.is_effective(*p)),
+            None => self.newest_effective(source),
+        }?;
+        self.take_back(target, Some(id));
+        Some(target)
+    }
+
+    fn newest_effective(&mut self, source: &Source) -> Option<PressId> {
+        let stack = self.by_source.get_mut(source)?;
+        // What stopped counting never counts again, so it can be dropped for good.
+        while let Some(top) = stack.pop() {
+            if self.status.get(&top) == Some(&PressStatus::Effective) {
+                return Some(top);
+            }
+        }
+        None
+    }
+
+    fn take_back(&mut self, press: PressId, by: Option<PressId>) {
+        self.status.insert(press, PressStatus::Undone { by });
+        if let Some(prediction) = self.prediction.remove(&press) {
+            self.answered.remove(&prediction);
+        }
+    }
+
+    fn is_effective(&self, press: PressId) -> bool {
+        self.status.get(&press) == Some(&PressStatus::Effective)
+    }
+}
