@@ -2,12 +2,20 @@
 #![forbid(unsafe_code)]
 
 pub mod adapters;
+pub mod bundle;
 pub mod class;
+pub mod graph;
+#[cfg(feature = "import")]
+pub mod import;
 pub mod journal;
+pub mod learn;
 pub mod note;
+pub mod ops;
+pub mod plan;
 pub mod state;
 pub mod tensor;
 
+pub use bundle::Bundle;
 pub use class::{Class, Classified};
 pub use note::Note;
 pub use tensor::{DType, Data, Tensor, TensorError};

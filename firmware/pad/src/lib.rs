@@ -1,3 +1,36 @@
-//! The portable core of a hone pad.
+//! The portable core of a hone pad: everything a board does except touch its pins, its clock and its serial port.
+//!
+//! A board samples its buttons each millisecond into [`Pad::tick`], passes received bytes to [`Pad::rx`], calls
+//! [`Pad::poll`], and sends what [`Pad::pop_tx`] yields. The parts, from the button to the wire:
+//!
+//! | module | turns | into |
+//! |---|---|---|
+//! | [`debounce`] | samples | edges |
+//! | [`gesture`] | edges | clicks, long presses, doubles, chords |
+//! | [`queue`] | gestures | numbered events that wait until the host has them |
+//! | [`link`] | events | frames, again and again until acknowledged |
+//! | [`pad`] | all of them | one core, with lamps that say how far a press has come |
+//!
+//! The pad decides what was *done*; what it *means* is the host's. Nothing here reads a clock: `now_ms` is an argument,
+//! wrapping modulo 2³². Nothing allocates, and nothing a host sends can make it panic.
 #![no_std]
 #![forbid(unsafe_code)]
+
+pub mod debounce;
+pub mod gesture;
+pub mod link;
+pub mod pad;
+pub mod pins;
+pub mod queue;
+
+pub use pad::{Lamp, Pad, PadConfig, Request};
+pub use pins::Buttons;
+pub use queue::{RamStore, Store, StoreError};
+
+/// Most buttons a pad may have.
+pub const MAX_BUTTONS: usize = 8;
+
+/// Whether `ms` have passed from `since_ms` to `now_ms` on the wrapping clock.
+pub(crate) fn passed(since_ms: u32, now_ms: u32, ms: u32) -> bool {
+    now_ms.wrapping_sub(since_ms) >= ms
+}

@@ -1,2 +1,12 @@
-//! Numeric kernels of hone: slices in, slices out; nothing here allocates.
-#![no_std]
+//! Numeric kernels of hone: slices in, slices out; nothing here allocates, reads a clock or does I/O.
+//!
+//! Each module holds a `reference` (the formula, loops and all) and, in `KERNELS`, every faster form of it. The tests
+//! run each row of `KERNELS` against the reference on sizes that sweep its tile edges.
+//! `unsafe` is allowed here and only for calling a function compiled for a CPU feature that was just detected.
+#![deny(unsafe_op_in_unsafe_fn)]
+
+pub mod activation;
+pub mod conv;
+pub mod gemm;
+pub mod pool;
+pub mod rows;

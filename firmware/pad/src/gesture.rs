@@ -1,0 +1,253 @@
+//! From edges of several buttons to what a person did: click, long, double, release after long, chord.
+//!
+//! Reported is *what was done*, at the earliest moment it is certain: a long press while it is still held, a click at its
+//! release (or, with the double window on, once no second press can come). Chords and stuck buttons are told apart here,
+//! because only here the buttons are seen together.
+
+use crate::{MAX_BUTTONS, passed};
+use hone_wire::message::{Config, Diagnostic, Kind};
+
+/// A chord held this long is reported as [`Kind::ChordHeld`].
+pub const CHORD_HELD_MS: u32 = 5_000;
+/// A button down for this long is stuck: a [`Diagnostic`], and no longer feedback.
+pub const STUCK_MS: u32 = 10_000;
+
+/// What a press is bound to: read at its first edge, carried unchanged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Context {
+    /// Prompt shown; 0 = none.
+    pub prompt: u32,
+    /// Whether the prompt had only just changed.
+    pub ambiguous: bool,
+}
+
+/// Something a person did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gesture {
+    /// What.
+    pub kind: Kind,
+    /// The button; of a chord, the lowest.
+    pub button: u8,
+    /// Mask of a chord's buttons, code of a diagnostic, else 0.
+    pub value: u16,
+    /// First edge of the press, of the first press of a double or of a chord.
+    pub began_ms: u32,
+    /// From there to its end, or to now where it has not ended.
+    pub lasted_ms: u32,
+    /// What was shown at `began_ms`.
+    pub context: Context,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Press {
+    began_ms: u32,
+    context: Context,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+enum Button {
+    #[default]
+    Up,
+    /// Clicked once; a second press may still make it a double.
+    Clicked { press: Press, released_ms: u32 },
+    /// Down, not yet long. `after` is the click that this press would double.
+    Down { press: Press, after: Option<(Press, u32)> },
+    /// Down and reported as long.
+    Long { press: Press },
+    /// Down for too long; its release says nothing.
+    Stuck,
+    /// Down as part of the chord.
+    InChord,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Chord {
+    press: Press,
+    mask: u16,
+    held: bool,
+    stuck: bool,
+}
+
+/// The gestures of all buttons of a pad.
+#[derive(Clone, Debug, Default)]
+pub struct Gestures {
+    buttons: [Button; MAX_BUTTONS],
+    chord: Option<Chord>,
+}
+
+impl Gestures {
+    /// A button below [`MAX_BUTTONS`] was pressed at `at_ms`, with what was shown then.
+    pub fn pressed(
+        &mut self,
+        button: usize,
+        at_ms: u32,
+        context: Context,
+        config: &Config,
+        emit: &mut dyn FnMut(Gesture),
+    ) {
+        let press = Press { began_ms: at_ms, context };
+        let after = match self.buttons[button] {
+            Button::Clicked { press, released_ms } => {
+                let in_time = at_ms.wrapping_sub(released_ms) <= u32::from(config.double_ms);
+                if !in_time {
+                    emit(press.click(button, released_ms));
+                }
+                in_time.then_some((press, released_ms))
+            }
+            _ => None,
+        };
+        self.buttons[button] = Button::Down { press, after };
+        self.join_chord(button, press, config, emit);
+    }
+
+    /// The button was released at `at_ms`.
+    pub fn released(&mut self, button: usize, at_ms: u32, config: &Config, emit: &mut dyn FnMut(Gesture)) {
+        match core::mem::take(&mut self.buttons[button]) {
+            Button::Down { press, after } => {
+                let lasted_ms = at_ms.wrapping_sub(press.began_ms);
+                if lasted_ms >= u32::from(config.long_ms) {
+                    // Samples came late; the order of reports stays the same.
+                    self.become_long(button, press, after, config, emit);
+                    self.buttons[button] = Button::Up;
+                    emit(press.gesture(Kind::LongRelease, button, lasted_ms));
+                } else if let Some((first, _)) = after {
+                    emit(first.gesture(Kind::Double, button, at_ms.wrapping_sub(first.began_ms)));
+                } else if config.double_ms > 0 {
+                    self.buttons[button] = Button::Clicked { press, released_ms: at_ms };
+                } else {
+                    emit(press.click(button, at_ms));
+                }
+            }
+            Button::Long { press } => {
+                emit(press.gesture(Kind::LongRelease, button, at_ms.wrapping_sub(press.began_ms)));
+            }
+            Button::InChord => self.leave_chord(at_ms, emit),
+            Button::Up | Button::Clicked { .. } | Button::Stuck => {}
+        }
+    }
+
+    /// Reports what has become certain by the passing of time alone.
+    pub fn tick(&mut self, now_ms: u32, config: &Config, emit: &mut dyn FnMut(Gesture)) {
+        for button in 0..MAX_BUTTONS {
+            match self.buttons[button] {
+                Button::Clicked { press, released_ms } => {
+                    // A second press that began in time is certain only once it is debounced.
+                    let window_ms = u32::from(config.double_ms) + 2 * u32::from(config.debounce_ms);
+                    if passed(released_ms, now_ms, window_ms) {
+                        self.buttons[button] = Button::Up;
+                        emit(press.click(button, released_ms));
+                    }
+                }
+                Button::Down { press, after } => {
+                    if passed(press.began_ms, now_ms, u32::from(config.long_ms)) {
+                        self.become_long(button, press, after, config, emit);
+                    }
+                }
+                Button::Long { press } => {
+                    if passed(press.began_ms, now_ms, STUCK_MS) {
+                        self.buttons[button] = Button::Stuck;
+                        emit(press.stuck(button, now_ms));
+                    }
+                }
+                Button::Up | Button::Stuck | Button::InChord => {}
+            }
+        }
+        if let Some(chord) = &mut self.chord {
+            let button = chord.mask.trailing_zeros() as usize;
+            if !chord.held && passed(chord.press.began_ms, now_ms, CHORD_HELD_MS) {
+                chord.held = true;
+                emit(Gesture { value: chord.mask, ..chord.press.gesture(Kind::ChordHeld, button, CHORD_HELD_MS) });
+            }
+            if !chord.stuck && passed(chord.press.began_ms, now_ms, STUCK_MS) {
+                chord.stuck = true;
+                emit(chord.press.stuck(button, now_ms));
+            }
+        }
+    }
+
+    /// Whether a chord has been held for [`CHORD_HELD_MS`] and still is: the sign by which a person at the pad consents.
+    #[must_use]
+    pub fn is_chord_held(&self) -> bool {
+        self.chord.is_some_and(|chord| chord.held)
+    }
+
+    fn become_long(
+        &mut self,
+        button: usize,
+        press: Press,
+        after: Option<(Press, u32)>,
+        config: &Config,
+        emit: &mut dyn FnMut(Gesture),
+    ) {
+        if let Some((first, released_ms)) = after {
+            emit(first.click(button, released_ms));
+        }
+        self.buttons[button] = Button::Long { press };
+        emit(press.gesture(Kind::Long, button, u32::from(config.long_ms)));
+    }
+
+    /// Takes a button just pressed into the chord, or makes one with whichever others were pressed just before.
+    fn join_chord(&mut self, button: usize, press: Press, config: &Config, emit: &mut dyn FnMut(Gesture)) {
+        if config.chord_ms == 0 {
+            return;
+        }
+        let window_ms = u32::from(config.chord_ms);
+        let mut mask = 0u16;
+        let mut earliest = press;
+        for (other, state) in self.buttons.iter().enumerate() {
+            if let Button::Down { press: theirs, .. } = state {
+                let apart_ms = press.began_ms.wrapping_sub(theirs.began_ms) as i32;
+                if apart_ms.unsigned_abs() <= window_ms {
+                    mask |= 1 << other;
+                    if (theirs.began_ms.wrapping_sub(earliest.began_ms) as i32) < 0 {
+                        earliest = *theirs;
+                    }
+                }
+            }
+        }
+        if mask.count_ones() < 2 && self.chord.is_none() {
+            return;
+        }
+        mask |= 1 << button;
+        for other in 0..MAX_BUTTONS {
+            if mask & 1 << other == 0 {
+                continue;
+            }
+            if let Button::Down { after: Some((first, released_ms)), .. } = self.buttons[other] {
+                emit(first.click(other, released_ms));
+            }
+            self.buttons[other] = Button::InChord;
+        }
+        match &mut self.chord {
+            Some(chord) => chord.mask |= mask,
+            none => *none = Some(Chord { press: earliest, mask, held: false, stuck: false }),
+        }
+    }
+
+    /// A chord ends when its last button is released.
+    fn leave_chord(&mut self, at_ms: u32, emit: &mut dyn FnMut(Gesture)) {
+        if self.buttons.iter().any(|state| matches!(state, Button::InChord)) {
+            return;
+        }
+        if let Some(Chord { press, mask, held: false, stuck: false }) = self.chord.take() {
+            let button = mask.trailing_zeros() as usize;
+            let lasted_ms = at_ms.wrapping_sub(press.began_ms);
+            emit(Gesture { value: mask, ..press.gesture(Kind::Chord, button, lasted_ms) });
+        }
+    }
+}
+
+impl Press {
+    fn gesture(&self, kind: Kind, button: usize, lasted_ms: u32) -> Gesture {
+        Gesture { kind, button: button as u8, value: 0, began_ms: self.began_ms, lasted_ms, context: self.context }
+    }
+
+    fn click(&self, button: usize, released_ms: u32) -> Gesture {
+        self.gesture(Kind::Click, button, released_ms.wrapping_sub(self.began_ms))
+    }
+
+    fn stuck(&self, button: usize, now_ms: u32) -> Gesture {
+        let lasted_ms = now_ms.wrapping_sub(self.began_ms);
+        Gesture { value: Diagnostic::StuckButton as u16, ..self.gesture(Kind::Diagnostic, button, lasted_ms) }
+    }
+}

@@ -1,0 +1,273 @@
+//! Matrix product of `f32` rows with a frozen matrix of `f32` or int8: `y = x · wᵀ · scale + bias`.
+//!
+//! Dimension letters: `M` rows of `x`, `K` reduction, `N` rows of `w` (columns of `y`).
+//! `w` is packed once into panels of [`NR`] output columns, `K` outermost within a panel, so that one row of a panel
+//! is one vector load whatever the element type: `panel[p][k][j] = w[p·NR + j][k]`, zero where `p·NR + j ≥ N`.
+
+/// Output columns in a panel.
+pub const NR: usize = 16;
+/// Rows of `x` taken together.
+const MR: usize = 4;
+
+/// Elements a packed `[n, k]` matrix takes.
+pub const fn packed_len(n: usize, k: usize) -> usize {
+    n.div_ceil(NR) * NR * k
+}
+
+/// Packs `w` (`w(j, k)` gives row `j`, column `k`) into panels. `out` has [`packed_len`]`(n, k)` elements.
+///
+/// # Panics
+/// When `out` is too short.
+pub fn pack<T: Copy + Default>(n: usize, k: usize, w: impl Fn(usize, usize) -> T, out: &mut [T]) {
+    for p in 0..n.div_ceil(NR) {
+        for kk in 0..k {
+            for j in 0..NR {
+                let col = p * NR + j;
+                out[(p * k + kk) * NR + j] = if col < n { w(col, kk) } else { T::default() };
+            }
+        }
+    }
+}
+
+/// A packed frozen matrix `[N, K]`.
+#[derive(Clone, Copy, Debug)]
+pub enum Packed<'a> {
+    /// `w[j][k]` itself.
+    F32(&'a [f32]),
+    /// `w[j][k] = q[j][k] · scale[j]`; `scale` has `N` entries.
+    I8 {
+        /// The integers, packed.
+        q: &'a [i8],
+        /// One scale a row of `w`.
+        scale: &'a [f32],
+    },
+}
+
+/// One problem: `y[m][j] = Σ_k x[m·x_stride + k] · w[j][k] + bias[j]`, or added to what `y` holds when `accumulate`.
+#[derive(Clone, Copy, Debug)]
+pub struct Gemm<'a> {
+    /// Rows.
+    pub m: usize,
+    /// Reduction length.
+    pub k: usize,
+    /// Columns.
+    pub n: usize,
+    /// Rows of `K` floats, `x_stride` apart.
+    pub x: &'a [f32],
+    /// Distance between rows of `x`, at least `k`.
+    pub x_stride: usize,
+    /// The frozen matrix.
+    pub w: Packed<'a>,
+    /// `N` floats to add, if any.
+    pub bias: Option<&'a [f32]>,
+    /// Add to `y` in place of overwriting it.
+    pub accumulate: bool,
+}
+
+/// The formula, one dot product at a time, summed in `f64`.
+pub fn reference(g: &Gemm<'_>, y: &mut [f32]) {
+    for m in 0..g.m {
+        for j in 0..g.n {
+            let mut sum = 0f64;
+            for k in 0..g.k {
+                let at = ((j / NR) * g.k + k) * NR + j % NR;
+                let w = match g.w {
+                    Packed::F32(w) => f64::from(w[at]),
+                    Packed::I8 { q, scale } => f64::from(q[at]) * f64::from(scale[j]),
+                };
+                sum += f64::from(g.x[m * g.x_stride + k]) * w;
+            }
+            sum += g.bias.map_or(0.0, |b| f64::from(b[j]));
+            let out = &mut y[m * g.n + j];
+            *out = (sum + if g.accumulate { f64::from(*out) } else { 0.0 }) as f32;
+        }
+    }
+}
+
+/// A faster form: its name, whether this CPU can run it, and the call.
+pub struct Kernel {
+    /// `{arch}-{dtypes}-{variant}`.
+    pub name: &'static str,
+    /// Whether this CPU has what it needs.
+    pub available: fn() -> bool,
+    /// The call. It must only be made when `available` says so; [`gemm`] and the tests see to that.
+    run: fn(&Gemm<'_>, &mut [f32]),
+}
+
+impl Kernel {
+    /// Runs it, or returns false when this CPU cannot.
+    pub fn run(&self, g: &Gemm<'_>, y: &mut [f32]) -> bool {
+        if !(self.available)() {
+            return false;
+        }
+        (self.run)(g, y);
+        true
+    }
+}
+
+/// Every form, best first.
+pub static KERNELS: &[Kernel] = &[
+    #[cfg(target_arch = "x86_64")]
+    Kernel {
+        name: "x86_64-f32wf32-avx512",
+        available: || std::arch::is_x86_feature_detected!("avx512f") && std::arch::is_x86_feature_detected!("avx512bw"),
+        // SAFETY: `available` has just detected avx512f and avx512bw, the features the function is compiled for.
+        run: |g, y| unsafe { x86::avx512(g, y) },
+    },
+    #[cfg(target_arch = "x86_64")]
+    Kernel {
+        name: "x86_64-f32wf32-avx2",
+        available: || std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma"),
+        // SAFETY: `available` has just detected avx2 and fma, the features the function is compiled for.
+        run: |g, y| unsafe { x86::avx2(g, y) },
+    },
+    Kernel { name: "any-f32wf32-panels", available: || true, run: |g, y| panels::<false>(g, y) },
+];
+
+/// Runs the best form this CPU has.
+///
+/// # Panics
+/// When a slice is shorter than its shape says: a planner's mistake, checked there.
+pub fn gemm(g: &Gemm<'_>, y: &mut [f32]) {
+    for k in KERNELS {
+        if k.run(g, y) {
+            return;
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{Gemm, panels};
+
+    #[target_feature(enable = "avx512f,avx512bw,avx2,fma")]
+    pub(super) fn avx512(g: &Gemm<'_>, y: &mut [f32]) {
+        panels::<true>(g, y);
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn avx2(g: &Gemm<'_>, y: &mut [f32]) {
+        panels::<true>(g, y);
+    }
+}
+
+/// `a · b + c`: one rounding where the CPU has the instruction, two where calling a library for one would cost a
+/// hundred times as much.
+#[inline(always)]
+fn mul_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FMA { a.mul_add(b, c) } else { a * b + c }
+}
+
+#[inline(always)]
+fn panels<const FMA: bool>(g: &Gemm<'_>, y: &mut [f32]) {
+    for p in 0..g.n.div_ceil(NR) {
+        let mut m = 0;
+        while m + MR <= g.m {
+            tile::<FMA, MR>(g, p, m, y);
+            m += MR;
+        }
+        while m < g.m {
+            tile::<FMA, 1>(g, p, m, y);
+            m += 1;
+        }
+    }
+}
+
+#[inline(always)]
+fn tile<const FMA: bool, const R: usize>(g: &Gemm<'_>, p: usize, m: usize, y: &mut [f32]) {
+    let mut acc = [[0f32; NR]; R];
+    let rows: [&[f32]; R] = std::array::from_fn(|r| &g.x[(m + r) * g.x_stride..][..g.k]);
+    match g.w {
+        Packed::F32(w) => {
+            for (k, w) in w[p * g.k * NR..][..g.k * NR].as_chunks::<NR>().0.iter().enumerate() {
+                for r in 0..R {
+                    let x = rows[r][k];
+                    for j in 0..NR {
+                        acc[r][j] = mul_add::<FMA>(x, w[j], acc[r][j]);
+                    }
+                }
+            }
+        }
+        Packed::I8 { q, .. } => {
+            for (k, w) in q[p * g.k * NR..][..g.k * NR].as_chunks::<NR>().0.iter().enumerate() {
+                let w: [f32; NR] = std::array::from_fn(|j| f32::from(w[j]));
+                for r in 0..R {
+                    let x = rows[r][k];
+                    for j in 0..NR {
+                        acc[r][j] = mul_add::<FMA>(x, w[j], acc[r][j]);
+                    }
+                }
+            }
+        }
+    }
+    let first = p * NR;
+    let width = NR.min(g.n - first);
+    for r in 0..R {
+        let out = &mut y[(m + r) * g.n + first..][..width];
+        for j in 0..width {
+            let mut v = acc[r][j];
+            if let Packed::I8 { scale, .. } = g.w {
+                v *= scale[first + j];
+            }
+            v += g.bias.map_or(0.0, |b| b[first + j]);
+            out[j] = if g.accumulate { out[j] + v } else { v };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn noise(n: usize, seed: u32) -> Vec<f32> {
+        let mut s = seed.wrapping_mul(2_654_435_761) | 1;
+        (0..n)
+            .map(|_| {
+                s ^= s << 13;
+                s ^= s >> 17;
+                s ^= s << 5;
+                (s >> 8) as f32 / (1 << 23) as f32 - 1.0
+            })
+            .collect()
+    }
+
+    #[test]
+    fn every_kernel_agrees_with_the_formula_at_every_tile_edge_and_writes_nothing_else() {
+        let mut ran = 0;
+        for kernel in KERNELS {
+            for (m, k, n) in [(1, 1, 1), (3, 9, 15), (4, 16, 16), (5, 17, 33), (9, 64, 40), (2, 0, 3), (13, 31, 10)] {
+                for int8 in [false, true] {
+                    for accumulate in [false, true] {
+                        let x = noise(m * (k + 2), 7);
+                        let w = noise(n * k, 11);
+                        let scale: Vec<f32> = noise(n, 3).iter().map(|s| s.abs() * 0.01 + 0.001).collect();
+                        let bias = noise(n, 5);
+                        let mut packed = vec![0f32; packed_len(n, k)];
+                        let mut packed_q = vec![0i8; packed_len(n, k)];
+                        pack(n, k, |j, kk| w[j * k + kk], &mut packed);
+                        pack(n, k, |j, kk| (w[j * k + kk] * 127.0) as i8, &mut packed_q);
+                        let w = if int8 { Packed::I8 { q: &packed_q, scale: &scale } } else { Packed::F32(&packed) };
+                        let g = Gemm { m, k, n, x: &x, x_stride: k + 2, w, bias: Some(&bias), accumulate };
+                        let mut expected = noise(m * n, 17);
+                        let mut found = expected.clone();
+                        found.extend([f32::NAN; 4]);
+                        reference(&g, &mut expected);
+                        if !kernel.run(&g, &mut found) {
+                            println!("{} cannot run on this CPU and was not tested", kernel.name);
+                            continue;
+                        }
+                        ran += 1;
+                        // K roundings of products no larger than max|x|·max|w|, plus scale, bias and accumulation.
+                        let w_max = if int8 { 127.0 * scale.iter().fold(0f32, |a, &b| a.max(b)) } else { 1.0 };
+                        let tolerance = (k as f32 + 4.0) * f32::EPSILON * w_max.max(1.0);
+                        for (e, f) in expected.iter().zip(&found) {
+                            assert!((e - f).abs() <= tolerance, "{} {m}x{k}x{n}: {e} {f}", kernel.name);
+                        }
+                        assert!(found[m * n..].iter().all(|v| v.is_nan()), "{} wrote past its output", kernel.name);
+                    }
+                }
+            }
+        }
+        assert!(ran > 0, "no kernel ran");
+    }
+}

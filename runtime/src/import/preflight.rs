@@ -1,0 +1,238 @@
+//! The protobuf, before tract sees it: sizes, shapes, names, lengths. Everything hostile is refused here by name.
+use tract_onnx::pb;
+use tract_onnx::prelude::Framework;
+
+use super::{ImportError, ModelInfo};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a model may at most be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of the file.
+    pub file_bytes: usize,
+    /// Nodes, over all nested graphs.
+    pub nodes: usize,
+    /// Depth of nested graphs.
+    pub depth: usize,
+    /// Elements of one tensor.
+    pub elements: u64,
+    /// Bytes of a name.
+    pub name_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { file_bytes: 2 << 30, nodes: 200_000, depth: 16, elements: 1 << 32, name_bytes: 4096 }
+    }
+}
+
+fn refused(what: &'static str, name: &str, why: impl Into<String>) -> ImportError {
+    let shown: String = name.chars().take(80).collect();
+    ImportError::Refused { what, name: shown, why: why.into() }
+}
+
+/// Decodes and checks.
+pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<pb::ModelProto, ImportError> {
+    if bytes.is_empty() {
+        return Err(ImportError::NotOnnx { why: "the file is empty".into() });
+    }
+    if bytes.len() > limits.file_bytes {
+        return Err(refused("file", "model", format!("{} bytes, at most {} are read", bytes.len(), limits.file_bytes)));
+    }
+    let proto = tract_onnx::onnx()
+        .proto_model_for_read(&mut &bytes[..])
+        .map_err(|e| ImportError::NotOnnx { why: format!("{:#}", e) })?;
+    let Some(graph) = &proto.graph else {
+        return Err(ImportError::NotOnnx { why: "there is no graph in it".into() });
+    };
+    if proto.opset_import.is_empty() {
+        return Err(ImportError::NotOnnx { why: "it names no operator set".into() });
+    }
+    let mut nodes = 0;
+    check_graph(graph, limits, 0, &mut nodes)?;
+    Ok(proto)
+}
+
+/// Opset, producer, operator counts.
+pub(super) fn info(proto: &pb::ModelProto) -> ModelInfo {
+    fn count(g: &pb::GraphProto, into: &mut BTreeMap<String, usize>) {
+        for n in &g.node {
+            *into.entry(spelled(&n.domain, &n.op_type)).or_insert(0) += 1;
+            n.attribute.iter().filter_map(|a| a.g.as_ref()).for_each(|g| count(g, into));
+        }
+    }
+    let mut ops = BTreeMap::new();
+    if let Some(g) = &proto.graph {
+        count(g, &mut ops);
+    }
+    let opset =
+        proto.opset_import.iter().find(|o| o.domain.is_empty() || o.domain == "ai.onnx").map_or(0, |o| o.version);
+    let producer = format!("{} {}", proto.producer_name, proto.producer_version).trim().to_string();
+    ModelInfo { opset, producer, ops: ops.into_iter().collect() }
+}
+
+/// `Name` in the standard domain, `domain.Name` in others.
+pub(super) fn spelled(domain: &str, op_type: &str) -> String {
+    if domain.is_empty() || domain == "ai.onnx" { op_type.to_string() } else { format!("{domain}.{op_type}") }
+}
+
+fn check_graph(g: &pb::GraphProto, limits: &Limits, depth: usize, nodes: &mut usize) -> Result<(), ImportError> {
+    if depth > limits.depth {
+        return Err(refused("graph", &g.name, format!("graphs are nested more than {} deep", limits.depth)));
+    }
+    *nodes += g.node.len();
+    if *nodes > limits.nodes {
+        return Err(refused("graph", &g.name, format!("more than {} nodes", limits.nodes)));
+    }
+    let mut known: BTreeSet<&str> = BTreeSet::new();
+    for t in &g.initializer {
+        check_tensor("initializer", t, limits)?;
+        if !known.insert(&t.name) {
+            return Err(refused("initializer", &t.name, "is defined twice"));
+        }
+    }
+    for i in &g.input {
+        check_value(i, limits)?;
+        // An input of an old file may carry the name of its initializer; two inputs may not share one.
+        if !known.insert(&i.name) && !g.initializer.iter().any(|t| t.name == i.name) {
+            return Err(refused("input", &i.name, "is defined twice"));
+        }
+    }
+    for n in &g.node {
+        for name in n.output.iter().filter(|o| !o.is_empty()) {
+            if name.len() > limits.name_bytes {
+                return Err(refused("value", name, format!("its name is longer than {} bytes", limits.name_bytes)));
+            }
+            if !known.insert(name) {
+                return Err(refused("value", name, "is made twice"));
+            }
+        }
+        for a in &n.attribute {
+            if let Some(t) = &a.t {
+                check_tensor("attribute", t, limits)?;
+            }
+            a.tensors.iter().try_for_each(|t| check_tensor("attribute", t, limits))?;
+            for sub in a.g.iter().chain(&a.graphs) {
+                check_graph(sub, limits, depth + 1, nodes)?;
+            }
+        }
+    }
+    for o in &g.output {
+        check_value(o, limits)?;
+        if depth == 0 && !known.contains(o.name.as_str()) {
+            return Err(refused("output", &o.name, "is made by no node"));
+        }
+    }
+    cycle(g)
+}
+
+fn check_value(v: &pb::ValueInfoProto, limits: &Limits) -> Result<(), ImportError> {
+    if v.name.len() > limits.name_bytes {
+        return Err(refused("value", &v.name, format!("its name is longer than {} bytes", limits.name_bytes)));
+    }
+    let Some(pb::type_proto::Value::TensorType(t)) = v.r#type.as_ref().and_then(|t| t.value.as_ref()) else {
+        return Ok(());
+    };
+    let Some(shape) = &t.shape else { return Ok(()) };
+    let mut elements = 1u64;
+    for d in &shape.dim {
+        if let Some(pb::tensor_shape_proto::dimension::Value::DimValue(n)) = d.value {
+            // -1 is an old spelling of "any".
+            elements = elements
+                .checked_mul(u64::try_from(n.max(1)).unwrap_or(1))
+                .filter(|&e| e <= limits.elements)
+                .ok_or_else(|| refused("value", &v.name, format!("more than {} elements", limits.elements)))?;
+        }
+    }
+    Ok(())
+}
+
+/// Bytes of one element in `raw_data`; `None` for types whose length cannot be told (strings, packed 4-bit).
+fn element_bytes(data_type: i32) -> Option<u64> {
+    use pb::tensor_proto::DataType as D;
+    Some(match D::try_from(data_type).ok()? {
+        D::Float | D::Int32 | D::Uint32 => 4,
+        D::Uint8 | D::Int8 | D::Bool => 1,
+        D::Uint16 | D::Int16 | D::Float16 | D::Bfloat16 => 2,
+        D::Int64 | D::Double | D::Uint64 | D::Complex64 => 8,
+        D::Complex128 => 16,
+        _ => return None,
+    })
+}
+
+fn check_tensor(what: &'static str, t: &pb::TensorProto, limits: &Limits) -> Result<(), ImportError> {
+    if t.name.len() > limits.name_bytes {
+        return Err(refused(what, &t.name, format!("its name is longer than {} bytes", limits.name_bytes)));
+    }
+    let mut elements = 1u64;
+    for &d in &t.dims {
+        let d = u64::try_from(d).map_err(|_| refused(what, &t.name, format!("has the dimension {d}")))?;
+        elements = elements.checked_mul(d).filter(|&e| e <= limits.elements).ok_or_else(|| {
+            refused(what, &t.name, format!("shape {:?} has more than {} elements", t.dims, limits.elements))
+        })?;
+    }
+    if t.data_location == Some(pb::tensor_proto::DataLocation::External as i32) || !t.external_data.is_empty() {
+        let file = t.external_data.iter().find(|e| e.key == "location").map_or("?", |e| e.value.as_str());
+        return Err(refused(what, &t.name, format!("its data is in another file (`{file}`), which is not opened")));
+    }
+    if !t.raw_data.is_empty()
+        && let Some(bytes) = element_bytes(t.data_type)
+        && elements * bytes != t.raw_data.len() as u64
+    {
+        return Err(refused(
+            what,
+            &t.name,
+            format!("shape {:?} needs {} bytes, {} are there", t.dims, elements * bytes, t.raw_data.len()),
+        ));
+    }
+    let typed = [
+        t.float_data.len(),
+        t.int32_data.len(),
+        t.int64_data.len(),
+        t.double_data.len(),
+        t.uint64_data.len(),
+        t.string_data.len(),
+    ];
+    let given = typed.into_iter().max().unwrap_or(0) as u64;
+    let packed = matches!(
+        pb::tensor_proto::DataType::try_from(t.data_type),
+        Ok(pb::tensor_proto::DataType::Complex64 | pb::tensor_proto::DataType::Complex128)
+    );
+    if t.raw_data.is_empty() && given != elements && !packed && element_bytes(t.data_type).is_some() {
+        return Err(refused(what, &t.name, format!("shape {:?} needs {elements} elements, {given} are there", t.dims)));
+    }
+    Ok(())
+}
+
+/// Refuses a graph whose nodes feed each other in a circle.
+fn cycle(g: &pb::GraphProto) -> Result<(), ImportError> {
+    let made: BTreeMap<&str, usize> =
+        g.node.iter().enumerate().flat_map(|(i, n)| n.output.iter().map(move |o| (o.as_str(), i))).collect();
+    let mut waiting: Vec<usize> = vec![0; g.node.len()];
+    let mut feeds: Vec<Vec<usize>> = vec![Vec::new(); g.node.len()];
+    for (i, n) in g.node.iter().enumerate() {
+        for input in &n.input {
+            if let Some(&from) = made.get(input.as_str()).filter(|_| !input.is_empty()) {
+                waiting[i] += 1;
+                feeds[from].push(i);
+            }
+        }
+    }
+    let mut ready: Vec<usize> = (0..g.node.len()).filter(|&i| waiting[i] == 0).collect();
+    let mut done = 0;
+    while let Some(i) = ready.pop() {
+        done += 1;
+        for &next in &feeds[i] {
+            waiting[next] -= 1;
+            if waiting[next] == 0 {
+                ready.push(next);
+            }
+        }
+    }
+    match waiting.iter().position(|&w| w > 0) {
+        Some(i) if done < g.node.len() => {
+            Err(refused("node", &g.node[i].name, "is part of a circle: its input depends on its output"))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,216 @@
+//! The head a bundle ships, and the correction `Θ` that presses add to it: `logits = graph logits + Θ z`.
+//!
+//! `z` is the pooled backbone feature, standardised and followed by a constant 1. The solver that finds `Θ` is
+//! [`super::solver`]; this file knows only the algebra of applying and merging it. The graph's own logits are passed in and
+//! never recomputed from the shipped weights, so quantisation or a temperature inside the graph stay as they are.
+//!
+//! Letters: `C` classes, `d` feature width.
+use serde::{Deserialize, Serialize};
+
+use super::error::{LearnError, check_finite, check_len};
+
+/// What a bundle ships about its last layer: the linear head and the statistics of the feature it reads.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeadBase {
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+    mean: Vec<f32>,
+    std: Vec<f32>,
+}
+
+impl HeadBase {
+    /// A head `logits = weight · feature + bias` with feature statistics.
+    ///
+    /// `weight [C, d]` row-major, `bias [C]`, `mean [d]`, `std [d]` (each > 0; add a floor such as 1e-3 when measuring it).
+    ///
+    /// # Errors
+    /// [`LearnError::Length`] when the sizes do not fit or `C < 2` or `d < 1`, [`LearnError::NonFinite`],
+    /// [`LearnError::OutOfRange`] when a `std` is not positive.
+    pub fn new(weight: Vec<f32>, bias: Vec<f32>, mean: Vec<f32>, std: Vec<f32>) -> Result<HeadBase, LearnError> {
+        let (classes, d) = (bias.len(), mean.len());
+        if classes < 2 {
+            return Err(LearnError::Length { what: "the head's bias (one per class)", expected: 2, found: classes });
+        }
+        if d == 0 {
+            return Err(LearnError::Length { what: "the feature's mean", expected: 1, found: 0 });
+        }
+        check_len("the head's weight", classes.saturating_mul(d), weight.len())?;
+        check_len("the feature's std", d, std.len())?;
+        check_finite("the head's weight", &weight)?;
+        check_finite("the head's bias", &bias)?;
+        check_finite("the feature's mean", &mean)?;
+        check_finite("the feature's std", &std)?;
+        if let Some(&value) = std.iter().find(|s| **s <= 0.0) {
+            return Err(LearnError::OutOfRange { what: "std", value: f64::from(value), range: "(0, inf)" });
+        }
+        Ok(HeadBase { weight, bias, mean, std })
+    }
+
+    /// `C`.
+    pub fn classes(&self) -> usize {
+        self.bias.len()
+    }
+
+    /// `d`, the width of the feature.
+    pub fn features(&self) -> usize {
+        self.mean.len()
+    }
+
+    /// Shipped weight `[C, d]`.
+    pub fn weight(&self) -> &[f32] {
+        &self.weight
+    }
+
+    /// Shipped bias `[C]`.
+    pub fn bias(&self) -> &[f32] {
+        &self.bias
+    }
+
+    /// `z [d+1] = ((feature − mean) / (std · √d), 1)`.
+    ///
+    /// The division by √d keeps |z|² near 2 whatever the width, so that one λ fits every backbone.
+    ///
+    /// # Errors
+    /// [`LearnError::Length`], [`LearnError::NonFinite`].
+    pub fn standardise(&self, feature: &[f32]) -> Result<Vec<f32>, LearnError> {
+        check_len("the feature", self.features(), feature.len())?;
+        check_finite("the feature", feature)?;
+        let mut z: Vec<f32> = (0..feature.len())
+            .map(|j| ((f64::from(feature[j]) - f64::from(self.mean[j])) * self.inverse_scale(j)) as f32)
+            .collect();
+        check_finite("the standardised feature", &z)?;
+        z.push(1.0);
+        Ok(z)
+    }
+
+    /// The head with `theta` folded in: `weight + Θ·diag(1/(std·√d))`, the bias adjusted by the mean.
+    ///
+    /// # Errors
+    /// [`LearnError::Length`] when `theta` is not `[C, d+1]`.
+    pub fn merge(&self, theta: &Theta) -> Result<MergedHead, LearnError> {
+        let d = self.features();
+        check_len("theta's classes", self.classes(), theta.classes())?;
+        check_len("theta's width", d + 1, theta.width())?;
+        let mut weight = self.weight.clone();
+        let mut bias = self.bias.clone();
+        for c in 0..self.classes() {
+            let row = theta.row(c);
+            let mut shift = f64::from(row[d]);
+            for j in 0..d {
+                let w = f64::from(row[j]) * self.inverse_scale(j);
+                weight[c * d + j] = (f64::from(weight[c * d + j]) + w) as f32;
+                shift -= w * f64::from(self.mean[j]);
+            }
+            bias[c] = (f64::from(bias[c]) + shift) as f32;
+        }
+        Ok(MergedHead { weight, bias })
+    }
+
+    fn inverse_scale(&self, j: usize) -> f64 {
+        1.0 / (f64::from(self.std[j]) * (self.features() as f64).sqrt())
+    }
+}
+
+/// A head with its correction folded in, ready to be written over the ONNX initialisers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MergedHead {
+    /// `[C, d]`, acting on the raw feature.
+    pub weight: Vec<f32>,
+    /// `[C]`.
+    pub bias: Vec<f32>,
+}
+
+/// The learned correction `Θ [C, d+1]`, row-major.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Theta {
+    classes: usize,
+    width: usize,
+    values: Vec<f32>,
+}
+
+impl Theta {
+    /// No correction: the factory head.
+    pub fn zeros(classes: usize, width: usize) -> Theta {
+        Theta { classes, width, values: vec![0.0; classes * width] }
+    }
+
+    /// A stored correction; `values [classes, width]`.
+    ///
+    /// # Errors
+    /// [`LearnError::Length`], [`LearnError::NonFinite`].
+    pub fn new(classes: usize, width: usize, values: Vec<f32>) -> Result<Theta, LearnError> {
+        check_len("theta", classes.saturating_mul(width), values.len())?;
+        check_finite("theta", &values)?;
+        Ok(Theta { classes, width, values })
+    }
+
+    /// A correction the solver has just computed. Its values may be non-finite: the trip-wires must be able to see that.
+    pub(crate) fn from_parts(classes: usize, width: usize, values: Vec<f32>) -> Theta {
+        debug_assert_eq!(values.len(), classes * width);
+        Theta { classes, width, values }
+    }
+
+    /// `C`.
+    pub fn classes(&self) -> usize {
+        self.classes
+    }
+
+    /// `d + 1`.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// All values, `[C, d+1]`.
+    pub fn values(&self) -> &[f32] {
+        &self.values
+    }
+
+    /// Row of one class, `[d+1]`.
+    ///
+    /// # Panics
+    /// When `class` is not below [`Theta::classes`].
+    pub fn row(&self, class: usize) -> &[f32] {
+        &self.values[class * self.width..(class + 1) * self.width]
+    }
+
+    /// True when it changes no logit.
+    pub fn is_zero(&self) -> bool {
+        self.values.iter().all(|&v| v == 0.0)
+    }
+
+    /// True when no value is NaN or infinite.
+    pub fn is_finite(&self) -> bool {
+        self.values.iter().all(|v| v.is_finite())
+    }
+
+    /// Frobenius norm.
+    pub fn norm(&self) -> f64 {
+        self.values.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt()
+    }
+
+    /// `graph_logits + Θ z`, `[C]`. A zero correction returns the graph's logits bit for bit.
+    ///
+    /// # Errors
+    /// [`LearnError::Length`] when `z` is not `[d+1]` or `graph_logits` not `[C]`.
+    pub fn apply(&self, z: &[f32], graph_logits: &[f32]) -> Result<Vec<f32>, LearnError> {
+        check_len("z", self.width, z.len())?;
+        check_len("the graph's logits", self.classes, graph_logits.len())?;
+        Ok((0..self.classes)
+            .map(|c| {
+                let change: f64 = self.row(c).iter().zip(z).map(|(&t, &z)| f64::from(t) * f64::from(z)).sum();
+                if change == 0.0 { graph_logits[c] } else { (f64::from(graph_logits[c]) + change) as f32 }
+            })
+            .collect())
+    }
+}
+
+/// Index of the largest logit, the first of equals; 0 for none. NaN never wins.
+pub fn argmax(logits: &[f32]) -> usize {
+    let mut best = 0;
+    for (i, &f) in logits.iter().enumerate() {
+        if f > logits[best] || logits[best].is_nan() {
+            best = i;
+        }
+    }
+    best
+}

@@ -1,0 +1,546 @@
+//! The learner: keeps the press log, a quick correction for the next answer, and offers canonical refits to the gate.
+//!
+//! The log is the truth and `Θ` a function of it. Per prediction the last press of each source counts and the sources'
+//! likelihoods multiply; rows are summed in the order of prediction ids, so late presses, replays and other orders of arrival
+//! give the same canonical `Θ` bit for bit.
+//!
+//! A prediction with a *confirmed* press (long press, repeat, a demonstration made to measure) is evidence for the gate and
+//! never trains; earlier presses on it are withdrawn from training too.
+//!
+//! Without I/O, clocks or randomness: the app decides what is shown and when presses arrive, the journal makes them durable,
+//! the adapter directory keeps what is published. The two-second rule for changed minds is the journal's.
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::error::{LearnError, check_finite, check_len};
+use super::gate::{self, Action, Decision, GateConfig, Mode, Verdict};
+use super::head::{HeadBase, Theta, argmax};
+use super::objective::{Feedback, Press, posterior};
+use super::solver::{HeadSolver, Row, SolverConfig, canonical_refit, splitmix64};
+use super::tripwire::{Trip, Tripwire, TripwireConfig};
+
+/// Settings of a learner.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LearnerConfig {
+    /// The refit.
+    pub solver: SolverConfig,
+    /// The gate.
+    pub gate: GateConfig,
+    /// The trip-wires.
+    pub tripwire: TripwireConfig,
+    /// Training presses between two candidates.
+    pub publish_every: usize,
+    /// Every how many presses a confirmed one is asked for.
+    pub confirm_every: usize,
+    /// Confirmed predictions the gate looks at.
+    pub reservoir: usize,
+    /// Seed of the reservoir's choice.
+    pub seed: u64,
+}
+
+impl Default for LearnerConfig {
+    fn default() -> LearnerConfig {
+        LearnerConfig {
+            solver: SolverConfig::default(),
+            gate: GateConfig::default(),
+            tripwire: TripwireConfig::default(),
+            publish_every: 5,
+            confirm_every: 10,
+            reservoir: 64,
+            seed: 0,
+        }
+    }
+}
+
+/// One press with what was stored when its prediction was shown.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainingPress {
+    /// Unique id; the same id again is the same press.
+    pub press_id: u64,
+    /// The prediction it is about.
+    pub prediction_id: u32,
+    /// Pooled backbone feature, `[d]`.
+    pub feature: Vec<f32>,
+    /// The graph's logits, without any correction, `[C]`.
+    pub logits: Vec<f32>,
+    /// The class shown, `a`.
+    pub shown: usize,
+    /// Probability with which `a` was chosen to be shown, in (0, 1].
+    pub mu: f32,
+    /// What was said.
+    pub feedback: Feedback,
+    /// Whether it is evidence (never trains) rather than training.
+    pub confirmed: bool,
+    /// Who pressed: one vote per source and prediction.
+    pub source: String,
+}
+
+/// What became of a press.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It trains.
+    Trained,
+    /// It is evidence for the gate.
+    Confirmed,
+    /// It is logged and says nothing a head could use (`not-sure`, three stars), or its prediction is held out as evidence.
+    Silent,
+    /// Its id was in the log already; nothing changed.
+    Duplicate,
+}
+
+/// A learner of one head.
+#[derive(Clone, Debug)]
+pub struct Learner {
+    base: HeadBase,
+    config: LearnerConfig,
+    predictions: BTreeMap<u32, Prediction>,
+    /// Prediction of each press.
+    presses: BTreeMap<u64, u32>,
+    solver: HeadSolver,
+    /// Row of each training prediction in `solver`.
+    rows: BTreeMap<u32, usize>,
+    incremental: Theta,
+    published: Theta,
+    tripwire: Tripwire,
+    since_candidate: usize,
+    since_confirmed: usize,
+}
+
+#[derive(Clone, Debug)]
+struct Prediction {
+    feature: Vec<f32>,
+    logits: Vec<f32>,
+    shown: usize,
+    mu: f32,
+    /// In the order of arrival.
+    presses: Vec<Said>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Said {
+    press_id: u64,
+    feedback: Feedback,
+    confirmed: bool,
+    source: String,
+}
+
+impl Learner {
+    /// A learner with an empty log that serves the factory head.
+    ///
+    /// # Errors
+    /// [`LearnError::OutOfRange`] or [`LearnError::Length`] for settings that make no sense.
+    pub fn new(base: HeadBase, config: LearnerConfig) -> Result<Learner, LearnError> {
+        config.gate.check()?;
+        for (what, value) in [
+            ("publish_every", config.publish_every),
+            ("confirm_every", config.confirm_every),
+            ("reservoir", config.reservoir),
+        ] {
+            if value == 0 {
+                return Err(LearnError::OutOfRange { what, value: 0.0, range: "[1, inf)" });
+            }
+        }
+        let factory = Theta::zeros(base.classes(), base.features() + 1);
+        Ok(Learner {
+            solver: HeadSolver::new(base.classes(), base.features(), config.solver.clone())?,
+            tripwire: Tripwire::new(base.classes(), config.tripwire.clone())?,
+            base,
+            config,
+            predictions: BTreeMap::new(),
+            presses: BTreeMap::new(),
+            rows: BTreeMap::new(),
+            incremental: factory.clone(),
+            published: factory,
+            since_candidate: 0,
+            since_confirmed: 0,
+        })
+    }
+
+    /// A learner as it stands after a restart: the journal's presses and what the adapter directory holds as published.
+    ///
+    /// Trip-wires start afresh. The incremental correction is the canonical one.
+    ///
+    /// # Errors
+    /// Those of [`Learner::new`] and [`Learner::press`]; [`LearnError::Length`] when `published` is of another head.
+    pub fn resume(
+        base: HeadBase,
+        config: LearnerConfig,
+        presses: impl IntoIterator<Item = TrainingPress>,
+        published: Theta,
+    ) -> Result<Learner, LearnError> {
+        let mut learner = Learner::new(base, config)?;
+        check_len("the published theta", learner.published.values().len(), published.values().len())?;
+        check_len("the published theta's classes", learner.base.classes(), published.classes())?;
+        check_finite("the published theta", published.values())?;
+        for press in presses {
+            learner.check(&press)?;
+            if !learner.record(press)? {
+                continue;
+            }
+        }
+        learner.rebuild()?;
+        learner.published = published;
+        learner.since_candidate = learner.rows.len();
+        Ok(learner)
+    }
+
+    /// The head it corrects.
+    pub fn base(&self) -> &HeadBase {
+        &self.base
+    }
+
+    /// Predictions that train, each counted once.
+    pub fn training_predictions(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Presses in the log.
+    pub fn presses(&self) -> usize {
+        self.presses.len()
+    }
+
+    /// The correction in use: the last one the gate let through. With the gate off it follows every press.
+    pub fn published(&self) -> &Theta {
+        &self.published
+    }
+
+    /// The correction after the last press, before any gate; the next candidate will resemble it.
+    pub fn incremental(&self) -> &Theta {
+        &self.incremental
+    }
+
+    /// Logits to be shown for an input: the graph's plus the published correction, `[C]`.
+    ///
+    /// # Errors
+    /// [`LearnError::Length`], [`LearnError::NonFinite`].
+    pub fn logits(&self, feature: &[f32], graph_logits: &[f32]) -> Result<Vec<f32>, LearnError> {
+        self.published.apply(&self.base.standardise(feature)?, graph_logits)
+    }
+
+    /// How unlike the pressed inputs a feature is, see [`HeadSolver::novelty`].
+    ///
+    /// # Errors
+    /// [`LearnError::Length`], [`LearnError::NonFinite`].
+    pub fn novelty(&self, feature: &[f32]) -> Result<f64, LearnError> {
+        self.solver.novelty(&self.base.standardise(feature)?)
+    }
+
+    /// What was done to the features, see [`HeadSolver::note`].
+    pub fn note(&self) -> Option<crate::Note> {
+        self.solver.note()
+    }
+
+    /// Tells the trip-wires what was put before a person. Displays never change a parameter.
+    ///
+    /// Returns the trip that holds learning frozen, if any.
+    ///
+    /// # Errors
+    /// [`LearnError::Length`].
+    pub fn displayed(&mut self, served: &[f32], graph_logits: &[f32]) -> Result<Option<&Trip>, LearnError> {
+        self.tripwire.display(served, graph_logits)?;
+        Ok(self.tripwire.tripped())
+    }
+
+    /// The trip that holds learning frozen, if any.
+    pub fn frozen(&self) -> Option<&Trip> {
+        self.tripwire.tripped()
+    }
+
+    /// Whether the next press should be asked for as a confirmed one.
+    pub fn wants_confirmation(&self) -> bool {
+        self.since_confirmed + 1 >= self.config.confirm_every || self.frozen().is_some()
+    }
+
+    /// Takes up a press, early or late.
+    ///
+    /// # Errors
+    /// [`LearnError`] for a press that does not fit the head, an id used for another press, or a prediction id used for another
+    /// input. The learner is unchanged then.
+    pub fn press(&mut self, press: TrainingPress) -> Result<Outcome, LearnError> {
+        self.check(&press)?;
+        let (id, prediction_id, feedback, confirmed) =
+            (press.press_id, press.prediction_id, press.feedback, press.confirmed);
+        if !self.record(press)? {
+            return Ok(Outcome::Duplicate);
+        }
+        if let Err(error) = self.refresh_row(prediction_id) {
+            self.forget(id);
+            self.rebuild()?;
+            return Err(error);
+        }
+        if confirmed {
+            self.since_confirmed = 0;
+            self.tripwire.thaw();
+            return Ok(Outcome::Confirmed);
+        }
+        self.since_confirmed += 1;
+        if let Feedback::Thumb { up } = feedback {
+            self.tripwire.thumb(up);
+        }
+        if !self.rows.contains_key(&prediction_id) {
+            return Ok(Outcome::Silent);
+        }
+        self.since_candidate += 1;
+        Ok(Outcome::Trained)
+    }
+
+    /// Takes a press back; returns the canonical correction of what remains, bit for bit what it was before the press.
+    ///
+    /// What is published changes at the next [`Learner::candidate`], which is due at once.
+    ///
+    /// # Errors
+    /// [`LearnError::UnknownPress`].
+    pub fn undo(&mut self, press_id: u64) -> Result<Theta, LearnError> {
+        if !self.presses.contains_key(&press_id) {
+            return Err(LearnError::UnknownPress { press_id });
+        }
+        self.forget(press_id);
+        self.rebuild()?;
+        self.since_candidate = self.config.publish_every;
+        self.refit()
+    }
+
+    /// The canonical correction of the log: Θ = 0, fresh Cholesky, fixed order.
+    ///
+    /// # Errors
+    /// [`LearnError::NotPositiveDefinite`].
+    pub fn refit(&self) -> Result<Theta, LearnError> {
+        let rows: Vec<Row> = self
+            .predictions
+            .values()
+            .map(|p| self.row_of(p))
+            .filter_map(Result::transpose)
+            .collect::<Result<_, _>>()?;
+        canonical_refit(self.base.classes(), self.base.features(), &rows, &self.config.solver)
+    }
+
+    /// Whether enough was pressed for [`Learner::candidate`].
+    pub fn candidate_due(&self) -> bool {
+        self.since_candidate >= self.config.publish_every
+    }
+
+    /// Refits, asks the gate, and publishes, keeps or rolls back accordingly.
+    ///
+    /// # Errors
+    /// Those of [`Learner::refit`]; the published correction is unchanged then.
+    pub fn candidate(&mut self) -> Result<Decision, LearnError> {
+        let theta = self.refit()?;
+        self.decide(theta)
+    }
+
+    /// The second half of [`Learner::candidate`], for callers that [`Learner::refit`] a clone on another thread.
+    ///
+    /// # Errors
+    /// [`LearnError::Length`] when `candidate` is of another head.
+    pub fn decide(&mut self, candidate: Theta) -> Result<Decision, LearnError> {
+        self.since_candidate = 0;
+        if !candidate.is_finite() {
+            self.tripwire.norm(f64::NAN);
+        }
+        let evidence = self.evidence(&candidate)?;
+        let mut decision = if candidate == self.published {
+            gate::review(&self.config.gate, &evidence)
+        } else {
+            gate::judge(&self.config.gate, &evidence)
+        };
+        if let Some(trip) = self.tripwire.tripped()
+            && decision.action == Action::Publish
+        {
+            decision.action = Action::Freeze;
+            decision.reason = format!("frozen, a confirmed press is needed: {trip}");
+        }
+        match decision.action {
+            Action::Publish => self.published = candidate,
+            Action::Rollback => self.published = self.factory(),
+            Action::Veto | Action::Hold | Action::Freeze => {}
+        }
+        Ok(decision)
+    }
+
+    /// The predictions whose presses train, in the order of the canonical sum.
+    pub fn training_ids(&self) -> impl Iterator<Item = u32> + '_ {
+        self.rows.keys().copied()
+    }
+
+    /// The predictions the gate looks at: the configured number of confirmed ones, chosen by a hash of their ids.
+    ///
+    /// Keeping the smallest hashes is reservoir sampling that does not depend on the order of arrival.
+    pub fn reservoir_ids(&self) -> Vec<u32> {
+        let mut ids: Vec<u32> =
+            self.predictions.iter().filter(|(_, p)| p.truth().is_some()).map(|(&id, _)| id).collect();
+        ids.sort_by_key(|&id| splitmix64(self.config.seed ^ u64::from(id)));
+        ids.truncate(self.config.reservoir);
+        ids
+    }
+
+    fn factory(&self) -> Theta {
+        Theta::zeros(self.base.classes(), self.base.features() + 1)
+    }
+
+    fn evidence(&self, candidate: &Theta) -> Result<Vec<Verdict>, LearnError> {
+        let mut evidence = Vec::new();
+        for id in self.reservoir_ids() {
+            let prediction = &self.predictions[&id];
+            let Some(truth) = prediction.truth() else { continue };
+            let z = self.base.standardise(&prediction.feature)?;
+            let right =
+                |theta: &Theta| Ok::<bool, LearnError>(truth.allows(argmax(&theta.apply(&z, &prediction.logits)?)));
+            evidence.push(Verdict {
+                candidate: right(candidate)?,
+                incumbent: right(&self.published)?,
+                factory: truth.allows(argmax(&prediction.logits)),
+            });
+        }
+        Ok(evidence)
+    }
+
+    fn check(&self, press: &TrainingPress) -> Result<(), LearnError> {
+        self.base.standardise(&press.feature)?;
+        check_len("the graph's logits", self.base.classes(), press.logits.len())?;
+        check_finite("the graph's logits", &press.logits)?;
+        press.feedback.check(press.shown, self.base.classes())?;
+        if !(press.mu > 0.0 && press.mu <= 1.0) {
+            return Err(LearnError::OutOfRange { what: "mu", value: f64::from(press.mu), range: "(0, 1]" });
+        }
+        Ok(())
+    }
+
+    /// Appends a checked press to the log; false when it was there already.
+    fn record(&mut self, press: TrainingPress) -> Result<bool, LearnError> {
+        let TrainingPress { press_id, prediction_id, feature, logits, shown, mu, feedback, confirmed, source } = press;
+        let said = Said { press_id, feedback, confirmed, source };
+        if let Some(known) = self.predictions.get(&prediction_id) {
+            let same = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits());
+            for (what, equal) in [
+                ("feature", same(&known.feature, &feature)),
+                ("logits", same(&known.logits, &logits)),
+                ("shown class", known.shown == shown),
+                ("mu", known.mu.to_bits() == mu.to_bits()),
+            ] {
+                if !equal {
+                    return Err(LearnError::PredictionConflict { prediction_id, what });
+                }
+            }
+        }
+        if let Some(known) = self.presses.get(&press_id) {
+            let same = *known == prediction_id && self.predictions[known].presses.contains(&said);
+            return if same { Ok(false) } else { Err(LearnError::PressConflict { press_id }) };
+        }
+        self.presses.insert(press_id, prediction_id);
+        self.predictions
+            .entry(prediction_id)
+            .or_insert(Prediction { feature, logits, shown, mu, presses: Vec::new() })
+            .presses
+            .push(said);
+        Ok(true)
+    }
+
+    fn forget(&mut self, press_id: u64) {
+        let Some(prediction_id) = self.presses.remove(&press_id) else { return };
+        if let Some(prediction) = self.predictions.get_mut(&prediction_id) {
+            prediction.presses.retain(|said| said.press_id != press_id);
+            if prediction.presses.is_empty() {
+                self.predictions.remove(&prediction_id);
+            }
+        }
+    }
+
+    /// Brings the solver in line with what is now known about one prediction.
+    fn refresh_row(&mut self, prediction_id: u32) -> Result<(), LearnError> {
+        let row = self.row_of(&self.predictions[&prediction_id])?;
+        match (self.rows.get(&prediction_id).copied(), row) {
+            (None, None) => return Ok(()),
+            (None, Some(row)) => {
+                let index = self.solver.push(&row)?;
+                self.rows.insert(prediction_id, index);
+            }
+            (Some(index), Some(row)) => self.solver.replace(index, &row.likelihood, row.names_class)?,
+            // A row leaves the sum: rare enough for a fresh solver.
+            (Some(_), None) => return self.rebuild(),
+        }
+        self.adopt_incremental();
+        Ok(())
+    }
+
+    fn rebuild(&mut self) -> Result<(), LearnError> {
+        let mut ids = Vec::new();
+        let mut rows = Vec::new();
+        for (&id, prediction) in &self.predictions {
+            if let Some(row) = self.row_of(prediction)? {
+                ids.push(id);
+                rows.push(row);
+            }
+        }
+        self.solver =
+            HeadSolver::with_rows(self.base.classes(), self.base.features(), &rows, self.config.solver.clone())?;
+        self.rows = ids.into_iter().enumerate().map(|(index, id)| (id, index)).collect();
+        self.adopt_incremental();
+        Ok(())
+    }
+
+    fn adopt_incremental(&mut self) {
+        self.incremental = self.solver.theta();
+        self.tripwire.norm(self.incremental.norm());
+        if self.config.gate.mode == Mode::Off && self.tripwire.tripped().is_none() {
+            self.published = self.incremental.clone();
+        }
+    }
+
+    /// The training row of a prediction; `None` when it is evidence or nothing was said about it.
+    fn row_of(&self, prediction: &Prediction) -> Result<Option<Row>, LearnError> {
+        if prediction.presses.iter().any(|said| said.confirmed) {
+            return Ok(None);
+        }
+        let mut last: BTreeMap<&str, &Said> = BTreeMap::new();
+        for said in &prediction.presses {
+            last.insert(&said.source, said);
+        }
+        let mut likelihood = vec![1.0; self.base.classes()];
+        for said in last.values() {
+            let press = Press { feedback: said.feedback, confirmed: false };
+            posterior::multiply_likelihood(&mut likelihood, press, prediction.shown, &self.config.solver.hyper)?;
+        }
+        if !posterior::is_informative(&likelihood) {
+            return Ok(None);
+        }
+        Ok(Some(Row {
+            z: self.base.standardise(&prediction.feature)?,
+            logits: prediction.logits.clone(),
+            likelihood,
+            names_class: last.values().any(|said| said.feedback.names_class()),
+        }))
+    }
+}
+
+/// What a confirmed press says about the true class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Truth {
+    Is(usize),
+    IsNot(usize),
+}
+
+impl Truth {
+    fn allows(self, class: usize) -> bool {
+        match self {
+            Truth::Is(truth) => class == truth,
+            Truth::IsNot(wrong) => class != wrong,
+        }
+    }
+}
+
+impl Prediction {
+    /// The truth as its last confirmed press tells it; `None` without one or when that press does not tell.
+    fn truth(&self) -> Option<Truth> {
+        match self.presses.iter().rev().find(|said| said.confirmed)?.feedback {
+            Feedback::Correction { class } | Feedback::Demonstration { class } => Some(Truth::Is(class)),
+            Feedback::Thumb { up: true } | Feedback::Stars { stars: 5 } => Some(Truth::Is(self.shown)),
+            Feedback::Thumb { up: false } | Feedback::Stars { stars: 1 } => Some(Truth::IsNot(self.shown)),
+            Feedback::Stars { .. } | Feedback::Preference { .. } | Feedback::NotSure => None,
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "learner_tests.rs"]
+mod tests;

@@ -1,0 +1,147 @@
+//! Posterior target: every press is a likelihood over the true class, the target is what the model should believe after it.
+//!
+//! `t ∝ π̃ ⊙ L` with `π̃ = (1−δ)π + δ/C`, and `g = π − t`. Thumbs are partial labels, so no importance weights are needed
+//! and the estimate is right for any display rule, argmax included. At δ = 0, `g` is exactly `∇(−log Σ_y π_y L_y)`; at δ > 0
+//! it is a fixed-point direction that is the gradient of nothing, and the loss reported is `−log Σ_y π̃_y L_y`.
+//!
+//! A press whose likelihood is the same for every class (`not-sure`, three stars, a 👍 and a 👎 of equal ε) says nothing and
+//! has no gradient; without that rule δ would pull the belief towards uniform on it.
+//!
+//! δ bounds how sure presses can make the model: at C = 10, ε = 0.1 and δ = 0.2 repeated 👍 settle at π(a) ≈ 0.97.
+use super::{Example, Feedback, GradientCase, Hyper, ObjectiveDef, Press, Step, softmax_into};
+use crate::learn::error::{LearnError, check_len};
+
+/// The row of [`super::OBJECTIVES`].
+pub static POSTERIOR: ObjectiveDef = ObjectiveDef {
+    name: "posterior",
+    summary: "each press is a likelihood over the true class; moves the belief to the posterior, bounded by one per press",
+    learns_from: &["thumb", "correction", "demonstration", "stars", "preference", "not-sure"],
+    step,
+    cases: CASES,
+};
+
+/// Multiplies `L(y) = P(press | y, shown)` into `likelihood` (`[C]`, ones at first).
+///
+/// Per press, with error rate ε: 👍 `1−ε` at the shown class, ε elsewhere; 👎 the reverse; a named class `1−ε`, the others
+/// `ε/(C−1)`; `s` stars with `u = (s−1)/4`: `ε+(1−2ε)u` and `ε+(1−2ε)(1−u)`; a preference `1−ε`, ε, the others ½.
+///
+/// # Errors
+/// Those of [`Feedback::check`].
+pub fn multiply_likelihood(
+    likelihood: &mut [f64],
+    press: Press,
+    shown: usize,
+    hyper: &Hyper,
+) -> Result<(), LearnError> {
+    let classes = likelihood.len();
+    press.feedback.check(shown, classes)?;
+    let eps = if press.confirmed { hyper.epsilon_confirmed } else { hyper.epsilon };
+    let mut scale = |class: usize, at: f64, elsewhere: f64| {
+        for (y, l) in likelihood.iter_mut().enumerate() {
+            *l *= if y == class { at } else { elsewhere };
+        }
+    };
+    match press.feedback {
+        Feedback::Thumb { up: true } => scale(shown, 1.0 - eps, eps),
+        Feedback::Thumb { up: false } => scale(shown, eps, 1.0 - eps),
+        Feedback::Correction { class } | Feedback::Demonstration { class } => {
+            scale(class, 1.0 - eps, eps / (classes as f64 - 1.0).max(1.0));
+        }
+        Feedback::Stars { stars } => {
+            let u = f64::from(stars - 1) / 4.0;
+            scale(shown, eps + (1.0 - 2.0 * eps) * u, eps + (1.0 - 2.0 * eps) * (1.0 - u));
+        }
+        Feedback::Preference { over } => {
+            // Two factors per class so that the classes not compared get ½.
+            for (y, l) in likelihood.iter_mut().enumerate() {
+                *l *= if y == shown {
+                    1.0 - eps
+                } else if y == over {
+                    eps
+                } else {
+                    0.5
+                };
+            }
+        }
+        Feedback::NotSure => {}
+    }
+    Ok(())
+}
+
+/// Whether a likelihood distinguishes any two classes.
+pub fn is_informative(likelihood: &[f64]) -> bool {
+    let (low, high) = likelihood.iter().fold((f64::INFINITY, 0.0_f64), |(lo, hi), &l| (lo.min(l), hi.max(l)));
+    // Products of the same factors in another order differ by rounding only.
+    high - low > 1e-12 * high
+}
+
+/// Writes `g = π − t` over `pi` (`[C]`, a probability vector) and returns the loss `−log Σ π̃ L`.
+///
+/// `|g| ≤ 1` in every component. A likelihood that says nothing gives zeros. The caller keeps lengths equal.
+pub fn gradient_in_place(pi: &mut [f64], likelihood: &[f64], delta: f64) -> f64 {
+    let uniform = delta / pi.len() as f64;
+    let belief = |p: f64| (1.0 - delta) * p + uniform;
+    let mass: f64 = pi.iter().zip(likelihood).map(|(&p, &l)| belief(p) * l).sum();
+    if !is_informative(likelihood) || mass <= 0.0 {
+        // mass = 0: ε = δ = 0 and the press contradicts certainty; no posterior exists, so there is no direction to go.
+        pi.fill(0.0);
+    } else {
+        for (p, &l) in pi.iter_mut().zip(likelihood) {
+            *p -= belief(*p) * l / mass;
+        }
+    }
+    -mass.max(f64::MIN_POSITIVE).ln()
+}
+
+fn step(example: &Example<'_>, hyper: &Hyper) -> Result<Step, LearnError> {
+    hyper.check()?;
+    let classes = example.logits.len();
+    check_len("the reference logits", classes, example.reference.len())?;
+    if !(example.mu > 0.0 && example.mu <= 1.0) {
+        return Err(LearnError::OutOfRange { what: "mu", value: example.mu, range: "(0, 1]" });
+    }
+    if let Some(index) = example.logits.iter().position(|f| !f.is_finite()) {
+        return Err(LearnError::NonFinite { what: "the logits", index, value: example.logits[index] });
+    }
+    let mut likelihood = vec![1.0; classes];
+    for &press in example.presses {
+        multiply_likelihood(&mut likelihood, press, example.shown, hyper)?;
+    }
+    let mut gradient = vec![0.0; classes];
+    softmax_into(example.logits, &mut gradient);
+    let loss = gradient_in_place(&mut gradient, &likelihood, hyper.delta);
+    Ok(Step { loss, gradient })
+}
+
+const EXACT: Hyper = Hyper { epsilon: 0.1, epsilon_confirmed: 0.02, delta: 0.0 };
+const FIVE: &[f64] = &[0.3, -1.2, 2.0, 0.1, -0.4];
+const TWO: &[f64] = &[1.5, -0.5];
+
+const fn press(feedback: Feedback) -> Press {
+    Press { feedback, confirmed: false }
+}
+
+const fn case(name: &'static str, logits: &'static [f64], shown: usize, presses: &'static [Press]) -> GradientCase {
+    GradientCase { name, logits, reference: logits, shown, mu: 1.0, presses, hyper: EXACT }
+}
+
+const CASES: &[GradientCase] = &[
+    case("thumb up on the top class", FIVE, 2, &[press(Feedback::Thumb { up: true })]),
+    case("thumb down on the top class", FIVE, 2, &[press(Feedback::Thumb { up: false })]),
+    case("thumb down on an unlikely class", FIVE, 1, &[press(Feedback::Thumb { up: false })]),
+    case("correction", FIVE, 2, &[press(Feedback::Correction { class: 0 })]),
+    case("demonstration", FIVE, 2, &[press(Feedback::Demonstration { class: 4 })]),
+    case("two stars", FIVE, 2, &[press(Feedback::Stars { stars: 2 })]),
+    case("three stars say nothing", FIVE, 2, &[press(Feedback::Stars { stars: 3 })]),
+    case("five stars", FIVE, 0, &[press(Feedback::Stars { stars: 5 })]),
+    case("preference", FIVE, 3, &[press(Feedback::Preference { over: 2 })]),
+    case("not sure", FIVE, 2, &[press(Feedback::NotSure)]),
+    case("binary thumb down", TWO, 0, &[press(Feedback::Thumb { up: false })]),
+    case("binary correction", TWO, 0, &[press(Feedback::Correction { class: 1 })]),
+    case(
+        "a thumb and a confirmed correction multiply",
+        FIVE,
+        2,
+        &[press(Feedback::Thumb { up: false }), Press { feedback: Feedback::Correction { class: 4 }, confirmed: true }],
+    ),
+];

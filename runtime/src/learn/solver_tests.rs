@@ -1,0 +1,366 @@
+use super::*;
+use crate::learn::fixture::{Kind, Recorded, World, digits, uniform, vectors};
+use crate::learn::head::argmax;
+use crate::learn::objective::Feedback;
+
+fn recorded_rows(world: &World, run: &Recorded, thumbs: bool) -> Vec<Row> {
+    let hyper = Hyper::default();
+    let said = digits(&run.said);
+    digits(&run.shown)
+        .into_iter()
+        .zip(said)
+        .enumerate()
+        .map(|(t, (shown, said))| {
+            let feedback =
+                if thumbs { Feedback::Thumb { up: said == 1 } } else { Feedback::Correction { class: said } };
+            world.row(&world.stream[t], shown, feedback, &hyper)
+        })
+        .collect()
+}
+
+fn relative_difference(ours: &[f32], theirs: &[f32]) -> f64 {
+    assert_eq!(ours.len(), theirs.len());
+    let scale = theirs.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
+    assert!(scale > 0.0, "the reference learned nothing");
+    f64::from(ours.iter().zip(theirs).fold(0.0_f32, |m, (a, b)| m.max((a - b).abs())) / scale)
+}
+
+fn compare_with_numpy(run: &Recorded, thumbs: bool) {
+    let world = vectors().world(Kind::Shifted);
+    let factory = world.accuracy(&world.factory());
+    assert!((factory - run.factory_accuracy).abs() < 1e-9, "factory {factory}, numpy {}", run.factory_accuracy);
+    let rows = recorded_rows(&world, run, thumbs);
+    let mut solver = HeadSolver::new(10, 64, SolverConfig::default()).unwrap();
+    for (t, (row, shown)) in rows.iter().zip(digits(&run.shown)).enumerate() {
+        assert_eq!(world.answer(&solver.theta(), &world.stream[t]), shown, "answer shown before press {t}");
+        solver.push(row).unwrap();
+        if let Some(expected) = run.accuracy.get(&(t + 1)) {
+            let accuracy = world.accuracy(&solver.theta());
+            assert!((accuracy - expected).abs() < 1e-9, "after {} presses {accuracy}, numpy {expected}", t + 1);
+        }
+    }
+    assert_eq!(rows.len(), 200);
+    let difference = relative_difference(solver.theta().values(), &run.incremental);
+    assert!(difference < 1e-4, "incremental theta differs by {difference}");
+    let canonical = canonical_refit(10, 64, &rows, &SolverConfig::default()).unwrap();
+    let difference = relative_difference(canonical.values(), &run.canonical);
+    assert!(difference < 1e-4, "canonical theta differs by {difference}");
+    assert!((world.accuracy(&canonical) - run.canonical_accuracy).abs() < 1e-9);
+}
+
+#[test]
+fn two_hundred_thumbs_give_the_theta_and_the_accuracy_of_the_numpy_reference() {
+    compare_with_numpy(&vectors().thumbs, true);
+}
+
+#[test]
+fn two_hundred_corrections_give_the_theta_and_the_accuracy_of_the_numpy_reference() {
+    compare_with_numpy(&vectors().corrections, false);
+}
+
+#[test]
+fn the_canonical_refit_is_bitwise_equal_when_recomputed_and_within_1e_4_when_the_log_is_permuted() {
+    let vectors = vectors();
+    let world = vectors.world(Kind::Shifted);
+    // 40 rows take the dual form, 200 the primal one.
+    for n in [40, 200] {
+        let rows = recorded_rows(&world, &vectors.thumbs, true)[..n].to_vec();
+        let config = SolverConfig::default();
+        let once = canonical_refit(10, 64, &rows, &config).unwrap();
+        assert_eq!(once, canonical_refit(10, 64, &rows, &config).unwrap());
+        let mut permuted: Vec<(u64, Row)> =
+            rows.into_iter().enumerate().map(|(i, r)| (splitmix64(i as u64), r)).collect();
+        permuted.sort_by_key(|(key, _)| *key);
+        let permuted: Vec<Row> = permuted.into_iter().map(|(_, r)| r).collect();
+        let other = canonical_refit(10, 64, &permuted, &config).unwrap();
+        let difference = relative_difference(other.values(), once.values());
+        assert!(difference < 1e-4, "{n} rows: {difference}");
+        assert!(world.test.iter().all(|s| world.answer(&once, s) == world.answer(&other, s)));
+    }
+}
+
+#[test]
+fn the_dual_and_the_primal_form_reach_the_same_theta() {
+    let vectors = vectors();
+    let world = vectors.world(Kind::Shifted);
+    let rows = recorded_rows(&world, &vectors.thumbs, true);
+    let config = SolverConfig::default();
+    let mut all = Rows::new(10, 64, &config).unwrap();
+    rows[..60].iter().for_each(|r| all.push(r).unwrap());
+    let lambda = all.lambda(&config);
+    let mut dual = Dual::of(&all, lambda).unwrap();
+    dual.iterate(&all, lambda, 0.2, 30);
+    let dual = all.unproject(&State::Dual(dual).theta(&all));
+    let factor = Cholesky::of(&all.curvature(lambda)).unwrap();
+    let mut theta = vec![0.0; 10 * 65];
+    descend(&all, &mut theta, lambda, 0.2, 30, |g| factor.solve(g));
+    let difference = relative_difference(all.unproject(&theta).values(), dual.values());
+    assert!(difference < 1e-6, "{difference}");
+}
+
+#[test]
+fn the_incremental_solver_crosses_from_dual_to_primal_without_a_jump() {
+    let vectors = vectors();
+    let world = vectors.world(Kind::Shifted);
+    let rows = recorded_rows(&world, &vectors.thumbs, true);
+    let mut solver = HeadSolver::new(10, 64, SolverConfig::default()).unwrap();
+    let mut primal_only = solver.clone();
+    primal_only.state =
+        State::Primal(Primal::of(&primal_only.rows, solver.config.lambda_partial, vec![0.0; 650]).unwrap());
+    for (i, row) in rows[..80].iter().enumerate() {
+        solver.push(row).unwrap();
+        primal_only.push(row).unwrap();
+        assert_eq!(matches!(solver.state, State::Dual(_)), i < 65, "form after press {i}");
+        assert!(matches!(primal_only.state, State::Primal(_)));
+        let difference = relative_difference(solver.theta().values(), primal_only.theta().values());
+        assert!(difference < 1e-5, "press {i}: {difference}");
+    }
+}
+
+#[test]
+fn the_rank_one_inverse_stays_within_1e_3_of_a_fresh_cholesky_after_512_presses() {
+    let world = vectors().world(Kind::Shifted);
+    let config = SolverConfig { refresh_every: usize::MAX, ..SolverConfig::default() };
+    let mut rows = Rows::new(10, 64, &config).unwrap();
+    let lambda = config.lambda_partial;
+    let mut primal = Primal::of(&rows, lambda, vec![0.0; 650]).unwrap();
+    for t in 0..512 {
+        let sample = &world.stream[t % world.stream.len()];
+        rows.push(&world.row(sample, 0, Feedback::Thumb { up: true }, &config.hyper)).unwrap();
+        primal.update(rows.z(t));
+    }
+    let fresh = Primal::of(&rows, lambda, vec![0.0; 650]).unwrap();
+    let error = primal.inverse.max_abs_difference(&fresh.inverse) / fresh.inverse.max_abs();
+    assert_eq!(primal.updates, 512);
+    assert!(error < 1e-3, "{error}");
+    Cholesky::of(&primal.inverse).expect("M stays positive definite");
+}
+
+#[test]
+fn novelty_is_z_squared_over_lambda_at_first_and_falls_at_a_pressed_input_in_both_forms() {
+    let world = vectors().world(Kind::Shifted);
+    let config = SolverConfig::default();
+    let mut solver = HeadSolver::new(10, 64, config.clone()).unwrap();
+    let z = world.base.standardise(&world.stream[0].feature).unwrap();
+    let norm: f64 = z.iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
+    let first = solver.novelty(&z).unwrap();
+    assert!((first - norm / config.lambda_partial).abs() < 1e-6 * first);
+    let mut last = first;
+    for t in 0..100 {
+        let row = world.row(&world.stream[t], 0, Feedback::Thumb { up: true }, &config.hyper);
+        solver.push(&row).unwrap();
+        let now = solver.novelty(&z).unwrap();
+        assert!(now <= last * (1.0 + 1e-9), "press {t}: {last} -> {now}");
+        last = now;
+        // The definition, from a fresh factor.
+        let mut solved: Vec<f64> = z.iter().map(|v| f64::from(*v)).collect();
+        let direct = solved.clone();
+        Cholesky::of(&solver.rows.curvature(config.lambda_partial)).unwrap().solve(&mut solved);
+        assert!((dot(&direct, &solved) - now).abs() < 1e-6 * now, "press {t}");
+    }
+    assert!(last < 0.1 * first);
+}
+
+#[test]
+fn a_confidently_wrong_base_changes_its_answer_after_ten_thumbs_down_and_only_because_of_delta() {
+    let world = vectors().world(Kind::Source);
+    let ten_downs = |delta: f64| {
+        let config = SolverConfig { hyper: Hyper { delta, ..Hyper::default() }, ..SolverConfig::default() };
+        let mut solver = HeadSolver::new(10, 64, config.clone()).unwrap();
+        // Ten different inputs of class 4, all answered 7 with probability 0.9999.
+        let mut logits = vec![0.0_f32; 10];
+        logits[7] = (0.9999_f64 / (0.0001 / 9.0)).ln() as f32;
+        let fours: Vec<_> = world.stream.iter().filter(|s| s.label == 4).take(11).collect();
+        for sample in &fours[..10] {
+            let sample = crate::learn::fixture::Sample { logits: logits.clone(), ..(*sample).clone() };
+            solver.push(&world.row(&sample, 7, Feedback::Thumb { up: false }, &config.hyper)).unwrap();
+        }
+        let z = world.base.standardise(&fours[10].feature).unwrap();
+        argmax(&solver.theta().apply(&z, &logits).unwrap())
+    };
+    assert_ne!(ten_downs(0.2), 7);
+    assert_eq!(ten_downs(0.0), 7, "without delta the presses are explained away; this test would not see a regression");
+}
+
+#[test]
+fn two_hundred_thumbs_down_in_a_row_stay_finite_and_lift_no_class_above_three_times_its_prior() {
+    let world = vectors().world(Kind::Relabelled);
+    let config = SolverConfig::default();
+    let mut solver = HeadSolver::new(10, 64, config.clone()).unwrap();
+    for sample in &world.stream[..200] {
+        let shown = world.answer(&solver.theta(), sample);
+        solver.push(&world.row(sample, shown, Feedback::Thumb { up: false }, &config.hyper)).unwrap();
+    }
+    for theta in [
+        solver.theta(),
+        canonical_refit(
+            10,
+            64,
+            &(0..200)
+                .map(|t| world.row(&world.stream[t], 0, Feedback::Thumb { up: false }, &config.hyper))
+                .collect::<Vec<_>>(),
+            &config,
+        )
+        .unwrap(),
+    ] {
+        assert!(theta.is_finite());
+        assert!(theta.values().iter().all(|v| v.abs() < 100.0));
+    }
+    let mut share = [0_usize; 10];
+    for sample in &world.test {
+        share[world.answer(&solver.theta(), sample)] += 1;
+    }
+    let top = *share.iter().max().unwrap() as f64 / world.test.len() as f64;
+    assert!(top <= 0.3, "one class takes {top} of the answers");
+}
+
+#[test]
+fn features_stored_as_f16_cost_less_than_half_a_point() {
+    let vectors = vectors();
+    let world = vectors.world(Kind::Shifted);
+    let rounded = |v: &f32| half::f16::from_f32(*v).to_f32();
+    let config = SolverConfig::default();
+    for (run, thumbs) in [(&vectors.thumbs, true), (&vectors.corrections, false)] {
+        let full = recorded_rows(&world, run, thumbs);
+        let mut stored = vectors.world(Kind::Shifted);
+        for sample in &mut stored.stream {
+            sample.feature = sample.feature.iter().map(rounded).collect();
+            sample.logits = sample.logits.iter().map(rounded).collect();
+        }
+        let half = recorded_rows(&stored, run, thumbs);
+        assert_ne!(full, half, "rounding changed nothing, so the comparison would be empty");
+        let a = world.accuracy(&canonical_refit(10, 64, &full, &config).unwrap());
+        let b = world.accuracy(&canonical_refit(10, 64, &half, &config).unwrap());
+        assert!((a - b).abs() < 0.005, "f32 {a}, f16 {b}");
+    }
+}
+
+#[test]
+fn features_ten_times_larger_with_statistics_to_match_learn_the_same() {
+    let vectors = vectors();
+    let world = vectors.world(Kind::Shifted);
+    let rows = recorded_rows(&world, &vectors.thumbs, true);
+    let scaled = crate::learn::HeadBase::new(vec![0.0; 640], vec![0.0; 10], vec![0.0; 64], vec![10.0; 64]).unwrap();
+    let plain = crate::learn::HeadBase::new(vec![0.0; 640], vec![0.0; 10], vec![0.0; 64], vec![1.0; 64]).unwrap();
+    let refit = |base: &crate::learn::HeadBase, factor: f32| {
+        let rows: Vec<Row> = rows
+            .iter()
+            .zip(&world.stream)
+            .map(|(row, s)| {
+                let feature: Vec<f32> = s.feature.iter().map(|v| v * factor).collect();
+                Row { z: base.standardise(&feature).unwrap(), ..row.clone() }
+            })
+            .collect();
+        canonical_refit(10, 64, &rows, &SolverConfig::default()).unwrap()
+    };
+    let difference = relative_difference(refit(&scaled, 10.0).values(), refit(&plain, 1.0).values());
+    assert!(difference < 1e-4, "{difference}");
+}
+
+#[test]
+fn wide_features_are_projected_said_so_and_still_learned_from() {
+    // d = 1500 > 1024: two classes along a random direction, the base knows nothing.
+    let d = 1500;
+    let direction: Vec<f32> = (0..d).map(|j| (uniform(1, j as u64) - 0.5) as f32).collect();
+    let feature = |t: u64| -> (Vec<f32>, usize) {
+        let label = (splitmix64(t ^ 99) & 1) as usize;
+        let side = if label == 1 { 1.0 } else { -1.0 };
+        let z: Vec<f32> = (0..d)
+            .map(|j| {
+                let noise = (uniform(2 + t, j as u64) - 0.5) as f32;
+                (side * direction[j] + noise) * (12.0 / d as f32).sqrt()
+            })
+            .chain([1.0])
+            .collect();
+        (z, label)
+    };
+    let config = SolverConfig::default();
+    let mut solver = HeadSolver::new(2, d, config.clone()).unwrap();
+    assert_eq!(solver.note().unwrap(), Note::new("projected", "1500 features", "512 features"));
+    assert!(HeadSolver::new(2, 1024, config).unwrap().note().is_none());
+    for t in 0..40 {
+        let (z, label) = feature(t);
+        let likelihood = if label == 0 { vec![0.9, 0.1] } else { vec![0.1, 0.9] };
+        solver.push(&Row { z, logits: vec![0.0; 2], likelihood, names_class: true }).unwrap();
+    }
+    let theta = solver.theta();
+    assert_eq!((theta.classes(), theta.width()), (2, d + 1));
+    let right = (1000..1200)
+        .filter(|&t| {
+            let (z, label) = feature(t);
+            argmax(&theta.apply(&z, &[0.0, 0.0]).unwrap()) == label
+        })
+        .count();
+    assert!(right >= 190, "{right} of 200 right");
+}
+
+#[test]
+fn a_mixed_log_regularises_by_the_mean_lambda_and_refactors_when_it_drifts() {
+    let vectors = vectors();
+    let world = vectors.world(Kind::Shifted);
+    let config = SolverConfig::default();
+    let thumbs = recorded_rows(&world, &vectors.thumbs, true);
+    let corrections = recorded_rows(&world, &vectors.corrections, false);
+    let mut solver = HeadSolver::new(10, 64, config.clone()).unwrap();
+    for t in 0..150 {
+        solver.push(if t < 30 || t % 3 == 0 { &thumbs[t] } else { &corrections[t] }).unwrap();
+        let mean = solver.rows.lambda(&config);
+        assert!((solver.state.lambda() - mean).abs() <= 0.25 * solver.state.lambda() + 1e-12);
+    }
+    assert!((solver.rows.lambda(&config) - (70.0 * 0.03 + 80.0 * 0.1) / 150.0).abs() < 1e-12);
+}
+
+#[test]
+fn a_preconditioner_of_another_lambda_does_not_move_the_minimum() {
+    let vectors = vectors();
+    let world = vectors.world(Kind::Shifted);
+    let config = SolverConfig::default();
+    let corrections = recorded_rows(&world, &vectors.corrections, false);
+    let mut solver = HeadSolver::new(10, 64, config.clone()).unwrap();
+    for row in &recorded_rows(&world, &vectors.thumbs, true)[..20] {
+        solver.push(row).unwrap();
+    }
+    for t in 0..2 {
+        solver.replace(t, &corrections[t].likelihood, true).unwrap();
+    }
+    let mut fresh = solver.clone();
+    fresh.state = State::Dual(Dual::of(&solver.rows, solver.rows.lambda(&config)).unwrap());
+    if let (State::Dual(fresh), State::Dual(stale)) = (&mut fresh.state, &solver.state) {
+        assert!(fresh.lambda > 1.2 * stale.lambda, "the preconditioner is not stale, nothing is compared");
+        fresh.adopt(stale);
+    }
+    solver.iterate(4000);
+    fresh.iterate(4000);
+    let difference = relative_difference(solver.theta().values(), fresh.theta().values());
+    assert!(difference < 1e-4, "{difference}");
+}
+
+#[test]
+fn bad_rows_are_refused_and_leave_the_solver_as_it_was() {
+    let config = SolverConfig::default();
+    let good = Row { z: vec![0.5, 0.5, 1.0], logits: vec![0.0; 3], likelihood: vec![0.1, 0.1, 0.9], names_class: true };
+    let mut solver = HeadSolver::new(3, 2, config.clone()).unwrap();
+    solver.push(&good).unwrap();
+    let before = solver.theta();
+    for (bad, part) in [
+        (Row { z: vec![0.5, 1.0], ..good.clone() }, "z needs 3 values"),
+        (Row { z: vec![f32::NAN, 0.5, 1.0], ..good.clone() }, "index 0"),
+        (Row { logits: vec![0.0, f32::INFINITY, 0.0], ..good.clone() }, "index 1"),
+        (Row { logits: vec![], ..good.clone() }, "logits needs 3"),
+        (Row { likelihood: vec![0.1, 0.1, 1.5], ..good.clone() }, "likelihood is 1.5"),
+        (Row { likelihood: vec![0.1, f64::NAN, 0.5], ..good.clone() }, "NaN"),
+        (Row { z: vec![1e38, 1e38, 1.0], ..good.clone() }, ""),
+    ] {
+        match solver.push(&bad) {
+            Err(error) => {
+                assert!(error.to_string().contains(part), "{error}");
+                assert_eq!((solver.len(), solver.theta()), (1, before.clone()));
+            }
+            // A huge but finite feature may be factored in f64; then Θ must have stayed finite.
+            Ok(_) => assert!(part.is_empty() && solver.theta().is_finite()),
+        }
+    }
+    assert!(HeadSolver::new(1, 2, config.clone()).is_err());
+    assert!(HeadSolver::new(2, 0, config.clone()).is_err());
+    assert!(HeadSolver::new(2, 2, SolverConfig { lambda_partial: 0.0, ..config }).is_err());
+}

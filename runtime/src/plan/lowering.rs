@@ -1,0 +1,217 @@
+//! The seam between the planner and the kernels: what an operator may ask while it is lowered, and what its kernel gets.
+use std::sync::Arc;
+
+use super::{MAX_SLOTS, Place, Slot};
+use crate::graph::{Graph, Node, Op};
+use crate::ops::{Attrs, OpError};
+use crate::tensor::{DType, Data, Tensor};
+
+/// A fast step at concrete shapes. It allocates nothing while it runs.
+pub trait Kernel: Send + Sync {
+    /// Its name in reports.
+    fn name(&self) -> &'static str;
+
+    /// Computes the outputs. Shapes were settled when it was made, so it cannot fail.
+    fn run(&self, io: &mut Io<'_>);
+}
+
+/// The operands a kernel reads, by the positions it asked for in [`Lowered::reads`].
+pub struct Reads<'a> {
+    pub(super) bytes: [&'a [u8]; MAX_SLOTS],
+}
+
+impl<'a> Reads<'a> {
+    /// Operand `i` as `f32`.
+    pub fn f32(&self, i: usize) -> &'a [f32] {
+        bytemuck::cast_slice(self.bytes[i])
+    }
+
+    /// Operand `i` as `i64`.
+    pub fn i64(&self, i: usize) -> &'a [i64] {
+        bytemuck::cast_slice(self.bytes[i])
+    }
+
+    /// The bytes of operand `i`.
+    pub fn bytes(&self, i: usize) -> &'a [u8] {
+        self.bytes[i]
+    }
+}
+
+/// The results a kernel writes, in ONNX order; an unwanted result is an empty slice.
+pub struct Writes<'a> {
+    pub(super) bytes: [&'a mut [u8]; MAX_SLOTS],
+}
+
+impl Writes<'_> {
+    /// Result `i` as `f32`.
+    pub fn f32(&mut self, i: usize) -> &mut [f32] {
+        bytemuck::cast_slice_mut(self.bytes[i])
+    }
+
+    /// The bytes of result `i`.
+    pub fn bytes(&mut self, i: usize) -> &mut [u8] {
+        self.bytes[i]
+    }
+}
+
+/// What a kernel works on.
+pub struct Io<'a> {
+    pub(super) reads: Reads<'a>,
+    pub(super) writes: Writes<'a>,
+    /// The scratch area it asked for, uninitialised from its point of view.
+    pub scratch: &'a mut [f32],
+}
+
+impl<'a> Io<'a> {
+    /// Operands and results, borrowed apart.
+    pub fn split(&mut self) -> (&Reads<'a>, &mut Writes<'a>) {
+        (&self.reads, &mut self.writes)
+    }
+
+    /// Operands, results and scratch, borrowed apart.
+    pub fn parts(&mut self) -> (&Reads<'a>, &mut Writes<'a>, &mut [f32]) {
+        (&self.reads, &mut self.writes, self.scratch)
+    }
+}
+
+/// A kernel and what it needs.
+pub struct Lowered {
+    pub(super) kernel: Box<dyn Kernel>,
+    /// Indices into the node's inputs, in the order the kernel reads them.
+    pub(super) reads: Vec<usize>,
+    pub(super) scratch_floats: usize,
+    pub(super) weight_bytes: usize,
+}
+
+impl Lowered {
+    /// A kernel that reads the node inputs `reads` while it runs.
+    pub fn new(kernel: impl Kernel + 'static, reads: Vec<usize>) -> Lowered {
+        Lowered { kernel: Box::new(kernel), reads, scratch_floats: 0, weight_bytes: 0 }
+    }
+
+    /// Asks for a scratch area of that many `f32`.
+    pub fn with_scratch(mut self, floats: usize) -> Lowered {
+        self.scratch_floats = floats;
+        self
+    }
+
+    /// States the size of the weights the kernel packed.
+    pub fn with_weights(mut self, bytes: usize) -> Lowered {
+        self.weight_bytes = bytes;
+        self
+    }
+}
+
+/// A weight known when the plan is made.
+#[derive(Clone, Debug)]
+pub enum Weight {
+    /// Plain floats.
+    F32(Arc<Tensor>),
+    /// Symmetric int8 with one scale per index of `axis` (or one in all): `w = q · scale[i_axis]`.
+    Q8 {
+        /// The integers, in the weight's own shape.
+        q: Arc<Tensor>,
+        /// One scale, or one per index of `axis`.
+        scale: Vec<f32>,
+        /// The quantised axis.
+        axis: usize,
+    },
+}
+
+impl Weight {
+    /// The weight's shape.
+    pub fn shape(&self) -> &[usize] {
+        match self {
+            Weight::F32(t) => t.shape(),
+            Weight::Q8 { q, .. } => q.shape(),
+        }
+    }
+}
+
+/// What an operator may ask while it is lowered.
+pub struct Lowering<'a> {
+    pub(super) graph: &'a Graph,
+    pub(super) node: &'a Node,
+    /// The node's attributes.
+    pub attrs: &'a Attrs,
+    pub(super) slots: &'a [Slot],
+    pub(super) producers: &'a [Option<usize>],
+}
+
+impl Lowering<'_> {
+    /// How many inputs the node lists.
+    pub fn inputs(&self) -> usize {
+        self.node.inputs.len()
+    }
+
+    /// Whether input `i` is given.
+    pub fn has(&self, i: usize) -> bool {
+        self.node.inputs.get(i).copied().flatten().is_some()
+    }
+
+    /// Element type of input `i`.
+    pub fn dtype(&self, i: usize) -> Option<DType> {
+        self.node.inputs.get(i).copied().flatten().map(|v| self.slots[v].dtype)
+    }
+
+    /// Concrete shape of input `i`.
+    ///
+    /// # Errors
+    /// [`OpError::MissingInput`] when it was not given.
+    pub fn shape(&self, i: usize) -> Result<&[usize], OpError> {
+        self.node
+            .inputs
+            .get(i)
+            .copied()
+            .flatten()
+            .map(|v| &self.slots[v].shape[..])
+            .ok_or(OpError::MissingInput { index: i, name: "operand" })
+    }
+
+    /// Concrete shape of output `i`; empty when nobody asked for it.
+    pub fn output_shape(&self, i: usize) -> &[usize] {
+        self.node.outputs.get(i).copied().flatten().map_or(&[], |v| &self.slots[v].shape)
+    }
+
+    /// Whether output `i` is wanted.
+    pub fn wants(&self, i: usize) -> bool {
+        self.node.outputs.get(i).copied().flatten().is_some()
+    }
+
+    /// Input `i` as a constant tensor, if it is one.
+    pub fn constant(&self, i: usize) -> Option<&Arc<Tensor>> {
+        let v = self.node.inputs.get(i).copied().flatten()?;
+        match &self.slots[v].place {
+            Place::Constant(t) => Some(t),
+            _ => None,
+        }
+    }
+
+    /// Input `i` as a weight known now: a constant `f32` tensor, or a `DequantizeLinear` of constants that is symmetric
+    /// int8 per tensor or per channel. The dequantised tensor is then never made.
+    pub fn weight(&self, i: usize) -> Option<Weight> {
+        if let Some(t) = self.constant(i) {
+            return (t.dtype() == DType::F32).then(|| Weight::F32(t.clone()));
+        }
+        let v = self.node.inputs.get(i).copied().flatten()?;
+        let node = &self.graph.nodes[self.producers[v]?];
+        let Op::Own(def, attrs) = &node.op else { return None };
+        if def.name != "DequantizeLinear" || attrs.int("block_size", 0).ok()? != 0 {
+            return None;
+        }
+        let of = |k: usize| self.graph.values[node.inputs.get(k).copied().flatten()?].constant.clone();
+        let (q, scale) = (of(0)?, of(1)?);
+        if q.dtype() != DType::I8 {
+            return None;
+        }
+        if let Some(zero) = node.inputs.get(2).copied().flatten() {
+            let Data::I8(z) = self.graph.values[zero].constant.as_ref()?.data() else { return None };
+            if z.iter().any(|&z| z != 0) {
+                return None;
+            }
+        }
+        let axis =
+            if scale.len() == 1 { 0 } else { crate::ops::axis_of(attrs.int("axis", 1).ok()?, q.shape().len()).ok()? };
+        Some(Weight::Q8 { scale: scale.as_f32().ok()?.to_vec(), q, axis })
+    }
+}
