@@ -3,11 +3,9 @@ use std::collections::BTreeSet;
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
+use super::body::{Body, EpochBody, NoteBody, PadBody, PadRef, RedactionBody};
 use super::reader::Reader;
-use super::record::{
-    AdapterEvent, Body, Digest, EpochBody, Inference, NoteBody, PadBody, PadEvent, PadPress, PadRef, Press, PressId,
-    RedactionBody, Shown, Source, check_uid,
-};
+use super::record::{AdapterEvent, Digest, Inference, PadEvent, PadPress, Press, PressId, Shown, Source, check_uid};
 use super::resolve::PressStatus;
 use super::sql::{self, Stored};
 use super::{Blobs, Clock, Options, Stamp, StoreError};
@@ -370,10 +368,9 @@ impl Journal {
         {
             // A disk that failed a write may have lost more than it said: trust nothing until it has been read back.
             self.trusted = false;
-            match self.reopen() {
-                Err(damaged @ StoreError::Damaged { .. }) => return Err(damaged),
-                // The disk is still in trouble; the first error says it, and the next call tries to reopen again.
-                Ok(()) | Err(_) => {}
+            // A disk still in trouble is what the first error says, and the next call tries to reopen again.
+            if let Err(damaged @ StoreError::Damaged { .. }) = self.reopen() {
+                return Err(damaged);
             }
         }
         outcome
