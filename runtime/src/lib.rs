@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 
 pub mod adapters;
+#[cfg(feature = "import")]
+pub mod app;
 pub mod bundle;
 pub mod class;
 pub mod feedback;
@@ -11,6 +13,8 @@ pub mod import;
 pub mod journal;
 pub mod learn;
 pub mod metrics;
+#[cfg(feature = "import")]
+pub mod model;
 pub mod note;
 pub mod ops;
 pub mod plan;

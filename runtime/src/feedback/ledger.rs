@@ -46,7 +46,8 @@ impl Ledger for JournalLedger {
         let mut journal = lock(&self.journal);
         if journal.reader().epoch(&uid).map_err(refusal)? != Some(epoch) {
             // A numbering another host began.
-            journal.adopt_epoch(&uid, epoch).map_err(refusal)?;
+            let first = events.first().map_or(1, |r| r.event.seq);
+            journal.adopt_epoch(&uid, epoch, first).map_err(refusal)?;
         }
         let done = journal.pad_commit(&uid, epoch, &presses).map_err(refusal)?;
         // The link hands in runs without gaps from the mark on; a shorter commit would acknowledge what is not there.

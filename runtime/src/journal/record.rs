@@ -347,6 +347,11 @@ pub struct PadPress {
 pub enum PadEvent {
     /// A press. Its `source` is replaced by the pad.
     Press(Press),
+    /// The host's own remark that numbers before this one will never come: it may stand beyond the mark.
+    Gap {
+        /// How many.
+        missing: u32,
+    },
     /// Anything else that takes a number: dropped events, diagnostics, a button without a meaning.
     Other {
         /// A short name, `dropped`.

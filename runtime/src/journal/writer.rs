@@ -187,7 +187,7 @@ impl Journal {
 
     /// Records a run of events of a pad and moves its mark, in one transaction.
     ///
-    /// Events below the mark are replays and change nothing; an event above it is a gap, where the run ends. So any
+    /// Events below the mark are replays and change nothing; an event above it is a hole, where the run ends, unless it is a [`PadEvent::Gap`]. So any
     /// run may be handed in any number of times.
     ///
     /// # Errors
@@ -203,7 +203,7 @@ impl Journal {
             let mut done = PadCommit { next: batch.mark(uid, epoch)?, recorded: Vec::new() };
             let began = done.next;
             for event in events {
-                if event.seq > done.next {
+                if event.seq > done.next && !matches!(event.event, PadEvent::Gap { .. }) {
                     break;
                 }
                 if event.seq < done.next {
@@ -214,6 +214,10 @@ impl Journal {
                     PadEvent::Press(press) => {
                         let press = Press { source: Source::Pad(uid.to_string()), ..press.clone() };
                         done.recorded.push(batch.press(&press, Some(pad))?);
+                    }
+                    PadEvent::Gap { missing } => {
+                        let detail = format!("{missing} numbers before this one will never come");
+                        batch.append(Body::Pad(PadBody { pad, name: "gap".to_string(), detail }))?;
                     }
                     PadEvent::Other { name, detail } => {
                         batch.append(Body::Pad(PadBody { pad, name: name.clone(), detail: detail.clone() }))?;
@@ -245,10 +249,11 @@ impl Journal {
         })
     }
 
-    /// Takes over the numbering of a pad that this journal has never seen (its state directory is new, the pad is not).
+    /// Takes over a numbering of a pad that this journal did not assign: the pad is older than this state directory, or
+    /// another host has renumbered it since. A mark known from before stays; else the pad's next number is `next`.
     ///
     /// # Errors
-    /// [`StoreError::Epoch`] when the pad has an epoch here already; [`StoreError::Unfit`] when `epoch` or `next` is 0.
+    /// [`StoreError::Epoch`] when that epoch is in force already; [`StoreError::Unfit`] when `epoch` or `next` is 0.
     pub fn adopt_epoch(&mut self, uid: &str, epoch: u32, next: u32) -> Result<(), StoreError> {
         check_uid(uid)?;
         if epoch == 0 || next == 0 {
@@ -258,8 +263,11 @@ impl Journal {
             });
         }
         self.commit(|batch| match batch.epoch(uid)? {
-            None => batch.assign(uid, epoch, next),
-            current => Err(StoreError::Epoch { uid: uid.to_string(), epoch, current }),
+            current if current == Some(epoch) => Err(StoreError::Epoch { uid: uid.to_string(), epoch, current }),
+            _ => {
+                let known = mark_of(batch.tx, uid, epoch).map_err(batch.fail())?;
+                batch.assign(uid, epoch, known.unwrap_or(next))
+            }
         })
     }
 
