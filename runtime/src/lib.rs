@@ -3,6 +3,7 @@
 
 pub mod bundle;
 pub mod class;
+pub mod modality;
 pub mod note;
 pub mod tensor;
 
