@@ -15,6 +15,7 @@ pub mod learn;
 pub mod metrics;
 #[cfg(feature = "import")]
 pub mod model;
+pub mod modality;
 pub mod note;
 pub mod ops;
 pub mod plan;

@@ -57,6 +57,9 @@ const MAX_TOTAL_BYTES: u64 = u32::MAX as u64;
 /// Most files in a bundle.
 const MAX_FILES: usize = 4096;
 
+/// A path within the bundle and what lies there.
+type NamedBytes<'a> = (&'a str, Cow<'a, [u8]>);
+
 /// An opened, verified bundle.
 pub struct Bundle {
     manifest: Manifest,
@@ -227,8 +230,8 @@ impl Bundle {
     }
 
     /// Every file with its bytes, manifest first, then the signature, then by path: the order of a packed zip.
-    fn each_file(&self) -> Result<Vec<(&str, Cow<'_, [u8]>)>, BundleError> {
-        let mut files: Vec<(&str, Cow<'_, [u8]>)> = vec![(MANIFEST, Cow::Borrowed(&self.manifest_bytes))];
+    fn each_file(&self) -> Result<Vec<NamedBytes<'_>>, BundleError> {
+        let mut files: Vec<NamedBytes<'_>> = vec![(MANIFEST, Cow::Borrowed(&self.manifest_bytes))];
         if let Some(signature) = &self.signature {
             files.push((SIGNATURE, Cow::Borrowed(signature)));
         }
