@@ -6,6 +6,7 @@ pub mod adapters;
 pub mod app;
 pub mod bundle;
 pub mod class;
+pub mod dataset;
 pub mod feedback;
 pub mod graph;
 #[cfg(feature = "import")]

@@ -20,6 +20,8 @@ use crate::modality::Sample;
 use crate::model::{Model, ModelError, Seen, probabilities};
 use crate::state::{StateDir, StateError};
 
+pub mod rehearsal;
+
 /// Why the loop cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
