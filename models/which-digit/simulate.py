@@ -13,6 +13,7 @@ Prints a Markdown table of accuracies on the world's held-out split.
 import argparse
 import csv
 import json
+import shutil
 
 import numpy as np
 import onnxruntime
@@ -160,6 +161,7 @@ def main():
             say(f"| {world} | {kind} | {wrong:.0%} | {cells} | {gains.mean():+.3f} | {gains.min():+.3f} | {a[4]:.3f} / {a[5]:.3f} |")
     if options.write:
         replace_block(HERE / "README.md", "simulated", "\n".join(lines))
+        shutil.copy(HERE / "README.md", HERE / "src/config/README.md")
 
 
 if __name__ == "__main__":
