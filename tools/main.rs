@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+mod assets;
 mod cmd;
 mod exit;
 mod output;
