@@ -73,7 +73,7 @@ def images():
 
     resized = {}
     for code in range(6):
-        for width, height in [(20, 33), (90, 70), (61, 11), (5, 47)]:
+        for width, height in [(20, 33), (90, 70), (61, 11), (5, 47), (70, 20), (55, 12)]:
             for name, picture in [("gray", gray), ("rgb", rgb)]:
                 if name == "gray" or (width, height) == (20, 33):
                     resized[f"{name}_{code}_{width}x{height}"] = np.asarray(picture.resize((width, height), code))
