@@ -47,7 +47,7 @@ fn refuse(reason: impl Into<String>) -> ModalityError {
 ///
 /// # Errors
 /// [`ModalityError::Audio`] for an unknown format, no samples, damage, fewer samples than the file declares, samples
-/// that are not finite, or more than [`MAX_SAMPLES`] of them.
+/// that are not finite, or more than 64 Mi of them.
 pub fn decode(bytes: &[u8]) -> Result<(Clip, Vec<Note>), ModalityError> {
     if bytes.is_empty() {
         return Err(refuse("there are no bytes"));
