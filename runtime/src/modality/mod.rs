@@ -15,6 +15,7 @@ use crate::{DType, Note, Tensor};
 
 #[cfg(feature = "audio")]
 pub mod audio;
+#[cfg(any(feature = "image", feature = "audio"))]
 mod config;
 mod error;
 #[cfg(feature = "image")]
