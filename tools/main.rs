@@ -8,7 +8,9 @@ use clap::Parser;
 mod assets;
 mod cmd;
 mod exit;
+mod input;
 mod output;
+mod report;
 
 /// Models that learn from a thumb: run, be told, adapt, on the device.
 #[derive(Parser)]

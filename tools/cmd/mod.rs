@@ -5,13 +5,17 @@ use clap::{Subcommand, ValueEnum};
 use hone_runtime::learn::Mode;
 
 mod demo;
+pub(crate) mod eval;
 mod run;
+mod tune;
 
 /// What to do.
 #[derive(Subcommand)]
 pub(crate) enum Verb {
     Demo(demo::Demo),
+    Eval(eval::Eval),
     Run(run::Run),
+    Tune(tune::Tune),
 }
 
 impl Verb {
@@ -22,7 +26,9 @@ impl Verb {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Verb::Demo(v) => v.run(),
+            Verb::Eval(v) => v.run(),
             Verb::Run(v) => v.run(),
+            Verb::Tune(v) => v.run(),
         }
     }
 }

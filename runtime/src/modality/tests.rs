@@ -495,7 +495,7 @@ mod preprocessor {
         assert_eq!(preprocessor.modalities(), ["image", "audio", "text", "sensor"]);
         let (png, wav) = (testdata("rgb.png"), testdata("mono-8k-u8.wav"));
         let full = Sample {
-            image: Some(&png),
+            image: Some(Image::File(&png)),
             audio: Some(Audio::File(&wav)),
             text: Some("turn on"),
             sensor: Some("x\n1\n2\n"),
@@ -573,7 +573,7 @@ mod preprocessor {
 
         let preprocessor = with(port("a", "image", DType::F32, &[0, 3, 8, 9])).unwrap();
         let png = testdata("gray.png");
-        let e = preprocessor.prepare(&Sample { image: Some(&png), ..Sample::default() }).unwrap_err();
+        let e = preprocessor.prepare(&Sample { image: Some(Image::File(&png)), ..Sample::default() }).unwrap_err();
         assert_eq!(e.to_string(), "input 'a': preparing gives [1, 1, 8, 9], the model takes [N, 3, 8, 9]");
 
         // A flat file serves the one modality that needs it, and no two.
