@@ -1,5 +1,3 @@
 //! What a person says about an answer, and how it reaches the loop.
 
-
-
 pub mod serial;
