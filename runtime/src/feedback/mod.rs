@@ -3,12 +3,9 @@
 //! `meaning` turns buttons into something said, `ledger` makes it durable before it is acknowledged, `serial` serves a
 //! pad on a line, `emulate` is the same pad without hardware. Nothing here knows weights.
 
-<<<<<<< HEAD
 pub mod emulate;
 pub mod ledger;
 pub mod meaning;
-=======
->>>>>>> h-house
 pub mod serial;
 
 pub use ledger::{JournalLedger, SharedJournal};
