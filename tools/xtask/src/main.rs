@@ -6,11 +6,13 @@ use std::process::ExitCode;
 
 mod arch;
 mod ci;
+mod worlds;
 
 const USAGE: &str = "\
 usage: cargo xtask <task>
 
   arch         check the arrows and invariants of ARCHITECTURE.md on the text of the tree
+  worlds       run the demo in every world and write the README's table
   ci [--full]  everything CI runs, timed; --full adds release benches and cargo-deny (installed when missing)
 ";
 
@@ -19,6 +21,7 @@ fn main() -> ExitCode {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let done = match args[..] {
         ["arch"] => arch::run(&root()),
+        ["worlds"] => worlds::run(&root()),
         ["ci"] => ci::run(&root(), ci::Extent::Usual),
         ["ci", "--full"] => ci::run(&root(), ci::Extent::Full),
         _ => {
