@@ -20,7 +20,7 @@ use crate::modality::Sample;
 use crate::model::{Model, ModelError, Seen, probabilities};
 use crate::state::{StateDir, StateError};
 
-pub mod listen;
+// pub mod listen;
 pub mod rehearsal;
 
 /// Why the loop cannot go on.
@@ -460,8 +460,8 @@ fn numbers(d: &Decision, presses: usize) -> BTreeMap<String, f64> {
         ("candidate_incumbent", &d.candidate_incumbent),
         ("incumbent_factory", &d.incumbent_factory),
     ] {
-        out.insert(format!("{name}_wins"), f64::from(pair.wins));
-        out.insert(format!("{name}_losses"), f64::from(pair.losses));
+        out.insert(format!("{name}_wins"), pair.wins);
+        out.insert(format!("{name}_losses"), pair.losses);
         out.insert(format!("{name}_p_worse"), pair.p_worse);
     }
     out

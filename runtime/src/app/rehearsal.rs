@@ -106,7 +106,7 @@ pub struct Turn {
     pub undone: bool,
     /// Preprocessing and inference.
     pub latency: Duration,
-    /// From the finger's release to the commit being known here.
+    /// From the press to its commit being known here; the gesture takes no wall time.
     pub durable: Duration,
     /// From the commit to the answer being better: learner, gate, and publishing when it was due.
     pub adapted: Duration,
@@ -303,11 +303,12 @@ impl Finger<'_> {
         self.until("an acknowledgement", |n| matches!(n, Notice::Committed { .. }))
     }
 
-    /// Presses the button of `role`; the time from release to the commit being known.
+    /// Presses the button of `role`; the time until the commit is known.
     fn press(&self, layout: &Layout, role: Role, gesture: Gesture) -> Result<Duration, RehearsalError> {
         let button = layout.button(role).and_then(|b| u8::try_from(b).ok()).unwrap_or_default();
-        self.emulator.press(button, gesture)?;
+        // The gesture itself takes only the pad's virtual time, so that what is measured is the way from pad to disk.
         let start = Instant::now();
+        self.emulator.press(button, gesture)?;
         self.wait_committed()?;
         // A long press is two events, the second when the finger lifts: both must be durable before the next question.
         self.emulator.await_drained(PATIENCE)?;

@@ -4,8 +4,12 @@
 //! that it is worse than the factory head or than the incumbent. Asking for proof of improvement instead (`superiority`) is
 //! offered and costly: a few dozen confirmed presses cannot prove anything.
 //!
-//! Two heads are compared on the samples where exactly one of them is right: with `b` wins and `c` losses of the candidate and
-//! a uniform prior, `P(candidate worse) = P(Beta(1+b, 1+c) < ½)`.
+//! Two heads are compared on the samples where they answer differently: with `b` wins and `c` losses of the candidate and a
+//! uniform prior, `P(candidate worse) = P(Beta(1+b, 1+c) < ½)`. A confirmed 👍 or correction tells the truth, and such a sample
+//! is one whole win or loss. A confirmed 👎 only tells what it is not, and it is always said about an answer of the head in use:
+//! counted as a win of every head that answered something else, it would make any learned head look worse than the factory's
+//! (a head that is right nine times in ten would lose its tenth each time). So another answer wins only the share that it is
+//! the truth, given that the refused one is not.
 use serde::{Deserialize, Serialize};
 
 use super::error::LearnError;
@@ -30,13 +34,16 @@ pub struct GateConfig {
     pub mode: Mode,
     /// Probability from which "worse" (or, for `superiority`, "better") counts as shown, in (0.5, 1).
     pub threshold: f64,
+    /// Probability from which the head in use counts as *proved* worse than the factory head and is rolled back, in
+    /// (0.5, 1). Higher than `threshold`: dozens of candidates pass in review, and each is another chance of an accident.
+    pub rollback_threshold: f64,
     /// Losses below which nothing is called worse, whatever the probability.
     pub least_losses: u32,
 }
 
 impl Default for GateConfig {
     fn default() -> GateConfig {
-        GateConfig { mode: Mode::Veto, threshold: 0.8, least_losses: 2 }
+        GateConfig { mode: Mode::Veto, threshold: 0.8, rollback_threshold: 0.95, least_losses: 2 }
     }
 }
 
@@ -46,23 +53,35 @@ impl GateConfig {
     /// # Errors
     /// [`LearnError::OutOfRange`].
     pub fn check(&self) -> Result<(), LearnError> {
-        if self.threshold > 0.5 && self.threshold < 1.0 {
-            Ok(())
-        } else {
-            Err(LearnError::OutOfRange { what: "the gate's threshold", value: self.threshold, range: "(0.5, 1)" })
+        for (what, value) in
+            [("the gate's threshold", self.threshold), ("the gate's rollback threshold", self.rollback_threshold)]
+        {
+            if !(value > 0.5 && value < 1.0) {
+                return Err(LearnError::OutOfRange { what, value, range: "(0.5, 1)" });
+            }
         }
+        Ok(())
     }
 }
 
-/// One confirmed sample: which heads answer it rightly.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What one head answers to a confirmed sample.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Answered {
+    /// The class.
+    pub class: usize,
+    /// Probability that it is the truth, 0 or 1 where the press told.
+    pub right: f64,
+}
+
+/// One confirmed sample: what each head answers.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Verdict {
     /// The refitted head.
-    pub candidate: bool,
+    pub candidate: Answered,
     /// The head in use.
-    pub incumbent: bool,
+    pub incumbent: Answered,
     /// The head the bundle shipped.
-    pub factory: bool,
+    pub factory: Answered,
 }
 
 /// What was decided.
@@ -84,26 +103,30 @@ pub enum Action {
 /// A paired comparison of two heads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Paired {
-    /// `b`: samples only the first head answers rightly.
-    pub wins: u32,
+    /// `b`: samples only the first head answers rightly; fractions from presses that told only what it is not.
+    pub wins: f64,
     /// `c`: samples only the second head answers rightly.
-    pub losses: u32,
+    pub losses: f64,
     /// `P(first worse than second)`; ½ without evidence.
     pub p_worse: f64,
 }
 
 impl Paired {
-    fn of(pairs: impl Iterator<Item = (bool, bool)>) -> Paired {
-        let (mut wins, mut losses) = (0, 0);
-        for (first, second) in pairs {
-            wins += u32::from(first && !second);
-            losses += u32::from(second && !first);
+    fn of(pairs: impl Iterator<Item = (Answered, Answered)>) -> Paired {
+        let (mut wins, mut losses) = (0.0, 0.0);
+        for (first, second) in pairs.filter(|(a, b)| a.class != b.class) {
+            wins += first.right;
+            losses += second.right;
         }
         Paired { wins, losses, p_worse: p_worse(wins, losses) }
     }
 
     fn is_worse(&self, config: &GateConfig) -> bool {
-        self.losses >= config.least_losses && self.p_worse >= config.threshold
+        self.losses >= f64::from(config.least_losses) && self.p_worse >= config.threshold
+    }
+
+    fn is_proved_worse(&self, config: &GateConfig) -> bool {
+        self.is_worse(config) && self.p_worse >= config.rollback_threshold
     }
 }
 
@@ -137,7 +160,7 @@ pub fn judge(config: &GateConfig, evidence: &[Verdict]) -> Decision {
         Mode::Superiority if 1.0 - incumbent.p_worse < config.threshold => {
             decision.action = Action::Veto;
             decision.reason = format!(
-                "not shown to be better than the incumbent: {} won, {} lost of {} confirmed",
+                "not shown to be better than the incumbent: {:.1} won, {:.1} lost of {} confirmed",
                 incumbent.wins, incumbent.losses, decision.n_confirmed
             );
             return or_rollback(config, decision);
@@ -156,7 +179,7 @@ pub fn judge(config: &GateConfig, evidence: &[Verdict]) -> Decision {
         Some((than, pair)) => {
             decision.action = Action::Veto;
             decision.reason = format!(
-                "worse than the {than} head with probability {:.2}: {} won, {} lost of {} confirmed",
+                "worse than the {than} head with probability {:.2}: {:.1} won, {:.1} lost of {} confirmed",
                 pair.p_worse, pair.wins, pair.losses, decision.n_confirmed
             );
             or_rollback(config, decision)
@@ -171,25 +194,51 @@ pub fn review(config: &GateConfig, evidence: &[Verdict]) -> Decision {
     or_rollback(config, decision)
 }
 
-/// `P(Beta(1+wins, 1+losses) < ½)`, exact: the regularised incomplete beta function at ½ is the upper tail
-/// `P(Bin(wins+losses+1, ½) ≥ wins+1)`.
-pub fn p_worse(wins: u32, losses: u32) -> f64 {
-    let n = u64::from(wins) + u64::from(losses) + 1;
-    // Pascal's row n, scaled down when it would overflow; only the ratio of the sums matters.
-    let (mut term, mut total, mut tail) = (1.0_f64, 0.0_f64, 0.0_f64);
-    for j in 0..=n {
-        total += term;
-        if j > u64::from(wins) {
-            tail += term;
+/// `P(Beta(1+wins, 1+losses) < ½)`: the regularised incomplete beta function at ½, by its continued fraction.
+///
+/// Source: DLMF 8.17.22, evaluated by Lentz's method.
+pub fn p_worse(wins: f64, losses: f64) -> f64 {
+    let (a, b) = (1.0 + wins.max(0.0), 1.0 + losses.max(0.0));
+    // The fraction converges fast on this side of the mean; the other side is its complement.
+    if 0.5 < (a + 1.0) / (a + b + 2.0) { incomplete_beta_at_half(a, b) } else { 1.0 - incomplete_beta_at_half(b, a) }
+}
+
+fn incomplete_beta_at_half(a: f64, b: f64) -> f64 {
+    const TINY: f64 = 1e-300;
+    let front = (ln_gamma(a + b) - ln_gamma(a) - ln_gamma(b) - (a + b) * std::f64::consts::LN_2).exp() / a;
+    let guard = |v: f64| if v.abs() < TINY { TINY } else { v };
+    let (mut c, mut d) = (1.0, 1.0 / guard(1.0 - (a + b) * 0.5 / (a + 1.0)));
+    let mut f = d;
+    for m in 1..10_000 {
+        let m = f64::from(m);
+        let even = m * (b - m) * 0.5 / ((a + 2.0 * m - 1.0) * (a + 2.0 * m));
+        let odd = -(a + m) * (a + b + m) * 0.5 / ((a + 2.0 * m) * (a + 2.0 * m + 1.0));
+        let mut change = 1.0;
+        for step in [even, odd] {
+            d = 1.0 / guard(1.0 + step * d);
+            c = guard(1.0 + step / c);
+            change = c * d;
+            f *= change;
         }
-        term *= (n - j) as f64 / (j + 1) as f64;
-        if term > 1e280 {
-            for v in [&mut term, &mut total, &mut tail] {
-                *v *= 1e-280;
-            }
+        if (change - 1.0).abs() < 1e-15 {
+            break;
         }
     }
-    tail / total
+    front * f
+}
+
+/// `ln Γ(x)` for `x ≥ 1`, relative error below 1e-13.
+///
+/// Source: Stirling's series (DLMF 5.11.1) after shifting the argument above 12.
+fn ln_gamma(x: f64) -> f64 {
+    let (mut x, mut shift) = (x, 0.0);
+    while x < 12.0 {
+        shift += x.ln();
+        x += 1.0;
+    }
+    let z = 1.0 / (x * x);
+    let series = (1.0 / 12.0 - z * (1.0 / 360.0 - z * (1.0 / 1260.0 - z * (1.0 / 1680.0 - z / 1188.0)))) / x;
+    (x - 0.5) * x.ln() - x + 0.5 * (2.0 * std::f64::consts::PI).ln() + series - shift
 }
 
 fn compare(evidence: &[Verdict]) -> Decision {
@@ -205,10 +254,10 @@ fn compare(evidence: &[Verdict]) -> Decision {
 
 fn or_rollback(config: &GateConfig, mut decision: Decision) -> Decision {
     let pair = decision.incumbent_factory;
-    if config.mode != Mode::Off && pair.is_worse(config) {
+    if config.mode != Mode::Off && pair.is_proved_worse(config) {
         decision.action = Action::Rollback;
         decision.reason = format!(
-            "the head in use is worse than the factory head with probability {:.2}: {} won, {} lost of {} confirmed",
+            "the head in use is worse than the factory head with probability {:.2}: {:.1} won, {:.1} lost of {} confirmed",
             pair.p_worse, pair.wins, pair.losses, decision.n_confirmed
         );
     }
@@ -224,12 +273,14 @@ mod tests {
         vec![verdict; n]
     }
 
-    const BETTER: Verdict = Verdict { candidate: true, incumbent: false, factory: false };
-    const WORSE: Verdict = Verdict { candidate: false, incumbent: true, factory: true };
+    const RIGHT: Answered = Answered { class: 1, right: 1.0 };
+    const WRONG: Answered = Answered { class: 0, right: 0.0 };
+    const BETTER: Verdict = Verdict { candidate: RIGHT, incumbent: WRONG, factory: WRONG };
+    const WORSE: Verdict = Verdict { candidate: WRONG, incumbent: RIGHT, factory: RIGHT };
 
     #[test]
     fn p_worse_equals_the_integral_of_the_beta_density() {
-        for (b, c) in [(0_u32, 0_u32), (0, 1), (0, 2), (1, 2), (3, 1), (5, 5), (10, 20), (40, 30)] {
+        for (b, c) in [(0_u32, 0_u32), (0, 1), (0, 2), (1, 2), (3, 1), (5, 5), (10, 20), (40, 30), (2, 60)] {
             // Simpson's rule on x^b (1−x)^c over [0, ½] and [0, 1].
             let density = |x: f64| x.powi(b as i32) * (1.0 - x).powi(c as i32);
             let simpson = |to: f64| {
@@ -245,11 +296,14 @@ mod tests {
                     / 3.0
             };
             let numeric = simpson(0.5) / simpson(1.0);
-            assert!((p_worse(b, c) - numeric).abs() < 1e-9, "({b}, {c}): {} and {numeric}", p_worse(b, c));
+            let found = p_worse(f64::from(b), f64::from(c));
+            assert!((found - numeric).abs() < 1e-9, "({b}, {c}): {found} and {numeric}");
         }
-        assert_eq!(p_worse(0, 0), 0.5);
-        assert_eq!(p_worse(0, 2), 0.875);
-        let far = p_worse(3000, 3100);
+        assert!((p_worse(0.0, 0.0) - 0.5).abs() < 1e-12);
+        assert!((p_worse(0.0, 2.0) - 0.875).abs() < 1e-12);
+        // Between the whole numbers it rises with the losses and falls with the wins.
+        assert!(p_worse(1.5, 2.0) < p_worse(1.0, 2.0) && p_worse(1.0, 2.5) > p_worse(1.0, 2.0));
+        let far = p_worse(3000.0, 3100.0);
         assert!(far > 0.89 && far < 0.91, "{far}");
     }
 
@@ -260,7 +314,7 @@ mod tests {
         assert_eq!(judge(&config, &evidence(1, WORSE)).action, Action::Publish);
         let decision = judge(&config, &evidence(2, WORSE));
         assert_eq!(decision.action, Action::Veto);
-        assert_eq!((decision.candidate_factory.losses, decision.candidate_factory.wins), (2, 0));
+        assert_eq!((decision.candidate_factory.losses, decision.candidate_factory.wins), (2.0, 0.0));
         assert!(decision.reason.contains("factory") && decision.reason.contains("0.88"), "{}", decision.reason);
         let mut mixed = evidence(2, WORSE);
         mixed.extend(evidence(1, BETTER));
@@ -268,8 +322,18 @@ mod tests {
     }
 
     #[test]
+    fn refusals_of_the_head_in_use_do_not_by_themselves_make_the_factory_head_look_better() {
+        // Nine confirmed 👎, each on an answer of the head in use; the factory's other answer is right one time in four.
+        let other = Answered { class: 2, right: 0.25 };
+        let mut all = evidence(9, Verdict { candidate: WRONG, incumbent: WRONG, factory: other });
+        // Three of the confirmed 👍 stood where the factory head is wrong.
+        all.extend(evidence(3, Verdict { candidate: RIGHT, incumbent: RIGHT, factory: WRONG }));
+        assert_eq!(judge(&GateConfig::default(), &all).action, Action::Publish);
+    }
+
+    #[test]
     fn a_candidate_better_than_factory_but_worse_than_the_incumbent_is_vetoed() {
-        let only_incumbent = Verdict { candidate: false, incumbent: true, factory: false };
+        let only_incumbent = Verdict { candidate: WRONG, incumbent: RIGHT, factory: WRONG };
         let decision = judge(&GateConfig::default(), &evidence(2, only_incumbent));
         assert_eq!(decision.action, Action::Veto);
         assert!(decision.reason.contains("incumbent"));
@@ -277,10 +341,11 @@ mod tests {
 
     #[test]
     fn an_incumbent_worse_than_factory_is_rolled_back_when_the_candidate_does_not_help() {
-        let both_worse = Verdict { candidate: false, incumbent: false, factory: true };
-        assert_eq!(judge(&GateConfig::default(), &evidence(2, both_worse)).action, Action::Rollback);
-        assert_eq!(review(&GateConfig::default(), &evidence(2, both_worse)).action, Action::Rollback);
-        let repaired = Verdict { candidate: true, incumbent: false, factory: true };
+        let both_worse = Verdict { candidate: WRONG, incumbent: WRONG, factory: RIGHT };
+        assert_eq!(judge(&GateConfig::default(), &evidence(2, both_worse)).action, Action::Veto, "0.88 is no proof");
+        assert_eq!(judge(&GateConfig::default(), &evidence(4, both_worse)).action, Action::Rollback);
+        assert_eq!(review(&GateConfig::default(), &evidence(4, both_worse)).action, Action::Rollback);
+        let repaired = Verdict { candidate: RIGHT, incumbent: WRONG, factory: RIGHT };
         assert_eq!(judge(&GateConfig::default(), &evidence(2, repaired)).action, Action::Publish);
         assert_eq!(review(&GateConfig::default(), &[]).action, Action::Hold);
     }
@@ -293,7 +358,7 @@ mod tests {
         let off = GateConfig { mode: Mode::Off, ..GateConfig::default() };
         let decision = judge(&off, &evidence(9, WORSE));
         assert_eq!(decision.action, Action::Publish);
-        assert_eq!(decision.candidate_factory.losses, 9);
+        assert_eq!(decision.candidate_factory.losses, 9.0);
         assert!(GateConfig { threshold: 1.0, ..off }.check().is_err());
     }
 }

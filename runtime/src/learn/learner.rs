@@ -6,7 +6,7 @@
 //!
 //! A prediction with a *confirmed* press (long press, repeat, a demonstration made to measure) is evidence for the gate and
 //! never trains; earlier presses on it are withdrawn from training too. A confirmed correction, demonstration, 👍 or five stars
-//! says which class is true, a confirmed 👎 or one star only which is not; then any other answer counts as right. A demonstration
+//! says which class is true, a confirmed 👎 or one star only which is not; see [`gate`] for what another answer is worth then. A demonstration
 //! that is *not* flagged as confirmed trains.
 //!
 //! Without I/O, clocks or randomness: the app decides what is shown and when presses arrive, the journal makes them durable,
@@ -16,9 +16,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::error::{LearnError, check_finite, check_len};
-use super::gate::{self, Action, Decision, GateConfig, Mode, Verdict};
+use super::gate::{self, Action, Answered, Decision, GateConfig, Mode, Verdict};
 use super::head::{HeadBase, Theta, argmax};
-use super::objective::{Feedback, Press, posterior};
+use super::objective::{Feedback, Press, posterior, softmax_into};
 use super::solver::{HeadSolver, Row, SolverConfig, canonical_refit, splitmix64};
 use super::tripwire::{Trip, Tripwire, TripwireConfig};
 
@@ -391,13 +391,11 @@ impl Learner {
             let prediction = &self.predictions[&id];
             let Some(truth) = prediction.truth() else { continue };
             let z = self.base.standardise(&prediction.feature)?;
-            let right =
-                |theta: &Theta| Ok::<bool, LearnError>(truth.allows(argmax(&theta.apply(&z, &prediction.logits)?)));
-            evidence.push(Verdict {
-                candidate: right(candidate)?,
-                incumbent: right(&self.published)?,
-                factory: truth.allows(argmax(&prediction.logits)),
-            });
+            let factory = prediction.logits.clone();
+            let (candidate, incumbent) =
+                (candidate.apply(&z, &factory)?, self.published.apply(&z, &factory)?);
+            let answered = truth.judge([&candidate, &incumbent, &factory]);
+            evidence.push(Verdict { candidate: answered[0], incumbent: answered[1], factory: answered[2] });
         }
         Ok(evidence)
     }
@@ -528,11 +526,28 @@ enum Truth {
 }
 
 impl Truth {
-    fn allows(self, class: usize) -> bool {
-        match self {
-            Truth::Is(truth) => class == truth,
-            Truth::IsNot(wrong) => class != wrong,
+    /// What each head answers and how probably it is right.
+    ///
+    /// Where only one class is excluded, another answer is right with the probability the heads together give it, that class
+    /// left out: none of them is its own judge.
+    fn judge(self, heads: [&Vec<f32>; 3]) -> [Answered; 3] {
+        let classes = heads[0].len();
+        let mut mean = vec![0.0; classes];
+        for head in heads {
+            let logits: Vec<f64> = head.iter().map(|&v| f64::from(v)).collect();
+            let mut p = vec![0.0; classes];
+            softmax_into(&logits, &mut p);
+            mean.iter_mut().zip(p).for_each(|(m, p)| *m += p / 3.0);
         }
+        heads.map(|head| {
+            let class = argmax(head);
+            let right = match self {
+                Truth::Is(truth) => f64::from(u8::from(class == truth)),
+                Truth::IsNot(wrong) if class == wrong => 0.0,
+                Truth::IsNot(wrong) => mean[class] / (1.0 - mean[wrong]).max(f64::MIN_POSITIVE),
+            };
+            Answered { class, right: right.clamp(0.0, 1.0) }
+        })
     }
 }
 
