@@ -3,6 +3,7 @@
 
 pub mod adapters;
 pub mod bundle;
+pub mod capture;
 pub mod class;
 pub mod feedback;
 pub mod graph;
