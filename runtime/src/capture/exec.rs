@@ -79,7 +79,9 @@ impl Producer {
         match rustix::io::read(&self.out, buffer) {
             Ok(0) => Ok(Read::End),
             Ok(n) => Ok(Read::Bytes(n)),
-            Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => Ok(Read::Nothing),
+            Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {
+                Ok(Read::Nothing)
+            }
             Err(error) => Err(error.into()),
         }
     }

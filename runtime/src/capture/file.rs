@@ -54,7 +54,11 @@ pub(super) fn open(medium: Medium, spec: &Spec) -> Result<Box<dyn Source>, Captu
     let by_lines = medium == Medium::Sensor && (options.length.is_some() || options.hop.is_some());
     let given = |set: bool, key: &str| {
         // Recorded sound is given file by file.
-        if set { Err(spec.refuse(format!("`{key}` does not cut files of {medium}; `exec:` and `pipe:` do"))) } else { Ok(()) }
+        if set {
+            Err(spec.refuse(format!("`{key}` does not cut files of {medium}; `exec:` and `pipe:` do")))
+        } else {
+            Ok(())
+        }
     };
     given(medium == Medium::Audio && options.length.is_some(), "length")?;
     given(medium == Medium::Audio && options.hop.is_some(), "hop")?;
@@ -80,7 +84,10 @@ pub(super) fn open(medium: Medium, spec: &Spec) -> Result<Box<dyn Source>, Captu
 
 /// The files `rest` names, at least one.
 fn files(medium: Medium, rest: &str) -> Result<Vec<PathBuf>, CaptureError> {
-    let fail = |path: &Path, error: std::io::Error| CaptureError::Open { path: path.display().to_string(), detail: error.to_string() };
+    let fail = |path: &Path, error: std::io::Error| CaptureError::Open {
+        path: path.display().to_string(),
+        detail: error.to_string(),
+    };
     let files = if let Some(list) = rest.strip_prefix('@') {
         let list = Path::new(list);
         let text = fs::read_to_string(list).map_err(|error| fail(list, error))?;
@@ -91,7 +98,8 @@ fn files(medium: Medium, rest: &str) -> Result<Vec<PathBuf>, CaptureError> {
         let path = Path::new(rest);
         if path.metadata().map_err(|error| fail(path, error))?.is_dir() {
             let entries = fs::read_dir(path).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
-            let mut files: Vec<PathBuf> = entries.map_err(|error| fail(path, error))?.iter().map(|e| e.path()).collect();
+            let mut files: Vec<PathBuf> =
+                entries.map_err(|error| fail(path, error))?.iter().map(|e| e.path()).collect();
             files.retain(|file| file.is_file() && is_of(medium, file));
             files.sort();
             files

@@ -55,9 +55,10 @@ impl GpioPlace {
             let Ok(chip) = Chip::from_path(&path) else { continue };
             let Ok(info) = chip.info() else { continue };
             seen.push(format!("{} ({}, {} lines)", info.label, info.name, info.num_lines));
-            let wanted = self.chip.as_ref().is_none_or(|name| {
-                *name == info.label || *name == info.name || PathBuf::from(name) == path
-            });
+            let wanted = self
+                .chip
+                .as_ref()
+                .is_none_or(|name| *name == info.label || *name == info.name || *name == path.to_string_lossy());
             if !wanted {
                 continue;
             }
@@ -87,7 +88,8 @@ pub fn idle_level(place: &GpioPlace) -> Result<bool, CaptureError> {
     let (chip, offset) = place.find()?;
     let refuse = |error: gpiocdev::Error| CaptureError::Gpio { line: place.line.clone(), detail: error.to_string() };
     let mut builder = Request::builder();
-    let request = builder.on_chip(chip).with_consumer(CONSUMER).with_line(offset).as_input().request().map_err(refuse)?;
+    let request =
+        builder.on_chip(chip).with_consumer(CONSUMER).with_line(offset).as_input().request().map_err(refuse)?;
     Ok(request.value(offset).map_err(refuse)? == Value::Active)
 }
 
@@ -116,7 +118,8 @@ pub(super) fn open(medium: Medium, spec: &Spec) -> Result<Box<dyn Source>, Captu
     }
     let request = builder.request().map_err(refuse)?;
     let idle = request.value(offset).map_err(refuse)? == Value::Active;
-    let what = format!("{} line {offset} ({}), {} at rest", chip.display(), place.line, if idle { "high" } else { "low" });
+    let what =
+        format!("{} line {offset} ({}), {} at rest", chip.display(), place.line, if idle { "high" } else { "low" });
     let edges = Edges { request, edge, name: place.line, what };
     let mailbox = Mailbox::new(spec.keep(medium), Full::DropOldest);
     Threaded::start(spec.text(), mailbox, move |mailbox| edges.serve(mailbox))

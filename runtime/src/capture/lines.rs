@@ -7,6 +7,9 @@ use super::{Kind, Trigger};
 /// A longer line is refused.
 const MAX_LINE_BYTES: usize = 64 << 10;
 
+/// What is done with a line, and where that puts what comes of it.
+type OnLine<'a> = &'a mut dyn FnMut(&str, &mut dyn FnMut(Out));
+
 /// Cuts bytes into lines without their ends. A line that is too long or not UTF-8 is refused, one of zero length kept.
 #[derive(Default)]
 struct Splitter {
@@ -16,7 +19,7 @@ struct Splitter {
 }
 
 impl Splitter {
-    fn feed(&mut self, bytes: &[u8], out: &mut dyn FnMut(Out), line: &mut dyn FnMut(&str, &mut dyn FnMut(Out))) {
+    fn feed(&mut self, bytes: &[u8], out: &mut dyn FnMut(Out), line: OnLine<'_>) {
         let mut rest = bytes;
         while let Some(n) = rest.iter().position(|&b| b == b'\n') {
             self.extend(&rest[..n], out);
@@ -38,7 +41,7 @@ impl Splitter {
         }
     }
 
-    fn end(&mut self, out: &mut dyn FnMut(Out), line: &mut dyn FnMut(&str, &mut dyn FnMut(Out))) {
+    fn end(&mut self, out: &mut dyn FnMut(Out), line: OnLine<'_>) {
         let bytes = std::mem::take(&mut self.partial);
         if std::mem::take(&mut self.overlong) {
             return;
@@ -53,7 +56,7 @@ impl Splitter {
     }
 
     /// The last line, if nothing ended it.
-    fn finish(&mut self, out: &mut dyn FnMut(Out), line: &mut dyn FnMut(&str, &mut dyn FnMut(Out))) {
+    fn finish(&mut self, out: &mut dyn FnMut(Out), line: OnLine<'_>) {
         if !self.partial.is_empty() || self.overlong {
             self.end(out, line);
         }
@@ -233,7 +236,8 @@ mod tests {
     #[test]
     fn every_line_even_an_empty_one_is_a_press() {
         let decoded = decode(&mut Triggers::default(), b"\n yes \nlast", 2);
-        let lines: Vec<_> = ["", "yes", "last"].map(|l| Kind::Trigger(Trigger { line: l.into(), pressed: true })).into();
+        let lines: Vec<_> =
+            ["", "yes", "last"].map(|l| Kind::Trigger(Trigger { line: l.into(), pressed: true })).into();
         assert_eq!(decoded.frames, lines);
     }
 }

@@ -318,7 +318,7 @@ mod tests {
     fn a_producer_of_files_waits_for_its_reader_and_loses_nothing() {
         let mailbox = Mailbox::new(2, Full::Wait);
         let mut source = Threaded::start("test", mailbox, |mailbox| {
-            (0..50).for_each(|n| drop(mailbox.push(press(n), vec![], None)));
+            assert!((0..50).all(|n| mailbox.push(press(n), vec![], None)), "nobody dropped the source");
             Ok(())
         })
         .unwrap();

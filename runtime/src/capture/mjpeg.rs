@@ -58,6 +58,38 @@ impl Mjpeg {
         found.is_some()
     }
 
+    /// Refuses the picture in progress, and hunts on right after its beginning.
+    fn tear(&mut self, out: &mut dyn FnMut(Out)) {
+        out(Out::Refused("a JPEG picture that is torn".into()));
+        out(Out::Skipped(2));
+        self.cut(2);
+    }
+
+    /// Walks as far as there are bytes.
+    fn walk_on(&mut self, out: &mut dyn FnMut(Out)) {
+        loop {
+            if self.walk == Walk::Hunting && !self.hunt(out) {
+                return;
+            }
+            match self.step() {
+                Some(Step::On) => {}
+                Some(Step::Whole(end)) if end <= self.max_bytes => {
+                    let picture = self.buffer[..end].to_vec();
+                    self.cut(end);
+                    out(Out::Frame(Kind::Image(Picture::Encoded(picture)), vec![]));
+                }
+                Some(Step::Torn) => self.tear(out),
+                None if self.buffer.len() <= self.max_bytes => return,
+                Some(Step::Whole(_)) | None => {
+                    out(Out::Refused(format!("a picture of more than {} bytes (max_bytes)", self.max_bytes)));
+                    let refused = self.at.clamp(2, self.buffer.len());
+                    out(Out::Skipped(refused as u64));
+                    self.cut(refused);
+                }
+            }
+        }
+    }
+
     /// One step inside a picture; `None` when more bytes are needed.
     fn step(&mut self) -> Option<Step> {
         let ahead = self.buffer.get(self.at..).unwrap_or_default();
@@ -110,36 +142,14 @@ enum Step {
 impl Decoder for Mjpeg {
     fn feed(&mut self, bytes: &[u8], out: &mut dyn FnMut(Out)) {
         self.buffer.extend_from_slice(bytes);
-        loop {
-            if self.walk == Walk::Hunting && !self.hunt(out) {
-                return;
-            }
-            match self.step() {
-                Some(Step::On) => {}
-                Some(Step::Whole(end)) if end <= self.max_bytes => {
-                    let picture = self.buffer[..end].to_vec();
-                    self.cut(end);
-                    out(Out::Frame(Kind::Image(Picture::Encoded(picture)), vec![]));
-                }
-                Some(Step::Torn) => {
-                    out(Out::Refused("a JPEG picture that is torn".into()));
-                    out(Out::Skipped(2));
-                    self.cut(2);
-                }
-                None if self.buffer.len() <= self.max_bytes => return,
-                Some(Step::Whole(_)) | None => {
-                    out(Out::Refused(format!("a picture of more than {} bytes (max_bytes)", self.max_bytes)));
-                    let refused = self.at.clamp(2, self.buffer.len());
-                    out(Out::Skipped(refused as u64));
-                    self.cut(refused);
-                }
-            }
-        }
+        self.walk_on(out);
     }
 
     fn finish(&mut self, out: &mut dyn FnMut(Out)) {
-        if self.walk != Walk::Hunting {
-            out(Out::Refused("a JPEG picture that is torn".into()));
+        // A damaged length may have swallowed whole pictures, so the beginning alone is given up.
+        while self.walk != Walk::Hunting {
+            self.tear(out);
+            self.walk_on(out);
         }
         if !self.buffer.is_empty() {
             out(Out::Skipped(self.buffer.len() as u64));

@@ -202,6 +202,9 @@ pub trait Source: Send {
     fn events(&mut self) -> Vec<Event>;
 }
 
+/// Opens what a checked spec describes.
+type Open = fn(Medium, &Spec) -> Result<Box<dyn Source>, CaptureError>;
+
 /// One kind of source.
 pub struct SourceRow {
     /// The name a spec gives it.
@@ -214,7 +217,7 @@ pub struct SourceRow {
     pub doc: &'static str,
     /// A spec that parses.
     pub example: &'static str,
-    open: fn(Medium, &Spec) -> Result<Box<dyn Source>, CaptureError>,
+    open: Open,
 }
 
 /// Every kind of source.
@@ -289,7 +292,14 @@ pub fn help() -> String {
     let media = |media: &[Medium]| media.iter().map(|m| m.name()).collect::<Vec<_>>().join(", ");
     for row in SOURCES {
         let colon = if row.rest.is_empty() { "" } else { ":" };
-        text += &format!("{}{colon}{}  ({})\n    {}\n    e.g. {}\n", row.name, row.rest, media(row.media), row.doc, row.example);
+        text += &format!(
+            "{}{colon}{}  ({})\n    {}\n    e.g. {}\n",
+            row.name,
+            row.rest,
+            media(row.media),
+            row.doc,
+            row.example
+        );
     }
     for key in KEYS {
         text += &format!("{}=  ({}; {})\n    {}\n", key.name, key.sources.join(", "), media(key.media), key.doc);

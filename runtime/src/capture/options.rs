@@ -315,8 +315,10 @@ impl Spec {
         }
         let (name, rest) = rest.split_once(':').unwrap_or((rest, ""));
         let row = SOURCES.iter().find(|row| row.name == name.trim()).ok_or_else(|| {
-            let names: Vec<_> =
-                SOURCES.iter().map(|row| format!("{}{}", row.name, if row.rest.is_empty() { "" } else { ":" })).collect();
+            let names: Vec<_> = SOURCES
+                .iter()
+                .map(|row| format!("{}{}", row.name, if row.rest.is_empty() { "" } else { ":" }))
+                .collect();
             refuse(format!("there is no source `{}`; the sources are {}", name.trim(), names.join(" ")))
         })?;
         match (row.rest.is_empty(), rest.trim().is_empty()) {

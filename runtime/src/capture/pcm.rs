@@ -49,7 +49,9 @@ impl SampleType {
             (SampleType::S16, &[a, b]) => f32::from(i16::from_le_bytes([a, b])) / 32_768.0,
             (SampleType::S24, &[a, b, c]) => (i32::from_le_bytes([0, a, b, c]) >> 8) as f32 / 8_388_608.0,
             (SampleType::S32, &[a, b, c, d]) => (f64::from(i32::from_le_bytes([a, b, c, d])) / 2_147_483_648.0) as f32,
-            (SampleType::F32, &[a, b, c, d]) => return Some(f32::from_le_bytes([a, b, c, d])).filter(|x| x.is_finite()),
+            (SampleType::F32, &[a, b, c, d]) => {
+                return Some(f32::from_le_bytes([a, b, c, d])).filter(|x| x.is_finite());
+            }
             _ => return None,
         })
     }
@@ -161,7 +163,9 @@ impl Samples {
         let (length, hop) = (frames(cut.length_s), frames(cut.hop_s));
         let cutter = match cut.words {
             Some(config) => Cutter::Words(Box::new(Words::new(config, format.rate_hz, format.channels, length))),
-            None => Cutter::Windows { buffer: vec![], length: length * format.channels, hop: hop * format.channels, gap: 0 },
+            None => {
+                Cutter::Windows { buffer: vec![], length: length * format.channels, hop: hop * format.channels, gap: 0 }
+            }
         };
         Samples { format, partial: vec![], cutter, not_finite: 0 }
     }
@@ -304,10 +308,17 @@ fn wav_format(body: &[u8]) -> Result<PcmFormat, String> {
         (1, 24) => SampleType::S24,
         (1, 32) => SampleType::S32,
         (3, 32) => SampleType::F32,
-        _ => return Err(format!("has {bits}-bit samples of WAV type {tag}; PCM of 8, 16, 24, 32 bits and 32-bit floats are known")),
+        _ => {
+            return Err(format!(
+                "has {bits}-bit samples of WAV type {tag}; PCM of 8, 16, 24, 32 bits and 32-bit floats are known"
+            ));
+        }
     };
     let format = PcmFormat { sample, rate_hz, channels };
-    format.plausible().then_some(format).ok_or_else(|| format!("has {channels} channels at {rate_hz} Hz; 1 to 8 at 1000 to 384000 Hz are known"))
+    format
+        .plausible()
+        .then_some(format)
+        .ok_or_else(|| format!("has {channels} channels at {rate_hz} Hz; 1 to 8 at 1000 to 384000 Hz are known"))
 }
 
 #[cfg(test)]

@@ -103,7 +103,8 @@ impl Feed {
                 Ok((Producer::of(std::io::stdin().as_fd().try_clone_to_owned().map_err(refuse)?), false))
             }
             Feed::Path(path) => {
-                let refuse = |error: std::io::Error| CaptureError::Open { path: path.clone(), detail: error.to_string() };
+                let refuse =
+                    |error: std::io::Error| CaptureError::Open { path: path.clone(), detail: error.to_string() };
                 let kind = Path::new(path).metadata().map_err(refuse)?.file_type();
                 if kind.is_dir() {
                     let detail = "it is a directory; `watch:` and `file:` read those".to_string();

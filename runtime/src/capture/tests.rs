@@ -120,7 +120,8 @@ fn a_stream_of_garbage_counts_as_silence_and_a_source_that_never_gave_anything_g
 #[test]
 fn a_producer_that_closes_at_once_is_tried_with_growing_pauses_and_then_given_up_with_its_last_words() {
     let begun = Instant::now();
-    let mut source = Script::new("echo 'no camera' >&2; exit 1").open(Medium::Image, "tries=3,");
+    let script = Script::new("echo 'no camera' >&2; exit 1");
+    let mut source = script.open(Medium::Image, "tries=3,");
     let error = source.next(PATIENCE).unwrap_err();
     assert!(begun.elapsed() >= Duration::from_millis(300), "100 ms and 200 ms of pause");
     assert!(matches!(&error, CaptureError::GivenUp { attempts: 3, last, .. } if last.contains("no camera")), "{error}");
@@ -150,9 +151,8 @@ fn a_flood_is_bounded_and_what_is_dropped_is_counted() {
 
 #[test]
 fn a_picture_too_large_is_refused_and_noted_on_the_next() {
-    let script = Script::new("cat huge small; sleep 1000")
-        .file("huge", picture(1, 3_000_000))
-        .file("small", picture(2, 10));
+    let script =
+        Script::new("cat huge small; sleep 1000").file("huge", picture(1, 3_000_000)).file("small", picture(2, 10));
     let mut source = script.open(Medium::Image, "max_bytes=100000,");
     let frame = frame(&mut *source);
     assert_eq!(encoded(&frame), picture(2, 10));
@@ -200,7 +200,8 @@ fn readings_come_in_windows_and_lines_as_triggers() {
     assert_eq!(frame(&mut *source).kind, Kind::Sensor("x,y\n1,2\n3,4\n".into()));
     assert_eq!(frame(&mut *source).kind, Kind::Sensor("x,y\n3,4\n5,6\n".into()));
 
-    let mut source = Script::new("echo now").open(Medium::Trigger, "restart=no,");
+    let script = Script::new("echo now");
+    let mut source = script.open(Medium::Trigger, "restart=no,");
     assert_eq!(frame(&mut *source).kind, Kind::Trigger(Trigger { line: "now".into(), pressed: true }));
     assert_eq!(source.next(PATIENCE), Ok(Poll::Ended));
 }
@@ -319,7 +320,9 @@ fn gpio_that_is_not_there_is_a_device_error_that_says_what_to_do() {
     assert_eq!(error.class(), Class::Device, "{error}");
     let text = error.to_string();
     match error {
-        CaptureError::NoGpio { .. } => assert!(text.contains("group `gpio`") && text.contains("/dev/gpiochip"), "{text}"),
+        CaptureError::NoGpio { .. } => {
+            assert!(text.contains("group `gpio`") && text.contains("/dev/gpiochip"), "{text}")
+        }
         CaptureError::NoLine { .. } => assert!(text.contains("chips here"), "{text}"),
         other => panic!("{other}"),
     }

@@ -18,12 +18,7 @@ const PERIOD: Duration = Duration::from_millis(200);
 
 /// The row `watch` of [`super::SOURCES`].
 pub(super) fn open(medium: Medium, spec: &Spec) -> Result<Box<dyn Source>, CaptureError> {
-    let mut watch = Watch {
-        medium,
-        directory: spec.rest().into(),
-        max_bytes: spec.max_bytes(),
-        files: HashMap::new(),
-    };
+    let mut watch = Watch { medium, directory: spec.rest().into(), max_bytes: spec.max_bytes(), files: HashMap::new() };
     let fail = |error: io::Error| CaptureError::Open { path: spec.rest().into(), detail: error.to_string() };
     let there = watch.look().map_err(fail)?;
     if !spec.options().all {
