@@ -1,3 +1,7 @@
 //! The integration tests: one binary, because linking the importer is slow.
 
+mod bad_input;
+mod crash;
+mod demo;
+mod support;
 mod which_digit;

@@ -24,9 +24,18 @@ pub(crate) fn code_of(error: &anyhow::Error) -> u8 {
             ($($t:ty),* $(,)?) => { $(if let Some(e) = link.downcast_ref::<$t>() { return e.class().exit_code(); })* };
         }
         classified!(
+            hone_runtime::adapters::AdapterError,
+            hone_runtime::app::AppError,
+            hone_runtime::app::rehearsal::RehearsalError,
             hone_runtime::bundle::BundleError,
+            hone_runtime::dataset::DatasetError,
             hone_runtime::import::ImportError,
+            hone_runtime::journal::StoreError,
+            hone_runtime::learn::LearnError,
+            hone_runtime::modality::ModalityError,
+            hone_runtime::model::ModelError,
             hone_runtime::session::SessionError,
+            hone_runtime::state::StateError,
         );
     }
     Class::Failed.exit_code()

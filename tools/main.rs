@@ -5,9 +5,12 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+mod assets;
 mod cmd;
 mod exit;
+mod input;
 mod output;
+mod report;
 
 /// Models that learn from a thumb: run, be told, adapt, on the device.
 #[derive(Parser)]

@@ -9,6 +9,7 @@ import json
 import shutil
 
 import numpy as np
+import scipy.io.wavfile
 import scipy.signal
 import soundfile
 import soxr
@@ -100,7 +101,11 @@ def sounds(root):
     ]
     cases = []
     for name, samples, rate, subtype in plan:
-        soundfile.write(root / name, samples, rate, subtype=subtype)
+        if subtype == "FLOAT":
+            # libsndfile would stamp the time of day into a PEAK chunk.
+            scipy.io.wavfile.write(root / name, rate, samples)
+        else:
+            soundfile.write(root / name, samples, rate, subtype=subtype)
         mono, rate = soundfile.read(root / name, dtype="float32")
         mono = mono.mean(1) if mono.ndim == 2 else mono
         if rate == sources.RATE:
@@ -116,6 +121,8 @@ def sounds(root):
         ]
         apart = [np.abs(front.audio_tensor(other) - expected) for other in others]
         note = "soxr HQ after averaging the channels; tolerances are twice the disagreement of soxr VHQ, soxr MQ and scipy resample_poly"
+        if rate < sources.RATE // 2 + 1:
+            note += "; above 4 kHz only the resampler's leakage is left, so the mean is the test and the maximum says nothing"
         worst, mean = (2 * max(float(f(a)) for a in apart) for f in (np.max, np.mean))
         cases.append(case(root, "audio", name, expected, round(worst, 3), note) | {"tolerance_mean": round(mean, 4)})
     return cases

@@ -52,8 +52,9 @@ def build(model, int8):
     w = {name: value.detach().numpy() for name, value in model.state_dict().items()}
     g = Builder(int8)
 
-    def gemm(x, layer, out):
-        return g.node("Gemm", [x, g.weight(f"{layer}.weight", w[f"{layer}.weight"]), g.constant(f"{layer}.bias", w[f"{layer}.bias"])], out, transB=1)
+    def dense(x, layer, out):
+        inputs = [x, g.weight(f"{layer}.weight", w[f"{layer}.weight"]), g.constant(f"{layer}.bias", w[f"{layer}.bias"])]
+        return g.node("Tanh", [g.node("Gemm", inputs, f"{layer}.out", transB=1)], out)
 
     def conv_pool(x, layer, window):
         inputs = [x, g.weight(f"{layer}.weight", w[f"{layer}.weight"]), g.constant(f"{layer}.bias", w[f"{layer}.bias"])]
@@ -66,12 +67,12 @@ def build(model, int8):
     x = "image"
     for layer in ("image.conv1", "image.conv2", "image.conv3"):
         x = conv_pool(x, layer, [2, 2])
-    image = gemm(g.node("Flatten", [x], "image.flat", axis=1), "image.dense", "image.feature")
+    image = dense(g.node("Flatten", [x], "image.flat", axis=1), "image.dense", "image.feature")
 
     x = g.node("Unsqueeze", ["audio", last], "audio.plane")
     for layer, window in (("audio.conv1", [2, 2]), ("audio.conv2", [2, 2]), ("audio.conv3", [2, 4])):
         x = conv_pool(x, layer, window)
-    audio = gemm(g.node("Flatten", [x], "audio.flat", axis=1), "audio.dense", "audio.feature")
+    audio = dense(g.node("Flatten", [x], "audio.flat", axis=1), "audio.dense", "audio.feature")
 
     x = g.node("Gather", [g.weight("text.embedding.weight", w["text.embedding.weight"]), "text"], "text.embedded", axis=0)
     x = g.node("Transpose", [x], "text.steps", perm=[1, 0, 2])
@@ -84,9 +85,9 @@ def build(model, int8):
     ]
     g.nodes.append(helper.make_node("LSTM", inputs, ["", "text.last_state"], name="text.last_state/LSTM", hidden_size=HIDDEN))
     x = g.node("Squeeze", ["text.last_state", g.constant("axis_0", np.array([0], np.int64))], "text.state")
-    text = gemm(x, "text.dense", "text.feature")
+    text = dense(x, "text.dense", "text.feature")
 
-    FUSE[model.fusion](g, w, gemm, [image, audio, text])
+    FUSE[model.fusion](g, w, dense, [image, audio, text])
     # The head is never quantised: its names are part of the contract.
     head = [g.constant("head.weight", w["head.weight"]), g.constant("head.bias", w["head.bias"])]
     g.node("Gemm", ["feature", *head], "logits", transB=1)
@@ -132,7 +133,7 @@ def weighted_sum(g, rows, weights):
     g.node("ReduceSum", [product, "axis_1"], "feature", keepdims=0)
 
 
-def fuse_attention(g, w, gemm, features):
+def fuse_attention(g, w, dense, features):
     # One score a modality, each from its own feature: three small products and a Concat
     # stay two-dimensional, which a batched product over [N, M, D] would not.
     weight = g.weight("score.weight", w["score.weight"])
@@ -142,14 +143,14 @@ def fuse_attention(g, w, gemm, features):
     weighted_sum(g, stack(g, features), attention_weights(g, score))
 
 
-def fuse_weighted(g, w, gemm, features):
+def fuse_weighted(g, w, dense, features):
     weighted_sum(g, stack(g, features), attention_weights(g, g.constant("score", w["score"])))
 
 
-def fuse_concat(g, w, gemm, features):
+def fuse_concat(g, w, dense, features):
     column = g.node("Unsqueeze", ["present", g.constant("axis_2", np.array([2], np.int64))], "fusion.present")
     kept = g.node("Mul", [stack(g, features), column], "fusion.kept")
-    gemm(g.node("Flatten", [kept], "fusion.flat", axis=1), "mix", "feature")
+    dense(g.node("Flatten", [kept], "fusion.flat", axis=1), "mix", "feature")
     # present / count, where count is 1 when nothing is present, so that the answer is 0 and not NaN.
     total = g.node("ReduceSum", ["present", "axis_1"], "fusion.total", keepdims=1)
     some = g.node("ReduceMax", ["present"], "fusion.some", axes=[1], keepdims=1)

@@ -67,9 +67,9 @@ class TextEncoder(nn.Module):
 class WhichDigit(nn.Module):
     """(image, audio, text, present) -> (logits [N, C], feature [N, D], attention [N, M])."""
 
-    def __init__(self, fusion="attention"):
+    def __init__(self, fusion="attention", bounded=True):
         super().__init__()
-        self.fusion = fusion
+        self.fusion, self.bounded = fusion, bounded
         self.image, self.audio = ImageEncoder(), AudioEncoder()
         self.text = TextEncoder(tokenizer().get_vocab_size())
         if fusion == "attention":
@@ -81,14 +81,19 @@ class WhichDigit(nn.Module):
         self.head = nn.Linear(D, C)
 
     def encode(self, image, audio, text):
-        """The three modality features, [N, M, D]."""
-        return torch.stack([self.image(image), self.audio(audio), self.text(text)], 1)
+        """The three modality features, [N, M, D]; in -1 to 1 when `bounded`.
+
+        The tanh keeps the feature of an unfamiliar input nearly as long as that of a familiar one: a learner
+        on top then hears both, where a linear layer would shrink what it does not know.
+        """
+        features = torch.stack([self.image(image), self.audio(audio), self.text(text)], 1)
+        return torch.tanh(features) if self.bounded else features
 
     def fuse(self, features, present):
         """Features [N, M, D] and mask [N, M] -> (feature, attention). A missing modality weighs exactly 0."""
         if self.fusion == "concat":
             count = present.sum(1, True) + (1 - present.amax(1, True))  # 1 when nothing is present
-            return self.mix((features * present.unsqueeze(2)).flatten(1)), present / count
+            return torch.tanh(self.mix((features * present.unsqueeze(2)).flatten(1))), present / count
         score = self.score(features).squeeze(2) if self.fusion == "attention" else self.score
         weight = torch.softmax(score + (present - 1) * 1e4, 1) * present
         return (features * weight.unsqueeze(2)).sum(1), weight
@@ -121,22 +126,21 @@ def jitter_images(images, rng):
     shear = rng.uniform(-0.1, 0.1, n)
     move = rng.uniform(-2 / 14, 2 / 14, (n, 2))
     cos, sin = np.cos(angle), np.sin(angle)
-    theta = np.stack(
-        [np.stack([cos * scale[:, 0], -sin + shear, move[:, 0]], 1), np.stack([sin, cos * scale[:, 1], move[:, 1]], 1)], 1
-    )
+    across = np.stack([cos * scale[:, 0], -sin + shear, move[:, 0]], 1)
+    down = np.stack([sin, cos * scale[:, 1], move[:, 1]], 1)
     x = torch.from_numpy(images[:, None].astype(np.float32) / 255)
-    grid = F.affine_grid(torch.from_numpy(theta.astype(np.float32)), x.shape, align_corners=False)
+    theta = torch.from_numpy(np.stack([across, down], 1).astype(np.float32))
+    grid = F.affine_grid(theta, x.shape, align_corners=False)
     return (F.grid_sample(x, grid, align_corners=False) - MEAN) / STD
 
 
 def jitter_audio(clips, extractor, rng):
-    """Clips, each moved in time, played up to 8 % faster or slower, at another level, in noise -> [N, 40, 100]."""
+    """Clips, each played up to 8 % faster or slower, moved in time, at another level, in noise -> [N, 40, 100]."""
     waves = np.zeros((len(clips), sources.RATE), np.float32)
     for row, clip in zip(waves, clips):
-        pace = rng.uniform(0.92, 1.08)
-        at = np.arange(0, len(clip) - 1, pace)
+        at = np.arange(0, len(clip) - 1, rng.uniform(0.92, 1.08))
         clip = np.interp(at, np.arange(len(clip)), clip).astype(np.float32)
-        wave = sources.record(clip, rng)
+        wave = sources.record(clip, rng, peak=(0.2, 0.9), noise=(-4, -2.3))
         row[: len(wave)] = wave
     filters = torch.from_numpy(extractor.mel_filters).float()
     return log_mel(torch.from_numpy(waves), filters, torch.hann_window(400))
@@ -177,8 +181,8 @@ def random_presence(n, rng):
     return torch.from_numpy(present)
 
 
-def train(model, stream, steps, batch=96, peak=2e-3, smoothing=0.1, log=print):
-    """Trains in place. Every step sees each modality alone and a random mix of them."""
+def train(model, stream, steps, peak, smoothing=0.0, batch=96, log=print):
+    """Trains in place, up to the learning rate `peak`. Every step sees each modality alone and a random mix of them."""
     optim = torch.optim.AdamW(model.parameters(), lr=peak, weight_decay=0.02)
     plan = torch.optim.lr_scheduler.OneCycleLR(optim, peak, total_steps=steps, pct_start=0.1)
     alone = torch.eye(M)
@@ -203,7 +207,7 @@ def train(model, stream, steps, batch=96, peak=2e-3, smoothing=0.1, log=print):
 
 
 @torch.no_grad()
-def feature_statistics(model, stream, batches=20, batch=250):
+def feature_statistics(model, stream, batches=8, batch=250):
     """Mean, standard deviation [D] and class prior [C] over training examples with modalities mixed."""
     rows = []
     for _ in range(batches):

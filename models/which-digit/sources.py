@@ -174,13 +174,16 @@ def espeak_jobs(variants, languages, words, repeats, seed):
     return jobs, np.array(labels)
 
 
-def record(clip, rng):
-    """What a microphone would deliver: the clip after 0 to 0.2 s, a gain, some noise. At most one second."""
+def record(clip, rng, peak=(0.1, 0.6), noise=(-4.5, -3.0)):
+    """What a microphone would deliver: the clip after 0 to 0.2 s, a level, some noise. At most one second.
+
+    `peak` and `noise` are ranges: of the largest sample, and of the decimal logarithm of the noise's deviation.
+    """
     lead = int(rng.integers(0, max(1, min(3200, RATE - len(clip)))))
     out = np.zeros(min(RATE, lead + len(clip) + 800), np.float32)
     part = clip[: len(out) - lead]
-    out[lead : lead + len(part)] = part / (np.abs(part).max() + 1e-6) * rng.uniform(0.2, 0.9)
-    out += rng.normal(0, 10 ** rng.uniform(-4, -2.3), len(out)).astype(np.float32)
+    out[lead : lead + len(part)] = part / (np.abs(part).max() + 1e-6) * rng.uniform(*peak)
+    out += rng.normal(0, 10 ** rng.uniform(*noise), len(out)).astype(np.float32)
     return out.clip(-1, 1)
 
 

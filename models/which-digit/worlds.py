@@ -16,6 +16,7 @@ import json
 import shutil
 
 import numpy as np
+import scipy.signal
 import soundfile
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -23,9 +24,12 @@ from sklearn.datasets import load_digits
 import sources
 
 ROOT = sources.HERE / "worlds"
-LANGUAGE, WORDS = "de", "null eins zwei drei vier fünf sechs sieben acht neun".split()
+LANGUAGE, WORDS = "es", "cero uno dos tres cuatro cinco seis siete ocho nueve".split()
 SWAPPED = {1: 7, 7: 1, 3: 8, 8: 3}
-FACTORY_IMAGES, LEFT_HANDED_IMAGES = 400, 450
+SWAPPED_SHARE = 0.6
+# Quiet rooms: noise is what FLAC cannot shorten.
+QUIET = dict(peak=(0.1, 0.4), noise=(-4.5, -3.7))
+FACTORY_IMAGES, LEFT_HANDED_IMAGES = 400, 440
 
 
 class World:
@@ -80,7 +84,7 @@ def factory():
     jobs, labels = sources.espeak_jobs(voices, sources.ACCENTS, sources.ENGLISH, 1, seed=21)
     clips = sources.speak("factory", sources.espeak, jobs)
     for i in rng.permutation(len(jobs))[:200]:
-        world.add("test", labels[i], audio=sources.record(clips[i], rng))
+        world.add("test", labels[i], audio=sources.record(clips[i], rng, **QUIET))
     for i in range(200):
         world.add("test", i % 10, text=sources.typed(i % 10, rng))
     world.close()
@@ -102,6 +106,13 @@ def new_pen():
     world.close()
 
 
+def speakerphone(clip, tail):
+    """The clip as a speakerphone in a room sends it: the decaying echo `tail`, then the telephone band, 300 to 3400 Hz."""
+    echoed = scipy.signal.fftconvolve(clip, tail)[: len(clip) + sources.RATE // 5]
+    band = scipy.signal.butter(4, [300, 3400], "bandpass", fs=sources.RATE, output="sos")
+    return scipy.signal.sosfilt(band, echoed).astype(np.float32)
+
+
 def new_voice():
     rng = np.random.default_rng(40)
     sources.need("flite", "flite")
@@ -113,23 +124,27 @@ def new_voice():
     }
     world = World(
         "new-voice",
-        says="voices of flite and festival; duration 0.8 to 1.3 of normal, mean pitch varied",
+        says="voices of flite and festival through a speakerphone in one room (echo, 300 to 3400 Hz); "
+        "duration 0.8 to 1.3 of normal, mean pitch varied",
         voices={split: [f"{engine}:{voice}" for engine, voice in voices] for split, voices in plan.items()},
         swapped={},
     )
+    # 0.3 s of noise dying away, behind the direct sound.
+    tail = rng.normal(size=4800) * np.exp(-np.arange(4800) / 900)
+    tail[0] = 6
     for split, voices in plan.items():
         rows = []
         for engine, voice in voices:
             low, high = (150, 220) if "slt" in voice else (80, 150)
             jobs = [
                 (voice, round(float(rng.uniform(0.8, 1.3)), 3), round(float(rng.uniform(low, high)), 1), word)
-                for _ in range(5 if split == "stream" else 10)
+                for _ in range(5 if split == "stream" else 8)
                 for word in sources.ENGLISH
             ]
             program = sources.flite if engine == "flite" else sources.festival
             rows += [(clip, i % 10) for i, clip in enumerate(sources.speak(f"{engine}-{voice}", program, jobs))]
-        for i in rng.permutation(len(rows)):
-            world.add(split, rows[i][1], audio=sources.record(rows[i][0], rng))
+        for i in rng.permutation(len(rows))[:260]:
+            world.add(split, rows[i][1], audio=sources.record(speakerphone(rows[i][0], tail), rng, **QUIET))
     world.close()
 
 
@@ -138,35 +153,41 @@ def new_language():
     variants = sources.espeak_variants()
     world = World(
         "new-language",
-        says="a German speaker: espeak-ng German voices and typed German number words",
+        says="a Spanish speaker: espeak-ng Spanish voices saying the number words; in half of the rows the word is typed too",
         language=LANGUAGE,
         voices={split: variants[split] for split in ("stream", "test")},
         swapped={},
     )
-    for split, count in (("stream", 400), ("test", 300)):
-        jobs, labels = sources.espeak_jobs(variants[split], [LANGUAGE], WORDS, 1, seed=51)
+    for split, count in (("stream", 300), ("test", 200)):
+        jobs, labels = sources.espeak_jobs(variants[split], [LANGUAGE, f"{LANGUAGE}-419"], WORDS, 1, seed=51)
         clips = sources.speak(f"{LANGUAGE}-{split}", sources.espeak, jobs)
-        spoken = [(dict(audio=sources.record(clips[i], rng)), labels[i]) for i in rng.permutation(len(jobs))[: count // 2]]
-        written = [
-            (dict(text=sources.typed(i % 10, rng, WORDS, slips=0.25, numeral=0, frames=["{}"] * 4 + ["{}!", "{}."])), i % 10)
-            for i in range(count - len(spoken))
-        ]
-        rows = spoken + written
-        for i in rng.permutation(len(rows)):
-            world.add(split, rows[i][1], **rows[i][0])
+        for row, i in enumerate(rng.permutation(len(jobs))[:count]):
+            digit = int(labels[i])
+            text = sources.typed(digit, rng, WORDS, slips=0.25, numeral=0, frames=["{}"] * 4 + ["{}!", "{}."]) if row % 2 else ""
+            world.add(split, digit, audio=sources.record(clips[i], rng, **QUIET), text=text)
     world.close()
 
 
 def left_handed():
     world = World(
         "left-handed",
-        says="MNIST test digits of a person who means 7 by a 1, 1 by a 7, 8 by a 3 and 3 by an 8; "
+        says="MNIST test digits of a person who means 7 by a 1, 1 by a 7, 8 by a 3 and 3 by an 8, "
+        f"and writes these four more often than chance ({SWAPPED_SHARE:.0%} of all); "
+        ""
         "label is what the person means, swapped maps what the picture shows to it",
         swapped={str(shown): meant for shown, meant in SWAPPED.items()},
     )
-    for split, start in (("stream", FACTORY_IMAGES), ("test", FACTORY_IMAGES + LEFT_HANDED_IMAGES)):
-        for image, label in mnist_test(start, LEFT_HANDED_IMAGES):
-            world.add(split, SWAPPED.get(int(label), label), image=image)
+    pool = list(mnist_test(FACTORY_IMAGES, 10_000))
+    swapped = [row for row in pool if int(row[1]) in SWAPPED]
+    others = [row for row in pool if int(row[1]) not in SWAPPED]
+    often = round(SWAPPED_SHARE * LEFT_HANDED_IMAGES)
+    rng = np.random.default_rng(60)
+    for part, split in enumerate(("stream", "test")):
+        few = LEFT_HANDED_IMAGES - often
+        rows = swapped[part * often : (part + 1) * often] + others[part * few : (part + 1) * few]
+        for i in rng.permutation(len(rows)):
+            image, label = rows[i]
+            world.add(split, SWAPPED.get(int(label), int(label)), image=image)
     world.close()
 
 

@@ -2,9 +2,12 @@
 #![forbid(unsafe_code)]
 
 pub mod adapters;
+#[cfg(feature = "import")]
+pub mod app;
 pub mod bundle;
 pub mod capture;
 pub mod class;
+pub mod dataset;
 pub mod feedback;
 pub mod graph;
 #[cfg(feature = "import")]
@@ -12,6 +15,9 @@ pub mod import;
 pub mod journal;
 pub mod learn;
 pub mod metrics;
+#[cfg(feature = "import")]
+pub mod model;
+pub mod modality;
 pub mod note;
 pub mod ops;
 pub mod plan;

@@ -14,7 +14,7 @@
 //! let mut writer = BundleWriter::new(manifest);
 //! writer.add("onnx/model.onnx", "graph", vec![1, 2, 3])?;
 //! let bundle = writer.finish()?;
-//! let again = Bundle::from_zip(bundle.to_zip()?.into())?;
+//! let again = Bundle::from_zip(bundle.to_zip()?)?;
 //! assert_eq!(again.read("onnx/model.onnx")?, &[1, 2, 3][..]);
 //! assert_eq!(again.manifest(), bundle.manifest());
 //! # Ok::<(), hone_runtime::bundle::BundleError>(())
@@ -56,6 +56,9 @@ const MAX_SIGNATURE_BYTES: u64 = 4096;
 const MAX_TOTAL_BYTES: u64 = u32::MAX as u64;
 /// Most files in a bundle.
 const MAX_FILES: usize = 4096;
+
+/// A path within the bundle and what lies there.
+type NamedBytes<'a> = (&'a str, Cow<'a, [u8]>);
 
 /// An opened, verified bundle.
 pub struct Bundle {
@@ -227,8 +230,8 @@ impl Bundle {
     }
 
     /// Every file with its bytes, manifest first, then the signature, then by path: the order of a packed zip.
-    fn each_file(&self) -> Result<Vec<(&str, Cow<'_, [u8]>)>, BundleError> {
-        let mut files: Vec<(&str, Cow<'_, [u8]>)> = vec![(MANIFEST, Cow::Borrowed(&self.manifest_bytes))];
+    fn each_file(&self) -> Result<Vec<NamedBytes<'_>>, BundleError> {
+        let mut files: Vec<NamedBytes<'_>> = vec![(MANIFEST, Cow::Borrowed(&self.manifest_bytes))];
         if let Some(signature) = &self.signature {
             files.push((SIGNATURE, Cow::Borrowed(signature)));
         }

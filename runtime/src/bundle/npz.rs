@@ -1,27 +1,41 @@
 //! NumPy `.npz` archives of tensors: golden inputs and outputs, and data for evaluation.
 //!
-//! Stored archives only (`numpy.savez`, not `savez_compressed`), C or Fortran order, either byte order.
+//! Stored or deflated (`numpy.savez`, `savez_compressed`), C or Fortran order, either byte order; written stored.
+use std::io::{Cursor, Read};
+
 use npyz::{Deserialize, NpyFile, Order, TypeChar, TypeStr, WriterBuilder};
 
 use super::{BundleError, stored};
 use crate::tensor::{DType, Data, Tensor, checked_len};
 
+/// Most bytes all arrays of an archive may have once inflated.
+const MAX_BYTES: u64 = 1 << 30;
+
 /// Every array of the archive under its name without `.npy`, in archive order.
 ///
 /// # Errors
-/// [`BundleError::Zip`], [`BundleError::ZipEntry`] for a damaged or compressed archive; [`BundleError::Npz`] naming the
-/// member whose header does not fit its bytes or whose element type hone does not have.
+/// [`BundleError::Npz`] naming the member that is damaged, whose header does not fit its bytes, or whose element type
+/// hone does not have; [`BundleError::TooLarge`] for an archive that says it inflates to more than 1 GiB.
 pub fn read_npz(bytes: &[u8]) -> Result<Vec<(String, Tensor)>, BundleError> {
-    stored::index(bytes)?
-        .into_iter()
-        .map(|(member, range)| {
-            let tensor =
-                read_npy(&bytes[range]).map_err(|reason| BundleError::Npz { member: member.clone(), reason })?;
-            let name = member.strip_suffix(".npy").map(str::to_string);
-            let name = name.ok_or(BundleError::Npz { member, reason: "is not named *.npy".into() })?;
-            Ok((name, tensor))
-        })
-        .collect()
+    let archive = |reason: String| BundleError::Npz { member: "(archive)".into(), reason };
+    let mut zip = zip::ZipArchive::new(Cursor::new(bytes)).map_err(|e| archive(e.to_string()))?;
+    if zip.has_duplicate_names() {
+        return Err(archive("two members have the same name".into()));
+    }
+    let mut left = MAX_BYTES;
+    let mut tensors = Vec::new();
+    for i in 0..zip.len() {
+        let mut entry = zip.by_index(i).map_err(|e| archive(e.to_string()))?;
+        let member = String::from_utf8_lossy(entry.name_raw()).into_owned();
+        let refuse = |reason: String| BundleError::Npz { member: member.clone(), reason };
+        let size = entry.size();
+        left = left.checked_sub(size).ok_or(BundleError::TooLarge { path: member.clone(), size, limit: MAX_BYTES })?;
+        let mut npy = Vec::new();
+        entry.by_ref().take(size + 1).read_to_end(&mut npy).map_err(|e| refuse(e.to_string()))?;
+        let name = member.strip_suffix(".npy").ok_or_else(|| refuse("is not named *.npy".into()))?;
+        tensors.push((name.to_string(), read_npy(&npy).map_err(refuse)?));
+    }
+    Ok(tensors)
 }
 
 /// A stored `.npz` of `tensors`, byte-identical for equal tensors, readable by `numpy.load`.

@@ -426,14 +426,8 @@ impl Server {
                 self.search();
             }
             let Some(port) = &mut self.port else { continue };
-            let outcome = Self::exchange(
-                port,
-                &mut self.link,
-                &mut *self.ledger,
-                &self.notices,
-                self.start,
-                &mut self.retry,
-            );
+            let outcome =
+                Self::exchange(port, &mut self.link, &mut *self.ledger, &self.notices, self.start, &mut self.retry);
             if let Err(error) = outcome {
                 self.lose(&error);
             }
@@ -599,9 +593,9 @@ fn find(spec: &PortSpec, identity: Option<&UsbPortInfo>, ports: &[SerialPortInfo
     match spec {
         PortSpec::Path(path) => path.canonicalize().ok(),
         PortSpec::ById(name) => Path::new(BY_ID).join(name).canonicalize().ok(),
-        PortSpec::Usb { vid, pid, serial } => usb(&|usb| {
-            usb.vid == *vid && usb.pid == *pid && (serial.is_none() || usb.serial_number == *serial)
-        }),
+        PortSpec::Usb { vid, pid, serial } => {
+            usb(&|usb| usb.vid == *vid && usb.pid == *pid && (serial.is_none() || usb.serial_number == *serial))
+        }
     }
 }
 

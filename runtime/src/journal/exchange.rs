@@ -6,8 +6,9 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::body::Body;
 use super::reader::Reader;
-use super::record::{Body, Digest, Kind, MAX_PAYLOAD_BYTES, check_uid};
+use super::record::{Digest, Kind, MAX_PAYLOAD_BYTES, check_uid};
 use super::sql::{self, RECORD_COLUMNS, Stored, record_row};
 use super::verify::body_fault;
 use super::writer::Journal;

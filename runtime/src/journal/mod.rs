@@ -29,6 +29,7 @@
 #![doc = include_str!("FORMAT.md")]
 
 mod blob;
+mod body;
 mod error;
 mod exchange;
 mod reader;

@@ -3,7 +3,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::{Connection, OptionalExtension, params_from_iter};
 
-use super::record::{Age, Body, Digest, Example, Kind, PressBody, PressId, Record, Said, ShownBody, Source};
+use super::body::{Body, PressBody, Said, ShownBody};
+use super::record::{Age, Digest, Example, Kind, PressId, Record, Source};
 use super::resolve::{PressStatus, Resolver};
 use super::sql::{self, RECORD_COLUMNS, record_row};
 use super::{Stamp, StoreError};

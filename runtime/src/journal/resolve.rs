@@ -11,7 +11,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::Stamp;
-use super::record::{Age, PressBody, PressId, Said, Source};
+use super::body::{PressBody, Said};
+use super::record::{Age, PressId, Source};
 
 /// How long a press may be replaced by another one about the same prediction, in milliseconds.
 pub const REPLACE_WINDOW_MS: u64 = 2_000;

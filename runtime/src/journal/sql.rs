@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 
-use super::record::{Body, Digest, Kind, Record};
+use super::body::Body;
+use super::record::{Digest, Kind, Record};
 use super::{Stamp, StoreError};
 use crate::state::{self, StateDir, StateError};
 

@@ -304,7 +304,28 @@ fn a_pad_counts_only_in_the_epoch_assigned_to_it() {
     assert!(matches!(refused, StoreError::Epoch { current: Some(c), .. } if c == second));
     j.adopt_epoch("bb", 7, 31).unwrap();
     assert_eq!(j.pad_commit("bb", 7, &[pad_thumb(30, 1), pad_thumb(31, 1)]).unwrap().next, 32);
-    assert!(matches!(j.adopt_epoch("bb", 9, 1), Err(StoreError::Epoch { .. })));
+    assert!(matches!(j.adopt_epoch("bb", 7, 1), Err(StoreError::Epoch { .. })));
+}
+
+#[test]
+fn a_pad_renumbered_by_another_host_goes_on_and_coming_back_repeats_nothing() {
+    let (_dir, _clock, mut j) = fresh();
+    let here = j.new_epoch("aa").unwrap();
+    assert_eq!(j.pad_commit("aa", here, &[pad_thumb(1, 1), pad_thumb(2, 1)]).unwrap().next, 3);
+    j.adopt_epoch("aa", 900, 5).unwrap();
+    assert_eq!(j.pad_commit("aa", 900, &[pad_thumb(5, 1)]).unwrap().next, 6);
+    j.adopt_epoch("aa", here, 1).unwrap();
+    let again = j.pad_commit("aa", here, &[pad_thumb(1, 1), pad_thumb(2, 1), pad_thumb(3, 1)]).unwrap();
+    assert_eq!((again.next, again.recorded.len()), (4, 1));
+}
+
+#[test]
+fn a_gap_the_host_declares_moves_the_mark_past_numbers_that_will_never_come() {
+    let (_dir, _clock, mut j) = fresh();
+    let epoch = j.new_epoch("aa").unwrap();
+    let gap = PadPress { seq: 9, event: PadEvent::Gap { missing: 8 } };
+    let done = j.pad_commit("aa", epoch, &[gap, pad_thumb(10, 1), pad_thumb(12, 1)]).unwrap();
+    assert_eq!((done.next, done.recorded.len()), (11, 1));
 }
 
 #[test]

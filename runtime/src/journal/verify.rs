@@ -4,8 +4,9 @@ use std::fmt;
 
 use rusqlite::Connection;
 
+use super::body::{Body, Said};
 use super::reader::Reader;
-use super::record::{Body, Digest, Kind, Said};
+use super::record::{Digest, Kind};
 use super::sql::{self, RECORD_COLUMNS, Stored, record_row};
 use super::{Blobs, StoreError};
 

@@ -3,11 +3,9 @@ use std::collections::BTreeSet;
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
+use super::body::{Body, EpochBody, NoteBody, PadBody, PadRef, RedactionBody};
 use super::reader::Reader;
-use super::record::{
-    AdapterEvent, Body, Digest, EpochBody, Inference, NoteBody, PadBody, PadEvent, PadPress, PadRef, Press, PressId,
-    RedactionBody, Shown, Source, check_uid,
-};
+use super::record::{AdapterEvent, Digest, Inference, PadEvent, PadPress, Press, PressId, Shown, Source, check_uid};
 use super::resolve::PressStatus;
 use super::sql::{self, Stored};
 use super::{Blobs, Clock, Options, Stamp, StoreError};
@@ -189,7 +187,7 @@ impl Journal {
 
     /// Records a run of events of a pad and moves its mark, in one transaction.
     ///
-    /// Events below the mark are replays and change nothing; an event above it is a gap, where the run ends. So any
+    /// Events below the mark are replays and change nothing; an event above it is a hole, where the run ends, unless it is a [`PadEvent::Gap`]. So any
     /// run may be handed in any number of times.
     ///
     /// # Errors
@@ -205,7 +203,7 @@ impl Journal {
             let mut done = PadCommit { next: batch.mark(uid, epoch)?, recorded: Vec::new() };
             let began = done.next;
             for event in events {
-                if event.seq > done.next {
+                if event.seq > done.next && !matches!(event.event, PadEvent::Gap { .. }) {
                     break;
                 }
                 if event.seq < done.next {
@@ -216,6 +214,10 @@ impl Journal {
                     PadEvent::Press(press) => {
                         let press = Press { source: Source::Pad(uid.to_string()), ..press.clone() };
                         done.recorded.push(batch.press(&press, Some(pad))?);
+                    }
+                    PadEvent::Gap { missing } => {
+                        let detail = format!("{missing} numbers before this one will never come");
+                        batch.append(Body::Pad(PadBody { pad, name: "gap".to_string(), detail }))?;
                     }
                     PadEvent::Other { name, detail } => {
                         batch.append(Body::Pad(PadBody { pad, name: name.clone(), detail: detail.clone() }))?;
@@ -247,10 +249,11 @@ impl Journal {
         })
     }
 
-    /// Takes over the numbering of a pad that this journal has never seen (its state directory is new, the pad is not).
+    /// Takes over a numbering of a pad that this journal did not assign: the pad is older than this state directory, or
+    /// another host has renumbered it since. A mark known from before stays; else the pad's next number is `next`.
     ///
     /// # Errors
-    /// [`StoreError::Epoch`] when the pad has an epoch here already; [`StoreError::Unfit`] when `epoch` or `next` is 0.
+    /// [`StoreError::Epoch`] when that epoch is in force already; [`StoreError::Unfit`] when `epoch` or `next` is 0.
     pub fn adopt_epoch(&mut self, uid: &str, epoch: u32, next: u32) -> Result<(), StoreError> {
         check_uid(uid)?;
         if epoch == 0 || next == 0 {
@@ -260,8 +263,11 @@ impl Journal {
             });
         }
         self.commit(|batch| match batch.epoch(uid)? {
-            None => batch.assign(uid, epoch, next),
-            current => Err(StoreError::Epoch { uid: uid.to_string(), epoch, current }),
+            current if current == Some(epoch) => Err(StoreError::Epoch { uid: uid.to_string(), epoch, current }),
+            _ => {
+                let known = mark_of(batch.tx, uid, epoch).map_err(batch.fail())?;
+                batch.assign(uid, epoch, known.unwrap_or(next))
+            }
         })
     }
 
@@ -370,10 +376,9 @@ impl Journal {
         {
             // A disk that failed a write may have lost more than it said: trust nothing until it has been read back.
             self.trusted = false;
-            match self.reopen() {
-                Err(damaged @ StoreError::Damaged { .. }) => return Err(damaged),
-                // The disk is still in trouble; the first error says it, and the next call tries to reopen again.
-                Ok(()) | Err(_) => {}
+            // A disk still in trouble is what the first error says, and the next call tries to reopen again.
+            if let Err(damaged @ StoreError::Damaged { .. }) = self.reopen() {
+                return Err(damaged);
             }
         }
         outcome

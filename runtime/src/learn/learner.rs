@@ -190,6 +190,11 @@ impl Learner {
         &self.base
     }
 
+    /// Its settings.
+    pub fn config(&self) -> &LearnerConfig {
+        &self.config
+    }
+
     /// Predictions that train, each counted once.
     pub fn training_predictions(&self) -> usize {
         self.rows.len()

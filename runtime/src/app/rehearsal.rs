@@ -1,0 +1,331 @@
+//! A rehearsal: a person who is not there presses a pad that is not there, and everything between is real.
+//!
+//! The pad is the real core on a pseudo-terminal (`feedback::emulate`), served over the real line (`feedback::serial`)
+//! into the real journal; only the finger and the eye are simulated. Gestures take virtual time, latencies are wall time.
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use hone_wire::message::{Labels, Prompt};
+
+use super::{App, AppError, Learned};
+use crate::class::{Class, Classified};
+use crate::dataset::Row;
+use crate::feedback::emulate::{Emulator, EmulatorConfig, EmulatorError, Gesture, Step};
+use crate::feedback::ledger::{JournalLedger, lock};
+use crate::feedback::meaning::{Layout, Role};
+use crate::feedback::serial::{Notice, PortSpec, SerialConfig, SerialError, SerialSource};
+use crate::journal::{Filter, Kind};
+
+/// How long anything on the line may take before the rehearsal gives up.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// How long the person looks before pressing, ms of the pad's clock.
+const LOOKS_MS: u32 = 400;
+
+/// Why a rehearsal broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum RehearsalError {
+    /// The loop.
+    #[error(transparent)]
+    App(#[from] AppError),
+    /// The emulated pad.
+    #[error("the emulated pad: {0}")]
+    Pad(#[from] EmulatorError),
+    /// The line.
+    #[error("the line to the emulated pad: {0}")]
+    Serial(#[from] SerialError),
+    /// A label of the data that the model does not know.
+    #[error("the data says `{label}`, which is no label of the model")]
+    Label {
+        /// The label.
+        label: String,
+    },
+    /// Nothing was acknowledged.
+    #[error("{what} did not come within {} s; the journal has all that was acknowledged", PATIENCE.as_secs())]
+    Silence {
+        /// What was waited for.
+        what: &'static str,
+    },
+}
+
+impl Classified for RehearsalError {
+    fn class(&self) -> Class {
+        match self {
+            RehearsalError::App(e) => e.class(),
+            RehearsalError::Label { .. } => Class::Invalid,
+            _ => Class::Device,
+        }
+    }
+}
+
+/// What the person says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Says {
+    /// 👍 or 👎, on a pad with two buttons.
+    Thumbs,
+    /// The right class each time, on a pad with a button for each.
+    Corrections,
+}
+
+/// The person and the plan.
+#[derive(Clone, Debug)]
+pub struct Script {
+    /// What is said.
+    pub says: Says,
+    /// Presses to make.
+    pub presses: usize,
+    /// Share of plain presses that are wrong, 0 to 1. Confirmed presses are made with care and are right.
+    pub wrong: f64,
+    /// The press (from 0) that is made by mistake, taken back with a chord, and made again.
+    pub undo_at: Option<usize>,
+    /// Order of the samples and which presses are wrong.
+    pub seed: u64,
+}
+
+/// One shown answer and what was said about it.
+#[derive(Clone, Debug)]
+pub struct Turn {
+    /// Number of the press, from 0.
+    pub index: usize,
+    /// The prediction's id.
+    pub prediction_id: u32,
+    /// Index of the row in the data.
+    pub row: usize,
+    /// The class shown.
+    pub shown: usize,
+    /// Its probability.
+    pub p: f32,
+    /// What it really is.
+    pub truth: usize,
+    /// What was said, in words.
+    pub said: String,
+    /// Said with emphasis: evidence for the gate, never trained.
+    pub confirmed: bool,
+    /// The press was wrong.
+    pub mistaken: bool,
+    /// A first press was taken back.
+    pub undone: bool,
+    /// Preprocessing and inference.
+    pub latency: Duration,
+    /// From the finger's release to the commit being known here.
+    pub durable: Duration,
+    /// From the commit to the answer being better: learner, gate, and publishing when it was due.
+    pub adapted: Duration,
+    /// What the learner did.
+    pub learned: Vec<Learned>,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Default)]
+pub struct Summary {
+    /// The turns.
+    pub turns: Vec<Turn>,
+    /// Presses made on the pad, undo and repeated ones included.
+    pub made: usize,
+    /// Of those, how many the journal does not have.
+    pub lost: usize,
+    /// Records in the journal beyond those made.
+    pub doubled: usize,
+    /// Where the pad was.
+    pub port: String,
+}
+
+/// A reproducible source of chance: SplitMix64.
+#[derive(Clone, Debug)]
+pub struct Chance(u64);
+
+impl Chance {
+    /// Seeded.
+    pub fn new(seed: u64) -> Chance {
+        Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(1))
+    }
+
+    /// The next 64 bits.
+    pub fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Uniform in `0..1`.
+    pub fn unit(&mut self) -> f64 {
+        (self.bits() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// Uniform in `0..n`; 0 when `n` is 0.
+    pub fn below(&mut self, n: usize) -> usize {
+        ((u128::from(self.bits()) * n as u128) >> 64) as usize
+    }
+
+    /// Fisher–Yates.
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+        for i in (1..items.len()).rev() {
+            items.swap(i, self.below(i + 1));
+        }
+    }
+}
+
+/// Plays `script` over `rows`; `watch` sees every turn as it ends.
+///
+/// # Errors
+/// [`RehearsalError`]; what was acknowledged until then is in the journal.
+pub fn play(
+    app: &mut App,
+    rows: &[&Row],
+    script: &Script,
+    mut watch: impl FnMut(&App, &Turn),
+) -> Result<Summary, RehearsalError> {
+    let truths = rows
+        .iter()
+        .map(|r| app.model().class_of(&r.label).ok_or_else(|| RehearsalError::Label { label: r.label.clone() }))
+        .collect::<Result<Vec<usize>, _>>()?;
+    let mut chance = Chance::new(script.seed);
+    let mut order: Vec<usize> = (0..rows.len()).collect();
+    chance.shuffle(&mut order);
+
+    let classes = app.model().labels().len();
+    let buttons = match script.says {
+        Says::Thumbs => 2,
+        Says::Corrections => classes + 1,
+    };
+    let layout = Layout::for_buttons(buttons);
+    let emulator = Emulator::start(EmulatorConfig {
+        buttons: u8::try_from(buttons).unwrap_or(u8::MAX),
+        virtual_time: true,
+        ..EmulatorConfig::default()
+    })?;
+    let port = emulator.port_name().unwrap_or_default();
+    let (notices, heard) = channel();
+    let serial = SerialSource::open(
+        SerialConfig { allow_unpaired: true, ..SerialConfig::new(PortSpec::Path(port.clone().into())) },
+        Box::new(JournalLedger::new(app.journal(), layout.clone())),
+        notices,
+    )?;
+    let finger = Finger { emulator: &emulator, heard: &heard };
+    finger.wait_up()?;
+
+    let before = lock(&app.journal()).reader().presses().map_err(AppError::from)?.len();
+    let mut summary = Summary { port, ..Summary::default() };
+    for index in 0..script.presses {
+        let row = order[index % order.len().max(1)];
+        let truth = truths[row];
+        let answer = app.answer(&rows[row].sample())?;
+        let prediction_id = app.show(&answer)?;
+        let label = app.model().labels()[answer.class].as_str();
+        let labels = Labels::pack([label]).unwrap_or_default();
+        serial.prompt(Prompt { prompt_id: prediction_id, ttl_ms: 0, labels })?;
+        emulator.await_prompt(prediction_id, PATIENCE)?;
+        emulator.step(Step::Wait(LOOKS_MS))?;
+
+        let confirmed = app.learner().wants_confirmation();
+        let mistaken = !confirmed && chance.unit() < script.wrong;
+        let right = answer.class == truth;
+        let role = match script.says {
+            Says::Thumbs if right != mistaken => Role::Up,
+            Says::Thumbs => Role::Down,
+            Says::Corrections if mistaken => Role::Class(((truth + 1 + chance.below(classes - 1)) % classes) as u32),
+            Says::Corrections => Role::Class(truth as u32),
+        };
+        let undone = script.undo_at == Some(index);
+        let mut learned = Vec::new();
+        if undone {
+            let slip = match role {
+                Role::Up => Role::Down,
+                Role::Down => Role::Up,
+                Role::Class(c) => Role::Class((c + 1) % classes as u32),
+            };
+            finger.press(&layout, slip, Gesture::Click)?;
+            learned.extend(app.catch_up()?);
+            emulator.step(Step::Wait(LOOKS_MS))?;
+            emulator.step(Step::Chord { mask: 0b11, ms: 150 })?;
+            finger.wait_committed()?;
+            learned.extend(app.catch_up()?);
+            emulator.step(Step::Wait(LOOKS_MS))?;
+            summary.made += 2;
+        }
+        let gesture = if confirmed { Gesture::Long } else { Gesture::Click };
+        let durable = finger.press(&layout, role, gesture)?;
+        summary.made += 1;
+        let start = Instant::now();
+        learned.extend(app.catch_up()?);
+        let turn = Turn {
+            index,
+            prediction_id,
+            row,
+            shown: answer.class,
+            p: answer.p(),
+            truth,
+            said: match role {
+                Role::Up => "👍".into(),
+                Role::Down => "👎".into(),
+                Role::Class(c) => format!("it is {}", app.model().labels()[c as usize]),
+            },
+            confirmed,
+            mistaken,
+            undone,
+            latency: answer.seen.latency,
+            durable,
+            adapted: start.elapsed(),
+            learned,
+        };
+        watch(app, &turn);
+        summary.turns.push(turn);
+    }
+    emulator.await_drained(PATIENCE)?;
+    // What the journal has, record by record: a press lost lacks its record, one doubled has two.
+    let journal = app.journal();
+    let journal = lock(&journal);
+    let recorded = journal.reader().presses().map_err(AppError::from)?.len() - before;
+    let by_number = journal
+        .reader()
+        .list(&Filter { kind: Some(Kind::Press), ..Filter::default() })
+        .map_err(AppError::from)?
+        .len()
+        .saturating_sub(before);
+    let distinct = recorded.min(by_number);
+    summary.lost = summary.made.saturating_sub(distinct);
+    summary.doubled = recorded.max(by_number).saturating_sub(summary.made);
+    Ok(summary)
+}
+
+struct Finger<'a> {
+    emulator: &'a Emulator,
+    heard: &'a Receiver<Notice>,
+}
+
+impl Finger<'_> {
+    fn wait_up(&self) -> Result<(), RehearsalError> {
+        self.until("the pad's greeting", |n| matches!(n, Notice::Up { .. }))
+    }
+
+    fn wait_committed(&self) -> Result<(), RehearsalError> {
+        self.until("an acknowledgement", |n| matches!(n, Notice::Committed { .. }))
+    }
+
+    /// Presses the button of `role`; the time from release to the commit being known.
+    fn press(&self, layout: &Layout, role: Role, gesture: Gesture) -> Result<Duration, RehearsalError> {
+        let button = layout.button(role).and_then(|b| u8::try_from(b).ok()).unwrap_or_default();
+        self.emulator.press(button, gesture)?;
+        let start = Instant::now();
+        self.wait_committed()?;
+        // A long press is two events, the second when the finger lifts: both must be durable before the next question.
+        self.emulator.await_drained(PATIENCE)?;
+        let elapsed = start.elapsed();
+        while self.heard.try_recv().is_ok() {}
+        Ok(elapsed)
+    }
+
+    fn until(&self, what: &'static str, wanted: impl Fn(&Notice) -> bool) -> Result<(), RehearsalError> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.heard.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(n) if wanted(&n) => return Ok(()),
+                Ok(_) => {}
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                    return Err(RehearsalError::Silence { what });
+                }
+            }
+        }
+    }
+}

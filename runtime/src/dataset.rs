@@ -1,0 +1,197 @@
+//! Labelled samples in a directory: `index.csv` and the files it names.
+//!
+//! Columns: `split` (`stream`, `test`, …), `label` (a class's label or number), and one per modality (`image`, `audio`,
+//! `text`): file names relative to the directory, the text itself; empty where missing. Further columns are ignored.
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::class::{Class, Classified};
+use crate::modality::{Audio, Image, Sample};
+
+/// Why a data set cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum DatasetError {
+    /// A file cannot be read.
+    #[error("cannot read {path}: {why}")]
+    File {
+        /// Which.
+        path: String,
+        /// Why.
+        why: String,
+    },
+    /// The index is not as described.
+    #[error("{path}, line {line}: {why}; a data set is a directory with index.csv (split,label,image,audio,text)")]
+    Index {
+        /// The index.
+        path: String,
+        /// Where.
+        line: u64,
+        /// What.
+        why: String,
+    },
+}
+
+impl Classified for DatasetError {
+    fn class(&self) -> Class {
+        Class::Invalid
+    }
+}
+
+/// One labelled sample, its files in memory.
+#[derive(Clone, Debug, Default)]
+pub struct Row {
+    /// Which part of the data it belongs to.
+    pub split: String,
+    /// The label, as written.
+    pub label: String,
+    /// An image file.
+    pub image: Option<Vec<u8>>,
+    /// An audio file.
+    pub audio: Option<Vec<u8>>,
+    /// A text.
+    pub text: Option<String>,
+}
+
+impl Row {
+    /// The sample in it.
+    pub fn sample(&self) -> Sample<'_> {
+        Sample {
+            image: self.image.as_deref().map(Image::File),
+            audio: self.audio.as_deref().map(Audio::File),
+            text: self.text.as_deref(),
+            sensor: None,
+        }
+    }
+
+    /// Which of image, audio and text it has.
+    pub fn modalities(&self) -> [bool; 3] {
+        [self.image.is_some(), self.audio.is_some(), self.text.is_some()]
+    }
+}
+
+/// A data set in memory.
+#[derive(Clone, Debug, Default)]
+pub struct Dataset {
+    /// The rows, in the order of the index.
+    pub rows: Vec<Row>,
+    /// `swapped` of `world.json`, where there is one: what the picture shows → what its owner means.
+    pub swapped: BTreeMap<String, String>,
+}
+
+impl Dataset {
+    /// Reads a directory.
+    ///
+    /// # Errors
+    /// [`DatasetError`] naming the file or line.
+    pub fn from_dir(dir: &Path) -> Result<Dataset, DatasetError> {
+        Dataset::from_files(&dir.display().to_string(), |name| {
+            let path: PathBuf = dir.join(name);
+            match std::fs::read(&path) {
+                Ok(bytes) => Ok(Some(Cow::Owned(bytes))),
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+                Err(e) => Err(DatasetError::File { path: path.display().to_string(), why: e.to_string() }),
+            }
+        })
+    }
+
+    /// Reads from files given by name; `place` is only for messages.
+    ///
+    /// # Errors
+    /// [`DatasetError`] naming the file or line.
+    pub fn from_files<'a>(
+        place: &str,
+        read: impl Fn(&str) -> Result<Option<Cow<'a, [u8]>>, DatasetError>,
+    ) -> Result<Dataset, DatasetError> {
+        let index = format!("{place}/index.csv");
+        let bytes = read("index.csv")?
+            .ok_or_else(|| DatasetError::File { path: index.clone(), why: "there is no such file".into() })?;
+        let mut reader = csv::Reader::from_reader(&*bytes);
+        let bad = |line: u64, why: String| DatasetError::Index { path: index.clone(), line, why };
+        let headers = reader.headers().map_err(|e| bad(1, e.to_string()))?.clone();
+        let column = |name: &str| headers.iter().position(|h| h.trim() == name);
+        let label = column("label").ok_or_else(|| bad(1, "there is no column `label`".into()))?;
+        let (split, image, audio, text) = (column("split"), column("image"), column("audio"), column("text"));
+        let mut out = Dataset::default();
+        for record in reader.records() {
+            let record = record.map_err(|e| bad(e.position().map_or(0, csv::Position::line), e.to_string()))?;
+            let line = record.position().map_or(0, csv::Position::line);
+            let field = |c: Option<usize>| c.and_then(|c| record.get(c)).filter(|v| !v.is_empty()).map(str::to_string);
+            let file = |c: Option<usize>| -> Result<Option<Vec<u8>>, DatasetError> {
+                let Some(name) = field(c) else { return Ok(None) };
+                let path = Path::new(&name);
+                let inside = path.components().all(|c| matches!(c, std::path::Component::Normal(_)));
+                if !inside {
+                    return Err(bad(line, format!("`{name}` is not a path inside the data set")));
+                }
+                let bytes = read(&name)?.ok_or_else(|| bad(line, format!("there is no file `{name}`")))?;
+                Ok(Some(bytes.into_owned()))
+            };
+            let row = Row {
+                split: field(split).unwrap_or_else(|| "test".into()),
+                label: field(Some(label)).ok_or_else(|| bad(line, "the label is empty".into()))?,
+                image: file(image)?,
+                audio: file(audio)?,
+                text: field(text),
+            };
+            if row.modalities() == [false; 3] {
+                return Err(bad(line, "the row has no image, no audio and no text".into()));
+            }
+            out.rows.push(row);
+        }
+        if let Some(bytes) = read("world.json")? {
+            let path = format!("{place}/world.json");
+            let doc: serde_json::Value = serde_json::from_slice(&bytes)
+                .map_err(|e| DatasetError::File { path: path.clone(), why: e.to_string() })?;
+            if let Some(map) = doc.get("swapped").and_then(|s| s.as_object()) {
+                let text = |v: &serde_json::Value| v.as_str().map_or_else(|| v.to_string(), str::to_string);
+                out.swapped = map.iter().map(|(k, v)| (k.clone(), text(v))).collect();
+            }
+        }
+        Ok(out)
+    }
+
+    /// The rows of one split.
+    pub fn split<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Row> {
+        self.rows.iter().filter(move |r| r.split == name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(index: &str) -> Result<Dataset, DatasetError> {
+        let index = index.to_string();
+        Dataset::from_files("data", move |name| {
+            Ok(match name {
+                "index.csv" => Some(Cow::Owned(index.clone().into_bytes())),
+                "a.png" => Some(Cow::Borrowed(&b"png"[..])),
+                "world.json" => Some(Cow::Borrowed(&br#"{"swapped":{"1":7}}"#[..])),
+                _ => None,
+            })
+        })
+    }
+
+    #[test]
+    fn rows_carry_their_files_and_the_swap_of_the_world() {
+        let d = set("split,label,image,audio,text\ntest,3,a.png,,\nstream,4,,,\"four, please\"\n").unwrap();
+        assert_eq!(d.rows[0].image.as_deref(), Some(&b"png"[..]));
+        assert_eq!(d.split("stream").next().unwrap().text.as_deref(), Some("four, please"));
+        assert_eq!(d.swapped["1"], "7");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_line() {
+        for (index, says) in [
+            ("split,image\ntest,a.png\n", "no column `label`"),
+            ("split,label,image\ntest,3,b.png\n", "line 2: there is no file `b.png`"),
+            ("split,label,image\ntest,3,../a.png\n", "not a path inside"),
+            ("split,label,image\ntest,,a.png\n", "the label is empty"),
+            ("split,label,image\ntest,3,\n", "no image, no audio and no text"),
+        ] {
+            let e = set(index).unwrap_err().to_string();
+            assert!(e.contains(says), "{e}");
+        }
+    }
+}

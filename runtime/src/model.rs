@@ -1,0 +1,221 @@
+//! A bundle that can answer and be taught: session, preprocessing, labels and the shipped head in one.
+//!
+//! It holds no state of a person: what was shown, said and learned is the business of `app`.
+use std::time::{Duration, Instant};
+
+use crate::bundle::{Bundle, BundleError, Recipe};
+use crate::class::{Class, Classified};
+use crate::learn::{HeadBase, LearnError};
+use crate::modality::{ModalityError, Preprocessor, Sample};
+use crate::note::Note;
+use crate::session::{Session, SessionError, SessionOptions};
+use crate::tensor::{Tensor, TensorError};
+
+/// Why a model cannot be opened or cannot answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// The bundle.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// The session.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// The input.
+    #[error(transparent)]
+    Modality(#[from] ModalityError),
+    /// The head.
+    #[error(transparent)]
+    Learn(#[from] LearnError),
+    /// A tensor of the wrong kind.
+    #[error("output `{output}`: {source}")]
+    Output {
+        /// The output.
+        output: String,
+        /// Why.
+        source: TensorError,
+    },
+    /// The bundle's files do not fit each other.
+    #[error("{what}: expected {expected}, found {found}; `hone export` makes a bundle whose files fit")]
+    Mismatch {
+        /// What was compared.
+        what: &'static str,
+        /// What was needed.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+    /// The shipped head cannot be read.
+    #[error("train/head.safetensors: {why}")]
+    Head {
+        /// Why.
+        why: String,
+    },
+}
+
+impl Classified for ModelError {
+    fn class(&self) -> Class {
+        match self {
+            ModelError::Bundle(e) => e.class(),
+            ModelError::Session(e) => e.class(),
+            ModelError::Modality(e) => e.class(),
+            ModelError::Learn(e) => e.class(),
+            ModelError::Output { .. } | ModelError::Mismatch { .. } | ModelError::Head { .. } => Class::Invalid,
+        }
+    }
+}
+
+/// What the graph made of one sample, before any adapter.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// Pooled feature, `[d]`.
+    pub feature: Vec<f32>,
+    /// The graph's logits, `[C]`.
+    pub logits: Vec<f32>,
+    /// Everything lossy that happened to the sample.
+    pub notes: Vec<Note>,
+    /// Time of preprocessing and inference together.
+    pub latency: Duration,
+}
+
+/// A classifier bundle, ready to answer.
+pub struct Model {
+    bundle: Bundle,
+    recipe: Recipe,
+    labels: Vec<String>,
+    session: Session,
+    preprocessor: Preprocessor,
+    base: HeadBase,
+}
+
+impl Model {
+    /// Opens a bundle; the session runs its golden sample.
+    ///
+    /// # Errors
+    /// [`ModelError`]; a bundle without a recipe (a model that cannot be taught) is refused here.
+    pub fn open(bundle: Bundle, options: SessionOptions) -> Result<Model, ModelError> {
+        let recipe = bundle.recipe()?;
+        let labels = bundle.labels()?;
+        let session = Session::from_bundle(&bundle, options)?;
+        for name in [&recipe.feature, &recipe.logits] {
+            if !session.output_names().contains(&name.as_str()) {
+                return Err(SessionError::NoOutput {
+                    name: name.clone(),
+                    by: "train/recipe.json",
+                    has: session.output_names().into_iter().map(String::from).collect(),
+                }
+                .into());
+            }
+        }
+        let preprocessor = Preprocessor::from_bundle(&bundle)?;
+        let (weight, bias) = head(&bundle, &recipe)?;
+        if bias.len() != labels.len() {
+            return Err(ModelError::Mismatch {
+                what: "classes of the head",
+                expected: format!("{} (id2label in config.json)", labels.len()),
+                found: bias.len().to_string(),
+            });
+        }
+        let base = HeadBase::new(weight, bias, recipe.mean.clone(), recipe.std.clone())?;
+        Ok(Model { bundle, recipe, labels, session, preprocessor, base })
+    }
+
+    /// The bundle.
+    pub fn bundle(&self) -> &Bundle {
+        &self.bundle
+    }
+
+    /// The training recipe.
+    pub fn recipe(&self) -> &Recipe {
+        &self.recipe
+    }
+
+    /// Labels by class.
+    pub fn labels(&self) -> &[String] {
+        &self.labels
+    }
+
+    /// The class of a label, as spelled in `config.json`, or of a class number.
+    pub fn class_of(&self, label: &str) -> Option<usize> {
+        self.labels.iter().position(|l| l == label).or_else(|| label.parse().ok().filter(|&c| c < self.labels.len()))
+    }
+
+    /// The shipped head with the statistics of its feature.
+    pub fn base(&self) -> &HeadBase {
+        &self.base
+    }
+
+    /// The session.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// The modalities it takes.
+    pub fn modalities(&self) -> Vec<&'static str> {
+        self.preprocessor.modalities()
+    }
+
+    /// Runs the graph on one sample.
+    ///
+    /// # Errors
+    /// [`ModelError::Modality`] for a sample that cannot be read, [`ModelError::Session`] if the graph fails.
+    pub fn see(&mut self, sample: &Sample<'_>) -> Result<Seen, ModelError> {
+        let start = Instant::now();
+        let (inputs, notes) = self.preprocessor.prepare(sample)?;
+        let outputs = self.session.run(&inputs)?;
+        let take = |name: &str| -> Result<Vec<f32>, ModelError> {
+            let tensor: Option<&Tensor> = outputs.iter().find(|(n, _)| n == name).map(|(_, t)| t);
+            let tensor = tensor.ok_or_else(|| SessionError::NoOutput {
+                name: name.to_string(),
+                by: "train/recipe.json",
+                has: outputs.iter().map(|(n, _)| n.clone()).collect(),
+            })?;
+            let values = tensor.as_f32().map_err(|source| ModelError::Output { output: name.to_string(), source })?;
+            Ok(values.to_vec())
+        };
+        let (feature, logits) = (take(&self.recipe.feature)?, take(&self.recipe.logits)?);
+        if feature.len() != self.base.features() || logits.len() != self.base.classes() {
+            return Err(ModelError::Mismatch {
+                what: "feature and logits of one sample",
+                expected: format!("[{}] and [{}]", self.base.features(), self.base.classes()),
+                found: format!("[{}] and [{}]", feature.len(), logits.len()),
+            });
+        }
+        Ok(Seen { feature, logits, notes, latency: start.elapsed() })
+    }
+}
+
+/// Weight `[C, d]` and bias `[C]` of the shipped head.
+fn head(bundle: &Bundle, recipe: &Recipe) -> Result<(Vec<f32>, Vec<f32>), ModelError> {
+    let bytes = bundle.read("train/head.safetensors")?;
+    let bad = |why: String| ModelError::Head { why };
+    let file = safetensors::SafeTensors::deserialize(&bytes).map_err(|e| bad(e.to_string()))?;
+    let Some(names) = &recipe.head else { return Err(bad("train/recipe.json names no head".into())) };
+    let take = |name: &str| -> Result<(Vec<usize>, Vec<f32>), ModelError> {
+        let view = file.tensor(name).map_err(|_| bad(format!("has no tensor `{name}`, which train/recipe.json names")))?;
+        if view.dtype() != safetensors::Dtype::F32 {
+            return Err(bad(format!("tensor `{name}` is {:?}, not F32", view.dtype())));
+        }
+        let values = view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        Ok((view.shape().to_vec(), values))
+    };
+    let (shape, weight) = take(&names.weight)?;
+    if shape.len() != 2 || shape[1] != recipe.mean.len() {
+        return Err(bad(format!("tensor `{}` is {shape:?}, expected [classes, {}]", names.weight, recipe.mean.len())));
+    }
+    let bias = match &names.bias {
+        Some(name) => take(name)?.1,
+        None => vec![0.0; shape[0]],
+    };
+    if bias.len() != shape[0] {
+        return Err(bad(format!("the bias has {} entries for {} classes", bias.len(), shape[0])));
+    }
+    Ok((weight, bias))
+}
+
+/// Softmax of logits, in `f64` so that it sums to one.
+pub fn probabilities(logits: &[f32]) -> Vec<f32> {
+    let max = logits.iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b));
+    let e: Vec<f64> = logits.iter().map(|&v| f64::from(v - max).exp()).collect();
+    let sum: f64 = e.iter().sum();
+    e.iter().map(|v| (v / sum) as f32).collect()
+}
