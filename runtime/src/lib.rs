@@ -5,6 +5,7 @@ pub mod adapters;
 #[cfg(feature = "import")]
 pub mod app;
 pub mod bundle;
+pub mod capture;
 pub mod class;
 pub mod dataset;
 pub mod feedback;
