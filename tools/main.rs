@@ -8,6 +8,8 @@ use clap::Parser;
 mod assets;
 mod cmd;
 mod exit;
+mod machine;
+mod open;
 mod output;
 
 /// Models that learn from a thumb: run, be told, adapt, on the device.
@@ -25,7 +27,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("hone: {}", output::paragraph(&error));
+            output::say(format!("hone: {}", output::paragraph(&error)));
             ExitCode::from(exit::code_of(&error))
         }
     }

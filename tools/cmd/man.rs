@@ -1,0 +1,29 @@
+//! `hone man`: the manual pages, made from the same text as `--help`.
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, CommandFactory};
+
+/// Writes the manual: hone(1) to standard output, or a page for each verb into a directory.
+#[derive(Args)]
+pub(crate) struct Man {
+    /// A directory that exists.
+    dir: Option<PathBuf>,
+}
+
+impl Man {
+    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+        match self.dir {
+            Some(dir) => clap_mangen::generate_to(crate::Cli::command(), &dir)
+                .with_context(|| format!("cannot write into {}", dir.display()))?,
+            None => {
+                let mut page = Vec::new();
+                clap_mangen::Man::new(crate::Cli::command()).render(&mut page)?;
+                std::io::stdout().lock().write_all(&page)?;
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
