@@ -10,7 +10,7 @@ use hone_runtime::state::StateDir;
 use serde_json::Value;
 
 const VERBS: &[&str] =
-    &["adapter", "bench", "completions", "demo", "doctor", "export", "feedback", "inspect", "man", "pad", "run"];
+    &["adapter", "bench", "completions", "demo", "doctor", "eval", "export", "feedback", "inspect", "man", "pad", "run", "tune"];
 
 /// Runs `hone`; the environment names no state directory, so that no test touches a person's.
 fn hone(args: &[&str]) -> Output {

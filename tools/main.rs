@@ -8,9 +8,11 @@ use clap::Parser;
 mod assets;
 mod cmd;
 mod exit;
+mod input;
 mod machine;
 mod open;
 mod output;
+mod report;
 
 /// Models that learn from a thumb: run, be told, adapt, on the device.
 #[derive(Parser)]

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::class::{Class, Classified};
-use crate::modality::{Audio, Sample};
+use crate::modality::{Audio, Image, Sample};
 
 /// Why a data set cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +57,7 @@ impl Row {
     /// The sample in it.
     pub fn sample(&self) -> Sample<'_> {
         Sample {
-            image: self.image.as_deref(),
+            image: self.image.as_deref().map(Image::File),
             audio: self.audio.as_deref().map(Audio::File),
             text: self.text.as_deref(),
             sensor: None,

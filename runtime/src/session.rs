@@ -79,7 +79,9 @@ impl Classified for SessionError {
         match self {
             SessionError::Bundle(e) => e.class(),
             SessionError::Import { source, .. } => source.class(),
-            SessionError::Plan(PlanError::Op { source: crate::ops::OpError::Unsupported { .. }, .. }) => Class::Unsupported,
+            SessionError::Plan(PlanError::Op { source: crate::ops::OpError::Unsupported { .. }, .. }) => {
+                Class::Unsupported
+            }
             _ => Class::Invalid,
         }
     }

@@ -293,14 +293,14 @@ mod tests {
 
     #[test]
     fn what_a_person_typed_wins_then_systemd_then_xdg_then_home() {
-        let all = &[("STATE_DIRECTORY", "/var/lib/hone:/x"), ("XDG_STATE_HOME", "/xdg"), ("HOME", "/home/a")];
+        let all = &[("STATE_DIRECTORY", "/var/lib/hone:/x"), ("XDG_STATE_HOME", "/xdg"), ("HOME", "/h/a")];
         let at = |explicit: Option<&str>, e: &'static [(&'static str, &'static str)]| {
             StateDir::resolve_in(explicit.map(Path::new), env(e)).unwrap().root
         };
         assert_eq!(at(Some("here"), all), Path::new("here"));
         assert_eq!(at(None, all), Path::new("/var/lib/hone"));
         assert_eq!(at(None, &all[1..]), Path::new("/xdg/hone"));
-        assert_eq!(at(None, &all[2..]), Path::new("/home/a/.local/state/hone"));
+        assert_eq!(at(None, &all[2..]), Path::new("/h/a/.local/state/hone"));
         assert_eq!(at(None, &[("STATE_DIRECTORY", ""), ("HOME", "/h")]), Path::new("/h/.local/state/hone"));
     }
 

@@ -9,12 +9,14 @@ mod bench;
 mod completions;
 mod demo;
 mod doctor;
+pub(crate) mod eval;
 mod export;
 mod feedback;
 mod inspect;
 mod man;
 mod pad;
 mod run;
+mod tune;
 
 /// What to do.
 #[derive(Subcommand)]
@@ -24,12 +26,14 @@ pub(crate) enum Verb {
     Completions(completions::Completions),
     Demo(demo::Demo),
     Doctor(doctor::Doctor),
+    Eval(eval::Eval),
     Export(export::Export),
     Feedback(feedback::Feedback),
     Inspect(inspect::Inspect),
     Man(man::Man),
     Pad(pad::Pad),
     Run(run::Run),
+    Tune(tune::Tune),
 }
 
 impl Verb {
@@ -44,12 +48,14 @@ impl Verb {
             Verb::Completions(v) => v.run(),
             Verb::Demo(v) => v.run(),
             Verb::Doctor(v) => v.run(),
+            Verb::Eval(v) => v.run(),
             Verb::Export(v) => v.run(),
             Verb::Feedback(v) => v.run(),
             Verb::Inspect(v) => v.run(),
             Verb::Man(v) => v.run(),
             Verb::Pad(v) => v.run(),
             Verb::Run(v) => v.run(),
+            Verb::Tune(v) => v.run(),
         }
     }
 }

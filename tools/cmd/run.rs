@@ -1,39 +1,189 @@
 //! `hone run`: one answer from one model.
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::Context;
 use clap::Args;
-use hone_runtime::bundle::npz;
+use hone_runtime::adapters::AdapterStore;
+use hone_runtime::bundle::{Bundle, npz};
+use hone_runtime::learn::{Theta, argmax};
+use hone_runtime::modality::{Audio, Image, Sample};
+use hone_runtime::model::{Model, probabilities};
 use hone_runtime::session::{Session, SessionOptions};
+use hone_runtime::state::StateDir;
+use hone_runtime::{Class, Note};
+use serde::Serialize;
 
-/// Runs a bundle on an image, a sound, a text or sensor lines, or an ONNX file on tensors.
+use crate::exit::fail;
+use crate::{input, output};
+
+/// Runs a bundle on an image, a sound, a text or sensor lines, or any ONNX file on tensors.
 #[derive(Args)]
 pub(crate) struct Run {
     /// A .hone bundle (directory or zip) or an .onnx file.
     model: PathBuf,
-    /// Named input tensors (.npz), for any model.
-    #[arg(long, value_name = "IN.npz")]
-    tensors: PathBuf,
-    /// Where to write the outputs (.npz).
-    #[arg(short, long, value_name = "OUT.npz")]
+    /// A PNG or JPEG file.
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
+    /// A WAV, FLAC or MP3 file of any rate.
+    #[arg(long, value_name = "FILE")]
+    audio: Option<PathBuf>,
+    /// A text.
+    #[arg(long)]
+    text: Option<String>,
+    /// Sensor readings as CSV lines with a header.
+    #[arg(long, value_name = "FILE.csv")]
+    sensor: Option<PathBuf>,
+    /// Named input tensors, in place of a sample.
+    #[arg(long, value_name = "IN.npz", conflicts_with_all = ["image", "audio", "text", "sensor"])]
+    tensors: Option<PathBuf>,
+    /// Where to write the outputs.
+    #[arg(short, long, value_name = "OUT.npz", requires = "tensors")]
     output: Option<PathBuf>,
+    /// Use the adapter that is in use in this state directory; without it the factory head answers.
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// Run every operator by its reference function.
+    #[arg(long)]
+    reference: bool,
+    /// How many answers to list.
+    #[arg(long, default_value_t = 3)]
+    top: usize,
+    /// One JSON document in place of text.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Top {
+    label: String,
+    p: f32,
+}
+
+#[derive(Serialize)]
+struct Out {
+    name: String,
+    dtype: &'static str,
+    shape: Vec<usize>,
+}
+
+#[derive(Serialize)]
+struct Document {
+    schema: &'static str,
+    top: Vec<Top>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    outputs: Vec<Out>,
+    latency_ms: f64,
+    device: &'static str,
+    precision: &'static str,
+    adapter: String,
+    notes: Vec<Note>,
 }
 
 impl Run {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
-        let bytes = std::fs::read(&self.model).with_context(|| format!("cannot read {}", self.model.display()))?;
-        let mut session = Session::from_onnx(&bytes, &self.model.display().to_string(), SessionOptions::default())?;
-        let inputs = std::fs::read(&self.tensors).with_context(|| format!("cannot read {}", self.tensors.display()))?;
-        let inputs = npz::read_npz(&inputs)?;
-        let start = Instant::now();
-        let outputs = session.run(&inputs)?;
-        let _ = start.elapsed();
-        if let Some(path) = &self.output {
-            let bytes = npz::write_npz(outputs.iter().map(|(n, t)| (n.as_str(), t)))?;
-            std::fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
+        let document = if self.tensors.is_some() { self.on_tensors()? } else { self.on_sample()? };
+        if self.json {
+            output::json(&document)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        for t in &document.top {
+            output::line(format!("{:5.1} %  {}", 100.0 * t.p, t.label))?;
+        }
+        for o in &document.outputs {
+            output::line(format!("{}: {} {:?}", o.name, o.dtype, o.shape))?;
+        }
+        eprintln!("{:.2} ms on the CPU, adapter {}", document.latency_ms, document.adapter);
+        for n in &document.notes {
+            eprintln!("note: {n}");
         }
         Ok(ExitCode::SUCCESS)
     }
+
+    fn options(&self) -> SessionOptions {
+        SessionOptions { reference: self.reference, ..SessionOptions::default() }
+    }
+
+    fn on_sample(&self) -> anyhow::Result<Document> {
+        if is_onnx(&self.model) {
+            return Err(fail(
+                Class::Usage,
+                "an .onnx file takes tensors, it does not say how to make them from a sample: \
+                 give --tensors IN.npz, or make a bundle with `hone export`",
+            ));
+        }
+        let image = self.image.as_deref().map(input::read).transpose()?;
+        let audio = self.audio.as_deref().map(input::read).transpose()?;
+        let sensor = self.sensor.as_deref().map(input::read_text).transpose()?;
+        let sample = Sample {
+            image: image.as_deref().map(Image::File),
+            audio: audio.as_deref().map(Audio::File),
+            text: self.text.as_deref(),
+            sensor: sensor.as_deref(),
+        };
+        let mut model = Model::open(Bundle::open(&self.model)?, self.options())?;
+        let mut adapter = None;
+        if let Some(dir) = &self.state {
+            let store = AdapterStore::new(&StateDir::at(dir), model.bundle().base_digest())?;
+            if let (Some(id), Some(a)) = (store.current_id()?, store.current()?) {
+                adapter = Some((id, Theta::new(a.classes, a.columns, a.theta)?));
+            }
+        }
+        let seen = model.see(&sample)?;
+        let served = match &adapter {
+            Some((_, theta)) => theta.apply(&model.base().standardise(&seen.feature)?, &seen.logits)?,
+            None => seen.logits.clone(),
+        };
+        let p = probabilities(&served);
+        let mut order: Vec<usize> = (0..p.len()).collect();
+        order.sort_by(|&a, &b| p[b].total_cmp(&p[a]).then(a.cmp(&b)));
+        debug_assert_eq!(order.first(), Some(&argmax(&served)));
+        let top = order.iter().take(self.top.max(1)).map(|&c| Top { label: model.labels()[c].clone(), p: p[c] });
+        Ok(Document {
+            schema: "hone.run/1",
+            top: top.collect(),
+            outputs: Vec::new(),
+            latency_ms: seen.latency.as_secs_f64() * 1e3,
+            device: "cpu",
+            precision: "f32",
+            adapter: adapter.map_or_else(|| "factory".to_string(), |(id, _)| id.to_string()),
+            notes: seen.notes,
+        })
+    }
+
+    fn on_tensors(&self) -> anyhow::Result<Document> {
+        let Some(tensors) = &self.tensors else { unreachable!("called only when --tensors was given") };
+        let mut session = if is_onnx(&self.model) {
+            Session::from_onnx(&input::read(&self.model)?, &self.model.display().to_string(), self.options())?
+        } else {
+            Session::from_bundle(&Bundle::open(&self.model)?, self.options())?
+        };
+        let inputs = npz::read_npz(&input::read(tensors)?)?;
+        let start = Instant::now();
+        let outputs = session.run(&inputs)?;
+        let latency_ms = start.elapsed().as_secs_f64() * 1e3;
+        if let Some(path) = &self.output {
+            let bytes = npz::write_npz(outputs.iter().map(|(n, t)| (n.as_str(), t)))?;
+            input::write(path, &bytes)?;
+        }
+        let outputs = outputs
+            .iter()
+            .map(|(n, t)| Out { name: n.clone(), dtype: t.dtype().name(), shape: t.shape().to_vec() })
+            .collect();
+        Ok(Document {
+            schema: "hone.run/1",
+            top: Vec::new(),
+            outputs,
+            latency_ms,
+            device: "cpu",
+            precision: "f32",
+            adapter: "factory".into(),
+            notes: Vec::new(),
+        })
+    }
+}
+
+/// True for a file that is to be read as plain ONNX.
+pub(crate) fn is_onnx(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx"))
 }

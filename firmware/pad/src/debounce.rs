@@ -103,8 +103,8 @@ mod tests {
 
     #[test]
     fn a_press_is_dated_to_its_first_edge_however_it_bounces() {
-        let bouncing = "________" /* armed */;
-        let script = std::format!("{bouncing}#_#_##_########{}", "#_#_________");
+        let (armed, pressed, released) = ("________", "#_#_##_########", "#_#_________");
+        let script = std::format!("{armed}{pressed}{released}");
         assert_eq!(
             edges(&script),
             [Edge::Began, Edge::Pressed { at_ms: 8 }, Edge::Released { at_ms: 24 }],

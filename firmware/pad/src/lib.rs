@@ -13,6 +13,25 @@
 //!
 //! The pad decides what was *done*; what it *means* is the host's. Nothing here reads a clock: `now_ms` is an argument,
 //! wrapping modulo 2³². Nothing allocates, and nothing a host sends can make it panic.
+//!
+//! A board's whole program, less its hardware:
+//!
+//! ```
+//! use hone_pad::{Pad, PadConfig, RamStore};
+//!
+//! let mut pad = Pad::new(PadConfig::default(), RamStore::<32>::new());
+//! for now_ms in 0..200 {
+//!     // Button 0 is down from 50 to 120 ms.
+//!     let buttons = u16::from((50..120).contains(&now_ms));
+//!     pad.tick(now_ms, buttons);
+//!     pad.rx(b"", now_ms);
+//!     pad.poll(now_ms);
+//!     while let Some(frame) = pad.pop_tx() {
+//!         assert!(frame.len() <= 243); // goes to the serial port
+//!     }
+//! }
+//! assert_eq!(pad.pending(), 1); // a click, waiting for a host
+//! ```
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -7,6 +7,21 @@
 //!
 //! Everything is bytes in, bytes out: no I/O, no clock (`now_ms` is always an argument), no allocation, no panic on any
 //! input. What is deliberately not here: what a press *means* (the host's configuration decides), rate limits, storage.
+//!
+//! ```
+//! use hone_wire::frame::{Deframed, Deframer, Frame, encode};
+//! use hone_wire::message::{Message, Ping};
+//!
+//! let key = [7; 16];
+//! let wire = encode(&Ping { t_ms: 1234 }.into(), 1, 1, Some(&key));
+//! let mut deframer = Deframer::new();
+//! for byte in wire {
+//!     if let Deframed::Run(raw) = deframer.push(byte) {
+//!         let frame = Frame::parse(&raw, Some(&key)).expect("nothing was damaged");
+//!         assert_eq!(Message::parse(frame.kind, frame.body), Ok(Ping { t_ms: 1234 }.into()));
+//!     }
+//! }
+//! ```
 #![doc = include_str!("../FORMAT.md")]
 #![no_std]
 #![forbid(unsafe_code)]

@@ -229,6 +229,7 @@ proptest! {
     }
 }
 
+// Confirmed with a second implementation of COBS, CRC-32C and SipHash-2-4, written from their definitions.
 const GOLDEN_PING: &str = "00082007040302010501010101010601a87989c400";
 const GOLDEN_EVENTS_TAGGED: &str =
     "0008300404030201050101020101010202010122010102030405060708090a02830b0c0d0e0f1011121f3e2a0c6502c8855ba08a8b00";

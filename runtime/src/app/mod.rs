@@ -20,6 +20,7 @@ use crate::modality::Sample;
 use crate::model::{Model, ModelError, Seen, probabilities};
 use crate::state::{StateDir, StateError};
 
+pub mod listen;
 pub mod rehearsal;
 
 /// Why the loop cannot go on.
@@ -333,6 +334,23 @@ impl App {
         };
         self.record(id, action, numbers(&decision, self.learner.training_predictions()))?;
         Ok(Learned::Decided { decision, changed })
+    }
+
+    /// The canonical correction of the presses recorded up to `journal_seq`: what an adapter of that provenance must hold.
+    ///
+    /// # Errors
+    /// [`AppError::Store`] or [`AppError::Learn`].
+    pub fn recompute(&self, journal_seq: u64) -> Result<Theta, AppError> {
+        let presses: Vec<TrainingPress> = lock(&self.journal)
+            .reader()
+            .effective_presses()?
+            .iter()
+            .filter(|p| p.press_id.0 <= journal_seq)
+            .filter_map(|p| self.training_press(p))
+            .collect();
+        let factory = Theta::zeros(self.model.base().classes(), self.model.base().features() + 1);
+        let config = self.learner.config().clone();
+        Ok(Learner::resume(self.model.base().clone(), config, presses, factory)?.refit()?)
     }
 
     /// Goes back to the adapter before, or to the factory head. One press does this.

@@ -14,7 +14,7 @@
 //! let mut writer = BundleWriter::new(manifest);
 //! writer.add("onnx/model.onnx", "graph", vec![1, 2, 3])?;
 //! let bundle = writer.finish()?;
-//! let again = Bundle::from_zip(bundle.to_zip()?.into())?;
+//! let again = Bundle::from_zip(bundle.to_zip()?)?;
 //! assert_eq!(again.read("onnx/model.onnx")?, &[1, 2, 3][..]);
 //! assert_eq!(again.manifest(), bundle.manifest());
 //! # Ok::<(), hone_runtime::bundle::BundleError>(())

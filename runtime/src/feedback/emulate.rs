@@ -6,6 +6,16 @@
 //!
 //! In virtual time the pad's clock runs ahead through every gesture and wait instead of sleeping; bytes still travel
 //! through the operating system. A single skip of more than 3.5 s looks to the pad like a silent host, as it should.
+//!
+//! ```
+//! use hone_runtime::feedback::emulate::{Emulator, EmulatorConfig};
+//!
+//! let emulator = Emulator::start(EmulatorConfig { virtual_time: true, ..EmulatorConfig::default() })?;
+//! println!("a pad on {}", emulator.port_name().expect("it is plugged in"));
+//! emulator.script("click 0\nlong 1")?;
+//! assert_eq!(emulator.pending(), 3); // click, long, and the end of the long press
+//! # Ok::<(), hone_runtime::feedback::emulate::EmulatorError>(())
+//! ```
 
 use getrandom::Error as RandomError;
 use hone_pad::link::Identity;

@@ -52,6 +52,7 @@ impl Members {
     }
 
     /// A whole number in `range`.
+    #[cfg(feature = "audio")]
     pub(crate) fn count(
         &mut self,
         key: &str,
@@ -66,6 +67,7 @@ impl Members {
     }
 
     /// A finite number, or a list of them.
+    #[cfg(feature = "image")]
     pub(crate) fn numbers(&mut self, key: &str) -> Result<Option<Vec<f64>>, ModalityError> {
         let Some(value) = self.take(key) else { return Ok(None) };
         let list = match &value {
@@ -78,6 +80,7 @@ impl Members {
         }
     }
 
+    #[cfg(feature = "audio")]
     pub(crate) fn text(&mut self, key: &str) -> Result<Option<String>, ModalityError> {
         match self.take(key) {
             None => Ok(None),

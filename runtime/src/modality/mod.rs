@@ -15,6 +15,7 @@ use crate::{DType, Note, Tensor};
 
 #[cfg(feature = "audio")]
 pub mod audio;
+#[cfg(any(feature = "image", feature = "audio"))]
 mod config;
 mod error;
 #[cfg(feature = "image")]
@@ -35,14 +36,23 @@ pub use resize::{Resample, resize};
 /// One sample: any of what the model takes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sample<'a> {
-    /// A PNG or JPEG file.
-    pub image: Option<&'a [u8]>,
+    /// A picture.
+    pub image: Option<Image<'a>>,
     /// A sound.
     pub audio: Option<Audio<'a>>,
     /// A text.
     pub text: Option<&'a str>,
     /// Sensor readings as CSV lines with a header.
     pub sensor: Option<&'a str>,
+}
+
+/// A picture, as a file or as pixels from a camera.
+#[derive(Clone, Copy, Debug)]
+pub enum Image<'a> {
+    /// A PNG or JPEG file.
+    File(&'a [u8]),
+    /// Pixels.
+    Pixels(&'a Pixels),
 }
 
 /// A sound, as a file or as samples from a microphone.
@@ -249,7 +259,11 @@ impl Processor {
         match self {
             #[cfg(feature = "image")]
             Processor::Image(processor) => {
-                let (pixels, decoding) = image::decode(sample.image.unwrap_or_default())?;
+                let (pixels, decoding) = match sample.image {
+                    Some(Image::Pixels(pixels)) => (pixels.clone(), Vec::new()),
+                    Some(Image::File(bytes)) => image::decode(bytes)?,
+                    None => image::decode(&[])?,
+                };
                 let (tensor, encoding) = processor.encode(&pixels)?;
                 notes.extend(decoding.into_iter().chain(encoding));
                 Ok(Prepared::One(tensor))

@@ -80,6 +80,7 @@ impl Pixels {
 
     /// The middle `width` × `height`. Where the picture is smaller, black is put around it, the odd row or column first,
     /// as `transformers.image_transforms.center_crop` does. Both sides at least 1.
+    #[cfg(feature = "image")]
     pub(crate) fn center_crop(&self, width: usize, height: usize) -> Pixels {
         // Offset of the crop in the picture, negative when black is put before it.
         let offset = |have: usize, want: usize| {

@@ -76,7 +76,7 @@ mod images {
     fn every_filter_resizes_to_the_very_bytes_pillow_gives() {
         let (gray, rgb) = (decode(&testdata("gray.png")).unwrap().0, decode(&testdata("rgb.png")).unwrap().0);
         let expected = arrays("resized.npz");
-        assert_eq!(expected.len(), 6 * 5);
+        assert_eq!(expected.len(), 6 * 7);
         for (name, tensor) in &expected {
             let parts: Vec<&str> = name.split('_').collect();
             let (width, height) = parts[2].split_once('x').unwrap();
@@ -230,8 +230,8 @@ mod sounds {
             let power: f32 = expected[inner.clone()].iter().map(|v| v * v).sum();
             let error: f32 = inner.map(|i| (found.samples[i] - expected[i]).powi(2)).sum();
             let decibels = 10.0 * (power / error).log10();
-            // Below 8 kHz the noise of the recording lies in the transition bands; it is 45 dB below the signal.
-            assert!(decibels >= 60.0 || (rate != 22_050 && decibels >= 50.0), "{rate}: {decibels} dB");
+            eprintln!("{rate} Hz: {decibels:.1} dB");
+            assert!(decibels >= 60.0, "{rate}: {decibels} dB");
         }
     }
 
@@ -495,7 +495,7 @@ mod preprocessor {
         assert_eq!(preprocessor.modalities(), ["image", "audio", "text", "sensor"]);
         let (png, wav) = (testdata("rgb.png"), testdata("mono-8k-u8.wav"));
         let full = Sample {
-            image: Some(&png),
+            image: Some(Image::File(&png)),
             audio: Some(Audio::File(&wav)),
             text: Some("turn on"),
             sensor: Some("x\n1\n2\n"),
@@ -573,7 +573,7 @@ mod preprocessor {
 
         let preprocessor = with(port("a", "image", DType::F32, &[0, 3, 8, 9])).unwrap();
         let png = testdata("gray.png");
-        let e = preprocessor.prepare(&Sample { image: Some(&png), ..Sample::default() }).unwrap_err();
+        let e = preprocessor.prepare(&Sample { image: Some(Image::File(&png)), ..Sample::default() }).unwrap_err();
         assert_eq!(e.to_string(), "input 'a': preparing gives [1, 1, 8, 9], the model takes [N, 3, 8, 9]");
 
         // A flat file serves the one modality that needs it, and no two.
@@ -581,5 +581,85 @@ mod preprocessor {
         Preprocessor::from_bundle(&bundle(vec![all_ports()[0].clone()], flat.clone())).unwrap();
         let both = all_ports()[..2].to_vec();
         assert!(matches!(Preprocessor::from_bundle(&bundle(both, flat)), Err(ModalityError::Config { .. })));
+    }
+}
+
+/// The front ends of the shipped model against the libraries its exporter used; see `models/which-digit/golden.py`.
+#[cfg(all(feature = "image", feature = "audio", feature = "text"))]
+mod which_digit {
+    use super::*;
+
+    #[derive(serde::Deserialize)]
+    struct Case {
+        kind: String,
+        #[serde(default)]
+        file: String,
+        #[serde(default)]
+        text: String,
+        expected: String,
+        #[serde(default)]
+        row: usize,
+        tolerance: f32,
+        #[serde(default)]
+        tolerance_mean: Option<f32>,
+    }
+
+    #[test]
+    fn every_golden_file_of_the_model_gives_its_recorded_tensor() {
+        let model = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/which-digit");
+        if !model.join("golden/index.json").exists() {
+            eprintln!("not compared: models/which-digit/golden is not in this checkout");
+            return;
+        }
+        let golden = |name: &str| std::fs::read(model.join("golden").join(name)).unwrap();
+        let config: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(model.join("src/config/preprocessor_config.json")).unwrap()).unwrap();
+        let image = super::super::image::ImageProcessor::from_json(&config["image_processor"].to_string()).unwrap();
+        let audio = super::super::audio::AudioProcessor::from_json(&config["feature_extractor"].to_string()).unwrap();
+        let tokenizer = std::fs::read(model.join("src/config/tokenizer.json")).unwrap();
+        let text = super::super::text::TextProcessor::from_json(&tokenizer).unwrap();
+
+        let cases: Vec<Case> = serde_json::from_slice(&golden("index.json")).unwrap();
+        let mut failures = vec![];
+        let mut count = [0; 3];
+        for case in &cases {
+            let expected = array(&read_npz(&golden(&case.expected)).unwrap(), "expected");
+            let found = match case.kind.as_str() {
+                "image" => {
+                    count[0] += 1;
+                    let (pixels, _) = super::super::image::decode(&golden(&case.file)).unwrap();
+                    image.encode(&pixels).unwrap().0
+                }
+                "audio" => {
+                    count[1] += 1;
+                    let (clip, _) = super::super::audio::decode(&golden(&case.file)).unwrap();
+                    audio.encode(clip).unwrap().0
+                }
+                "text" => {
+                    count[2] += 1;
+                    let ids = text.encode(&case.text).unwrap().0;
+                    let length = ids.len();
+                    let row = &expected.as_i64().unwrap()[case.row * length..(case.row + 1) * length];
+                    if ids.as_i64().unwrap() != row {
+                        failures.push(format!("{:?}: {:?} instead of {row:?}", case.text, ids.as_i64().unwrap()));
+                    }
+                    continue;
+                }
+                other => panic!("a case of kind {other}"),
+            };
+            let (a, b) = (found.as_f32().unwrap(), expected.as_f32().unwrap());
+            assert_eq!(a.len(), b.len(), "{}", case.file);
+            let differences: Vec<f32> = a.iter().zip(b).map(|(x, y)| (x - y).abs()).collect();
+            let worst = differences.iter().copied().fold(0.0, f32::max);
+            let mean = differences.iter().sum::<f32>() / differences.len() as f32;
+            if worst > case.tolerance || case.tolerance_mean.is_some_and(|t| mean > t) {
+                failures.push(format!(
+                    "{}: worst {worst}, mean {mean}, allowed {} {:?}",
+                    case.file, case.tolerance, case.tolerance_mean
+                ));
+            }
+        }
+        assert!(failures.is_empty(), "{}", failures.join("\n"));
+        assert!(count.iter().all(|&n| n > 0), "cases of each kind: {count:?}");
     }
 }

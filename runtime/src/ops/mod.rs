@@ -21,6 +21,9 @@ mod quantize;
 mod recurrent;
 mod reduce;
 
+#[cfg(all(test, feature = "import"))]
+mod conformance;
+
 pub use elementwise::broadcast_index;
 
 /// The operators that are ours.

@@ -1,2 +1,46 @@
-//! Repository tasks.
-fn main() {}
+//! Repository tasks: `cargo xtask arch` checks the architecture on the text of the tree, `cargo xtask ci` is CI.
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+mod arch;
+mod ci;
+mod worlds;
+
+const USAGE: &str = "\
+usage: cargo xtask <task>
+
+  arch         check the arrows and invariants of ARCHITECTURE.md on the text of the tree
+  worlds       run the demo in every world and write the README's table
+  ci [--full]  everything CI runs, timed; --full adds release benches and cargo-deny (installed when missing)
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let done = match args[..] {
+        ["arch"] => arch::run(&root()),
+        ["worlds"] => worlds::run(&root()),
+        ["ci"] => ci::run(&root(), ci::Extent::Usual),
+        ["ci", "--full"] => ci::run(&root(), ci::Extent::Full),
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(e) => {
+            eprintln!("xtask: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The repository's root: two levels above this crate.
+fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).unwrap_or(here).to_path_buf()
+}

@@ -1,7 +1,7 @@
 """Records the reference vectors of the learning and metrics tests: digits.json and ../../metrics/testdata/sklearn.json.
 
-    python -m venv /tmp/venv && /tmp/venv/bin/pip install numpy==2.4.6 scipy scikit-learn==1.9.1
-    /tmp/venv/bin/python record.py
+    python -m venv venv && venv/bin/pip install numpy==2.4.6 scipy scikit-learn==1.9.1
+    venv/bin/python record.py
 
 A one-hidden-layer digit classifier (8x8 scikit-learn digits, 64 int8-quantised hidden units) meets two changed worlds:
 `shifted` (images rotated, rolled, dimmed, noisy) and `relabelled` (four classes trade names). The reference learner is

@@ -24,6 +24,8 @@ use mel::{Log, LogMel, MelConfig, Pad, Scale};
 const MAX_SAMPLES: usize = 64 << 20;
 /// Rates that are resampled.
 const RATES_HZ: std::ops::RangeInclusive<u32> = 1_000..=768_000;
+/// About how many samples the resampler takes at once.
+const BLOCK_SAMPLES: usize = 1024;
 const FILE: &str = "preprocessor_config.json (feature_extractor)";
 
 /// Mono samples, full scale ±1.
@@ -45,7 +47,7 @@ fn refuse(reason: impl Into<String>) -> ModalityError {
 ///
 /// # Errors
 /// [`ModalityError::Audio`] for an unknown format, no samples, damage, fewer samples than the file declares, samples
-/// that are not finite, or more than [`MAX_SAMPLES`] of them.
+/// that are not finite, or more than 64 Mi of them.
 pub fn decode(bytes: &[u8]) -> Result<(Clip, Vec<Note>), ModalityError> {
     if bytes.is_empty() {
         return Err(refuse("there are no bytes"));
@@ -127,12 +129,22 @@ pub fn resample(from: Clip, rate_hz: u32) -> Result<(Clip, Option<Note>), Modali
     }
     let note = Note::new("resampled", format!("{} Hz", from.rate_hz), format!("{rate_hz} Hz"));
     let frames = from.samples.len();
-    let mut fft = Fft::<f32>::new(from.rate_hz as usize, rate_hz as usize, 1024, 1, FixedSync::Both)
+    // The delay is half a block and is cut off in whole samples, so a block must be even on both sides: with an odd one
+    // everything comes out half a sample late.
+    let (rate_in, rate_out) = (from.rate_hz as usize, rate_hz as usize);
+    let least = rate_in / greatest_common_divisor(rate_in, rate_out);
+    let block = least * 2 * (BLOCK_SAMPLES / 2).div_ceil(least);
+    let window = rubato::WindowFunction::BlackmanHarris2;
+    let mut fft = Fft::<f32>::new_custom(rate_in, rate_out, block, 1, 1, window, FixedSync::Both)
         .map_err(|e| refuse(e.to_string()))?;
     let channels = [from.samples.as_slice()];
     let input = SequentialSliceOfSlices::new(&channels, 1, frames).map_err(|e| refuse(e.to_string()))?;
     let output = fft.process_all(&input, frames, None).map_err(|e| refuse(e.to_string()))?;
     Ok((clip(rate_hz, output.take_data())?, Some(note)))
+}
+
+fn greatest_common_divisor(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
 }
 
 /// Samples → features, as the feature extractor of the bundle makes them.

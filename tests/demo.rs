@@ -1,0 +1,42 @@
+//! The demo as a stranger sees it, and what it promises.
+use crate::support::hone;
+
+fn demo(args: &[&str]) -> serde_json::Value {
+    let dir = tempfile::tempdir().unwrap();
+    let out = hone().args(["demo", "--json", "--state"]).arg(dir.path().join("s")).args(args).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let doc: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(doc["schema"], "hone.demo/1");
+    assert_eq!(doc["lost_presses"], 0);
+    assert_eq!(doc["duplicated_presses"], 0);
+    assert_eq!(doc["journal_sound"], true);
+    doc
+}
+
+#[test]
+fn two_hundred_thumbs_with_every_tenth_wrong_teach_a_new_pen() {
+    let d = demo(&["--world", "new-pen", "--seed", "1"]);
+    let gain = d["accuracy_after"].as_f64().unwrap() - d["accuracy_before"].as_f64().unwrap();
+    assert!(gain >= 0.15, "{d}");
+}
+
+#[test]
+fn corrections_teach_more_than_thumbs_in_a_world_that_swaps_classes() {
+    let thumbs = demo(&["--world", "left-handed", "--presses", "100"]);
+    let corrections = demo(&["--world", "left-handed", "--presses", "100", "--press", "corrections"]);
+    assert!(corrections["accuracy_after"].as_f64() > thumbs["accuracy_after"].as_f64(), "{thumbs} {corrections}");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_accuracy() {
+    let once = demo(&["--world", "new-pen", "--presses", "60", "--seed", "5"]);
+    let again = demo(&["--world", "new-pen", "--presses", "60", "--seed", "5"]);
+    assert_eq!(once["accuracy_after"], again["accuracy_after"]);
+    assert_eq!(once["source_after"], again["source_after"]);
+}
+
+#[test]
+fn a_world_that_does_not_exist_is_a_usage_error_that_lists_those_that_do() {
+    let out = hone().args(["demo", "--world", "mars"]).output().unwrap();
+    crate::support::fails(&out, 2, &["new-pen", "left-handed", "new-voice", "new-language"]);
+}

@@ -1,0 +1,260 @@
+//! `hone eval`: how good is a model, with and without what it learned.
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use hone_runtime::Class;
+use hone_runtime::adapters::{AdapterId, AdapterStore};
+use hone_runtime::bundle::Bundle;
+use hone_runtime::dataset::Dataset;
+use hone_runtime::learn::{Theta, argmax};
+use hone_runtime::metrics::{Calibration, Classification, Latency};
+use hone_runtime::model::{Model, Seen, probabilities};
+use hone_runtime::session::SessionOptions;
+use hone_runtime::state::StateDir;
+use serde::Serialize;
+
+use crate::exit::fail;
+use crate::{input, output, report};
+
+/// Measures accuracy, precision, recall, F1, confusion and calibration on labelled data.
+#[derive(Args)]
+pub(crate) struct Eval {
+    /// A .hone bundle.
+    bundle: PathBuf,
+    /// A directory with index.csv (split,label,image,audio,text).
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// Which split of the data.
+    #[arg(long, default_value = "test")]
+    split: String,
+    /// The state directory whose adapter in use answers; without it the factory head does.
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// Two adapters to compare, each `factory`, `current` or an id; needs --state for all but factory.
+    #[arg(long, num_args = 2, value_names = ["A", "B"])]
+    compare: Option<Vec<String>>,
+    /// Exit with 4 when the accuracy (of B, when comparing) is below this share.
+    #[arg(long, value_name = "SHARE")]
+    min_accuracy: Option<f64>,
+    /// Writes a self-contained HTML report.
+    #[arg(long, value_name = "OUT.html")]
+    report: Option<PathBuf>,
+    /// One JSON document in place of text.
+    #[arg(long)]
+    json: bool,
+}
+
+/// The figures of one adapter on one data set.
+#[derive(Serialize)]
+pub(crate) struct Figures {
+    pub(crate) adapter: String,
+    pub(crate) n: usize,
+    pub(crate) accuracy: f64,
+    pub(crate) accuracy_interval: (f64, f64),
+    pub(crate) precision: f64,
+    pub(crate) recall: f64,
+    pub(crate) f1: f64,
+    pub(crate) per_class: BTreeMap<String, PerClass>,
+    pub(crate) confusion: Vec<Vec<u64>>,
+    pub(crate) ece: f64,
+    #[serde(skip)]
+    pub(crate) calibration: Calibration,
+}
+
+#[derive(Serialize)]
+pub(crate) struct PerClass {
+    pub(crate) precision: f64,
+    pub(crate) recall: f64,
+    pub(crate) f1: f64,
+    pub(crate) support: u64,
+}
+
+#[derive(Serialize)]
+pub(crate) struct LatencyMs {
+    pub(crate) p50: f64,
+    pub(crate) p95: f64,
+    pub(crate) p99: f64,
+    pub(crate) mean: f64,
+}
+
+/// What the verb found.
+#[derive(Serialize)]
+pub(crate) struct Document {
+    schema: &'static str,
+    #[serde(flatten)]
+    pub(crate) figures: Figures,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) compared_with: Option<Figures>,
+    pub(crate) latency_ms: LatencyMs,
+    pub(crate) labels: Vec<String>,
+    pub(crate) data: String,
+    pub(crate) model: String,
+    /// How often each lossy step happened.
+    pub(crate) notes: BTreeMap<String, usize>,
+}
+
+impl Eval {
+    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+        let data = Dataset::from_dir(&self.data)?;
+        let mut model = Model::open(Bundle::open(&self.bundle)?, SessionOptions::default())?;
+        let mut seen: Vec<(Seen, usize)> = Vec::new();
+        let mut notes = BTreeMap::new();
+        for row in data.split(&self.split) {
+            let truth = model.class_of(&row.label).ok_or_else(|| {
+                fail(Class::Invalid, format!("the data says `{}`, which is no label of the model", row.label))
+            })?;
+            let s = model.see(&row.sample())?;
+            for n in &s.notes {
+                *notes.entry(n.code.clone()).or_insert(0) += 1;
+            }
+            seen.push((s, truth));
+        }
+        if seen.is_empty() {
+            let splits: std::collections::BTreeSet<&str> = data.rows.iter().map(|r| r.split.as_str()).collect();
+            let known: Vec<&str> = splits.into_iter().collect();
+            return Err(fail(
+                Class::Invalid,
+                format!("{} has no split `{}`; it has {}", self.data.display(), self.split, known.join(", ")),
+            ));
+        }
+        let wanted = match &self.compare {
+            Some(pair) => pair.clone(),
+            None if self.state.is_some() => vec!["current".to_string()],
+            None => vec!["factory".to_string()],
+        };
+        let mut all = Vec::new();
+        for name in &wanted {
+            let (name, theta) = self.theta(&model, name)?;
+            all.push(figures(&model, name, theta.as_ref(), &seen)?);
+        }
+        let ms: Vec<f64> = seen.iter().map(|(s, _)| s.latency.as_secs_f64() * 1e3).collect();
+        let latency = Latency::from_samples(&ms)?;
+        let compared_with = if all.len() == 2 { Some(all.remove(0)) } else { None };
+        let document = Document {
+            schema: "hone.eval/1",
+            figures: all.remove(0),
+            compared_with,
+            latency_ms: LatencyMs { p50: latency.p50, p95: latency.p95, p99: latency.p99, mean: latency.mean },
+            labels: model.labels().to_vec(),
+            data: self.data.display().to_string(),
+            model: model.bundle().manifest().name.clone(),
+            notes,
+        };
+        if let Some(path) = &self.report {
+            input::write(path, report::html(&document, &latency).as_bytes())?;
+            eprintln!("report: {}", path.display());
+        }
+        if self.json {
+            output::json(&document)?;
+        } else {
+            text(&document)?;
+        }
+        if self.min_accuracy.is_some_and(|m| document.figures.accuracy < m) {
+            eprintln!("accuracy is below --min-accuracy");
+            return Ok(ExitCode::from(Class::Gate.exit_code()));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// The name and Θ of an adapter.
+    fn theta(&self, model: &Model, name: &str) -> anyhow::Result<(String, Option<Theta>)> {
+        if name == "factory" {
+            return Ok((name.to_string(), None));
+        }
+        let Some(dir) = &self.state else {
+            return Err(fail(Class::Usage, format!("adapter `{name}` lies in a state directory: give --state DIR")));
+        };
+        let store = AdapterStore::new(&StateDir::at(dir), model.bundle().base_digest())?;
+        let id = match name {
+            "current" => store.current_id()?,
+            id => Some(id.parse::<AdapterId>()?),
+        };
+        let Some(id) = id else { return Ok(("factory".to_string(), None)) };
+        let a = store.load(&id)?;
+        Ok((id.to_string(), Some(Theta::new(a.classes, a.columns, a.theta)?)))
+    }
+}
+
+fn figures(model: &Model, adapter: String, theta: Option<&Theta>, seen: &[(Seen, usize)]) -> anyhow::Result<Figures> {
+    let (mut truths, mut answers, mut confidence, mut right) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for (s, truth) in seen {
+        let served = match theta {
+            Some(t) => t.apply(&model.base().standardise(&s.feature)?, &s.logits)?,
+            None => s.logits.clone(),
+        };
+        let class = argmax(&served);
+        truths.push(*truth);
+        answers.push(class);
+        confidence.push(f64::from(probabilities(&served)[class]));
+        right.push(class == *truth);
+    }
+    let c = Classification::from_pairs(&truths, &answers, model.labels().len())?;
+    let calibration = Calibration::from_answers(&confidence, &right)?;
+    let per_class = model
+        .labels()
+        .iter()
+        .zip(&c.per_class)
+        .map(|(l, p)| {
+            let v = PerClass { precision: p.precision, recall: p.recall, f1: p.f1, support: p.support };
+            (l.clone(), v)
+        })
+        .collect();
+    Ok(Figures {
+        adapter,
+        n: c.n,
+        accuracy: c.accuracy,
+        accuracy_interval: c.accuracy_interval,
+        precision: c.macro_precision,
+        recall: c.macro_recall,
+        f1: c.macro_f1,
+        per_class,
+        confusion: c.confusion,
+        ece: calibration.expected_calibration_error,
+        calibration,
+    })
+}
+
+fn text(d: &Document) -> std::io::Result<()> {
+    for f in d.compared_with.iter().chain([&d.figures]) {
+        output::line(format!(
+            "adapter {}: accuracy {:.2} % [{:.1}, {:.1}] on {}; macro precision {:.2} %, recall {:.2} %, F1 {:.2} %; \
+             calibration error {:.3}",
+            f.adapter,
+            100.0 * f.accuracy,
+            100.0 * f.accuracy_interval.0,
+            100.0 * f.accuracy_interval.1,
+            f.n,
+            100.0 * f.precision,
+            100.0 * f.recall,
+            100.0 * f.f1,
+            f.ece
+        ))?;
+    }
+    output::line("")?;
+    let width = d.labels.iter().map(|l| l.chars().count()).max().unwrap_or(1).max(5);
+    output::line(format!("{:>width$}  precision  recall      F1  samples", "class"))?;
+    for l in &d.labels {
+        let p = &d.figures.per_class[l];
+        output::line(format!(
+            "{l:>width$}  {:8.2} %{:7.2} %{:7.2} %  {:7}",
+            100.0 * p.precision,
+            100.0 * p.recall,
+            100.0 * p.f1,
+            p.support
+        ))?;
+    }
+    output::line("")?;
+    output::line("rows: truth, columns: answer")?;
+    for (l, row) in d.labels.iter().zip(&d.figures.confusion) {
+        let cells: String = row.iter().map(|n| format!("{n:5}")).collect();
+        output::line(format!("{l:>width$}{cells}"))?;
+    }
+    let l = &d.latency_ms;
+    output::line(format!("\nlatency {:.2} ms p50, {:.2} p95, {:.2} p99, preprocessing included", l.p50, l.p95, l.p99))?;
+    for (code, n) in &d.notes {
+        output::line(format!("note: {code} × {n}"))?;
+    }
+    Ok(())
+}

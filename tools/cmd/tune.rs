@@ -1,0 +1,125 @@
+//! `hone tune`: learn now from what the journal holds, or from labelled data.
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::Args;
+use hone_runtime::Class;
+use hone_runtime::app::{App, Learned};
+use hone_runtime::bundle::Bundle;
+use hone_runtime::learn::{Action, OBJECTIVES};
+use hone_runtime::model::Model;
+use hone_runtime::session::SessionOptions;
+use hone_runtime::state::StateDir;
+use serde::Serialize;
+
+use crate::exit::fail;
+use crate::output;
+
+/// Fits the adapter to everything said so far and puts it before the gate.
+#[derive(Args)]
+pub(crate) struct Tune {
+    /// A .hone bundle.
+    bundle: PathBuf,
+    /// The state directory; $STATE_DIRECTORY or the XDG state directory if not given.
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// The objective.
+    #[arg(long, default_value = "posterior")]
+    objective: String,
+    /// What is trained.
+    #[arg(long, default_value = "head")]
+    scope: String,
+    /// The guard between the candidate and use.
+    #[arg(long, value_enum, default_value_t = super::Guard::Veto)]
+    guard: super::Guard,
+    /// Fit and report, publish nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// One JSON document in place of text.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Document {
+    schema: &'static str,
+    adapter: String,
+    scope: String,
+    objective: String,
+    presses: usize,
+    confirmed: usize,
+    theta_norm: f64,
+    published: bool,
+    reason: String,
+    seconds: f64,
+}
+
+impl Tune {
+    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+        if !OBJECTIVES.iter().any(|o| o.name == self.objective) {
+            let known: Vec<&str> = OBJECTIVES.iter().map(|o| o.name).collect();
+            return Err(fail(
+                Class::Unsupported,
+                format!("there is no objective `{}` in this version; there is {}", self.objective, known.join(", ")),
+            ));
+        }
+        if self.scope != "head" {
+            return Err(fail(
+                Class::Unsupported,
+                format!("scope `{}` is not in this version, which trains `head`", self.scope),
+            ));
+        }
+        let started = Instant::now();
+        let state = StateDir::resolve(self.state.as_deref())?;
+        let model = Model::open(Bundle::open(&self.bundle)?, SessionOptions::default())?;
+        let mut app = App::open(model, &state, self.guard.mode())?;
+        let presses = app.learner().training_predictions();
+        if presses == 0 {
+            return Err(fail(
+                Class::Failed,
+                format!(
+                    "nothing was said yet that could train this model in {}; `hone listen` or `hone feedback import` first",
+                    state.root().display()
+                ),
+            ));
+        }
+        let candidate = app.learner().refit()?;
+        let mut document = Document {
+            schema: "hone.tune/1",
+            adapter: app.current().map_or_else(|| "factory".into(), |a| a.to_string()),
+            scope: self.scope,
+            objective: self.objective,
+            presses,
+            confirmed: app.learner().reservoir_ids().len(),
+            theta_norm: candidate.norm(),
+            published: false,
+            reason: "--dry-run: nothing was put before the gate".into(),
+            seconds: 0.0,
+        };
+        let mut refused = false;
+        if !self.dry_run
+            && let Learned::Decided { decision, changed } = app.decide()?
+        {
+            document.published = decision.action == Action::Publish;
+            refused = !matches!(decision.action, Action::Publish | Action::Hold);
+            document.reason = decision.reason;
+            if let Some(now) = changed {
+                document.adapter = now.map_or_else(|| "factory".into(), |a| a.to_string());
+            }
+        }
+        document.seconds = started.elapsed().as_secs_f64();
+        if self.json {
+            output::json(&document)?;
+        } else {
+            output::line(format!(
+                "{} presses, {} confirmed; {}: {}",
+                document.presses,
+                document.confirmed,
+                if document.published { format!("adapter {} is in use", document.adapter) } else { "nothing published".into() },
+                document.reason
+            ))?;
+        }
+        Ok(if refused { ExitCode::from(Class::Gate.exit_code()) } else { ExitCode::SUCCESS })
+    }
+}

@@ -1,0 +1,264 @@
+//! Everything CI runs, in order, each step timed; the first failure ends the run.
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+
+use crate::arch;
+
+/// How much is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// What every change must pass: under 50 minutes on two cores.
+    Usual,
+    /// The same, with release benches and with tools that take minutes to install.
+    Full,
+}
+
+/// One step.
+struct Step {
+    name: &'static str,
+    run: fn(&Path, Extent) -> anyhow::Result<Outcome>,
+}
+
+enum Outcome {
+    Done,
+    /// Not run, and why.
+    Skipped(String),
+}
+
+static STEPS: &[Step] = &[
+    Step { name: "format", run: |root, _| cargo(root, &["fmt", "--all", "--check"]) },
+    Step {
+        name: "clippy",
+        run: |root, _| cargo(root, &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]),
+    },
+    Step { name: "architecture", run: |root, _| check(arch::run(root)?, "the architecture is violated, see above") },
+    Step { name: "tests of xtask", run: |root, _| cargo(root, &["test", "--package", "xtask", "--locked"]) },
+    Step { name: "tests (README)", run: readme_tests },
+    Step { name: "documentation", run: documentation },
+    Step { name: "no_std link", run: no_std },
+    Step { name: "dependencies", run: deny },
+    Step { name: "bench smoke", run: benches },
+];
+
+/// Runs every step and prints how long each took. False when one failed.
+///
+/// # Errors
+/// When a step cannot be started at all.
+pub(crate) fn run(root: &Path, extent: Extent) -> anyhow::Result<bool> {
+    let start = Instant::now();
+    let mut lines = Vec::new();
+    let mut passed = true;
+    for step in STEPS {
+        println!("\n==> {}", step.name);
+        let began = Instant::now();
+        let outcome = (step.run)(root, extent);
+        let took = seconds(began.elapsed());
+        match outcome {
+            Ok(Outcome::Done) => lines.push(format!("  ok       {took}  {}", step.name)),
+            Ok(Outcome::Skipped(why)) => {
+                println!("skipped: {why}");
+                lines.push(format!("  skipped  {took}  {}: {why}", step.name));
+            }
+            Err(e) => {
+                eprintln!("{}: {e:#}", step.name);
+                lines.push(format!("  FAILED   {took}  {}: {e:#}", step.name));
+                passed = false;
+                break;
+            }
+        }
+    }
+    println!("\n==> summary");
+    lines.iter().for_each(|l| println!("{l}"));
+    println!(
+        "  {}   {}  {} of {} steps",
+        if passed { "passed" } else { "FAILED" },
+        seconds(start.elapsed()),
+        lines.len(),
+        STEPS.len()
+    );
+    Ok(passed)
+}
+
+fn seconds(d: Duration) -> String {
+    format!("{:>7.1} s", d.as_secs_f64())
+}
+
+fn check(holds: bool, otherwise: &str) -> anyhow::Result<Outcome> {
+    if holds { Ok(Outcome::Done) } else { bail!("{otherwise}") }
+}
+
+/// The cargo that runs this program, with its output shown as it comes.
+fn cargo(root: &Path, args: &[&str]) -> anyhow::Result<Outcome> {
+    execute(cargo_command(root).args(args))
+}
+
+fn cargo_command(root: &Path) -> Command {
+    let mut c = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    c.current_dir(root);
+    // `cargo run` tells its child about the package it ran; a cargo started from here must not see that.
+    for (key, _) in std::env::vars_os() {
+        if key.to_str().is_some_and(|k| k.starts_with("CARGO_PKG_") || k.starts_with("CARGO_MANIFEST_")) {
+            c.env_remove(key);
+        }
+    }
+    c
+}
+
+fn execute(command: &mut Command) -> anyhow::Result<Outcome> {
+    println!("$ {}", shown(command));
+    let status = command.status().with_context(|| format!("cannot start {}", shown(command)))?;
+    check(status.success(), &format!("`{}` ended with {status}", shown(command)))
+}
+
+fn shown(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let words: Vec<_> = words.map(|w| w.to_string_lossy().into_owned()).collect();
+    let program = words[0].rsplit(['/', '\\']).next().unwrap_or_default().to_string();
+    [&[program], &words[1..]].concat().join(" ")
+}
+
+/// The test command a reader of the README is told to run, word for word.
+fn readme_tests(root: &Path, _: Extent) -> anyhow::Result<Outcome> {
+    let text = std::fs::read_to_string(root.join("README.md")).context("cannot read README.md")?;
+    let line = test_command(&text).context("README.md has no fenced line that begins with `cargo test`")?;
+    let args: Vec<&str> = line.split_whitespace().skip(1).collect();
+    if let Some(odd) = args.iter().find(|a| a.contains(['"', '\'', '$', '|', '&', ';', '>', '<', '`', '*'])) {
+        bail!("README.md: `{line}`: `{odd}` needs a shell; keep the test command plain");
+    }
+    cargo(root, &args)
+}
+
+/// The first line of a fenced block that begins with `cargo test`, without prompt and comment.
+fn test_command(readme: &str) -> Option<&str> {
+    let mut fenced = false;
+    for line in readme.lines() {
+        let line = line.trim();
+        if line.starts_with("```") {
+            fenced = !fenced;
+        } else if fenced {
+            let line = line.trim_start_matches("$ ").split(" #").next().unwrap_or_default().trim();
+            if line == "cargo test" || line.starts_with("cargo test ") {
+                return Some(line);
+            }
+        }
+    }
+    None
+}
+
+fn documentation(root: &Path, _: Extent) -> anyhow::Result<Outcome> {
+    let args = ["doc", "--workspace", "--no-deps", "--document-private-items", "--locked"];
+    execute(cargo_command(root).args(args).env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+/// Links wire and pad into a program that brings its own panic handler. If they or anything they depend on pulled in
+/// the standard library, there would be two handlers, which rustc refuses: a check that needs no other target than the
+/// host's. Whether they *compile* for a microcontroller is shown by the boards, which bring their own targets.
+fn no_std(root: &Path, _: Extent) -> anyhow::Result<Outcome> {
+    let dir = target_dir(root).join("xtask/no-std");
+    write_no_std(&dir, root)?;
+    execute(cargo_command(root).args(["build", "--quiet", "--manifest-path"]).arg(dir.join("Cargo.toml")))
+}
+
+fn target_dir(root: &Path) -> std::path::PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |d| root.join(d))
+}
+
+fn write_no_std(dir: &Path, root: &Path) -> anyhow::Result<()> {
+    let manifest = format!(
+        "[workspace]\n[package]\nname = \"hone-no-std-check\"\nedition = \"2024\"\n\
+         [lib]\ncrate-type = [\"staticlib\"]\n\
+         [dependencies]\nhone-wire = {{ path = {wire:?} }}\nhone-pad = {{ path = {pad:?} }}\n\
+         [profile.dev]\npanic = \"abort\"\n",
+        wire = root.join("firmware/wire"),
+        pad = root.join("firmware/pad"),
+    );
+    let source = "#![no_std]\nuse hone_pad as _;\nuse hone_wire as _;\n\
+                  #[panic_handler]\nfn panic(_: &core::panic::PanicInfo<'_>) -> ! {\n    loop {}\n}\n";
+    let write = |path: &Path, text: &str| {
+        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+    };
+    std::fs::create_dir_all(dir.join("src")).with_context(|| format!("cannot make {}", dir.display()))?;
+    write(&dir.join("Cargo.toml"), &manifest)?;
+    write(&dir.join("src/lib.rs"), source)?;
+    // The same versions as the product's.
+    std::fs::copy(root.join("Cargo.lock"), dir.join("Cargo.lock")).context("cannot copy Cargo.lock")?;
+    Ok(())
+}
+
+/// `cargo deny check licenses bans sources`, when cargo-deny is there or may be installed.
+fn deny(root: &Path, extent: Extent) -> anyhow::Result<Outcome> {
+    let there = cargo_command(root).args(["deny", "--version"]).output().is_ok_and(|o| o.status.success());
+    if !there && extent == Extent::Usual {
+        return Ok(Outcome::Skipped("cargo-deny is not installed, and building it takes minutes: --full does".into()));
+    }
+    if !there {
+        cargo(root, &["install", "--locked", "cargo-deny"])?;
+    }
+    cargo(root, &["deny", "check", "licenses", "bans", "sources"])
+}
+
+/// Each bench once, for its assertions: in the test profile, which is built by now; `--full` builds the real one.
+fn benches(root: &Path, extent: Extent) -> anyhow::Result<Outcome> {
+    match extent {
+        Extent::Usual => cargo(root, &["test", "--package", "hone", "--benches", "--locked"]),
+        Extent::Full => cargo(root, &["bench", "--package", "hone", "--bench", "*", "--locked", "--", "--test"]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_test_command_is_the_first_one_in_a_fence_and_not_one_in_prose() {
+        let text = "cargo test in prose\n```sh\ncargo build\n$ cargo test --workspace  # all of it\n```\n";
+        assert_eq!(test_command(text), Some("cargo test --workspace"));
+        assert_eq!(test_command("`cargo test`\n```\ncargo testify\n```\n"), None);
+    }
+
+    #[test]
+    fn the_readme_of_this_repository_names_a_test_command() {
+        let text = std::fs::read_to_string(crate::root().join("README.md")).unwrap();
+        assert!(test_command(&text).is_some());
+    }
+
+    #[test]
+    fn a_crate_that_uses_the_standard_library_does_not_pass_the_no_std_link() {
+        let dir = std::env::temp_dir().join(format!("hone-no-std-{}", std::process::id()));
+        let firmware = |name: &str, code: &str| {
+            let at = dir.join("firmware").join(name);
+            std::fs::create_dir_all(at.join("src")).unwrap();
+            let manifest = format!("[workspace]\n[package]\nname = \"hone-{name}\"\nedition = \"2024\"\n");
+            std::fs::write(at.join("Cargo.toml"), manifest).unwrap();
+            std::fs::write(at.join("src/lib.rs"), code).unwrap();
+        };
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join("Cargo.lock"), "version = 4\n").unwrap();
+        firmware("pad", "#![no_std]\n");
+        for (wire, links) in
+            [("#![no_std]\n", true), ("pub fn f() -> std::string::String { Default::default() }\n", false)]
+        {
+            firmware("wire", wire);
+            write_no_std(&dir.join("check"), &dir).unwrap();
+            let built = cargo_command(&dir)
+                .args([
+                    "build",
+                    "--quiet",
+                    "--offline",
+                    "--target-dir",
+                    "target",
+                    "--manifest-path",
+                    "check/Cargo.toml",
+                ])
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&built.stderr);
+            assert_eq!(built.status.success(), links, "{said}");
+            assert!(links || said.contains("panic_impl"), "{said}");
+        }
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+}

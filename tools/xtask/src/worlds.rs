@@ -1,0 +1,81 @@
+//! `cargo xtask worlds`: the README's table of what the demo teaches, measured now.
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, bail, ensure};
+
+const WORLDS: &[&str] = &["new-pen", "new-voice", "new-language", "left-handed"];
+const SEEDS: &[u32] = &[1, 2, 3];
+const BEGIN: &str = "<!-- worlds: made by `cargo xtask worlds` -->";
+const END: &str = "<!-- /worlds -->";
+
+/// Runs the demo in every world and writes the table into README.md.
+///
+/// # Errors
+/// When the demo cannot be built or run, or README.md lacks its markers.
+pub(crate) fn run(root: &Path) -> anyhow::Result<bool> {
+    let mut table = String::from(
+        "| world | says | before | after | gain | own ground before → after | wrong answers shown | answer p50 | press → durable p50 | durable → better p50 |\n\
+         |---|---|---|---|---|---|---|---|---|---|\n",
+    );
+    for world in WORLDS {
+        for press in ["thumbs", "corrections"] {
+            let docs = SEEDS.iter().map(|s| demo(root, world, press, *s)).collect::<anyhow::Result<Vec<_>>>()?;
+            let values = |pointer: &str| -> anyhow::Result<Vec<f64>> {
+                docs.iter()
+                    .map(|d| d.pointer(pointer).and_then(serde_json::Value::as_f64).with_context(|| format!("no {pointer}")))
+                    .collect()
+            };
+            let mean = |pointer: &str| values(pointer).map(|v| v.iter().sum::<f64>() / v.len() as f64);
+            let (before, after) = (values("/accuracy_before")?, values("/accuracy_after")?);
+            let lost = values("/lost_presses")?.iter().chain(&values("/duplicated_presses")?).sum::<f64>();
+            ensure!(lost == 0.0, "{world}: presses were lost or doubled");
+            let least = before.iter().zip(&after).map(|(b, a)| a - b).fold(f64::INFINITY, f64::min);
+            let (b, a) = (mean("/accuracy_before")?, mean("/accuracy_after")?);
+            table += &format!(
+                "| {world} | {press} | {:.1} % | {:.1} % | **{:+.1}** [{:+.1}] | {:.1} → {:.1} % | {:.0} | {:.2} ms | {:.1} ms | {:.1} ms |\n",
+                100.0 * b,
+                100.0 * a,
+                100.0 * (a - b),
+                100.0 * least,
+                100.0 * mean("/source_before")?,
+                100.0 * mean("/source_after")?,
+                mean("/regret")?,
+                mean("/latency_ms/p50")?,
+                mean("/press_durable_ms/p50")?,
+                mean("/adapt_ms/p50")?,
+            );
+            eprint!("{}", table.lines().last().unwrap_or_default());
+            eprintln!();
+        }
+    }
+    let stamp = format!("\nMeasured by `cargo xtask worlds` at {} on {}.\n", commit(root), cpu());
+    let path = root.join("README.md");
+    let text = std::fs::read_to_string(&path).context("cannot read README.md")?;
+    let (head, rest) = text.split_once(BEGIN).context("README.md has no marker for the table")?;
+    let tail = rest.split_once(END).map_or(rest, |(_, tail)| tail);
+    std::fs::write(&path, format!("{head}{BEGIN}\n{table}{stamp}{END}{tail}")).context("cannot write README.md")?;
+    Ok(true)
+}
+
+fn demo(root: &Path, world: &str, press: &str, seed: u32) -> anyhow::Result<serde_json::Value> {
+    let args = ["run", "--quiet", "--release", "--locked", "--", "demo", "--json", "--world", world, "--press", press];
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let out = Command::new(cargo).current_dir(root).args(args).args(["--seed", &seed.to_string()]).output()?;
+    if !out.status.success() {
+        bail!("the demo in {world} failed: {}", String::from_utf8_lossy(&out.stderr));
+    }
+    serde_json::from_slice(&out.stdout).context("the demo did not print JSON")
+}
+
+fn commit(root: &Path) -> String {
+    let out = Command::new("git").current_dir(root).args(["rev-parse", "--short", "HEAD"]).output();
+    out.map_or_else(|_| "an unknown commit".into(), |o| String::from_utf8_lossy(&o.stdout).trim().to_string())
+}
+
+fn cpu() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = info.lines().find_map(|l| l.strip_prefix("model name")?.split_once(':').map(|(_, n)| n.trim().to_string()));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    format!("{} ({cores} cores, one thread used)", name.unwrap_or_else(|| "an unknown CPU".into()))
+}
