@@ -9,8 +9,21 @@ use hone_runtime::journal::{Example, Journal, Press, PressKind, Shown, Source};
 use hone_runtime::state::StateDir;
 use serde_json::Value;
 
-const VERBS: &[&str] =
-    &["adapter", "bench", "completions", "demo", "doctor", "eval", "export", "feedback", "inspect", "man", "pad", "run", "tune"];
+const VERBS: &[&str] = &[
+    "adapter",
+    "bench",
+    "completions",
+    "demo",
+    "doctor",
+    "eval",
+    "export",
+    "feedback",
+    "inspect",
+    "man",
+    "pad",
+    "run",
+    "tune",
+];
 
 /// Runs `hone`; the environment names no state directory, so that no test touches a person's.
 fn hone(args: &[&str]) -> Output {
@@ -392,4 +405,49 @@ fn an_emulated_pad_says_its_port_first_and_does_what_it_is_told() {
     assert!(said.contains("not 3") && said.contains("frobnicate"), "{said}");
     refused(&["pad", "emulate", "--buttons", "9"], 5, &["1 to 8"]);
     ok(&["pad", "list"]);
+}
+
+fn which_digit(at: &str) -> String {
+    text(&Path::new(env!("CARGO_MANIFEST_DIR")).join("models/which-digit").join(at)).to_string()
+}
+
+/// The arguments of the command in the model's README, with another configuration and target.
+fn export_which_digit(config: &str, target: &Path) -> Output {
+    let (model, check) = (which_digit("src/model.onnx"), which_digit("src/check"));
+    let created = "2026-11-23T18:00:00Z";
+    let name = ["--name", "which-digit", "--created", created];
+    hone(&[&["export", &model, "-o", text(target), "--config", config, "--check", &check], &name[..]].concat())
+}
+
+#[test]
+fn the_shipped_bundle_is_what_its_sources_make() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("made.hone");
+    let out = export_which_digit(&which_digit("src/config"), &target);
+    assert_eq!(code(&out), 0, "{}", stderr(&out));
+    let made = fs::read_to_string(target.join("manifest.json")).unwrap();
+    let shipped = fs::read_to_string(which_digit("which-digit.hone/manifest.json")).unwrap();
+    assert_eq!(made, shipped, "run the export command in models/which-digit/README.md and commit the result");
+    Bundle::open(which_digit("which-digit.hone")).unwrap();
+}
+
+#[test]
+fn a_head_that_is_not_the_graphs_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("config");
+    fs::create_dir(&config).unwrap();
+    for entry in fs::read_dir(which_digit("src/config")).unwrap() {
+        let from = entry.unwrap().path();
+        fs::copy(&from, config.join(from.file_name().unwrap())).unwrap();
+    }
+    let head = config.join("head.safetensors");
+    let mut content = fs::read(&head).unwrap();
+    let last = content.len() - 4;
+    content[last..].copy_from_slice(&1000f32.to_le_bytes());
+    fs::write(&head, content).unwrap();
+    let target = dir.path().join("made.hone");
+    let out = export_which_digit(text(&config), &target);
+    assert_eq!(code(&out), 3, "{}", stderr(&out));
+    assert!(stderr(&out).contains("train/head.safetensors"), "{}", stderr(&out));
+    assert!(!target.exists());
 }

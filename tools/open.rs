@@ -6,6 +6,7 @@ use hone_runtime::Class;
 use hone_runtime::bundle::Bundle;
 
 use crate::exit::fail;
+use crate::input;
 
 /// A model named on the command line.
 pub(crate) enum Source {
@@ -26,8 +27,7 @@ impl Source {
             return Err(fail(Class::Invalid, text));
         }
         if path.is_file() && path.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx")) {
-            let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-            return Ok(Source::Onnx(bytes));
+            return Ok(Source::Onnx(input::read(path)?));
         }
         Bundle::open(path).map(Source::Bundle).with_context(|| path.display().to_string())
     }

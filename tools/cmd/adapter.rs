@@ -1,6 +1,5 @@
 //! `hone adapter`: what was learned, which of it is in use, and why.
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -14,7 +13,7 @@ use hone_runtime::state::StateDir;
 use serde_json::{Value, json};
 
 use crate::exit::fail;
-use crate::output;
+use crate::{input, output};
 
 /// Lists, chooses, explains, removes and exports the adapters learned for a bundle.
 #[derive(Args)]
@@ -112,7 +111,7 @@ impl Adapter {
                 // Read and checked against its id first, so that what is copied is what was published.
                 let adapter = store.load(&id)?;
                 let from = state.adapters().join(&base).join(id.as_str()).join("adapter_model.safetensors");
-                fs::copy(&from, &output).with_context(|| format!("cannot write {}", output.display()))?;
+                input::write(&output, &input::read(&from)?)?;
                 let (classes, columns) = (adapter.classes, adapter.columns);
                 output::line(format!("{}: theta [{classes}, {columns}] of adapter {id}", output.display()))?;
             }

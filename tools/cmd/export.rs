@@ -4,10 +4,12 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use clap::Args;
-use hone_runtime::bundle::{Manifest, Overwrite};
+use hone_runtime::Class;
+use hone_runtime::bundle::{Bundle, BundleError, Manifest, Overwrite};
 use hone_runtime::export::{Compared, HEAD_TOLERANCE, Source};
 use serde::Serialize;
 
+use crate::exit::fail;
 use crate::output;
 
 /// Makes a .hone bundle from an ONNX file, after running every recorded case of the other framework.
@@ -84,11 +86,13 @@ impl Export {
         }
         let bundle = export.into_bundle()?;
         let overwrite = if self.force { Overwrite::Replace } else { Overwrite::Refuse };
-        if self.zip {
-            bundle.write_zip(&self.output, overwrite)?;
-        } else {
-            bundle.write_dir(&self.output, overwrite)?;
-        }
+        let write = if self.zip { Bundle::write_zip } else { Bundle::write_dir };
+        write(&bundle, &self.output, overwrite).map_err(|e| match e {
+            BundleError::Exists { path } => {
+                fail(Class::Usage, format!("{} exists already; --force replaces it", path.display()))
+            }
+            e => e.into(),
+        })?;
         let m = bundle.manifest();
         let bytes = m.files.iter().map(|f| f.size).sum();
         if self.json {

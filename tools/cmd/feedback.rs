@@ -9,7 +9,8 @@ use clap::{Args, Subcommand};
 use hone_runtime::Class;
 use hone_runtime::bundle::Bundle;
 use hone_runtime::journal::{
-    Age, Journal, Press, PressId, PressKind, PressLine, PressStatus, Reader, Redact, Signal, Source, Stats, Story,
+    Age, Journal, Press, PressId, PressKind, PressLine, PressStatus, Reader, Redact, Signal, Source, Stats, StoreError,
+    Story,
 };
 use hone_runtime::state::StateDir;
 use serde::Serialize;
@@ -411,8 +412,12 @@ fn export(state: &StateDir, target: Option<&Path>) -> anyhow::Result<()> {
         fs::rename(&part, path)?;
         Ok(records)
     };
-    let records = write().inspect_err(|_| drop(fs::remove_file(&part)));
-    let records = records.with_context(|| format!("cannot write {}", path.display()))?;
+    let records = write().map_err(|e| {
+        // The first error matters; a part that stays behind is named as one.
+        let _ = fs::remove_file(&part);
+        // A damaged journal is said as such; everything else is the disk.
+        if e.is::<StoreError>() { e } else { fail(Class::Store, format!("cannot write {}: {e}", path.display())) }
+    })?;
     output::say(format!("{records} records in {}; kept inputs are in {}", path.display(), state.blobs().display()));
     Ok(())
 }

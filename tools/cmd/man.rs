@@ -3,8 +3,10 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::{Args, CommandFactory};
+use hone_runtime::Class;
+
+use crate::exit::fail;
 
 /// Writes the manual: hone(1) to standard output, or a page for each verb into a directory.
 #[derive(Args)]
@@ -17,7 +19,7 @@ impl Man {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         match self.dir {
             Some(dir) => clap_mangen::generate_to(crate::Cli::command(), &dir)
-                .with_context(|| format!("cannot write into {}", dir.display()))?,
+                .map_err(|e| fail(Class::Store, format!("cannot write into {}: {e}", dir.display())))?,
             None => {
                 let mut page = Vec::new();
                 clap_mangen::Man::new(crate::Cli::command()).render(&mut page)?;

@@ -14,7 +14,7 @@ use hone_runtime::feedback::serial::{PortInfo, list_ports};
 use serde_json::{Value, json};
 
 use crate::exit::fail;
-use crate::output;
+use crate::{input, output};
 
 /// Lists serial ports, or runs the pad's firmware core on a pseudo-terminal.
 #[derive(Args)]
@@ -104,7 +104,7 @@ impl Emulate {
         let script = match &self.script {
             None => None,
             Some(path) => {
-                let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+                let text = input::read_text(path)?;
                 // Before the pad starts: a script that cannot be read should not leave a port behind.
                 parse_script(&text).map_err(|e| fail(Class::Usage, format!("{}: {e}", path.display())))?;
                 Some(text)
