@@ -1,6 +1,7 @@
 //! The integration tests: one binary, because linking the importer is slow.
 
 mod bad_input;
+mod cli;
 mod crash;
 mod demo;
 mod support;

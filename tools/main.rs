@@ -9,6 +9,8 @@ mod assets;
 mod cmd;
 mod exit;
 mod input;
+mod machine;
+mod open;
 mod output;
 mod report;
 
@@ -27,7 +29,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("hone: {}", output::paragraph(&error));
+            output::say(format!("hone: {}", output::paragraph(&error)));
             ExitCode::from(exit::code_of(&error))
         }
     }

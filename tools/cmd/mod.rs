@@ -4,16 +4,34 @@ use std::process::ExitCode;
 use clap::{Subcommand, ValueEnum};
 use hone_runtime::learn::Mode;
 
+mod adapter;
+mod bench;
+mod completions;
 mod demo;
+mod doctor;
 pub(crate) mod eval;
+mod export;
+mod feedback;
+mod inspect;
+mod man;
+mod pad;
 mod run;
 mod tune;
 
 /// What to do.
 #[derive(Subcommand)]
 pub(crate) enum Verb {
+    Adapter(adapter::Adapter),
+    Bench(bench::Bench),
+    Completions(completions::Completions),
     Demo(demo::Demo),
+    Doctor(doctor::Doctor),
     Eval(eval::Eval),
+    Export(export::Export),
+    Feedback(feedback::Feedback),
+    Inspect(inspect::Inspect),
+    Man(man::Man),
+    Pad(pad::Pad),
     Run(run::Run),
     Tune(tune::Tune),
 }
@@ -25,8 +43,17 @@ impl Verb {
     /// Anything; `exit::code_of` knows the code.
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         match self {
+            Verb::Adapter(v) => v.run(),
+            Verb::Bench(v) => v.run(),
+            Verb::Completions(v) => v.run(),
             Verb::Demo(v) => v.run(),
+            Verb::Doctor(v) => v.run(),
             Verb::Eval(v) => v.run(),
+            Verb::Export(v) => v.run(),
+            Verb::Feedback(v) => v.run(),
+            Verb::Inspect(v) => v.run(),
+            Verb::Man(v) => v.run(),
+            Verb::Pad(v) => v.run(),
             Verb::Run(v) => v.run(),
             Verb::Tune(v) => v.run(),
         }
@@ -61,5 +88,13 @@ impl Guard {
             Guard::Superiority => "superiority",
             Guard::Off => "off",
         }
+    }
+}
+
+/// `KEY=VALUE`, for options that take pairs.
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() && !value.is_empty() => Ok((key.to_string(), value.to_string())),
+        _ => Err(format!("`{text}` is not KEY=VALUE")),
     }
 }

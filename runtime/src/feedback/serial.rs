@@ -610,6 +610,43 @@ fn usb_of<'a>(device: &Path, ports: &'a [SerialPortInfo]) -> Option<&'a UsbPortI
     })
 }
 
+/// A serial port of this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortInfo {
+    /// The device file.
+    pub device: String,
+    /// What it is, if it is a USB device.
+    pub usb: Option<UsbIdentity>,
+}
+
+/// What a USB device says it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UsbIdentity {
+    /// Vendor.
+    pub vid: u16,
+    /// Product.
+    pub pid: u16,
+    /// Serial number.
+    pub serial: Option<String>,
+    /// Name of the product.
+    pub product: Option<String>,
+}
+
+/// The serial ports of this machine by device file; none where the system does not say.
+#[must_use]
+pub fn list_ports() -> Vec<PortInfo> {
+    let usb = |kind: SerialPortType| match kind {
+        SerialPortType::UsbPort(u) => {
+            Some(UsbIdentity { vid: u.vid, pid: u.pid, serial: u.serial_number, product: u.product })
+        }
+        _ => None,
+    };
+    let mut list: Vec<PortInfo> =
+        ports().into_iter().map(|p| PortInfo { device: p.port_name, usb: usb(p.port_type) }).collect();
+    list.sort_by(|a, b| a.device.cmp(&b.device));
+    list
+}
+
 /// The machine's ports; none where the system does not say.
 fn ports() -> Vec<SerialPortInfo> {
     // The crate takes the directory for granted, and containers often lack it.

@@ -1,0 +1,37 @@
+//! What this processor will run: its features and the kernel the matrix product dispatches to. Reports only.
+use hone_kernels::gemm;
+
+/// One form of the matrix product.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct KernelInfo {
+    /// `{arch}-{dtypes}-{variant}`.
+    pub name: &'static str,
+    /// Whether this processor has what it needs.
+    pub available: bool,
+    /// Whether it is the one that runs: the first available.
+    pub runs: bool,
+}
+
+/// Every form of the matrix product in this build, best first.
+pub fn gemm_kernels() -> Vec<KernelInfo> {
+    let mut chosen = false;
+    let info = |k: &gemm::Kernel| {
+        let available = (k.available)();
+        let runs = available && !chosen;
+        chosen |= available;
+        KernelInfo { name: k.name, available, runs }
+    };
+    gemm::KERNELS.iter().map(info).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn exactly_one_kernel_runs_and_it_is_available() {
+        let kernels = super::gemm_kernels();
+        let running: Vec<_> = kernels.iter().filter(|k| k.runs).collect();
+        assert_eq!(running.len(), 1);
+        assert!(running[0].available);
+        assert_eq!(kernels.iter().find(|k| k.available), Some(running[0]));
+    }
+}

@@ -1,0 +1,234 @@
+//! `hone adapter`: what was learned, which of it is in use, and why.
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use hone_runtime::Class;
+use hone_runtime::adapters::{AdapterId, AdapterStore};
+use hone_runtime::bundle::Bundle;
+use hone_runtime::journal::{AdapterAction, AdapterEvent, Filter, Journal, Kind, Reader};
+use hone_runtime::state::StateDir;
+use serde_json::{Value, json};
+
+use crate::exit::fail;
+use crate::{input, output};
+
+/// Lists, chooses, explains, removes and exports the adapters learned for a bundle.
+#[derive(Args)]
+pub(crate) struct Adapter {
+    #[command(subcommand)]
+    what: What,
+    /// The state directory; $STATE_DIRECTORY, or the XDG one, if not given.
+    #[arg(long, value_name = "DIR", global = true)]
+    state: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Every adapter, oldest first.
+    List {
+        /// The bundle they belong to.
+        bundle: PathBuf,
+        /// One JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Makes one the adapter in use.
+    Use {
+        /// The bundle it belongs to.
+        bundle: PathBuf,
+        /// Its id, or `factory`.
+        id: String,
+    },
+    /// Goes on with the factory weights; every adapter stays on disk.
+    Factory {
+        /// The bundle.
+        bundle: PathBuf,
+    },
+    /// Goes back to the adapter that was in use before this one.
+    Rollback {
+        /// The bundle.
+        bundle: PathBuf,
+    },
+    /// Where an adapter comes from and every decision about it, with its figures.
+    Explain {
+        /// The bundle it belongs to.
+        bundle: PathBuf,
+        /// Its id, or `factory`.
+        id: String,
+        /// One JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Removes an adapter that is not in use.
+    Rm {
+        /// The bundle it belongs to.
+        bundle: PathBuf,
+        /// Its id.
+        id: AdapterId,
+    },
+    /// Writes an adapter's tensors as safetensors.
+    Export {
+        /// The bundle it belongs to.
+        bundle: PathBuf,
+        /// Its id.
+        id: AdapterId,
+        /// The file to write.
+        #[arg(short, long, value_name = "FILE.safetensors")]
+        output: PathBuf,
+    },
+}
+
+impl Adapter {
+    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+        let state = StateDir::resolve(self.state.as_deref())?;
+        match self.what {
+            What::List { bundle, json } => list(&store(&state, &bundle)?.0, json)?,
+            What::Use { bundle, id } => choose(&state, &bundle, adapter_id(&id)?)?,
+            What::Factory { bundle } => choose(&state, &bundle, None)?,
+            What::Rollback { bundle } => {
+                let (store, base) = store(&state, &bundle)?;
+                let mut journal = Journal::open(state.lock()?)?;
+                let id = store.rollback()?;
+                record(&mut journal, &base, id.as_ref(), AdapterAction::RolledBack)?;
+                journal.close()?;
+                output::line(format!("in use: {}", name(id.as_ref())))?;
+            }
+            What::Explain { bundle, id, json } => {
+                let (store, base) = store(&state, &bundle)?;
+                explain(&state, &store, &base, adapter_id(&id)?, json)?;
+            }
+            What::Rm { bundle, id } => {
+                let (store, _) = store(&state, &bundle)?;
+                let _lock = state.lock()?;
+                store.remove(&id)?;
+                output::line(format!("removed {id}"))?;
+            }
+            What::Export { bundle, id, output } => {
+                let (store, base) = store(&state, &bundle)?;
+                // Read and checked against its id first, so that what is copied is what was published.
+                let adapter = store.load(&id)?;
+                let from = state.adapters().join(&base).join(id.as_str()).join("adapter_model.safetensors");
+                input::write(&output, &input::read(&from)?)?;
+                let (classes, columns) = (adapter.classes, adapter.columns);
+                output::line(format!("{}: theta [{classes}, {columns}] of adapter {id}", output.display()))?;
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn store(state: &StateDir, bundle: &Path) -> anyhow::Result<(AdapterStore, String)> {
+    let bundle = Bundle::open(bundle).with_context(|| bundle.display().to_string())?;
+    let base = bundle.base_digest().to_string();
+    Ok((AdapterStore::new(state, &base)?, base))
+}
+
+/// `factory` is none.
+fn adapter_id(text: &str) -> anyhow::Result<Option<AdapterId>> {
+    if text == "factory" {
+        return Ok(None);
+    }
+    let wrong = |_| fail(Class::Usage, format!("`{text}` is no adapter; it is 16 hexadecimal digits, or `factory`"));
+    text.parse().map(Some).map_err(wrong)
+}
+
+fn name(id: Option<&AdapterId>) -> String {
+    id.map_or("factory".into(), |id| id.to_string())
+}
+
+fn record(journal: &mut Journal, base: &str, id: Option<&AdapterId>, action: AdapterAction) -> anyhow::Result<()> {
+    let event = AdapterEvent { id: name(id), base_digest: base.to_string(), action, numbers: BTreeMap::new() };
+    journal.adapter(&event)?;
+    Ok(())
+}
+
+fn choose(state: &StateDir, bundle: &Path, id: Option<AdapterId>) -> anyhow::Result<()> {
+    let (store, base) = store(state, bundle)?;
+    let mut journal = Journal::open(state.lock()?)?;
+    store.switch(id.as_ref())?;
+    record(&mut journal, &base, id.as_ref(), AdapterAction::Used)?;
+    journal.close()?;
+    Ok(output::line(format!("in use: {}", name(id.as_ref())))?)
+}
+
+fn list(store: &AdapterStore, as_json: bool) -> anyhow::Result<()> {
+    let listed = store.list()?;
+    let current = store.current_id()?;
+    if as_json {
+        let row = |l: &hone_runtime::adapters::Listed| json!({"id": l.id, "current": l.current, "damaged": l.provenance.is_none(), "provenance": l.provenance});
+        let rows: Vec<Value> = listed.iter().map(row).collect();
+        return output::document("hone.adapter-list/1", json!({"current": name(current.as_ref()), "adapters": rows}));
+    }
+    let mark = |on: bool| if on { "*" } else { "" }.to_string();
+    let heads = ["", "adapter", "order", "presses", "objective", "parent"].map(String::from).to_vec();
+    let factory = vec![mark(current.is_none()), "factory".into()];
+    let mut rows = vec![heads, factory];
+    for l in &listed {
+        let mut row = vec![mark(l.current), l.id.to_string()];
+        match &l.provenance {
+            Some(p) => {
+                row.extend([p.order.to_string(), p.presses.to_string(), p.objective.clone(), name(p.parent.as_ref())])
+            }
+            None => row.push("damaged: `hone adapter rm` removes it".into()),
+        }
+        rows.push(row);
+    }
+    Ok(output::line(output::table(&rows))?)
+}
+
+fn explain(
+    state: &StateDir,
+    store: &AdapterStore,
+    base: &str,
+    id: Option<AdapterId>,
+    as_json: bool,
+) -> anyhow::Result<()> {
+    let adapter = id.as_ref().map(|id| store.load(id)).transpose()?;
+    let wanted = name(id.as_ref());
+    let mut events: Vec<(u64, i64, AdapterEvent)> = Vec::new();
+    for record in Reader::open(state)?.list(&Filter { kind: Some(Kind::Adapter), ..Filter::default() })? {
+        let Some(payload) = &record.payload else { continue };
+        let event: AdapterEvent =
+            serde_json::from_str(payload).with_context(|| format!("record {} of the journal", record.seq))?;
+        if event.id == wanted && event.base_digest == base {
+            events.push((record.seq, record.wall_ms, event));
+        }
+    }
+    if as_json {
+        let row = |(seq, wall_ms, e): &(u64, i64, AdapterEvent)| json!({"seq": seq, "wall_ms": wall_ms, "action": e.action, "numbers": e.numbers});
+        let records: Vec<Value> = events.iter().map(row).collect();
+        let provenance = adapter.as_ref().map(|a| &a.provenance);
+        return output::document(
+            "hone.adapter-explain/1",
+            json!({"id": wanted, "base_digest": base, "provenance": provenance, "records": records}),
+        );
+    }
+    output::line(format!("adapter {wanted} of bundle {base}"))?;
+    if let Some(a) = &adapter {
+        let p = &a.provenance;
+        let norm = a.theta.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+        output::line(format!(
+            "  theta [{}, {}], norm {norm:.4}; number {} for this bundle, after {}",
+            a.classes,
+            a.columns,
+            p.order,
+            name(p.parent.as_ref())
+        ))?;
+        output::line(format!(
+            "  objective {} on the {}, {} presses up to record {}, lambda {}, delta {}, epsilon {}",
+            p.objective, p.scope, p.presses, p.journal_seq, p.lambda, p.delta, p.epsilon
+        ))?;
+    }
+    if events.is_empty() {
+        output::line("  the journal says nothing about it")?;
+    }
+    for (seq, _, e) in &events {
+        let action = serde_json::to_value(e.action)?;
+        let numbers: Vec<String> = e.numbers.iter().map(|(k, v)| format!("{k} {v}")).collect();
+        output::line(format!("  record {seq}: {}  {}", action.as_str().unwrap_or_default(), numbers.join(", ")))?;
+    }
+    Ok(())
+}

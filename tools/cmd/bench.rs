@@ -1,0 +1,325 @@
+//! `hone bench`: how long an answer takes on this machine, and whether to believe the figure.
+use std::hint::black_box;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use hone_runtime::Class;
+use hone_runtime::bundle::npz::read_npz;
+use hone_runtime::metrics::Latency;
+use hone_runtime::session::{Session, SessionOptions};
+use hone_runtime::tensor::{DType, Data, Tensor};
+use serde::Serialize;
+
+use super::inspect;
+use crate::exit::fail;
+use crate::machine::{Machine, peak_rss_bytes};
+use crate::open::Source;
+use crate::output;
+
+/// Most timed runs; eight bytes each are kept.
+const MAX_RUNS: usize = 1_000_000;
+
+/// Measures one answer: load, first run, then warm runs one after another.
+///
+/// A bundle runs its golden sample, an ONNX file made-up tensors (noise for floats, zeros for integers).
+#[derive(Args)]
+pub(crate) struct Bench {
+    /// A .hone bundle (directory or zip) or an .onnx file.
+    model: PathBuf,
+    /// Timed runs; given, --seconds is not looked at.
+    #[arg(long)]
+    runs: Option<usize>,
+    /// Time to measure for, at least ten runs.
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    /// Samples in one run.
+    #[arg(long, default_value_t = 1)]
+    batch: usize,
+    /// A value for a free dimension other than the batch; 1 where none is given.
+    #[arg(long, value_name = "NAME=LENGTH", value_parser = inspect::length)]
+    bind: Vec<(String, usize)>,
+    /// Threads; this version computes with one.
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// Where to run; this version has `cpu`.
+    #[arg(long, default_value = "cpu")]
+    device: String,
+    /// Form of the result.
+    #[arg(short, long, value_enum, default_value_t = Form::Md)]
+    output: Form,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Form {
+    Md,
+    Csv,
+    Json,
+    Jsonl,
+}
+
+#[derive(Serialize)]
+struct Row {
+    model: String,
+    scheme: &'static str,
+    device: &'static str,
+    threads: usize,
+    test: String,
+    p50_ms: f64,
+    p95_ms: f64,
+    p99_ms: f64,
+    mean_ms: f64,
+    sd_ms: f64,
+    items_per_s: f64,
+    peak_rss_bytes: Option<u64>,
+    load_ms: f64,
+    first_ms: f64,
+    runs: usize,
+    inputs: &'static str,
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    machine: &'a Machine,
+    rows: &'a [Row],
+    warnings: &'a [String],
+}
+
+impl Bench {
+    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+        self.check()?;
+        // Before the work, so that the load is that of others.
+        let machine = Machine::now();
+        let row = self.measure()?;
+        let mut warnings = machine.warnings();
+        if row.sd_ms > 0.25 * row.mean_ms {
+            warnings.push("the times scatter by more than a quarter of their mean; something else was running".into());
+        }
+        for w in &warnings {
+            output::say(format!("hone: warning: {w}"));
+        }
+        let rows = [row];
+        match self.output {
+            Form::Json => {
+                output::document("hone.bench/1", Body { machine: &machine, rows: &rows, warnings: &warnings })?
+            }
+            Form::Jsonl => output::json_lines(&rows)?,
+            Form::Csv => {
+                let mut csv = csv::Writer::from_writer(Vec::new());
+                for row in &rows {
+                    csv.serialize(row)?;
+                }
+                let text = String::from_utf8(csv.into_inner().map_err(|e| e.into_error())?)?;
+                output::line(text.trim_end())?;
+            }
+            Form::Md => print(&machine, &rows)?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        if self.device != "cpu" {
+            let text = format!("device `{}` is not in this build; use --device cpu", self.device);
+            return Err(fail(Class::Unsupported, text));
+        }
+        if self.threads != 1 {
+            let text = format!("{} threads: this version computes with one; use --threads 1", self.threads);
+            return Err(fail(Class::Unsupported, text));
+        }
+        if self.batch == 0 || self.runs == Some(0) || !(self.seconds > 0.0 && self.seconds <= 3600.0) {
+            return Err(fail(Class::Usage, "--batch and --runs count from 1, --seconds is above 0 and at most 3600"));
+        }
+        Ok(())
+    }
+
+    fn measure(&self) -> anyhow::Result<Row> {
+        let start = Instant::now();
+        let source = Source::open(&self.model)?;
+        let (path, bytes) = source.graph(&self.model)?;
+        let mut session = Session::from_onnx(&bytes, &path, SessionOptions::default())?;
+        let load_ms = ms(start.elapsed());
+        drop(bytes);
+
+        let sample = match &source {
+            Source::Bundle(b) if b.contains("samples/input.npz") => Some(read_npz(&b.read("samples/input.npz")?)?),
+            _ => None,
+        };
+        let (inputs, kind) = match sample {
+            Some(sample) => (self.tiled(sample, &session)?, "sample"),
+            None => (self.made_up(&session)?, "synthetic"),
+        };
+        let start = Instant::now();
+        black_box(session.run(&inputs)?);
+        let first_ms = ms(start.elapsed());
+
+        let budget = Duration::from_secs_f64(self.seconds);
+        let enough = |n: usize, since: Instant| match self.runs {
+            Some(runs) => n >= runs.min(MAX_RUNS),
+            None => n >= MAX_RUNS || (n >= 10 && since.elapsed() >= budget),
+        };
+        // Caches, branch predictors and the governor settle before anything counts.
+        let warm = Instant::now();
+        for n in 0.. {
+            black_box(session.run(&inputs)?);
+            if n + 1 >= 3 && (warm.elapsed() >= budget / 10 || self.runs.is_some_and(|r| n + 1 >= r)) {
+                break;
+            }
+        }
+        let mut times = Vec::new();
+        let began = Instant::now();
+        while !enough(times.len(), began) {
+            let start = Instant::now();
+            black_box(session.run(&inputs)?);
+            times.push(ms(start.elapsed()));
+        }
+        let t = Latency::from_samples(&times)?;
+        let scheme = if inspect::int8(session.graph()).0 > 0 { "int8" } else { "f32" };
+        Ok(Row {
+            model: self.model.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            scheme,
+            device: "cpu",
+            threads: 1,
+            test: format!("batch {}", self.batch),
+            p50_ms: t.p50,
+            p95_ms: t.p95,
+            p99_ms: t.p99,
+            mean_ms: t.mean,
+            sd_ms: t.sd,
+            items_per_s: self.batch as f64 * 1000.0 / t.mean,
+            peak_rss_bytes: peak_rss_bytes(),
+            load_ms,
+            first_ms,
+            runs: t.n,
+            inputs: kind,
+        })
+    }
+
+    /// The first row of every sample tensor, `batch` times.
+    fn tiled(&self, sample: Vec<(String, Tensor)>, session: &Session) -> anyhow::Result<Vec<(String, Tensor)>> {
+        let graph = session.graph();
+        let tile = |(name, t): (String, Tensor)| {
+            let free =
+                graph.port(&name).and_then(|v| graph.values[v].shape.first()).is_some_and(|d| d.known().is_none());
+            if !free {
+                if self.batch != 1 {
+                    let text = format!("input `{name}` has no free first dimension, so --batch must be 1");
+                    return Err(fail(Class::Usage, text));
+                }
+                return Ok((name, t));
+            }
+            let mut shape = t.shape().to_vec();
+            let row = t.len() / shape[0].max(1);
+            shape[0] = self.batch;
+            let data = repeat_row(t.data(), row, self.batch);
+            Ok((name, Tensor::new(&shape, data).context("tiling the sample")?))
+        };
+        sample.into_iter().map(tile).collect()
+    }
+
+    /// Noise for floats, zeros for everything else, in the graph's shapes.
+    fn made_up(&self, session: &Session) -> anyhow::Result<Vec<(String, Tensor)>> {
+        let graph = session.graph();
+        let mut bindings = inspect::bindings(graph, &self.bind);
+        let first = |v: usize| graph.values[v].shape.first().map(|d| d.symbols()).unwrap_or_default();
+        let batch: Vec<String> = graph.inputs.iter().flat_map(|&v| first(v)).collect();
+        if batch.is_empty() && self.batch != 1 {
+            return Err(fail(Class::Usage, "no input has a free first dimension, so --batch must be 1"));
+        }
+        for symbol in batch {
+            bindings.insert(symbol, self.batch);
+        }
+        let one = |&v: &usize| {
+            let value = &graph.values[v];
+            let shape = value.shape.iter().map(|d| d.eval(&bindings)).collect::<Result<Vec<_>, _>>();
+            let shape = shape.with_context(|| format!("input `{}`; give it with --bind NAME=LENGTH", value.name))?;
+            let tensor = match value.dtype {
+                DType::F32 => Tensor::f32(&shape, noise(shape.iter().product()))?,
+                dtype => Tensor::zeros(dtype, &shape)?,
+            };
+            Ok((value.name.clone(), tensor))
+        };
+        graph.inputs.iter().map(one).collect()
+    }
+}
+
+/// Numbers in [-1, 1), the same every time (xorshift).
+fn noise(n: usize) -> Vec<f32> {
+    let mut s = 0x9e37_79b9u32;
+    let mut next = || {
+        s ^= s << 13;
+        s ^= s >> 17;
+        s ^= s << 5;
+        (s >> 8) as f32 / (1u32 << 23) as f32 - 1.0
+    };
+    (0..n).map(|_| next()).collect()
+}
+
+fn repeat_row(data: &Data, row: usize, times: usize) -> Data {
+    macro_rules! repeat {
+        ($($kind:ident),*) => { match data { $(Data::$kind(v) => Data::$kind(v[..row].repeat(times)),)* } };
+    }
+    repeat!(F32, F16, F64, I8, U8, I32, I64, Bool)
+}
+
+fn ms(d: Duration) -> f64 {
+    d.as_secs_f64() * 1000.0
+}
+
+fn print(machine: &Machine, rows: &[Row]) -> anyhow::Result<()> {
+    let known = |v: &Option<String>| v.clone().unwrap_or_else(|| "unknown".into());
+    let temperature = machine.temperature_c.map_or("unknown".into(), |t| format!("{t:.0} °C"));
+    let throttled = machine.throttled.clone().unwrap_or_else(|| "no sign of it".into());
+    let load = machine.load_1min.map_or("unknown".into(), |l| format!("{l:.2}"));
+    output::line(format!(
+        "{} ({} processors, {}), kernel {}, governor {}, {temperature}, throttling: {throttled}, load {load}, {} build, hone {}",
+        machine.cpu,
+        machine.cpus,
+        machine.arch,
+        machine.kernel,
+        known(&machine.governor),
+        machine.build,
+        machine.hone
+    ))?;
+    output::line("")?;
+    let heads = [
+        "model",
+        "scheme",
+        "device",
+        "threads",
+        "test",
+        "p50 ms",
+        "p95 ms",
+        "p99 ms",
+        "mean ± sd ms",
+        "items/s",
+        "load ms",
+        "first ms",
+        "peak RSS MiB",
+        "runs",
+    ];
+    let mut table = vec![heads.map(String::from).to_vec(), heads.map(|h| "-".repeat(h.chars().count())).to_vec()];
+    for r in rows {
+        table.push(vec![
+            r.model.clone(),
+            r.scheme.into(),
+            r.device.into(),
+            r.threads.to_string(),
+            r.test.clone(),
+            format!("{:.3}", r.p50_ms),
+            format!("{:.3}", r.p95_ms),
+            format!("{:.3}", r.p99_ms),
+            format!("{:.3} ± {:.3}", r.mean_ms, r.sd_ms),
+            format!("{:.1}", r.items_per_s),
+            format!("{:.1}", r.load_ms),
+            format!("{:.2}", r.first_ms),
+            r.peak_rss_bytes.map_or("unknown".into(), |b| format!("{:.1}", b as f64 / (1 << 20) as f64)),
+            r.runs.to_string(),
+        ]);
+    }
+    for row in table {
+        output::line(format!("| {} |", row.join(" | ")))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,253 @@
+//! `hone inspect`: what a model is, without running it.
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use hone_runtime::DType;
+use hone_runtime::graph::{Bindings, Graph, Op, ValueId};
+use hone_runtime::import::{self, Limits};
+use hone_runtime::plan::Plan;
+use hone_runtime::session::SessionError;
+use serde::Serialize;
+
+use crate::open::Source;
+use crate::output;
+
+/// Shows what a bundle or an ONNX file takes, gives and consists of, without running it.
+///
+/// Operators that cannot be run are all listed, and the exit code is 7.
+#[derive(Args)]
+pub(crate) struct Inspect {
+    /// A .hone bundle (directory or zip) or an .onnx file.
+    model: PathBuf,
+    /// How each operator will run: the kernel's name, `reference`, or `opaque` (the importer's own code).
+    #[arg(long)]
+    ops: bool,
+    /// Bytes of weights and of the arena.
+    #[arg(long)]
+    memory: bool,
+    /// A value for a free dimension, for --ops and --memory; 1 where none is given.
+    #[arg(long, value_name = "NAME=LENGTH", value_parser = length)]
+    bind: Vec<(String, usize)>,
+    /// One JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Port {
+    name: String,
+    dtype: &'static str,
+    shape: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    modality: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Census {
+    op: String,
+    count: usize,
+    own: bool,
+}
+
+#[derive(Serialize)]
+struct OpRow {
+    node: String,
+    op: String,
+    runs_as: &'static str,
+}
+
+#[derive(Serialize)]
+struct Memory {
+    bindings: BTreeMap<String, usize>,
+    weight_bytes: usize,
+    arena_bytes: usize,
+}
+
+#[derive(Serialize)]
+struct BundleFacts {
+    name: String,
+    version: String,
+    created: String,
+    base_digest: String,
+    digest: String,
+    signed: bool,
+    labels: Option<Vec<String>>,
+    teachable: bool,
+}
+
+#[derive(Serialize)]
+struct Body {
+    model: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bundle: Option<BundleFacts>,
+    opset: i64,
+    producer: String,
+    inputs: Vec<Port>,
+    outputs: Vec<Port>,
+    parameters: usize,
+    parameter_bytes: usize,
+    int8_weights: usize,
+    int8_parameters: usize,
+    file_ops: BTreeMap<String, usize>,
+    graph_ops: Vec<Census>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ops: Option<Vec<OpRow>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory: Option<Memory>,
+}
+
+impl Inspect {
+    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+        let source = Source::open(&self.model)?;
+        let (path, bytes) = source.graph(&self.model)?;
+        let (graph, info) = import::from_onnx(&bytes, &Limits::default())
+            .map_err(|source| SessionError::Import { path: path.clone(), source })?;
+        let bundle = match &source {
+            Source::Onnx(_) => None,
+            Source::Bundle(b) => Some(BundleFacts {
+                name: b.manifest().name.clone(),
+                version: b.manifest().version.clone(),
+                created: b.manifest().created.clone(),
+                base_digest: b.base_digest().to_string(),
+                digest: b.digest(),
+                signed: b.signature().is_some(),
+                labels: if b.contains("config.json") { Some(b.labels()?) } else { None },
+                teachable: b.contains("train/recipe.json"),
+            }),
+        };
+        let modality = |name: &str| match &source {
+            Source::Onnx(_) => None,
+            Source::Bundle(b) => b.manifest().inputs.iter().find(|p| p.name == name).and_then(|p| p.modality.clone()),
+        };
+        let ports = |ids: &[ValueId]| -> Vec<Port> {
+            let port = |&v: &ValueId| {
+                let value = &graph.values[v];
+                let shape = value.shape.iter().map(|d| d.to_string()).collect();
+                let (name, dtype) = (value.name.clone(), value.dtype.name());
+                Port { modality: modality(&name), name, dtype, shape }
+            };
+            ids.iter().map(port).collect()
+        };
+        let (parameters, parameter_bytes) = graph.constants_size();
+        let (int8_weights, int8_parameters) = int8(&graph);
+        let census = graph.census().into_iter().map(|((op, own), count)| Census { op, count, own }).collect();
+        let mut body = Body {
+            model: self.model.display().to_string(),
+            bundle,
+            opset: info.opset,
+            producer: info.producer.clone(),
+            inputs: ports(&graph.inputs),
+            outputs: ports(&graph.outputs),
+            parameters,
+            parameter_bytes,
+            int8_weights,
+            int8_parameters,
+            file_ops: info.ops.iter().cloned().collect(),
+            graph_ops: census,
+            ops: None,
+            memory: None,
+        };
+        if self.ops || self.memory {
+            let bindings = bindings(&graph, &self.bind);
+            let plan = Plan::new(&graph, &bindings, true).map_err(SessionError::from)?;
+            let row = |s: hone_runtime::plan::StepInfo| OpRow { node: s.node, op: s.op, runs_as: s.kernel };
+            body.ops = self.ops.then(|| plan.steps().into_iter().map(row).collect());
+            let (weight_bytes, arena_bytes) = (plan.weight_bytes(), plan.arena_bytes());
+            body.memory = self.memory.then_some(Memory { bindings, weight_bytes, arena_bytes });
+        }
+        if self.json {
+            output::document("hone.inspect/1", &body)?
+        } else {
+            print(&body)?
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// `given`, and 1 for every other symbol of the inputs.
+pub(super) fn bindings(graph: &Graph, given: &[(String, usize)]) -> Bindings {
+    let symbols = graph.inputs.iter().flat_map(|&v| &graph.values[v].shape).flat_map(|d| d.symbols());
+    let mut all: Bindings = symbols.map(|s| (s, 1)).collect();
+    all.extend(given.iter().cloned());
+    all
+}
+
+/// Weights and elements that are int8 behind a `DequantizeLinear`.
+pub(super) fn int8(graph: &Graph) -> (usize, usize) {
+    let quantised = |n: &hone_runtime::graph::Node| {
+        let Op::Own(def, _) = &n.op else { return None };
+        let value = &graph.values[(*n.inputs.first()?)?];
+        let is_int8 = matches!(value.dtype, DType::I8 | DType::U8);
+        let tensor = value.constant.as_ref().filter(|_| def.name == "DequantizeLinear" && is_int8)?;
+        Some(tensor.len())
+    };
+    graph.nodes.iter().filter_map(quantised).fold((0, 0), |(n, e), len| (n + 1, e + len))
+}
+
+/// `NAME=LENGTH`.
+pub(super) fn length(text: &str) -> Result<(String, usize), String> {
+    let (name, value) = super::pair(text)?;
+    let value = value.parse().ok().filter(|&v: &usize| v > 0).ok_or(format!("`{value}` is not a length above 0"))?;
+    Ok((name, value))
+}
+
+fn print(body: &Body) -> anyhow::Result<()> {
+    output::line(&body.model)?;
+    if let Some(b) = &body.bundle {
+        let signed = if b.signed { "signed" } else { "not signed" };
+        output::line(format!("  bundle      {} {}, made {}, {signed}", b.name, b.version, b.created))?;
+        output::line(format!("  base        {}", b.base_digest))?;
+        if let Some(labels) = &b.labels {
+            output::line(format!("  classes     {}: {}", labels.len(), shortened(labels)))?;
+        }
+        let teachable = if b.teachable { "yes (train/recipe.json)" } else { "no: there is no train/recipe.json" };
+        output::line(format!("  teachable   {teachable}"))?;
+    }
+    let producer = if body.producer.is_empty() { "an unnamed producer" } else { &body.producer };
+    output::line(format!("  graph       ONNX opset {} by {producer}", body.opset))?;
+    let int8 = match body.int8_weights {
+        0 => String::new(),
+        n => format!(", {} of them int8 in {n} weights", body.int8_parameters),
+    };
+    output::line(format!("  parameters  {} in {} bytes{int8}", body.parameters, body.parameter_bytes))?;
+    for (head, ports) in [("inputs", &body.inputs), ("outputs", &body.outputs)] {
+        output::line(format!("  {head}"))?;
+        let rows: Vec<Vec<String>> = ports
+            .iter()
+            .map(|p| {
+                let shape = format!("[{}]", p.shape.join(", "));
+                let modality = p.modality.clone().unwrap_or_default();
+                vec![format!("    {}", p.name), p.dtype.to_string(), shape, modality]
+            })
+            .collect();
+        output::line(output::table(&rows))?;
+    }
+    output::line("  operators after import")?;
+    let row = |c: &Census| {
+        let by = if c.own { "" } else { "opaque: run by the importer's own code" };
+        vec![format!("    {}", c.op), c.count.to_string(), by.to_string()]
+    };
+    output::line(output::table(&body.graph_ops.iter().map(row).collect::<Vec<_>>()))?;
+    if let Some(ops) = &body.ops {
+        output::line("  steps")?;
+        let row = |o: &OpRow| vec![format!("    {}", o.op), o.runs_as.to_string(), o.node.clone()];
+        output::line(output::table(&ops.iter().map(row).collect::<Vec<_>>()))?;
+    }
+    if let Some(m) = &body.memory {
+        let bound: Vec<String> = m.bindings.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        let at = if bound.is_empty() { String::new() } else { format!(" at {}", bound.join(", ")) };
+        output::line(format!(
+            "  memory      {} bytes of weights, {} bytes of arena{at}",
+            m.weight_bytes, m.arena_bytes
+        ))?;
+    }
+    Ok(())
+}
+
+/// At most the first twelve.
+fn shortened(labels: &[String]) -> String {
+    let shown = labels.iter().take(12).cloned().collect::<Vec<_>>().join(", ");
+    if labels.len() > 12 { format!("{shown}, …") } else { shown }
+}

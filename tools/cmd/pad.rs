@@ -1,0 +1,182 @@
+//! `hone pad`: the pads at this machine, and one without hardware.
+use std::io::BufRead;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use hone_runtime::Class;
+use hone_runtime::feedback::emulate::{Emulator, EmulatorConfig, parse_script};
+use hone_runtime::feedback::serial::{PortInfo, list_ports};
+use serde_json::{Value, json};
+
+use crate::exit::fail;
+use crate::{input, output};
+
+/// Lists serial ports, or runs the pad's firmware core on a pseudo-terminal.
+#[derive(Args)]
+pub(crate) struct Pad {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// The serial ports of this machine, with what --pad takes for each.
+    List {
+        /// One JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+    /// A pad without hardware; its port's path is the first line on standard output.
+    ///
+    /// Without --script, lines on standard input are done one by one until its end: click B, long B, double B, hold B MS,
+    /// chord A B [MS], wait MS, prompt, drained, unplug, replug, crash, reboot. A line that cannot be done is said and
+    /// skipped.
+    Emulate(Emulate),
+}
+
+#[derive(Args)]
+struct Emulate {
+    /// Lines to do, then stop.
+    #[arg(long, value_name = "FILE")]
+    script: Option<PathBuf>,
+    /// Gestures and waits advance the pad's clock in place of sleeping.
+    #[arg(long = "virtual")]
+    virtual_time: bool,
+    /// Its identity, 16 hexadecimal digits.
+    #[arg(long, value_name = "HEX", value_parser = uid)]
+    uid: Option<[u8; 8]>,
+    /// How many buttons it has.
+    #[arg(long, default_value_t = 2)]
+    buttons: u8,
+}
+
+impl Pad {
+    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+        match self.what {
+            What::List { json } => list(json)?,
+            What::Emulate(e) => e.run()?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// What `--pad` takes for a port.
+fn spec(port: &PortInfo) -> String {
+    match &port.usb {
+        None => port.device.clone(),
+        Some(u) => match &u.serial {
+            Some(serial) => format!("usb:{:04x}:{:04x}:{serial}", u.vid, u.pid),
+            None => format!("usb:{:04x}:{:04x}", u.vid, u.pid),
+        },
+    }
+}
+
+fn list(as_json: bool) -> anyhow::Result<()> {
+    let ports = list_ports();
+    if as_json {
+        let row = |p: &PortInfo| {
+            let usb = p.usb.as_ref();
+            json!({
+                "device": p.device, "spec": spec(p), "vid": usb.map(|u| format!("{:04x}", u.vid)),
+                "pid": usb.map(|u| format!("{:04x}", u.pid)), "serial": usb.and_then(|u| u.serial.clone()),
+                "product": usb.and_then(|u| u.product.clone()),
+            })
+        };
+        return output::document("hone.pad-list/1", json!({"ports": ports.iter().map(row).collect::<Vec<Value>>()}));
+    }
+    if ports.is_empty() {
+        output::say("hone: no serial ports here; plug a pad in, or try `hone pad emulate`");
+    }
+    for p in &ports {
+        let product = p.usb.as_ref().and_then(|u| u.product.clone()).unwrap_or_default();
+        output::line(output::table(&[vec![p.device.clone(), spec(p), product]]))?;
+    }
+    Ok(())
+}
+
+impl Emulate {
+    fn run(self) -> anyhow::Result<()> {
+        let script = match &self.script {
+            None => None,
+            Some(path) => {
+                let text = input::read_text(path)?;
+                // Before the pad starts: a script that cannot be read should not leave a port behind.
+                parse_script(&text).map_err(|e| fail(Class::Usage, format!("{}: {e}", path.display())))?;
+                Some(text)
+            }
+        };
+        let base = EmulatorConfig::default();
+        let uid = self.uid.unwrap_or(base.uid);
+        let config = EmulatorConfig { uid, buttons: self.buttons, virtual_time: self.virtual_time, ..base };
+        let pad = Arc::new(Emulator::start(config).map_err(|e| fail(Class::Device, e.to_string()))?);
+        let port = pad.port_name().ok_or_else(|| fail(Class::Device, "the pad has no port"))?;
+        output::line(&port)?;
+        output::say(format!(
+            "a pad with {} buttons is at {port}; `hone listen BUNDLE --pad {port}` hears it",
+            self.buttons
+        ));
+
+        let done = Arc::new(AtomicBool::new(false));
+        let watcher = {
+            let (pad, done, buttons) = (Arc::clone(&pad), Arc::clone(&done), usize::from(self.buttons));
+            std::thread::spawn(move || watch(&pad, &done, buttons))
+        };
+        let result = match script {
+            Some(text) => pad.script(&text).map_err(|e| fail(Class::Device, e.to_string())),
+            None => keys(&pad),
+        };
+        done.store(true, Ordering::Relaxed);
+        // It ends within its own pause; a panic there has been reported by its hook.
+        let _ = watcher.join();
+        result
+    }
+}
+
+fn keys(pad: &Emulator) -> anyhow::Result<()> {
+    for line in std::io::stdin().lock().lines() {
+        let line = line.context("reading standard input")?;
+        if let Err(e) = pad.script(&line) {
+            output::say(format!("hone: {e}"));
+        }
+    }
+    Ok(())
+}
+
+/// Says what can be seen of the pad, whenever it changes.
+fn watch(pad: &Emulator, done: &AtomicBool, buttons: usize) {
+    let mut last = String::new();
+    loop {
+        let last_look = done.load(Ordering::Relaxed);
+        let lamps: Vec<String> = pad.lamps()[..buttons].iter().map(|l| format!("{l:?}").to_lowercase()).collect();
+        let host = if pad.is_up() { "host" } else { "no host" };
+        let prompt = pad.current_prompt().map(|p| {
+            let labels: Vec<&str> = p.labels.iter().collect();
+            format!(", asked {} [{}]", p.prompt_id, labels.join(", "))
+        });
+        let port = pad.port_name().map_or("unplugged".to_string(), |p| p);
+        let now = format!(
+            "{port}: {host}, {} pending, lamps {}{}",
+            pad.pending(),
+            lamps.join(" "),
+            prompt.unwrap_or_default()
+        );
+        if now != last {
+            output::say(&now);
+            last = now;
+        }
+        if last_look {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn uid(text: &str) -> Result<[u8; 8], String> {
+    let value = u64::from_str_radix(text, 16).ok().filter(|_| text.len() == 16);
+    value.map(u64::to_be_bytes).ok_or(format!("`{text}` is not 16 hexadecimal digits"))
+}

@@ -1,0 +1,49 @@
+//! What the verbs that take `BUNDLE|FILE.onnx` share: its bytes, whichever of the two it is.
+use std::path::Path;
+
+use anyhow::Context;
+use hone_runtime::Class;
+use hone_runtime::bundle::Bundle;
+
+use crate::exit::fail;
+use crate::input;
+
+/// A model named on the command line.
+pub(crate) enum Source {
+    /// A verified bundle.
+    Bundle(Bundle),
+    /// The bytes of an ONNX file.
+    Onnx(Vec<u8>),
+}
+
+impl Source {
+    /// Opens a bundle (a directory or a zip), or reads an ONNX file (any other file named `*.onnx`).
+    ///
+    /// # Errors
+    /// A path that is not there, or a bundle that is damaged.
+    pub(crate) fn open(path: &Path) -> anyhow::Result<Source> {
+        if !path.exists() {
+            let text = format!("there is no {}; give a .hone bundle or an .onnx file", path.display());
+            return Err(fail(Class::Invalid, text));
+        }
+        if path.is_file() && path.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx")) {
+            return Ok(Source::Onnx(input::read(path)?));
+        }
+        Bundle::open(path).map(Source::Bundle).with_context(|| path.display().to_string())
+    }
+
+    /// The first graph's path, for messages, and its bytes.
+    ///
+    /// # Errors
+    /// As `Bundle::read`.
+    pub(crate) fn graph(&self, path: &Path) -> anyhow::Result<(String, Vec<u8>)> {
+        match self {
+            Source::Onnx(bytes) => Ok((path.display().to_string(), bytes.clone())),
+            Source::Bundle(b) => {
+                let inner = b.manifest().graphs.first().map_or("onnx/model.onnx", |g| g.path.as_str());
+                let bytes = b.read(inner).with_context(|| path.display().to_string())?.into_owned();
+                Ok((inner.to_string(), bytes))
+            }
+        }
+    }
+}
