@@ -4,5 +4,6 @@ mod bad_input;
 mod cli;
 mod crash;
 mod demo;
+mod hostile;
 mod support;
 mod which_digit;

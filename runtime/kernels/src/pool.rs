@@ -14,17 +14,24 @@ pub fn max_plane(g: &Geometry, x: &[f32], y: &mut [f32]) {
     );
 }
 
-/// Mean under the window of one plane; positions outside count only when `count_include_pad`.
+/// Mean under the window of one plane. Positions outside the plane do not count; with `padded`, the height and width of
+/// the plane with its padding, those within it count as zeros. A window that `ceil_mode` lets reach beyond even that
+/// is as much smaller.
 ///
 /// # Panics
 /// When a slice is shorter than the geometry says.
-pub fn average_plane(g: &Geometry, count_include_pad: bool, x: &[f32], y: &mut [f32]) {
-    let full = (g.kernel[0] * g.kernel[1]) as f32;
+pub fn average_plane(g: &Geometry, padded: Option<[usize; 2]>, x: &[f32], y: &mut [f32]) {
     window(
         g,
-        |_, _, values| {
-            let (sum, n) = values.fold((0f32, 0f32), |(s, n), i| (s + x[i], n + 1.0));
-            sum / if count_include_pad { full } else { n.max(1.0) }
+        |oy, ox, values| {
+            let (sum, inside) = values.fold((0f32, 0usize), |(s, n), i| (s + x[i], n + 1));
+            let count = padded.map_or(inside, |padded| {
+                let taps = |axis: usize, o: usize| {
+                    (0..g.kernel[axis]).filter(|k| o * g.stride[axis] + k * g.dilation[axis] < padded[axis]).count()
+                };
+                taps(0, oy) * taps(1, ox)
+            });
+            sum / count.max(1) as f32
         },
         y,
     );
@@ -38,7 +45,7 @@ fn window(g: &Geometry, f: impl Fn(usize, usize, &mut dyn Iterator<Item = usize>
                 let yy = (oy * g.stride[0] + ky * g.dilation[0]).wrapping_sub(g.pad[0]);
                 (0..g.kernel[1]).filter_map(move |kx| {
                     let xx = (ox * g.stride[1] + kx * g.dilation[1]).wrapping_sub(g.pad[1]);
-                    (yy < h && xx < w).then_some(yy * w + xx)
+                    (yy < h && xx < w).then(|| yy * w + xx)
                 })
             });
             y[oy * g.output[1] + ox] = f(oy, ox, &mut inside);

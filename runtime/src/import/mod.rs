@@ -92,8 +92,27 @@ pub fn from_onnx(bytes: &[u8], limits: &Limits) -> Result<(Graph, ModelInfo), Im
     let proto = preflight::decode(bytes, limits)?;
     let info = preflight::info(&proto);
     parsers::unsupported(&proto)?;
+    let graph = contained(|| translate(&proto))
+        .unwrap_or_else(|why| Err(ImportError::Graph { why: format!("the importer panicked: {why}") }))?;
+    Ok((graph, info))
+}
+
+/// Runs code of tract's so that a panic in it becomes its message.
+///
+/// tract asserts what it takes for granted of a model (ranks, batch sizes, attribute values), and not everything it
+/// takes for granted can be checked beforehand. Its models are values that are dropped with the panic, so nothing
+/// half-changed survives. With `panic = "abort"` this contains nothing; hone's profiles unwind.
+fn contained<T>(f: impl FnOnce() -> T) -> Result<T, String> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+        text.unwrap_or("without a message").to_string()
+    })
+}
+
+/// From the checked protobuf to our graph, through tract.
+fn translate(proto: &tract_onnx::pb::ModelProto) -> Result<Graph, ImportError> {
     let framework = parsers::framework();
-    let parsed = framework.parse(&proto, None).map_err(graph_error)?;
+    let parsed = framework.parse(proto, None).map_err(graph_error)?;
     if let Some(name) = parsed.unresolved_inputs.first() {
         return Err(ImportError::Refused {
             what: "value",
@@ -104,7 +123,7 @@ pub fn from_onnx(bytes: &[u8], limits: &Limits) -> Result<(Graph, ModelInfo), Im
     let typed = parsed.model.into_typed().map_err(graph_error)?.into_decluttered().map_err(graph_error)?;
     let names: Vec<String> =
         proto.graph.as_ref().map(|g| g.output.iter().map(|o| o.name.clone()).collect()).unwrap_or_default();
-    Ok((to_graph(&typed, &names)?, info))
+    to_graph(&typed, &names)
 }
 
 /// From tract's decluttered model to ours.

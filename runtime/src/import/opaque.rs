@@ -48,6 +48,12 @@ impl Opaque for TractOp {
     }
 
     fn bind(&self, bindings: &Bindings, _: &[(DType, Vec<usize>)]) -> Result<Box<dyn OpaqueKernel>, String> {
+        super::contained(|| self.bind_to(bindings)).unwrap_or_else(|why| Err(format!("panicked: {why}")))
+    }
+}
+
+impl TractOp {
+    fn bind_to(&self, bindings: &Bindings) -> Result<Box<dyn OpaqueKernel>, String> {
         let symbols: HashMap<tract::Symbol, tract::TDim> =
             bindings.iter().map(|(name, &v)| (self.model.symbols.sym(name), tract::TDim::Val(v as i64))).collect();
         let concrete = self.model.set_symbols(&symbols).map_err(|e| format!("{e:#}"))?;
@@ -62,6 +68,12 @@ struct Bound {
 
 impl OpaqueKernel for Bound {
     fn run(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>, String> {
+        super::contained(|| self.evaluate(inputs)).unwrap_or_else(|why| Err(format!("panicked: {why}")))
+    }
+}
+
+impl Bound {
+    fn evaluate(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>, String> {
         let inputs = inputs
             .iter()
             .map(|t| convert::to_tract(t).map(|t| tract::IntoTValue::into_tvalue(t)))

@@ -24,7 +24,7 @@ pub(super) static CONV: OpDef = OpDef {
     reference: |attrs, inputs, shapes| {
         let (x, w) = (need(inputs, 0, "X")?, need(inputs, 1, "W")?);
         let bias = inputs.get(2).copied().flatten();
-        let c = Conv2d::new(attrs, x.shape(), w.shape(), &shapes[0])?;
+        let c = Conv2d::new(attrs, x.shape(), w.shape(), bias.map(Tensor::shape), &shapes[0])?;
         let (xs, ws) = (x.as_f32()?, w.as_f32()?);
         let g = c.geometry;
         let mut y = vec![0.0; shapes[0].iter().product()];
@@ -60,7 +60,8 @@ pub(super) static CONV: OpDef = OpDef {
             return Ok(None);
         }
         let Some(weight) = l.weight(1) else { return Ok(None) };
-        let c = Conv2d::new(l.attrs, l.shape(0)?, weight.shape(), l.output_shape(0))?;
+        let bias = if l.has(2) { Some(l.shape(2)?) } else { None };
+        let c = Conv2d::new(l.attrs, l.shape(0)?, weight.shape(), bias, l.output_shape(0))?;
         let bias = match (l.has(2), l.constant(2)) {
             (false, _) => None,
             (true, Some(b)) => Some(b.as_f32()?.to_vec()),
@@ -76,7 +77,7 @@ pub(super) static CONV: OpDef = OpDef {
         }
         let p = c.geometry.p();
         let bytes = groups.iter().map(PackedMatrix::bytes).sum();
-        Ok(Some(Lowered::new(Patches { c, groups, bias }, vec![0]).with_scratch(p * (k + og)).with_weights(bytes)))
+        Ok(Some(Lowered::new(Patches { c, groups, bias }, vec![0]).with_scratch(p.saturating_mul(k + og)).with_weights(bytes)))
     },
 };
 
@@ -121,8 +122,21 @@ struct Conv2d {
 }
 
 impl Conv2d {
-    fn new(attrs: &Attrs, x: &[usize], w: &[usize], y: &[usize]) -> Result<Conv2d, OpError> {
+    fn new(attrs: &Attrs, x: &[usize], w: &[usize], bias: Option<&[usize]>, y: &[usize]) -> Result<Conv2d, OpError> {
         let s = Sliding::of(attrs, x.len(), Some(&w.iter().map(|&d| Dim::from(d)).collect::<Vec<_>>()))?;
+        if s.kernel[..] != w[2..] {
+            return Err(OpError::Attribute {
+                name: "kernel_shape".into(),
+                why: format!("{:?} is not that of the weights, {w:?}", s.kernel),
+            });
+        }
+        if let Some(b) = bias.filter(|b| **b != w[..1]) {
+            return Err(OpError::Shape {
+                what: "bias of a convolution".into(),
+                expected: format!("[{}]", w[0]),
+                found: format!("{b:?}"),
+            });
+        }
         let groups = usize::try_from(attrs.int("group", 1)?).unwrap_or(0);
         if groups == 0 || w[0] % groups != 0 || w[1] * groups != x[1] {
             return Err(OpError::Shape {
@@ -134,6 +148,9 @@ impl Conv2d {
         Ok(Conv2d { n: x[0], o: w[0], groups, geometry: s.geometry(w[1], &x[2..], &y[2..]) })
     }
 }
+
+/// Longest kernel, stride, dilation or padding: keeps every sum and product of them far from overflow.
+const LONGEST: i64 = 1 << 24;
 
 /// How a window slides: shared by convolution and pooling.
 pub(super) struct Sliding {
@@ -153,10 +170,19 @@ impl Sliding {
         let spatial = rank.checked_sub(2).filter(|s| (1..=2).contains(s)).ok_or_else(|| OpError::Unsupported {
             what: format!("a sliding window over an input of rank {rank} (3 and 4 are supported)"),
         })?;
+        if let Some(w) = weight.filter(|w| w.len() != rank) {
+            return Err(OpError::Shape {
+                what: "weights of a convolution".into(),
+                expected: format!("rank {rank}, as its input"),
+                found: format!("rank {}", w.len()),
+            });
+        }
         let list = |name: &str, default: usize, n: usize| -> Result<Vec<usize>, OpError> {
             match attrs.ints(name)? {
                 None => Ok(vec![default; n]),
-                Some(v) if v.len() == n && v.iter().all(|&d| d >= 0) => Ok(v.iter().map(|&d| d as usize).collect()),
+                Some(v) if v.len() == n && v.iter().all(|d| (0..=LONGEST).contains(d)) => {
+                    Ok(v.iter().map(|&d| d as usize).collect())
+                }
                 Some(v) => Err(OpError::Attribute { name: name.into(), why: format!("{v:?} is not {n} lengths") }),
             }
         };
@@ -203,15 +229,32 @@ impl Sliding {
                 let span = (self.begin[i] + self.end[i]) as i64 - reach;
                 let up = if self.ceil { stride - 1 } else { 0 };
                 let out = input[i].plus(&Dim::Val(span + up)).div_floor(stride).plus(&Dim::Val(1));
-                match (&out, input[i].known()) {
-                    // A window that would start in the padding behind the input is dropped (ONNX, ceil_mode).
-                    (Dim::Val(o), Some(len)) if self.ceil && (o - 1) * stride >= (len + self.begin[i]) as i64 => {
-                        Dim::Val(o - 1)
-                    }
-                    _ => out,
+                if !self.ceil {
+                    return out;
+                }
+                // A window that would start in the padding behind the input is dropped (ONNX, ceil_mode).
+                let starts = input[i].plus(&Dim::Val(self.begin[i] as i64 - 1)).div_floor(stride).plus(&Dim::Val(1));
+                match (&out, &starts) {
+                    (Dim::Val(a), Dim::Val(b)) => Dim::Val(*a.min(b)),
+                    _ => Dim::Min(vec![out, starts]),
                 }
             })
             .collect()
+    }
+
+    /// Height and width with the padding on both sides, at concrete lengths.
+    pub(super) fn padded(&self, input: &[usize], output: &[usize]) -> [usize; 2] {
+        let length = |i: usize| match self.same {
+            None => self.begin[i] + input[i] + self.end[i],
+            Some(_) => input[i] + self.same_total(i, input[i], output[i]),
+        };
+        if input.len() == 1 { [1, length(0)] } else { [length(0), length(1)] }
+    }
+
+    /// Padding of axis `i`, both sides together, where `auto_pad` decides it.
+    fn same_total(&self, i: usize, input: usize, output: usize) -> usize {
+        let reach = self.dilation[i] * (self.kernel[i] - 1) + 1;
+        ((output.max(1) - 1) * self.stride[i] + reach).saturating_sub(input)
     }
 
     /// The geometry at concrete lengths.
@@ -221,8 +264,7 @@ impl Sliding {
             .map(|i| match self.same {
                 None => self.begin[i],
                 Some(upper) => {
-                    let reach = self.dilation[i] * (self.kernel[i] - 1) + 1;
-                    let total = ((output[i].max(1) - 1) * self.stride[i] + reach).saturating_sub(input[i]);
+                    let total = self.same_total(i, input[i], output[i]);
                     if upper { total / 2 } else { total - total / 2 }
                 }
             })

@@ -38,6 +38,13 @@ impl PackedMatrix {
                     return Ok(None);
                 }
                 let crate::tensor::Data::I8(v) = q.data() else { return Ok(None) };
+                if scale.len() != 1 && scale.len() != q.shape()[*axis] {
+                    return Err(OpError::Shape {
+                        what: format!("scales along axis {axis} of weights {:?}", q.shape()),
+                        expected: q.shape()[*axis].to_string(),
+                        found: scale.len().to_string(),
+                    });
+                }
                 m.q = vec![0; gemm::packed_len(n, k)];
                 gemm::pack(n, k, |j, kk| v[at(j, kk)], &mut m.q);
                 m.scale = (0..n).map(|j| if scale.len() == 1 { scale[0] } else { scale[row0 + j] }).collect();
@@ -300,6 +307,18 @@ pub(super) static GEMM: OpDef = OpDef {
         let k = a.shape()[if ta { 0 } else { 1 }];
         let (x, w) = (a.as_f32()?, b.as_f32()?);
         let c = inputs.get(2).copied().flatten();
+        if let Some(c) = c
+            && (c.shape().len() > 2 || c.shape().iter().rev().zip([n, m]).any(|(&d, full)| d != 1 && d != full))
+        {
+            return Err(OpError::Shape {
+                what: "C of Gemm".into(),
+                expected: format!("a shape that broadcasts to [{m}, {n}]"),
+                found: format!("{:?}", c.shape()),
+            });
+        }
+        if b.shape()[if tb { 1 } else { 0 }] != k {
+            return Err(gemm_mismatch(a.shape(), b.shape()));
+        }
         let sc = c.map(|c| broadcast_index(c.shape(), &shapes[0]));
         let mut y = vec![0.0; m * n];
         for r in 0..m {
@@ -328,6 +347,9 @@ pub(super) static GEMM: OpDef = OpDef {
         let Some(w) = l.weight(1) else { return Ok(None) };
         let (m, n) = (l.output_shape(0)[0], l.output_shape(0)[1]);
         let k = l.shape(0)?[1];
+        if l.shape(1)?[if tb { 1 } else { 0 }] != k {
+            return Err(gemm_mismatch(l.shape(0)?, l.shape(1)?));
+        }
         let beta = l.attrs.float("beta", 1.0)?;
         let bias = match l.has(2) {
             false => None,
@@ -344,6 +366,14 @@ pub(super) static GEMM: OpDef = OpDef {
         Ok(Some(Lowered::new(Rows { m, packed, bias, x_of: 0 }, vec![0]).with_weights(bytes)))
     },
 };
+
+fn gemm_mismatch(a: &[usize], b: &[usize]) -> OpError {
+    OpError::Shape {
+        what: "reduction of Gemm".into(),
+        expected: "equal lengths".into(),
+        found: format!("{a:?} and {b:?}"),
+    }
+}
 
 fn transposes(attrs: &Attrs) -> Result<(bool, bool), OpError> {
     Ok((attrs.int("transA", 0)? != 0, attrs.int("transB", 0)? != 0))

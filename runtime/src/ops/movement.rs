@@ -190,6 +190,10 @@ fn strided_lower(l: &Lowering<'_>, base: usize, strides: Vec<usize>) -> Result<O
         run *= shape[rank - 1];
         rank -= 1;
     }
+    // One entry a run: beyond this many the list would outweigh what it saves.
+    if shape[..rank].iter().try_fold(1usize, |n, &d| n.checked_mul(d)).is_none_or(|n| n > 1 << 26) {
+        return Ok(None);
+    }
     let mut sources = Vec::new();
     for_each_source(base, &strides[..rank], &shape[..rank], |i| {
         sources.push(u32::try_from(i * dtype.size_bytes()).unwrap_or(u32::MAX));

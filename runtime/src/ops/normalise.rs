@@ -1,7 +1,7 @@
 //! Operators that normalise along axes: softmax and layer normalisation.
 use hone_kernels::rows;
 
-use super::{Attrs, Fact, OpDef, OpError, Origin, axis_of, need};
+use super::{Attrs, Fact, OpDef, OpError, Origin, axis_of, broadcast_index, need, strides_of};
 use crate::plan::{Io, Kernel, Lowered, Lowering};
 use crate::tensor::{DType, Tensor};
 
@@ -77,7 +77,11 @@ pub(super) static LAYER_NORMALIZATION: OpDef = OpDef {
     reference: |attrs, inputs, shapes| {
         let (x, gain) = (need(inputs, 0, "X")?, need(inputs, 1, "Scale")?);
         let offset = inputs.get(2).copied().flatten();
-        let n = norm_len(attrs, x.shape())?;
+        let axis = axis_of(attrs.int("axis", -1)?, x.shape().len())?;
+        let n = x.shape()[axis..].iter().product::<usize>();
+        // Scale and bias may be broadcast to the normalised axes.
+        let source = broadcast_positions(gain.shape(), &x.shape()[axis..])?;
+        let offset_source = offset.map(|o| broadcast_positions(o.shape(), &x.shape()[axis..])).transpose()?;
         let epsilon = f64::from(attrs.float("epsilon", 1e-5)?);
         let v = x.as_f32()?;
         let mut y = Vec::with_capacity(v.len());
@@ -85,8 +89,11 @@ pub(super) static LAYER_NORMALIZATION: OpDef = OpDef {
             let mean = row.iter().map(|&v| f64::from(v)).sum::<f64>() / n as f64;
             let var = row.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / n as f64;
             for (j, &v) in row.iter().enumerate() {
-                let z = (f64::from(v) - mean) / (var + epsilon).sqrt() * f64::from(gain.as_f32()?[j]);
-                let o = offset.map_or(Ok(0.0), |o| o.as_f32().map(|o| f64::from(o[j])))?;
+                let z = (f64::from(v) - mean) / (var + epsilon).sqrt() * f64::from(gain.as_f32()?[source[j]]);
+                let o = match (offset, &offset_source) {
+                    (Some(o), Some(at)) => f64::from(o.as_f32()?[at[j]]),
+                    _ => 0.0,
+                };
                 y.push((z + o) as f32);
             }
         }
@@ -103,6 +110,21 @@ pub(super) static LAYER_NORMALIZATION: OpDef = OpDef {
         Ok(Some(Lowered::new(k, reads)))
     },
 };
+
+/// For each element of `to`, in order: its source in a tensor of `shape`, which must be broadcastable to it.
+fn broadcast_positions(shape: &[usize], to: &[usize]) -> Result<Vec<usize>, OpError> {
+    let fits = shape.len() <= to.len() && shape.iter().rev().zip(to.iter().rev()).all(|(&s, &t)| s == 1 || s == t);
+    if !fits {
+        return Err(OpError::Shape {
+            what: "Scale or B of LayerNormalization".into(),
+            expected: format!("a shape that broadcasts to {to:?}"),
+            found: format!("{shape:?}"),
+        });
+    }
+    let (own, full) = (broadcast_index(shape, to), strides_of(to));
+    let at = |j: usize| (0..to.len()).map(|a| j / full[a] % to[a] * own[a]).sum();
+    Ok((0..to.iter().product()).map(at).collect())
+}
 
 fn norm_len(attrs: &Attrs, shape: &[usize]) -> Result<usize, OpError> {
     Ok(shape[axis_of(attrs.int("axis", -1)?, shape.len())?..].iter().product())

@@ -57,12 +57,17 @@ enum Kind {
 
 struct Planes {
     kind: Kind,
-    include_pad: bool,
+    /// Height and width with padding, when padding counts in a mean.
+    padded: Option<[usize; 2]>,
     planes: usize,
     geometry: Geometry,
 }
 
 fn planes(attrs: &Attrs, x: &[usize], y: &[usize], kind: Kind) -> Result<Planes, OpError> {
+    if x.len() < 3 {
+        return Err(OpError::Unsupported { what: format!("pooling over an input of rank {}", x.len()) });
+    }
+    let mut padded = None;
     let geometry = match kind {
         Kind::GlobalAverage => {
             let n: usize = x[2..].iter().product();
@@ -76,12 +81,18 @@ fn planes(attrs: &Attrs, x: &[usize], y: &[usize], kind: Kind) -> Result<Planes,
                 pad: [0, 0],
             }
         }
-        _ => Sliding::of(attrs, x.len(), None)?.geometry(1, &x[2..], &y[2..]),
+        _ => {
+            let s = Sliding::of(attrs, x.len(), None)?;
+            if attrs.int("count_include_pad", 0)? != 0 {
+                padded = Some(s.padded(&x[2..], &y[2..]));
+            }
+            s.geometry(1, &x[2..], &y[2..])
+        }
     };
     if attrs.int("storage_order", 0)? != 0 {
         return Err(OpError::Unsupported { what: "MaxPool with storage_order".into() });
     }
-    Ok(Planes { kind, include_pad: attrs.int("count_include_pad", 0)? != 0, planes: x[0] * x[1], geometry })
+    Ok(Planes { kind, padded, planes: x[0] * x[1], geometry })
 }
 
 impl Planes {
@@ -92,7 +103,7 @@ impl Planes {
             let (x, y) = (&x[i * n_in..][..n_in], &mut y[i * n_out..][..n_out]);
             match self.kind {
                 Kind::Max => pool::max_plane(g, x, y),
-                Kind::Average => pool::average_plane(g, self.include_pad, x, y),
+                Kind::Average => pool::average_plane(g, self.padded, x, y),
                 Kind::GlobalAverage => y[0] = x.iter().sum::<f32>() / n_in.max(1) as f32,
             }
         }

@@ -18,14 +18,14 @@ pub(super) static DEQUANTIZE_LINEAR: OpDef = OpDef {
     reference: |attrs, inputs, shapes| {
         let (q, scale) = (need(inputs, 0, "x")?, need(inputs, 1, "x_scale")?);
         let q_of = Groups::new(attrs, q.shape(), scale)?;
-        let zero = inputs.get(2).copied().flatten().map(integers).transpose()?;
+        let zero = zero_points(inputs, scale)?;
         let s = scale.as_f32()?;
         let y = integers(q)?
             .into_iter()
             .enumerate()
             .map(|(i, v)| {
                 let g = q_of.of(i);
-                (v - zero.as_ref().map_or(0, |z| z[g])) as f32 * s[g]
+                (i64::from(v) - zero.as_ref().map_or(0, |z| i64::from(z[g]))) as f32 * s[g]
             })
             .collect();
         Ok(vec![Tensor::f32(&shapes[0], y)?])
@@ -38,17 +38,16 @@ pub(super) static QUANTIZE_LINEAR: OpDef = OpDef {
     name: "QuantizeLinear",
     doc: "saturate(round half to even(x / scale) + zero_point), per tensor, per axis or per block",
     origin: Origin::Onnx,
-    shape: |_, inputs| {
+    shape: |attrs, inputs| {
         let x = need(inputs, 0, "x")?;
-        let dtype = inputs.get(2).copied().flatten().map_or(DType::U8, |z| z.dtype);
+        let dtype = quantised_type(attrs, inputs.get(2).copied().flatten().map(|z| z.dtype))?;
         Ok(vec![Fact::new(dtype, x.shape.clone())])
     },
     reference: |attrs, inputs, shapes| {
         let (x, scale) = (need(inputs, 0, "x")?, need(inputs, 1, "y_scale")?);
         let groups = Groups::new(attrs, x.shape(), scale)?;
-        let zero = inputs.get(2).copied().flatten();
-        let dtype = zero.map_or(DType::U8, Tensor::dtype);
-        let zero = zero.map(integers).transpose()?;
+        let dtype = quantised_type(attrs, inputs.get(2).copied().flatten().map(Tensor::dtype))?;
+        let zero = zero_points(inputs, scale)?;
         let s = scale.as_f32()?;
         let (low, high) = match dtype {
             DType::U8 => (0, 255),
@@ -69,6 +68,30 @@ pub(super) static QUANTIZE_LINEAR: OpDef = OpDef {
     },
     lower: no_kernel,
 };
+
+/// The element type of a quantised tensor: that of the zero point, else what `output_dtype` says, else `u8`.
+fn quantised_type(attrs: &Attrs, zero_point: Option<DType>) -> Result<DType, OpError> {
+    // Numbers of ONNX's TensorProto.DataType.
+    match (zero_point, attrs.int("output_dtype", 0)?) {
+        (Some(dtype), _) => Ok(dtype),
+        (None, 0 | 2) => Ok(DType::U8),
+        (None, 3) => Ok(DType::I8),
+        (None, other) => Err(OpError::Unsupported { what: format!("QuantizeLinear to ONNX data type {other}") }),
+    }
+}
+
+/// The zero points, one for each scale.
+fn zero_points(inputs: &[Option<&Tensor>], scale: &Tensor) -> Result<Option<Vec<i32>>, OpError> {
+    let Some(zero) = inputs.get(2).copied().flatten() else { return Ok(None) };
+    if zero.len() != scale.len() {
+        return Err(OpError::Shape {
+            what: "zero points".into(),
+            expected: format!("{:?}, as the scales", scale.shape()),
+            found: format!("{:?}", zero.shape()),
+        });
+    }
+    integers(zero).map(Some)
+}
 
 fn integers(t: &Tensor) -> Result<Vec<i32>, OpError> {
     match t.data() {
@@ -100,7 +123,9 @@ impl Groups {
         }
         let axis = axis_of(attrs.int("axis", 1)?, shape.len())?;
         let inner = shape[axis + 1..].iter().product();
-        let block_size = attrs.int("block_size", 0)? as usize;
+        let block_size = attrs.int("block_size", 0)?;
+        let block_size = usize::try_from(block_size)
+            .map_err(|_| OpError::Attribute { name: "block_size".into(), why: format!("is {block_size}") })?;
         let blocked = block_size != 0;
         let block = block_size.max(1);
         let count = shape[axis].div_ceil(block);
@@ -116,7 +141,8 @@ impl Groups {
     }
 
     fn of(&self, i: usize) -> usize {
-        if self.per_tensor {
+        // One scale, or one element of each axis after the quantised one, has nothing to divide by.
+        if self.per_tensor || self.inner == 0 || self.len == 0 {
             return 0;
         }
         let along = i / self.inner % self.len;

@@ -81,6 +81,31 @@ impl Shape {
         };
         Ok(Shape { s: x[0], n: x[1], i: x[2], h: r[2], directions, clip })
     }
+
+    /// Checks the shape of every operand given.
+    fn check(&self, inputs: &[Option<&[usize]>]) -> Result<(), OpError> {
+        let (d, h) = (self.directions.len(), self.h);
+        let expected: [(&str, &[usize]); 8] = [
+            ("X", &[self.s, self.n, self.i]),
+            ("W", &[d, 4 * h, self.i]),
+            ("R", &[d, 4 * h, h]),
+            ("B", &[d, 8 * h]),
+            ("sequence_lens", &[self.n]),
+            ("initial_h", &[d, self.n, h]),
+            ("initial_c", &[d, self.n, h]),
+            ("P", &[d, 3 * h]),
+        ];
+        for ((name, expected), found) in expected.into_iter().zip(inputs) {
+            if let Some(found) = found.filter(|f| *f != expected) {
+                return Err(OpError::Shape {
+                    what: format!("{name} of an LSTM"),
+                    expected: format!("{expected:?}"),
+                    found: format!("{found:?}"),
+                });
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The formula of the ONNX operator, gate by gate: `i o f c` in `W [D, 4H, I]`, `R [D, 4H, H]`, `B [D, 8H]`, `P [D, 3H]`
@@ -89,6 +114,8 @@ fn reference(attrs: &Attrs, inputs: &[Option<&Tensor>], shapes: &[Vec<usize>]) -
     let (x, w, r) = (need(inputs, 0, "X")?, need(inputs, 1, "W")?, need(inputs, 2, "R")?);
     let g = Shape::new(attrs, x.shape(), r.shape())?;
     let optional = |i: usize| inputs.get(i).copied().flatten();
+    let shapes_in: Vec<Option<&[usize]>> = (0..8).map(|i| optional(i).map(Tensor::shape)).collect();
+    g.check(&shapes_in)?;
     let lens: Vec<usize> = match optional(4).map(Tensor::data) {
         Some(crate::tensor::Data::I32(v)) => v.iter().map(|&l| (l.max(0) as usize).min(g.s)).collect(),
         Some(other) => return Err(OpError::Unsupported { what: format!("sequence_lens of {}", other.dtype()) }),
@@ -157,6 +184,8 @@ fn lower(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
     }
     let (Some(w), Some(r)) = (l.weight(1), l.weight(2)) else { return Ok(None) };
     let shape = Shape::new(l.attrs, l.shape(0)?, r.shape())?;
+    let given: Vec<Option<&[usize]>> = (0..8).map(|i| l.shape(i).ok()).collect();
+    shape.check(&given)?;
     let (i, h) = (shape.i, shape.h);
     let bias = match (l.has(3), l.constant(3)) {
         (false, _) => None,

@@ -52,6 +52,9 @@ fn targets(attrs: &Attrs, shape: &[usize]) -> Result<Vec<u32>, OpError> {
         }
     }
     let n: usize = shape.iter().product();
+    if u32::try_from(n).is_err() {
+        return Err(OpError::Unsupported { what: format!("a reduction of {n} elements") });
+    }
     let mut at = vec![0usize; shape.len()];
     let mut i = 0usize;
     let mut out = Vec::with_capacity(n);

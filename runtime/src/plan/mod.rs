@@ -18,6 +18,9 @@ pub use lowering::{Io, Kernel, Lowered, Lowering, Reads, Weight, Writes};
 /// Most operands, results and scratch areas one fast step may name.
 pub(crate) const MAX_SLOTS: usize = 12;
 
+/// Most bytes of one value: more than any memory, little enough that no sum of offsets overflows.
+const LARGEST_BYTES: usize = if usize::BITS > 32 { (1u64 << 44) as usize } else { 1 << 28 };
+
 /// Why a plan cannot be made or run.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
@@ -36,6 +39,12 @@ pub enum PlanError {
         value: String,
         /// Its shape.
         shape: Vec<usize>,
+    },
+    /// The memory of a run cannot be had.
+    #[error("running needs {bytes} bytes of memory, which this machine does not give; smaller inputs need less")]
+    Memory {
+        /// Bytes of the arena.
+        bytes: usize,
     },
     /// An operator refuses its operands.
     #[error("node `{node}` ({op}): {source}")]
@@ -156,7 +165,7 @@ impl Plan {
                 .map(|d| d.eval(bindings))
                 .collect::<Result<Vec<_>, _>>()
                 .map_err(|source| PlanError::Dim { value: v.name.clone(), source })?;
-            if checked_len(&shape).and_then(|n| n.checked_mul(8)).is_none() {
+            if checked_len(&shape).and_then(|n| n.checked_mul(8)).is_none_or(|bytes| bytes > LARGEST_BYTES) {
                 return Err(PlanError::TooLarge { value: v.name.clone(), shape });
             }
             let place = v.constant.clone().map_or(Place::Nowhere, Place::Constant);
@@ -184,7 +193,11 @@ impl Plan {
                     let lowered = if fast { (def.lower)(&lowering).map_err(op_error)? } else { None };
                     match lowered {
                         Some(l) if l.reads.len() + node.outputs.len() < MAX_SLOTS => {
-                            scratch = l.scratch_floats * 4;
+                            scratch = l.scratch_floats.saturating_mul(4);
+                            if scratch > LARGEST_BYTES {
+                                let value = format!("{}.scratch", node.name);
+                                return Err(PlanError::TooLarge { value, shape: vec![l.scratch_floats] });
+                            }
                             weight_bytes += l.weight_bytes;
                             let reads = l.reads.iter().map(|&i| node.inputs[i]).collect();
                             (Run::Fast(l.kernel), reads)
@@ -307,7 +320,11 @@ impl Plan {
     /// # Errors
     /// [`PlanError`] when an input has another type or shape, or a node without a kernel of ours fails.
     pub fn run(&self, arena: &mut Arena, inputs: &[&Tensor]) -> Result<Vec<Tensor>, PlanError> {
-        arena.words.resize(self.arena_bytes.div_ceil(8), 0);
+        let words = self.arena_bytes.div_ceil(8);
+        // A shape from a file must not be able to abort the process.
+        let missing = words.saturating_sub(arena.words.len());
+        arena.words.try_reserve_exact(missing).map_err(|_| PlanError::Memory { bytes: self.arena_bytes })?;
+        arena.words.resize(words, 0);
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut arena.words);
         for (&v, t) in self.inputs.iter().zip(inputs) {
             self.check("input", v, t)?;

@@ -11,6 +11,7 @@ static KNOWS_NOTHING_OF: &[(&str, &[&str])] = &[
     ("bundle", &["graph", "ops", "plan", "import", "session", "model", "learn", "feedback", "journal", "capture"]),
     ("capture", &["session", "model", "graph", "ops", "plan", "import", "learn", "feedback", "journal"]),
     ("class", EVERYTHING),
+    ("dataset", &["session", "model", "graph", "ops", "plan", "import", "learn", "feedback", "journal", "app"]),
     ("device", &["import", "bundle", "learn", "feedback", "journal", "capture", "modality"]),
     ("feedback", &["session", "model", "graph", "ops", "plan", "import", "learn", "adapters", "capture", "modality"]),
     ("graph", &["import", "bundle", "session", "plan", "learn", "feedback", "journal", "capture", "device", "std::fs"]),
