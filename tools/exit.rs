@@ -26,6 +26,7 @@ pub(crate) fn code_of(error: &anyhow::Error) -> u8 {
         classified!(
             hone_runtime::adapters::AdapterError,
             hone_runtime::app::AppError,
+            hone_runtime::app::listen::ListenError,
             hone_runtime::app::rehearsal::RehearsalError,
             hone_runtime::bundle::BundleError,
             hone_runtime::dataset::DatasetError,

@@ -13,6 +13,7 @@ pub(crate) mod eval;
 mod export;
 mod feedback;
 mod inspect;
+mod listen;
 mod man;
 mod pad;
 mod run;
@@ -30,6 +31,7 @@ pub(crate) enum Verb {
     Export(export::Export),
     Feedback(feedback::Feedback),
     Inspect(inspect::Inspect),
+    Listen(listen::Listen),
     Man(man::Man),
     Pad(pad::Pad),
     Run(run::Run),
@@ -52,6 +54,7 @@ impl Verb {
             Verb::Export(v) => v.run(),
             Verb::Feedback(v) => v.run(),
             Verb::Inspect(v) => v.run(),
+            Verb::Listen(v) => v.run(),
             Verb::Man(v) => v.run(),
             Verb::Pad(v) => v.run(),
             Verb::Run(v) => v.run(),

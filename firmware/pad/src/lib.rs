@@ -47,7 +47,7 @@ pub use pins::Buttons;
 pub use queue::{RamStore, Store, StoreError};
 
 /// Most buttons a pad may have.
-pub const MAX_BUTTONS: usize = 8;
+pub const MAX_BUTTONS: usize = 16;
 
 /// Whether `ms` have passed from `since_ms` to `now_ms` on the wrapping clock.
 pub(crate) fn passed(since_ms: u32, now_ms: u32, ms: u32) -> bool {

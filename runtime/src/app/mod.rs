@@ -20,7 +20,7 @@ use crate::modality::Sample;
 use crate::model::{Model, ModelError, Seen, probabilities};
 use crate::state::{StateDir, StateError};
 
-// pub mod listen;
+pub mod listen;
 pub mod rehearsal;
 
 /// Why the loop cannot go on.
