@@ -296,7 +296,7 @@ fn feedback_is_said_corrected_taken_back_and_refused_when_it_is_about_nothing() 
     let stats: Value = serde_json::from_str(&ok(&["feedback", "stats", "--json", "--state", at])).unwrap();
     assert_eq!((&stats["effective"], &stats["undone"]), (&1.into(), &1.into()));
     let lines = ok(&["feedback", "list", "--jsonl", "--source", "command", "--state", at]);
-    assert_eq!(lines.lines().map(|l| serde_json::from_str::<Value>(l).unwrap()).count(), 2);
+    assert_eq!(lines.lines().filter(|l| serde_json::from_str::<Value>(l).unwrap().is_object()).count(), 2);
     assert!(ok(&["feedback", "redact", "--source", "gpio", "--state", at]).starts_with("1 records"));
     assert!(ok(&["feedback", "verify", "--state", at]).starts_with("sound"));
 }

@@ -9,8 +9,10 @@ fn model_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("models/which-digit")
 }
 
+type Named = Vec<(String, Tensor)>;
+
 /// Inputs and expected outputs of a recorded case.
-fn case(path: &Path) -> (Vec<(String, Tensor)>, Vec<(String, Tensor)>) {
+fn case(path: &Path) -> (Named, Named) {
     let all = read_npz(&std::fs::read(path).unwrap()).unwrap();
     let named = |prefix: &str| -> Vec<(String, Tensor)> {
         all.iter()

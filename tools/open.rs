@@ -9,6 +9,7 @@ use crate::exit::fail;
 use crate::input;
 
 /// A model named on the command line.
+#[expect(clippy::large_enum_variant, reason = "one value in the life of a command")]
 pub(crate) enum Source {
     /// A verified bundle.
     Bundle(Bundle),

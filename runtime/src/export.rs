@@ -376,8 +376,11 @@ fn case_files(dir: &Path) -> Result<Vec<PathBuf>, ExportError> {
     if cases.is_empty() { Err(ExportError::NoCases { dir: dir.to_path_buf() }) } else { Ok(cases) }
 }
 
+/// Place in the bundle, role, content.
+type ConfigFile = (&'static str, &'static str, Vec<u8>);
+
 /// Place, role and content of every file of the configuration directory.
-fn config_files(dir: &Path) -> Result<Vec<(&'static str, &'static str, Vec<u8>)>, ExportError> {
+fn config_files(dir: &Path) -> Result<Vec<ConfigFile>, ExportError> {
     let mut found = Vec::new();
     for path in entries(dir)? {
         let inner = if path.is_dir() { entries(&path)? } else { vec![path] };

@@ -53,6 +53,7 @@ pub struct Identity {
 
 /// What a received frame asks of the pad beyond the link itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "without a heap there is nothing to box it in")]
 pub enum Heard {
     /// The link came up; the numbering may have changed.
     Up,

@@ -54,7 +54,8 @@ fn an_unknown_type_is_answered_with_nak_and_the_link_stays_up() {
     table.inject_to_pad(&unknown(session, ctr + 50));
     let (session, ctr) = newest(&table.to_host);
     table.inject_to_host(&unknown(session, ctr + 50));
-    (table.to_host.clear(), table.to_pad.clear());
+    table.to_host.clear();
+    table.to_pad.clear();
     table.run(5);
     let nak = |ctr| Message::from(Nak { kind: 99, reason: NakReason::UnknownType, ctr });
     assert!(matches!(sent(&table.to_host, number::Nak, None)[..], [Message::Nak(Nak { kind: 99, .. })]));

@@ -76,7 +76,7 @@ impl Bound {
     fn evaluate(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>, String> {
         let inputs = inputs
             .iter()
-            .map(|t| convert::to_tract(t).map(|t| tract::IntoTValue::into_tvalue(t)))
+            .map(|t| convert::to_tract(t).map(tract::IntoTValue::into_tvalue))
             .collect::<tract::TractResult<tract::TVec<_>>>()
             .map_err(|e| format!("{e:#}"))?;
         let out = self.plan.run(inputs).map_err(|e| format!("{e:#}"))?;

@@ -77,7 +77,11 @@ pub(super) static CONV: OpDef = OpDef {
         }
         let p = c.geometry.p();
         let bytes = groups.iter().map(PackedMatrix::bytes).sum();
-        Ok(Some(Lowered::new(Patches { c, groups, bias }, vec![0]).with_scratch(p.saturating_mul(k + og)).with_weights(bytes)))
+        Ok(Some(
+            Lowered::new(Patches { c, groups, bias }, vec![0])
+                .with_scratch(p.saturating_mul(k + og))
+                .with_weights(bytes),
+        ))
     },
 };
 
@@ -138,7 +142,7 @@ impl Conv2d {
             });
         }
         let groups = usize::try_from(attrs.int("group", 1)?).unwrap_or(0);
-        if groups == 0 || w[0] % groups != 0 || w[1] * groups != x[1] {
+        if groups == 0 || !w[0].is_multiple_of(groups) || w[1] * groups != x[1] {
             return Err(OpError::Shape {
                 what: format!("weights of a convolution in {groups} groups"),
                 expected: format!("[O, {}/{groups}, …]", x[1]),

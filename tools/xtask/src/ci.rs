@@ -203,7 +203,7 @@ fn deny(root: &Path, extent: Extent) -> anyhow::Result<Outcome> {
 /// Each bench once, for its assertions: in the test profile, which is built by now; `--full` builds the real one.
 fn benches(root: &Path, extent: Extent) -> anyhow::Result<Outcome> {
     match extent {
-        Extent::Usual => cargo(root, &["test", "--package", "hone", "--benches", "--locked"]),
+        Extent::Usual => cargo(root, &["test", "--package", "hone", "--bench", "*", "--locked"]),
         Extent::Full => cargo(root, &["bench", "--package", "hone", "--bench", "*", "--locked", "--", "--test"]),
     }
 }
