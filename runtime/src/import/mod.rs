@@ -1,6 +1,6 @@
 //! ONNX bytes → [`Graph`], through tract-onnx: the only module that knows tract.
 //!
-//! The protobuf is looked at first ([`preflight`]), before tract sees a byte. Operators that are ours and come from the
+//! The protobuf is looked at first (`preflight`), before tract sees a byte. Operators that are ours and come from the
 //! file ([`Origin::Onnx`]) are registered as our own parsers, by domain, so that quantisation and recurrences arrive
 //! whole; tract infers shapes, folds shape arithmetic and declutters around them; then each node of its typed model
 //! becomes one of our operators or an [`Opaque`] box (`opaque.rs`). Shapes stay symbolic; a plan binds them.

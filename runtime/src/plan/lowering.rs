@@ -15,7 +15,7 @@ pub trait Kernel: Send + Sync {
     fn run(&self, io: &mut Io<'_>);
 }
 
-/// The operands a kernel reads, by the positions it asked for in [`Lowered::reads`].
+/// The operands a kernel reads, by the positions it asked for in [`Lowered::new`].
 pub struct Reads<'a> {
     pub(super) bytes: [&'a [u8]; MAX_SLOTS],
 }

@@ -149,7 +149,7 @@ fn test_command(readme: &str) -> Option<&str> {
 }
 
 fn documentation(root: &Path, _: Extent) -> anyhow::Result<Outcome> {
-    let args = ["doc", "--workspace", "--no-deps", "--document-private-items", "--locked"];
+    let args = ["doc", "--workspace", "--no-deps", "--locked"];
     execute(cargo_command(root).args(args).env("RUSTDOCFLAGS", "-D warnings"))
 }
 
