@@ -321,3 +321,15 @@ fn core_operator(model: &tract::TypedModel, node: &tract::TypedNode) -> Option<(
 pub fn own_operators() -> impl Iterator<Item = &'static str> {
     crate::ops::OPS.iter().filter(|d| d.origin == Origin::Onnx).map(|d| d.name)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_of_the_importer_becomes_its_message() {
+        assert_eq!(contained(|| 7), Ok(7));
+        assert_eq!(contained(|| -> u8 { panic!("rank {}", 3) }), Err("rank 3".into()));
+        assert_eq!(contained(|| -> u8 { panic!("plain") }), Err("plain".into()));
+    }
+}

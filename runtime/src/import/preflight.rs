@@ -126,7 +126,11 @@ fn check_graph(g: &pb::GraphProto, limits: &Limits, depth: usize, nodes: &mut us
             }
         }
     }
+<<<<<<< HEAD
     check_constant_shapes(g, limits)?;
+=======
+    check_asked_shapes(g, limits)?;
+>>>>>>> h-house
     for o in &g.output {
         check_value(o, limits)?;
         if depth == 0 && !known.contains(o.name.as_str()) {
@@ -239,6 +243,46 @@ fn check_tensor(what: &'static str, t: &pb::TensorProto, limits: &Limits) -> Res
         return Err(refused(what, &t.name, format!("shape {:?} needs {elements} elements, {given} are there", t.dims)));
     }
     Ok(())
+}
+
+/// Operators that make a tensor of a shape given as data, and which input that is.
+const SHAPE_OPERANDS: &[(&str, usize)] = &[("Expand", 1), ("Reshape", 1), ("Tile", 1), ("ConstantOfShape", 0)];
+
+/// Refuses constant shapes nobody can hold. tract reads such dimensions as 32 bits and would wrap larger ones silently.
+fn check_asked_shapes(g: &pb::GraphProto, limits: &Limits) -> Result<(), ImportError> {
+    let made = g.node.iter().filter(|n| n.op_type == "Constant").filter_map(|n| {
+        let t = n.attribute.iter().find_map(|a| a.t.as_ref())?;
+        Some((n.output.first()?.as_str(), t))
+    });
+    let constants: BTreeMap<&str, &pb::TensorProto> =
+        g.initializer.iter().map(|t| (t.name.as_str(), t)).chain(made).collect();
+    for n in &g.node {
+        let Some((_, operand)) = SHAPE_OPERANDS.iter().find(|(op, _)| *op == n.op_type) else { continue };
+        let Some(shape) = n.input.get(*operand).and_then(|name| constants.get(name.as_str())) else { continue };
+        let mut elements = 1u64;
+        for d in int64s(shape) {
+            // 0 and -1 have meanings of their own in Reshape.
+            let length = u64::try_from(d).unwrap_or(1).max(1);
+            elements = elements.saturating_mul(length);
+            if d > i64::from(i32::MAX) || elements > limits.elements {
+                let why =
+                    format!("asks for a tensor of shape {:?}, more than {} elements", int64s(shape), limits.elements);
+                return Err(refused("node", &n.name, why));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The elements of an int64 tensor; empty for others.
+fn int64s(t: &pb::TensorProto) -> Vec<i64> {
+    if t.data_type != pb::tensor_proto::DataType::Int64 as i32 {
+        return Vec::new();
+    }
+    if t.raw_data.is_empty() {
+        return t.int64_data.clone();
+    }
+    t.raw_data.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).collect()
 }
 
 /// Refuses a graph whose nodes feed each other in a circle.
