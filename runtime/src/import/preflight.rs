@@ -41,16 +41,7 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<pb::ModelProto, Im
     }
     let proto = tract_onnx::onnx()
         .proto_model_for_read(&mut &bytes[..])
-        .map_err(|e| {
-            let why = format!("{e:#}");
-            if why.contains("recursion limit") {
-                ImportError::NotOnnx { why: "its graphs or messages are nested too deep to be decoded".into() }
-            } else {
-                // The decoder names the whole way down to where it stumbled; its end is what tells.
-                let end: String = why.chars().rev().take(200).collect::<Vec<_>>().into_iter().rev().collect();
-                ImportError::NotOnnx { why: end }
-            }
-        })?;
+        .map_err(|e| ImportError::NotOnnx { why: format!("{:#}", e) })?;
     let Some(graph) = &proto.graph else {
         return Err(ImportError::NotOnnx { why: "there is no graph in it".into() });
     };
@@ -126,11 +117,7 @@ fn check_graph(g: &pb::GraphProto, limits: &Limits, depth: usize, nodes: &mut us
             }
         }
     }
-<<<<<<< HEAD
-    check_constant_shapes(g, limits)?;
-=======
     check_asked_shapes(g, limits)?;
->>>>>>> h-house
     for o in &g.output {
         check_value(o, limits)?;
         if depth == 0 && !known.contains(o.name.as_str()) {
@@ -138,33 +125,6 @@ fn check_graph(g: &pb::GraphProto, limits: &Limits, depth: usize, nodes: &mut us
         }
     }
     cycle(g)
-}
-
-/// Refuses a node told by an initializer to make a tensor of more elements than the limit: nobody after us asks before
-/// multiplying.
-fn check_constant_shapes(g: &pb::GraphProto, limits: &Limits) -> Result<(), ImportError> {
-    for n in &g.node {
-        let operand = match n.op_type.as_str() {
-            "ConstantOfShape" => 0,
-            "Expand" | "Reshape" => 1,
-            _ => continue,
-        };
-        let Some(name) = n.input.get(operand) else { continue };
-        let Some(t) = g.initializer.iter().find(|t| t.name == *name) else { continue };
-        let raw = t.raw_data.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b));
-        // -1 and 0 ask for a length to be worked out; they add nothing here.
-        let elements = t
-            .int64_data
-            .iter()
-            .copied()
-            .chain(raw)
-            .try_fold(1u64, |n, d| n.checked_mul(d.unsigned_abs().max(1)).filter(|&e| e <= limits.elements));
-        if elements.is_none() {
-            let what = if n.name.is_empty() { &n.op_type } else { &n.name };
-            return Err(refused("node", what, format!("makes a tensor of more than {} elements", limits.elements)));
-        }
-    }
-    Ok(())
 }
 
 fn check_value(v: &pb::ValueInfoProto, limits: &Limits) -> Result<(), ImportError> {
