@@ -27,7 +27,7 @@ import sources
 HERE = sources.HERE
 SHIPPED = "attention"
 FIRST_STEPS, SECOND_STEPS, VARIANT_STEPS = 1500, 400, 150
-DEFAULTS = {"objective": "posterior", "lambda_thumb": 0.03, "lambda_corrections": 0.1, "epsilon": 0.1, "delta": 0.2}
+DEFAULTS = {"objective": "posterior", "lambda_thumb": 0.05, "lambda_corrections": 0.1, "epsilon": 0.1, "delta": 0.2, "iterations": 30, "momentum": 0.0}
 
 
 def main():
@@ -91,18 +91,23 @@ def trained_model(fusion, shipped, retrain):
 
 
 def write_graphs(model, folder):
-    """model.onnx (int8), model.f32.onnx and, recorded from the int8 graph by ONNX Runtime, check/case*.npz."""
-    (folder / "check").mkdir(parents=True)
-    for name, int8 in (("model.f32.onnx", False), ("model.onnx", True)):
+    """model.onnx (int8), model.f32.onnx and what ONNX Runtime makes of each: check/case*.npz, check.f32/case*.npz."""
+    for name, int8, recorded in (("model.f32.onnx", False, "check.f32"), ("model.onnx", True, "check")):
         (folder / name).write_bytes(graph.build(model, int8).SerializeToString(deterministic=True))
-    session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
+        record(folder / name, folder / recorded)
+
+
+def record(model, folder):
+    """Runs every check input through a graph and keeps inputs and outputs."""
+    folder.mkdir(parents=True)
+    session = onnxruntime.InferenceSession(str(model))
     for i, inputs in enumerate(check_inputs()):
         outputs = session.run(None, inputs)
         names = [output.name for output in session.get_outputs()]
         arrays = {f"in_{name}": value for name, value in inputs.items()}
         arrays |= {f"out_{name}": value for name, value in zip(names, outputs)}
         arrays |= {f"out_{i}": value for i, value in enumerate(outputs)}
-        np.savez_compressed(folder / f"check/case{i}.npz", **arrays)
+        np.savez_compressed(folder / f"case{i}.npz", **arrays)
 
 
 def check_inputs():

@@ -136,6 +136,12 @@ pub fn learner_config(model: &Model, gate: Mode) -> LearnerConfig {
     if let Some(v) = defaults.lambda_corrections {
         config.solver.lambda_label = f64::from(v);
     }
+    if let Some(n) = defaults.iterations {
+        config.solver.canonical_iterations = n as usize;
+    }
+    if let Some(v) = defaults.momentum {
+        config.solver.canonical_momentum = f64::from(v);
+    }
     if let Some(prior) = &model.recipe().prior {
         config.tripwire.prior = prior.iter().map(|&p| f64::from(p)).collect();
     }

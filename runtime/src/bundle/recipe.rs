@@ -61,6 +61,12 @@ pub struct Defaults {
     /// Share of the uniform distribution mixed into the target, in `[0, 1]`.
     #[serde(default)]
     pub delta: Option<f32>,
+    /// Iterations of the canonical refit, at least 1. Stopping early holds the head near the shipped one.
+    #[serde(default)]
+    pub iterations: Option<u32>,
+    /// Largest extrapolation factor of the canonical refit, in `[0, 1)`; 0 for plain iterations.
+    #[serde(default)]
+    pub momentum: Option<f32>,
 }
 
 impl Recipe {
@@ -104,6 +110,12 @@ impl Recipe {
             if value.is_some_and(|v| !v.is_finite() || v <= 0.0) {
                 return Err(format!("defaults.{name} is not finite and above 0"));
             }
+        }
+        if d.iterations == Some(0) {
+            return Err("defaults.iterations is 0".into());
+        }
+        if d.momentum.is_some_and(|v| !(0.0..1.0).contains(&v)) {
+            return Err("defaults.momentum is not in [0, 1)".into());
         }
         if d.epsilon.is_some_and(|v| !(0.0..0.5).contains(&v)) {
             return Err("defaults.epsilon is not in [0, 0.5)".into());

@@ -2,7 +2,7 @@
 //!
 //! The markers of each picture are walked through, rather than the stream searched for `FF D9`: an Exif thumbnail is a
 //! picture within a picture. Whatever is no picture (text between parts, the rest of one whose beginning was missed) is
-//! skipped and counted; a picture that stops making sense is refused, and the next looked for right after its beginning.
+//! skipped and counted; a picture that stops making sense is refused, and the next looked for from its last segment on.
 //!
 //! Source: ITU-T T.81, annex B.
 use super::stream::{Decoder, Out};
@@ -27,13 +27,15 @@ pub(super) struct Mjpeg {
     /// From the beginning of the picture on, once there is one.
     buffer: Vec<u8>,
     at: usize,
+    /// Where the last segment begins: what lies before it made sense.
+    segment: usize,
     walk: Walk,
     max_bytes: usize,
 }
 
 impl Mjpeg {
     pub(super) fn new(max_bytes: usize) -> Mjpeg {
-        Mjpeg { buffer: vec![], at: 0, walk: Walk::Hunting, max_bytes }
+        Mjpeg { buffer: vec![], at: 0, segment: 0, walk: Walk::Hunting, max_bytes }
     }
 
     /// Forgets the first `n` bytes and hunts on.
@@ -53,16 +55,19 @@ impl Mjpeg {
         }
         if found.is_some() {
             self.at = 2;
+            self.segment = 2;
             self.walk = Walk::Marker;
         }
         found.is_some()
     }
 
-    /// Refuses the picture in progress, and hunts on right after its beginning.
+    /// Refuses the picture in progress, and hunts on from its last segment: the length that misled is that one's, and a
+    /// thumbnail in an earlier one is not to pass for a picture.
     fn tear(&mut self, out: &mut dyn FnMut(Out)) {
         out(Out::Refused("a JPEG picture that is torn".into()));
-        out(Out::Skipped(2));
-        self.cut(2);
+        let torn = self.segment.clamp(2, self.buffer.len());
+        out(Out::Skipped(torn as u64));
+        self.cut(torn);
     }
 
     /// Walks as far as there are bytes.
@@ -105,7 +110,10 @@ impl Mjpeg {
                 // A stuffed zero, a restart marker, a fill byte: the scan goes on.
                 0x00 | 0xD0..=0xD7 => self.at += 2,
                 0xFF => self.at += 1,
-                _ => self.walk = Walk::Marker,
+                _ => {
+                    self.segment = self.at;
+                    self.walk = Walk::Marker;
+                }
             }
             return Some(Step::On);
         }
@@ -123,6 +131,7 @@ impl Mjpeg {
                 if length < 2 {
                     return Some(Step::Torn);
                 }
+                self.segment = self.at;
                 self.at += 2 + length;
                 self.walk = if marker == SOS { Walk::Scan } else { Walk::Marker };
             }
@@ -146,7 +155,7 @@ impl Decoder for Mjpeg {
     }
 
     fn finish(&mut self, out: &mut dyn FnMut(Out)) {
-        // A damaged length may have swallowed whole pictures, so the beginning alone is given up.
+        // A damaged length may have swallowed whole pictures, so they are looked for there.
         while self.walk != Walk::Hunting {
             self.tear(out);
             self.walk_on(out);

@@ -9,7 +9,8 @@
 //! is one whole win or loss. A confirmed 👎 only tells what it is not, and it is always said about an answer of the head in use:
 //! counted as a win of every head that answered something else, it would make any learned head look worse than the factory's
 //! (a head that is right nine times in ten would lose its tenth each time). So another answer wins only the share that it is
-//! the truth, given that the refused one is not.
+//! the truth, given that the refused one is not. That share is the heads' own estimate, which a head spoilt by wrong presses
+//! spoils too; so the harsh count, a whole win for every answer not refused, is kept beside it with a higher threshold.
 use serde::{Deserialize, Serialize};
 
 use super::error::LearnError;
@@ -34,8 +35,9 @@ pub struct GateConfig {
     pub mode: Mode,
     /// Probability from which "worse" (or, for `superiority`, "better") counts as shown, in (0.5, 1).
     pub threshold: f64,
-    /// Probability from which the head in use counts as *proved* worse than the factory head and is rolled back, in
-    /// (0.5, 1). Higher than `threshold`: dozens of candidates pass in review, and each is another chance of an accident.
+    /// Probability, by the harsh count, from which a head counts as *proved* worse: a candidate is then refused, the head in
+    /// use rolled back. In (0.5, 1), higher than `threshold`: dozens of candidates pass in review, and each is another
+    /// chance of an accident.
     pub rollback_threshold: f64,
     /// Losses below which nothing is called worse, whatever the probability.
     pub least_losses: u32,
@@ -71,6 +73,8 @@ pub struct Answered {
     pub class: usize,
     /// Probability that it is the truth, 0 or 1 where the press told.
     pub right: f64,
+    /// Whether the press leaves it possible.
+    pub possible: bool,
 }
 
 /// One confirmed sample: what each head answers.
@@ -109,24 +113,39 @@ pub struct Paired {
     pub losses: f64,
     /// `P(first worse than second)`; ½ without evidence.
     pub p_worse: f64,
+    /// The same when every answer that was not refused counts as right.
+    pub p_worse_harsh: f64,
 }
 
 impl Paired {
     fn of(pairs: impl Iterator<Item = (Answered, Answered)>) -> Paired {
         let (mut wins, mut losses) = (0.0, 0.0);
+        let (mut harsh_wins, mut harsh_losses) = (0.0, 0.0);
         for (first, second) in pairs.filter(|(a, b)| a.class != b.class) {
             wins += first.right;
             losses += second.right;
+            harsh_wins += f64::from(u8::from(first.possible && !second.possible));
+            harsh_losses += f64::from(u8::from(second.possible && !first.possible));
         }
-        Paired { wins, losses, p_worse: p_worse(wins, losses) }
+        Paired {
+            wins,
+            losses,
+            p_worse: p_worse(wins, losses),
+            p_worse_harsh: p_worse(harsh_wins, harsh_losses),
+        }
     }
 
     fn is_worse(&self, config: &GateConfig) -> bool {
-        self.losses >= f64::from(config.least_losses) && self.p_worse >= config.threshold
+        self.is_proved_worse(config)
+            || self.losses >= f64::from(config.least_losses) && self.p_worse >= config.threshold
     }
 
     fn is_proved_worse(&self, config: &GateConfig) -> bool {
-        self.is_worse(config) && self.p_worse >= config.rollback_threshold
+        self.p_worse_harsh >= config.rollback_threshold
+    }
+
+    fn p_worst(&self) -> f64 {
+        self.p_worse.max(self.p_worse_harsh)
     }
 }
 
@@ -180,7 +199,7 @@ pub fn judge(config: &GateConfig, evidence: &[Verdict]) -> Decision {
             decision.action = Action::Veto;
             decision.reason = format!(
                 "worse than the {than} head with probability {:.2}: {:.1} won, {:.1} lost of {} confirmed",
-                pair.p_worse, pair.wins, pair.losses, decision.n_confirmed
+                pair.p_worst(), pair.wins, pair.losses, decision.n_confirmed
             );
             or_rollback(config, decision)
         }
@@ -258,7 +277,7 @@ fn or_rollback(config: &GateConfig, mut decision: Decision) -> Decision {
         decision.action = Action::Rollback;
         decision.reason = format!(
             "the head in use is worse than the factory head with probability {:.2}: {:.1} won, {:.1} lost of {} confirmed",
-            pair.p_worse, pair.wins, pair.losses, decision.n_confirmed
+            pair.p_worst(), pair.wins, pair.losses, decision.n_confirmed
         );
     }
     decision
@@ -273,8 +292,8 @@ mod tests {
         vec![verdict; n]
     }
 
-    const RIGHT: Answered = Answered { class: 1, right: 1.0 };
-    const WRONG: Answered = Answered { class: 0, right: 0.0 };
+    const RIGHT: Answered = Answered { class: 1, right: 1.0, possible: true };
+    const WRONG: Answered = Answered { class: 0, right: 0.0, possible: false };
     const BETTER: Verdict = Verdict { candidate: RIGHT, incumbent: WRONG, factory: WRONG };
     const WORSE: Verdict = Verdict { candidate: WRONG, incumbent: RIGHT, factory: RIGHT };
 
@@ -323,9 +342,9 @@ mod tests {
 
     #[test]
     fn refusals_of_the_head_in_use_do_not_by_themselves_make_the_factory_head_look_better() {
-        // Nine confirmed 👎, each on an answer of the head in use; the factory's other answer is right one time in four.
-        let other = Answered { class: 2, right: 0.25 };
-        let mut all = evidence(9, Verdict { candidate: WRONG, incumbent: WRONG, factory: other });
+        // Five confirmed 👎, each on an answer of the head in use; the factory's other answer is right one time in four.
+        let other = Answered { class: 2, right: 0.25, possible: true };
+        let mut all = evidence(5, Verdict { candidate: WRONG, incumbent: WRONG, factory: other });
         // Three of the confirmed 👍 stood where the factory head is wrong.
         all.extend(evidence(3, Verdict { candidate: RIGHT, incumbent: RIGHT, factory: WRONG }));
         assert_eq!(judge(&GateConfig::default(), &all).action, Action::Publish);

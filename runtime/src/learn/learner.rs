@@ -546,7 +546,11 @@ impl Truth {
                 Truth::IsNot(wrong) if class == wrong => 0.0,
                 Truth::IsNot(wrong) => mean[class] / (1.0 - mean[wrong]).max(f64::MIN_POSITIVE),
             };
-            Answered { class, right: right.clamp(0.0, 1.0) }
+            let possible = match self {
+                Truth::Is(truth) => class == truth,
+                Truth::IsNot(wrong) => class != wrong,
+            };
+            Answered { class, right: right.clamp(0.0, 1.0), possible }
         })
     }
 }

@@ -18,7 +18,7 @@ pub(super) static CONV: OpDef = OpDef {
         let (x, w) = (need(inputs, 0, "X")?, need(inputs, 1, "W")?);
         let s = Sliding::of(attrs, x.shape.len(), Some(&w.shape))?;
         let mut shape = vec![x.shape[0].clone(), w.shape[0].clone()];
-        shape.extend(s.output_dims(&x.shape[2..]));
+        shape.extend(s.output_dims(&x.shape[2..])?);
         Ok(vec![Fact::new(x.dtype, shape)])
     },
     reference: |attrs, inputs, shapes| {
@@ -222,7 +222,24 @@ impl Sliding {
     }
 
     /// Output lengths from input lengths.
-    pub(super) fn output_dims(&self, input: &[Dim]) -> Vec<Dim> {
+    ///
+    /// # Errors
+    /// [`OpError::Shape`] when a known length is shorter than the window.
+    pub(super) fn output_dims(&self, input: &[Dim]) -> Result<Vec<Dim>, OpError> {
+        let lengths = self.lengths(input);
+        for (i, l) in lengths.iter().enumerate() {
+            if matches!(l, Dim::Val(v) if *v < 1) {
+                return Err(OpError::Shape {
+                    what: format!("a window of {} over spatial axis {i}", self.kernel[i]),
+                    expected: "at least one position".into(),
+                    found: format!("length {}", input[i]),
+                });
+            }
+        }
+        Ok(lengths)
+    }
+
+    fn lengths(&self, input: &[Dim]) -> Vec<Dim> {
         (0..input.len())
             .map(|i| {
                 let stride = self.stride[i] as i64;

@@ -21,7 +21,7 @@ macro_rules! pooling {
                 shape.extend(if $name.starts_with("Global") {
                     vec![Dim::Val(1); x.shape.len().saturating_sub(2)]
                 } else {
-                    Sliding::of(attrs, x.shape.len(), None)?.output_dims(&x.shape[2..])
+                    Sliding::of(attrs, x.shape.len(), None)?.output_dims(&x.shape[2..])?
                 });
                 Ok(vec![Fact::new(x.dtype, shape)])
             },
