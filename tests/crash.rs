@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use hone_runtime::Bundle;
 use hone_runtime::adapters::AdapterStore;
 use hone_runtime::app::App;
 use hone_runtime::app::rehearsal::Chance;
@@ -13,7 +14,6 @@ use hone_runtime::learn::{Mode, Theta};
 use hone_runtime::model::Model;
 use hone_runtime::session::SessionOptions;
 use hone_runtime::state::StateDir;
-use hone_runtime::Bundle;
 
 use crate::support::{bundle, hone, model_dir};
 
@@ -24,8 +24,9 @@ fn a_hundred_kills_of_a_running_loop_lose_nothing_and_tear_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let link = dir.path().join("pad");
     let state = StateDir::at(dir.path().join("state"));
-    let pad = Emulator::start(EmulatorConfig { link: Some(link.clone()), virtual_time: true, ..EmulatorConfig::default() })
-        .unwrap();
+    let pad =
+        Emulator::start(EmulatorConfig { link: Some(link.clone()), virtual_time: true, ..EmulatorConfig::default() })
+            .unwrap();
     let frames = dir.path().join("frames");
     std::fs::create_dir(&frames).unwrap();
     for i in 0..40 {

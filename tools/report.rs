@@ -36,8 +36,16 @@ pub(crate) fn html(d: &Document, latency: &Latency) -> String {
     h.push_str("</table>");
     for f in d.compared_with.iter().chain([&d.figures]) {
         let _ = write!(h, "<h2>Adapter {}</h2><div class=\"plots\">", escape(&f.adapter));
-        let _ = write!(h, "<figure>{}<figcaption>Confusion: rows truth, columns answer</figcaption></figure>", confusion(f, &d.labels));
-        let _ = write!(h, "<figure>{}<figcaption>Reliability: confidence against accuracy; the area of a dot is its share</figcaption></figure>", reliability(f));
+        let _ = write!(
+            h,
+            "<figure>{}<figcaption>Confusion: rows truth, columns answer</figcaption></figure>",
+            confusion(f, &d.labels)
+        );
+        let _ = write!(
+            h,
+            "<figure>{}<figcaption>Reliability: confidence against accuracy; the area of a dot is its share</figcaption></figure>",
+            reliability(f)
+        );
         h.push_str("</div>");
     }
     let _ = write!(
@@ -90,7 +98,13 @@ fn confusion(f: &Figures, labels: &[String]) -> String {
     for (i, row) in f.confusion.iter().enumerate() {
         let total: u64 = row.iter().sum();
         let y = top + i * cell;
-        let _ = write!(s, "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text>", left - 6, y + cell / 2 + 4, escape(&labels[i]));
+        let _ = write!(
+            s,
+            "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text>",
+            left - 6,
+            y + cell / 2 + 4,
+            escape(&labels[i])
+        );
         let x = left + i * cell + cell / 2;
         let _ = write!(s, "<text x=\"{x}\" y=\"{}\" text-anchor=\"middle\">{}</text>", top - 7, escape(&labels[i]));
         for (j, &count) in row.iter().enumerate() {
@@ -123,7 +137,14 @@ fn reliability(f: &Figures) -> String {
     let at = |v: f64| 36.0 + v * (side - 50.0);
     let up = |v: f64| side - 30.0 - v * (side - 50.0);
     let mut s = format!("<svg width=\"{side}\" height=\"{side}\">");
-    let _ = write!(s, "<line x1=\"{}\" y1=\"{}\" x2=\"{}\" y2=\"{}\" stroke=\"#9fb0c0\" stroke-dasharray=\"4\"/>", at(0.0), up(0.0), at(1.0), up(1.0));
+    let _ = write!(
+        s,
+        "<line x1=\"{}\" y1=\"{}\" x2=\"{}\" y2=\"{}\" stroke=\"#9fb0c0\" stroke-dasharray=\"4\"/>",
+        at(0.0),
+        up(0.0),
+        at(1.0),
+        up(1.0)
+    );
     for v in [0.0, 0.5, 1.0] {
         let _ = write!(s, "<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">{v}</text>", at(v), side - 12.0);
         let _ = write!(s, "<text x=\"30\" y=\"{}\" text-anchor=\"end\">{v}</text>", up(v) + 4.0);
@@ -150,7 +171,12 @@ fn histogram(latency: &Latency) -> String {
     let mut s = String::from("<svg width=\"480\" height=\"150\">");
     for (i, (_, n)) in bars.iter().enumerate() {
         let h = 120.0 * *n as f64 / most;
-        let _ = write!(s, "<rect x=\"{}\" y=\"{:.1}\" width=\"10\" height=\"{h:.1}\" fill=\"#5b86b5\"/>", 4 + i * 11, 124.0 - h);
+        let _ = write!(
+            s,
+            "<rect x=\"{}\" y=\"{:.1}\" width=\"10\" height=\"{h:.1}\" fill=\"#5b86b5\"/>",
+            4 + i * 11,
+            124.0 - h
+        );
     }
     if let (Some(first), Some(last)) = (bars.first(), bars.last()) {
         let _ = write!(s, "<text x=\"4\" y=\"142\">{:.2} ms</text>", first.0);

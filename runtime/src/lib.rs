@@ -5,12 +5,12 @@ pub mod adapters;
 #[cfg(feature = "import")]
 pub mod app;
 pub mod bundle;
-pub mod cpu;
-#[cfg(feature = "import")]
-pub mod export;
 pub mod capture;
 pub mod class;
+pub mod cpu;
 pub mod dataset;
+#[cfg(feature = "import")]
+pub mod export;
 pub mod feedback;
 pub mod graph;
 #[cfg(feature = "import")]
@@ -18,9 +18,9 @@ pub mod import;
 pub mod journal;
 pub mod learn;
 pub mod metrics;
+pub mod modality;
 #[cfg(feature = "import")]
 pub mod model;
-pub mod modality;
 pub mod note;
 pub mod ops;
 pub mod plan;

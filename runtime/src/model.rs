@@ -191,7 +191,8 @@ fn head(bundle: &Bundle, recipe: &Recipe) -> Result<(Vec<f32>, Vec<f32>), ModelE
     let file = safetensors::SafeTensors::deserialize(&bytes).map_err(|e| bad(e.to_string()))?;
     let Some(names) = &recipe.head else { return Err(bad("train/recipe.json names no head".into())) };
     let take = |name: &str| -> Result<(Vec<usize>, Vec<f32>), ModelError> {
-        let view = file.tensor(name).map_err(|_| bad(format!("has no tensor `{name}`, which train/recipe.json names")))?;
+        let view =
+            file.tensor(name).map_err(|_| bad(format!("has no tensor `{name}`, which train/recipe.json names")))?;
         if view.dtype() != safetensors::Dtype::F32 {
             return Err(bad(format!("tensor `{name}` is {:?}, not F32", view.dtype())));
         }

@@ -102,7 +102,10 @@ impl Demo {
         }
         if !assets::worlds().contains(&self.world) {
             let known = assets::worlds().join(", ");
-            return Err(fail(Class::Usage, format!("there is no world `{}`; --world takes one of {known}", self.world)));
+            return Err(fail(
+                Class::Usage,
+                format!("there is no world `{}`; --world takes one of {known}", self.world),
+            ));
         }
         let world = assets::world(&self.world)?;
         let factory = assets::world("factory")?;
@@ -117,14 +120,25 @@ impl Demo {
         let test: Vec<&Row> = world.split("test").collect();
         let source = source_rows(&world, &factory, &test);
         self.say(|out| {
-            writeln!(out, "hone demo · {} · {} presses, {:.0} % of them wrong", self.world, self.presses, 100.0 * self.wrong)?;
+            writeln!(
+                out,
+                "hone demo · {} · {} presses, {:.0} % of them wrong",
+                self.world,
+                self.presses,
+                100.0 * self.wrong
+            )?;
             writeln!(out, "The model: which of ten digits is meant? It was trained on other people.")
         })?;
         let user = Features::of(&mut app, &test)?;
         let home = Features::of(&mut app, &source)?;
         let (accuracy_before, source_before) = (user.accuracy(&app)?, home.accuracy(&app)?);
         self.say(|out| {
-            writeln!(out, "Before: right on {:.1} % of this person's {} held-out samples.", 100.0 * accuracy_before, test.len())
+            writeln!(
+                out,
+                "Before: right on {:.1} % of this person's {} held-out samples.",
+                100.0 * accuracy_before,
+                test.len()
+            )
         })?;
 
         let script = Script {
@@ -178,7 +192,11 @@ impl Demo {
             self.closing(&document, test.len(), source.len(), played.made, &played.port)?;
         }
         let kept = document.lost_presses == 0 && document.duplicated_presses == 0 && document.journal_sound;
-        if kept { Ok(ExitCode::SUCCESS) } else { Err(fail(Class::Store, "the journal does not hold exactly the presses made")) }
+        if kept {
+            Ok(ExitCode::SUCCESS)
+        } else {
+            Err(fail(Class::Store, "the journal does not hold exactly the presses made"))
+        }
     }
 
     fn say(&self, f: impl Fn(&mut std::io::StdoutLock<'_>) -> std::io::Result<()>) -> std::io::Result<()> {
@@ -187,22 +205,58 @@ impl Demo {
 
     fn closing(&self, d: &Document, test: usize, source: usize, made: usize, port: &str) -> std::io::Result<()> {
         let mut out = std::io::stdout().lock();
-        let points = |a: f64, b: f64| format!("{:5.1} % → {:5.1} %  ({:+.1} points)", 100.0 * a, 100.0 * b, 100.0 * (b - a));
+        let points =
+            |a: f64, b: f64| format!("{:5.1} % → {:5.1} %  ({:+.1} points)", 100.0 * a, 100.0 * b, 100.0 * (b - a));
         writeln!(out)?;
         writeln!(out, "                    before     after")?;
-        writeln!(out, "this person       {}   on {test} held-out samples", points(d.accuracy_before, d.accuracy_after))?;
-        writeln!(out, "everybody else    {}   on {source} of the factory's own", points(d.source_before, d.source_after))?;
+        writeln!(
+            out,
+            "this person       {}   on {test} held-out samples",
+            points(d.accuracy_before, d.accuracy_after)
+        )?;
+        writeln!(
+            out,
+            "everybody else    {}   on {source} of the factory's own",
+            points(d.source_before, d.source_after)
+        )?;
         writeln!(out)?;
-        writeln!(out, "answer            {:.2} ms p50, {:.2} ms p95, preprocessing included", d.latency_ms.p50, d.latency_ms.p95.unwrap_or(0.0))?;
-        writeln!(out, "press → durable   {:.1} ms p50, {:.1} ms p99   (pad, line, fsync, acknowledgement)", d.press_durable_ms.p50, d.press_durable_ms.p99.unwrap_or(0.0))?;
-        writeln!(out, "durable → better  {:.1} ms p50, {:.1} ms p99   (learner, gate, publishing)", d.adapt_ms.p50, d.adapt_ms.p99.unwrap_or(0.0))?;
-        writeln!(out, "presses           {made} made on {port}, {} lost, {} doubled; wrong answers shown: {}", d.lost_presses, d.duplicated_presses, d.regret)?;
+        writeln!(
+            out,
+            "answer            {:.2} ms p50, {:.2} ms p95, preprocessing included",
+            d.latency_ms.p50,
+            d.latency_ms.p95.unwrap_or(0.0)
+        )?;
+        writeln!(
+            out,
+            "press → durable   {:.1} ms p50, {:.1} ms p99   (pad, line, fsync, acknowledgement)",
+            d.press_durable_ms.p50,
+            d.press_durable_ms.p99.unwrap_or(0.0)
+        )?;
+        writeln!(
+            out,
+            "durable → better  {:.1} ms p50, {:.1} ms p99   (learner, gate, publishing)",
+            d.adapt_ms.p50,
+            d.adapt_ms.p99.unwrap_or(0.0)
+        )?;
+        writeln!(
+            out,
+            "presses           {made} made on {port}, {} lost, {} doubled; wrong answers shown: {}",
+            d.lost_presses, d.duplicated_presses, d.regret
+        )?;
         writeln!(out, "adapters          {} published, {} vetoed by the gate", d.published, d.vetoed)?;
-        writeln!(out, "journal           {}", if d.journal_sound { "its chain of digests verifies" } else { "DOES NOT VERIFY" })?;
+        writeln!(
+            out,
+            "journal           {}",
+            if d.journal_sound { "its chain of digests verifies" } else { "DOES NOT VERIFY" }
+        )?;
         writeln!(out)?;
         writeln!(out, "Written: journal.db and adapters/ in {}", d.state)?;
         writeln!(out, "See what was said:   hone feedback list --state {}", d.state)?;
-        writeln!(out, "Another person:      hone demo --world {}", assets::worlds().into_iter().filter(|w| *w != self.world).collect::<Vec<_>>().join(" | --world "))?;
+        writeln!(
+            out,
+            "Another person:      hone demo --world {}",
+            assets::worlds().into_iter().filter(|w| *w != self.world).collect::<Vec<_>>().join(" | --world ")
+        )?;
         writeln!(out, "By hand:             hone pad emulate, and in another terminal hone listen … --pad PORT")?;
         writeln!(out, "                     (took {:.1} s)", d.seconds)
     }
@@ -310,9 +364,10 @@ impl Show {
         if row.audio.is_some() {
             lines.push("spoken".into());
         }
-        let picture = row.image.as_deref().and_then(|b| image::decode(b).ok()).map(|(p, _)| {
-            if output::colour() { render::ansi_picture(&p, 20) } else { render::ascii_picture(&p, 20) }
-        });
+        let picture =
+            row.image.as_deref().and_then(|b| image::decode(b).ok()).map(|(p, _)| {
+                if output::colour() { render::ansi_picture(&p, 20) } else { render::ascii_picture(&p, 20) }
+            });
         let picture: Vec<&str> = picture.as_deref().map_or_else(Vec::new, |p| p.lines().collect());
         let mut out = std::io::stdout().lock();
         // A reader that has gone away ends the show, not the rehearsal.

@@ -83,11 +83,8 @@ impl Listen {
         config.sources.extend(self.trigger.iter().map(|s| (Medium::Trigger, s.clone())));
         for pad in &self.pad {
             let port: PortSpec = pad.parse()?;
-            let serial = SerialConfig {
-                allow_unpaired: self.allow_unpaired,
-                wait_for_port: true,
-                ..SerialConfig::new(port)
-            };
+            let serial =
+                SerialConfig { allow_unpaired: self.allow_unpaired, wait_for_port: true, ..SerialConfig::new(port) };
             config.pads.push((serial, self.buttons));
         }
         let state = StateDir::resolve(self.state.as_deref())?;
@@ -177,7 +174,9 @@ fn as_text(app: &App, what: &Happening<'_>) -> Option<String> {
             let notes: String = answer.seen.notes.iter().chain(notes).map(|n| format!("  [{n}]")).collect();
             format!("#{prediction_id}  {}  ({:.0} %){notes}", labels[answer.class], 100.0 * answer.p())
         }
-        Happening::Learned(Learned::Press { id, outcome }) => format!("press {} heard: {outcome:?}", id.0).to_lowercase(),
+        Happening::Learned(Learned::Press { id, outcome }) => {
+            format!("press {} heard: {outcome:?}", id.0).to_lowercase()
+        }
         Happening::Learned(Learned::Undone { id }) => format!("press {} taken back", id.0),
         Happening::Learned(Learned::Decided { decision, changed }) => match changed {
             Some(Some(id)) => format!("adapter {id} is in use: {}", decision.reason),
@@ -192,7 +191,9 @@ fn as_text(app: &App, what: &Happening<'_>) -> Option<String> {
         Happening::Pad(Notice::Up { port, .. }) => format!("pad on {port}"),
         Happening::Pad(Notice::Down { why }) => format!("pad gone: {why:?}"),
         Happening::Pad(Notice::Searching { why }) => format!("looking for the pad: {why}"),
-        Happening::Pad(Notice::Refused { why }) => format!("pad refused: {why:?}; --allow-unpaired hears unpaired pads"),
+        Happening::Pad(Notice::Refused { why }) => {
+            format!("pad refused: {why:?}; --allow-unpaired hears unpaired pads")
+        }
         Happening::Pad(_) => return None,
         Happening::Refused(e) => format!("not done: {e}"),
     })

@@ -116,7 +116,11 @@ impl Tune {
                 "{} presses, {} confirmed; {}: {}",
                 document.presses,
                 document.confirmed,
-                if document.published { format!("adapter {} is in use", document.adapter) } else { "nothing published".into() },
+                if document.published {
+                    format!("adapter {} is in use", document.adapter)
+                } else {
+                    "nothing published".into()
+                },
                 document.reason
             ))?;
         }

@@ -10,7 +10,9 @@ use hone_wire::message::{Kind as EventKind, Labels, Prompt};
 
 use super::{Answer, App, AppError, Learned};
 use crate::adapters::AdapterId;
-use crate::capture::{self, CaptureError, Frame, Kind, Medium, Picture, Poll, ShowReason, ShownConfig, ShownRule, Sound};
+use crate::capture::{
+    self, CaptureError, Frame, Kind, Medium, Picture, Poll, ShowReason, ShownConfig, ShownRule, Sound,
+};
 use crate::class::{Class, Classified};
 use crate::feedback::ledger::JournalLedger;
 use crate::feedback::meaning::Layout;
@@ -306,7 +308,8 @@ impl Latest {
         match frame.kind {
             Kind::Image(Picture::Encoded(bytes)) => self.picture = Some((at, Seen::File(bytes))),
             Kind::Image(Picture::Raw { width, height, channels, data }) => {
-                let pixels = if channels == 1 { Pixels::gray(width, height, data) } else { Pixels::rgb(width, height, data) };
+                let pixels =
+                    if channels == 1 { Pixels::gray(width, height, data) } else { Pixels::rgb(width, height, data) };
                 self.picture = Some((at, Seen::Pixels(pixels.ok()?)));
             }
             Kind::Audio(Sound::File(bytes)) => self.audio = Some((at, Heard::File(bytes))),

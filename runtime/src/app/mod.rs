@@ -457,10 +457,8 @@ impl App {
 
 /// A decision's figures, for the journal.
 fn numbers(d: &Decision, presses: usize) -> BTreeMap<String, f64> {
-    let mut out = BTreeMap::from([
-        ("confirmed".to_string(), d.n_confirmed as f64),
-        ("presses".to_string(), presses as f64),
-    ]);
+    let mut out =
+        BTreeMap::from([("confirmed".to_string(), d.n_confirmed as f64), ("presses".to_string(), presses as f64)]);
     for (name, pair) in [
         ("candidate_factory", &d.candidate_factory),
         ("candidate_incumbent", &d.candidate_incumbent),

@@ -94,9 +94,10 @@ impl Layout {
             Kind::Rotary => nothing("rotary", format!("{} detents", event.value as i16)),
             Kind::Badge => nothing("badge", format!("badge {}", event.value)),
             Kind::Dropped => nothing("dropped", format!("{} presses did not fit into the pad's queue", event.value)),
-            Kind::Diagnostic => {
-                nothing("diagnostic", format!("code {}, button {}, prompt {}", event.value, event.button(), event.prompt))
-            }
+            Kind::Diagnostic => nothing(
+                "diagnostic",
+                format!("code {}, button {}, prompt {}", event.value, event.button(), event.prompt),
+            ),
             Kind::Other(code) => nothing("unknown", format!("kind {code}, value {}", event.value)),
         }
     }
@@ -150,7 +151,10 @@ mod tests {
     #[test]
     fn two_buttons_are_thumbs_and_a_chord_takes_back_or_rolls_back() {
         let l = Layout::for_buttons(2);
-        assert!(matches!(l.meaning(&event(Kind::Click, 0, 0)), Meaning::Said { kind: PressKind::Thumb { up: true }, .. }));
+        assert!(matches!(
+            l.meaning(&event(Kind::Click, 0, 0)),
+            Meaning::Said { kind: PressKind::Thumb { up: true }, .. }
+        ));
         assert_eq!(l.meaning(&event(Kind::Chord, 0, 3)), Meaning::Undo);
         assert_eq!(l.meaning(&event(Kind::ChordHeld, 0, 3)), Meaning::Rollback);
     }
@@ -160,13 +164,18 @@ mod tests {
         let l = Layout::for_buttons(11);
         let class = |c| Meaning::Said { kind: PressKind::Correction { class: c }, confirmed: false };
         assert_eq!(l.meaning(&event(Kind::Click, 3, 0)), class(3));
-        assert!(matches!(l.meaning(&event(Kind::Click, 10, 0)), Meaning::Said { kind: PressKind::Thumb { up: false }, .. }));
+        assert!(matches!(
+            l.meaning(&event(Kind::Click, 10, 0)),
+            Meaning::Said { kind: PressKind::Thumb { up: false }, .. }
+        ));
     }
 
     #[test]
     fn a_press_carries_the_prompt_it_began_under_and_an_undo_none() {
         let l = Layout::for_buttons(2);
-        let PadEvent::Press(p) = l.pad_press("00", &event(Kind::Click, 0, 0), Some(40)).event else { panic!("a press") };
+        let PadEvent::Press(p) = l.pad_press("00", &event(Kind::Click, 0, 0), Some(40)).event else {
+            panic!("a press")
+        };
         assert_eq!((p.prediction_id, p.age), (Some(7), Age::Exact { ms: 40 }));
         let PadEvent::Press(p) = l.pad_press("00", &event(Kind::Chord, 0, 3), None).event else { panic!("a press") };
         assert_eq!((p.prediction_id, p.age), (None, Age::Unknown));

@@ -45,7 +45,7 @@ pub struct GateConfig {
 
 impl Default for GateConfig {
     fn default() -> GateConfig {
-        GateConfig { mode: Mode::Veto, threshold: 0.8, rollback_threshold: 0.95, least_losses: 2 }
+        GateConfig { mode: Mode::Veto, threshold: 0.8, rollback_threshold: 0.9, least_losses: 2 }
     }
 }
 
@@ -127,12 +127,7 @@ impl Paired {
             harsh_wins += f64::from(u8::from(first.possible && !second.possible));
             harsh_losses += f64::from(u8::from(second.possible && !first.possible));
         }
-        Paired {
-            wins,
-            losses,
-            p_worse: p_worse(wins, losses),
-            p_worse_harsh: p_worse(harsh_wins, harsh_losses),
-        }
+        Paired { wins, losses, p_worse: p_worse(wins, losses), p_worse_harsh: p_worse(harsh_wins, harsh_losses) }
     }
 
     fn is_worse(&self, config: &GateConfig) -> bool {
@@ -199,7 +194,10 @@ pub fn judge(config: &GateConfig, evidence: &[Verdict]) -> Decision {
             decision.action = Action::Veto;
             decision.reason = format!(
                 "worse than the {than} head with probability {:.2}: {:.1} won, {:.1} lost of {} confirmed",
-                pair.p_worst(), pair.wins, pair.losses, decision.n_confirmed
+                pair.p_worst(),
+                pair.wins,
+                pair.losses,
+                decision.n_confirmed
             );
             or_rollback(config, decision)
         }
@@ -277,7 +275,10 @@ fn or_rollback(config: &GateConfig, mut decision: Decision) -> Decision {
         decision.action = Action::Rollback;
         decision.reason = format!(
             "the head in use is worse than the factory head with probability {:.2}: {:.1} won, {:.1} lost of {} confirmed",
-            pair.p_worst(), pair.wins, pair.losses, decision.n_confirmed
+            pair.p_worst(),
+            pair.wins,
+            pair.losses,
+            decision.n_confirmed
         );
     }
     decision

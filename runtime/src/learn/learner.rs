@@ -392,8 +392,7 @@ impl Learner {
             let Some(truth) = prediction.truth() else { continue };
             let z = self.base.standardise(&prediction.feature)?;
             let factory = prediction.logits.clone();
-            let (candidate, incumbent) =
-                (candidate.apply(&z, &factory)?, self.published.apply(&z, &factory)?);
+            let (candidate, incumbent) = (candidate.apply(&z, &factory)?, self.published.apply(&z, &factory)?);
             let answered = truth.judge([&candidate, &incumbent, &factory]);
             evidence.push(Verdict { candidate: answered[0], incumbent: answered[1], factory: answered[2] });
         }

@@ -230,8 +230,11 @@ impl Sliding {
         for (i, l) in lengths.iter().enumerate() {
             if matches!(l, Dim::Val(v) if *v < 1) {
                 return Err(OpError::Shape {
-                    what: format!("a window of {} over spatial axis {i}", self.kernel[i]),
-                    expected: "at least one position".into(),
+                    what: format!(
+                        "a window of {} over spatial axis {i} is larger than its padded input",
+                        self.kernel[i]
+                    ),
+                    expected: "room for at least one position".into(),
                     found: format!("length {}", input[i]),
                 });
             }

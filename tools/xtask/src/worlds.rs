@@ -23,7 +23,9 @@ pub(crate) fn run(root: &Path) -> anyhow::Result<bool> {
             let docs = SEEDS.iter().map(|s| demo(root, world, press, *s)).collect::<anyhow::Result<Vec<_>>>()?;
             let values = |pointer: &str| -> anyhow::Result<Vec<f64>> {
                 docs.iter()
-                    .map(|d| d.pointer(pointer).and_then(serde_json::Value::as_f64).with_context(|| format!("no {pointer}")))
+                    .map(|d| {
+                        d.pointer(pointer).and_then(serde_json::Value::as_f64).with_context(|| format!("no {pointer}"))
+                    })
                     .collect()
             };
             let mean = |pointer: &str| values(pointer).map(|v| v.iter().sum::<f64>() / v.len() as f64);
@@ -75,7 +77,8 @@ fn commit(root: &Path) -> String {
 
 fn cpu() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name = info.lines().find_map(|l| l.strip_prefix("model name")?.split_once(':').map(|(_, n)| n.trim().to_string()));
+    let name =
+        info.lines().find_map(|l| l.strip_prefix("model name")?.split_once(':').map(|(_, n)| n.trim().to_string()));
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     format!("{} ({cores} cores, one thread used)", name.unwrap_or_else(|| "an unknown CPU".into()))
 }
