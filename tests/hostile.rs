@@ -252,7 +252,7 @@ fn crafted() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         (
             "a kernel larger than its image",
             one("MaxPool", &[1, 1, 4, 4], &[], &[attribute_ints("kernel_shape", &[9, 9])], &[]),
-            "larger than its padded input",
+            "a window of 9",
         ),
         (
             "a kernel that is not that of its weights",

@@ -137,7 +137,7 @@ impl Own {
             bail!("{} has {} outputs, the file asks for {}", self.def.name, all.len(), self.outputs.len());
         }
         if let Some(d) = all.iter().flat_map(|f| &f.shape).find(|d| matches!(d, Dim::Val(v) if *v < 0)) {
-            bail!("{} would have an output of length {d}: its window is larger than its padded input", self.def.name);
+            bail!("{} would have an output of length {d}", self.def.name);
         }
         Ok(all.into_iter().zip(&self.outputs).filter(|(_, wanted)| **wanted).map(|(f, _)| f).collect())
     }

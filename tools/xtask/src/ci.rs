@@ -149,7 +149,8 @@ fn test_command(readme: &str) -> Option<&str> {
 }
 
 fn documentation(root: &Path, _: Extent) -> anyhow::Result<Outcome> {
-    let args = ["doc", "--workspace", "--no-deps", "--locked"];
+    // The doc comments of programs are their `--help`, which is plain text and not Markdown.
+    let args = ["doc", "--workspace", "--exclude", "hone", "--exclude", "xtask", "--no-deps", "--locked"];
     execute(cargo_command(root).args(args).env("RUSTDOCFLAGS", "-D warnings"))
 }
 
