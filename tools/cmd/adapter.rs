@@ -218,7 +218,7 @@ fn explain(
             name(p.parent.as_ref())
         ))?;
         output::line(format!(
-            "  objective {} on the {}, {} presses up to record {}, lambda {}, delta {}, epsilon {}",
+            "  objective {} on the {}, {} presses up to record {}, lambda {:.3}, delta {:.3}, epsilon {:.3}",
             p.objective, p.scope, p.presses, p.journal_seq, p.lambda, p.delta, p.epsilon
         ))?;
     }
@@ -227,7 +227,7 @@ fn explain(
     }
     for (seq, _, e) in &events {
         let action = serde_json::to_value(e.action)?;
-        let numbers: Vec<String> = e.numbers.iter().map(|(k, v)| format!("{k} {v}")).collect();
+        let numbers: Vec<String> = e.numbers.iter().map(|(k, v)| format!("{k} {v:.3}")).collect();
         output::line(format!("  record {seq}: {}  {}", action.as_str().unwrap_or_default(), numbers.join(", ")))?;
     }
     Ok(())

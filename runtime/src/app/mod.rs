@@ -467,6 +467,7 @@ fn numbers(d: &Decision, presses: usize) -> BTreeMap<String, f64> {
         out.insert(format!("{name}_wins"), pair.wins);
         out.insert(format!("{name}_losses"), pair.losses);
         out.insert(format!("{name}_p_worse"), pair.p_worse);
+        out.insert(format!("{name}_p_worse_harsh"), pair.p_worse_harsh);
     }
     out
 }
