@@ -2,6 +2,7 @@
 //!
 //! The pad is the real core on a pseudo-terminal (`feedback::emulate`), served over the real line (`feedback::serial`)
 //! into the real journal; only the finger and the eye are simulated. Gestures take virtual time, latencies are wall time.
+use std::collections::BTreeSet;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use crate::feedback::emulate::{Emulator, EmulatorConfig, EmulatorError, Gesture,
 use crate::feedback::ledger::{JournalLedger, lock};
 use crate::feedback::meaning::{Layout, Role};
 use crate::feedback::serial::{Notice, PortSpec, SerialConfig, SerialError, SerialSource};
-use crate::journal::{Filter, Kind};
+use crate::journal::{Filter, Kind, Record};
 
 /// How long anything on the line may take before the rehearsal gives up.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -205,7 +206,7 @@ pub fn play(
     let finger = Finger { emulator: &emulator, heard: &heard };
     finger.wait_up()?;
 
-    let before = lock(&app.journal()).reader().presses().map_err(AppError::from)?.len();
+    let before = press_records(app, 0)?.last().map_or(0, |r| r.seq);
     let mut summary = Summary { port, ..Summary::default() };
     for index in 0..script.presses {
         let row = order[index % order.len().max(1)];
@@ -273,20 +274,24 @@ pub fn play(
         summary.turns.push(turn);
     }
     emulator.await_drained(PATIENCE)?;
-    // What the journal has, record by record: a press lost lacks its record, one doubled has two.
-    let journal = app.journal();
-    let journal = lock(&journal);
-    let recorded = journal.reader().presses().map_err(AppError::from)?.len() - before;
-    let by_number = journal
-        .reader()
-        .list(&Filter { kind: Some(Kind::Press), ..Filter::default() })
-        .map_err(AppError::from)?
-        .len()
-        .saturating_sub(before);
-    let distinct = recorded.min(by_number);
-    summary.lost = summary.made.saturating_sub(distinct);
-    summary.doubled = recorded.max(by_number).saturating_sub(summary.made);
+    // By the pad's own numbers, so that a press lost and another doubled cannot make up for each other.
+    let records = press_records(app, before)?;
+    let numbers: BTreeSet<String> = records.iter().filter_map(pad_number).collect();
+    summary.lost = summary.made.saturating_sub(numbers.len());
+    summary.doubled = records.len() - numbers.len() + numbers.len().saturating_sub(summary.made);
     Ok(summary)
+}
+
+/// The records of presses after `after_seq`.
+fn press_records(app: &App, after_seq: u64) -> Result<Vec<Record>, AppError> {
+    let filter = Filter { kind: Some(Kind::Press), after_seq, ..Filter::default() };
+    Ok(lock(&app.journal()).reader().list(&filter)?)
+}
+
+/// The pad, epoch and number under which a press was recorded.
+fn pad_number(record: &Record) -> Option<String> {
+    let payload: serde_json::Value = serde_json::from_str(record.payload.as_deref()?).ok()?;
+    payload.get("pad").filter(|p| !p.is_null()).map(|p| p.to_string())
 }
 
 struct Finger<'a> {

@@ -284,6 +284,25 @@ pub(crate) fn axis_of(axis: i64, rank: usize) -> Result<usize, OpError> {
     Ok(a as usize)
 }
 
+/// Calls `f` for every element of `shape` in row-major order with `base` plus its index times `strides`.
+pub(crate) fn for_each_strided(base: usize, strides: &[usize], shape: &[usize], mut f: impl FnMut(usize)) {
+    let n: usize = shape.iter().product();
+    let mut at = vec![0usize; shape.len()];
+    let mut i = base;
+    for _ in 0..n {
+        f(i);
+        for ax in (0..shape.len()).rev() {
+            at[ax] += 1;
+            i += strides[ax];
+            if at[ax] < shape[ax] {
+                break;
+            }
+            i -= strides[ax] * at[ax];
+            at[ax] = 0;
+        }
+    }
+}
+
 /// Row-major strides of `shape`, in elements.
 pub(crate) fn strides_of(shape: &[usize]) -> Vec<usize> {
     let mut s = vec![1; shape.len()];

@@ -1,5 +1,5 @@
 //! Operators that move elements and compute nothing.
-use super::{OpDef, OpError, Origin, need, shape_is_known, strides_of};
+use super::{OpDef, OpError, Origin, for_each_strided, need, shape_is_known, strides_of};
 use crate::plan::{Io, Kernel, Lowered, Lowering};
 use crate::tensor::{DType, Data, Tensor};
 
@@ -118,30 +118,11 @@ pub(super) static EXPAND: OpDef = OpDef {
     lower: |l| strided_lower(l, 0, super::broadcast_index(l.shape(0)?, l.output_shape(0))),
 };
 
-/// Calls `f` with the source element index of every output element, in output order.
-fn for_each_source(base: usize, strides: &[usize], shape: &[usize], mut f: impl FnMut(usize)) {
-    let n: usize = shape.iter().product();
-    let mut at = vec![0usize; shape.len()];
-    let mut i = base;
-    for _ in 0..n {
-        f(i);
-        for ax in (0..shape.len()).rev() {
-            at[ax] += 1;
-            i += strides[ax];
-            if at[ax] < shape[ax] {
-                break;
-            }
-            i -= strides[ax] * at[ax];
-            at[ax] = 0;
-        }
-    }
-}
-
 fn gathered(x: &Tensor, base: usize, strides: &[usize], shape: &[usize]) -> Result<Vec<Tensor>, OpError> {
     macro_rules! take {
         ($variant:ident, $v:expr) => {{
             let mut out = Vec::with_capacity(shape.iter().product());
-            for_each_source(base, strides, shape, |i| out.push($v[i]));
+            for_each_strided(base, strides, shape, |i| out.push($v[i]));
             Data::$variant(out)
         }};
     }
@@ -195,7 +176,7 @@ fn strided_lower(l: &Lowering<'_>, base: usize, strides: Vec<usize>) -> Result<O
         return Ok(None);
     }
     let mut sources = Vec::new();
-    for_each_source(base, &strides[..rank], &shape[..rank], |i| {
+    for_each_strided(base, &strides[..rank], &shape[..rank], |i| {
         sources.push(u32::try_from(i * dtype.size_bytes()).unwrap_or(u32::MAX));
     });
     if sources.contains(&u32::MAX) || run == 0 {

@@ -1,5 +1,5 @@
 //! Reductions over axes that keep their place with length one; attribute `axes`.
-use super::{Attrs, OpDef, OpError, Origin, axis_of, need, shape_is_known, strides_of};
+use super::{Attrs, OpDef, OpError, Origin, axis_of, for_each_strided, need, shape_is_known, strides_of};
 use crate::plan::{Io, Kernel, Lowered, Lowering};
 use crate::tensor::{DType, Tensor};
 
@@ -55,21 +55,9 @@ fn targets(attrs: &Attrs, shape: &[usize]) -> Result<Vec<u32>, OpError> {
     if u32::try_from(n).is_err() {
         return Err(OpError::Unsupported { what: format!("a reduction of {n} elements") });
     }
-    let mut at = vec![0usize; shape.len()];
-    let mut i = 0usize;
     let mut out = Vec::with_capacity(n);
-    for _ in 0..n {
-        out.push(u32::try_from(i).map_err(|_| OpError::Unsupported { what: format!("a reduction of {n} elements") })?);
-        for ax in (0..shape.len()).rev() {
-            at[ax] += 1;
-            i += strides[ax];
-            if at[ax] < shape[ax] {
-                break;
-            }
-            i -= strides[ax] * at[ax];
-            at[ax] = 0;
-        }
-    }
+    // `n` fits in 32 bits, so every target does.
+    for_each_strided(0, &strides, shape, |i| out.push(i as u32));
     Ok(out)
 }
 
