@@ -1,49 +1,108 @@
-//! The graph: a small typed IR of ONNX-spelled operators over symbolic shapes.
+//! The graph: a small IR of ONNX operators. Shapes are what the file declares; a plan finds the others.
 //!
-//! `import` builds it, passes rewrite it, `plan` lowers it. It knows no file format, no device and nothing of the
-//! importer: an operator that is not ours is an [`Opaque`] box with the same face.
-use std::collections::BTreeMap;
+//! `import` builds it, passes rewrite it, `plan` lowers it at concrete shapes. It knows no file format, no device and
+//! nothing of the importer: an operator that is not ours is an [`Opaque`] box with the same face.
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
-use crate::ops::{Attrs, OpDef};
+use crate::ops::{Attr, Attrs, Fact, OpDef};
 use crate::tensor::{DType, Tensor};
-
-mod dim;
-pub use dim::{Bindings, Dim, DimError};
 
 /// Index of a value in [`Graph::values`].
 pub type ValueId = usize;
 
-/// What is known of a value: element type, shape, and the tensor itself when it is a constant.
+/// One declared dimension.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Dim {
+    /// A length.
+    Fixed(usize),
+    /// A name: equal names are equal lengths within one run. Formulas such as `N+1` are names too.
+    Symbol(Arc<str>),
+    /// Any length.
+    Any,
+}
+
+impl Dim {
+    /// The length, when it is declared.
+    pub fn known(&self) -> Option<usize> {
+        match self {
+            Dim::Fixed(n) => Some(*n),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Dim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Dim::Fixed(n) => write!(f, "{n}"),
+            Dim::Symbol(s) => f.write_str(s),
+            Dim::Any => f.write_str("?"),
+        }
+    }
+}
+
+/// What is known of a value before any shape is: its name and, for constants, the tensor itself.
 #[derive(Clone, Debug)]
 pub struct Value {
     /// Its name in the ONNX file, or one derived from it; unique.
     pub name: String,
-    /// Element type.
-    pub dtype: DType,
-    /// Dimensions, outermost first.
-    pub shape: Vec<Dim>,
+    /// Element type and dimensions, where the file declares them: inputs always, outputs mostly.
+    pub declared: Option<Declared>,
     /// The value of an initializer or a folded constant.
     pub constant: Option<Arc<Tensor>>,
+}
+
+/// A declared type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Declared {
+    /// Element type.
+    pub dtype: DType,
+    /// Dimensions, outermost first; `None` when not even the rank is declared.
+    pub shape: Option<Vec<Dim>>,
+}
+
+impl fmt::Display for Declared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.shape {
+            None => write!(f, "{} of any shape", self.dtype),
+            Some(dims) => {
+                let dims: Vec<String> = dims.iter().map(Dim::to_string).collect();
+                write!(f, "{} [{}]", self.dtype, dims.join(", "))
+            }
+        }
+    }
 }
 
 /// The operator of a node.
 #[derive(Clone)]
 pub enum Op {
-    /// One of ours: a row of `ops::OPS` with its attributes.
-    Own(&'static OpDef, Attrs),
+    /// One of ours: a row of `ops::FAMILIES` with its attributes.
+    Own(&'static OpDef, Arc<Attrs>),
     /// Somebody else's, run as it is.
     Opaque(Arc<dyn Opaque>),
 }
 
 impl Op {
-    /// The operator's name, in ONNX spelling for ours.
+    /// The operator's name, in ONNX spelling.
     pub fn name(&self) -> &str {
         match self {
             Op::Own(def, _) => def.name,
             Op::Opaque(o) => o.name(),
         }
+    }
+
+    /// The graphs among the attributes.
+    pub fn graphs(&self) -> impl Iterator<Item = &Arc<Graph>> {
+        let attrs = match self {
+            Op::Own(_, attrs) => Some(attrs),
+            Op::Opaque(_) => None,
+        };
+        attrs.into_iter().flat_map(|a| a.map.values()).filter_map(|a| match a {
+            Attr::Graph(g) => Some(g),
+            _ => None,
+        })
     }
 }
 
@@ -61,20 +120,23 @@ pub trait Opaque: Send + Sync {
     /// Its name, for reports.
     fn name(&self) -> &str;
 
-    /// Makes it runnable for concrete input shapes.
+    /// Makes it runnable for what is known of its inputs.
     ///
     /// # Errors
-    /// A sentence when the operator cannot run with these shapes.
-    fn bind(&self, bindings: &Bindings, inputs: &[(DType, Vec<usize>)]) -> Result<Box<dyn OpaqueKernel>, String>;
+    /// A sentence when the operator cannot run with these inputs.
+    fn bind(&self, inputs: &[Option<&Fact>]) -> Result<Box<dyn OpaqueKernel>, String>;
 }
 
 /// An [`Opaque`] operator at concrete shapes. It keeps nothing between two runs.
 pub trait OpaqueKernel: Send + Sync {
+    /// Types and shapes of the results; `None` when they depend on the data.
+    fn outputs(&self) -> Option<Vec<(DType, Vec<usize>)>>;
+
     /// Runs it once.
     ///
     /// # Errors
     /// The operator's own message.
-    fn run(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>, String>;
+    fn run(&self, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, String>;
 }
 
 /// One operator application. `inputs[i]` is `None` where ONNX allows an input to be left out.
@@ -84,7 +146,7 @@ pub struct Node {
     pub name: String,
     /// What it computes.
     pub op: Op,
-    /// Operands, in ONNX order.
+    /// Operands, in ONNX order; values a nested graph takes from around it follow.
     pub inputs: Vec<Option<ValueId>>,
     /// Results, in ONNX order; `None` where nobody asked for it.
     pub outputs: Vec<Option<ValueId>>,
@@ -104,15 +166,9 @@ pub struct Graph {
 }
 
 impl Graph {
-    /// Adds a value and returns its index. A name already in use gets a numbered suffix.
-    pub fn add_value(&mut self, name: &str, dtype: DType, shape: Vec<Dim>, constant: Option<Arc<Tensor>>) -> ValueId {
-        let mut unique = name.to_string();
-        let mut n = 1;
-        while self.values.iter().any(|v| v.name == unique) {
-            unique = format!("{name}.{n}");
-            n += 1;
-        }
-        self.values.push(Value { name: unique, dtype, shape, constant });
+    /// Adds a value and returns its index. The name must be new.
+    pub fn add_value(&mut self, name: &str, declared: Option<Declared>, constant: Option<Arc<Tensor>>) -> ValueId {
+        self.values.push(Value { name: name.to_string(), declared, constant });
         self.values.len() - 1
     }
 
@@ -121,21 +177,29 @@ impl Graph {
         self.inputs.iter().chain(&self.outputs).copied().find(|&v| self.values[v].name == name)
     }
 
-    /// How many times each operator occurs, ours and opaque apart: `(name, own)` → count.
+    /// How many times each operator occurs, nested graphs included: `(name, ours)` → count.
     pub fn census(&self) -> BTreeMap<(String, bool), usize> {
         let mut out = BTreeMap::new();
-        for n in &self.nodes {
-            *out.entry((n.op.name().to_string(), matches!(n.op, Op::Own(..)))).or_insert(0) += 1;
-        }
+        self.census_into(&mut out);
         out
     }
 
-    /// Elements and bytes of all constants.
+    fn census_into(&self, out: &mut BTreeMap<(String, bool), usize>) {
+        for n in &self.nodes {
+            let (name, own) = match &n.op {
+                Op::Own(def, _) => (def.spelled(), true),
+                Op::Opaque(o) => (o.name().to_string(), false),
+            };
+            *out.entry((name, own)).or_insert(0) += 1;
+            n.op.graphs().for_each(|g| g.census_into(out));
+        }
+    }
+
+    /// Elements and bytes of all constants, nested graphs included.
     pub fn constants_size(&self) -> (usize, usize) {
-        self.values
-            .iter()
-            .filter_map(|v| v.constant.as_ref())
-            .fold((0, 0), |(n, b), t| (n + t.len(), b + t.len() * t.dtype().size_bytes()))
+        let own = self.values.iter().filter_map(|v| v.constant.as_ref());
+        let own = own.fold((0, 0), |(n, b), t| (n + t.len(), b + t.len() * t.dtype().size_bytes()));
+        self.nodes.iter().flat_map(|n| n.op.graphs()).map(|g| g.constants_size()).fold(own, |a, b| (a.0 + b.0, a.1 + b.1))
     }
 
     /// Index of the node that makes each value, `None` for inputs and constants.
@@ -149,55 +213,62 @@ impl Graph {
         out
     }
 
-    /// Binds the symbols of the inputs from concrete shapes.
+    /// The names of dimensions the inputs declare, each once, in order.
+    pub fn symbols(&self) -> Vec<Arc<str>> {
+        let mut seen = HashSet::new();
+        let dims = self.inputs.iter().filter_map(|&v| self.values[v].declared.as_ref()?.shape.as_ref()).flatten();
+        dims.filter_map(|d| match d {
+            Dim::Symbol(s) if seen.insert(s.clone()) => Some(s.clone()),
+            _ => None,
+        })
+        .collect()
+    }
+
+    /// Checks named inputs against what the graph declares, and puts them in the graph's order.
     ///
     /// # Errors
-    /// [`BindError`] naming the input when the rank differs, a fixed dimension differs, or a symbol would get two values.
-    pub fn bind(&self, shapes: &[(&str, &[usize])]) -> Result<Bindings, BindError> {
-        let mut bindings = Bindings::new();
+    /// [`BindError`] naming the input when it is missing or unknown, its type, rank or a fixed dimension differs, or a
+    /// symbol would get two values.
+    pub fn bind<'a>(&self, given: &[(&str, DType, &'a [usize])]) -> Result<Vec<(DType, &'a [usize])>, BindError> {
+        if let Some((name, ..)) = given.iter().find(|(n, ..)| !self.inputs.iter().any(|&v| self.values[v].name == *n)) {
+            return Err(BindError::Unknown { input: name.to_string(), has: self.input_names() });
+        }
+        let mut bound: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut ordered = Vec::with_capacity(self.inputs.len());
         for &input in &self.inputs {
             let v = &self.values[input];
-            let Some((_, shape)) = shapes.iter().find(|(n, _)| *n == v.name) else {
-                return Err(BindError::Missing {
-                    input: v.name.clone(),
-                    given: shapes.iter().map(|(n, _)| n.to_string()).collect(),
-                });
+            let Some(&(_, dtype, shape)) = given.iter().find(|(n, ..)| *n == v.name) else {
+                let given = given.iter().map(|(n, ..)| n.to_string()).collect();
+                return Err(BindError::Missing { input: v.name.clone(), given });
             };
-            let mismatch = || BindError::Shape {
-                input: v.name.clone(),
-                expected: v.shape.iter().map(|d| d.to_string()).collect(),
-                found: shape.to_vec(),
-            };
-            if shape.len() != v.shape.len() {
+            ordered.push((dtype, shape));
+            let Some(declared) = &v.declared else { continue };
+            let mismatch =
+                || BindError::Mismatch { input: v.name.clone(), expected: declared.clone(), dtype, shape: shape.to_vec() };
+            if dtype != declared.dtype {
                 return Err(mismatch());
             }
-            for (d, &n) in v.shape.iter().zip(*shape) {
-                match d {
-                    Dim::Val(k) if *k == n as i64 => {}
-                    Dim::Sym(s) => match bindings.insert(s.to_string(), n) {
-                        Some(old) if old != n => return Err(mismatch()),
-                        _ => {}
-                    },
-                    Dim::Val(_) => return Err(mismatch()),
-                    _ => {}
-                }
+            let Some(dims) = &declared.shape else { continue };
+            if shape.len() != dims.len() {
+                return Err(mismatch());
             }
-            // Compound dimensions are checked once every plain symbol is known.
-        }
-        for &input in &self.inputs {
-            let v = &self.values[input];
-            let shape = shapes.iter().find(|(n, _)| *n == v.name).map_or(&[][..], |s| s.1);
-            for (d, &n) in v.shape.iter().zip(shape) {
-                if d.eval(&bindings).ok() != Some(n) {
-                    return Err(BindError::Shape {
-                        input: v.name.clone(),
-                        expected: v.shape.iter().map(|d| d.to_string()).collect(),
-                        found: shape.to_vec(),
-                    });
+            for (d, &n) in dims.iter().zip(shape) {
+                let fits = match d {
+                    Dim::Fixed(k) => *k == n,
+                    Dim::Symbol(s) => *bound.entry(s).or_insert(n) == n,
+                    Dim::Any => true,
+                };
+                if !fits {
+                    return Err(mismatch());
                 }
             }
         }
-        Ok(bindings)
+        Ok(ordered)
+    }
+
+    /// Names of the inputs, in order.
+    pub fn input_names(&self) -> Vec<String> {
+        self.inputs.iter().map(|&v| self.values[v].name.clone()).collect()
     }
 }
 
@@ -212,14 +283,24 @@ pub enum BindError {
         /// What was given.
         given: Vec<String>,
     },
-    /// An input has another shape.
-    #[error("input `{input}` must have shape [{}], found {found:?}", expected.join(", "))]
-    Shape {
+    /// An input the model does not have.
+    #[error("the model has no input `{input}`; it has: {}", has.join(", "))]
+    Unknown {
         /// The input.
         input: String,
-        /// The declared dimensions.
-        expected: Vec<String>,
+        /// What there is.
+        has: Vec<String>,
+    },
+    /// An input has another type or shape.
+    #[error("input `{input}` must be {expected}, found {dtype} {shape:?}")]
+    Mismatch {
+        /// The input.
+        input: String,
+        /// What is declared.
+        expected: Declared,
+        /// The type given.
+        dtype: DType,
         /// The shape given.
-        found: Vec<usize>,
+        shape: Vec<usize>,
     },
 }

@@ -1,101 +1,130 @@
 //! Everything known about an operator, in one place each: shape rule, reference forward, kernel lowering.
 //!
-//! `OPS` is the registry. To add an operator, write it in `ops/<family>.rs` and add its row; `import` takes rows with
-//! [`Origin::Onnx`] straight from the file, and makes those with [`Origin::Core`] from the importer's decluttered core.
-//! Reference functions are the formula, loops and all, in `f64` where sums are long; they are the oracle of the
-//! kernels, and what runs where no kernel was written yet.
-use std::collections::BTreeMap;
-use std::sync::Arc;
+//! To add an operator, write it in `ops/<family>.rs` and add its row to that family's `OPS`. Operators mean what ONNX
+//! says of the version in [`Attrs::opset`]. Reference functions are the formula, loops and all, in `f64` where sums are
+//! long; they are the oracle of the kernels, and what runs where no kernel was written yet. A shape rule may say that
+//! the shape depends on the data; the plan then runs the operator to know it.
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, LazyLock};
 
-use crate::graph::Dim;
+use crate::graph::Graph;
 use crate::plan::{Lowered, Lowering};
-use crate::tensor::{DType, Tensor, TensorError};
+use crate::tensor::{DType, Data, Tensor, TensorError};
 
+mod attention;
+mod control;
 mod conv;
 mod elementwise;
+mod image;
+mod index;
 mod matmul;
 mod movement;
 mod normalise;
 mod pool;
 mod quantize;
+mod random;
 mod recurrent;
 mod reduce;
+pub(crate) mod shape;
+mod signal;
 
 #[cfg(all(test, feature = "import"))]
 mod conformance;
 
-pub use elementwise::broadcast_index;
-
-/// The operators that are ours.
-pub static OPS: &[&OpDef] = &[
-    &elementwise::ADD,
-    &elementwise::SUB,
-    &elementwise::MUL,
-    &elementwise::DIV,
-    &elementwise::MIN,
-    &elementwise::MAX,
-    &elementwise::POW,
-    &elementwise::RELU,
-    &elementwise::LEAKY_RELU,
-    &elementwise::SIGMOID,
-    &elementwise::TANH,
-    &elementwise::HARD_SIGMOID,
-    &elementwise::HARD_SWISH,
-    &elementwise::ERF,
-    &elementwise::EXP,
-    &elementwise::LOG,
-    &elementwise::SQRT,
-    &movement::IDENTITY,
-    &movement::RESHAPE,
-    &movement::TRANSPOSE,
-    &movement::CONCAT,
-    &movement::SLICE,
-    &movement::EXPAND,
-    &movement::GATHER,
-    &matmul::MATMUL,
-    &matmul::GEMM,
-    &conv::CONV,
-    &pool::MAX_POOL,
-    &pool::AVERAGE_POOL,
-    &pool::GLOBAL_AVERAGE_POOL,
-    &reduce::REDUCE_SUM,
-    &reduce::REDUCE_MAX,
-    &reduce::REDUCE_MIN,
-    &normalise::SOFTMAX,
-    &normalise::LAYER_NORMALIZATION,
-    &recurrent::LSTM,
-    &quantize::QUANTIZE_LINEAR,
-    &quantize::DEQUANTIZE_LINEAR,
+/// The operators that are ours, by family.
+pub static FAMILIES: &[&[&OpDef]] = &[
+    attention::OPS,
+    control::OPS,
+    conv::OPS,
+    elementwise::OPS,
+    image::OPS,
+    index::OPS,
+    matmul::OPS,
+    movement::OPS,
+    normalise::OPS,
+    pool::OPS,
+    quantize::OPS,
+    random::OPS,
+    recurrent::OPS,
+    reduce::OPS,
+    signal::OPS,
 ];
 
-/// The row of `OPS` with that ONNX name.
-pub fn find(name: &str) -> Option<&'static OpDef> {
-    OPS.iter().copied().find(|d| d.name == name)
+/// The domain of the operators of ONNX Runtime that are not in the standard.
+pub const MICROSOFT: &str = "com.microsoft";
+
+static BY_NAME: LazyLock<HashMap<(&str, &str), &OpDef>> =
+    LazyLock::new(|| all().map(|d| ((d.domain, d.name), d)).collect());
+
+/// Every operator that is ours.
+pub fn all() -> impl Iterator<Item = &'static OpDef> {
+    FAMILIES.iter().flat_map(|f| f.iter().copied())
 }
 
-/// Where an operator enters the graph.
+/// The operator of that ONNX name; `domain` is empty for the standard operators.
+pub fn find(domain: &str, name: &str) -> Option<&'static OpDef> {
+    BY_NAME.get(&(if domain == "ai.onnx" { "" } else { domain }, name)).copied()
+}
+
+/// What a plan may do with an operator besides running it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// Taken from the ONNX node of the same name in the standard domain.
-    Onnx,
-    /// Made from the importer's decluttered core, where shape arithmetic has been folded away.
-    Core,
+pub enum Kind {
+    /// A function of its inputs: computed beforehand when they are all constant.
+    Pure,
+    /// A function of its inputs that is not computed beforehand: a dequantised weight must stay small.
+    Kept,
+    /// Draws random numbers: never computed beforehand.
+    Random,
+    /// Runs graphs that are its attributes; the plan knows how.
+    Control,
 }
 
-/// One operator: a row of [`OPS`].
+/// One operator: a row of a family's `OPS`.
 pub struct OpDef {
     /// ONNX spelling.
     pub name: &'static str,
+    /// Empty for the standard domain.
+    pub domain: &'static str,
     /// One line for tables.
     pub doc: &'static str,
-    /// Where it enters the graph.
-    pub origin: Origin,
-    /// Output facts from input facts. For [`Origin::Core`] rows the importer already knows them and this is not called.
+    /// What a plan may do with it.
+    pub kind: Kind,
+    /// Output facts from input facts.
     pub shape: ShapeRule,
     /// The formula.
     pub reference: Reference,
     /// The fast form at concrete shapes; `None` inside means "not these shapes or types: run the reference".
     pub lower: Lower,
+}
+
+impl OpDef {
+    /// A pure operator of the standard domain without a kernel.
+    pub const fn new(name: &'static str, doc: &'static str, shape: ShapeRule, reference: Reference) -> OpDef {
+        OpDef { name, domain: "", doc, kind: Kind::Pure, shape, reference, lower: no_kernel }
+    }
+
+    /// The same in another domain.
+    pub const fn domain(mut self, domain: &'static str) -> OpDef {
+        self.domain = domain;
+        self
+    }
+
+    /// The same with a kernel.
+    pub const fn kernel(mut self, lower: Lower) -> OpDef {
+        self.lower = lower;
+        self
+    }
+
+    /// The same of another kind.
+    pub const fn kind(mut self, kind: Kind) -> OpDef {
+        self.kind = kind;
+        self
+    }
+
+    /// The name as files and tables spell it: `Name`, or `domain.Name` outside the standard domain.
+    pub fn spelled(&self) -> String {
+        if self.domain.is_empty() { self.name.to_string() } else { format!("{}.{}", self.domain, self.name) }
+    }
 }
 
 impl std::fmt::Debug for OpDef {
@@ -104,10 +133,13 @@ impl std::fmt::Debug for OpDef {
     }
 }
 
-/// A shape rule: attributes and input facts to output facts.
-pub type ShapeRule = fn(&Attrs, &[Option<&Fact>]) -> Result<Vec<Fact>, OpError>;
-/// A reference forward: attributes, inputs, planned output shapes to outputs.
-pub type Reference = fn(&Attrs, &[Option<&Tensor>], &[Vec<usize>]) -> Result<Vec<Tensor>, OpError>;
+/// A shape rule: attributes and input facts to output facts, one for each output the operator has in this use (outputs
+/// nobody asked for may be left out at the end). `None` when the shapes depend on values that are not known: the
+/// operator is then run to know them.
+pub type ShapeRule = fn(&Attrs, &[Option<&Fact>]) -> Result<Option<Vec<Fact>>, OpError>;
+/// A reference forward: attributes and inputs to outputs. It meets hostile models: operands are checked before they are
+/// indexed.
+pub type Reference = fn(&Attrs, &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError>;
 /// A lowering to a kernel.
 pub type Lower = fn(&Lowering<'_>) -> Result<Option<Lowered>, OpError>;
 
@@ -116,26 +148,39 @@ pub(crate) fn no_kernel(_: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
     Ok(None)
 }
 
-/// The shape rule of [`Origin::Core`] rows.
-pub(crate) fn shape_is_known(_: &Attrs, _: &[Option<&Fact>]) -> Result<Vec<Fact>, OpError> {
-    Err(OpError::Unsupported { what: "a shape rule for an operator that import builds with its shape".into() })
-}
-
-/// Element type, shape and, when known, value of an operand at import.
+/// Element type, shape and, when known, value of an operand while a plan is made.
 #[derive(Clone, Debug)]
 pub struct Fact {
     /// Element type.
     pub dtype: DType,
-    /// Dimensions.
-    pub shape: Vec<Dim>,
+    /// Dimensions, outermost first.
+    pub shape: Vec<usize>,
     /// The value, for constants.
     pub value: Option<Arc<Tensor>>,
 }
 
 impl Fact {
     /// A fact without a value.
-    pub fn new(dtype: DType, shape: Vec<Dim>) -> Fact {
-        Fact { dtype, shape, value: None }
+    pub fn new(dtype: DType, shape: impl Into<Vec<usize>>) -> Fact {
+        Fact { dtype, shape: shape.into(), value: None }
+    }
+
+    /// What is known of a constant.
+    pub fn constant(value: Arc<Tensor>) -> Fact {
+        Fact { dtype: value.dtype(), shape: value.shape().to_vec(), value: Some(value) }
+    }
+
+    /// The elements of a constant as integers; `None` when the value is not known.
+    pub fn ints(&self) -> Option<Vec<i64>> {
+        self.value.as_ref().map(|t| ints_of(t))
+    }
+}
+
+/// The elements of a tensor as `i64` (shapes, axes, indices).
+pub(crate) fn ints_of(t: &Tensor) -> Vec<i64> {
+    match t.data() {
+        Data::I64(v) => v.clone(),
+        other => other.to_i128().into_iter().map(|v| v as i64).collect(),
     }
 }
 
@@ -179,13 +224,35 @@ pub enum OpError {
     },
 }
 
+impl OpError {
+    /// [`OpError::Unsupported`].
+    pub(crate) fn unsupported(what: impl Into<String>) -> OpError {
+        OpError::Unsupported { what: what.into() }
+    }
+
+    /// [`OpError::Shape`].
+    pub(crate) fn shape(what: impl Into<String>, expected: impl std::fmt::Debug, found: impl std::fmt::Debug) -> OpError {
+        OpError::Shape { what: what.into(), expected: format!("{expected:?}"), found: format!("{found:?}") }
+    }
+
+    /// [`OpError::Attribute`].
+    pub(crate) fn attribute(name: &str, why: impl Into<String>) -> OpError {
+        OpError::Attribute { name: name.to_string(), why: why.into() }
+    }
+}
+
+/// The operand at `index`, if the node has it.
+pub(crate) fn optional<'a, T>(inputs: &[Option<&'a T>], index: usize) -> Option<&'a T> {
+    inputs.get(index).copied().flatten()
+}
+
 /// The operand at `index`, or an error naming it.
 pub(crate) fn need<'a, T>(inputs: &[Option<&'a T>], index: usize, name: &'static str) -> Result<&'a T, OpError> {
     inputs.get(index).copied().flatten().ok_or(OpError::MissingInput { index, name })
 }
 
 /// One attribute value.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub enum Attr {
     /// An integer.
     Int(i64),
@@ -199,13 +266,20 @@ pub enum Attr {
     Str(String),
     /// A list of strings.
     Strs(Vec<String>),
+    /// A tensor.
+    Tensor(Arc<Tensor>),
+    /// A graph. Its inputs are the formal ones followed by the values it takes from around it, which the node lists
+    /// after its own inputs.
+    Graph(Arc<Graph>),
 }
 
 /// The attributes of a node and the opset version its meaning comes from.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct Attrs {
-    /// Version of the operator set the file declares.
+    /// Version of the operator set the file declares for the operator's domain.
     pub opset: i64,
+    /// How many outputs the node lists, named or not: some operators mean something by it.
+    pub outputs: usize,
     /// The attributes by name.
     pub map: BTreeMap<String, Attr>,
 }
@@ -213,7 +287,7 @@ pub struct Attrs {
 impl Attrs {
     /// Attributes from pairs, for operators built by a pass.
     pub fn of<const N: usize>(pairs: [(&str, Attr); N]) -> Attrs {
-        Attrs { opset: 22, map: pairs.into_iter().map(|(k, v)| (k.to_string(), v)).collect() }
+        Attrs { opset: 22, outputs: 1, map: pairs.into_iter().map(|(k, v)| (k.to_string(), v)).collect() }
     }
 
     fn wrong(name: &str, why: &str) -> OpError {
@@ -267,6 +341,66 @@ impl Attrs {
             Some(_) => Err(Attrs::wrong(name, "is not a string")),
         }
     }
+
+    /// Whether the attribute is given.
+    pub fn has(&self, name: &str) -> bool {
+        self.map.contains_key(name)
+    }
+
+    /// A flag: an integer attribute that is not 0.
+    ///
+    /// # Errors
+    /// [`OpError::Attribute`] when it has another kind.
+    pub fn flag(&self, name: &str, default: bool) -> Result<bool, OpError> {
+        Ok(self.int(name, i64::from(default))? != 0)
+    }
+
+    /// A list of floats, `None` when absent.
+    ///
+    /// # Errors
+    /// [`OpError::Attribute`] when it has another kind.
+    pub fn floats(&self, name: &str) -> Result<Option<&[f32]>, OpError> {
+        match self.map.get(name) {
+            None => Ok(None),
+            Some(Attr::Floats(v)) => Ok(Some(v)),
+            Some(_) => Err(Attrs::wrong(name, "is not a list of floats")),
+        }
+    }
+
+    /// A list of strings, `None` when absent.
+    ///
+    /// # Errors
+    /// [`OpError::Attribute`] when it has another kind.
+    pub fn strs(&self, name: &str) -> Result<Option<&[String]>, OpError> {
+        match self.map.get(name) {
+            None => Ok(None),
+            Some(Attr::Strs(v)) => Ok(Some(v)),
+            Some(_) => Err(Attrs::wrong(name, "is not a list of strings")),
+        }
+    }
+
+    /// A tensor attribute, `None` when absent.
+    ///
+    /// # Errors
+    /// [`OpError::Attribute`] when it has another kind.
+    pub fn tensor(&self, name: &str) -> Result<Option<&Arc<Tensor>>, OpError> {
+        match self.map.get(name) {
+            None => Ok(None),
+            Some(Attr::Tensor(t)) => Ok(Some(t)),
+            Some(_) => Err(Attrs::wrong(name, "is not a tensor")),
+        }
+    }
+
+    /// A graph attribute.
+    ///
+    /// # Errors
+    /// [`OpError::Attribute`] when it is absent or has another kind.
+    pub fn graph(&self, name: &str) -> Result<&Arc<Graph>, OpError> {
+        match self.map.get(name) {
+            Some(Attr::Graph(g)) => Ok(g),
+            _ => Err(Attrs::wrong(name, "is not a graph")),
+        }
+    }
 }
 
 /// `axis` counted from the front; negative axes count from the end.
@@ -318,9 +452,10 @@ mod tests {
 
     #[test]
     fn every_row_has_a_line_of_documentation_and_a_name_of_its_own() {
-        for (i, d) in OPS.iter().enumerate() {
+        let rows: Vec<&OpDef> = all().collect();
+        for (i, d) in rows.iter().enumerate() {
             assert!(!d.doc.is_empty(), "{} has no doc", d.name);
-            assert!(OPS[..i].iter().all(|o| o.name != d.name), "{} is listed twice", d.name);
+            assert!(rows[..i].iter().all(|o| (o.domain, o.name) != (d.domain, d.name)), "{} is listed twice", d.name);
         }
     }
 }

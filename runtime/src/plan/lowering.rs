@@ -2,7 +2,7 @@
 use std::sync::Arc;
 
 use super::{MAX_SLOTS, Place, Slot};
-use crate::graph::{Graph, Node, Op};
+use crate::graph::{Node, Op};
 use crate::ops::{Attrs, OpError};
 use crate::tensor::{DType, Data, Tensor};
 
@@ -130,7 +130,8 @@ impl Weight {
 
 /// What an operator may ask while it is lowered.
 pub struct Lowering<'a> {
-    pub(super) graph: &'a Graph,
+    /// Every node of the plan, by the numbers in `producers`.
+    pub(super) nodes: &'a [Node],
     pub(super) node: &'a Node,
     /// The node's attributes.
     pub attrs: &'a Attrs,
@@ -194,18 +195,23 @@ impl Lowering<'_> {
             return (t.dtype() == DType::F32).then(|| Weight::F32(t.clone()));
         }
         let v = self.node.inputs.get(i).copied().flatten()?;
-        let node = &self.graph.nodes[self.producers[v]?];
+        let node = &self.nodes[self.producers[v]?];
         let Op::Own(def, attrs) = &node.op else { return None };
         if def.name != "DequantizeLinear" || attrs.int("block_size", 0).ok()? != 0 {
             return None;
         }
-        let of = |k: usize| self.graph.values[node.inputs.get(k).copied().flatten()?].constant.clone();
+        let value = |v: usize| match &self.slots[v].place {
+            Place::Constant(t) => Some(t.clone()),
+            _ => None,
+        };
+        let of = |k: usize| value(node.inputs.get(k).copied().flatten()?);
         let (q, scale) = (of(0)?, of(1)?);
         if q.dtype() != DType::I8 {
             return None;
         }
         if let Some(zero) = node.inputs.get(2).copied().flatten() {
-            let Data::I8(z) = self.graph.values[zero].constant.as_ref()?.data() else { return None };
+            let zero = value(zero)?;
+            let Data::I8(z) = zero.data() else { return None };
             if z.iter().any(|&z| z != 0) {
                 return None;
             }

@@ -1,19 +1,29 @@
 //! Concrete shapes → schedule, arena offsets, chosen kernels.
 //!
-//! A [`Plan`] is made once per set of input shapes. Its storage is in three kinds: weights (shared, packed by the
-//! kernels when they are made), per-stream state (none yet declared by a graph), and scratch: one arena whose offsets
-//! are settled by liveness before the first run, so that its size is known before anything is computed.
+//! A [`Plan`] is made once per set of input shapes, by a [`Runner`]. Its storage is in three kinds: weights (shared,
+//! packed by the kernels when they are made), per-stream state (none yet declared by a graph), and scratch: one arena
+//! whose offsets are settled by liveness before the first run, so that its size is known before anything is computed.
+//! Where shapes depend on data (`NonZero`, a `Reshape` to computed dimensions) a plan ends in probes, and a second plan
+//! for what reads them follows once they have run.
 //! It deliberately knows nothing of files, of learning, or of what its outputs mean.
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::graph::{Bindings, DimError, Graph, Op, OpaqueKernel, ValueId};
-use crate::ops::{Attrs, OpDef, OpError};
-use crate::tensor::{DType, Data, Tensor, TensorError, checked_len};
+use crate::graph::{Graph, Op, OpaqueKernel, ValueId};
+use crate::ops::{Attrs, Fact, Kind, OpDef, OpError};
+use crate::tensor::{DType, Data, Tensor, TensorError};
 
 mod arena;
+mod control;
 mod lowering;
+mod runner;
+mod specialise;
+pub use control::with_captures;
 pub use lowering::{Io, Kernel, Lowered, Lowering, Reads, Weight, Writes};
+pub use runner::{RunOptions, Runner};
+
+use control::{Control, ControlError};
+use specialise::{How, Known, Special};
 
 /// Most operands, results and scratch areas one fast step may name.
 pub(crate) const MAX_SLOTS: usize = 12;
@@ -24,13 +34,11 @@ const LARGEST_BYTES: usize = if usize::BITS > 32 { (1u64 << 44) as usize } else 
 /// Why a plan cannot be made or run.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
-    /// A dimension of a value has no length.
-    #[error("value `{value}`: {source}")]
-    Dim {
+    /// A graph gives a value that nothing makes.
+    #[error("output `{value}` is made by no node")]
+    Unmade {
         /// The value.
         value: String,
-        /// Why.
-        source: DimError,
     },
     /// A value is too large to address.
     #[error("value `{value}` of shape {shape:?} is larger than memory can be")]
@@ -66,6 +74,14 @@ pub enum PlanError {
         /// The operator's message.
         why: String,
     },
+    /// A graph inside a node failed.
+    #[error("in the graph of node `{node}`: {source}")]
+    Nested {
+        /// The node.
+        node: String,
+        /// Why.
+        source: Box<PlanError>,
+    },
     /// A tensor does not have the planned type or shape.
     #[error("{what} `{name}` must be {expected_dtype} {expected:?}, found {found_dtype} {found:?}")]
     Mismatch {
@@ -92,6 +108,8 @@ pub enum PlanError {
 enum Place {
     /// A byte range of the arena.
     Arena(Range<usize>),
+    /// A tensor of its own, of whatever shape a probe gives it.
+    Held,
     /// A constant tensor.
     Constant(Arc<Tensor>),
     /// Never materialised: absorbed into a packed weight, or nobody reads it.
@@ -108,8 +126,9 @@ struct Slot {
 
 enum Run {
     Fast(Box<dyn Kernel>),
-    Reference(&'static OpDef, Attrs),
+    Reference(&'static OpDef, Arc<Attrs>),
     Opaque(Box<dyn OpaqueKernel>),
+    Control(Control),
 }
 
 struct Step {
@@ -129,8 +148,21 @@ pub struct StepInfo {
     pub node: String,
     /// Its operator.
     pub op: String,
-    /// The kernel, `reference`, or `opaque`.
+    /// The kernel, `reference`, `opaque`, or `graph` for an operator that runs graphs.
     pub kernel: &'static str,
+}
+
+/// Where an output of the graph comes from.
+enum Output {
+    Here(ValueId),
+    Rest(usize),
+}
+
+/// What follows when the probes have run.
+struct Rest {
+    runner: Runner,
+    /// The values it reads, in the order of its inputs.
+    feeds: Vec<ValueId>,
 }
 
 /// A graph at concrete shapes, ready to run.
@@ -138,7 +170,10 @@ pub struct Plan {
     steps: Vec<Step>,
     slots: Vec<Slot>,
     inputs: Vec<ValueId>,
-    outputs: Vec<ValueId>,
+    outputs: Vec<Output>,
+    rest: Option<Rest>,
+    /// Results of probes, by value; kept only while a run lasts.
+    held: Vec<Option<Tensor>>,
     arena_bytes: usize,
     weight_bytes: usize,
 }
@@ -150,48 +185,86 @@ impl std::fmt::Debug for Plan {
 }
 
 impl Plan {
-    /// Lowers `graph` at the shapes `bindings` give.
-    ///
-    /// With `fast` false every operator of ours runs its reference function: the oracle of the fast plan.
+    /// Lowers `graph` for inputs of those types and shapes, in the graph's order.
     ///
     /// # Errors
     /// [`PlanError`] naming the value or node that cannot be planned.
-    pub fn new(graph: &Graph, bindings: &Bindings, fast: bool) -> Result<Plan, PlanError> {
-        let mut slots = Vec::with_capacity(graph.values.len());
-        for v in &graph.values {
-            let shape = v
-                .shape
-                .iter()
-                .map(|d| d.eval(bindings))
-                .collect::<Result<Vec<_>, _>>()
-                .map_err(|source| PlanError::Dim { value: v.name.clone(), source })?;
-            if checked_len(&shape).and_then(|n| n.checked_mul(8)).is_none_or(|bytes| bytes > LARGEST_BYTES) {
-                return Err(PlanError::TooLarge { value: v.name.clone(), shape });
-            }
-            let place = v.constant.clone().map_or(Place::Nowhere, Place::Constant);
-            slots.push(Slot { name: v.name.clone(), dtype: v.dtype, shape, place });
-        }
+    pub fn new(graph: &Graph, inputs: &[Fact], options: RunOptions) -> Result<Plan, PlanError> {
+        let special = Special::new(graph, inputs)?;
+        let mut slots: Vec<Slot> = special
+            .names
+            .iter()
+            .zip(&special.known)
+            .map(|(name, known)| match known {
+                Known::Static(f) => Slot {
+                    name: name.clone(),
+                    dtype: f.dtype,
+                    shape: f.shape.clone(),
+                    place: f.value.clone().map_or(Place::Nowhere, Place::Constant),
+                },
+                Known::Probed => {
+                    Slot { name: name.clone(), dtype: DType::F32, shape: Vec::new(), place: Place::Held }
+                }
+                Known::Later => {
+                    Slot { name: name.clone(), dtype: DType::F32, shape: Vec::new(), place: Place::Nowhere }
+                }
+            })
+            .collect();
+        let (rest_graph, feeds) = special.split_rest();
+        let mut rest_outputs = 0;
+        let outputs: Vec<Output> = special
+            .outputs
+            .iter()
+            .map(|&v| match special.known[v] {
+                Known::Later => {
+                    rest_outputs += 1;
+                    Output::Rest(rest_outputs - 1)
+                }
+                _ => Output::Here(v),
+            })
+            .collect();
+        let Special { nodes, inputs, .. } = special;
+
+        // Values that outlive the steps.
+        let mut kept = vec![false; slots.len()];
+        let here = outputs.iter().filter_map(|o| match o {
+            Output::Here(v) => Some(*v),
+            Output::Rest(_) => None,
+        });
+        here.chain(feeds.iter().copied()).for_each(|v| kept[v] = true);
+        let rest = (rest_outputs > 0).then(|| Rest { runner: Runner::new(Arc::new(rest_graph), options), feeds });
 
         // Consumers first: a value nobody reads at run time (a dequantised weight its consumer packed) is never made.
-        let producers = graph.producers();
-        let mut needed = vec![false; graph.values.len()];
-        for &o in &graph.outputs {
-            needed[o] = true;
+        let mut producers = vec![None; slots.len()];
+        for (i, p) in nodes.iter().enumerate() {
+            p.node.outputs.iter().flatten().for_each(|&v| producers[v] = Some(i));
         }
+        let mut needed = kept.clone();
         let mut steps = Vec::new();
         let mut scratch_bytes = Vec::new();
         let mut weight_bytes = 0;
-        for node in graph.nodes.iter().rev() {
+        let lowered: Vec<crate::graph::Node> = nodes.iter().map(|p| p.node.clone()).collect();
+        for planned in nodes.into_iter().rev() {
+            let node = &planned.node;
             if !node.outputs.iter().flatten().any(|&o| needed[o]) {
                 continue;
             }
             let op_error = |source| PlanError::Op { node: node.name.clone(), op: node.op.name().to_string(), source };
             let mut scratch = 0;
-            let (run, reads) = match &node.op {
-                Op::Own(def, attrs) => {
-                    let lowering = Lowering { graph, node, attrs, slots: &slots, producers: &producers };
-                    let lowered = if fast { (def.lower)(&lowering).map_err(op_error)? } else { None };
-                    match lowered {
+            let (run, reads) = match planned.how {
+                How::Own(def, attrs) => {
+                    if def.kind == Kind::Kept
+                        && let Some(t) = computed(def, &attrs, node, &slots).map_err(op_error)?
+                        && let Some(v) = node.outputs[0]
+                    {
+                        // A weight no kernel took as it is: made once, here.
+                        slots[v].place = Place::Constant(Arc::new(t));
+                        continue;
+                    }
+                    let lowering =
+                        Lowering { nodes: &lowered, node, attrs: &attrs, slots: &slots, producers: &producers };
+                    let fast = !options.reference && !planned.probe;
+                    match if fast { (def.lower)(&lowering).map_err(op_error)? } else { None } {
                         Some(l) if l.reads.len() + node.outputs.len() < MAX_SLOTS => {
                             scratch = l.scratch_floats.saturating_mul(4);
                             if scratch > LARGEST_BYTES {
@@ -202,32 +275,21 @@ impl Plan {
                             let reads = l.reads.iter().map(|&i| node.inputs[i]).collect();
                             (Run::Fast(l.kernel), reads)
                         }
-                        _ => (Run::Reference(def, attrs.clone()), node.inputs.clone()),
+                        _ => (Run::Reference(def, attrs), node.inputs.clone()),
                     }
                 }
-                Op::Opaque(o) => {
-                    let facts: Vec<_> =
-                        node.inputs.iter().flatten().map(|&v| (slots[v].dtype, slots[v].shape.clone())).collect();
-                    let k = o.bind(bindings, &facts).map_err(|why| PlanError::Opaque {
-                        node: node.name.clone(),
-                        op: o.name().to_string(),
-                        why,
-                    })?;
-                    (Run::Opaque(k), node.inputs.clone())
+                How::Opaque(kernel) => (Run::Opaque(kernel), node.inputs.clone()),
+                How::Control(def, attrs) => {
+                    (Run::Control(Control::new(def, &attrs, options).map_err(op_error)?), node.inputs.clone())
                 }
             };
             for &v in reads.iter().flatten() {
                 needed[v] = true;
             }
             scratch_bytes.push(scratch);
-            steps.push(Step {
-                node: node.name.clone(),
-                op: node.op.name().to_string(),
-                run,
-                reads,
-                writes: node.outputs.clone(),
-                scratch: 0..0,
-            });
+            let writes = node.outputs.clone();
+            let (node, op) = (node.name.clone(), node.op.name().to_string());
+            steps.push(Step { node, op, run, reads, writes, scratch: 0..0 });
         }
         steps.reverse();
         scratch_bytes.reverse();
@@ -240,23 +302,26 @@ impl Plan {
         }
 
         // Lifetimes, in step numbers: inputs are born before the first step, outputs live past the last.
+        let mut last_use = vec![0; slots.len()];
+        for (i, s) in steps.iter().enumerate() {
+            s.reads.iter().flatten().for_each(|&v| last_use[v] = i);
+        }
+        for (v, &k) in kept.iter().enumerate() {
+            if k {
+                last_use[v] = steps.len();
+            }
+        }
         let mut requests = Vec::new();
         let mut owner = Vec::new();
-        let last_use = |v: ValueId| {
-            if graph.outputs.contains(&v) {
-                return steps.len();
-            }
-            steps.iter().rposition(|s| s.reads.contains(&Some(v))).unwrap_or(0)
-        };
         let mut ask = |v: ValueId, born: usize| {
-            if matches!(slots[v].place, Place::Constant(_)) {
+            if matches!(slots[v].place, Place::Constant(_) | Place::Held) {
                 return;
             }
             let bytes = slots[v].shape.iter().product::<usize>() * slots[v].dtype.size_bytes();
-            requests.push(arena::Request { bytes, first: born, last: last_use(v).max(born) });
+            requests.push(arena::Request { bytes, first: born, last: last_use[v].max(born) });
             owner.push(Some(v));
         };
-        for &v in &graph.inputs {
+        for &v in &inputs {
             ask(v, 0);
         }
         for (i, s) in steps.iter().enumerate() {
@@ -279,14 +344,8 @@ impl Plan {
                 }
             }
         }
-        Ok(Plan {
-            steps,
-            slots,
-            inputs: graph.inputs.clone(),
-            outputs: graph.outputs.clone(),
-            arena_bytes,
-            weight_bytes,
-        })
+        let held = slots.iter().map(|_| None).collect();
+        Ok(Plan { steps, slots, inputs, outputs, rest, held, arena_bytes, weight_bytes })
     }
 
     /// Bytes of the arena: every activation and scratch area, overlapped by liveness.
@@ -299,7 +358,12 @@ impl Plan {
         self.weight_bytes
     }
 
-    /// The steps in order.
+    /// Whether part of the graph can be planned only while it runs, because shapes depend on data.
+    pub fn has_rest(&self) -> bool {
+        self.rest.is_some()
+    }
+
+    /// The steps in order; those of the rest follow only while it runs and are not listed.
     pub fn steps(&self) -> Vec<StepInfo> {
         self.steps
             .iter()
@@ -310,7 +374,21 @@ impl Plan {
                     Run::Fast(k) => k.name(),
                     Run::Reference(..) => "reference",
                     Run::Opaque(_) => "opaque",
+                    Run::Control(_) => "graph",
                 },
+            })
+            .collect()
+    }
+
+    /// Types and shapes of the outputs; `None` for one whose shape depends on data.
+    pub fn output_facts(&self) -> Vec<Option<(DType, &[usize])>> {
+        self.outputs
+            .iter()
+            .map(|o| match o {
+                Output::Here(v) if !matches!(self.slots[*v].place, Place::Held) => {
+                    Some((self.slots[*v].dtype, &self.slots[*v].shape[..]))
+                }
+                _ => None,
             })
             .collect()
     }
@@ -319,47 +397,90 @@ impl Plan {
     ///
     /// # Errors
     /// [`PlanError`] when an input has another type or shape, or a node without a kernel of ours fails.
-    pub fn run(&self, arena: &mut Arena, inputs: &[&Tensor]) -> Result<Vec<Tensor>, PlanError> {
+    pub fn run(&mut self, arena: &mut Arena, inputs: &[&Tensor]) -> Result<Vec<Tensor>, PlanError> {
         let words = self.arena_bytes.div_ceil(8);
         // A shape from a file must not be able to abort the process.
         let missing = words.saturating_sub(arena.words.len());
         arena.words.try_reserve_exact(missing).map_err(|_| PlanError::Memory { bytes: self.arena_bytes })?;
-        arena.words.resize(words, 0);
+        arena.words.resize(words.max(arena.words.len()), 0);
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut arena.words);
         for (&v, t) in self.inputs.iter().zip(inputs) {
             self.check("input", v, t)?;
             self.store(bytes, v, t);
         }
-        for step in &self.steps {
-            match &step.run {
-                Run::Fast(kernel) => self.run_fast(bytes, step, &**kernel),
-                Run::Reference(def, attrs) => {
-                    let held = self.load_all(bytes, &step.reads)?;
-                    let refs: Vec<Option<&Tensor>> = held.iter().map(|t| t.as_ref()).collect();
-                    let shapes: Vec<Vec<usize>> =
-                        step.writes.iter().map(|w| w.map_or(Vec::new(), |v| self.slots[v].shape.clone())).collect();
-                    let out = (def.reference)(attrs, &refs, &shapes).map_err(|source| PlanError::Op {
-                        node: step.node.clone(),
-                        op: step.op.clone(),
-                        source,
-                    })?;
-                    self.store_all(bytes, step, out)?;
-                }
-                Run::Opaque(kernel) => {
-                    let held: Vec<Tensor> = self.load_all(bytes, &step.reads)?.into_iter().flatten().collect();
-                    let out = kernel.run(&held).map_err(|why| PlanError::Opaque {
-                        node: step.node.clone(),
-                        op: step.op.clone(),
-                        why,
-                    })?;
-                    self.store_all(bytes, step, out)?;
-                }
+        for i in 0..self.steps.len() {
+            if matches!(self.steps[i].run, Run::Fast(_)) {
+                self.run_fast(bytes, &self.steps[i]);
+            } else {
+                self.run_slow(bytes, i)?;
             }
         }
-        self.outputs.iter().map(|&v| self.load(bytes, v)).collect()
+        let mut later = Vec::new();
+        if let Some(mut rest) = self.rest.take() {
+            let fed: Result<Vec<Tensor>, PlanError> = rest.feeds.iter().map(|&v| self.load(bytes, v)).collect();
+            let done = fed.and_then(|fed| rest.runner.run(&fed.iter().collect::<Vec<_>>()));
+            self.rest = Some(rest);
+            later = done?.into_iter().map(Some).collect();
+        }
+        let out = self
+            .outputs
+            .iter()
+            .map(|o| match o {
+                Output::Here(v) => self.load(bytes, *v),
+                Output::Rest(i) => later
+                    .get_mut(*i)
+                    .and_then(Option::take)
+                    .ok_or_else(|| PlanError::Unmade { value: format!("output {i} of the rest") }),
+            })
+            .collect();
+        self.held.iter_mut().for_each(|t| *t = None);
+        out
     }
 
-    fn run_fast(&self, arena: &mut [u8], step: &Step, kernel: &dyn Kernel) {
+    /// A step that works on tensors: by reference, opaque, or by graphs.
+    fn run_slow(&mut self, bytes: &mut [u8], i: usize) -> Result<(), PlanError> {
+        let held = self.load_all(bytes, &self.steps[i].reads)?;
+        let refs: Vec<Option<&Tensor>> = held.iter().map(|t| t.as_ref()).collect();
+        let step = &mut self.steps[i];
+        let op_error =
+            |step: &Step, source| PlanError::Op { node: step.node.clone(), op: step.op.clone(), source };
+        let out = match &mut step.run {
+            Run::Reference(def, attrs) => (def.reference)(attrs, &refs).map_err(|e| op_error(step, e))?,
+            Run::Opaque(kernel) => kernel.run(&refs).map_err(|why| PlanError::Opaque {
+                node: step.node.clone(),
+                op: step.op.clone(),
+                why,
+            })?,
+            Run::Control(control) => match control.run(&refs) {
+                Ok(out) => out,
+                Err(ControlError::Op(e)) => return Err(op_error(step, e)),
+                Err(ControlError::Plan(e)) => {
+                    return Err(PlanError::Nested { node: step.node.clone(), source: Box::new(e) });
+                }
+            },
+            Run::Fast(_) => Vec::new(),
+        };
+        let writes = self.steps[i].writes.clone();
+        let mut out = out.into_iter();
+        for v in writes {
+            let t = out.next();
+            let (Some(v), t) = (v, t) else { continue };
+            let Some(t) = t else {
+                let source = OpError::unsupported(format!("result `{}` is asked for", self.slots[v].name));
+                return Err(op_error(&self.steps[i], source));
+            };
+            if matches!(self.slots[v].place, Place::Held) {
+                self.held[v] = Some(t);
+            } else {
+                self.check("result of node", v, &t)?;
+                self.store(bytes, v, &t);
+            }
+        }
+        Ok(())
+    }
+
+    fn run_fast(&self, arena: &mut [u8], step: &Step) {
+        let Run::Fast(kernel) = &step.run else { return };
         // Every operand gets a disjoint range; one that occurs twice is borrowed once and pointed at twice.
         let mut ranges: [Range<usize>; MAX_SLOTS] = std::array::from_fn(|_| 0..0);
         let mut used = 0;
@@ -397,7 +518,7 @@ impl Plan {
         for (i, v) in step.reads.iter().enumerate() {
             let Some(v) = v else { continue };
             reads.bytes[i] = match &self.slots[*v].place {
-                Place::Constant(t) => bytes_of(t.data()),
+                Place::Constant(t) => t.data().as_bytes(),
                 _ => read_slot[i].map_or(&[], |k: usize| &*read_parts[k]),
             };
         }
@@ -431,25 +552,16 @@ impl Plan {
 
     fn store(&self, arena: &mut [u8], v: ValueId, t: &Tensor) {
         if let Place::Arena(r) = &self.slots[v].place {
-            arena[r.clone()].copy_from_slice(bytes_of(t.data()));
+            arena[r.clone()].copy_from_slice(t.data().as_bytes());
         }
-    }
-
-    fn store_all(&self, arena: &mut [u8], step: &Step, out: Vec<Tensor>) -> Result<(), PlanError> {
-        for (v, t) in step.writes.iter().zip(out) {
-            if let Some(v) = *v {
-                self.check("result of node", v, &t)?;
-                self.store(arena, v, &t);
-            }
-        }
-        Ok(())
     }
 
     fn load(&self, arena: &[u8], v: ValueId) -> Result<Tensor, PlanError> {
         let s = &self.slots[v];
         match &s.place {
             Place::Constant(t) => Ok((**t).clone()),
-            Place::Arena(r) => Ok(Tensor::new(&s.shape, data_of(s.dtype, &arena[r.clone()]))?),
+            Place::Arena(r) => Ok(Tensor::new(&s.shape, Data::from_bytes(s.dtype, &arena[r.clone()]))?),
+            Place::Held => self.held[v].clone().ok_or_else(|| PlanError::Unmade { value: s.name.clone() }),
             Place::Nowhere => Ok(Tensor::zeros(s.dtype, &s.shape)?),
         }
     }
@@ -473,28 +585,20 @@ impl Arena {
     }
 }
 
-fn bytes_of(data: &Data) -> &[u8] {
-    match data {
-        Data::F32(v) => bytemuck::cast_slice(v),
-        Data::F16(v) => bytemuck::cast_slice(v),
-        Data::F64(v) => bytemuck::cast_slice(v),
-        Data::I8(v) => bytemuck::cast_slice(v),
-        Data::U8(v) => v,
-        Data::I32(v) => bytemuck::cast_slice(v),
-        Data::I64(v) => bytemuck::cast_slice(v),
-        Data::Bool(v) => bytemuck::cast_slice(v),
+/// The result of an operator whose operands are all constant; `None` when one is not.
+fn computed(
+    def: &OpDef,
+    attrs: &Attrs,
+    node: &crate::graph::Node,
+    slots: &[Slot],
+) -> Result<Option<Tensor>, OpError> {
+    let mut held: Vec<Option<&Tensor>> = Vec::with_capacity(node.inputs.len());
+    for v in &node.inputs {
+        match v.map(|v| &slots[v].place) {
+            None => held.push(None),
+            Some(Place::Constant(t)) => held.push(Some(t)),
+            Some(_) => return Ok(None),
+        }
     }
-}
-
-fn data_of(dtype: DType, bytes: &[u8]) -> Data {
-    match dtype {
-        DType::F32 => Data::F32(bytemuck::cast_slice(bytes).to_vec()),
-        DType::F16 => Data::F16(bytemuck::cast_slice(bytes).to_vec()),
-        DType::F64 => Data::F64(bytemuck::cast_slice(bytes).to_vec()),
-        DType::I8 => Data::I8(bytemuck::cast_slice(bytes).to_vec()),
-        DType::U8 => Data::U8(bytes.to_vec()),
-        DType::I32 => Data::I32(bytemuck::cast_slice(bytes).to_vec()),
-        DType::I64 => Data::I64(bytemuck::cast_slice(bytes).to_vec()),
-        DType::Bool => Data::Bool(bytes.iter().map(|&b| b != 0).collect()),
-    }
+    Ok((def.reference)(attrs, &held)?.into_iter().next())
 }

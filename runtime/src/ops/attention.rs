@@ -1,0 +1,5 @@
+//! (being written)
+use super::OpDef;
+
+/// The rows of this family.
+pub(super) static OPS: &[&OpDef] = &[];

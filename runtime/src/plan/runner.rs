@@ -1,0 +1,80 @@
+//! A graph and its plans, one per set of input shapes.
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::{Arena, Plan, PlanError};
+use crate::graph::Graph;
+use crate::ops::Fact;
+use crate::tensor::{DType, Tensor};
+
+/// How the plans of a [`Runner`] are made.
+#[derive(Clone, Copy, Debug)]
+pub struct RunOptions {
+    /// Run every operator of ours by its reference function: slow and obvious, the oracle of the fast path.
+    pub reference: bool,
+    /// Plans kept; the least recently used goes first.
+    pub plans: usize,
+}
+
+/// Types and shapes of inputs.
+type Key = Vec<(DType, Vec<usize>)>;
+
+/// Runs one graph at whatever shapes come. It keeps nothing of one run for the next, except plans and the memory they
+/// run in.
+#[derive(Debug)]
+pub struct Runner {
+    graph: Arc<Graph>,
+    options: RunOptions,
+    plans: VecDeque<(Key, Plan)>,
+    arena: Arena,
+}
+
+impl Runner {
+    /// A runner without a plan yet.
+    pub fn new(graph: Arc<Graph>, options: RunOptions) -> Runner {
+        Runner { graph, options, plans: VecDeque::new(), arena: Arena::default() }
+    }
+
+    /// The graph.
+    pub fn graph(&self) -> &Arc<Graph> {
+        &self.graph
+    }
+
+    /// The plan for those input types and shapes, in the graph's order, made if need be.
+    ///
+    /// # Errors
+    /// [`PlanError`].
+    pub fn plan(&mut self, inputs: &[(DType, &[usize])]) -> Result<&mut Plan, PlanError> {
+        let same = |key: &Key| key.len() == inputs.len() && key.iter().zip(inputs).all(|(a, b)| a.0 == b.0 && a.1 == b.1);
+        match self.plans.iter().position(|(key, _)| same(key)) {
+            Some(0) => {}
+            Some(i) => {
+                if let Some(hit) = self.plans.remove(i) {
+                    self.plans.push_front(hit);
+                }
+            }
+            None => {
+                let facts: Vec<Fact> = inputs.iter().map(|(t, s)| Fact::new(*t, *s)).collect();
+                let plan = Plan::new(&self.graph, &facts, self.options)?;
+                self.plans.truncate(self.options.plans.max(1) - 1);
+                self.plans.push_front((inputs.iter().map(|(t, s)| (*t, s.to_vec())).collect(), plan));
+            }
+        }
+        Ok(&mut self.plans[0].1)
+    }
+
+    /// Runs once on inputs in the graph's order.
+    ///
+    /// # Errors
+    /// [`PlanError`] when an operator refuses its operands.
+    pub fn run(&mut self, inputs: &[&Tensor]) -> Result<Vec<Tensor>, PlanError> {
+        let shapes: Vec<(DType, &[usize])> = inputs.iter().map(|t| (t.dtype(), t.shape())).collect();
+        self.plan(&shapes)?;
+        self.plans[0].1.run(&mut self.arena, inputs)
+    }
+
+    /// Bytes of the arena in use now.
+    pub fn arena_bytes(&self) -> usize {
+        self.arena.len_bytes()
+    }
+}
