@@ -5,6 +5,8 @@ pub mod adapters;
 #[cfg(feature = "import")]
 pub mod app;
 pub mod bundle;
+#[cfg(feature = "import")]
+pub mod cases;
 pub mod capture;
 pub mod class;
 pub mod cpu;

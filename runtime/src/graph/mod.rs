@@ -224,6 +224,28 @@ impl Graph {
         .collect()
     }
 
+    /// Types and shapes of the inputs when the dimensions have the given lengths; a dimension without one is 1, and so is
+    /// every dimension the file names no length for.
+    ///
+    /// # Errors
+    /// The name of an input whose rank the file does not declare.
+    pub fn input_shapes(&self, lengths: &BTreeMap<String, usize>) -> Result<Vec<(String, DType, Vec<usize>)>, String> {
+        self.inputs
+            .iter()
+            .map(|&v| {
+                let value = &self.values[v];
+                let declared = value.declared.as_ref().and_then(|d| Some((d.dtype, d.shape.as_ref()?)));
+                let (dtype, dims) = declared.ok_or_else(|| value.name.clone())?;
+                let length = |d: &Dim| match d {
+                    Dim::Fixed(n) => *n,
+                    Dim::Symbol(s) => lengths.get(&**s).copied().unwrap_or(1),
+                    Dim::Any => 1,
+                };
+                Ok((value.name.clone(), dtype, dims.iter().map(length).collect()))
+            })
+            .collect()
+    }
+
     /// Checks named inputs against what the graph declares, and puts them in the graph's order.
     ///
     /// # Errors

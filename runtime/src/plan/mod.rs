@@ -9,7 +9,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::graph::{Graph, Op, OpaqueKernel, ValueId};
+use crate::graph::{Graph, OpaqueKernel, ValueId};
 use crate::ops::{Attrs, Fact, Kind, OpDef, OpError};
 use crate::tensor::{DType, Data, Tensor, TensorError};
 

@@ -10,7 +10,7 @@ use super::control;
 use super::{LARGEST_BYTES, PlanError};
 use crate::graph::{Graph, Node, Op, OpaqueKernel, ValueId};
 use crate::ops::{Attrs, Fact, Kind, OpDef, OpError};
-use crate::tensor::{DType, Tensor, checked_len};
+use crate::tensor::{Tensor, checked_len};
 
 /// What is known of a value.
 #[derive(Clone, Debug)]
@@ -356,13 +356,5 @@ impl Special {
         graph.outputs =
             self.outputs.iter().filter(|&&v| matches!(self.known[v], Known::Later)).filter_map(|&v| there[v]).collect();
         (graph, feeds)
-    }
-
-    /// Type and shape of a value, when they are known.
-    pub(super) fn fact(&self, v: ValueId) -> Option<(DType, &[usize])> {
-        match &self.known[v] {
-            Known::Static(f) => Some((f.dtype, &f.shape)),
-            _ => None,
-        }
     }
 }
