@@ -158,13 +158,9 @@ fn documentation(root: &Path, _: Extent) -> anyhow::Result<Outcome> {
 /// the standard library, there would be two handlers, which rustc refuses: a check that needs no other target than the
 /// host's. Whether they *compile* for a microcontroller is shown by the boards, which bring their own targets.
 fn no_std(root: &Path, _: Extent) -> anyhow::Result<Outcome> {
-    let dir = target_dir(root).join("xtask/no-std");
+    let dir = crate::target_dir(root).join("xtask/no-std");
     write_no_std(&dir, root)?;
     execute(cargo_command(root).args(["build", "--quiet", "--manifest-path"]).arg(dir.join("Cargo.toml")))
-}
-
-fn target_dir(root: &Path) -> std::path::PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |d| root.join(d))
 }
 
 fn write_no_std(dir: &Path, root: &Path) -> anyhow::Result<()> {
