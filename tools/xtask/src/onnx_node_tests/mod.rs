@@ -84,16 +84,16 @@ pub(crate) fn run(root: &Path, results: Option<&Path>) -> anyhow::Result<Ended> 
 
 /// hone's verdicts as it printed them, one JSON object a line; kept beside the cases for a second look.
 fn ask_hone(root: &Path, cases: &Path) -> anyhow::Result<String> {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    // The build that `cargo test` has made by now, with its overflow checks.
-    command.current_dir(root).args(["run", "--quiet", "--locked", "--package", "hone", "--"]);
+    let mut command = crate::ci::cargo_command(root);
+    // The development profile: its overflow checks are wanted, and the cases are tiny.
+    command.args(["run", "--quiet", "--locked", "--package", "hone", "--"]);
     command.args(["check", "--batch"]).arg(cases).arg("--jsonl").args(TOLERANCE).stderr(Stdio::inherit());
     let out = command.output().context("cannot start cargo")?;
     let said = String::from_utf8(out.stdout).context("`hone check --batch` printed something that is not UTF-8")?;
     let kept = cases.with_extension("results.jsonl");
     std::fs::write(&kept, &said).with_context(|| format!("cannot write {}", kept.display()))?;
-    // 4 and 7 say that a case differs or is unsupported, which the verdicts say better.
-    if !matches!(out.status.code(), Some(0 | 4 | 7)) {
+    // 3, 4 and 7 say that a case is invalid, differs or is unsupported, which the verdicts say better.
+    if !matches!(out.status.code(), Some(0 | 3 | 4 | 7)) {
         let last = said.lines().last().unwrap_or("nothing");
         bail!(
             "`hone check --batch` ended with {} after {} cases; its last word: {last}",
