@@ -3,8 +3,11 @@
 //! A bundle only comes out of [`Export::into_bundle`], and only when every recorded case of the other framework comes out
 //! of our own session within tolerance and the shipped head gives the graph's logits: what is exported has been run. This
 //! module places files and compares; it deliberately trains, quantises and rewrites nothing.
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::bundle::{self, Bundle, BundleError, BundleWriter, GraphEntry, Manifest, Port, npz};
 use crate::cases::{self, Case, CaseError, Compared, Tolerance};
@@ -173,7 +176,9 @@ impl Export {
     /// [`ExportError`]; differences from the recordings are no error yet, see [`Export::into_bundle`].
     pub fn prepare(source: &Source<'_>) -> Result<Export, ExportError> {
         let onnx = read(source.onnx)?;
-        let mut session = Session::from_onnx(&onnx, &source.onnx.display().to_string(), SessionOptions::default())?;
+        let external = External::beside(source.onnx);
+        let name = source.onnx.display().to_string();
+        let mut session = Session::open(&onnx, &name, SessionOptions::default(), Some(&|file| external.read(file)))?;
         let mut manifest = source.manifest.clone();
         manifest.inputs = ports(session.graph(), &session.graph().inputs)?;
         manifest.outputs = ports(session.graph(), &session.graph().outputs)?;
@@ -183,6 +188,9 @@ impl Export {
 
         let mut writer = BundleWriter::new(manifest);
         writer.add(GRAPH, "graph", onnx)?;
+        for (file, bytes) in external.into_files() {
+            writer.add(&format!("onnx/{file}"), "graph", bytes)?;
+        }
         let mut has_recipe = false;
         if let Some(dir) = source.config {
             for (place, role, bytes) in config_files(dir)? {
@@ -270,6 +278,46 @@ impl Export {
             self.head_difference = Some(self.head_difference.map_or(worst, |w| w.max(worst)));
         }
         Ok(())
+    }
+}
+
+/// The files of tensors that lie beside an ONNX file, as far as they were read: they go into the bundle too.
+struct External {
+    folder: PathBuf,
+    files: RefCell<BTreeMap<String, Arc<Vec<u8>>>>,
+}
+
+impl External {
+    fn beside(onnx: &Path) -> External {
+        External { folder: onnx.parent().unwrap_or(Path::new("")).to_path_buf(), files: RefCell::default() }
+    }
+
+    /// Reads a file of that name in the folder: no path, no link, so that a model cannot reach other files.
+    fn read(&self, name: &str) -> Result<Arc<Vec<u8>>, String> {
+        if let Some(bytes) = self.files.borrow().get(name) {
+            return Ok(bytes.clone());
+        }
+        let outside = |why: &str| Err(format!("its data is in `{name}`, which {why}: it must be a plain file beside the model"));
+        if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\', ':']) {
+            return outside("is not a file name");
+        }
+        let path = self.folder.join(name);
+        let fail = |e: std::io::Error| format!("its data is in `{name}`: {e}");
+        let meta = fs::symlink_metadata(&path).map_err(fail)?;
+        if !meta.is_file() {
+            return outside("is not a regular file");
+        }
+        #[cfg(unix)]
+        if std::os::unix::fs::MetadataExt::nlink(&meta) > 1 {
+            return outside("has more than one hard link");
+        }
+        let bytes = Arc::new(fs::read(&path).map_err(fail)?);
+        self.files.borrow_mut().insert(name.to_string(), bytes.clone());
+        Ok(bytes)
+    }
+
+    fn into_files(self) -> impl Iterator<Item = (String, Vec<u8>)> {
+        self.files.into_inner().into_iter().map(|(name, bytes)| (name, Arc::unwrap_or_clone(bytes)))
     }
 }
 
