@@ -95,7 +95,8 @@ fn cargo(root: &Path, args: &[&str]) -> anyhow::Result<Outcome> {
     execute(cargo_command(root).args(args))
 }
 
-fn cargo_command(root: &Path) -> Command {
+/// The cargo that runs this program, at the root.
+pub(crate) fn cargo_command(root: &Path) -> Command {
     let mut c = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     c.current_dir(root);
     // `cargo run` tells its child about the package it ran; a cargo started from here must not see that.
@@ -163,7 +164,8 @@ fn no_std(root: &Path, _: Extent) -> anyhow::Result<Outcome> {
     execute(cargo_command(root).args(["build", "--quiet", "--manifest-path"]).arg(dir.join("Cargo.toml")))
 }
 
-fn target_dir(root: &Path) -> std::path::PathBuf {
+/// Where cargo builds: `target`, or what the environment says.
+pub(crate) fn target_dir(root: &Path) -> std::path::PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |d| root.join(d))
 }
 

