@@ -1,4 +1,4 @@
-//! Numeric kernels of hone: slices in, slices out; nothing here allocates, reads a clock or does I/O.
+//! Numeric kernels of hone: slices in, slices out; nothing here allocates (starting `threads` aside), reads a clock or does I/O.
 //!
 //! Each module holds a `reference` (the formula, loops and all) and, in `KERNELS`, every faster form of it. The tests
 //! run each row of `KERNELS` against the reference on sizes that sweep its tile edges.
@@ -10,3 +10,4 @@ pub mod conv;
 pub mod gemm;
 pub mod pool;
 pub mod rows;
+pub mod threads;
