@@ -10,3 +10,4 @@ pub mod conv;
 pub mod gemm;
 pub mod pool;
 pub mod rows;
+pub mod strided;
