@@ -10,4 +10,5 @@ pub mod conv;
 pub mod gemm;
 pub mod pool;
 pub mod rows;
+pub mod strided;
 pub mod threads;

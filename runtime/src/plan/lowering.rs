@@ -15,6 +15,30 @@ pub trait Kernel: Send + Sync {
     fn run(&self, io: &mut Io<'_>);
 }
 
+/// A fast step that may meet operands it must refuse, such as an index out of range. It allocates nothing while it
+/// runs, unless it fails. Every [`Kernel`] is one that never does.
+pub trait Fallible: Send + Sync {
+    /// Its name in reports.
+    fn name(&self) -> &'static str;
+
+    /// Computes the outputs.
+    ///
+    /// # Errors
+    /// [`OpError`] when the values of an operand have no result; what was written by then is undefined.
+    fn try_run(&self, io: &mut Io<'_>) -> Result<(), OpError>;
+}
+
+impl<K: Kernel> Fallible for K {
+    fn name(&self) -> &'static str {
+        Kernel::name(self)
+    }
+
+    fn try_run(&self, io: &mut Io<'_>) -> Result<(), OpError> {
+        self.run(io);
+        Ok(())
+    }
+}
+
 /// The operands a kernel reads, by the positions it asked for in [`Lowered::new`].
 pub struct Reads<'a> {
     pub(super) bytes: [&'a [u8]; MAX_SLOTS],
@@ -76,7 +100,7 @@ impl<'a> Io<'a> {
 
 /// A kernel and what it needs.
 pub struct Lowered {
-    pub(super) kernel: Box<dyn Kernel>,
+    pub(super) kernel: Box<dyn Fallible>,
     /// Indices into the node's inputs, in the order the kernel reads them.
     pub(super) reads: Vec<usize>,
     pub(super) scratch_floats: usize,
@@ -85,7 +109,7 @@ pub struct Lowered {
 
 impl Lowered {
     /// A kernel that reads the node inputs `reads` while it runs.
-    pub fn new(kernel: impl Kernel + 'static, reads: Vec<usize>) -> Lowered {
+    pub fn new(kernel: impl Fallible + 'static, reads: Vec<usize>) -> Lowered {
         Lowered { kernel: Box::new(kernel), reads, scratch_floats: 0, weight_bytes: 0 }
     }
 

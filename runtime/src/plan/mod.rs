@@ -19,7 +19,7 @@ mod lowering;
 mod runner;
 mod specialise;
 pub use control::with_captures;
-pub use lowering::{Io, Kernel, Lowered, Lowering, Reads, Weight, Writes};
+pub use lowering::{Fallible, Io, Kernel, Lowered, Lowering, Reads, Weight, Writes};
 pub use runner::{RunOptions, Runner};
 
 use control::{Control, ControlError};
@@ -125,7 +125,7 @@ struct Slot {
 }
 
 enum Run {
-    Fast(Box<dyn Kernel>),
+    Fast(Box<dyn Fallible>),
     Reference(&'static OpDef, Arc<Attrs>),
     Opaque(Box<dyn OpaqueKernel>),
     Control(Control),
@@ -410,7 +410,7 @@ impl Plan {
         }
         for i in 0..self.steps.len() {
             if matches!(self.steps[i].run, Run::Fast(_)) {
-                self.run_fast(bytes, &self.steps[i]);
+                self.run_fast(bytes, &self.steps[i])?;
             } else {
                 self.run_slow(bytes, i)?;
             }
@@ -479,8 +479,8 @@ impl Plan {
         Ok(())
     }
 
-    fn run_fast(&self, arena: &mut [u8], step: &Step) {
-        let Run::Fast(kernel) = &step.run else { return };
+    fn run_fast(&self, arena: &mut [u8], step: &Step) -> Result<(), PlanError> {
+        let Run::Fast(kernel) = &step.run else { return Ok(()) };
         // Every operand gets a disjoint range; one that occurs twice is borrowed once and pointed at twice.
         let mut ranges: [Range<usize>; MAX_SLOTS] = std::array::from_fn(|_| 0..0);
         let mut used = 0;
@@ -532,7 +532,11 @@ impl Plan {
             }
         }
         let scratch: &mut [f32] = bytemuck::cast_slice_mut(&mut *rest[0]);
-        kernel.run(&mut Io { reads, writes, scratch });
+        kernel.try_run(&mut Io { reads, writes, scratch }).map_err(|source| PlanError::Op {
+            node: step.node.clone(),
+            op: step.op.clone(),
+            source,
+        })
     }
 
     fn check(&self, what: &'static str, v: ValueId, t: &Tensor) -> Result<(), PlanError> {
