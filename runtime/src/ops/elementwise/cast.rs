@@ -108,8 +108,10 @@ fn convert(attrs: &Attrs, x: &Data, to: DType) -> Result<Data, OpError> {
         let mode = attrs.str("round_mode", "up")?;
         let codes: Result<Vec<u8>, OpError> = x.to_f64().iter().map(|&v| scale_code(v as f32, mode, saturate)).collect();
         Data::Small(to, codes?)
-    } else if matches!(to, DType::F8E4M3FN | DType::F8E4M3FNUZ | DType::F8E5M2 | DType::F8E5M2FNUZ) {
-        Data::Small(to, x.to_f64().iter().map(|&v| small::encode(to, v as f32, saturate)).collect())
+    } else if to.is_float() && to.size_bytes() == 1 {
+        // An infinity overflows as any number too large does.
+        let finite = |v: f64| if (v as f32).is_infinite() { f32::MAX.copysign(v as f32) } else { v as f32 };
+        Data::Small(to, x.to_f64().iter().map(|&v| small::encode(to, finite(v), saturate)).collect())
     } else if !x.dtype().is_float() && to == DType::F32 {
         // Directly, because by way of `f64` it would round twice.
         Data::F32(x.to_i128().iter().map(|&v| v as f32).collect())
