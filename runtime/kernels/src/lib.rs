@@ -7,6 +7,7 @@
 
 pub mod activation;
 pub mod conv;
+pub mod elementwise;
 pub mod gemm;
 pub mod pool;
 pub mod rows;
