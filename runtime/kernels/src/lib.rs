@@ -7,6 +7,11 @@
 
 pub mod activation;
 pub mod conv;
+pub mod exp;
 pub mod gemm;
+pub mod isa;
+pub mod normalise;
 pub mod pool;
+pub mod product;
+pub mod reduce;
 pub mod rows;
