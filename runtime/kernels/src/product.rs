@@ -33,6 +33,47 @@ pub fn product(m: usize, k: usize, n: usize, transposed: bool, a: &[f32], b: &[f
     product_on(Isa::best(), m, k, n, transposed, a, b, y);
 }
 
+/// [`crate::gemm::pack`] of `b: [K, N]`, whole vectors at a time.
+///
+/// # Panics
+/// When a slice is shorter than its shape says.
+pub fn pack_plain(n: usize, k: usize, b: &[f32], out: &mut [f32]) {
+    const W: usize = crate::gemm::NR;
+    for (p, panel) in out.chunks_exact_mut((k * W).max(1)).take(n.div_ceil(W)).enumerate() {
+        let first = p * W;
+        let width = W.min(n - first);
+        for (kk, out) in panel.as_chunks_mut::<W>().0.iter_mut().enumerate() {
+            let from = &b[kk * n + first..][..width];
+            match from.first_chunk::<W>() {
+                Some(whole) => *out = *whole,
+                None => {
+                    *out = [0.0; W];
+                    out[..width].copy_from_slice(from);
+                }
+            }
+        }
+    }
+}
+
+/// [`crate::gemm::pack`] of `b: [N, K]`, a column of a panel at a time.
+///
+/// # Panics
+/// When a slice is shorter than its shape says.
+pub fn pack_transposed(n: usize, k: usize, b: &[f32], out: &mut [f32]) {
+    const W: usize = crate::gemm::NR;
+    for (p, panel) in out.chunks_exact_mut((k * W).max(1)).take(n.div_ceil(W)).enumerate() {
+        for j in 0..W {
+            let column = p * W + j;
+            if column < n {
+                let from = &b[column * k..][..k];
+                panel.as_chunks_mut::<W>().0.iter_mut().zip(from).for_each(|(o, &v)| o[j] = v);
+            } else {
+                panel.as_chunks_mut::<W>().0.iter_mut().for_each(|o| o[j] = 0.0);
+            }
+        }
+    }
+}
+
 on_isa! {
     /// [`product`] on one instruction set.
     pub fn product_on = any;
@@ -112,6 +153,21 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_quick_packings_are_those_of_the_matrix_product() {
+        for (n, k) in [(1, 1), (16, 3), (17, 5), (40, 7), (3, 0)] {
+            let b: Vec<f32> = (0..n * k).map(|i| i as f32).collect();
+            let mut want = vec![f32::NAN; crate::gemm::packed_len(n, k)];
+            let mut got = want.clone();
+            crate::gemm::pack(n, k, |j, kk| b[kk * n + j], &mut want);
+            pack_plain(n, k, &b, &mut got);
+            assert_eq!(want, got);
+            crate::gemm::pack(n, k, |j, kk| b[j * k + kk], &mut want);
+            pack_transposed(n, k, &b, &mut got);
+            assert_eq!(want, got);
+        }
+    }
 
     #[test]
     fn every_instruction_set_agrees_with_the_formula_at_every_tile_edge_and_writes_nothing_else() {
