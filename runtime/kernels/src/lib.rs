@@ -8,8 +8,13 @@
 pub mod activation;
 pub mod conv;
 pub mod elementwise;
+pub mod exp;
 pub mod gemm;
+pub mod isa;
+pub mod normalise;
 pub mod pool;
+pub mod product;
+pub mod reduce;
 pub mod rows;
 pub mod strided;
 pub mod threads;

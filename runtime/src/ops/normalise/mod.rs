@@ -1,5 +1,4 @@
-//! (being written)
+//! x
 use super::OpDef;
-
-/// The rows of this family.
+/// x
 pub(super) static OPS: &[&OpDef] = &[];
