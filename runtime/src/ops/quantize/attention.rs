@@ -139,18 +139,14 @@ fn attention(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, O
         }
     }
     let dtype = xs.dtype();
-    Ok(vec![
-        Tensor::from_f64(dtype, &[b, s, h], &y)?,
-        Tensor::from_f64(dtype, &[2, b, n, t, d], &present)?,
-    ])
+    Ok(vec![Tensor::from_f64(dtype, &[b, s, h], &y)?, Tensor::from_f64(dtype, &[2, b, n, t, d], &present)?])
 }
 
-/// What is added to a score: 0, or the filter value for a key that must not be seen.
+/// What is added to a score: the filter value for a key the mask hides, minus infinity for one in the future.
 struct Mask {
-    seen: Vec<bool>,
+    added: Vec<f64>,
     s: usize,
     t: usize,
-    filter: f64,
 }
 
 impl Mask {
@@ -159,7 +155,7 @@ impl Mask {
         let filter = f64::from(attrs.float("mask_filter_value", -10000.0)?);
         let causal = attrs.flag("unidirectional", false)?;
         let before = t - s;
-        let mut seen = vec![true; elements(&[b, s, t])?];
+        let mut added = vec![0f64; elements(&[b, s, t])?];
         let v = mask.map(ints_of).unwrap_or_default();
         let shape = mask.map(Tensor::shape).unwrap_or_default();
         let known = match *shape {
@@ -185,15 +181,19 @@ impl Mask {
                         [_, _, rows, last] => v[(bb * rows + before + step) * last + i] > 0,
                         _ => true,
                     };
-                    seen[(bb * s + step) * t + i] = shown && !(causal && i > before + step);
+                    added[(bb * s + step) * t + i] = match shown {
+                        _ if causal && i > before + step => f64::NEG_INFINITY,
+                        true => 0.0,
+                        false => filter,
+                    };
                 }
             }
         }
-        Ok(Mask { seen, s, t, filter })
+        Ok(Mask { added, s, t })
     }
 
     fn at(&self, b: usize, step: usize, i: usize) -> f64 {
-        if self.seen[(b * self.s + step) * self.t + i] { 0.0 } else { self.filter }
+        self.added[(b * self.s + step) * self.t + i]
     }
 }
 
@@ -204,13 +204,14 @@ pub(super) static QEMBED_LAYER_NORMALIZATION: OpDef = OpDef::new(
     |_, inputs| {
         let (ids, words) = (need(inputs, 0, "input_ids")?, need(inputs, 2, "word_embedding_quant")?);
         let (&[b, s], &[_, h]) = (&ids.shape[..], &words.shape[..]) else {
-            return Err(OpError::shape("operands of QEmbedLayerNormalization", "[B, S] and [V, H]", (&ids.shape, &words.shape)));
+            return Err(OpError::shape(
+                "operands of QEmbedLayerNormalization",
+                "[B, S] and [V, H]",
+                (&ids.shape, &words.shape),
+            ));
         };
         elements(&[b, s, h])?;
-        Ok(Some(vec![
-            Fact::new(need(inputs, 8, "word_embedding_scale")?.dtype, [b, s, h]),
-            Fact::new(DType::I32, [b]),
-        ]))
+        Ok(Some(vec![Fact::new(need(inputs, 8, "word_embedding_scale")?.dtype, [b, s, h]), Fact::new(DType::I32, [b])]))
     },
     |attrs, inputs| {
         let ids = need(inputs, 0, "input_ids")?;

@@ -177,7 +177,11 @@ pub(super) static GATHER_BLOCK_QUANTIZED: OpDef = OpDef::new(
             Some(Data::U8(v)) => {
                 let last = scales.shape().last().copied().unwrap_or(1);
                 let line = (last * g.packed_bits).div_ceil(8);
-                Some(v.chunks_exact(line.max(1)).flat_map(|l| unpacked(l, g.packed_bits).into_iter().take(last)).collect())
+                Some(
+                    v.chunks_exact(line.max(1))
+                        .flat_map(|l| unpacked(l, g.packed_bits).into_iter().take(last))
+                        .collect(),
+                )
             }
             Some(other) => Some(other.to_f64()),
         };
@@ -202,7 +206,8 @@ pub(super) static GATHER_BLOCK_QUANTIZED: OpDef = OpDef::new(
                 for r in 0..inner {
                     let e = (o * len + i) * inner + r;
                     let along = e / quantised.2 % quantised.1;
-                    let block = (e / quantised.2 / quantised.1 * count + along / g.block) * quantised.2 + e % quantised.2;
+                    let block =
+                        (e / quantised.2 / quantised.1 * count + along / g.block) * quantised.2 + e % quantised.2;
                     let zero = zeros.as_ref().map_or(g.middle, |z| z[block]);
                     y.push((codes[e] - zero) * s[block]);
                 }

@@ -2,7 +2,7 @@
 //!
 //! Dimension letters: `N` batch, `C` channels in, `O` channels out, `G` groups, `P` output positions.
 use super::window::Window;
-use super::{codes, coded, fact, range_of, round_to};
+use super::{coded, codes, fact, range_of, round_to};
 use crate::ops::shape::elements;
 use crate::ops::{Attrs, MICROSOFT, OpDef, OpError, need, optional};
 use crate::tensor::{DType, Data, Tensor};
@@ -31,10 +31,7 @@ pub(super) static QLINEAR_CONV: OpDef =
 pub(super) static MS_QLINEAR_CONV: OpDef =
     OpDef::new("QLinearConv", "convolution of 8-bit integers, requantised", q_shape, q_reference).domain(MICROSOFT);
 
-fn q_shape(
-    attrs: &Attrs,
-    inputs: &[Option<&crate::ops::Fact>],
-) -> Result<Option<Vec<crate::ops::Fact>>, OpError> {
+fn q_shape(attrs: &Attrs, inputs: &[Option<&crate::ops::Fact>]) -> Result<Option<Vec<crate::ops::Fact>>, OpError> {
     let (x, w) = (need(inputs, 0, "x")?, need(inputs, 3, "w")?);
     let last = attrs.flag("channels_last", false)?;
     let x_shape = if last { channels_second(&x.shape) } else { x.shape.clone() };

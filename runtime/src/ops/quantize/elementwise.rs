@@ -1,19 +1,20 @@
 //! Element-wise operators, softmax, mean and concatenation on 8-bit codes.
-use super::{Affine, codes, coded, fact, range_of, round_to, single};
+use super::{Affine, coded, codes, fact, range_of, round_to, single};
 use crate::ops::shape::{axes_of, broadcast, broadcast_all, broadcast_indices, elements};
 use crate::ops::{Attrs, Fact, MICROSOFT, OpDef, OpError, axis_of, need, optional};
 use crate::tensor::{DType, Data, Tensor};
 
 /// `requantise(a + b)`.
-pub(super) static QLINEAR_ADD: OpDef = OpDef::new("QLinearAdd", "sum of quantised tensors", binary_shape, |_, inputs| {
-    // The fixed part is what ONNX Runtime's kernel adds once.
-    binary(inputs, |a, b, y| {
-        let (ra, rb) = (a.scale / y.scale, b.scale / y.scale);
-        let fixed = y.zero as f32 - (ra * a.zero as f32 + rb * b.zero as f32);
-        move |qa, qb| ra.mul_add(qa as f32, fixed) + rb * qb as f32
+pub(super) static QLINEAR_ADD: OpDef =
+    OpDef::new("QLinearAdd", "sum of quantised tensors", binary_shape, |_, inputs| {
+        // The fixed part is what ONNX Runtime's kernel adds once.
+        binary(inputs, |a, b, y| {
+            let (ra, rb) = (a.scale / y.scale, b.scale / y.scale);
+            let fixed = y.zero as f32 - (ra * a.zero as f32 + rb * b.zero as f32);
+            move |qa, qb| ra.mul_add(qa as f32, fixed) + rb * qb as f32
+        })
     })
-})
-.domain(MICROSOFT);
+    .domain(MICROSOFT);
 
 /// `requantise(a · b)`.
 pub(super) static QLINEAR_MUL: OpDef =
@@ -214,10 +215,8 @@ pub(super) static QLINEAR_REDUCE_MEAN: OpDef = OpDef::new(
         for (q, at) in codes(x, "data")?.into_iter().zip(broadcast_indices(&kept, x.shape())?) {
             sums[at] += i64::from(q - from.zero);
         }
-        let q: Vec<i32> = sums
-            .iter()
-            .map(|&s| to.code((s as f64 / count as f64 * f64::from(from.scale)) as f32, range))
-            .collect();
+        let q: Vec<i32> =
+            sums.iter().map(|&s| to.code((s as f64 / count as f64 * f64::from(from.scale)) as f32, range)).collect();
         Ok(vec![coded(x.dtype(), &shape, &q)?])
     },
 )

@@ -29,11 +29,7 @@ pub(super) static DYNAMIC_QUANTIZE_LINEAR: OpDef = OpDef::new(
     "u8 codes with the scale and zero point that just hold the data and 0",
     |_, inputs| {
         let x = need(inputs, 0, "x")?;
-        Ok(Some(vec![
-            Fact::new(DType::U8, x.shape.clone()),
-            Fact::new(DType::F32, []),
-            Fact::new(DType::U8, []),
-        ]))
+        Ok(Some(vec![Fact::new(DType::U8, x.shape.clone()), Fact::new(DType::F32, []), Fact::new(DType::U8, [])]))
     },
     |_, inputs| {
         let x = need(inputs, 0, "x")?;

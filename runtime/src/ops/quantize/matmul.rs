@@ -2,7 +2,7 @@
 //!
 //! Dimension letters: `M` rows, `K` reduction, `N` columns.
 use super::linear::dynamic_range;
-use super::{codes, coded, fact, range_of, round_to};
+use super::{coded, codes, fact, range_of, round_to};
 use crate::ops::shape::{broadcast, broadcast_indices, broadcast_strides, elements};
 use crate::ops::{Attrs, Fact, MICROSOFT, OpDef, OpError, for_each_strided, need, optional};
 use crate::tensor::{DType, Data, Tensor, small};
@@ -229,7 +229,8 @@ impl Product {
             for_each_strided(0, &broadcast_strides(s, &batch), &batch, |i| at.push(i * size));
             at
         };
-        let offsets = offsets_of(&full_a[..ra - 2], m * k).into_iter().zip(offsets_of(&full_b[..rb - 2], k * n)).collect();
+        let offsets =
+            offsets_of(&full_a[..ra - 2], m * k).into_iter().zip(offsets_of(&full_b[..rb - 2], k * n)).collect();
         Ok(Product { m, k, n, shape, a: full_a, b: full_b, offsets })
     }
 
@@ -241,9 +242,9 @@ impl Product {
             &[n] if left && n > 1 => vec![n, 1],
             s => s.to_vec(),
         };
-        broadcast_indices(&shape, full)
-            .map(|at| at.into_iter().map(|i| z[i]).collect())
-            .map_err(|_| OpError::shape(format!("zero point of {what}"), format!("one, or one for each of {full:?}"), shape))
+        broadcast_indices(&shape, full).map(|at| at.into_iter().map(|i| z[i]).collect()).map_err(|_| {
+            OpError::shape(format!("zero point of {what}"), format!("one, or one for each of {full:?}"), shape)
+        })
     }
 
     /// `Σ (a - za)(b - zb)` in wrapping `i32`.
@@ -341,9 +342,7 @@ impl Product {
         let v: Vec<f64> = acc
             .iter()
             .enumerate()
-            .map(|(i, &v)| {
-                f64::from(v as f32 * scale.at(i) + bias.as_ref().map_or(0.0, |b| b[i % self.n] as f32))
-            })
+            .map(|(i, &v)| f64::from(v as f32 * scale.at(i) + bias.as_ref().map_or(0.0, |b| b[i % self.n] as f32)))
             .collect();
         Ok(Tensor::from_f64(dtype, &self.shape, &v)?)
     }
@@ -363,4 +362,3 @@ impl Scales {
         self.a[self.a_at.get(i).copied().unwrap_or(0)] * self.b[self.b_at.get(i).copied().unwrap_or(0)]
     }
 }
-

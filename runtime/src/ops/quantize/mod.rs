@@ -60,11 +60,7 @@ impl Affine {
     ///
     /// # Errors
     /// [`OpError`] naming `what` when one is missing or has not one element.
-    pub(in crate::ops) fn of(
-        inputs: &[Option<&Tensor>],
-        at: usize,
-        what: &'static str,
-    ) -> Result<Affine, OpError> {
+    pub(in crate::ops) fn of(inputs: &[Option<&Tensor>], at: usize, what: &'static str) -> Result<Affine, OpError> {
         let scale = single(need(inputs, at, what)?, what)?;
         let zero = optional(inputs, at + 1).map_or(Ok(0.0), |z| single(z, what))?;
         Ok(Affine { scale: scale as f32, zero: zero as i32 })

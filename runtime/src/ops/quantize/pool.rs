@@ -1,7 +1,7 @@
 //! Pools over 8-bit codes.
 use super::conv::{channels_at_end, channels_second, planes, to_channels_last, to_channels_second};
 use super::window::Window;
-use super::{Affine, codes, coded, fact, range_of, round_to};
+use super::{Affine, coded, codes, fact, range_of, round_to};
 use crate::ops::{MICROSOFT, OpDef, need};
 
 /// `requantise(mean of each plane)`.
@@ -69,7 +69,8 @@ pub(super) static QLINEAR_AVERAGE_POOL: OpDef = OpDef::new(
         let mut inside = Vec::new();
         for at in 0..p {
             w.inside(at, &mut inside);
-            let count = if all { w.padded_taps(at) } else { inside.len() };
+            // A window that reaches past the padding still counts as a whole one, as in ONNX Runtime.
+            let count = if all { w.taps() } else { inside.len() };
             for i in 0..n * c {
                 let sum: i64 = inside.iter().map(|&(_, k)| i64::from(v[i * plane + k] - from.zero)).sum();
                 let mean = if count == 0 { 0.0 } else { sum as f64 / count as f64 * f64::from(from.scale) };

@@ -14,7 +14,6 @@ pub(super) struct Window {
     pub(super) stride: Vec<usize>,
     pub(super) dilation: Vec<usize>,
     pub(super) begin: Vec<usize>,
-    pub(super) end: Vec<usize>,
 }
 
 impl Window {
@@ -38,7 +37,10 @@ impl Window {
             (true, known) => {
                 let asked = list("kernel_shape", 1, rank, 1)?;
                 if let Some(k) = known.filter(|k| **k != asked) {
-                    return Err(OpError::attribute("kernel_shape", format!("{asked:?} is not that of the weights, {k:?}")));
+                    return Err(OpError::attribute(
+                        "kernel_shape",
+                        format!("{asked:?} is not that of the weights, {k:?}"),
+                    ));
                 }
                 asked
             }
@@ -69,7 +71,11 @@ impl Window {
             }
             let padded = input[i].saturating_add(begin[i] + end[i]);
             let Some(room) = padded.checked_sub(reach) else {
-                return Err(OpError::shape(format!("spatial axis {i} under a window of {reach}"), "room for it", input));
+                return Err(OpError::shape(
+                    format!("spatial axis {i} under a window of {reach}"),
+                    "room for it",
+                    input,
+                ));
             };
             let mut out = if ceil { room.div_ceil(stride[i]) } else { room / stride[i] } + 1;
             // A last window that would begin in the padding after the input is none.
@@ -80,7 +86,7 @@ impl Window {
         }
         elements(&output)?;
         elements(&kernel)?;
-        Ok(Window { input: input.to_vec(), kernel, output, stride, dilation, begin, end })
+        Ok(Window { input: input.to_vec(), kernel, output, stride, dilation, begin })
     }
 
     /// Output positions.
@@ -122,18 +128,5 @@ impl Window {
                 taps.push((tap, offset));
             }
         }
-    }
-
-    /// For output position `p`: how many kernel positions lie inside the padded input.
-    pub(super) fn padded_taps(&self, p: usize) -> usize {
-        let mut rest = p;
-        let mut count = 1;
-        for i in (0..self.input.len()).rev() {
-            let at = rest % self.output[i];
-            rest /= self.output[i];
-            let room = (self.input[i] + self.begin[i] + self.end[i]).saturating_sub(at * self.stride[i]);
-            count *= room.div_ceil(self.dilation[i]).min(self.kernel[i]);
-        }
-        count
     }
 }

@@ -73,11 +73,29 @@ impl Activation {
             Activation::Tanh => x.tanh(),
             Activation::Relu => x.max(0.0),
             Activation::Affine { alpha, beta } => f64::from(alpha) * x + f64::from(beta),
-            Activation::LeakyRelu { alpha } => if x >= 0.0 { x } else { f64::from(alpha) * x },
-            Activation::ThresholdedRelu { alpha } => if x > f64::from(alpha) { x } else { 0.0 },
+            Activation::LeakyRelu { alpha } => {
+                if x >= 0.0 {
+                    x
+                } else {
+                    f64::from(alpha) * x
+                }
+            }
+            Activation::ThresholdedRelu { alpha } => {
+                if x > f64::from(alpha) {
+                    x
+                } else {
+                    0.0
+                }
+            }
             Activation::ScaledTanh { alpha, beta } => f64::from(alpha) * (f64::from(beta) * x).tanh(),
             Activation::HardSigmoid { alpha, beta } => (f64::from(alpha) * x + f64::from(beta)).clamp(0.0, 1.0),
-            Activation::Elu { alpha } => if x >= 0.0 { x } else { f64::from(alpha) * x.exp_m1() },
+            Activation::Elu { alpha } => {
+                if x >= 0.0 {
+                    x
+                } else {
+                    f64::from(alpha) * x.exp_m1()
+                }
+            }
             Activation::Softsign => x / (1.0 + x.abs()),
             Activation::Softplus => x.max(0.0) + (-x.abs()).exp().ln_1p(),
         }

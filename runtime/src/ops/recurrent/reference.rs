@@ -126,8 +126,7 @@ pub(super) fn recur(
                             let p = |k: usize| o.peepholes.as_ref().map_or(0.0, |p| p[d * 3 * h + k * h + j]);
                             let c = cs[n][j];
                             let i = f[0].at(clipped(pre(rh, 0, j) + p(0) * c));
-                            let forget =
-                                if coupled { 1.0 - i } else { f[0].at(clipped(pre(rh, 2, j) + p(2) * c)) };
+                            let forget = if coupled { 1.0 - i } else { f[0].at(clipped(pre(rh, 2, j) + p(2) * c)) };
                             let cell = forget * c + i * f[1].at(clipped(pre(rh, 3, j)));
                             let out = f[0].at(clipped(pre(rh, 1, j) + p(1) * cell));
                             cs[n][j] = cell;
@@ -138,15 +137,13 @@ pub(super) fn recur(
                 y[g.y_row(t, d, n) * h..][..h].copy_from_slice(&hs[n]);
             }
         }
-        for n in 0..g.n {
+        // The state after no step at all is 0, as in ONNX Runtime, not the initial one.
+        for n in (0..g.n).filter(|&n| o.lengths[n] > 0) {
             y_h[g.state_row(d, n) * h..][..h].copy_from_slice(&hs[n]);
             y_c[g.state_row(d, n) * h..][..h].copy_from_slice(&cs[n]);
         }
     }
-    let mut out = vec![
-        Tensor::from_f64(dtype, &g.y_shape(), &y)?,
-        Tensor::from_f64(dtype, &g.state_shape(), &y_h)?,
-    ];
+    let mut out = vec![Tensor::from_f64(dtype, &g.y_shape(), &y)?, Tensor::from_f64(dtype, &g.state_shape(), &y_h)?];
     if g.cell == Cell::Lstm {
         out.push(Tensor::from_f64(dtype, &g.state_shape(), &y_c)?);
     }
