@@ -90,7 +90,7 @@ pub(in crate::ops) fn round_to(v: f32, zero: i32, range: (i32, i32)) -> i32 {
     if v.is_nan() {
         return range.0;
     }
-    (v.round_ties_even() as i64 + i64::from(zero)).clamp(i64::from(range.0), i64::from(range.1)) as i32
+    (v.round_ties_even() as i64).saturating_add(i64::from(zero)).clamp(i64::from(range.0), i64::from(range.1)) as i32
 }
 
 /// Smallest and largest code of an integer type of 16 bits or fewer.
