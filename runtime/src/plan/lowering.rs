@@ -45,14 +45,20 @@ pub struct Reads<'a> {
 }
 
 impl<'a> Reads<'a> {
-    /// Operand `i` as `f32`.
+    /// Operand `i` as `f32`; empty when the kernel did not ask for it.
     pub fn f32(&self, i: usize) -> &'a [f32] {
-        bytemuck::cast_slice(self.bytes[i])
+        self.of(i)
+    }
+
+    /// Operand `i` as elements of that type; empty when the kernel did not ask for it.
+    pub fn of<T: bytemuck::AnyBitPattern>(&self, i: usize) -> &'a [T] {
+        // An empty slice of bytes need not be aligned for anything.
+        if self.bytes[i].is_empty() { &[] } else { bytemuck::cast_slice(self.bytes[i]) }
     }
 
     /// Operand `i` as `i64`.
     pub fn i64(&self, i: usize) -> &'a [i64] {
-        bytemuck::cast_slice(self.bytes[i])
+        self.of(i)
     }
 
     /// The bytes of operand `i`.
@@ -69,7 +75,12 @@ pub struct Writes<'a> {
 impl Writes<'_> {
     /// Result `i` as `f32`.
     pub fn f32(&mut self, i: usize) -> &mut [f32] {
-        bytemuck::cast_slice_mut(self.bytes[i])
+        self.of(i)
+    }
+
+    /// Result `i` as elements of that type.
+    pub fn of<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(&mut self, i: usize) -> &mut [T] {
+        if self.bytes[i].is_empty() { &mut [] } else { bytemuck::cast_slice_mut(self.bytes[i]) }
     }
 
     /// The bytes of result `i`.
