@@ -340,7 +340,6 @@ mod x86 {
             }
         }
     }
-
 }
 
 /// `a · b + c`: one rounding where the CPU has the instruction, two where calling a library for one would cost a
@@ -433,7 +432,9 @@ mod tests {
     fn every_kernel_agrees_with_the_formula_at_every_tile_edge_and_writes_nothing_else() {
         let mut ran = 0;
         for kernel in KERNELS {
-            for (m, k, n) in [(1, 1, 1), (3, 9, 15), (4, 16, 16), (5, 17, 33), (9, 64, 40), (2, 0, 3), (13, 31, 10), (25, 7, 70)] {
+            for (m, k, n) in
+                [(1, 1, 1), (3, 9, 15), (4, 16, 16), (5, 17, 33), (9, 64, 40), (2, 0, 3), (13, 31, 10), (25, 7, 70)]
+            {
                 for int8 in [false, true] {
                     for accumulate in [false, true] {
                         let x = noise(m * (k + 2), 7);

@@ -48,8 +48,11 @@ pub(super) fn declared(v: &pb::ValueInfoProto) -> Result<Option<Declared>, Strin
 
 /// Number of elements the shape of a checked tensor asks for.
 fn shape_of(t: &pb::TensorProto) -> Result<(Vec<usize>, usize), String> {
-    let shape: Vec<usize> =
-        t.dims.iter().map(|&d| usize::try_from(d).map_err(|_| format!("has the dimension {d}"))).collect::<Result<_, _>>()?;
+    let shape: Vec<usize> = t
+        .dims
+        .iter()
+        .map(|&d| usize::try_from(d).map_err(|_| format!("has the dimension {d}")))
+        .collect::<Result<_, _>>()?;
     let n = crate::tensor::checked_len(&shape).ok_or_else(|| format!("shape {shape:?} is too large"))?;
     Ok((shape, n))
 }

@@ -1,6 +1,8 @@
 //! The seam between the planner and the kernels: what an operator may ask while it is lowered, and what its kernel gets.
 use std::sync::Arc;
 
+use hone_kernels::threads::Pool;
+
 use super::{MAX_SLOTS, Place, Slot};
 use crate::graph::{Node, Op};
 use crate::ops::{Attrs, OpError};
@@ -95,6 +97,8 @@ pub struct Io<'a> {
     pub(super) writes: Writes<'a>,
     /// The scratch area it asked for, uninitialised from its point of view.
     pub scratch: &'a mut [f32],
+    /// The threads it may use.
+    pub pool: &'a Pool,
 }
 
 impl<'a> Io<'a> {

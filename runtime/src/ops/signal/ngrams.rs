@@ -46,7 +46,8 @@ fn pool(attrs: &Attrs, lengths: std::ops::RangeInclusive<i64>) -> Result<HashMap
     if attrs.has("pool_strings") {
         return Err(OpError::unsupported("n-grams of strings"));
     }
-    let (items, starts, at) = (ints(attrs, "pool_int64s")?, ints(attrs, "ngram_counts")?, ints(attrs, "ngram_indexes")?);
+    let (items, starts, at) =
+        (ints(attrs, "pool_int64s")?, ints(attrs, "ngram_counts")?, ints(attrs, "ngram_indexes")?);
     let mut pool = HashMap::new();
     let mut id = 0;
     for (i, &start) in starts.iter().enumerate() {
@@ -54,7 +55,10 @@ fn pool(attrs: &Attrs, lengths: std::ops::RangeInclusive<i64>) -> Result<HashMap
         let part = usize::try_from(start).ok().zip(usize::try_from(end).ok()).filter(|(s, e)| s <= e);
         let part = part.and_then(|(s, e)| items.get(s..e));
         let Some(part) = part else {
-            return Err(OpError::attribute("ngram_counts", format!("{starts:?} does not divide {} items", items.len())));
+            return Err(OpError::attribute(
+                "ngram_counts",
+                format!("{starts:?} does not divide {} items", items.len()),
+            ));
         };
         for gram in part.chunks_exact(i + 1) {
             let Some(&at) = at.get(id) else {
