@@ -4,6 +4,10 @@
 //! `w` is packed once into panels of [`NR`] output columns, `K` outermost within a panel, so that one row of a panel
 //! is one vector load whatever the element type: `panel[p][k][j] = w[p·NR + j][k]`, zero where `p·NR + j ≥ N`.
 
+use std::ops::Range;
+
+use crate::threads::Pool;
+
 /// Output columns in a panel.
 pub const NR: usize = 16;
 /// Rows of `x` that the portable form takes together: NEON has 32 registers, SSE2 has 16.
@@ -92,19 +96,37 @@ pub struct Kernel {
     pub name: &'static str,
     /// Whether this CPU has what it needs.
     pub available: fn() -> bool,
-    /// The call. It must only be made when `available` says so; [`gemm`] and the tests see to that.
-    run: fn(&Gemm<'_>, &mut [f32]),
+    /// Computes the columns of some panels. It must only be called when `available` says so, for slices as long as
+    /// the shapes say and panels that exist, and with nobody else at those columns of `y`; [`Kernel::run`] sees to that.
+    run: unsafe fn(&Gemm<'_>, Range<usize>, *mut f32),
 }
 
 impl Kernel {
     /// Runs it, or returns false when this CPU cannot.
+    ///
+    /// # Panics
+    /// When a slice is shorter than its shape says: a planner's mistake, checked there.
     pub fn run(&self, g: &Gemm<'_>, y: &mut [f32]) -> bool {
         if !(self.available)() {
             return false;
         }
-        (self.run)(g, y);
+        check(g, y);
+        // SAFETY: `available` has just said yes, `check` that the slices are long enough, and `y` is borrowed alone.
+        unsafe { (self.run)(g, 0..g.n.div_ceil(NR), y.as_mut_ptr()) };
         true
     }
+}
+
+/// That every slice is as long as its shape says.
+fn check(g: &Gemm<'_>, y: &[f32]) {
+    assert!(g.x_stride >= g.k || g.m < 2, "rows of x overlap");
+    assert!(g.m == 0 || g.x.len() >= (g.m - 1) * g.x_stride + g.k, "x is shorter than its shape says");
+    assert!(y.len() >= g.m * g.n, "y is shorter than its shape says");
+    let held = match g.w {
+        Packed::F32(w) => w.len(),
+        Packed::I8 { q, .. } => q.len(),
+    };
+    assert!(held >= packed_len(g.n, g.k), "w is shorter than its shape says");
 }
 
 /// Every form, best first.
@@ -113,20 +135,18 @@ pub static KERNELS: &[Kernel] = &[
     Kernel {
         name: "x86_64-f32wf32-avx512",
         available: || std::arch::is_x86_feature_detected!("avx512f") && std::arch::is_x86_feature_detected!("avx512bw"),
-        // SAFETY: `available` has just detected avx512f and avx512bw, the features the function is compiled for.
-        run: |g, y| unsafe { x86::avx512(g, y) },
+        run: x86::avx512,
     },
     #[cfg(target_arch = "x86_64")]
     Kernel {
         name: "x86_64-f32wf32-avx2",
         available: || std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma"),
-        // SAFETY: `available` has just detected avx2 and fma, the features the function is compiled for.
-        run: |g, y| unsafe { x86::avx2(g, y) },
+        run: x86::avx2,
     },
-    Kernel { name: "any-f32wf32-panels", available: || true, run: |g, y| panels(g, y) },
+    Kernel { name: "any-f32wf32-panels", available: || true, run: panels },
 ];
 
-/// Runs the best form this CPU has.
+/// Runs the best form this CPU has, on the calling thread.
 ///
 /// # Panics
 /// When a slice is shorter than its shape says: a planner's mistake, checked there.
@@ -138,9 +158,60 @@ pub fn gemm(g: &Gemm<'_>, y: &mut [f32]) {
     }
 }
 
+/// Multiplications below which waking another thread costs more than it saves.
+const WORTH_SHARING: usize = 1 << 16;
+
+/// [`gemm`] on all threads of `pool`: by rows, or by columns when there are few rows. Equal results whatever their number.
+///
+/// # Panics
+/// As [`gemm`].
+pub fn gemm_on(pool: &Pool, g: &Gemm<'_>, y: &mut [f32]) {
+    let threads = pool.threads();
+    let panels = g.n.div_ceil(NR);
+    if threads < 2 || g.m * g.n * g.k < WORTH_SHARING {
+        return gemm(g, y);
+    }
+    check(g, y);
+    let Some(kernel) = KERNELS.iter().find(|k| (k.available)()) else { return };
+    let out = Out(y.as_mut_ptr());
+    // Two shares a thread, so that one that was late does not hold up the others for long.
+    if g.m >= 32 * threads {
+        let rows = g.m.div_ceil(2 * threads).next_multiple_of(12);
+        pool.run(g.m.div_ceil(rows), &|i| {
+            let from = i * rows;
+            let part = Gemm { m: rows.min(g.m - from), x: &g.x[from * g.x_stride..], ..*g };
+            // SAFETY: checked above; the rows from..from+m of y are written by no other call.
+            unsafe { (kernel.run)(&part, 0..panels, out.row(from * g.n)) };
+        });
+    } else {
+        let share = panels.div_ceil(2 * threads).next_multiple_of(2);
+        pool.run(panels.div_ceil(share), &|i| {
+            let range = i * share..((i + 1) * share).min(panels);
+            // SAFETY: checked above; the columns of these panels are written by no other call.
+            unsafe { (kernel.run)(g, range, out.row(0)) };
+        });
+    }
+}
+
+/// Where results go, for threads that write disjoint parts.
+struct Out(*mut f32);
+
+// SAFETY: see `gemm_on`.
+unsafe impl Sync for Out {}
+
+impl Out {
+    /// # Safety
+    /// `offset` is inside the results.
+    unsafe fn row(&self, offset: usize) -> *mut f32 {
+        // SAFETY: the caller's promise.
+        unsafe { self.0.add(offset) }
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::*;
+    use std::ops::Range;
 
     use super::{Gemm, NR, Packed};
 
@@ -149,31 +220,32 @@ mod x86 {
     const ROWS_512: usize = 12;
     const ROWS_256: usize = 6;
 
+    /// # Safety
+    /// As `Kernel::run` in the table.
     #[target_feature(enable = "avx512f,avx512bw,avx2,fma")]
-    pub(super) fn avx512(g: &Gemm<'_>, y: &mut [f32]) {
-        check(g, y);
-        let panels = g.n.div_ceil(NR);
-        let mut p = 0;
-        while p < panels {
-            let pair = p + 1 < panels;
+    pub(super) unsafe fn avx512(g: &Gemm<'_>, panels: Range<usize>, y: *mut f32) {
+        let mut p = panels.start;
+        while p < panels.end {
+            let pair = p + 1 < panels.end;
             for (m, rows) in tiles(g.m, ROWS_512) {
-                // SAFETY: rows m..m+rows of x and y and the panels p (and p + 1 when `pair`) were checked to exist.
-                unsafe { by_height(g, rows, pair, p, m, y.as_mut_ptr()) };
+                // SAFETY: the caller promises rows m..m+rows of x and y and the panels p (and p + 1 when `pair`).
+                unsafe { by_height(g, rows, pair, p, m, y) };
             }
             p += 1 + usize::from(pair);
         }
     }
 
+    /// # Safety
+    /// As `Kernel::run` in the table.
     #[target_feature(enable = "avx2,fma")]
-    pub(super) fn avx2(g: &Gemm<'_>, y: &mut [f32]) {
-        check(g, y);
-        for p in 0..g.n.div_ceil(NR) {
+    pub(super) unsafe fn avx2(g: &Gemm<'_>, panels: Range<usize>, y: *mut f32) {
+        for p in panels {
             for (m, rows) in tiles(g.m, ROWS_256) {
                 macro_rules! heights {
                     ($($r:literal)*) => {
                         match rows {
-                            // SAFETY: rows m..m+rows of x and y and panel p were checked to exist.
-                            $($r => unsafe { half::<$r>(g, p, m, y.as_mut_ptr()) },)*
+                            // SAFETY: the caller promises rows m..m+rows of x and y and panel p.
+                            $($r => unsafe { half::<$r>(g, p, m, y) },)*
                             _ => {}
                         }
                     };
@@ -181,17 +253,6 @@ mod x86 {
                 heights!(1 2 3 4 5 6);
             }
         }
-    }
-
-    /// That every slice is as long as its shape says.
-    fn check(g: &Gemm<'_>, y: &[f32]) {
-        assert!(g.m == 0 || g.x.len() >= (g.m - 1) * g.x_stride + g.k, "x is shorter than its shape says");
-        assert!(y.len() >= g.m * g.n, "y is shorter than its shape says");
-        let held = match g.w {
-            Packed::F32(w) => w.len(),
-            Packed::I8 { q, .. } => q.len(),
-        };
-        assert!(held >= super::packed_len(g.n, g.k), "w is shorter than its shape says");
     }
 
     /// First row and height of each tile: nearly equal heights, because a tile of one row would wait for memory.
@@ -349,22 +410,28 @@ fn mul_add(a: f32, b: f32, c: f32) -> f32 {
     if FUSED { a.mul_add(b, c) } else { a * b + c }
 }
 
-fn panels(g: &Gemm<'_>, y: &mut [f32]) {
-    for p in 0..g.n.div_ceil(NR) {
+/// # Safety
+/// As `Kernel::run` in the table.
+unsafe fn panels(g: &Gemm<'_>, panels: Range<usize>, y: *mut f32) {
+    for p in panels {
         let mut m = 0;
         while m + ROWS <= g.m {
-            tile::<ROWS>(g, p, m, y);
+            // SAFETY: the caller's promise.
+            unsafe { tile::<ROWS>(g, p, m, y) };
             m += ROWS;
         }
         while m < g.m {
-            tile::<1>(g, p, m, y);
+            // SAFETY: the caller's promise.
+            unsafe { tile::<1>(g, p, m, y) };
             m += 1;
         }
     }
 }
 
+/// # Safety
+/// Rows `m..m + R` and panel `p` must exist, and nobody else be at those columns of `y`.
 #[inline(always)]
-fn tile<const R: usize>(g: &Gemm<'_>, p: usize, m: usize, y: &mut [f32]) {
+unsafe fn tile<const R: usize>(g: &Gemm<'_>, p: usize, m: usize, y: *mut f32) {
     let mut acc = [[0f32; NR]; R];
     let rows: [&[f32]; R] = std::array::from_fn(|r| &g.x[(m + r) * g.x_stride..][..g.k]);
     match g.w {
@@ -395,7 +462,9 @@ fn tile<const R: usize>(g: &Gemm<'_>, p: usize, m: usize, y: &mut [f32]) {
     let first = p * NR;
     let width = NR.min(g.n - first);
     for r in 0..R {
-        finish(g, first, &acc[r], &mut y[(m + r) * g.n + first..][..width]);
+        // SAFETY: the caller's promise.
+        let out = unsafe { std::slice::from_raw_parts_mut(y.add((m + r) * g.n + first), width) };
+        finish(g, first, &acc[r], out);
     }
 }
 
@@ -468,5 +537,22 @@ mod tests {
             }
         }
         assert!(ran > 0, "no kernel ran");
+    }
+
+    #[test]
+    fn threads_change_nothing_not_even_the_last_bit() {
+        for (m, k, n) in [(1, 300, 700), (5, 64, 513), (200, 33, 70), (97, 128, 16)] {
+            let (x, w, bias) = (noise(m * k, 7), noise(n * k, 11), noise(n, 5));
+            let mut packed = vec![0f32; packed_len(n, k)];
+            pack(n, k, |j, kk| w[j * k + kk], &mut packed);
+            let g = Gemm { m, k, n, x: &x, x_stride: k, w: Packed::F32(&packed), bias: Some(&bias), accumulate: false };
+            let mut alone = vec![0f32; m * n];
+            gemm(&g, &mut alone);
+            for threads in [2, 3, 5] {
+                let mut shared = vec![f32::NAN; m * n];
+                gemm_on(&Pool::new(threads), &g, &mut shared);
+                assert_eq!(alone, shared, "{m}x{k}x{n} on {threads} threads");
+            }
+        }
     }
 }
