@@ -9,19 +9,18 @@ use crate::tensor::{DType, Data, Tensor};
 macro_rules! binary {
     ($konst:ident, $name:literal, $doc:literal, $float:expr, $int:expr, f32: $f32:expr, i64: $i64:expr, i32: $i32:expr) => {
         #[doc = $doc]
-        pub(super) static $konst: OpDef = OpDef::new($name, $doc, broadcast_shape, |attrs, inputs| {
-            binary(attrs, inputs, $name, $float, $int)
-        })
-        .kernel(|l| {
-            let (a, b) = (l.shape(0)?, l.shape(1)?);
-            let b = &aligned(l.attrs, a, b)?;
-            match (l.dtype(0), l.dtype(1)) {
-                (Some(DType::F32), Some(DType::F32)) => zipped::<f32, f32, f32, _>(l, $name, a, b, $f32),
-                (Some(DType::I64), Some(DType::I64)) => zipped::<i64, i64, i64, _>(l, $name, a, b, $i64),
-                (Some(DType::I32), Some(DType::I32)) => zipped::<i32, i32, i32, _>(l, $name, a, b, $i32),
-                _ => Ok(None),
-            }
-        });
+        pub(super) static $konst: OpDef =
+            OpDef::new($name, $doc, broadcast_shape, |attrs, inputs| binary(attrs, inputs, $name, $float, $int))
+                .kernel(|l| {
+                    let (a, b) = (l.shape(0)?, l.shape(1)?);
+                    let b = &aligned(l.attrs, a, b)?;
+                    match (l.dtype(0), l.dtype(1)) {
+                        (Some(DType::F32), Some(DType::F32)) => zipped::<f32, f32, f32, _>(l, $name, a, b, $f32),
+                        (Some(DType::I64), Some(DType::I64)) => zipped::<i64, i64, i64, _>(l, $name, a, b, $i64),
+                        (Some(DType::I32), Some(DType::I32)) => zipped::<i32, i32, i32, _>(l, $name, a, b, $i32),
+                        _ => Ok(None),
+                    }
+                });
     };
 }
 
@@ -37,56 +36,63 @@ binary!(DIV, "Div", "a / b; integers towards zero, by 0 to 0", |a, b| a / b, |a,
     i32: |a: i32, b: i32| if b == 0 { 0 } else { a.wrapping_div(b) });
 
 /// a ^ b, of the type of a
-pub(super) static POW: OpDef = OpDef::new("Pow", "a to the power b, of the type of a", broadcast_shape, |attrs, inputs| {
-    let (a, b) = (need(inputs, 0, "X")?, need(inputs, 1, "Y")?);
-    let (ia, ib, to) = pairs(attrs, a.shape(), b.shape())?;
-    if a.dtype().is_integer() && b.dtype().is_integer() {
-        let (x, y) = (a.data().to_i128(), b.data().to_i128());
-        let out: Vec<i128> = ia.iter().zip(&ib).map(|(&i, &j)| integer_power(x[i], y[j])).collect();
-        return Ok(vec![Tensor::from_i128(a.dtype(), &to, &out)?]);
-    }
-    let (x, y) = (a.data().to_f64(), b.data().to_f64());
-    let out: Vec<f64> = ia.iter().zip(&ib).map(|(&i, &j)| x[i].powf(y[j])).collect();
-    Ok(vec![Tensor::from_f64(a.dtype(), &to, &out)?])
-})
-.kernel(|l| {
-    let (a, b) = (l.shape(0)?, l.shape(1)?);
-    let b = &aligned(l.attrs, a, b)?;
-    if l.dtype(0) != Some(DType::F32) {
-        return Ok(None);
-    }
-    // The exponents models are written with, when they are constants.
-    if let Some(t) = l.constant(1)
-        && t.len() == 1
-        && l.output_shape(0) == a
-    {
-        match t.data().to_f64()[0] {
-            1.0 => return Ok(Some(mapped::<f32, f32, _>("Pow", |x| x))),
-            2.0 => return Ok(Some(mapped::<f32, f32, _>("Pow", |x| x * x))),
-            3.0 => return Ok(Some(mapped::<f32, f32, _>("Pow", |x| x * x * x))),
-            -1.0 => return Ok(Some(mapped::<f32, f32, _>("Pow", |x| 1.0 / x))),
-            // Unlike `sqrt`, the power of -0 is +0 and that of -∞ is +∞.
-            0.5 => {
-                return Ok(Some(mapped::<f32, f32, _>("Pow", |x: f32| {
-                    if x == f32::NEG_INFINITY { f32::INFINITY } else { (x + 0.0).sqrt() }
-                })));
-            }
-            _ => {}
+pub(super) static POW: OpDef =
+    OpDef::new("Pow", "a to the power b, of the type of a", broadcast_shape, |attrs, inputs| {
+        let (a, b) = (need(inputs, 0, "X")?, need(inputs, 1, "Y")?);
+        let (ia, ib, to) = pairs(attrs, a.shape(), b.shape())?;
+        if a.dtype().is_integer() && b.dtype().is_integer() {
+            let (x, y) = (a.data().to_i128(), b.data().to_i128());
+            let out: Vec<i128> = ia.iter().zip(&ib).map(|(&i, &j)| integer_power(x[i], y[j])).collect();
+            return Ok(vec![Tensor::from_i128(a.dtype(), &to, &out)?]);
         }
-    }
-    match l.dtype(1) {
-        Some(DType::F32) => zipped::<f32, f32, f32, _>(l, "Pow", a, b, f32::powf),
-        Some(DType::I64) => zipped::<f32, i64, f32, _>(l, "Pow", a, b, |x: f32, y: i64| x.powf(y as f32)),
-        Some(DType::I32) => zipped::<f32, i32, f32, _>(l, "Pow", a, b, |x: f32, y: i32| x.powf(y as f32)),
-        _ => Ok(None),
-    }
-});
+        let (x, y) = (a.data().to_f64(), b.data().to_f64());
+        let out: Vec<f64> = ia.iter().zip(&ib).map(|(&i, &j)| x[i].powf(y[j])).collect();
+        Ok(vec![Tensor::from_f64(a.dtype(), &to, &out)?])
+    })
+    .kernel(|l| {
+        let (a, b) = (l.shape(0)?, l.shape(1)?);
+        let b = &aligned(l.attrs, a, b)?;
+        if l.dtype(0) != Some(DType::F32) {
+            return Ok(None);
+        }
+        // The exponents models are written with, when they are constants.
+        if let Some(t) = l.constant(1)
+            && t.len() == 1
+            && l.output_shape(0) == a
+        {
+            match t.data().to_f64()[0] {
+                1.0 => return Ok(Some(mapped::<f32, f32, _>("Pow", |x| x))),
+                2.0 => return Ok(Some(mapped::<f32, f32, _>("Pow", |x| x * x))),
+                3.0 => return Ok(Some(mapped::<f32, f32, _>("Pow", |x| x * x * x))),
+                -1.0 => return Ok(Some(mapped::<f32, f32, _>("Pow", |x| 1.0 / x))),
+                // Unlike `sqrt`, the power of -0 is +0 and that of -∞ is +∞.
+                0.5 => {
+                    return Ok(Some(mapped::<f32, f32, _>("Pow", |x: f32| {
+                        if x == f32::NEG_INFINITY { f32::INFINITY } else { (x + 0.0).sqrt() }
+                    })));
+                }
+                _ => {}
+            }
+        }
+        match l.dtype(1) {
+            Some(DType::F32) => zipped::<f32, f32, f32, _>(l, "Pow", a, b, f32::powf),
+            Some(DType::I64) => zipped::<f32, i64, f32, _>(l, "Pow", a, b, |x: f32, y: i64| x.powf(y as f32)),
+            Some(DType::I32) => zipped::<f32, i32, f32, _>(l, "Pow", a, b, |x: f32, y: i32| x.powf(y as f32)),
+            _ => Ok(None),
+        }
+    });
 
 /// The power, wrapped; a negative exponent gives the quotient towards zero, and 0 for a base of 0.
 fn integer_power(base: i128, exponent: i128) -> i128 {
     match (base, exponent) {
         (1, _) => 1,
-        (-1, e) => if e % 2 == 0 { 1 } else { -1 },
+        (-1, e) => {
+            if e % 2 == 0 {
+                1
+            } else {
+                -1
+            }
+        }
         (_, e) if e < 0 => 0,
         (b, e) => {
             // Bits beyond 128 wrap away; the squares are taken as often as the exponent has bits.
@@ -167,24 +173,24 @@ fn binary(
 macro_rules! variadic {
     ($konst:ident, $name:literal, $doc:literal, $float:expr, $int:expr, f32: $f32:expr, i64: $i64:expr, i32: $i32:expr) => {
         #[doc = $doc]
-        pub(super) static $konst: OpDef = OpDef::new($name, $doc, variadic_shape, |_, inputs| {
-            variadic(inputs, $name, $float, $int, false)
-        })
-        .kernel(|l| {
-            let one = |l: &Lowering<'_>, t| (0..l.inputs()).all(|i| l.dtype(i) == Some(t));
-            let pair = l.inputs() == 2;
-            if one(l, DType::F32) && pair {
-                zipped::<f32, f32, f32, _>(l, $name, l.shape(0)?, l.shape(1)?, $f32)
-            } else if one(l, DType::F32) {
-                folded::<f32, _, _>(l, $name, $f32, |x| x)
-            } else if one(l, DType::I64) {
-                folded::<i64, _, _>(l, $name, $i64, |x| x)
-            } else if one(l, DType::I32) {
-                folded::<i32, _, _>(l, $name, $i32, |x| x)
-            } else {
-                Ok(None)
-            }
-        });
+        pub(super) static $konst: OpDef =
+            OpDef::new($name, $doc, variadic_shape, |_, inputs| variadic(inputs, $name, $float, $int, false)).kernel(
+                |l| {
+                    let one = |l: &Lowering<'_>, t| (0..l.inputs()).all(|i| l.dtype(i) == Some(t));
+                    let pair = l.inputs() == 2;
+                    if one(l, DType::F32) && pair {
+                        zipped::<f32, f32, f32, _>(l, $name, l.shape(0)?, l.shape(1)?, $f32)
+                    } else if one(l, DType::F32) {
+                        folded::<f32, _, _>(l, $name, $f32, |x| x)
+                    } else if one(l, DType::I64) {
+                        folded::<i64, _, _>(l, $name, $i64, |x| x)
+                    } else if one(l, DType::I32) {
+                        folded::<i32, _, _>(l, $name, $i32, |x| x)
+                    } else {
+                        Ok(None)
+                    }
+                },
+            );
     };
 }
 

@@ -106,7 +106,8 @@ fn convert(attrs: &Attrs, x: &Data, to: DType) -> Result<Data, OpError> {
         x.clone()
     } else if to == DType::F8E8M0 {
         let mode = attrs.str("round_mode", "up")?;
-        let codes: Result<Vec<u8>, OpError> = x.to_f64().iter().map(|&v| scale_code(v as f32, mode, saturate)).collect();
+        let codes: Result<Vec<u8>, OpError> =
+            x.to_f64().iter().map(|&v| scale_code(v as f32, mode, saturate)).collect();
         Data::Small(to, codes?)
     } else if to.is_float() && to.size_bytes() == 1 {
         // An infinity overflows as any number too large does.
@@ -134,7 +135,13 @@ fn scale_code(value: f32, mode: &str, saturate: bool) -> Result<u8, OpError> {
         "up" => m > 0,
         "down" => false,
         // A subnormal counts from 2^-127, the smallest power there is.
-        "nearest" => if e == 0 { m > 0x40_0000 } else { m >= 0x40_0000 },
+        "nearest" => {
+            if e == 0 {
+                m > 0x40_0000
+            } else {
+                m >= 0x40_0000
+            }
+        }
         other => return Err(OpError::attribute("round_mode", format!("is `{other}`, not up, down or nearest"))),
     };
     if value.is_nan() || !saturate && value == 0.0 {

@@ -170,10 +170,9 @@ fn test(inputs: &[Option<&Tensor>], name: &str, f: impl Fn(f64) -> bool) -> Resu
 
 /// whether it is no number
 pub(super) static IS_NAN: OpDef =
-    OpDef::new("IsNaN", "whether it is no number", truth_like, |_, inputs| test(inputs, "IsNaN", f64::is_nan))
-        .kernel(|l| {
-            Ok((l.dtype(0) == Some(DType::F32)).then(|| mapped::<f32, u8, _>("IsNaN", |x| u8::from(x.is_nan()))))
-        });
+    OpDef::new("IsNaN", "whether it is no number", truth_like, |_, inputs| test(inputs, "IsNaN", f64::is_nan)).kernel(
+        |l| Ok((l.dtype(0) == Some(DType::F32)).then(|| mapped::<f32, u8, _>("IsNaN", |x| u8::from(x.is_nan())))),
+    );
 
 /// whether it is infinite
 pub(super) static IS_INF: OpDef =

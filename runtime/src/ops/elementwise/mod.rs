@@ -113,12 +113,7 @@ fn floats(x: &Tensor, what: &str, f: impl Fn(f64) -> f64) -> Result<Vec<Tensor>,
 }
 
 /// `f` or `g` of each element of a tensor of floats or integers.
-fn numbers(
-    x: &Tensor,
-    what: &str,
-    f: impl Fn(f64) -> f64,
-    g: impl Fn(i128) -> i128,
-) -> Result<Vec<Tensor>, OpError> {
+fn numbers(x: &Tensor, what: &str, f: impl Fn(f64) -> f64, g: impl Fn(i128) -> i128) -> Result<Vec<Tensor>, OpError> {
     if !x.dtype().is_integer() {
         return floats(x, what, f);
     }

@@ -17,7 +17,9 @@ fn clip(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
     let x = need(inputs, 0, "input")?;
     let dtype = x.dtype();
     let bound = |index: usize, name: &'static str| match optional(inputs, index) {
-        Some(t) if t.dtype() != dtype => Err(OpError::unsupported(format!("Clip of {dtype} with {name} of {}", t.dtype()))),
+        Some(t) if t.dtype() != dtype => {
+            Err(OpError::unsupported(format!("Clip of {dtype} with {name} of {}", t.dtype())))
+        }
         Some(t) if t.len() != 1 => Err(OpError::shape(name, "one element", t.shape())),
         bound => Ok(bound),
     };

@@ -144,7 +144,8 @@ impl Dft {
         let (n, parts) = (self.n, self.parts);
         let (re, im) = line.split_at_mut(n);
         let to_real = self.inverse && self.onesided;
-        let (kept, made) = if self.onesided && !self.inverse { (n / 2 + 1, 2) } else { (n, if to_real { 1 } else { 2 }) };
+        let (kept, made) =
+            if self.onesided && !self.inverse { (n / 2 + 1, 2) } else { (n, if to_real { 1 } else { 2 }) };
         for o in 0..self.outer {
             for i in 0..self.inner {
                 re.fill(0.0);
@@ -484,8 +485,7 @@ fn complex_mul(inputs: &[Option<&Tensor>], sign: f64) -> Result<Vec<Tensor>, OpE
         return Err(OpError::unsupported(format!("complex products of {} and {}", a.dtype(), b.dtype())));
     }
     let to = complex_shape(a.shape(), b.shape())?;
-    let (ia, ib) =
-        (super::shape::broadcast_indices(a.shape(), &to)?, super::shape::broadcast_indices(b.shape(), &to)?);
+    let (ia, ib) = (super::shape::broadcast_indices(a.shape(), &to)?, super::shape::broadcast_indices(b.shape(), &to)?);
     let (x, y) = (a.data().to_f64(), b.data().to_f64());
     let mut out = zeros(elements(&to)?)?;
     for (k, pair) in out.chunks_exact_mut(2).enumerate() {
