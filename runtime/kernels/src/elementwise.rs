@@ -199,7 +199,7 @@ pub fn erf(x: f32) -> f32 {
     let q = q * s - 0.376_125_34;
     let q = q * s + 0.128_379_17;
     let near = q * x + x;
-    if t > 0.927_734_4 { far } else { near + (x - x) }
+    if t > 0.927_734_4 { far } else { near }
 }
 
 /// `x · (1 + erf(x / √2)) / 2`, within `2^-23 · max(|x|, 1)`.
@@ -223,7 +223,7 @@ pub fn softplus(x: f32) -> f32 {
     // ln(1 + e) with what was lost in the sum put back (Goldberg, "What every computer scientist …", theorem 4).
     let u = 1.0 + e;
     let l = ln(u) + (e - (u - 1.0)) / u;
-    (if x > 0.0 { x } else { 0.0 }) + l + (x - x)
+    (if x > 0.0 { x } else { 0.0 }) + l
 }
 
 /// `x · tanh(ln(1 + e^x))`, within 6 units in the last place.
@@ -318,6 +318,7 @@ mod tests {
             (sigmoid, 0.0, 1.0),
             (tanh, -1.0, 1.0),
             (erf, -1.0, 1.0),
+            (softplus, 0.0, f32::INFINITY),
         ];
         for (f, low, high) in limits {
             assert_eq!((f(f32::NEG_INFINITY), f(f32::INFINITY)), (*low, *high));

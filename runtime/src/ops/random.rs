@@ -213,12 +213,12 @@ mod tests {
 
     #[test]
     fn the_numbers_are_those_of_numpy() {
-        // numpy.random.RandomState(s).random_sample(2) and .standard_normal(3), s = 0 and 12345.
+        // numpy.random.RandomState(0).random_sample(2) and .standard_normal(3).
         let mut g = Generator::new(0);
-        assert_eq!([g.uniform(), g.uniform()], [0.548_813_503_927_324_8, 0.715_189_366_372_419_4]);
+        assert_eq!([g.uniform(), g.uniform()], [0.548_813_503_927_324_8, 0.715_189_366_372_419_5]);
         let mut g = Generator::new(0);
         let n = [g.normal(), g.normal(), g.normal()];
-        let numpy = [1.764_052_345_967_664, 0.400_157_208_367_223_4, 0.978_737_984_105_739_2];
+        let numpy = [1.764_052_345_967_664, 0.400_157_208_367_223_3, 0.978_737_984_105_739_2];
         assert!(n.iter().zip(numpy).all(|(a, b)| (a - b).abs() < 1e-15), "{n:?}");
     }
 

@@ -1,4 +1,6 @@
 //! Functions of one number.
+//!
+//! The inverse hyperbolic functions of the standard library overflow or lose digits in `f32`; they go by way of `f64`.
 use hone_kernels::elementwise as fast;
 
 use super::super::{OpDef, need};
@@ -42,9 +44,9 @@ function!(ATAN, "Atan", "inverse tangent", f64::atan, f32: f32::atan);
 function!(SINH, "Sinh", "hyperbolic sine", f64::sinh, f32: f32::sinh);
 function!(COSH, "Cosh", "hyperbolic cosine", f64::cosh, f32: f32::cosh);
 function!(TANH, "Tanh", "hyperbolic tangent", f64::tanh, f32: fast::tanh);
-function!(ASINH, "Asinh", "inverse hyperbolic sine", f64::asinh, f32: f32::asinh);
-function!(ACOSH, "Acosh", "inverse hyperbolic cosine", f64::acosh, f32: f32::acosh);
-function!(ATANH, "Atanh", "inverse hyperbolic tangent", f64::atanh, f32: f32::atanh);
+function!(ASINH, "Asinh", "inverse hyperbolic sine", f64::asinh, f32: |x: f32| f64::from(x).asinh() as f32);
+function!(ACOSH, "Acosh", "inverse hyperbolic cosine", f64::acosh, f32: |x: f32| f64::from(x).acosh() as f32);
+function!(ATANH, "Atanh", "inverse hyperbolic tangent", f64::atanh, f32: |x: f32| f64::from(x).atanh() as f32);
 function!(ERF, "Erf", "Gauss error function", erf, int: |x| if x == 0 { 0 } else { erf(x as f64) as i128 }, f32: fast::erf);
 
 fn sign(x: f64) -> f64 {

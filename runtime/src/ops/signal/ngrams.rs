@@ -41,8 +41,8 @@ fn output_shape(x: &[usize], width: usize) -> Result<Vec<usize>, OpError> {
     Ok(to)
 }
 
-/// The n-grams of the lengths asked for, and the coordinate of each.
-fn pool(attrs: &Attrs, lengths: std::ops::RangeInclusive<i64>) -> Result<HashMap<&[i64], usize>, OpError> {
+/// The n-grams of the lengths asked for, and the number and coordinate of each.
+fn pool(attrs: &Attrs, lengths: std::ops::RangeInclusive<i64>) -> Result<HashMap<&[i64], (usize, usize)>, OpError> {
     if attrs.has("pool_strings") {
         return Err(OpError::unsupported("n-grams of strings"));
     }
@@ -65,7 +65,7 @@ fn pool(attrs: &Attrs, lengths: std::ops::RangeInclusive<i64>) -> Result<HashMap
                 return Err(OpError::attribute("ngram_indexes", format!("has no entry for n-gram {id}")));
             };
             if lengths.contains(&(i as i64 + 1)) {
-                pool.insert(gram, at as usize);
+                pool.insert(gram, (id, at as usize));
             }
             id += 1;
         }
@@ -84,37 +84,38 @@ fn reference(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, O
     let pool = pool(attrs, least..=most)?;
     let width = to[to.len() - 1];
     let mut y = zeros(elements(&to)?)?;
+    let weights = attrs.floats("weights")?;
+    let weight = |id: usize| weights.and_then(|w| w.get(id)).map_or(1.0, |&w| f64::from(w));
+    let count: &dyn Fn(&mut f64, usize) = match attrs.str("mode", "")? {
+        "TF" => &|y, _| *y += 1.0,
+        "IDF" => &|y, id| *y = weight(id),
+        "TFIDF" => &|y, id| *y += weight(id),
+        other => return Err(OpError::attribute("mode", format!("is `{other}`, not TF, IDF or TFIDF"))),
+    };
     let row_len = x.shape().last().copied().unwrap_or(1);
     let v = ints_of(x);
     let longest = usize::try_from(most).unwrap_or(0).min(row_len);
     let shortest = usize::try_from(least).unwrap_or(0).max(1);
     let mut gram = Vec::with_capacity(longest);
-    if width > 0 && row_len > 0 {
-        for (row, y) in v.chunks_exact(row_len).zip(y.chunks_exact_mut(width)) {
-            // A skip of the row's length or more leaves single elements, which are counted once.
-            for distance in 1..=usize::try_from(skips).unwrap_or(0).min(row_len) + 1 {
-                for start in 0..row_len {
-                    gram.clear();
-                    for at in (start..row_len).step_by(distance).take(longest) {
-                        gram.push(row[at]);
-                        if gram.len() >= shortest
-                            && !(gram.len() == 1 && distance > 1)
-                            && let Some(&i) = pool.get(&gram[..])
-                        {
-                            y[i] += 1.0;
-                        }
+    if width == 0 || row_len == 0 {
+        return Ok(vec![Tensor::from_f64(DType::F32, &to, &y)?]);
+    }
+    for (row, y) in v.chunks_exact(row_len).zip(y.chunks_exact_mut(width)) {
+        // A skip of the row's length or more leaves single elements, which are counted once.
+        for distance in 1..=usize::try_from(skips).unwrap_or(0).min(row_len) + 1 {
+            for start in 0..row_len {
+                gram.clear();
+                for at in (start..row_len).step_by(distance).take(longest) {
+                    gram.push(row[at]);
+                    if gram.len() >= shortest
+                        && !(gram.len() == 1 && distance > 1)
+                        && let Some(&(id, column)) = pool.get(&gram[..])
+                    {
+                        count(&mut y[column], id);
                     }
                 }
             }
         }
-    }
-    let weights = attrs.floats("weights")?;
-    let weight = |i: usize| weights.and_then(|w| w.get(i % width)).map_or(1.0, |&w| f64::from(w));
-    match attrs.str("mode", "")? {
-        "TF" => {}
-        "IDF" => y.iter_mut().enumerate().for_each(|(i, v)| *v = if *v > 0.0 { weight(i) } else { 0.0 }),
-        "TFIDF" => y.iter_mut().enumerate().for_each(|(i, v)| *v *= weight(i)),
-        other => return Err(OpError::attribute("mode", format!("is `{other}`, not TF, IDF or TFIDF"))),
     }
     Ok(vec![Tensor::from_f64(DType::F32, &to, &y)?])
 }
