@@ -13,6 +13,7 @@ mod elementwise;
 mod linear;
 mod matmul;
 mod pool;
+mod product;
 mod window;
 pub(in crate::ops) use linear::dynamic_range;
 
