@@ -9,6 +9,7 @@ use crate::tensor::{DType, Data, Tensor};
 mod attention;
 mod blocks;
 mod conv;
+mod convert;
 mod elementwise;
 mod linear;
 mod matmul;
