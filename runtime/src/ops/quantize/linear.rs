@@ -1,27 +1,32 @@
 //! `QuantizeLinear`, `DequantizeLinear` and `DynamicQuantizeLinear`.
 use super::{fact, range_of, round_to};
 use crate::ops::{Attrs, Fact, Kind, MICROSOFT, OpDef, OpError, axis_of, need, optional};
+use crate::plan::{Lowered, Lowering};
 use crate::tensor::{DType, Data, Tensor, small};
 
 /// `y = saturate(round(x / scale) + zero_point)`.
 pub(super) static QUANTIZE_LINEAR: OpDef =
-    OpDef::new("QuantizeLinear", "round(x / scale) + zero_point, per tensor, per axis or per block", q_shape, quantize);
+    OpDef::new("QuantizeLinear", "round(x / scale) + zero_point, per tensor, per axis or per block", q_shape, quantize)
+        .kernel(q_lower);
 
 /// The same in ONNX Runtime's domain, with 16-bit and 4-bit types before the standard had them.
 pub(super) static MS_QUANTIZE_LINEAR: OpDef =
     OpDef::new("QuantizeLinear", "round(x / scale) + zero_point, per tensor, per axis or per block", q_shape, quantize)
-        .domain(MICROSOFT);
+        .domain(MICROSOFT)
+        .kernel(q_lower);
 
 /// `y = (x - zero_point) · scale`.
 pub(super) static DEQUANTIZE_LINEAR: OpDef =
     OpDef::new("DequantizeLinear", "(x - zero_point) · scale, per tensor, per axis or per block", d_shape, dequantize)
-        .kind(Kind::Kept);
+        .kind(Kind::Kept)
+        .kernel(super::convert::dequantise);
 
 /// The same in ONNX Runtime's domain.
 pub(super) static MS_DEQUANTIZE_LINEAR: OpDef =
     OpDef::new("DequantizeLinear", "(x - zero_point) · scale, per tensor, per axis or per block", d_shape, dequantize)
         .domain(MICROSOFT)
-        .kind(Kind::Kept);
+        .kind(Kind::Kept)
+        .kernel(super::convert::dequantise);
 
 /// Scale and zero point from the data, then `QuantizeLinear` to `u8`.
 pub(super) static DYNAMIC_QUANTIZE_LINEAR: OpDef = OpDef::new(
@@ -42,7 +47,8 @@ pub(super) static DYNAMIC_QUANTIZE_LINEAR: OpDef = OpDef::new(
             Tensor::new(&[], Data::U8(vec![zero as u8]))?,
         ])
     },
-);
+)
+.kernel(super::convert::dynamic);
 
 /// Scale and zero point of `u8` codes for that data: 0 is always exact, and a range of nothing but 0 has scale 1.
 pub(in crate::ops) fn dynamic_range(x: &[f32]) -> (f32, i32) {
@@ -138,6 +144,11 @@ fn q_shape(attrs: &Attrs, inputs: &[Option<&Fact>]) -> Result<Option<Vec<Fact>>,
     let (x, scale, zero) = (need(inputs, 0, "x")?, need(inputs, 1, "y_scale")?, optional(inputs, 2));
     Grid::of(attrs, &x.shape, &scale.shape, zero.map(|z| &z.shape[..]))?;
     fact(code_type(attrs, zero.map(|z| z.dtype))?, x.shape.clone())
+}
+
+fn q_lower(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
+    let dtype = code_type(l.attrs, if l.has(2) { l.dtype(2) } else { None })?;
+    super::convert::quantise(l, dtype)
 }
 
 /// The quotient is rounded to `precision` (the scale's type when absent) before it is rounded to an integer, as the

@@ -21,7 +21,8 @@ pub(super) static MATMUL_INTEGER: OpDef = OpDef::new(
         let y = p.integers(a, b, optional(inputs, 2), optional(inputs, 3))?;
         Ok(vec![Tensor::new(&p.shape, Data::I32(y))?])
     },
-);
+)
+.kernel(super::product::integer);
 
 /// `requantise(Σ (a - a_zero_point)(b - b_zero_point) · a_scale · b_scale / y_scale)`.
 pub(super) static QLINEAR_MATMUL: OpDef = OpDef::new(
@@ -72,7 +73,8 @@ pub(super) static QLINEAR_MATMUL: OpDef = OpDef::new(
             .collect();
         Ok(vec![coded(dtype, &p.shape, &q?)?])
     },
-);
+)
+.kernel(super::product::qlinear);
 
 /// `Σ (a - a_zero_point)(b - b_zero_point) · a_scale · b_scale + bias`.
 pub(super) static MATMUL_INTEGER_TO_FLOAT: OpDef = OpDef::new(
@@ -91,6 +93,7 @@ pub(super) static MATMUL_INTEGER_TO_FLOAT: OpDef = OpDef::new(
         Ok(vec![p.scaled(sa.dtype(), &y, &scale, optional(inputs, 6))?])
     },
 )
+.kernel(super::product::to_float)
 .domain(MICROSOFT);
 
 /// [`MATMUL_INTEGER_TO_FLOAT`] whose left operand is quantised as `DynamicQuantizeLinear` does.
@@ -110,6 +113,7 @@ pub(super) static DYNAMIC_QUANTIZE_MATMUL: OpDef = OpDef::new(
         Ok(vec![p.scaled(a.dtype(), &y, &scale, optional(inputs, 4))?])
     },
 )
+.kernel(super::product::dynamic)
 .domain(MICROSOFT);
 
 /// Codes, scale and zero point of floats, as `DynamicQuantizeLinear` gives them.
@@ -164,6 +168,7 @@ pub(super) static QGEMM: OpDef = OpDef::new(
         Ok(vec![coded(dtype, &p.shape, &q)?])
     },
 )
+.kernel(super::product::gemm)
 .domain(MICROSOFT);
 
 /// `M K N` of a `QGemm`.

@@ -9,10 +9,12 @@ use crate::tensor::{DType, Data, Tensor};
 mod attention;
 mod blocks;
 mod conv;
+mod convert;
 mod elementwise;
 mod linear;
 mod matmul;
 mod pool;
+mod product;
 mod window;
 pub(in crate::ops) use linear::dynamic_range;
 
