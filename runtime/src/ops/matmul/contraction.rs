@@ -306,7 +306,8 @@ impl Kernel for Product {
         let (reads, writes, scratch) = io.parts();
         let (gathered, rest) = scratch.split_at_mut(self.room.gathered);
         let (packed, results) = rest.split_at_mut(self.room.packed);
-        let (a, b) = (reads.f32(0), reads.f32(1));
+        let a = reads.f32(0);
+        let b = if matches!(self.right, Right::Frozen(..)) { &[][..] } else { reads.f32(1) };
         if self.scatter.is_none() {
             let y = writes.f32(0);
             self.products(a, b, gathered, packed, y);
