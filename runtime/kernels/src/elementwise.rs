@@ -165,10 +165,10 @@ pub fn tanh(x: f32) -> f32 {
     let far = if x < 0.0 { -far } else { far };
     let z = x * x;
     let p = -5.704_988_7e-3;
-    let p = p * z + 2.063_908_9e-2;
+    let p = p * z + 2.063_909e-2;
     let p = p * z - 5.373_971_6e-2;
     let p = p * z + 0.133_314_42;
-    let p = p * z - 0.333_332_82;
+    let p = p * z - 0.333_332_8;
     let near = p * z * x + x;
     if a < 0.625 { near } else { far }
 }
