@@ -165,10 +165,10 @@ pub fn tanh(x: f32) -> f32 {
     let far = if x < 0.0 { -far } else { far };
     let z = x * x;
     let p = -5.704_988_7e-3;
-    let p = p * z + 2.063_908_9e-2;
+    let p = p * z + 2.063_909e-2;
     let p = p * z - 5.373_971_6e-2;
     let p = p * z + 0.133_314_42;
-    let p = p * z - 0.333_332_82;
+    let p = p * z - 0.333_332_8;
     let near = p * z * x + x;
     if a < 0.625 { near } else { far }
 }
@@ -213,7 +213,7 @@ pub fn gelu(x: f32) -> f32 {
 /// Computed as `x · sigmoid(2 u)`, which is the same and keeps small results accurate.
 #[inline(always)]
 pub fn gelu_tanh(x: f32) -> f32 {
-    x * sigmoid(x * (1.595_769_1 + 0.071_354_814 * (x * x)))
+    x * sigmoid(x * (1.595_769 + 0.071_354_814 * (x * x)))
 }
 
 /// `ln(1 + e^x)`, within 4 units in the last place.
@@ -312,7 +312,8 @@ mod tests {
         for f in [exp, exp_m1, ln, sigmoid, tanh, erf, gelu, gelu_tanh, softplus, mish] {
             assert!(f(f32::NAN).is_nan());
         }
-        let limits: &[(fn(f32) -> f32, f32, f32)] = &[
+        type Limits = (fn(f32) -> f32, f32, f32);
+        let limits: &[Limits] = &[
             (exp, 0.0, f32::INFINITY),
             (exp_m1, -1.0, f32::INFINITY),
             (sigmoid, 0.0, 1.0),

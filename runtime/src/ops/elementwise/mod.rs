@@ -186,3 +186,60 @@ fn sigmoid(x: f64) -> f64 {
 fn softplus(x: f64) -> f64 {
     if x > 0.0 { x + (-x).exp().ln_1p() } else { x.exp().ln_1p() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::Attr;
+
+    fn run<const N: usize>(op: &OpDef, opset: i64, attrs: [(&str, Attr); N], inputs: &[&Tensor]) -> Tensor {
+        let attrs = Attrs { opset, ..Attrs::of(attrs) };
+        let inputs: Vec<Option<&Tensor>> = inputs.iter().copied().map(Some).collect();
+        let facts: Vec<Fact> = inputs.iter().flatten().map(|t| Fact::new(t.dtype(), t.shape())).collect();
+        let facts: Vec<Option<&Fact>> = facts.iter().map(Some).collect();
+        let out = (op.reference)(&attrs, &inputs).unwrap().remove(0);
+        let fact = (op.shape)(&attrs, &facts).unwrap().unwrap().remove(0);
+        assert_eq!((fact.dtype, &fact.shape[..]), (out.dtype(), out.shape()));
+        out
+    }
+
+    #[test]
+    fn the_axis_of_old_versions_aligns_the_second_operand() {
+        let a = Tensor::i64(&[2, 3, 2], (0..12).collect()).unwrap();
+        let b = Tensor::i64(&[3], vec![0, 100, 200]).unwrap();
+        let attrs = || [("broadcast", Attr::Int(1)), ("axis", Attr::Int(1))];
+        let sum = run(&arithmetic::ADD, 6, attrs(), &[&a, &b]);
+        assert_eq!(sum.as_i64().unwrap(), [0, 1, 102, 103, 204, 205, 6, 7, 108, 109, 210, 211]);
+        let less = run(&logic::LESS, 6, attrs(), &[&a, &b]);
+        assert_eq!(less.data().to_i128()[..4], [0, 0, 1, 1]);
+    }
+
+    #[test]
+    fn old_versions_bound_by_attributes_and_have_a_slope_a_channel() {
+        let x = Tensor::f32(&[1, 2, 2], vec![-3.0, -1.0, -2.0, 5.0]).unwrap();
+        let attrs = [("min", Attr::Float(-2.0)), ("max", Attr::Float(1.0))];
+        assert_eq!(run(&value::CLIP, 6, attrs, &[&x]).as_f32().unwrap(), [-2.0, -1.0, -2.0, 1.0]);
+        let slope = Tensor::f32(&[2], vec![10.0, 100.0]).unwrap();
+        assert_eq!(run(&activation::PRELU, 6, [], &[&x, &slope]).as_f32().unwrap(), [-30.0, -10.0, -200.0, 5.0]);
+    }
+
+    #[test]
+    fn integers_wrap_and_divide_by_nothing_without_a_panic() {
+        let a = Tensor::i64(&[4], vec![i64::MAX, i64::MIN, 7, -7]).unwrap();
+        let b = Tensor::i64(&[4], vec![1, -1, 0, 2]).unwrap();
+        let of = |op| run(op, 14, [], &[&a, &b]).as_i64().unwrap().to_vec();
+        assert_eq!(of(&arithmetic::ADD), [i64::MIN, i64::MAX, 7, -5]);
+        assert_eq!(of(&arithmetic::DIV), [i64::MAX, i64::MIN, 0, -3]);
+        assert_eq!(of(&arithmetic::MOD), [0, 0, 0, 1]);
+        assert_eq!(of(&arithmetic::POW), [i64::MAX, 0, 1, 49]);
+    }
+
+    #[test]
+    fn the_error_function_has_its_known_values() {
+        // DLMF, table 7.23 and symmetry.
+        for (x, y) in [(0.5, 0.520_499_877_813_046_5), (1.0, 0.842_700_792_949_714_9), (2.0, 0.995_322_265_018_952_7)] {
+            assert!((erf(x) - y).abs() < 1e-15 && erf(-x) == -erf(x), "{x}");
+        }
+        assert!(erf(f64::NAN).is_nan() && erf(f64::INFINITY) == 1.0 && erf(0.0) == 0.0);
+    }
+}

@@ -124,6 +124,7 @@ fn dropout(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpE
         None => trains_by_attribute(attrs)?,
     };
     let ratio = match optional(inputs, 1) {
+        _ if !training => 0.0,
         Some(t) => match t.data().to_f64()[..] {
             [ratio] => ratio,
             _ => return Err(OpError::shape("ratio", "one element", t.shape())),
@@ -131,7 +132,7 @@ fn dropout(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpE
         None => f64::from(attrs.float("ratio", 0.5)?),
     };
     let mut kept = vec![true; x.len()];
-    let y = if training && ratio != 0.0 {
+    let y = if ratio != 0.0 {
         let mut g = Generator::new(attrs.int("seed", 0)? as u32);
         kept.iter_mut().for_each(|k| *k = g.uniform() >= ratio);
         let scale = 1.0 / (1.0 - ratio);

@@ -5,7 +5,7 @@ use bytemuck::{AnyBitPattern, NoUninit};
 use hone_kernels::elementwise::{fold, map, zip};
 
 use super::super::OpError;
-use super::super::shape::{broadcast_strides, elements};
+use super::super::shape::{broadcast, broadcast_strides, elements};
 use crate::plan::{Io, Kernel, Lowered, Lowering};
 
 /// What can be read from and written to an arena; booleans are there as bytes.
@@ -30,9 +30,17 @@ pub(super) struct Walk<const N: usize> {
 }
 
 impl<const N: usize> Walk<N> {
-    /// The walk over `to`; `None` when it has too many axes. The shapes broadcast to `to`.
+    /// The walk over `to`; `None` when it has too many axes.
+    ///
+    /// # Errors
+    /// [`OpError::Shape`] when a shape does not broadcast to `to`.
     pub(super) fn new(shapes: [&[usize]; N], to: &[usize]) -> Result<Option<Walk<N>>, OpError> {
         let n = elements(to)?;
+        for shape in shapes {
+            if broadcast(shape, to)? != to {
+                return Err(OpError::shape("broadcasting", to, shape));
+            }
+        }
         let strides = shapes.map(|s| broadcast_strides(s, to));
         let mut axes: Vec<(usize, [usize; N])> = Vec::new();
         for (axis, &d) in to.iter().enumerate().rev() {

@@ -32,6 +32,10 @@ fn scalar(t: &Tensor, name: &str) -> Result<i64, OpError> {
     }
 }
 
+/// Longest signal, transform or window: six minutes at 44 kHz. A length may be computed by the model, and a wrong one
+/// must be an error before it is memory.
+const LONGEST: usize = 1 << 24;
+
 /// `n` zeros, unless there is no room for them: sizes here may be computed by the model.
 fn zeros(n: usize) -> Result<Vec<f64>, OpError> {
     let mut v = Vec::new();
@@ -112,9 +116,8 @@ impl Dft {
             None if inverse && onesided => 2 * (signal[axis] as i64 - 1),
             None => signal[axis] as i64,
         };
-        // A transform needs a few times its length in memory; the bound keeps the arithmetic on lengths from overflow.
-        let n = usize::try_from(n).ok().filter(|n| (1..=1 << 28).contains(n));
-        let Some(n) = n else { return Err(OpError::shape("dft_length", "a length from 1 to 2^28", length)) };
+        let n = usize::try_from(n).ok().filter(|n| (1..=LONGEST).contains(n));
+        let Some(n) = n else { return Err(OpError::shape("dft_length", "a length from 1 to 2^24", length)) };
         let mut to = shape.to_vec();
         to[axis] = if onesided && !inverse { n / 2 + 1 } else { n };
         to[signal.len()] = if onesided && inverse { 1 } else { 2 };
@@ -285,8 +288,8 @@ impl Stft {
             (None, Some(w)) => elements(w)?,
             (None, None) => len,
         };
-        if !(1..=1 << 28).contains(&n) {
-            return Err(OpError::shape("frame_length", "a length from 1 to 2^28", n));
+        if !(1..=LONGEST).contains(&n) {
+            return Err(OpError::shape("frame_length", "a length from 1 to 2^24", n));
         }
         if let Some(w) = window
             && w != [n]
@@ -377,7 +380,7 @@ fn output_dtype(attrs: &Attrs) -> Result<DType, OpError> {
 
 fn window_len(size: &Tensor) -> Result<usize, OpError> {
     let size = scalar(size, "size")?;
-    usize::try_from(size).map_err(|_| OpError::shape("size", "not negative", size))
+    usize::try_from(size).ok().filter(|&n| n <= LONGEST).ok_or_else(|| OpError::shape("size", "from 0 to 2^24", size))
 }
 
 fn window_shape(attrs: &Attrs, inputs: &[Option<&Fact>]) -> Result<Option<Vec<Fact>>, OpError> {
@@ -412,10 +415,10 @@ static MEL_WEIGHT_MATRIX: OpDef = OpDef::new(
 
 fn mel_shape(bands: &Tensor, length: &Tensor) -> Result<Vec<usize>, OpError> {
     let (bands, length) = (scalar(bands, "num_mel_bins")?, scalar(length, "dft_length")?);
-    let of = |v: i64| usize::try_from(v).ok().filter(|&v| v <= 1 << 28);
+    let of = |v: i64| usize::try_from(v).ok().filter(|&v| v <= LONGEST);
     match (of(bands), of(length)) {
         (Some(bands), Some(length)) => Ok(vec![length / 2 + 1, bands]),
-        _ => Err(OpError::shape("num_mel_bins and dft_length", "from 0 to 2^28", (bands, length))),
+        _ => Err(OpError::shape("num_mel_bins and dft_length", "from 0 to 2^24", (bands, length))),
     }
 }
 
