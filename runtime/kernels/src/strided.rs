@@ -56,9 +56,8 @@ impl Layout {
         let mut merged = [Axis { len: 1, from: 1, to: 1 }; MAX_AXES + 1];
         let mut rank = 0;
         for &a in axes.iter().filter(|a| a.len != 1) {
-            let together = |b: &Axis| {
-                b.from == a.from.wrapping_mul(a.len as isize) && b.to == a.to.wrapping_mul(a.len as isize)
-            };
+            let together =
+                |b: &Axis| b.from == a.from.wrapping_mul(a.len as isize) && b.to == a.to.wrapping_mul(a.len as isize);
             match merged[..rank].last_mut() {
                 Some(b) if together(b) => *b = Axis { len: b.len * a.len, ..a },
                 _ => {
@@ -70,7 +69,8 @@ impl Layout {
                 }
             }
         }
-        let mut l = Layout { unit, from, to, outer: [merged[MAX_AXES]; MAX_AXES], rank, inner: Inner::Run(unit), empty };
+        let mut l =
+            Layout { unit, from, to, outer: [merged[MAX_AXES]; MAX_AXES], rank, inner: Inner::Run(unit), empty };
         l.outer.copy_from_slice(&merged[..MAX_AXES]);
         if rank > 0 && !empty {
             l.settle();
@@ -305,8 +305,11 @@ mod tests {
 
     #[test]
     fn every_order_of_axes_is_copied_as_the_formula_says() {
-        for shape in [[2, 3, 4, 5], [1, 9, 17, 3], [3, 8, 16, 1], [2, 7, 1, 8], [1, 1, 33, 19], [2, 2, 2, 2], [0, 2, 3, 4]] {
-            for p in [[0, 1, 2, 3], [0, 2, 1, 3], [0, 2, 3, 1], [0, 3, 1, 2], [0, 1, 3, 2], [3, 2, 1, 0], [1, 0, 3, 2]] {
+        for shape in
+            [[2, 3, 4, 5], [1, 9, 17, 3], [3, 8, 16, 1], [2, 7, 1, 8], [1, 1, 33, 19], [2, 2, 2, 2], [0, 2, 3, 4]]
+        {
+            for p in [[0, 1, 2, 3], [0, 2, 1, 3], [0, 2, 3, 1], [0, 3, 1, 2], [0, 1, 3, 2], [3, 2, 1, 0], [1, 0, 3, 2]]
+            {
                 check(&shape, &p, &[1, 1, 1, 1]);
             }
         }
@@ -316,7 +319,17 @@ mod tests {
     fn steps_backward_repeated_and_skipping_are_copied_as_the_formula_says() {
         for shape in [[3, 5, 8], [2, 9, 10], [1, 16, 17]] {
             for p in [[0, 1, 2], [2, 1, 0], [0, 2, 1], [1, 2, 0]] {
-                for f in [[1, 1, -1], [-1, 1, 1], [1, 2, 1], [1, 1, 3], [0, 1, 1], [1, 0, 1], [1, 1, 0], [-2, 3, -1], [0, 1, -1]] {
+                for f in [
+                    [1, 1, -1],
+                    [-1, 1, 1],
+                    [1, 2, 1],
+                    [1, 1, 3],
+                    [0, 1, 1],
+                    [1, 0, 1],
+                    [1, 1, 0],
+                    [-2, 3, -1],
+                    [0, 1, -1],
+                ] {
                     check(&shape, &p, &f);
                 }
             }

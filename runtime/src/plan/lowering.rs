@@ -1,6 +1,8 @@
 //! The seam between the planner and the kernels: what an operator may ask while it is lowered, and what its kernel gets.
 use std::sync::Arc;
 
+use hone_kernels::threads::Pool;
+
 use super::{MAX_SLOTS, Place, Slot};
 use crate::graph::{Node, Op};
 use crate::ops::{Attrs, OpError};
@@ -45,14 +47,20 @@ pub struct Reads<'a> {
 }
 
 impl<'a> Reads<'a> {
-    /// Operand `i` as `f32`.
+    /// Operand `i` as `f32`; empty when the kernel did not ask for it.
     pub fn f32(&self, i: usize) -> &'a [f32] {
-        bytemuck::cast_slice(self.bytes[i])
+        self.of(i)
+    }
+
+    /// Operand `i` as elements of that type; empty when the kernel did not ask for it.
+    pub fn of<T: bytemuck::AnyBitPattern>(&self, i: usize) -> &'a [T] {
+        // An empty slice of bytes need not be aligned for anything.
+        if self.bytes[i].is_empty() { &[] } else { bytemuck::cast_slice(self.bytes[i]) }
     }
 
     /// Operand `i` as `i64`.
     pub fn i64(&self, i: usize) -> &'a [i64] {
-        bytemuck::cast_slice(self.bytes[i])
+        self.of(i)
     }
 
     /// The bytes of operand `i`.
@@ -69,7 +77,12 @@ pub struct Writes<'a> {
 impl Writes<'_> {
     /// Result `i` as `f32`.
     pub fn f32(&mut self, i: usize) -> &mut [f32] {
-        bytemuck::cast_slice_mut(self.bytes[i])
+        self.of(i)
+    }
+
+    /// Result `i` as elements of that type.
+    pub fn of<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(&mut self, i: usize) -> &mut [T] {
+        if self.bytes[i].is_empty() { &mut [] } else { bytemuck::cast_slice_mut(self.bytes[i]) }
     }
 
     /// The bytes of result `i`.
@@ -84,6 +97,8 @@ pub struct Io<'a> {
     pub(super) writes: Writes<'a>,
     /// The scratch area it asked for, uninitialised from its point of view.
     pub scratch: &'a mut [f32],
+    /// The threads it may use.
+    pub pool: &'a Pool,
 }
 
 impl<'a> Io<'a> {

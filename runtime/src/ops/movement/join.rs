@@ -84,7 +84,8 @@ impl Joint {
             if part.len() != first.len() || (0..first.len()).any(|a| a != axis && part[a] != first[a]) {
                 return Err(OpError::shape(format!("input {i} to join along axis {axis}"), first, part));
             }
-            shape[axis] = shape[axis].checked_add(part[axis]).ok_or_else(|| OpError::unsupported("a length beyond memory"))?;
+            shape[axis] =
+                shape[axis].checked_add(part[axis]).ok_or_else(|| OpError::unsupported("a length beyond memory"))?;
             runs.push(elements(&[part[axis], inner])?);
         }
         elements(&shape)?;
@@ -168,7 +169,8 @@ fn parts(o: &dyn Operands) -> Result<Option<Vec<View>>, OpError> {
             }
             let part = dim.div_ceil(n);
             let last = dim.checked_sub(part * (n - 1));
-            let last = last.ok_or_else(|| OpError::shape(format!("axis {axis} to split"), format!("{n} parts"), dim))?;
+            let last =
+                last.ok_or_else(|| OpError::shape(format!("axis {axis} to split"), format!("{n} parts"), dim))?;
             std::iter::repeat_n(part, n - 1).chain([last]).collect()
         }
     };

@@ -10,7 +10,9 @@ use crate::tensor::{DType, Data, Tensor};
 pub(super) static CONSTANT_OF_SHAPE: OpDef = OpDef::new(
     "ConstantOfShape",
     "a tensor of the given shape with one value everywhere",
-    |attrs, inputs| Ok(target(&Facts(attrs, inputs))?.zip(Some(fill(attrs)?)).map(|(s, v)| vec![Fact::new(v.dtype(), s)])),
+    |attrs, inputs| {
+        Ok(target(&Facts(attrs, inputs))?.zip(Some(fill(attrs)?)).map(|(s, v)| vec![Fact::new(v.dtype(), s)]))
+    },
     |attrs, inputs| {
         let shape = target(&Tensors(attrs, inputs))?.ok_or(OpError::MissingInput { index: 0, name: "input" })?;
         let (value, n) = (fill(attrs)?, elements(&shape)?);
@@ -51,7 +53,8 @@ impl Kernel for Fill {
 }
 
 /// `Range`: `start + i · delta` below (with a negative step above) `limit`.
-pub(super) static RANGE: OpDef = OpDef::new("Range", "an arithmetic progression", range_rule, range).kernel(range_lower);
+pub(super) static RANGE: OpDef =
+    OpDef::new("Range", "an arithmetic progression", range_rule, range).kernel(range_lower);
 
 /// ONNX Runtime's `Range`, whose step is 1 when not given.
 pub(super) static RANGE_MICROSOFT: OpDef =
@@ -115,7 +118,11 @@ impl Progression {
             n.max(0.0) as usize
         } else {
             let (distance, step) = (limit.1 - start.1, delta.1);
-            let n = if step > 0 { (distance + step - 1).div_euclid(step) } else { (-distance - step - 1).div_euclid(-step) };
+            let n = if step > 0 {
+                (distance + step - 1).div_euclid(step)
+            } else {
+                (-distance - step - 1).div_euclid(-step)
+            };
             usize::try_from(n.max(0)).unwrap_or(usize::MAX)
         };
         elements(&[len])?;

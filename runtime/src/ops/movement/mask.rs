@@ -7,7 +7,8 @@ use crate::tensor::{Data, Tensor};
 
 /// `Trilu`: of each matrix the part on and above (`upper`), or on and below, diagonal `k`; zeros elsewhere.
 pub(super) static TRILU: OpDef =
-    OpDef::new("Trilu", "the upper or lower triangle of each matrix, zeros elsewhere", trilu_rule, trilu).kernel(trilu_lower);
+    OpDef::new("Trilu", "the upper or lower triangle of each matrix, zeros elsewhere", trilu_rule, trilu)
+        .kernel(trilu_lower);
 
 /// ONNX Runtime's `Trilu`, as it was before the standard took it.
 pub(super) static TRILU_MICROSOFT: OpDef =

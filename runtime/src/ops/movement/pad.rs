@@ -9,7 +9,8 @@ use crate::tensor::{Data, Tensor};
 
 /// `Pad`: elements added (or with negative numbers cut off) at both ends of each axis.
 pub(super) static PAD: OpDef =
-    OpDef::new("Pad", "a border of a constant, or of the tensor's own elements, around it", pad_rule, pad).kernel(pad_lower);
+    OpDef::new("Pad", "a border of a constant, or of the tensor's own elements, around it", pad_rule, pad)
+        .kernel(pad_lower);
 
 /// ONNX Runtime's `Pad`, whose pads were an input before the standard's were.
 pub(super) static PAD_MICROSOFT: OpDef =
@@ -181,8 +182,9 @@ impl Border {
 
     fn set(&mut self, axis: usize, dim: usize, before: i64, after: i64) -> Result<(), OpError> {
         let edge = Edge::new(dim, before, after);
-        self.edges[axis] =
-            edge.ok_or_else(|| OpError::shape(format!("pads of axis {axis}"), format!("at most {dim} cut"), (before, after)))?;
+        self.edges[axis] = edge.ok_or_else(|| {
+            OpError::shape(format!("pads of axis {axis}"), format!("at most {dim} cut"), (before, after))
+        })?;
         Ok(())
     }
 

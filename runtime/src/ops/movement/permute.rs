@@ -56,7 +56,10 @@ fn space_to_depth(o: &dyn Operands) -> Result<Option<View>, OpError> {
 
 fn block(o: &dyn Operands) -> Result<usize, OpError> {
     let b = o.attrs().int("blocksize", 0)?;
-    usize::try_from(b).ok().filter(|&b| b > 0).ok_or_else(|| OpError::attribute("blocksize", format!("{b} is not positive")))
+    usize::try_from(b)
+        .ok()
+        .filter(|&b| b > 0)
+        .ok_or_else(|| OpError::attribute("blocksize", format!("{b} is not positive")))
 }
 
 fn product(a: usize, b: usize) -> Result<usize, OpError> {

@@ -8,7 +8,8 @@ use crate::ops::{Attrs, Fact, MICROSOFT, OpDef, OpError, axis_of, need};
 use crate::tensor::{Data, Tensor};
 
 /// `Reshape`: 0 copies a dimension unless `allowzero`, one -1 is what is left.
-pub(super) static RESHAPE: OpDef = view_op!("Reshape", "the same elements in the same order under another shape", reshape);
+pub(super) static RESHAPE: OpDef =
+    view_op!("Reshape", "the same elements in the same order under another shape", reshape);
 
 fn reshape(o: &dyn Operands) -> Result<Option<View>, OpError> {
     let from = o.shape(0, "data")?;
@@ -41,7 +42,8 @@ fn reshape(o: &dyn Operands) -> Result<Option<View>, OpError> {
 }
 
 /// `Flatten`: axes before `axis` and from it on, as a matrix.
-pub(super) static FLATTEN: OpDef = view_op!("Flatten", "a matrix of the axes before `axis` and those from it on", flatten);
+pub(super) static FLATTEN: OpDef =
+    view_op!("Flatten", "a matrix of the axes before `axis` and those from it on", flatten);
 
 fn flatten(o: &dyn Operands) -> Result<Option<View>, OpError> {
     let from = o.shape(0, "input")?;

@@ -103,7 +103,8 @@ fn tile(o: &dyn Operands) -> Result<Option<View>, OpError> {
     }
     let mut view = View { shape: Vec::new(), lengths: Vec::new(), strides: Vec::new(), base: 0 };
     for ((&d, &r), s) in from.iter().zip(&repeats).zip(strides_of(from)) {
-        let r = usize::try_from(r).map_err(|_| OpError::attribute("repeats", format!("{repeats:?} has a negative number")))?;
+        let r = usize::try_from(r)
+            .map_err(|_| OpError::attribute("repeats", format!("{repeats:?} has a negative number")))?;
         view.shape.push(elements(&[d, r])?);
         view.lengths.extend([r, d]);
         view.strides.extend([0, s as isize]);
