@@ -132,10 +132,9 @@ impl Kernel for Running {
 
     fn run(&self, io: &mut Io<'_>) {
         let (reads, writes) = io.split();
-        let (x, y) = (reads.bytes(0), writes.bytes(0));
         macro_rules! go {
             ($t:ty, $add:expr, $mul:expr) => {{
-                let (x, y): (&[$t], &mut [$t]) = (bytemuck::cast_slice(x), bytemuck::cast_slice_mut(y));
+                let (x, y) = (reads.of::<$t>(0), writes.of::<$t>(0));
                 if self.product { self.walk.rows(x, y, 1 as $t, $mul) } else { self.walk.rows(x, y, 0 as $t, $add) }
             }};
         }

@@ -81,8 +81,7 @@ impl<'a> Ints<'a> {
     }
 
     fn of(reads: &Reads<'a>, operand: usize, wide: bool) -> Ints<'a> {
-        let bytes = reads.bytes(operand);
-        if wide { Ints::I64(bytemuck::cast_slice(bytes)) } else { Ints::I32(bytemuck::cast_slice(bytes)) }
+        if wide { Ints::I64(reads.of(operand)) } else { Ints::I32(reads.of(operand)) }
     }
 
     #[inline(always)]

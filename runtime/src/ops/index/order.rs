@@ -88,7 +88,7 @@ impl Kernel for Arg {
     fn run(&self, io: &mut Io<'_>) {
         let (reads, writes, scratch) = io.parts();
         let x = reads.f32(0);
-        let y: &mut [i64] = bytemuck::cast_slice_mut(writes.bytes(0));
+        let y = writes.of::<i64>(0);
         let best: &mut [i32] = bytemuck::cast_slice_mut(scratch);
         // The largest of the complements is the smallest.
         let key = |x: f32| if self.largest { order_key(x) } else { !order_key(x) };
@@ -221,8 +221,7 @@ impl Kernel for Top {
                     if let Some(y) = writes.f32(0).get_mut(to) {
                         *y = x[i * inner + j];
                     }
-                    let indices: &mut [i64] = bytemuck::cast_slice_mut(writes.bytes(1));
-                    if let Some(y) = indices.get_mut(to) {
+                    if let Some(y) = writes.of::<i64>(1).get_mut(to) {
                         *y = i as i64;
                     }
                 }

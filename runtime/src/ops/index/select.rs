@@ -156,22 +156,22 @@ impl Kernel for Hot {
 
     fn run(&self, io: &mut Io<'_>) {
         let (reads, writes) = io.split();
-        let (indices, values, unit) = (reads.bytes(0), reads.bytes(1), self.unit);
-        let (off, on) = values.split_at(unit);
+        let unit = self.unit;
+        let (off, on) = reads.bytes(1).split_at(unit);
         let y = writes.bytes(0);
         y.chunks_exact_mut(unit).for_each(|y| y.copy_from_slice(off));
         let set = |at: usize| y[at * unit..][..unit].copy_from_slice(on);
         match self.indices {
             DType::I64 => {
-                let v: &[i64] = bytemuck::cast_slice(indices);
+                let v = reads.of::<i64>(0);
                 set_hot(self.depth, self.inner, |i| v[i], v.len(), set);
             }
             DType::I32 => {
-                let v: &[i32] = bytemuck::cast_slice(indices);
+                let v = reads.of::<i32>(0);
                 set_hot(self.depth, self.inner, |i| i64::from(v[i]), v.len(), set);
             }
             _ => {
-                let v: &[f32] = bytemuck::cast_slice(indices);
+                let v = reads.of::<f32>(0);
                 set_hot(self.depth, self.inner, |i| v[i] as i64, v.len(), set);
             }
         }
