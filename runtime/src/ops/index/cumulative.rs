@@ -6,7 +6,8 @@ use crate::tensor::{DType, Data, Tensor};
 
 /// `CumSum`: `y[i] = Σ x[..=i]` along an axis; `exclusive` without `x[i]`, `reverse` from the end.
 pub(super) static CUM_SUM: OpDef =
-    OpDef::new("CumSum", "the running sum along an axis", rule, |a, i| run(a, i, &Fold::SUM)).kernel(|l| lower(l, false));
+    OpDef::new("CumSum", "the running sum along an axis", rule, |a, i| run(a, i, &Fold::SUM))
+        .kernel(|l| lower(l, false));
 
 /// `CumProd`: `y[i] = Π x[..=i]` along an axis; `exclusive` without `x[i]`, `reverse` from the end.
 pub(super) static CUM_PROD: OpDef =
@@ -101,8 +102,11 @@ impl Walk {
                 let (before, now) = (at(i - 1), at(i));
                 let from = if self.exclusive { before } else { now };
                 let (low, high) = y.split_at_mut(before.max(now));
-                let (last, here) =
-                    if before < now { (&low[before..before + n], &mut high[..n]) } else { (&high[..n], &mut low[now..now + n]) };
+                let (last, here) = if before < now {
+                    (&low[before..before + n], &mut high[..n])
+                } else {
+                    (&high[..n], &mut low[now..now + n])
+                };
                 here.iter_mut().zip(last).zip(&x[from..from + n]).for_each(|((y, &a), &b)| *y = f(a, b));
             }
         }

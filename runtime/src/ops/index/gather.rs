@@ -289,7 +289,8 @@ pub(super) struct Tuples {
 
 impl Tuples {
     pub(super) fn new(batch_dims: i64, data: &[usize], indices: &[usize]) -> Result<Tuples, OpError> {
-        let wrong = || OpError::shape("indices", format!("tuples into {data:?} after {batch_dims} batch axes"), indices);
+        let wrong =
+            || OpError::shape("indices", format!("tuples into {data:?} after {batch_dims} batch axes"), indices);
         let (&k, outer) = indices.split_last().ok_or_else(wrong)?;
         let b = usize::try_from(batch_dims).ok().filter(|&b| b <= outer.len() && b <= data.len()).ok_or_else(wrong)?;
         if data[..b] != outer[..b] || k > data.len() - b {

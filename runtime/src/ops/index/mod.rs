@@ -118,3 +118,97 @@ macro_rules! by_bytes {
     };
 }
 use by_bytes;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use crate::graph::{Graph, Node, Op};
+    use crate::ops::{Attr, Attrs, find};
+    use crate::plan::{RunOptions, Runner};
+    use crate::tensor::{Data, Tensor};
+
+    /// A graph of one node, or of a `DequantizeLinear` of `table` before it; runs it both ways.
+    fn run(op: &str, attrs: Attrs, table: Option<[Tensor; 2]>, inputs: &[Tensor]) -> [Result<Tensor, String>; 2] {
+        [true, false].map(|reference| {
+            let mut g = Graph::default();
+            let mut ids = Vec::new();
+            let node = |op: &str, attrs: Attrs, inputs: Vec<Option<usize>>, to: usize| Node {
+                name: format!("the {op}"),
+                op: Op::Own(find("", op).expect("a row of ours"), Arc::new(attrs)),
+                inputs,
+                outputs: vec![Some(to)],
+            };
+            if let Some(parts) = table.clone() {
+                let parts = parts.map(|t| Some(g.add_value("part", None, Some(Arc::new(t)))));
+                let made = g.add_value("table", None, None);
+                let axis = Attrs::of([("axis", Attr::Int(0))]);
+                g.nodes.push(node("DequantizeLinear", axis, parts.to_vec(), made));
+                ids.push(Some(made));
+            }
+            for _ in inputs {
+                let v = g.add_value("given", None, None);
+                g.inputs.push(v);
+                ids.push(Some(v));
+            }
+            let y = g.add_value("y", None, None);
+            g.outputs.push(y);
+            g.nodes.push(node(op, attrs.clone(), ids, y));
+            let mut runner = Runner::new(Arc::new(g), RunOptions { reference, ..RunOptions::default() });
+            let mut out = runner.run(&inputs.iter().collect::<Vec<_>>()).map_err(|e| e.to_string())?;
+            Ok(out.remove(0))
+        })
+    }
+
+    fn i64s(shape: &[usize], v: &[i64]) -> Tensor {
+        Tensor::i64(shape, v.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn an_index_out_of_range_at_run_time_is_an_error_that_names_the_node_and_the_index() {
+        let x = Tensor::f32(&[3, 4], (0..12).map(|v| v as f32).collect()).unwrap();
+        let u = |shape: &[usize]| Tensor::zeros(crate::tensor::DType::F32, shape).unwrap();
+        for bad in [3, -4, i64::MAX, i64::MIN] {
+            for (op, rest) in [
+                ("Gather", vec![i64s(&[2], &[0, bad])]),
+                ("GatherElements", vec![i64s(&[1, 4], &[0, 1, bad, 2])]),
+                ("GatherND", vec![i64s(&[2, 1], &[1, bad])]),
+                ("ScatterElements", vec![i64s(&[1, 2], &[0, bad]), u(&[1, 2])]),
+                ("ScatterND", vec![i64s(&[1, 1], &[bad]), u(&[1, 4])]),
+            ] {
+                for found in run(op, Attrs::of([]), None, &[vec![x.clone()], rest].concat()) {
+                    let why = found.unwrap_err();
+                    assert!(why.contains(&format!("the {op}")) && why.contains(&bad.to_string()), "{op} {bad}: {why}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_of_an_int8_table_are_those_of_the_table_dequantised() {
+        let q = Tensor::new(&[4, 3], Data::I8((-6..6).map(|v| v * 20).collect())).unwrap();
+        let indices = i64s(&[2, 2], &[3, 0, -2, 3]);
+        for scale in [Tensor::f32(&[4], vec![0.5, 0.25, 2.0, 3.0]), Tensor::f32(&[], vec![0.125])] {
+            let table = Some([q.clone(), scale.unwrap()]);
+            let [want, got] = run("Gather", Attrs::of([]), table, std::slice::from_ref(&indices));
+            assert_eq!(got.unwrap(), want.unwrap());
+        }
+    }
+
+    #[test]
+    fn a_nan_is_the_largest_and_the_smallest_as_numpy_has_it() {
+        let x = Tensor::f32(&[2, 3], vec![1.0, f32::NAN, 3.0, f32::NAN, 2.0, f32::NAN]).unwrap();
+        for (op, axis, last, want) in [
+            ("ArgMax", 1, 0, vec![1, 0]),
+            ("ArgMin", 1, 0, vec![1, 0]),
+            ("ArgMin", 1, 1, vec![1, 2]),
+            ("ArgMax", 0, 0, vec![1, 0, 1]),
+            ("ArgMin", 0, 1, vec![1, 0, 1]),
+        ] {
+            let attrs = [("axis", axis), ("keepdims", 0), ("select_last_index", last)].map(|(k, v)| (k, Attr::Int(v)));
+            for found in run(op, Attrs::of(attrs), None, std::slice::from_ref(&x)) {
+                assert_eq!(found.unwrap(), i64s(&[want.len()], &want), "{op} {axis} {last}");
+            }
+        }
+    }
+}

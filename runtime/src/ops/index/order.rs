@@ -5,12 +5,14 @@ use crate::ops::{Attrs, Fact, OpDef, OpError, axis_of, ints_of, need, optional};
 use crate::plan::{Io, Kernel, Lowered, Lowering};
 use crate::tensor::{DType, Tensor};
 
-/// `ArgMax`: index of the largest element along `axis`; of equal ones the first, or the last.
+/// `ArgMax`: index of the largest element along `axis`; of equal ones the first, or the last. A NaN counts
+/// as the largest.
 pub(super) static ARG_MAX: OpDef =
     OpDef::new("ArgMax", "the index of the largest element along an axis", arg_rule, |a, i| arg(a, i, true))
         .kernel(|l| arg_lower(l, true));
 
-/// `ArgMin`: index of the smallest element along `axis`; of equal ones the first, or the last.
+/// `ArgMin`: index of the smallest element along `axis`; of equal ones the first, or the last. A NaN counts
+/// as the smallest.
 pub(super) static ARG_MIN: OpDef =
     OpDef::new("ArgMin", "the index of the smallest element along an axis", arg_rule, |a, i| arg(a, i, false))
         .kernel(|l| arg_lower(l, false));
@@ -38,15 +40,18 @@ fn arg(attrs: &Attrs, inputs: &[Option<&Tensor>], largest: bool) -> Result<Vec<T
     let (axis, shape) = arg_shape(attrs, x.shape())?;
     let (outer, dim, inner) = around(x.shape(), axis);
     let last = attrs.flag("select_last_index", false)?;
-    let keys = order_keys(x.data());
+    let mut keys = order_keys(x.data());
+    if !largest {
+        // NumPy, which the standard is written in, takes a NaN for the smallest as well as for the largest.
+        keys.iter_mut().for_each(|k| *k = if *k == i128::MAX { *k } else { !*k });
+    }
     let mut out = Vec::with_capacity(elements(&shape)?);
     for o in 0..outer {
         for j in 0..inner {
             let key = |i: usize| keys[(o * dim + i) * inner + j];
             let mut best = 0;
             for i in 1..dim {
-                let better = if largest { key(i) > key(best) } else { key(i) < key(best) };
-                if better || (last && key(i) == key(best)) {
+                if key(i) > key(best) || (last && key(i) == key(best)) {
                     best = i;
                 }
             }
@@ -90,8 +95,8 @@ impl Kernel for Arg {
         let x = reads.f32(0);
         let y = writes.of::<i64>(0);
         let best: &mut [i32] = bytemuck::cast_slice_mut(scratch);
-        // The largest of the complements is the smallest.
-        let key = |x: f32| if self.largest { order_key(x) } else { !order_key(x) };
+        // The largest of the complements is the smallest; a NaN is above them too.
+        let key = |x: f32| if self.largest || x.is_nan() { order_key(x) } else { !order_key(x) };
         for (x, y) in x.chunks_exact(self.dim * self.inner).zip(y.chunks_exact_mut(self.inner)) {
             if self.inner == 1 {
                 let best = x.iter().fold(i32::MIN, |a, &b| a.max(key(b)));

@@ -7,9 +7,13 @@ use crate::plan::{Fallible, Io, Lowered, Lowering};
 use crate::tensor::{DType, Data, Tensor};
 
 /// `ScatterElements`: `y = data`, then `y[…, indices[…, i, …], …] ∘= updates[…, i, …]` in order.
-pub(super) static SCATTER_ELEMENTS: OpDef =
-    OpDef::new("ScatterElements", "single elements replaced or combined, by index along one axis", elements_rule, scatter_elements)
-        .kernel(elements_lower);
+pub(super) static SCATTER_ELEMENTS: OpDef = OpDef::new(
+    "ScatterElements",
+    "single elements replaced or combined, by index along one axis",
+    elements_rule,
+    scatter_elements,
+)
+.kernel(elements_lower);
 
 /// `Scatter`, the name of `ScatterElements` before version 11.
 pub(super) static SCATTER: OpDef =
