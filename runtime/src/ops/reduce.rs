@@ -182,8 +182,20 @@ fn forward(of: Of, x: &Tensor, mask: &[bool], keep: bool, dtype: DType) -> Resul
     over(&mut |t, i| {
         let (a, v) = (y[t], v[i]);
         y[t] = match of {
-            Of::Max => if v > a || v.is_nan() { v } else { a },
-            Of::Min => if v < a || v.is_nan() { v } else { a },
+            Of::Max => {
+                if v > a || v.is_nan() {
+                    v
+                } else {
+                    a
+                }
+            }
+            Of::Min => {
+                if v < a || v.is_nan() {
+                    v
+                } else {
+                    a
+                }
+            }
             Of::Prod => a * v,
             Of::L1 => a + v.abs(),
             Of::L2 | Of::SumSquare => a + v * v,

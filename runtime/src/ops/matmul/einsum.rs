@@ -32,10 +32,13 @@ pub(super) static EINSUM: OpDef = OpDef::new(
         let n = elements(&e.shape(&e.output))?;
         let s = elements(&e.shape(&summed))?;
         let place = |operand: usize, o: usize, s: usize| out_at[operand][o] + sum_at[operand][s];
-        let reals: Vec<&[f64]> = numbers.iter().filter_map(|v| if let Numbers::Real(v) = v { Some(&v[..]) } else { None }).collect();
-        let wholes: Vec<&[i64]> = numbers.iter().filter_map(|v| if let Numbers::Whole(v) = v { Some(&v[..]) } else { None }).collect();
+        let reals: Vec<&[f64]> =
+            numbers.iter().filter_map(|v| if let Numbers::Real(v) = v { Some(&v[..]) } else { None }).collect();
+        let wholes: Vec<&[i64]> =
+            numbers.iter().filter_map(|v| if let Numbers::Whole(v) = v { Some(&v[..]) } else { None }).collect();
         let y = if reals.len() == numbers.len() {
-            let product = |o: usize, s: usize| reals.iter().enumerate().map(|(i, v)| v[place(i, o, s)]).product::<f64>();
+            let product =
+                |o: usize, s: usize| reals.iter().enumerate().map(|(i, v)| v[place(i, o, s)]).product::<f64>();
             Numbers::Real((0..n).map(|o| (0..s).map(|s| product(o, s)).sum()).collect())
         } else if wholes.len() == numbers.len() {
             let product = |o: usize, s: usize| {
@@ -51,7 +54,10 @@ pub(super) static EINSUM: OpDef = OpDef::new(
 .kernel(einsum_kernel);
 
 /// The shapes of all operands.
-fn operands<'a, T>(inputs: &[Option<&'a T>], shape: impl Fn(&'a T) -> &'a [usize]) -> Result<Vec<&'a [usize]>, OpError> {
+fn operands<'a, T>(
+    inputs: &[Option<&'a T>],
+    shape: impl Fn(&'a T) -> &'a [usize],
+) -> Result<Vec<&'a [usize]>, OpError> {
     (0..inputs.len()).map(|i| need(inputs, i, "Inputs").map(&shape)).collect()
 }
 
@@ -189,9 +195,8 @@ fn einsum_kernel(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
         e.output.iter().copied().filter(|l| has(0, l) == in_a && has(1, l) == in_b).collect()
     };
     let (batch, rows, columns, summed) = (side(true, true), side(true, false), side(false, true), e.summed());
-    let on = |i: usize, shape: &[usize], labels: &[Label]| {
-        offsets(&e.shape(labels), &strides(&e.terms[i], shape, labels))
-    };
+    let on =
+        |i: usize, shape: &[usize], labels: &[Label]| offsets(&e.shape(labels), &strides(&e.terms[i], shape, labels));
     let contraction = Contraction {
         batches: on(0, a, &batch)?.into_iter().zip(on(1, b, &batch)?).collect(),
         a_rows: on(0, a, &rows)?,
@@ -208,9 +213,7 @@ fn einsum_kernel(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
     };
     // The axis of a weight that is the columns, when one is.
     let row_axis = match columns[..] {
-        [only] if e.terms[1].iter().filter(|&&l| l == only).count() == 1 => {
-            e.terms[1].iter().position(|&l| l == only)
-        }
+        [only] if e.terms[1].iter().filter(|&&l| l == only).count() == 1 => e.terms[1].iter().position(|&l| l == only),
         _ => None,
     };
     lower(l, contraction, row_axis, Epilogue::default(), scatter)

@@ -7,18 +7,16 @@ use crate::ops::{Attrs, MICROSOFT, OpDef, OpError, optional};
 use crate::tensor::Tensor;
 
 /// `activation(alpha · A' · B' + beta · C)`.
-pub(super) static FUSED_GEMM: OpDef = OpDef::new(
-    "FusedGemm",
-    "activation(alpha · A' · B' + beta · C)",
-    gemm_shape,
-    |attrs, inputs| gemm(attrs, inputs, Some(&activation(attrs)?)),
-)
-.domain(MICROSOFT)
-.kernel(|l| {
-    let f = activation(l.attrs)?;
-    let activation: super::contraction::Activation = Arc::new(move |v| f(f64::from(v)) as f32);
-    gemm_kernel(l, Epilogue { activation: Some(activation), ..Epilogue::default() })
-});
+pub(super) static FUSED_GEMM: OpDef =
+    OpDef::new("FusedGemm", "activation(alpha · A' · B' + beta · C)", gemm_shape, |attrs, inputs| {
+        gemm(attrs, inputs, Some(&activation(attrs)?))
+    })
+    .domain(MICROSOFT)
+    .kernel(|l| {
+        let f = activation(l.attrs)?;
+        let activation: super::contraction::Activation = Arc::new(move |v| f(f64::from(v)) as f32);
+        gemm_kernel(l, Epilogue { activation: Some(activation), ..Epilogue::default() })
+    });
 
 /// `FastGelu(X · W + bias)`.
 pub(super) static GEMM_FAST_GELU: OpDef = OpDef::new(

@@ -26,19 +26,21 @@ pub(super) static FUSED_MATMUL: OpDef = OpDef::new(
 .kernel(|l| matmul_kernel(Turned::of(l.attrs)?, l.attrs.float("alpha", 1.0)?, l));
 
 /// The same under its old name.
-pub(super) static TRANSPOSE_MATMUL: OpDef =
-    OpDef::new("TransposeMatMul", "alpha · A' · B', either operand transposed", FUSED_MATMUL.shape, FUSED_MATMUL.reference)
-        .domain(MICROSOFT)
-        .kernel(FUSED_MATMUL.lower);
+pub(super) static TRANSPOSE_MATMUL: OpDef = OpDef::new(
+    "TransposeMatMul",
+    "alpha · A' · B', either operand transposed",
+    FUSED_MATMUL.shape,
+    FUSED_MATMUL.reference,
+)
+.domain(MICROSOFT)
+.kernel(FUSED_MATMUL.lower);
 
 /// `alpha · A' · B' + beta · C`.
-pub(super) static GEMM: OpDef = OpDef::new(
-    "Gemm",
-    "alpha · A' · B' + beta · C, either operand transposed",
-    gemm_shape,
-    |attrs, inputs| gemm(attrs, inputs, None),
-)
-.kernel(|l| gemm_kernel(l, Epilogue::default()));
+pub(super) static GEMM: OpDef =
+    OpDef::new("Gemm", "alpha · A' · B' + beta · C, either operand transposed", gemm_shape, |attrs, inputs| {
+        gemm(attrs, inputs, None)
+    })
+    .kernel(|l| gemm_kernel(l, Epilogue::default()));
 
 /// How the operands of a matrix product are turned.
 #[derive(Clone, Copy, Default)]

@@ -36,7 +36,10 @@ pub(super) static GROUP_NORMALIZATION: OpDef = OpDef::new(
 .kernel(|l| lower(l, group_count(l.attrs, "num_groups")?));
 
 fn group_count(attrs: &Attrs, name: &str) -> Result<usize, OpError> {
-    usize::try_from(attrs.int(name, 0)?).ok().filter(|&g| g > 0).ok_or_else(|| OpError::attribute(name, "is not positive"))
+    usize::try_from(attrs.int(name, 0)?)
+        .ok()
+        .filter(|&g| g > 0)
+        .ok_or_else(|| OpError::attribute(name, "is not positive"))
 }
 
 /// Channels in a group.

@@ -18,14 +18,10 @@ pub(super) static LAYER_NORMALIZATION: OpDef = OpDef::new(
 .kernel(|l| lower(l, true));
 
 /// The same in ONNX Runtime's domain.
-pub(super) static MS_LAYER_NORMALIZATION: OpDef = OpDef::new(
-    "LayerNormalization",
-    LAYER_NORMALIZATION.doc,
-    LAYER_NORMALIZATION.shape,
-    LAYER_NORMALIZATION.reference,
-)
-.domain(MICROSOFT)
-.kernel(LAYER_NORMALIZATION.lower);
+pub(super) static MS_LAYER_NORMALIZATION: OpDef =
+    OpDef::new("LayerNormalization", LAYER_NORMALIZATION.doc, LAYER_NORMALIZATION.shape, LAYER_NORMALIZATION.reference)
+        .domain(MICROSOFT)
+        .kernel(LAYER_NORMALIZATION.lower);
 
 /// `x / sqrt(mean(x²) + epsilon) · scale`.
 pub(super) static RMS_NORMALIZATION: OpDef = OpDef::new(
