@@ -8,6 +8,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use hone_runtime::Class;
 use hone_runtime::bundle::npz::read_npz;
+use hone_runtime::graph::{Dim, Graph};
 use hone_runtime::metrics::Latency;
 use hone_runtime::session::{Session, SessionOptions};
 use hone_runtime::tensor::{DType, Data, Tensor};
@@ -137,10 +138,8 @@ impl Bench {
     fn measure(&self) -> anyhow::Result<Row> {
         let start = Instant::now();
         let source = Source::open(&self.model)?;
-        let (path, bytes) = source.graph(&self.model)?;
-        let mut session = Session::from_onnx(&bytes, &path, SessionOptions::default())?;
+        let mut session = source.session(&self.model, SessionOptions::default())?;
         let load_ms = ms(start.elapsed());
-        drop(bytes);
 
         let sample = match &source {
             Source::Bundle(b) if b.contains("samples/input.npz") => Some(read_npz(&b.read("samples/input.npz")?)?),
@@ -200,8 +199,7 @@ impl Bench {
     fn tiled(&self, sample: Vec<(String, Tensor)>, session: &Session) -> anyhow::Result<Vec<(String, Tensor)>> {
         let graph = session.graph();
         let tile = |(name, t): (String, Tensor)| {
-            let free =
-                graph.port(&name).and_then(|v| graph.values[v].shape.first()).is_some_and(|d| d.known().is_none());
+            let free = graph.port(&name).and_then(|v| first_dim(graph, v)).is_some_and(|d| d.known().is_none());
             if !free {
                 if self.batch != 1 {
                     let text = format!("input `{name}` has no free first dimension, so --batch must be 1");
@@ -221,27 +219,34 @@ impl Bench {
     /// Noise for floats, zeros for everything else, in the graph's shapes.
     fn made_up(&self, session: &Session) -> anyhow::Result<Vec<(String, Tensor)>> {
         let graph = session.graph();
-        let mut bindings = inspect::bindings(graph, &self.bind);
-        let first = |v: usize| graph.values[v].shape.first().map(|d| d.symbols()).unwrap_or_default();
-        let batch: Vec<String> = graph.inputs.iter().flat_map(|&v| first(v)).collect();
+        let mut lengths = inspect::lengths(graph, &self.bind);
+        let batch: Vec<String> = graph
+            .inputs
+            .iter()
+            .filter_map(|&v| match first_dim(graph, v) {
+                Some(Dim::Symbol(s)) => Some(s.to_string()),
+                _ => None,
+            })
+            .collect();
         if batch.is_empty() && self.batch != 1 {
             return Err(fail(Class::Usage, "no input has a free first dimension, so --batch must be 1"));
         }
         for symbol in batch {
-            bindings.insert(symbol, self.batch);
+            lengths.insert(symbol, self.batch);
         }
-        let one = |&v: &usize| {
-            let value = &graph.values[v];
-            let shape = value.shape.iter().map(|d| d.eval(&bindings)).collect::<Result<Vec<_>, _>>();
-            let shape = shape.with_context(|| format!("input `{}`; give it with --bind NAME=LENGTH", value.name))?;
-            let tensor = match value.dtype {
+        let one = |(name, dtype, shape): (String, DType, Vec<usize>)| {
+            let tensor = match dtype {
                 DType::F32 => Tensor::f32(&shape, noise(shape.iter().product()))?,
                 dtype => Tensor::zeros(dtype, &shape)?,
             };
-            Ok((value.name.clone(), tensor))
+            Ok((name, tensor))
         };
-        graph.inputs.iter().map(one).collect()
+        inspect::shapes(graph, &lengths)?.into_iter().map(one).collect()
     }
+}
+
+fn first_dim(graph: &Graph, v: usize) -> Option<&Dim> {
+    graph.values[v].declared.as_ref()?.shape.as_ref()?.first()
 }
 
 /// Numbers in [-1, 1), the same every time (xorshift).
@@ -257,10 +262,8 @@ fn noise(n: usize) -> Vec<f32> {
 }
 
 fn repeat_row(data: &Data, row: usize, times: usize) -> Data {
-    macro_rules! repeat {
-        ($($kind:ident),*) => { match data { $(Data::$kind(v) => Data::$kind(v[..row].repeat(times)),)* } };
-    }
-    repeat!(F32, F16, F64, I8, U8, I32, I64, Bool)
+    let indices: Vec<usize> = (0..times).flat_map(|_| 0..row).collect();
+    data.pick(&indices)
 }
 
 fn ms(d: Duration) -> f64 {

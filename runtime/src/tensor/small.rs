@@ -81,7 +81,9 @@ pub fn encode(dtype: DType, value: f32, saturate: bool) -> u8 {
     let nan = match l.special {
         Special::NegativeZero => 1 << (bits - 1),
         Special::AllOnes => sign | ((1 << (bits - 1)) - 1),
-        Special::Ieee => sign | ((((1u16 << (l.exponent + 1)) - 1) << (l.mantissa - 1)) as u8 & ((1 << (bits - 1)) - 1)),
+        Special::Ieee => {
+            sign | ((((1u16 << (l.exponent + 1)) - 1) << (l.mantissa - 1)) as u8 & ((1 << (bits - 1)) - 1))
+        }
         Special::None => return if value.is_nan() { 0 } else { finite(&l, value, sign, true) },
     };
     if value.is_nan() {
@@ -110,11 +112,8 @@ fn finite(l: &Layout, value: f32, sign: u8, saturate: bool) -> u8 {
     let exponent = if x >= 2f64.powi(exponent + 1) { exponent + 1 } else { exponent };
     let exponent = if exponent > 1 - l.bias && x < 2f64.powi(exponent) { exponent - 1 } else { exponent };
     let steps = (x / 2f64.powi(exponent - l.mantissa as i32)).round_ties_even();
-    let code = if value.is_infinite() {
-        f64::INFINITY
-    } else {
-        f64::from((exponent + l.bias - 1) << l.mantissa) + steps
-    };
+    let code =
+        if value.is_infinite() { f64::INFINITY } else { f64::from((exponent + l.bias - 1) << l.mantissa) + steps };
     if code > f64::from(largest) {
         return match (saturate, &l.special) {
             (true, _) => sign | largest as u8,
@@ -147,8 +146,7 @@ fn encode_scale(value: f32, saturate: bool) -> u8 {
 mod tests {
     use super::*;
 
-    const FLOATS: [DType; 5] =
-        [DType::F8E4M3FN, DType::F8E4M3FNUZ, DType::F8E5M2, DType::F8E5M2FNUZ, DType::F4E2M1];
+    const FLOATS: [DType; 5] = [DType::F8E4M3FN, DType::F8E4M3FNUZ, DType::F8E5M2, DType::F8E5M2FNUZ, DType::F4E2M1];
 
     #[test]
     fn every_code_is_the_nearest_code_of_its_own_value() {

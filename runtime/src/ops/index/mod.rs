@@ -1,0 +1,2 @@
+use super::OpDef;
+pub(super) static OPS: &[&OpDef] = &[];
