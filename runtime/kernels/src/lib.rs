@@ -9,4 +9,5 @@ pub mod activation;
 pub mod conv;
 pub mod gemm;
 pub mod pool;
+pub mod resample;
 pub mod rows;
