@@ -17,14 +17,10 @@ pub(super) static GRID_SAMPLE: OpDef = OpDef::new(
 .kernel(lower::grid_sample);
 
 /// The same before the standard had it.
-pub(super) static MICROSOFT_GRID_SAMPLE: OpDef = OpDef::new(
-    "GridSample",
-    "samples of images at positions that are an input",
-    |_, inputs| facts(inputs),
-    sample,
-)
-.domain(MICROSOFT)
-.kernel(lower::grid_sample);
+pub(super) static MICROSOFT_GRID_SAMPLE: OpDef =
+    OpDef::new("GridSample", "samples of images at positions that are an input", |_, inputs| facts(inputs), sample)
+        .domain(MICROSOFT)
+        .kernel(lower::grid_sample);
 
 /// `grid[n, p] = theta[n] · [position of p, 1]`: positions of an image or volume under an affine map.
 pub(super) static AFFINE_GRID: OpDef = OpDef::new(
