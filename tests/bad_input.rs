@@ -90,7 +90,7 @@ fn a_pad_that_is_not_there_is_looked_for_and_said() {
         })
         .unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    assert!(String::from_utf8_lossy(&out.stdout).contains("looking for the pad"));
+    assert!(String::from_utf8_lossy(&out.stderr).contains("looking for the pad: "));
 }
 
 #[test]

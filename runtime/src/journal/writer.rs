@@ -413,11 +413,7 @@ impl Journal {
         check_after_unclean_stop(&conn, state)?;
         let (acknowledged, chain) = self.head;
         if acknowledged > 0 {
-            let found: Option<[u8; 32]> = conn
-                .query_row("SELECT chain FROM records WHERE seq=?", [acknowledged as i64], |r| r.get(0))
-                .optional()
-                .map_err(fail)?;
-            if found.map(Digest) != Some(chain) {
+            if sql::chain_at(&conn, acknowledged).map_err(fail)? != Some(chain) {
                 let what = format!("record {acknowledged} was acknowledged and is not there any more");
                 return Err(StoreError::Damaged { path, what });
             }
