@@ -11,7 +11,7 @@
 //! not against a forger.
 //!
 //! Deliberately without judgement: `learn` decides what is published. Whoever calls [`AdapterStore::publish`],
-//! [`AdapterStore::switch`], [`AdapterStore::rollback`] or [`AdapterStore::remove`] holds the state directory's lock;
+//! [`AdapterStore::switch`] or [`AdapterStore::remove`] holds the state directory's lock;
 //! the readers need none, every switch is one `rename`.
 use std::collections::HashMap;
 use std::fmt;
@@ -371,16 +371,6 @@ impl AdapterStore {
             self.load(id)?;
         }
         self.point_at(id)
-    }
-
-    /// Goes back to [`AdapterStore::before`].
-    ///
-    /// # Errors
-    /// Those of [`AdapterStore::before`], disk trouble; the one in use then stays.
-    pub fn rollback(&self) -> Result<Option<AdapterId>, AdapterError> {
-        let target = self.before()?;
-        self.point_at(target.as_ref())?;
-        Ok(target)
     }
 
     /// The adapter that was in use when the present one was published; `None` is factory. Where that one has been removed or

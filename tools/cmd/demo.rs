@@ -122,12 +122,7 @@ impl Demo {
         let test: Vec<&Row> = world.split("test").collect();
         let source = source_rows(&world, &factory, &test);
         self.say(|out| {
-            writeln!(
-                out,
-                "hone demo · {place} · {} presses, {:.0} % of them wrong",
-                self.presses,
-                100.0 * self.wrong
-            )?;
+            writeln!(out, "hone demo · {place} · {} presses, {:.0} % of them wrong", self.presses, 100.0 * self.wrong)?;
             writeln!(out, "The model: which of ten digits is meant? It was trained on other people.")
         })?;
         let user = Features::of(&mut app, &test)?;

@@ -40,7 +40,8 @@ impl History {
         let events = reader.list(&Filter { kind: Some(Kind::Adapter), ..Filter::default() })?;
         let event = |record: Record| {
             let event: AdapterEvent = serde_json::from_str(record.payload.as_deref()?).ok()?;
-            let names = matches!(event.action, AdapterAction::Published | AdapterAction::RolledBack | AdapterAction::Used);
+            let names =
+                matches!(event.action, AdapterAction::Published | AdapterAction::RolledBack | AdapterAction::Used);
             names.then_some((record.seq, event))
         };
         Ok(History {
@@ -61,7 +62,8 @@ impl History {
 
     /// The requests that are about the adapters of the bundle `base`: what was in use when they came was one of them.
     pub(super) fn asked(&self, base: &str) -> Vec<u64> {
-        let about = |seq: u64| self.in_use.iter().rev().find(|(s, _)| *s < seq).is_some_and(|(_, e)| e.base_digest == base);
+        let about =
+            |seq: u64| self.in_use.iter().rev().find(|(s, _)| *s < seq).is_some_and(|(_, e)| e.base_digest == base);
         self.asked.iter().copied().filter(|&seq| about(seq)).collect()
     }
 

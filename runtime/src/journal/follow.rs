@@ -4,11 +4,11 @@
 //! after each press would read the whole log each time; a [`Follower`] remembers how far it has read and what it knows.
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::StoreError;
 use super::reader::{EffectivePress, PressLine, Reader};
 use super::record::{Digest, PressId};
 use super::resolve::{PressStatus, Resolver};
 use super::sql::{self, CHAIN_START};
-use super::StoreError;
 
 /// How far somebody has followed a journal, and which presses they have been told of. A new one has been told of none.
 #[derive(Default)]
@@ -51,7 +51,8 @@ impl Reader {
                 let mut resolver = known.resolver;
                 let lines = self.resolve(&mut resolver, known.at.0, &BTreeMap::new())?;
                 // What has stopped counting never counts again, so only what has just stopped can be missing now.
-                changes.vanished = resolver.take_stopped().into_iter().filter(|id| follower.told.contains(id)).collect();
+                changes.vanished =
+                    resolver.take_stopped().into_iter().filter(|id| follower.told.contains(id)).collect();
                 changes.vanished.sort_unstable();
                 changes.vanished.dedup();
                 (lines, resolver)
@@ -81,7 +82,8 @@ impl Reader {
     /// Whether the log still begins with what `known` has seen of it, and nothing after that rewrites it.
     fn goes_on_from(&self, known: &Known) -> Result<bool, StoreError> {
         let (seq, chain) = known.at;
-        let found = if seq == 0 { Some(CHAIN_START) } else { sql::chain_at(self.conn(), seq).map_err(|e| self.fail(e))? };
+        let found =
+            if seq == 0 { Some(CHAIN_START) } else { sql::chain_at(self.conn(), seq).map_err(|e| self.fail(e))? };
         let redacted = "SELECT 1 FROM records WHERE seq > ? AND kind = 'redaction'";
         let rewritten = || self.conn().prepare_cached(redacted).and_then(|mut s| s.exists([seq as i64]));
         Ok(found == Some(chain) && !rewritten().map_err(|e| self.fail(e))?)
