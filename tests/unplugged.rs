@@ -91,7 +91,7 @@ fn emulate(link: &Path) -> (Child, ChildStdin) {
     // It says its port once it is there.
     let mut port = String::new();
     BufReader::new(pad.stdout.take().unwrap()).read_line(&mut port).unwrap();
-    assert!(port.starts_with("/dev/"), "{port}");
+    assert_eq!(port.trim_end(), link.to_str().unwrap());
     let finger = pad.stdin.take().unwrap();
     (pad, finger)
 }

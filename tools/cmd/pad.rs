@@ -115,14 +115,13 @@ impl Emulate {
         };
         let base = EmulatorConfig::default();
         let uid = self.uid.unwrap_or(base.uid);
-        let (buttons, virtual_time, link) = (self.buttons, self.virtual_time, self.link.clone());
+        let (buttons, virtual_time, link) = (self.buttons, self.virtual_time, self.link);
         let config = EmulatorConfig { uid, buttons, virtual_time, link, ..base };
         let pad = Arc::new(Emulator::start(config).map_err(|e| fail(Class::Device, e.to_string()))?);
         let port = pad.port_name().ok_or_else(|| fail(Class::Device, "the pad has no port"))?;
         output::line(&port)?;
-        let name = self.link.as_ref().map_or(port.clone(), |link| link.display().to_string());
         output::say(format!(
-            "a pad with {buttons} buttons is at {port}; `hone listen BUNDLE --pad {name} --allow-unpaired` hears it"
+            "a pad with {buttons} buttons is at {port}; `hone listen BUNDLE --pad {port} --allow-unpaired` hears it"
         ));
 
         let done = Arc::new(AtomicBool::new(false));

@@ -390,6 +390,7 @@ fn inference_records_are_grouped_by_the_second_and_keep_their_place_before_a_pre
 
 #[test]
 fn what_a_follower_is_told_adds_up_to_the_presses_that_count_whatever_happens_between_its_looks() {
+    let (mut vanished, mut appeared) = (0, 0);
     for seed in 1..=20u64 {
         let (dir, clock, mut j) = fresh();
         // Knuth's linear congruential generator, its high bits.
@@ -401,7 +402,6 @@ fn what_a_follower_is_told_adds_up_to_the_presses_that_count_whatever_happens_be
         let (mut follower, mut sum) = (Follower::default(), Vec::<EffectivePress>::new());
         let sources = [Source::Stdin, Source::Gpio];
         let mut predictions = vec![j.shown(&shown(0)).unwrap()];
-        let (mut vanished, mut appeared) = (0, 0);
         for turn in 0..60u32 {
             for _ in 0..below(4) {
                 clock.pass([100, 3_000][below(2)]);
@@ -429,8 +429,8 @@ fn what_a_follower_is_told_adds_up_to_the_presses_that_count_whatever_happens_be
             assert_eq!(sum, j.reader().effective_presses().unwrap(), "seed {seed}, turn {turn}");
             assert_eq!(j.reader().changes(&mut follower).unwrap(), Changes::default());
         }
-        assert!(vanished > 3 && appeared > 10, "seed {seed}: {vanished} vanished, {appeared} appeared");
     }
+    assert!(vanished > 100 && appeared > 300, "{vanished} vanished, {appeared} appeared");
 }
 
 #[test]
