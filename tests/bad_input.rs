@@ -110,3 +110,16 @@ fn a_modality_the_model_does_not_take_is_named() {
     fs::write(&csv, "x\n1\n").unwrap();
     fails(&run_with(&["--sensor".as_ref(), csv.as_os_str()]), 2, &["sensor", "image, audio, text"]);
 }
+
+#[test]
+fn an_empty_text_and_no_presses_are_usage_errors() {
+    fails(&run_with(&["--text".as_ref(), " ".as_ref()]), 2, &["--text is empty"]);
+    fails(&hone().args(["demo", "--presses", "0"]).output().unwrap(), 2, &["--presses"]);
+}
+
+#[test]
+fn a_directory_of_data_sets_names_them() {
+    let mut eval = hone();
+    eval.arg("eval").arg(bundle()).arg("--data").arg(model_dir().join("worlds/new-language"));
+    fails(&eval.output().unwrap(), 3, &["new-language", "de, es, fr, it"]);
+}

@@ -108,6 +108,9 @@ impl Demo {
         if !(0.0..=1.0).contains(&self.wrong) {
             return Err(fail(Class::Usage, format!("--wrong is a share between 0 and 1, not {}", self.wrong)));
         }
+        if self.presses == 0 {
+            return Err(fail(Class::Usage, "--presses is a number from 1 on"));
+        }
         let place = self.place()?;
         let world = assets::world(&place)?;
         let factory = assets::world("factory")?;
