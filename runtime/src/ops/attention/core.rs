@@ -173,6 +173,57 @@ fn softmax(row: &mut [f64], sink: Option<f64>) {
     row.iter_mut().for_each(|x| *x /= sum);
 }
 
+/// Where the rows of an operand lie: that of batch `b`, head `h` and token `t` starts at
+/// `base + b · batch + h · head + t · token`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Rows {
+    /// Element of the first row.
+    pub(crate) base: usize,
+    /// Elements from one batch to the next.
+    pub(crate) batch: usize,
+    /// Elements from one head to the next.
+    pub(crate) head: usize,
+    /// Elements from one token to the next.
+    pub(crate) token: usize,
+}
+
+impl Rows {
+    /// `[B, heads, tokens, width]`.
+    pub(crate) fn heads_first(heads: usize, tokens: usize, width: usize) -> Rows {
+        Rows { base: 0, batch: heads * tokens * width, head: tokens * width, token: width }
+    }
+
+    /// `heads · width` elements from `base` on in each row of `[B, tokens, row]`.
+    pub(crate) fn tokens_first(tokens: usize, row: usize, base: usize, width: usize) -> Rows {
+        Rows { base, batch: tokens * row, head: width, token: row }
+    }
+
+    /// Part `part` of `[B, tokens, heads, parts, width]`.
+    pub(crate) fn interleaved(tokens: usize, heads: usize, [part, parts]: [usize; 2], width: usize) -> Rows {
+        let token = heads * parts * width;
+        Rows { base: part * width, batch: tokens * token, head: parts * width, token }
+    }
+
+    /// Where a row starts.
+    #[inline(always)]
+    pub(crate) fn at(&self, batch: usize, head: usize, token: usize) -> usize {
+        self.base + batch * self.batch + head * self.head + token * self.token
+    }
+
+    /// The rows as `[B, heads, tokens, width]`.
+    pub(crate) fn gather<T: Copy>(&self, x: &[T], [b, heads, tokens, width]: [usize; 4]) -> Vec<T> {
+        let mut y = Vec::with_capacity(b * heads * tokens * width);
+        for batch in 0..b {
+            for h in 0..heads {
+                for t in 0..tokens {
+                    y.extend_from_slice(&x[self.at(batch, h, t)..][..width]);
+                }
+            }
+        }
+        y
+    }
+}
+
 /// `[B, T, heads · width]` as `[B, heads, T, width]`.
 pub(crate) fn heads_first<T: Copy>(x: &[T], b: usize, tokens: usize, heads: usize, width: usize) -> Vec<T> {
     let mut y = Vec::with_capacity(x.len());

@@ -175,8 +175,6 @@ impl Positions {
 pub(crate) struct Mask {
     /// Operands, summed.
     pub(crate) layers: Vec<Layer>,
-    /// Keys after the query's own position get this number (the operators of ONNX Runtime add a finite one).
-    pub(crate) causal_filter: Option<f64>,
     /// Keys outside are hidden.
     pub(crate) window: Window,
     /// Where queries stand.
@@ -186,7 +184,7 @@ pub(crate) struct Mask {
 impl Mask {
     /// A mask that hides nothing.
     pub(crate) fn none() -> Mask {
-        Mask { layers: Vec::new(), causal_filter: None, window: Window::default(), positions: Positions::Past(0) }
+        Mask { layers: Vec::new(), window: Window::default(), positions: Positions::Past(0) }
     }
 
     /// What [`super::core::Core::mask`] is to do for queries among `s` in `batches`; `values` are the operands as numbers.
@@ -204,10 +202,6 @@ impl Mask {
         let value = self.positions.operand().and_then(|o| cell(o, at[0])).unwrap_or(0.0) as i64;
         let (first, limit) = self.positions.of(value, s, row.len());
         let p = first.saturating_add(at[2] as i64);
-        if let Some(filter) = self.causal_filter {
-            let from = (p + 1).clamp(0, row.len() as i64) as usize;
-            row[from..].iter_mut().for_each(|x| *x += filter);
-        }
         let seen = self.window.keys(p, limit);
         row[..seen.start].fill(f64::NEG_INFINITY);
         row[seen.end..].fill(f64::NEG_INFINITY);

@@ -10,18 +10,18 @@ use super::OpDef;
 
 mod core;
 //X mod fused;
-//X mod grouped;
+mod grouped;
 mod linear;
 mod mask;
-//X mod microsoft;
-//X mod multi_head;
+mod microsoft;
+mod multi_head;
 mod rotary;
 mod standard;
 
 #[allow(unused_imports, reason = "QAttention of the quantised family and the fusion of decomposed attention call these")]
 pub(super) use self::{
     core::{Attended, Core, Sizes, Stage, core, heads_first, tokens_first},
-//X     microsoft::attend_projected,
+    microsoft::{Operands, Projected},
 };
 
 /// The rows of this family.
@@ -29,8 +29,8 @@ pub(super) static OPS: &[&OpDef] = &[
     &standard::ATTENTION,
     &rotary::ROTARY_EMBEDDING,
     &linear::LINEAR_ATTENTION,
-//X     &microsoft::ATTENTION,
-//X     &multi_head::MULTI_HEAD_ATTENTION,
-//X     &grouped::GROUP_QUERY_ATTENTION,
+    &microsoft::ATTENTION,
+    &multi_head::MULTI_HEAD_ATTENTION,
+    &grouped::GROUP_QUERY_ATTENTION,
     &rotary::MICROSOFT_ROTARY_EMBEDDING,
 ];
