@@ -6,6 +6,7 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 pub mod activation;
+pub mod attention;
 pub mod conv;
 pub mod gemm;
 pub mod pool;

@@ -104,7 +104,8 @@ pub(crate) fn core(c: &Core<'_>, stage: Stage) -> Result<Attended, OpError> {
     if g == 0 || !h.is_multiple_of(g) {
         return Err(OpError::shape("query heads", format!("a multiple of {g} key heads"), h));
     }
-    for (what, found, shape) in [("Q", c.q.len(), [b, h, s, d]), ("K", c.k.len(), [b, g, l, d]), ("V", c.v.len(), [b, g, l, e])]
+    for (what, found, shape) in
+        [("Q", c.q.len(), [b, h, s, d]), ("K", c.k.len(), [b, g, l, d]), ("V", c.v.len(), [b, g, l, e])]
     {
         if elements(&shape)? != found {
             return Err(OpError::shape(format!("elements of {what}"), shape, found));
@@ -278,7 +279,16 @@ mod tests {
     #[test]
     fn a_sink_takes_its_share() {
         let sizes = Sizes { b: 1, h: 1, g: 1, s: 1, l: 1, d: 1, e: 1 };
-        let c = Core { sizes, q: &[0.0], k: &[0.0], v: &[2.0], scale: 1.0, softcap: 0.0, mask: &|_, _, _, _| {}, sink: Some(&[0.0]) };
+        let c = Core {
+            sizes,
+            q: &[0.0],
+            k: &[0.0],
+            v: &[2.0],
+            scale: 1.0,
+            softcap: 0.0,
+            mask: &|_, _, _, _| {},
+            sink: Some(&[0.0]),
+        };
         assert_eq!(core(&c, Stage::Nothing).unwrap().y, [1.0]);
     }
 }

@@ -1,10 +1,12 @@
 //! `GroupQueryAttention` of ONNX Runtime: causal attention of language models over a cache of fixed capacity.
 use super::core::{Core, Rows, Sizes, Stage, core, head_size, heads_of, scale_of, tokens_first};
+use super::fused::{Areas, Counted, Fused, Place, Source, Step, Turn};
 use super::mask::{Layer, Mask, Meaning, Positions, Window};
 use super::microsoft::Seen;
 use super::rotary::{row_of, turn};
 use crate::ops::{Attrs, Fact, MICROSOFT, OpDef, OpError, ints_of, need, optional};
-use crate::tensor::Tensor;
+use crate::plan::{Lowered, Lowering};
+use crate::tensor::{DType, Tensor};
 
 /// `query [B, S, H·D]`, `key` and `value` `[B, S, G·D]`, or all packed in `query`; `past_key` and `past_value`
 /// `[B, G, P, D]`, `seqlens_k [B]` (keys that count, less one), `total_sequence_length` (their maximum), `cos_cache` and
@@ -14,7 +16,8 @@ use crate::tensor::Tensor;
 /// When `total_sequence_length` is `S` this is the first prompt: its keys are the first of the cache.
 pub(super) static GROUP_QUERY_ATTENTION: OpDef =
     OpDef::new("GroupQueryAttention", "grouped-query attention with a cache and rotary embedding", shape, reference)
-        .domain(MICROSOFT);
+        .domain(MICROSOFT)
+        .kernel(lower);
 
 /// What the operands say, by types, shapes and the value of `total_sequence_length`.
 pub(super) struct Call {
@@ -39,11 +42,7 @@ pub(super) struct Call {
 const SEQLENS: usize = 5;
 
 impl Call {
-    pub(super) fn new<'a>(
-        attrs: &Attrs,
-        total: i64,
-        of: impl Fn(usize) -> Option<Seen<'a>>,
-    ) -> Result<Call, OpError> {
+    pub(super) fn new<'a>(attrs: &Attrs, total: i64, of: impl Fn(usize) -> Option<Seen<'a>>) -> Result<Call, OpError> {
         for (i, what) in [(12, "k_scale"), (13, "v_scale"), (16, "query_seqlens")] {
             if of(i).is_some() {
                 return Err(OpError::unsupported(format!("GroupQueryAttention with `{what}`")));
@@ -96,8 +95,7 @@ impl Call {
             let local = attrs.int("local_window_size", -1)?;
             window.left = usize::try_from(local).ok().filter(|&n| n > 0).map(|n| n - 1);
         }
-        let positions =
-            if prompt { Positions::PromptLessOne(SEQLENS) } else { Positions::CountedLessOne(SEQLENS) };
+        let positions = if prompt { Positions::PromptLessOne(SEQLENS) } else { Positions::CountedLessOne(SEQLENS) };
         let mut mask = Mask { window, positions, ..Mask::none() };
         if let Some((dtype, shape)) = of(10) {
             let keys = shape.last().copied().unwrap_or(1).min(sizes.l);
@@ -113,7 +111,13 @@ impl Call {
             let (cos, sin) = (must(7, "cos_cache")?, must(8, "sin_cache")?);
             match *cos {
                 [rows, half] if 2 * half <= d && cos == sin => Some((2 * half, rows)),
-                _ => return Err(OpError::shape("cos_cache and sin_cache", format!("[positions, {}]", d / 2), (cos, sin))),
+                _ => {
+                    return Err(OpError::shape(
+                        "cos_cache and sin_cache",
+                        format!("[positions, {}]", d / 2),
+                        (cos, sin),
+                    ));
+                }
             }
         } else {
             None
@@ -247,4 +251,94 @@ fn reference(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, O
         Tensor::from_f64(dtype, &[b, g, l, d], &k)?,
         Tensor::from_f64(dtype, &[b, g, l, d], &v)?,
     ])
+}
+
+fn lower(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
+    let Some(total) = l.constant(6) else { return Ok(None) };
+    let total = ints_of(total).first().copied().unwrap_or(-1);
+    let c = Call::new(l.attrs, total, |i| Some((l.dtype(i)?, l.shape(i).ok()?)))?;
+    let integers = l.dtype(SEQLENS) == Some(DType::I32) && l.dtype(9).is_none_or(|t| t == DType::I64);
+    if l.dtype(0) != Some(DType::F32) || !integers || c.norms.is_some() || c.rotary.is_some_and(|r| r.1 == 0) {
+        return Ok(None);
+    }
+    let Sizes { b, h, g, s, l: keys, d, .. } = c.sizes;
+    let counted = if c.prompt {
+        Counted::Fixed(0)
+    } else {
+        let most = c.past.min(keys - s);
+        Counted::Told { input: SEQLENS, less: s, most }
+    };
+    let mut areas = Areas::default();
+    let mut steps = Vec::new();
+    let given = c.operands.map(|(input, rows)| Source { place: Place::Read(input), rows });
+    let turned = |at: Source, heads: usize, behind: bool| {
+        let (turned, positions) = c.rotary?;
+        let ids = l.has(9).then_some((9, c.prompt));
+        let (caches, half, interleaved) = ([7, 8], turned / 2, c.interleaved);
+        Some(Step::Turn(Turn {
+            at,
+            heads,
+            tokens: s,
+            width: d,
+            behind,
+            counted,
+            caches,
+            positions,
+            half,
+            ids,
+            interleaved,
+        }))
+    };
+    let mut q = given[0];
+    if c.rotary.is_some() {
+        let to = Source { place: areas.take(&[b, h, s, d])?, rows: Rows::heads_first(h, s, d) };
+        steps.push(Step::Lay {
+            past: None,
+            new: q,
+            to,
+            heads: h,
+            counted: Counted::Fixed(0),
+            tokens: s,
+            capacity: s,
+            width: d,
+            bias: None,
+        });
+        steps.extend(turned(to, h, false));
+        q = to;
+    }
+    let mut cache = |i: usize| -> Result<Source, OpError> {
+        let place = if l.wants(i) { Place::Write(i) } else { areas.take(&[b, g, keys, d])? };
+        let to = Source { place, rows: Rows::heads_first(g, keys, d) };
+        let past = Source { place: Place::Read(2 + i), rows: Rows::heads_first(g, c.past, d) };
+        steps.push(Step::Lay {
+            past: l.has(2 + i).then_some(past),
+            new: given[i],
+            to,
+            heads: g,
+            counted,
+            tokens: s,
+            capacity: keys,
+            width: d,
+            bias: None,
+        });
+        if i == 1 {
+            steps.extend(turned(to, g, true));
+        }
+        Ok(to)
+    };
+    let (k, v) = (cache(1)?, cache(2)?);
+    let fused = Fused {
+        sizes: c.sizes,
+        q,
+        k,
+        v,
+        y: Rows::tokens_first(s, h * d, 0, d),
+        scale: c.scale as f32,
+        softcap: c.softcap as f32,
+        mask: c.mask,
+        sink: if l.has(11) { Some(Some(11)) } else { c.smooth.then_some(None) },
+        steps,
+        held: areas.floats,
+    };
+    fused.lower(l)
 }

@@ -7,8 +7,12 @@ use crate::tensor::Tensor;
 ///
 /// query `[B, T, H·D]`, key `[B, T, G·D]`, value `[B, T, G·E]`, past state `[B, G, D, E]`, decay `[B, T, G·D]` or
 /// `[B, T, G]` (the logarithm of what is kept), beta `[B, T, G]` or `[B, T, 1]`; gives `[B, T, H·E]` and the state.
-pub(super) static LINEAR_ATTENTION: OpDef =
-    OpDef::new("LinearAttention", "attention by a recurrent state: linear, gated, delta and gated delta rules", shape, reference);
+pub(super) static LINEAR_ATTENTION: OpDef = OpDef::new(
+    "LinearAttention",
+    "attention by a recurrent state: linear, gated, delta and gated delta rules",
+    shape,
+    reference,
+);
 
 struct Call {
     b: usize,
@@ -120,8 +124,5 @@ fn reference(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, O
     }
     let dtype = need(inputs, 0, "query")?.dtype();
     let state_type = optional(inputs, 3).map_or(dtype, Tensor::dtype);
-    Ok(vec![
-        Tensor::from_f64(dtype, &[b, t, h * e], &y)?,
-        Tensor::from_f64(state_type, &[b, g, d, e], &state)?,
-    ])
+    Ok(vec![Tensor::from_f64(dtype, &[b, t, h * e], &y)?, Tensor::from_f64(state_type, &[b, g, d, e], &state)?])
 }

@@ -1,7 +1,10 @@
 //! What is added to the scores before the softmax, as the operators say it: numbers, booleans, lengths, windows.
 //!
 //! A [`Mask`] is made from shapes alone, and read by the reference and by the kernel.
-use crate::ops::{OpError, shape::{broadcast, broadcast_strides}};
+use crate::ops::{
+    OpError,
+    shape::{broadcast, broadcast_strides},
+};
 use crate::tensor::DType;
 
 /// What one operand means for the scores.
@@ -188,13 +191,7 @@ impl Mask {
     }
 
     /// What [`super::core::Core::mask`] is to do for queries among `s` in `batches`; `values` are the operands as numbers.
-    pub(crate) fn add(
-        &self,
-        values: &[Option<Vec<f64>>],
-        [batches, s]: [usize; 2],
-        at: [usize; 3],
-        row: &mut [f64],
-    ) {
+    pub(crate) fn add(&self, values: &[Option<Vec<f64>>], [batches, s]: [usize; 2], at: [usize; 3], row: &mut [f64]) {
         let cell = |o: usize, k: usize| values.get(o).and_then(Option::as_ref).and_then(|v| v.get(k)).copied();
         for layer in &self.layers {
             layer.add(at, batches, row, |k| cell(layer.operand, k).unwrap_or(0.0));

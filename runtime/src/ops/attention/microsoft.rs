@@ -1,15 +1,21 @@
 //! `Attention` of ONNX Runtime: one matrix makes Q, K and V.
 //!
 //! What follows the projection is [`Projected`], which `QAttention` shares.
+use hone_kernels::gemm;
+
 use super::core::{Core, Rows, Sizes, Stage, core, head_size, heads_of, joined, scale_of, tokens_first};
+use super::fused::{Areas, Counted, Fused, Place, Source, Step};
 use super::mask::{Layer, Mask, Meaning, Positions};
 use crate::ops::{Attrs, Fact, MICROSOFT, OpDef, OpError, need, optional};
+use crate::plan::{Lowered, Lowering, Weight};
 use crate::tensor::{DType, Tensor};
 
 /// `input [B, S, I]`, `weights [I, H·D + H·D + H·E]`, `bias`, `mask_index`, `past [2, B, H, P, D]`, `attention_bias`; gives
 /// `[B, S, H·E]` and the keys and values with the past.
 pub(super) static ATTENTION: OpDef =
-    OpDef::new("Attention", "self-attention with its input projection, mask and cache", shape, reference).domain(MICROSOFT);
+    OpDef::new("Attention", "self-attention with its input projection, mask and cache", shape, reference)
+        .domain(MICROSOFT)
+        .kernel(lower);
 
 /// Which inputs of a node say what.
 #[derive(Clone, Copy, Debug)]
@@ -115,12 +121,7 @@ impl Projected {
     ///
     /// # Errors
     /// [`OpError::Shape`] when `qkv` is too short.
-    pub(crate) fn attend(
-        &self,
-        inputs: &[Option<&Tensor>],
-        qkv: &[f64],
-        dtype: DType,
-    ) -> Result<Vec<Tensor>, OpError> {
+    pub(crate) fn attend(&self, inputs: &[Option<&Tensor>], qkv: &[f64], dtype: DType) -> Result<Vec<Tensor>, OpError> {
         let Sizes { b, h, s, l, d, e, .. } = self.sizes;
         if qkv.len() != b * s * h * (2 * d + e) {
             return Err(OpError::shape("projected rows", [b, s, h * (2 * d + e)], qkv.len()));
@@ -221,4 +222,67 @@ fn reference(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, O
         }
     }
     p.attend(inputs, &qkv, x.dtype())
+}
+
+fn lower(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
+    let (p, features) = call(l.attrs, |i| Some((l.dtype(i)?, l.shape(i).ok()?)))?;
+    let (Some(Weight::F32(w)), Some(DType::F32)) = (l.weight(1), l.dtype(0)) else { return Ok(None) };
+    let bias = match (l.has(2), l.constant(2)) {
+        (false, _) => None,
+        (true, Some(bias)) => Some(bias.as_f32()?.to_vec()),
+        (true, None) => return Ok(None),
+    };
+    let Sizes { b, h, s, l: keys, d, e, .. } = p.sizes;
+    let width = h * (2 * d + e);
+    let w = w.as_f32()?;
+    let mut weight = vec![0.0; gemm::packed_len(width, features)];
+    gemm::pack(width, features, |j, k| w[k * width + j], &mut weight);
+    let mut areas = Areas::default();
+    let place = areas.take(&[b * s, width])?;
+    let Place::Held(to) = place else { return Ok(None) };
+    let mut steps = vec![Step::Project { x: 0, m: b * s, k: features, n: width, weight, bias, to }];
+    let [q, mut k, mut v] = p.rows().map(|rows| Source { place, rows });
+    let past = l.has(OPERANDS.past);
+    if past || l.wants(1) {
+        for (side, part) in [&mut k, &mut v].into_iter().enumerate() {
+            let size = [d, e][side];
+            // Keys and values are the two halves of one tensor.
+            let half = |capacity: usize, place: Place| {
+                let rows = Rows::heads_first(h, capacity, size);
+                Source { place, rows: Rows { base: side * b * rows.batch, ..rows } }
+            };
+            let to = if l.wants(1) {
+                half(keys, Place::Write(1))
+            } else {
+                let rows = Rows::heads_first(h, keys, size);
+                Source { place: areas.take(&[b, h, keys, size])?, rows }
+            };
+            steps.push(Step::Lay {
+                past: past.then(|| half(p.past, Place::Read(OPERANDS.past))),
+                new: *part,
+                to,
+                heads: h,
+                counted: Counted::Fixed(p.past),
+                tokens: s,
+                capacity: keys,
+                width: size,
+                bias: None,
+            });
+            *part = to;
+        }
+    }
+    let fused = Fused {
+        sizes: p.sizes,
+        q,
+        k,
+        v,
+        y: Rows::tokens_first(s, h * e, 0, e),
+        scale: p.scale as f32,
+        softcap: 0.0,
+        mask: p.mask,
+        sink: None,
+        steps,
+        held: areas.floats,
+    };
+    fused.lower(l)
 }

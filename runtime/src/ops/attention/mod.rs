@@ -9,7 +9,7 @@
 use super::OpDef;
 
 mod core;
-//X mod fused;
+mod fused;
 mod grouped;
 mod linear;
 mod mask;
@@ -18,7 +18,10 @@ mod multi_head;
 mod rotary;
 mod standard;
 
-#[allow(unused_imports, reason = "QAttention of the quantised family and the fusion of decomposed attention call these")]
+#[allow(
+    unused_imports,
+    reason = "QAttention of the quantised family and the fusion of decomposed attention call these"
+)]
 pub(super) use self::{
     core::{Attended, Core, Sizes, Stage, core, heads_first, tokens_first},
     microsoft::{Operands, Projected},

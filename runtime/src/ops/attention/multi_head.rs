@@ -1,16 +1,19 @@
 //! `MultiHeadAttention` of ONNX Runtime: Q, K and V come projected, apart or packed.
 use super::core::{Core, Rows, Sizes, Stage, core, head_size, heads_of, joined, scale_of, tokens_first};
+use super::fused::{Areas, Counted, Fused, Place, Source, Step};
 use super::mask::{Layer, Mask, Meaning, Positions};
 use super::microsoft::{Seen, padding_layer};
 use crate::ops::{Attrs, Fact, MICROSOFT, OpDef, OpError, need, optional};
-use crate::tensor::Tensor;
+use crate::plan::{Lowered, Lowering};
+use crate::tensor::{DType, Tensor};
 
 /// `query [B, S, H·D]` with `key [B, N, H·D]` and `value [B, N, H·E]`, or `[B, H, N, ·]` as they stand in a cache; or
 /// `key [B, N, H, 2, D]`; or `query [B, S, H, 3, D]`. Then the projection's `bias`, `key_padding_mask`, `attention_bias`,
 /// `past_key`, `past_value`. Gives `[B, S, H·E]`, the keys and values with the past, and the masked scores.
 pub(super) static MULTI_HEAD_ATTENTION: OpDef =
     OpDef::new("MultiHeadAttention", "attention of projected queries, keys and values", shape, reference)
-        .domain(MICROSOFT);
+        .domain(MICROSOFT)
+        .kernel(lower);
 
 /// What the operands say, by types and shapes.
 pub(super) struct Call {
@@ -40,9 +43,7 @@ impl Call {
             _ => return wrong("query", "[B, S, hidden] or [B, S, heads, 3, size]", q),
         };
         let (new, e, rk, rv) = match (q.len(), shape_of(1), shape_of(2)) {
-            (5, None, None) => {
-                (s, d, (0, Rows::interleaved(s, h, [1, 3], d)), (0, Rows::interleaved(s, h, [2, 3], d)))
-            }
+            (5, None, None) => (s, d, (0, Rows::interleaved(s, h, [1, 3], d)), (0, Rows::interleaved(s, h, [2, 3], d))),
             (3, Some(&[kb, n, heads, 2, kd]), None) if (kb, heads, kd) == (b, h, d) => {
                 (n, d, (1, Rows::interleaved(n, h, [0, 2], d)), (1, Rows::interleaved(n, h, [1, 2], d)))
             }
@@ -130,4 +131,56 @@ fn reference(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, O
         out.push(Tensor::from_f64(dtype, &[b, h, s, l], &got.scores)?);
     }
     Ok(out)
+}
+
+fn lower(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
+    let c = Call::new(l.attrs, |i| Some((l.dtype(i)?, l.shape(i).ok()?)))?;
+    if l.dtype(0) != Some(DType::F32) || l.wants(3) {
+        return Ok(None);
+    }
+    let Sizes { b, h, s, l: keys, d, e, .. } = c.sizes;
+    let mut areas = Areas::default();
+    let mut steps = Vec::new();
+    // Operands are read where they are, unless there is something to add, to put before them or to give back.
+    let mut part = |i: usize, tokens: usize, width: usize, first: usize| -> Result<Source, OpError> {
+        let (operand, rows) = c.operands[i];
+        let new = Source { place: Place::Read(operand), rows };
+        let past = (i > 0 && l.has(5 + i)).then_some(5 + i);
+        let counted = if i > 0 { c.past } else { 0 };
+        let total = counted + tokens;
+        let place = match i > 0 && l.wants(i) {
+            true => Place::Write(i),
+            false if past.is_some() || l.has(3) => areas.take(&[b, h, total, width])?,
+            false => return Ok(new),
+        };
+        let to = Source { place, rows: Rows::heads_first(h, total, width) };
+        steps.push(Step::Lay {
+            past: past.map(|p| Source { place: Place::Read(p), rows: Rows::heads_first(h, counted, width) }),
+            new,
+            to,
+            heads: h,
+            counted: Counted::Fixed(counted),
+            tokens,
+            capacity: total,
+            width,
+            bias: l.has(3).then_some((3, first)),
+        });
+        Ok(to)
+    };
+    let new = keys - c.past;
+    let (q, k, v) = (part(0, s, d, 0)?, part(1, new, d, h * d)?, part(2, new, e, 2 * h * d)?);
+    let fused = Fused {
+        sizes: c.sizes,
+        q,
+        k,
+        v,
+        y: Rows::tokens_first(s, h * e, 0, e),
+        scale: c.scale as f32,
+        softcap: 0.0,
+        mask: c.mask,
+        sink: None,
+        steps,
+        held: areas.floats,
+    };
+    fused.lower(l)
 }

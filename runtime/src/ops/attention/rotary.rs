@@ -1,20 +1,25 @@
 //! `RotaryEmbedding` of the standard (opset 23) and of ONNX Runtime: pairs of features turned by the token's angle.
+use std::ops::{Add, Mul, Sub};
+
 use super::core::head_size;
 use crate::ops::{Attrs, Fact, MICROSOFT, OpDef, OpError, ints_of, need, optional, shape::same_as_input};
-use crate::tensor::Tensor;
+use crate::plan::{Io, Kernel, Lowered, Lowering};
+use crate::tensor::{DType, Tensor};
 
 /// `X [B, H, T, D]` or `[B, T, H·D]`, `cos_cache`, `sin_cache`, `position_ids`.
 pub(super) static ROTARY_EMBEDDING: OpDef =
     OpDef::new("RotaryEmbedding", "rotary position embedding of heads", same_as_input, |attrs, inputs| {
         reference(attrs, inputs, Dialect::Standard)
-    });
+    })
+    .kernel(|l| lower(l, Dialect::Standard));
 
 /// The same with the position ids second.
 pub(super) static MICROSOFT_ROTARY_EMBEDDING: OpDef =
     OpDef::new("RotaryEmbedding", "rotary position embedding of heads", same_as_input, |attrs, inputs| {
         reference(attrs, inputs, Dialect::Microsoft)
     })
-    .domain(MICROSOFT);
+    .domain(MICROSOFT)
+    .kernel(|l| lower(l, Dialect::Microsoft));
 
 /// Whose operator it is.
 #[derive(Clone, Copy, PartialEq)]
@@ -81,7 +86,11 @@ impl Call {
         };
         let turned = if rotary == 0 { d } else { rotary };
         if turned > d || !turned.is_multiple_of(2) || half != turned / 2 || cos != sin {
-            return Err(OpError::shape("cos_cache and sin_cache", format!("rows of {} for {d}", turned / 2), (cos, sin)));
+            return Err(OpError::shape(
+                "cos_cache and sin_cache",
+                format!("rows of {} for {d}", turned / 2),
+                (cos, sin),
+            ));
         }
         let angles = match of(operands[2]) {
             None if dialect == Dialect::Standard => Angles::Own,
@@ -121,13 +130,22 @@ impl Call {
 
 /// Turns the first `2 · cos.len()` features of `x`: pairs `(x1, x2)` become `(cos·x1 - sin·x2, sin·x1 + cos·x2)`. Pairs are
 /// neighbours when `interleaved`, otherwise `cos.len()` apart.
-pub(super) fn turn(x: &mut [f64], cos: &[f64], sin: &[f64], interleaved: bool) {
+#[inline(always)]
+pub(super) fn turn<T>(x: &mut [T], cos: &[T], sin: &[T], interleaved: bool)
+where
+    T: Copy + Mul<Output = T> + Add<Output = T> + Sub<Output = T>,
+{
     let half = cos.len();
-    for (i, (&c, &s)) in cos.iter().zip(sin).enumerate() {
-        let (a, b) = if interleaved { (2 * i, 2 * i + 1) } else { (i, i + half) };
-        let (x1, x2) = (x[a], x[b]);
-        x[a] = c * x1 - s * x2;
-        x[b] = s * x1 + c * x2;
+    let turned = |x1: T, x2: T, c: T, s: T| (c * x1 - s * x2, s * x1 + c * x2);
+    if interleaved {
+        for (pair, (&c, &s)) in x.as_chunks_mut::<2>().0.iter_mut().zip(cos.iter().zip(sin)) {
+            (pair[0], pair[1]) = turned(pair[0], pair[1], c, s);
+        }
+    } else {
+        let (first, second) = x.split_at_mut(half);
+        for ((x1, x2), (&c, &s)) in first.iter_mut().zip(second).zip(cos.iter().zip(sin)) {
+            (*x1, *x2) = turned(*x1, *x2, c, s);
+        }
     }
 }
 
@@ -160,4 +178,52 @@ pub(super) fn row_of(row: i64, rows: usize) -> Result<usize, OpError> {
         .ok()
         .filter(|&r| r < rows)
         .ok_or_else(|| OpError::shape("a position id", format!("below {rows}"), row))
+}
+
+/// The kernel for `f32`.
+struct Turned {
+    call: Call,
+    ids: bool,
+}
+
+fn lower(l: &Lowering<'_>, dialect: Dialect) -> Result<Option<Lowered>, OpError> {
+    let call = Call::new(l.attrs, dialect, |i| l.shape(i).ok())?;
+    let [cos, sin, ids] = call.operands;
+    if [0, cos, sin].iter().any(|&i| l.dtype(i) != Some(DType::F32)) || call.rows == 0 {
+        return Ok(None);
+    }
+    let mut reads = vec![0, cos, sin];
+    if l.has(ids) {
+        if l.dtype(ids) != Some(DType::I64) || l.shape(ids)?.iter().product::<usize>() == 0 {
+            return Ok(None);
+        }
+        reads.push(ids);
+    }
+    Ok(Some(Lowered::new(Turned { call, ids: l.has(ids) }, reads)))
+}
+
+impl Kernel for Turned {
+    fn name(&self) -> &'static str {
+        "rotary-f32"
+    }
+
+    fn run(&self, io: &mut Io<'_>) {
+        let (reads, writes) = io.split();
+        let c = &self.call;
+        let half = c.turned / 2;
+        let (cos, sin) = (reads.f32(1), reads.f32(2));
+        let ids = if self.ids { reads.i64(3) } else { &[] };
+        let y = writes.f32(0);
+        y.copy_from_slice(reads.f32(0));
+        for batch in 0..c.b {
+            for token in 0..c.tokens {
+                // The reference refuses positions outside the caches; a kernel cannot, and stays within them.
+                let row = c.row(batch, token, ids).clamp(0, c.rows as i64 - 1) as usize;
+                let (cos, sin) = (&cos[row * half..][..half], &sin[row * half..][..half]);
+                for head in 0..c.heads {
+                    turn(&mut y[c.start(batch, head, token)..][..c.d], cos, sin, c.interleaved);
+                }
+            }
+        }
+    }
 }

@@ -1,7 +1,9 @@
 //! `Attention` of the standard (opsets 23, 24 and 25).
-use super::core::{Core, Sizes, Stage, core, head_size, heads_first, heads_of, joined, scale_of, tokens_first};
+use super::core::{Core, Rows, Sizes, Stage, core, head_size, heads_first, heads_of, joined, scale_of, tokens_first};
+use super::fused::{Areas, Counted, Fused, Place, Source, Step};
 use super::mask::{Layer, Mask, Meaning, Positions, Window};
 use crate::ops::{Attrs, Fact, OpDef, OpError, need, optional};
+use crate::plan::{Lowered, Lowering};
 use crate::tensor::{DType, Tensor};
 
 /// `softmax(cap(scale · Q · Kᵀ) + mask) · V`.
@@ -10,7 +12,8 @@ use crate::tensor::{DType, Tensor};
 /// last axis may be shorter: keys beyond it are hidden), past keys and values `[B, G, P, ·]`, and for caches kept outside
 /// the number of keys that count, `[B]`. Gives Y in the layout of Q, the keys and values with the past, and scores.
 pub(super) static ATTENTION: OpDef =
-    OpDef::new("Attention", "scaled dot-product attention with masks, a cache and grouped heads", shape, reference);
+    OpDef::new("Attention", "scaled dot-product attention with masks, a cache and grouped heads", shape, reference)
+        .kernel(lower);
 
 /// What the operands say, by types and shapes.
 pub(super) struct Call {
@@ -29,7 +32,8 @@ type Seen<'a> = (DType, &'a [usize]);
 impl Call {
     /// `of(i)` is the type and shape of input `i`.
     pub(super) fn new<'a>(attrs: &Attrs, of: impl Fn(usize) -> Option<Seen<'a>>) -> Result<Call, OpError> {
-        let must = |index: usize, name: &'static str| of(index).map(|t| t.1).ok_or(OpError::MissingInput { index, name });
+        let must =
+            |index: usize, name: &'static str| of(index).map(|t| t.1).ok_or(OpError::MissingInput { index, name });
         let (q, k, v) = (must(0, "Q")?, must(1, "K")?, must(2, "V")?);
         let wrong = |what: &str, expected: &str, found: &[usize]| Err(OpError::shape(what, expected, found));
         let (mut sizes, packed) = match (q, k, v) {
@@ -85,7 +89,7 @@ impl Call {
             }
             mask.positions = Positions::Counted(6);
         }
-        let scale = scale_of(attrs, sizes.d)?;
+        let scale = if attrs.has("scale") { f64::from(attrs.float("scale", 1.0)?) } else { scale_of(attrs, sizes.d)? };
         Ok(Call { sizes, past, packed, scale, softcap: f64::from(attrs.float("softcap", 0.0)?), mask })
     }
 
@@ -122,8 +126,7 @@ fn reference(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, O
         v = joined(&pv.data().to_f64(), &v, b * g, c.past, new, e);
     }
     let values = c.mask.values(inputs);
-    let mask =
-        |b_: usize, h_: usize, i: usize, row: &mut [f64]| c.mask.add(&values, [b, s], [b_, h_, i], row);
+    let mask = |b_: usize, h_: usize, i: usize, row: &mut [f64]| c.mask.add(&values, [b, s], [b_, h_, i], row);
     let stage = match (attrs.outputs > 3, attrs.int("qk_matmul_output_mode", 0)?) {
         (false, _) => Stage::Nothing,
         (_, 0) => Stage::Raw,
@@ -146,4 +149,64 @@ fn reference(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, O
         out.push(Tensor::from_f64(tq, &[b, h, s, l], &got.scores)?);
     }
     Ok(out)
+}
+
+fn lower(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
+    let c = Call::new(l.attrs, |i| Some((l.dtype(i)?, l.shape(i).ok()?)))?;
+    if (0..3).any(|i| l.dtype(i) != Some(DType::F32)) || l.wants(3) {
+        return Ok(None);
+    }
+    let Sizes { b, h, g, s, l: keys, d, e } = c.sizes;
+    let new = keys - c.past;
+    let rows = |tokens: usize, heads: usize, width: usize| {
+        if c.packed {
+            Rows::tokens_first(tokens, heads * width, 0, width)
+        } else {
+            Rows::heads_first(heads, tokens, width)
+        }
+    };
+    let read = |i: usize, tokens: usize, heads: usize, width: usize| Source {
+        place: Place::Read(i),
+        rows: rows(tokens, heads, width),
+    };
+    let mut areas = Areas::default();
+    let mut steps = Vec::new();
+    // Keys and values are read where they are, unless they are to be put behind a past or given back.
+    let mut side = |i: usize, width: usize| -> Result<Source, OpError> {
+        let given = read(i, new, g, width);
+        let place = match (l.wants(i), l.has(3 + i)) {
+            (true, _) => Place::Write(i),
+            (false, true) => areas.take(&[b, g, keys, width])?,
+            (false, false) => return Ok(given),
+        };
+        let to = Source { place, rows: Rows::heads_first(g, keys, width) };
+        let past = Source { place: Place::Read(3 + i), rows: Rows::heads_first(g, c.past, width) };
+        steps.push(Step::Lay {
+            past: l.has(3 + i).then_some(past),
+            new: given,
+            to,
+            heads: g,
+            counted: Counted::Fixed(c.past),
+            tokens: new,
+            capacity: keys,
+            width,
+            bias: None,
+        });
+        Ok(to)
+    };
+    let (k, v) = (side(1, d)?, side(2, e)?);
+    let fused = Fused {
+        sizes: c.sizes,
+        q: read(0, s, h, d),
+        k,
+        v,
+        y: rows(s, h, e),
+        scale: c.scale as f32,
+        softcap: c.softcap as f32,
+        mask: c.mask,
+        sink: None,
+        steps,
+        held: areas.floats,
+    };
+    fused.lower(l)
 }
