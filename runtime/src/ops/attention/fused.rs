@@ -3,6 +3,8 @@
 //! One key head after the other, tile of queries after tile of queries: scores, softmax and mixture of a tile stay in
 //! scratch of `O(LANES · L)`. All query heads that share a key head share its tiles. Before that come [`Step`]s that
 //! project, copy into caches and turn.
+use std::sync::Arc;
+
 use hone_kernels::attention::{Bias, FEWEST, Kernel as Form, LANES, Mix, Softmax, pack_queries, scores};
 use hone_kernels::gemm::{self, Gemm, Packed};
 
@@ -11,7 +13,7 @@ use super::mask::{Layer, Mask, Meaning};
 use super::rotary::turn;
 use crate::ops::{Attr, Attrs, OpDef, OpError};
 use crate::plan::{Io, Kernel, Lowered, Lowering, Reads, Writes};
-use crate::tensor::DType;
+use crate::tensor::{DType, Tensor};
 
 /// The operator and attributes a pass gives a node in place of `MatMul(Softmax(MatMul(Q, Kᵀ) · scale + mask), V)`, with
 /// `scale` the product of every factor on the way to the softmax (1 when there is none).
@@ -166,6 +168,10 @@ impl Fused {
             }
         }
         let integers: Vec<bool> = (0..l.inputs()).map(|i| l.dtype(i) == Some(DType::I64)).collect();
+        // What is constant takes none of the few operands a kernel may name.
+        let constants: Vec<_> =
+            (0..l.inputs()).map(|i| l.constant(i).filter(|_| needed.contains(&i)).cloned()).collect();
+        needed.retain(|&i| constants[i].is_none());
         let mut at = vec![usize::MAX; l.inputs()];
         for (slot, &i) in needed.iter().enumerate() {
             at[i] = slot;
@@ -174,7 +180,7 @@ impl Fused {
         let tile = [LANES * d, LANES * e, LANES * keys, LANES * keys, keys];
         let scratch = tile.iter().try_fold(self.held, |n, &x| n.checked_add(x));
         let scratch = scratch.ok_or_else(|| OpError::unsupported("attention larger than memory"))?;
-        let run = Run { fused: self, at, integers, per_key };
+        let run = Run { fused: self, at, constants, integers, per_key };
         Ok(Some(Lowered::new(run, needed).with_scratch(scratch).with_weights(weights)))
     }
 }
@@ -191,8 +197,10 @@ impl Counted {
 /// [`Fused`] with the operands it reads.
 struct Run {
     fused: Fused,
-    /// Position among the kernel's operands of each input of the node.
+    /// Position among the kernel's operands of each input of the node that it reads and that is not constant.
     at: Vec<usize>,
+    /// The others.
+    constants: Vec<Option<Arc<Tensor>>>,
     /// Whether each input of the node is `i64`; integers are `i32` otherwise.
     integers: Vec<bool>,
     /// The mask's operands say the same for every head and query.
@@ -238,9 +246,9 @@ impl Kernel for Run {
 }
 
 /// The floats at a place.
-fn floats<'a>(run: &Run, place: Place, reads: &Reads<'a>, writes: &'a mut Writes<'_>, held: &'a [f32]) -> &'a [f32] {
+fn floats<'a>(run: &'a Run, place: Place, reads: &Reads<'a>, writes: &'a mut Writes<'_>, held: &'a [f32]) -> &'a [f32] {
     match place {
-        Place::Read(i) => reads.f32(run.at[i]),
+        Place::Read(i) => run.f32(reads, i),
         Place::Write(i) => writes.f32(i),
         Place::Held(from) => &held[from..],
     }
@@ -290,7 +298,7 @@ impl Run {
             let sinks = self.fused.sink.map(|input| {
                 let mut sinks = [0f32; LANES];
                 if let Some(i) = input {
-                    (0..rows).for_each(|r| sinks[r] = reads.f32(self.at[i])[of(r).0]);
+                    (0..rows).for_each(|r| sinks[r] = self.f32(reads, i)[of(r).0]);
                 }
                 sinks
             });
@@ -357,26 +365,37 @@ impl Run {
 
     /// Element `k` of an input of integers.
     fn integer(&self, reads: &Reads<'_>, input: usize, k: usize) -> i64 {
-        let slot = self.at[input];
+        let bytes = self.bytes(reads, input);
         if self.integers[input] {
-            return reads.i64(slot)[k];
+            return bytes.as_chunks().0.get(k).map_or(0, |b| i64::from_ne_bytes(*b));
         }
-        let bytes: [u8; 4] = *reads.bytes(slot)[4 * k..].first_chunk().unwrap_or(&[0; 4]);
-        i64::from(i32::from_ne_bytes(bytes))
+        bytes.as_chunks().0.get(k).map_or(0, |b| i64::from(i32::from_ne_bytes(*b)))
+    }
+
+    /// The bytes of an input.
+    fn bytes<'a>(&'a self, reads: &Reads<'a>, input: usize) -> &'a [u8] {
+        match &self.constants[input] {
+            Some(t) => t.data().as_bytes(),
+            None => reads.bytes(self.at[input]),
+        }
+    }
+
+    /// The floats of an input.
+    fn f32<'a>(&'a self, reads: &Reads<'a>, input: usize) -> &'a [f32] {
+        bytemuck::cast_slice(self.bytes(reads, input))
     }
 
     /// Adds the mask's operands of one query.
     fn mask_row(&self, reads: &Reads<'_>, at: [usize; 3], row: &mut [f32]) {
         let batches = self.fused.sizes.b;
         for layer in &self.fused.mask.layers {
-            let slot = self.at[layer.operand];
             match layer.dtype {
                 DType::F32 => {
-                    let x = reads.f32(slot);
+                    let x = self.f32(reads, layer.operand);
                     layer.add(at, batches, row, |k| f64::from(x[k]));
                 }
                 DType::Bool => {
-                    let x = reads.bytes(slot);
+                    let x = self.bytes(reads, layer.operand);
                     layer.add(at, batches, row, |k| f64::from(x[k]));
                 }
                 _ => layer.add(at, batches, row, |k| self.integer(reads, layer.operand, k) as f64),
@@ -402,7 +421,7 @@ impl Run {
                     m: *m,
                     k: *k,
                     n: *n,
-                    x: reads.f32(self.at[*x]),
+                    x: self.f32(reads, *x),
                     x_stride: *k,
                     w: Packed::F32(weight),
                     bias: bias.as_deref(),
@@ -412,15 +431,15 @@ impl Run {
             }
             Step::Lay { past, new, to, .. } => {
                 let past = past.map(|p| match p.place {
-                    Place::Read(i) => (reads.f32(self.at[i]), p.rows),
+                    Place::Read(i) => (self.f32(reads, i), p.rows),
                     _ => (&[][..], p.rows),
                 });
                 match (new.place, to.place) {
                     (Place::Read(i), Place::Write(o)) => {
-                        self.lay(step, reads, past, reads.f32(self.at[i]), writes.f32(o));
+                        self.lay(step, reads, past, self.f32(reads, i), writes.f32(o));
                     }
                     (Place::Read(i), Place::Held(at)) => {
-                        self.lay(step, reads, past, reads.f32(self.at[i]), &mut held[at..]);
+                        self.lay(step, reads, past, self.f32(reads, i), &mut held[at..]);
                     }
                     (Place::Held(from), Place::Write(o)) => self.lay(step, reads, past, &held[from..], writes.f32(o)),
                     (Place::Held(from), Place::Held(at)) => {
@@ -450,7 +469,7 @@ impl Run {
                         out[to.rows.at(batch, head, t)..][..width].copy_from_slice(row);
                     }
                 }
-                let bias = bias.map(|(input, at)| &reads.f32(self.at[input])[at + head * width..][..width]);
+                let bias = bias.map(|(input, at)| &self.f32(reads, input)[at + head * width..][..width]);
                 for t in 0..tokens {
                     let row = &x[new.rows.at(batch, head, t)..][..width];
                     let out = &mut out[to.rows.at(batch, head, first + t)..][..width];
@@ -467,7 +486,7 @@ impl Run {
     }
 
     fn turn(&self, t: &Turn, reads: &Reads<'_>, x: &mut [f32]) {
-        let [cos, sin] = t.caches.map(|i| reads.f32(self.at[i]));
+        let [cos, sin] = t.caches.map(|i| self.f32(reads, i));
         for batch in 0..self.fused.sizes.b {
             let counted = self.counted(t.counted, reads, batch);
             let first = if t.behind { counted } else { 0 };

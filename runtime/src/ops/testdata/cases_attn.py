@@ -1,7 +1,8 @@
-"""Cases of the attention family that the standard's node tests do not have: ONNX Runtime's own operators.
+"""Cases of the attention family that the standard's node tests do not have: ONNX Runtime's own operators, and sizes that
+sweep the tile edges of the kernels.
 
-`cases(add)` calls `add(name, node, inputs, outputs=..., roundings=...)`, the arguments of `case` in record.py, once a case;
-the nodes are of the domain `com.microsoft`, opset 1.
+`cases(add)` calls `add(name, node, inputs, outputs=..., roundings=..., opset=...)`, the arguments of `case` in record.py,
+once a case; nodes are of the domain `com.microsoft`, opset 1, or of the standard.
 """
 
 import itertools
@@ -178,7 +179,41 @@ def rotary(add):
     add("com.microsoft.RotaryEmbedding/scale", made, given, outputs=["y"], roundings=4)
 
 
+def standard(add):
+    """Every way to mask, at sizes around a tile of 16 queries, with heads that share keys and a past."""
+    sizes = [(1, 33), (3, 3), (5, 17), (16, 40), (18, 18), (37, 70)]
+    for n, (mask, (s, new)) in enumerate(itertools.product([None, "bool", "float", "batch", "head"], sizes)):
+        b, (h, g), d, e = 2, [(4, 2), (3, 3), (6, 1)][n % 3], [8, 20, 64][n // 2 % 3], [8, 64, 19][n % 3]
+        past = [0, 4][n // 3 % 2]
+        l = new + past
+        given = {"Q": u(b, h, s, d), "K": u(b, g, new, d), "V": u(b, g, new, e)}
+        if n % 2:
+            given = {"Q": u(b, s, h * d), "K": u(b, new, g * d), "V": u(b, new, g * e)}
+        shape = {"bool": (s, l), "float": (b, 1, s, l), "batch": (b, 1, s, l), "head": (h, s, l)}.get(mask)
+        if shape:
+            given["attn_mask"] = u(*shape) > -0.5 if mask in ("bool", "batch") else u(*shape)
+        if past:
+            given |= {"past_key": u(b, g, past, d), "past_value": u(b, g, past, e)}
+        attrs = dict(
+            is_causal=int(n % 4 < 2),
+            softcap=0.9 if n % 5 == 3 else None,
+            scale=0.4 if n % 7 == 3 else None,
+            q_num_heads=h if n % 2 else None,
+            kv_num_heads=g if n % 2 else None,
+        )
+        outputs = ["Y", "present_key", "present_value"][: 3 if past else 1]
+        names = present(["Q", "K", "V", "attn_mask", "past_key", "past_value"], given)
+        attrs = {k: v for k, v in attrs.items() if v is not None}
+        made = helper.make_node("Attention", names, outputs, name="Attention", **attrs)
+        add(f"Attention/{n}_{mask}_{s}_{l}", made, given, outputs=outputs, roundings=d + l, opset=23)
+    given = {"Q": u(2, 4, 20, 16), "K": u(2, 2, 37, 16), "V": u(2, 2, 37, 16), "n": np.array([37, 22], dtype=np.int64)}
+    for causal in [0, 1]:
+        made = helper.make_node("Attention", ["Q", "K", "V", "", "", "", "n"], ["Y"], name="Attention", is_causal=causal)
+        add(f"Attention/nonpad_causal{causal}", made, given, outputs=["Y"], roundings=60, opset=24)
+
+
 def cases(add):
+    standard(add)
     attention(add)
     multi_head(add)
     grouped(add)
