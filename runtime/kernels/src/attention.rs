@@ -1,15 +1,12 @@
 //! Softmax attention of a tile of queries over the keys of one head, in three steps: scores, softmax, mixture of values.
 //!
 //! Queries stand in lanes: the scores of a tile are `[L][LANES]`, so that the keys and values are read as they lie, one
-//! row at a time, the softmax needs no sum across lanes, and nothing but a tile of queries is ever packed. The scores
-//! are then `gemm` with the keys as its rows and the packed queries as its matrix. For fewer queries than fill the
-//! lanes well there are the `_one` forms, whose lanes are features.
+//! row at a time, the softmax needs no sum across lanes, and nothing but a tile of queries is ever packed. For fewer
+//! queries than fill the lanes well there are the `_one` forms, whose lanes are features.
 //!
 //! `L` keys, `D` head size of queries and keys, `E` head size of values.
-use crate::gemm;
-
 /// Queries of a tile.
-pub const LANES: usize = gemm::NR;
+pub const LANES: usize = 16;
 
 /// Fewest queries for which a tile is worth more than one query after the other.
 pub const FEWEST: usize = 4;
@@ -68,6 +65,7 @@ pub struct Kernel {
     pub name: &'static str,
     /// Whether this CPU has what it needs.
     pub available: fn() -> bool,
+    scores: fn(&[f32], &[f32], usize, &mut [f32]),
     softmax: fn(&Softmax<'_>, &mut [f32]) -> [f32; LANES],
     mix: fn(&Mix<'_>, &mut [f32]),
     scores_one: fn(&[f32], &[f32], usize, &mut [f32]),
@@ -97,6 +95,7 @@ macro_rules! form {
         Kernel {
             name: $name,
             available: $available,
+            scores: $module::scores,
             softmax: $module::softmax,
             mix: $module::mix,
             scores_one: $module::scores_one,
@@ -127,6 +126,15 @@ impl Kernel {
     /// The best form this CPU has.
     pub fn best() -> &'static Kernel {
         KERNELS.iter().find(|k| (k.available)()).unwrap_or(&KERNELS[KERNELS.len() - 1])
+    }
+
+    /// The scores of a tile: `x[j][r] = panel(r) · k[j · k_stride ..]`, with a panel of [`pack_queries`].
+    ///
+    /// # Panics
+    /// As [`Kernel::mix`].
+    pub fn scores(&self, panel: &[f32], k: &[f32], k_stride: usize, x: &mut [f32]) {
+        self.check();
+        (self.scores)(panel, k, k_stride, x);
     }
 
     /// Turns the scores `x: [L][LANES]` into `e^(score - max)`, 0 for hidden keys, and gives for each lane what to multiply
@@ -195,44 +203,33 @@ pub fn pack_queries<'a>(rows: usize, scale: f32, q: impl Fn(usize) -> &'a [f32],
     }
 }
 
-/// The scores of a tile: `x[j][r] = panel · k[j · k_stride ..]`.
-///
-/// # Panics
-/// When a slice is shorter than its shape says.
-pub fn scores(panel: &[f32], k: &[f32], k_stride: usize, x: &mut [f32]) {
-    gemm::gemm(
-        &gemm::Gemm {
-            m: x.len() / LANES,
-            k: panel.len() / LANES,
-            n: LANES,
-            x: k,
-            x_stride: k_stride,
-            w: gemm::Packed::F32(panel),
-            bias: None,
-            accumulate: false,
-        },
-        x,
-    );
-}
-
 macro_rules! compiled {
-    ($(#[$feature:meta])* $module:ident $fma:literal) => {
+    ($(#[$feature:meta])* $module:ident $keys:literal keys $rows:literal rows $width:literal wide) => {
         mod $module {
             use super::{LANES, Mix, Softmax, generic};
+
+            pub(super) fn scores(panel: &[f32], k: &[f32], k_stride: usize, x: &mut [f32]) {
+                $(#[$feature])*
+                fn f(panel: &[f32], k: &[f32], k_stride: usize, x: &mut [f32]) {
+                    generic::scores::<true, $keys>(panel, k, k_stride, x);
+                }
+                // SAFETY: `Kernel::check` has just seen that this CPU has the features the function is compiled for.
+                unsafe { f(panel, k, k_stride, x) }
+            }
 
             pub(super) fn softmax(s: &Softmax<'_>, x: &mut [f32]) -> [f32; LANES] {
                 $(#[$feature])*
                 fn f(s: &Softmax<'_>, x: &mut [f32]) -> [f32; LANES] {
-                    generic::softmax::<$fma>(s, x)
+                    generic::softmax::<true>(s, x)
                 }
-                // SAFETY: `Kernel::check` has just seen that this CPU has the features the function is compiled for.
+                // SAFETY: as above.
                 unsafe { f(s, x) }
             }
 
             pub(super) fn mix(m: &Mix<'_>, y: &mut [f32]) {
                 $(#[$feature])*
                 fn f(m: &Mix<'_>, y: &mut [f32]) {
-                    generic::mix::<$fma>(m, y);
+                    generic::mix::<true, $rows, $width>(m, y);
                 }
                 // SAFETY: as above.
                 unsafe { f(m, y) }
@@ -241,7 +238,7 @@ macro_rules! compiled {
             pub(super) fn scores_one(q: &[f32], k: &[f32], k_stride: usize, x: &mut [f32]) {
                 $(#[$feature])*
                 fn f(q: &[f32], k: &[f32], k_stride: usize, x: &mut [f32]) {
-                    generic::scores_one::<$fma>(q, k, k_stride, x);
+                    generic::scores_one::<true>(q, k, k_stride, x);
                 }
                 // SAFETY: as above.
                 unsafe { f(q, k, k_stride, x) }
@@ -250,7 +247,7 @@ macro_rules! compiled {
             pub(super) fn softmax_one(x: &mut [f32], softcap: f32, bias: Option<&[f32]>, sink: Option<f32>) -> f32 {
                 $(#[$feature])*
                 fn f(x: &mut [f32], softcap: f32, bias: Option<&[f32]>, sink: Option<f32>) -> f32 {
-                    generic::softmax_one::<$fma>(x, softcap, bias, sink)
+                    generic::softmax_one::<true>(x, softcap, bias, sink)
                 }
                 // SAFETY: as above.
                 unsafe { f(x, softcap, bias, sink) }
@@ -259,7 +256,7 @@ macro_rules! compiled {
             pub(super) fn mix_one(p: &[f32], v: &[f32], v_stride: usize, factor: f32, y: &mut [f32]) {
                 $(#[$feature])*
                 fn f(p: &[f32], v: &[f32], v_stride: usize, factor: f32, y: &mut [f32]) {
-                    generic::mix_one::<$fma>(p, v, v_stride, factor, y);
+                    generic::mix_one::<true>(p, v, v_stride, factor, y);
                 }
                 // SAFETY: as above.
                 unsafe { f(p, v, v_stride, factor, y) }
@@ -269,19 +266,23 @@ macro_rules! compiled {
 }
 
 #[cfg(target_arch = "x86_64")]
-compiled!(#[target_feature(enable = "avx512f,avx512bw,avx2,fma")] avx512 true);
+compiled!(#[target_feature(enable = "avx512f,avx512bw,avx2,fma")] avx512 16 keys 8 rows 32 wide);
 #[cfg(target_arch = "x86_64")]
-compiled!(#[target_feature(enable = "avx2,fma")] avx2 true);
+compiled!(#[target_feature(enable = "avx2,fma")] avx2 6 keys 4 rows 16 wide);
 
 mod any {
     use super::{LANES, Mix, Softmax, generic};
+
+    pub(super) fn scores(panel: &[f32], k: &[f32], k_stride: usize, x: &mut [f32]) {
+        generic::scores::<false, 2>(panel, k, k_stride, x);
+    }
 
     pub(super) fn softmax(s: &Softmax<'_>, x: &mut [f32]) -> [f32; LANES] {
         generic::softmax::<false>(s, x)
     }
 
     pub(super) fn mix(m: &Mix<'_>, y: &mut [f32]) {
-        generic::mix::<false>(m, y);
+        generic::mix::<false, 4, 8>(m, y);
     }
 
     pub(super) fn scores_one(q: &[f32], k: &[f32], k_stride: usize, x: &mut [f32]) {
@@ -385,56 +386,86 @@ mod generic {
     }
 
     #[inline(always)]
-    pub(super) fn mix<const FMA: bool>(m: &Mix<'_>, y: &mut [f32]) {
-        let p = m.p.as_chunks::<LANES>().0;
-        let mut first = 0;
-        while first < m.e {
-            let width = (m.e - first).min(16);
-            let mut r = 0;
-            while r < m.rows {
-                if width == 16 {
-                    mix_tile::<FMA, 16>(m, p, r, first, width, y);
-                } else {
-                    mix_tile::<FMA, 8>(m, p, r, first, width.min(8), y);
-                }
-                r += 4;
-            }
-            first += if width == 16 { 16 } else { width.min(8) };
+    pub(super) fn scores<const FMA: bool, const KEYS: usize>(panel: &[f32], k: &[f32], k_stride: usize, x: &mut [f32]) {
+        let panel = panel.as_chunks::<LANES>().0;
+        let rows = x.as_chunks_mut::<LANES>().0;
+        let many = rows.len() / KEYS * KEYS;
+        let mut j = 0;
+        while j < many {
+            scores_tile::<FMA, KEYS>(panel, &k[j * k_stride..], k_stride, &mut rows[j..]);
+            j += KEYS;
+        }
+        while j < rows.len() {
+            scores_tile::<FMA, 1>(panel, &k[j * k_stride..], k_stride, &mut rows[j..]);
+            j += 1;
         }
     }
 
     #[inline(always)]
-    fn mix_tile<const FMA: bool, const W: usize>(
-        m: &Mix<'_>,
-        p: &[Lanes],
-        r: usize,
-        first: usize,
-        width: usize,
-        y: &mut [f32],
-    ) {
-        let mut acc = [[0f32; W]; 4];
-        if width == W {
-            for (j, p) in p.iter().enumerate() {
-                let v: [f32; W] = *m.v[j * m.v_stride + first..].first_chunk().unwrap_or(&[0.0; W]);
-                for (i, acc) in acc.iter_mut().enumerate() {
-                    for c in 0..W {
-                        acc[c] = mul_add::<FMA>(p[r + i], v[c], acc[c]);
-                    }
-                }
-            }
-        } else {
-            for (j, p) in p.iter().enumerate() {
-                let v = &m.v[j * m.v_stride + first..][..width];
-                for (i, acc) in acc.iter_mut().enumerate() {
-                    for c in 0..width {
-                        acc[c] = mul_add::<FMA>(p[r + i], v[c], acc[c]);
-                    }
+    fn scores_tile<const FMA: bool, const KEYS: usize>(panel: &[Lanes], k: &[f32], stride: usize, x: &mut [Lanes]) {
+        let d = panel.len();
+        let keys: [&[f32]; KEYS] = std::array::from_fn(|r| &k[r * stride..][..d]);
+        let mut acc = [[0f32; LANES]; KEYS];
+        for i in 0..d {
+            let q = panel[i];
+            for r in 0..KEYS {
+                let k = keys[r][i];
+                for c in 0..LANES {
+                    acc[r][c] = mul_add::<FMA>(k, q[c], acc[r][c]);
                 }
             }
         }
-        for i in 0..4.min(m.rows - r) {
-            let out = &mut y[(r + i) * m.e + first..][..width];
-            for c in 0..width {
+        x[..KEYS].copy_from_slice(&acc);
+    }
+
+    /// `ROWS` divides [`LANES`].
+    #[inline(always)]
+    pub(super) fn mix<const FMA: bool, const ROWS: usize, const WIDE: usize>(m: &Mix<'_>, y: &mut [f32]) {
+        let p = m.p.as_chunks::<ROWS>().0;
+        let mut first = 0;
+        while first + WIDE <= m.e {
+            for r in (0..m.rows).step_by(ROWS) {
+                mix_tile::<FMA, ROWS, WIDE>(m, p, r, first, y);
+            }
+            first += WIDE;
+        }
+        while first + 8 <= m.e {
+            for r in (0..m.rows).step_by(ROWS) {
+                mix_tile::<FMA, ROWS, 8>(m, p, r, first, y);
+            }
+            first += 8;
+        }
+        while first < m.e {
+            for r in (0..m.rows).step_by(ROWS) {
+                mix_tile::<FMA, ROWS, 1>(m, p, r, first, y);
+            }
+            first += 1;
+        }
+    }
+
+    #[inline(always)]
+    fn mix_tile<const FMA: bool, const ROWS: usize, const WIDE: usize>(
+        m: &Mix<'_>,
+        p: &[[f32; ROWS]],
+        r: usize,
+        first: usize,
+        y: &mut [f32],
+    ) {
+        let mut acc = [[0f32; WIDE]; ROWS];
+        // Of the lanes of a key only those of this tile.
+        let p = p[r / ROWS..].iter().step_by(LANES / ROWS);
+        // `chunks` gives a last row that may end with its values, short of the stride.
+        for (p, v) in p.zip(m.v.chunks(m.v_stride.max(1))) {
+            let Some(v) = v.get(first..first + WIDE).and_then(|v| v.first_chunk::<WIDE>()) else { return };
+            for i in 0..ROWS {
+                for c in 0..WIDE {
+                    acc[i][c] = mul_add::<FMA>(p[i], v[c], acc[i][c]);
+                }
+            }
+        }
+        for i in 0..ROWS.min(m.rows - r) {
+            let out = &mut y[(r + i) * m.e + first..][..WIDE];
+            for c in 0..WIDE {
                 out[c] = acc[i][c] * m.factors[r + i];
             }
         }
@@ -586,7 +617,7 @@ mod tests {
                     let mut x = vec![0.0; l * LANES];
                     let mut y = vec![f32::NAN; rows * e + 3];
                     pack_queries(rows, 0.5, |r| &q[r * d..], &mut panel);
-                    scores(&panel, &k, d + 3, &mut x);
+                    kernel.scores(&panel, &k, d + 3, &mut x);
                     let factors = kernel.softmax(&s, &mut x);
                     kernel.mix(&Mix { p: &x, v: &v, v_stride: e + 1, factors: &factors, rows, e }, &mut y);
                     assert!(y[rows * e..].iter().all(|v| v.is_nan()), "{} wrote past its output", kernel.name);

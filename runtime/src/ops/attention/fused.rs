@@ -5,7 +5,7 @@
 //! project, copy into caches and turn.
 use std::sync::Arc;
 
-use hone_kernels::attention::{Bias, FEWEST, Kernel as Form, LANES, Mix, Softmax, pack_queries, scores};
+use hone_kernels::attention::{Bias, FEWEST, Kernel as Form, LANES, Mix, Softmax, pack_queries};
 use hone_kernels::gemm::{self, Gemm, Packed};
 
 use super::core::{Rows, Sizes};
@@ -342,7 +342,7 @@ impl Run {
                 form.mix_one(x, rows_of_v, v.rows.token, factor, &mut scratch.mixed[..e]);
             } else {
                 let x = &mut scratch.scores[..keys * LANES];
-                scores(panel, &floats(self, k.place, reads, writes, held)[k_first..], k.rows.token, x);
+                form.scores(panel, &floats(self, k.place, reads, writes, held)[k_first..], k.rows.token, x);
                 let bias = match (masked, self.per_key) {
                     (false, _) => Bias::None,
                     (_, true) => Bias::Keys(&scratch.row[from..to]),
