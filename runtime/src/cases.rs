@@ -105,7 +105,8 @@ pub fn compare(want: &Tensor, got: &Tensor, tolerance: Tolerance) -> Compared {
     let largest = a.iter().filter(|v| v.is_finite()).fold(0f64, |m, v| m.max(v.abs()));
     let base = tolerance.relative * largest + tolerance.absolute;
     // Eight bits of mantissa: nothing closer has a meaning (the standard's own test runner has the same bound).
-    let elementwise = if want.dtype() == DType::BF16 { tolerance.elementwise.max(0.015_625) } else { tolerance.elementwise };
+    let elementwise =
+        if want.dtype() == DType::BF16 { tolerance.elementwise.max(0.015_625) } else { tolerance.elementwise };
     (row.max_abs, row.allowed, row.ok) = (0.0, base, true);
     for (&x, &y) in a.iter().zip(&b) {
         // An infinity equals itself only; a NaN stands where a NaN stood.
@@ -213,8 +214,8 @@ pub fn files(dir: &Path) -> Result<Vec<PathBuf>, CaseError> {
 pub fn tolerance(dir: &Path) -> Result<Tolerance, CaseError> {
     let mut tolerance = Tolerance::default();
     let Ok(bytes) = std::fs::read(dir.join("meta.json")) else { return Ok(tolerance) };
-    let meta: serde_json::Value = serde_json::from_slice(&bytes)
-        .map_err(|e| CaseError::Case { case: "meta.json".into(), why: e.to_string() })?;
+    let meta: serde_json::Value =
+        serde_json::from_slice(&bytes).map_err(|e| CaseError::Case { case: "meta.json".into(), why: e.to_string() })?;
     if let Some(spread) = meta.get("reference_own_spread").and_then(serde_json::Value::as_f64) {
         tolerance.relative = tolerance.relative.max(10.0 * spread);
     }

@@ -96,7 +96,9 @@ pub enum ExportError {
     #[error(transparent)]
     Cases(#[from] CaseError),
     /// An input or output whose type or rank the file does not declare.
-    #[error("the file does not declare the type and rank of `{port}`, which a bundle's manifest states; export the model anew with shape inference")]
+    #[error(
+        "the file does not declare the type and rank of `{port}`, which a bundle's manifest states; export the model anew with shape inference"
+    )]
     Undeclared {
         /// The input or output.
         port: String,
@@ -297,7 +299,8 @@ impl External {
         if let Some(bytes) = self.files.borrow().get(name) {
             return Ok(bytes.clone());
         }
-        let outside = |why: &str| Err(format!("its data is in `{name}`, which {why}: it must be a plain file beside the model"));
+        let outside =
+            |why: &str| Err(format!("its data is in `{name}`, which {why}: it must be a plain file beside the model"));
         if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\', ':']) {
             return outside("is not a file name");
         }

@@ -5,9 +5,9 @@ pub mod adapters;
 #[cfg(feature = "import")]
 pub mod app;
 pub mod bundle;
+pub mod capture;
 #[cfg(feature = "import")]
 pub mod cases;
-pub mod capture;
 pub mod class;
 pub mod cpu;
 pub mod dataset;

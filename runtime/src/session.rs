@@ -4,6 +4,8 @@
 //! no adapter: those act on its `feature` and `logits` outputs.
 use std::sync::Arc;
 
+use hone_kernels::threads::Pool;
+
 use crate::bundle::{self, Bundle, BundleError};
 use crate::class::{Class, Classified};
 use crate::graph::{BindError, Graph};
@@ -18,13 +20,15 @@ pub struct SessionOptions {
     pub reference: bool,
     /// Plans kept, one per set of input shapes; the least recently used goes first.
     pub plans: usize,
+    /// Threads that compute, the calling one among them; the session's own.
+    pub threads: usize,
     /// What a model may at most be.
     pub limits: Limits,
 }
 
 impl Default for SessionOptions {
     fn default() -> SessionOptions {
-        SessionOptions { reference: false, plans: 4, limits: Limits::default() }
+        SessionOptions { reference: false, plans: 4, threads: 1, limits: Limits::default() }
     }
 }
 
@@ -107,7 +111,10 @@ impl Session {
         // Only what the manifest lists can be read; `Bundle::read` refuses every other path.
         let external = |location: &str| {
             let file = if folder.is_empty() { location.to_string() } else { format!("{folder}/{location}") };
-            bundle.read(&file).map(|b| Arc::new(b.into_owned())).map_err(|e| format!("its data is in another file: {e}"))
+            bundle
+                .read(&file)
+                .map(|b| Arc::new(b.into_owned()))
+                .map_err(|e| format!("its data is in another file: {e}"))
         };
         let mut session = Session::open(&bytes, &path, options, Some(&external))?;
         session.golden(bundle)?;
@@ -134,7 +141,8 @@ impl Session {
     ) -> Result<Session, SessionError> {
         let (graph, info) = import::from_onnx_with(bytes, &options.limits, external)
             .map_err(|source| SessionError::Import { path: path.to_string(), source })?;
-        let run = RunOptions { reference: options.reference, plans: options.plans };
+        let pool = Arc::new(Pool::new(options.threads));
+        let run = RunOptions { reference: options.reference, plans: options.plans, pool };
         Ok(Session { info, runner: Runner::new(Arc::new(graph), run) })
     }
 

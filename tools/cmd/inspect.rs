@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use hone_runtime::DType;
 use hone_runtime::Class;
+use hone_runtime::DType;
 use hone_runtime::graph::{Graph, Op, ValueId};
 use hone_runtime::session::SessionOptions;
 use serde::Serialize;
@@ -157,7 +157,9 @@ impl Inspect {
             let given: Vec<(&str, DType, &[usize])> = shapes.iter().map(|(n, t, s)| (n.as_str(), *t, &s[..])).collect();
             let plan = session.plan(&given)?;
             if plan.has_rest() {
-                output::say("hone: some shapes depend on the data; what follows from them is planned while it runs and not listed");
+                output::say(
+                    "hone: some shapes depend on the data; what follows from them is planned while it runs and not listed",
+                );
             }
             let row = |s: hone_runtime::plan::StepInfo| OpRow { node: s.node, op: s.op, runs_as: s.kernel };
             body.ops = self.ops.then(|| plan.steps().into_iter().map(row).collect());
@@ -181,7 +183,10 @@ pub(super) fn lengths(graph: &Graph, given: &[(String, usize)]) -> BTreeMap<Stri
 }
 
 /// The inputs at those lengths.
-pub(super) fn shapes(graph: &Graph, lengths: &BTreeMap<String, usize>) -> anyhow::Result<Vec<(String, DType, Vec<usize>)>> {
+pub(super) fn shapes(
+    graph: &Graph,
+    lengths: &BTreeMap<String, usize>,
+) -> anyhow::Result<Vec<(String, DType, Vec<usize>)>> {
     graph.input_shapes(lengths).map_err(|input| {
         let text = format!("the file does not declare the rank of input `{input}`, so that its shape is not known");
         fail(Class::Usage, text)

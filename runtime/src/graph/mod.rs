@@ -199,7 +199,11 @@ impl Graph {
     pub fn constants_size(&self) -> (usize, usize) {
         let own = self.values.iter().filter_map(|v| v.constant.as_ref());
         let own = own.fold((0, 0), |(n, b), t| (n + t.len(), b + t.len() * t.dtype().size_bytes()));
-        self.nodes.iter().flat_map(|n| n.op.graphs()).map(|g| g.constants_size()).fold(own, |a, b| (a.0 + b.0, a.1 + b.1))
+        self.nodes
+            .iter()
+            .flat_map(|n| n.op.graphs())
+            .map(|g| g.constants_size())
+            .fold(own, |a, b| (a.0 + b.0, a.1 + b.1))
     }
 
     /// Index of the node that makes each value, `None` for inputs and constants.
@@ -265,8 +269,12 @@ impl Graph {
             };
             ordered.push((dtype, shape));
             let Some(declared) = &v.declared else { continue };
-            let mismatch =
-                || BindError::Mismatch { input: v.name.clone(), expected: declared.clone(), dtype, shape: shape.to_vec() };
+            let mismatch = || BindError::Mismatch {
+                input: v.name.clone(),
+                expected: declared.clone(),
+                dtype,
+                shape: shape.to_vec(),
+            };
             if dtype != declared.dtype {
                 return Err(mismatch());
             }

@@ -63,17 +63,13 @@ fn graph<'s>(
     context: &Context<'_>,
     around: Option<&'s Scope<'s>>,
 ) -> Result<(Graph, Vec<String>), ImportError> {
-    let mut scope = Scope {
-        graph: Graph::default(),
-        names: HashMap::new(),
-        unheld: HashMap::new(),
-        around,
-        captured: Vec::new(),
-    };
+    let mut scope =
+        Scope { graph: Graph::default(), names: HashMap::new(), unheld: HashMap::new(), around, captured: Vec::new() };
     let wanted: BTreeSet<&str> = proto.output.iter().map(|o| o.name.as_str()).collect();
-    let sparse = proto.sparse_initializer.iter().map(|s| {
-        (s.values.as_ref().map_or("", |v| v.name.as_str()), proto::sparse(s, context.external))
-    });
+    let sparse = proto
+        .sparse_initializer
+        .iter()
+        .map(|s| (s.values.as_ref().map_or("", |v| v.name.as_str()), proto::sparse(s, context.external)));
     let dense = proto.initializer.iter().map(|t| (t.name.as_str(), proto::tensor(t, context.external)));
     for (name, tensor) in dense.chain(sparse) {
         match tensor {
@@ -211,12 +207,7 @@ impl Scope<'_> {
     }
 
     /// Takes in one node.
-    fn take(
-        &mut self,
-        n: &pb::NodeProto,
-        context: &Context<'_>,
-        wanted: &BTreeSet<&str>,
-    ) -> Result<(), ImportError> {
+    fn take(&mut self, n: &pb::NodeProto, context: &Context<'_>, wanted: &BTreeSet<&str>) -> Result<(), ImportError> {
         let domain = canonical(&n.domain);
         let label = if n.name.is_empty() { n.output.first().map_or("", String::as_str) } else { &n.name };
         let fail = |why: String| refused("node", label, why);

@@ -157,7 +157,8 @@ fn rename_graph(
     prefix: &str,
     attributes: &HashMap<&str, &pb::AttributeProto>,
 ) {
-    let own: Vec<String> = g.input.iter().map(|i| i.name.clone()).chain(g.initializer.iter().map(|t| t.name.clone())).collect();
+    let own: Vec<String> =
+        g.input.iter().map(|i| i.name.clone()).chain(g.initializer.iter().map(|t| t.name.clone())).collect();
     let mut visible = names.clone();
     own.iter().for_each(|name| {
         visible.remove(name.as_str());

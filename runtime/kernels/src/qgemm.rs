@@ -1,0 +1,498 @@
+//! Matrix product of 8-bit integers in `i32`: `c = a · b`, exact modulo 2³².
+//!
+//! Dimension letters: `M` rows of `a`, `K` reduction, `N` columns of `b`.
+//! `a` is `u8`, or `i8` read with its top bit flipped (128 more). `b` is `i8`, packed into panels of [`NR`] columns, four
+//! steps of `K` side by side: `panel[p][k/4][j][k%4] = b[k][p·NR + j]`, zero outside the matrix. Zero points are taken into
+//! account after the product, from the sums of rows and columns ([`Terms`]).
+
+/// Columns in a panel.
+pub const NR: usize = 16;
+/// Bytes of four steps of `K` in a panel.
+const STEP: usize = 4 * NR;
+
+/// Bytes a packed `[k, n]` matrix takes.
+pub const fn packed_len(n: usize, k: usize) -> usize {
+    n.div_ceil(NR) * k.div_ceil(4) * STEP
+}
+
+/// Packs `b` (`b(k, j)` gives row `k`, column `j`) into panels, and adds up its columns. `out` has [`packed_len`]`(n, k)`
+/// bytes, `sums` `n` entries.
+///
+/// # Panics
+/// When a slice is too short.
+pub fn pack(n: usize, k: usize, b: impl Fn(usize, usize) -> i8, out: &mut [i8], sums: &mut [i32]) {
+    let steps = k.div_ceil(4);
+    sums[..n].fill(0);
+    for p in 0..n.div_ceil(NR) {
+        for s in 0..steps {
+            let group = &mut out[(p * steps + s) * STEP..][..STEP];
+            for j in 0..NR {
+                for q in 0..4 {
+                    let (kk, col) = (4 * s + q, p * NR + j);
+                    let v = if kk < k && col < n { b(kk, col) } else { 0 };
+                    group[4 * j + q] = v;
+                    if col < n {
+                        sums[col] += i32::from(v);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// One problem: `c[m][j] = Σ_k a[m·a_stride + k] · b[k][j]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Problem<'a> {
+    /// Rows.
+    pub m: usize,
+    /// Reduction length.
+    pub k: usize,
+    /// Columns.
+    pub n: usize,
+    /// Rows of `K` bytes, `a_stride` apart.
+    pub a: &'a [u8],
+    /// Distance between rows of `a`, at least `k`.
+    pub a_stride: usize,
+    /// Whether the bytes of `a` are `i8`, to be read with the top bit flipped.
+    pub flip: bool,
+    /// The packed matrix.
+    pub b: &'a [i8],
+}
+
+/// The formula.
+pub fn reference(g: &Problem<'_>, c: &mut [i32]) {
+    let steps = g.k.div_ceil(4);
+    for m in 0..g.m {
+        for j in 0..g.n {
+            let mut sum = 0i32;
+            for k in 0..g.k {
+                let a = g.a[m * g.a_stride + k] ^ if g.flip { 0x80 } else { 0 };
+                let b = g.b[(j / NR * steps + k / 4) * STEP + j % NR * 4 + k % 4];
+                sum = sum.wrapping_add(i32::from(a) * i32::from(b));
+            }
+            c[m * g.n + j] = sum;
+        }
+    }
+}
+
+/// A faster form: its name, whether this CPU can run it, and the call.
+pub struct Kernel {
+    /// `{arch}-{dtypes}-{variant}`.
+    pub name: &'static str,
+    /// Whether this CPU has what it needs.
+    pub available: fn() -> bool,
+    /// The call. It must only be made when `available` says so; [`product`] and the tests see to that.
+    run: fn(&Problem<'_>, &mut [i32]),
+}
+
+impl Kernel {
+    /// Runs it, or returns false when this CPU cannot.
+    pub fn run(&self, g: &Problem<'_>, c: &mut [i32]) -> bool {
+        if !(self.available)() {
+            return false;
+        }
+        (self.run)(g, c);
+        true
+    }
+}
+
+/// Every form, best first.
+pub static KERNELS: &[Kernel] = &[
+    #[cfg(target_arch = "x86_64")]
+    Kernel {
+        name: "x86_64-u8i8i32-avx512vnni",
+        available: || {
+            std::arch::is_x86_feature_detected!("avx512f")
+                && std::arch::is_x86_feature_detected!("avx512bw")
+                && std::arch::is_x86_feature_detected!("avx512vnni")
+        },
+        // SAFETY: `available` has just detected the features the function is compiled for.
+        run: |g, c| unsafe { x86::vnni(g, c) },
+    },
+    #[cfg(target_arch = "x86_64")]
+    Kernel {
+        name: "x86_64-u8i8i32-avx2",
+        available: || std::arch::is_x86_feature_detected!("avx2"),
+        // SAFETY: `available` has just detected the feature the function is compiled for.
+        run: |g, c| unsafe { x86::avx2(g, c) },
+    },
+    Kernel { name: "any-u8i8i32-panels", available: || true, run: panels },
+];
+
+/// Runs the best form this CPU has.
+///
+/// # Panics
+/// When a slice is shorter than its shape says: a planner's mistake, checked there.
+pub fn product(g: &Problem<'_>, c: &mut [i32]) {
+    for k in KERNELS {
+        if k.run(g, c) {
+            return;
+        }
+    }
+}
+
+/// The bytes of a row of `a` that make no whole group of four, as one.
+#[inline(always)]
+fn tail(row: &[u8]) -> [u8; 4] {
+    let rest = row.as_chunks::<4>().1;
+    std::array::from_fn(|i| rest.get(i).copied().unwrap_or(0))
+}
+
+fn panels(g: &Problem<'_>, c: &mut [i32]) {
+    let steps = g.k.div_ceil(4);
+    for p in 0..g.n.div_ceil(NR) {
+        let panel = &g.b[p * steps * STEP..][..steps * STEP];
+        let width = NR.min(g.n - p * NR);
+        for m in 0..g.m {
+            let row = &g.a[m * g.a_stride..][..g.k];
+            let flip = if g.flip { 0x80 } else { 0 };
+            let mut acc = [0i32; NR];
+            let last = tail(row);
+            let groups = row.as_chunks::<4>().0.iter().chain(std::iter::once(&last));
+            for (a, b) in groups.zip(panel.as_chunks::<STEP>().0) {
+                for j in 0..NR {
+                    for q in 0..4 {
+                        acc[j] += i32::from(a[q] ^ flip) * i32::from(b[4 * j + q]);
+                    }
+                }
+            }
+            c[m * g.n + p * NR..][..width].copy_from_slice(&acc[..width]);
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::{NR, Problem, STEP, tail};
+
+    /// Rows of a tile.
+    const MR: usize = 6;
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn load(v: &[i8; STEP]) -> __m512i {
+        // SAFETY: the array is 64 bytes; the load needs no alignment.
+        unsafe { _mm512_loadu_si512(v.as_ptr().cast()) }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    pub(super) fn vnni(g: &Problem<'_>, c: &mut [i32]) {
+        if g.flip { vnni_by_panels::<true>(g, c) } else { vnni_by_panels::<false>(g, c) }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    fn vnni_by_panels<const FLIP: bool>(g: &Problem<'_>, c: &mut [i32]) {
+        let all = g.n.div_ceil(NR);
+        let mut p = 0;
+        while p < all {
+            match all - p {
+                1 => vnni_rows::<FLIP, 1>(g, p, c),
+                2 => vnni_rows::<FLIP, 2>(g, p, c),
+                3 => vnni_rows::<FLIP, 3>(g, p, c),
+                _ => vnni_rows::<FLIP, 4>(g, p, c),
+            }
+            p += 4;
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    fn vnni_rows<const FLIP: bool, const NP: usize>(g: &Problem<'_>, p: usize, c: &mut [i32]) {
+        let mut m = 0;
+        while m + MR <= g.m {
+            vnni_tile::<FLIP, NP, MR>(g, p, m, c);
+            m += MR;
+        }
+        match g.m - m {
+            0 => {}
+            1 => vnni_tile::<FLIP, NP, 1>(g, p, m, c),
+            2 => vnni_tile::<FLIP, NP, 2>(g, p, m, c),
+            3 => vnni_tile::<FLIP, NP, 3>(g, p, m, c),
+            4 => vnni_tile::<FLIP, NP, 4>(g, p, m, c),
+            _ => vnni_tile::<FLIP, NP, 5>(g, p, m, c),
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    fn vnni_tile<const FLIP: bool, const NP: usize, const R: usize>(
+        g: &Problem<'_>,
+        p: usize,
+        m: usize,
+        c: &mut [i32],
+    ) {
+        let (steps, whole) = (g.k.div_ceil(4), g.k / 4);
+        let panels: [&[[i8; STEP]]; NP] =
+            std::array::from_fn(|i| g.b[(p + i) * steps * STEP..][..steps * STEP].as_chunks::<STEP>().0);
+        let rows: [&[u8]; R] = std::array::from_fn(|r| &g.a[(m + r) * g.a_stride..][..g.k]);
+        let groups: [&[[u8; 4]]; R] = std::array::from_fn(|r| &rows[r].as_chunks::<4>().0[..whole]);
+        let flip = _mm512_set1_epi8(if FLIP { i8::MIN } else { 0 });
+        let mut acc = [[_mm512_setzero_si512(); NP]; R];
+        let heads: [&[[i8; STEP]]; NP] = std::array::from_fn(|i| &panels[i][..whole]);
+        for s in 0..whole {
+            let mut b = [_mm512_setzero_si512(); NP];
+            for i in 0..NP {
+                b[i] = load(&heads[i][s]);
+            }
+            for r in 0..R {
+                let mut a = _mm512_set1_epi32(i32::from_le_bytes(groups[r][s]));
+                if FLIP {
+                    a = _mm512_xor_si512(a, flip);
+                }
+                for i in 0..NP {
+                    acc[r][i] = _mm512_dpbusd_epi32(acc[r][i], a, b[i]);
+                }
+            }
+        }
+        if whole < steps {
+            for r in 0..R {
+                let a = _mm512_xor_si512(_mm512_set1_epi32(i32::from_le_bytes(tail(rows[r]))), flip);
+                for i in 0..NP {
+                    acc[r][i] = _mm512_dpbusd_epi32(acc[r][i], a, load(&panels[i][whole]));
+                }
+            }
+        }
+        for r in 0..R {
+            for i in 0..NP {
+                let first = (p + i) * NR;
+                let width = NR.min(g.n - first);
+                let mask = (0xffff_u32 >> (NR - width)) as u16;
+                let out = &mut c[(m + r) * g.n + first..][..width];
+                // SAFETY: only the `width` elements of `out` are written.
+                unsafe { _mm512_mask_storeu_epi32(out.as_mut_ptr(), mask, acc[r][i]) };
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx2")]
+    pub(super) fn avx2(g: &Problem<'_>, c: &mut [i32]) {
+        for p in 0..g.n.div_ceil(NR) {
+            let mut m = 0;
+            while m + 2 <= g.m {
+                avx2_tile::<2>(g, p, m, c);
+                m += 2;
+            }
+            if m < g.m {
+                avx2_tile::<1>(g, p, m, c);
+            }
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn avx2_tile<const R: usize>(g: &Problem<'_>, p: usize, m: usize, c: &mut [i32]) {
+        let steps = g.k.div_ceil(4);
+        let panel = g.b[p * steps * STEP..][..steps * STEP].as_chunks::<STEP>().0;
+        let rows: [&[u8]; R] = std::array::from_fn(|r| &g.a[(m + r) * g.a_stride..][..g.k]);
+        let tails: [[u8; 4]; R] = std::array::from_fn(|r| tail(rows[r]));
+        let flip = if g.flip { 0x8080_8080u32 as i32 } else { 0 };
+        // Four columns a vector, each as the sums of steps 0 and 1 and of steps 2 and 3.
+        let mut acc = [[_mm256_setzero_si256(); 4]; R];
+        for (s, step) in panel.iter().enumerate() {
+            let mut b = [_mm256_setzero_si256(); 4];
+            for i in 0..4 {
+                // SAFETY: 16 bytes from 16·i on lie in the 64 of the array; the load needs no alignment.
+                b[i] = _mm256_cvtepi8_epi16(unsafe { _mm_loadu_si128(step.as_ptr().add(16 * i).cast()) });
+            }
+            for r in 0..R {
+                let four = rows[r].as_chunks::<4>().0.get(s).unwrap_or(&tails[r]);
+                let a = _mm256_cvtepu8_epi16(_mm_set1_epi32(i32::from_le_bytes(*four) ^ flip));
+                for i in 0..4 {
+                    acc[r][i] = _mm256_add_epi32(acc[r][i], _mm256_madd_epi16(a, b[i]));
+                }
+            }
+        }
+        let width = NR.min(g.n - p * NR);
+        for r in 0..R {
+            let mut out = [0i32; NR];
+            for i in 0..2 {
+                let pairs = _mm256_hadd_epi32(acc[r][2 * i], acc[r][2 * i + 1]);
+                let eight = _mm256_permute4x64_epi64::<0b11_01_10_00>(pairs);
+                // SAFETY: 8 elements from 8·i on lie in the 16 of the array; the store needs no alignment.
+                unsafe { _mm256_storeu_si256(out.as_mut_ptr().add(8 * i).cast(), eight) };
+            }
+            c[(m + r) * g.n + p * NR..][..width].copy_from_slice(&out[..width]);
+        }
+    }
+}
+
+/// What zero points and biases add to a product: `c[r][j] + row[r] + col[j] + left[r] · right[j]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms<'a> {
+    /// A term a row, or none.
+    pub row: &'a [i32],
+    /// A term a column, or none.
+    pub col: &'a [i32],
+    /// A factor a row, or none.
+    pub left: &'a [i32],
+    /// A factor a column, where there are factors a row.
+    pub right: &'a [i32],
+}
+
+/// One scale for all of a row, or one a column.
+#[derive(Clone, Copy, Debug)]
+pub enum Scale<'a> {
+    /// `M` scales.
+    Rows(&'a [f32]),
+    /// `N` scales.
+    Columns(&'a [f32]),
+}
+
+crate::dispatched! {
+    /// Adds the terms to `c: [M, n]` in place, wrapping.
+    ///
+    /// # Panics
+    /// When a slice is shorter than its shape says.
+    pub fn add_terms(n: usize, terms: &Terms<'_>, c: &mut [i32]) = add_terms_any;
+
+    /// `y = (c + terms) · scale + bias`, in `f32`; `bias` has `n` entries or none.
+    ///
+    /// # Panics
+    /// When a slice is shorter than its shape says.
+    pub fn to_floats(n: usize, terms: &Terms<'_>, scale: Scale<'_>, bias: &[f32], c: &mut [i32], y: &mut [f32]) = to_floats_any;
+
+    /// `y = round((c + terms) · scale)`, half to even, plus `zero`, within `low..=high`, as the low byte of each code.
+    ///
+    /// # Panics
+    /// When a slice is shorter than its shape says.
+    pub fn requantise(n: usize, terms: &Terms<'_>, scale: Scale<'_>, codes: crate::quantize::Codes, c: &mut [i32], y: &mut [u8]) = requantise_any;
+}
+
+#[inline(always)]
+fn add_row(n: usize, r: usize, terms: &Terms<'_>, c: &mut [i32]) {
+    if let Some(&add) = terms.row.get(r) {
+        c.iter_mut().for_each(|c| *c = c.wrapping_add(add));
+    }
+    match (terms.left.get(r), terms.col.is_empty()) {
+        (Some(&left), false) => {
+            for ((c, right), add) in c.iter_mut().zip(&terms.right[..n]).zip(&terms.col[..n]) {
+                *c = c.wrapping_add(left.wrapping_mul(*right)).wrapping_add(*add);
+            }
+        }
+        (Some(&left), true) => {
+            c.iter_mut().zip(&terms.right[..n]).for_each(|(c, right)| *c = c.wrapping_add(left.wrapping_mul(*right)));
+        }
+        (None, false) => c.iter_mut().zip(&terms.col[..n]).for_each(|(c, add)| *c = c.wrapping_add(*add)),
+        (None, true) => {}
+    }
+}
+
+#[inline(always)]
+fn add_terms_any(n: usize, terms: &Terms<'_>, c: &mut [i32]) {
+    for (r, c) in c.chunks_exact_mut(n.max(1)).enumerate() {
+        add_row(n, r, terms, c);
+    }
+}
+
+#[inline(always)]
+fn to_floats_any(n: usize, terms: &Terms<'_>, scale: Scale<'_>, bias: &[f32], c: &mut [i32], y: &mut [f32]) {
+    for (r, (c, y)) in c.chunks_exact_mut(n.max(1)).zip(y.chunks_exact_mut(n.max(1))).enumerate() {
+        add_row(n, r, terms, c);
+        match scale {
+            Scale::Rows(s) => y.iter_mut().zip(&*c).for_each(|(y, &c)| *y = c as f32 * s[r]),
+            Scale::Columns(s) => {
+                y.iter_mut().zip(&*c).zip(&s[..n]).for_each(|((y, &c), s)| *y = c as f32 * s);
+            }
+        }
+        if !bias.is_empty() {
+            y.iter_mut().zip(&bias[..n]).for_each(|(y, b)| *y += b);
+        }
+    }
+}
+
+#[inline(always)]
+fn requantise_any(
+    n: usize,
+    terms: &Terms<'_>,
+    scale: Scale<'_>,
+    codes: crate::quantize::Codes,
+    c: &mut [i32],
+    y: &mut [u8],
+) {
+    for (r, (c, y)) in c.chunks_exact_mut(n.max(1)).zip(y.chunks_exact_mut(n.max(1))).enumerate() {
+        add_row(n, r, terms, c);
+        match scale {
+            Scale::Rows(s) => {
+                let s = s[r];
+                y.iter_mut().zip(&*c).for_each(|(y, &c)| *y = codes.of(c as f32 * s) as u8);
+            }
+            Scale::Columns(s) => {
+                y.iter_mut().zip(&*c).zip(&s[..n]).for_each(|((y, &c), s)| *y = codes.of(c as f32 * s) as u8);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(n: usize, seed: u32) -> Vec<u8> {
+        let mut s = seed;
+        (0..n)
+            .map(|_| {
+                s = s.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (s >> 24) as u8
+            })
+            .collect()
+    }
+
+    #[test]
+    fn every_kernel_equals_the_formula_at_every_tile_edge_and_writes_nothing_else() {
+        let mut ran = 0;
+        for kernel in KERNELS {
+            for (m, k, n) in
+                [(1, 1, 1), (3, 9, 15), (6, 16, 64), (7, 17, 33), (13, 64, 80), (2, 0, 3), (5, 31, 10), (4, 4, 49)]
+            {
+                for flip in [false, true] {
+                    let (a, w) = (bytes(m * (k + 3), 7), bytes(k * n, 11));
+                    let (mut b, mut sums) = (vec![0i8; packed_len(n, k)], vec![0i32; n]);
+                    pack(n, k, |kk, j| w[kk * n + j] as i8, &mut b, &mut sums);
+                    for j in 0..n {
+                        assert_eq!(sums[j], (0..k).map(|kk| i32::from(w[kk * n + j] as i8)).sum::<i32>());
+                    }
+                    let g = Problem { m, k, n, a: &a, a_stride: k + 3, flip, b: &b };
+                    let mut expected = vec![0; m * n];
+                    reference(&g, &mut expected);
+                    let mut found = vec![i32::MIN; m * n + 4];
+                    if !kernel.run(&g, &mut found) {
+                        println!("{} cannot run on this CPU and was not tested", kernel.name);
+                        continue;
+                    }
+                    ran += 1;
+                    assert_eq!(found[..m * n], expected, "{} {m}x{k}x{n}", kernel.name);
+                    assert!(found[m * n..].iter().all(|&v| v == i32::MIN), "{} wrote past its output", kernel.name);
+                }
+            }
+        }
+        assert!(ran > 0, "no kernel ran");
+    }
+
+    #[test]
+    fn terms_and_scales_are_applied_by_row_and_by_column() {
+        let n = 19;
+        let c: Vec<i32> = (0..2 * n as i32).map(|v| v * 37 - 300).collect();
+        let (col, right): (Vec<i32>, Vec<i32>) = (0..n as i32).map(|j| (j - 4, 3 - j)).unzip();
+        let terms = Terms { row: &[5, -7], col: &col, left: &[2, 3], right: &right };
+        let expected: Vec<i32> =
+            (0..2 * n).map(|i| c[i] + terms.row[i / n] + col[i % n] + terms.left[i / n] * right[i % n]).collect();
+        let mut found = c.clone();
+        add_terms(n, &terms, &mut found);
+        assert_eq!(found, expected);
+        let scales: Vec<f32> = (0..n).map(|j| 0.01 * (j + 1) as f32).collect();
+        let bias = vec![0.5; n];
+        let mut y = vec![0.0; 2 * n];
+        to_floats(n, &terms, Scale::Columns(&scales), &bias, &mut c.clone(), &mut y);
+        for i in 0..2 * n {
+            assert_eq!(y[i], expected[i] as f32 * scales[i % n] + 0.5);
+        }
+        let codes = crate::quantize::Codes { zero: 3, low: 0, high: 255 };
+        let mut q = vec![0; 2 * n];
+        requantise(n, &terms, Scale::Rows(&[0.1, 0.3]), codes, &mut c.clone(), &mut q);
+        for i in 0..2 * n {
+            let v = (expected[i] as f32 * [0.1, 0.3][i / n]).round_ties_even() as i32 + 3;
+            assert_eq!(i32::from(q[i]), v.clamp(0, 255));
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! Attention and embedding on quantised weights, as ONNX Runtime's contributed operators define them.
+//!
+//! Dimension letters: `B` batch, `S` steps, `T` steps with the past, `H` hidden size, `N` heads, `D` size of a head.
+use super::{Affine, codes, single};
+use crate::ops::shape::elements;
+use crate::ops::{Attrs, Fact, MICROSOFT, OpDef, OpError, ints_of, need, optional};
+use crate::tensor::{DType, Data, Tensor};
+
+/// Self-attention of codes with a quantised projection.
+pub(super) static QATTENTION: OpDef = OpDef::new(
+    "QAttention",
+    "self-attention whose input and projection are 8-bit codes",
+    |attrs, inputs| {
+        let (x, w) = (need(inputs, 0, "input")?, need(inputs, 1, "weight")?);
+        let dtype = need(inputs, 3, "input_scale")?.dtype;
+        let past = optional(inputs, 8).map(|p| &p.shape[..]);
+        let g = Heads::of(attrs, &x.shape, &w.shape, past)?;
+        Ok(Some(vec![Fact::new(dtype, [g.b, g.s, g.n * g.d]), Fact::new(dtype, [2, g.b, g.n, g.t, g.d])]))
+    },
+    attention,
+)
+.domain(MICROSOFT);
+
+struct Heads {
+    b: usize,
+    s: usize,
+    /// Size of an input row.
+    i: usize,
+    n: usize,
+    d: usize,
+    t: usize,
+}
+
+impl Heads {
+    fn of(attrs: &Attrs, x: &[usize], w: &[usize], past: Option<&[usize]>) -> Result<Heads, OpError> {
+        let (&[b, s, i], &[wi, w3]) = (x, w) else {
+            return Err(OpError::shape("operands of QAttention", "[B, S, I] and [I, 3H]", (x, w)));
+        };
+        let n = usize::try_from(attrs.int("num_heads", 0)?).unwrap_or(0);
+        if wi != i || n == 0 || !w3.is_multiple_of(3 * n) || w3 == 0 {
+            return Err(OpError::shape(format!("weight of QAttention with {n} heads"), format!("[{i}, 3H]"), w));
+        }
+        let d = w3 / 3 / n;
+        let before = match past {
+            None => 0,
+            Some(&[2, pb, pn, p, pd]) if (pb, pn, pd) == (b, n, d) => p,
+            Some(p) => return Err(OpError::shape("past of QAttention", format!("[2, {b}, {n}, P, {d}]"), p)),
+        };
+        let t = before.saturating_add(s);
+        elements(&[2, b, n, t, d])?;
+        elements(&[b, s, w3])?;
+        elements(&[b, n, s, t])?;
+        Ok(Heads { b, s, i, n, d, t })
+    }
+}
+
+fn attention(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
+    let (x, w, bias) = (need(inputs, 0, "input")?, need(inputs, 1, "weight")?, need(inputs, 2, "bias")?);
+    let (xs, ws) = (need(inputs, 3, "input_scale")?, need(inputs, 4, "weight_scale")?);
+    let past = optional(inputs, 8);
+    let Heads { b, s, i: size, n, d, t } = Heads::of(attrs, x.shape(), w.shape(), past.map(Tensor::shape))?;
+    let h = n * d;
+    let columns = 3 * h;
+    let x_zero = optional(inputs, 6).map_or(Ok(0.0), |z| single(z, "input"))? as i32;
+    let per_column = |v: Vec<f64>, what: &str| match v.len() {
+        1 => Ok(vec![v[0]; columns]),
+        n if n == columns => Ok(v),
+        n => Err(OpError::shape(what, format!("one, or {columns}"), n)),
+    };
+    let scale = per_column(ws.data().to_f64(), "weight_scale")?;
+    let w_zero = per_column(optional(inputs, 7).map_or(vec![0.0], |z| z.data().to_f64()), "weight_zero_point")?;
+    let x_scale = single(xs, "input")? as f32;
+    let bias = bias.data().to_f64();
+    if bias.len() != columns {
+        return Err(OpError::shape("bias of QAttention", columns, bias.len()));
+    }
+    let (xv, wv) = (codes(x, "input")?, codes(w, "weight")?);
+    // Q, K and V of every row: [B·S, 3H].
+    let mut qkv = vec![0f32; b * s * columns];
+    let mut acc = vec![0i32; columns];
+    for r in 0..b * s {
+        acc.fill(0);
+        for k in 0..size {
+            let v = xv[r * size + k].wrapping_sub(x_zero);
+            for j in 0..columns {
+                acc[j] = acc[j].wrapping_add(v.wrapping_mul(wv[k * columns + j].wrapping_sub(w_zero[j] as i32)));
+            }
+        }
+        for j in 0..columns {
+            qkv[r * columns + j] = acc[j] as f32 * (x_scale * scale[j] as f32) + bias[j] as f32;
+        }
+    }
+    let before = t - s;
+    let past = past.map(|p| p.data().to_f64());
+    // Keys, then values: [2, B, N, T, D].
+    let mut present = vec![0f64; 2 * b * n * t * d];
+    for kv in 0..2 {
+        for bb in 0..b {
+            for head in 0..n {
+                let plane = ((kv * b + bb) * n + head) * t * d;
+                if let Some(p) = &past {
+                    let from = ((kv * b + bb) * n + head) * before * d;
+                    present[plane..plane + before * d].copy_from_slice(&p[from..from + before * d]);
+                }
+                for step in 0..s {
+                    let from = (bb * s + step) * columns + (kv + 1) * h + head * d;
+                    for i in 0..d {
+                        present[plane + (before + step) * d + i] = f64::from(qkv[from + i]);
+                    }
+                }
+            }
+        }
+    }
+    let mask = Mask::of(attrs, optional(inputs, 5), b, s, t)?;
+    let scale = match attrs.float("scale", 0.0)? {
+        0.0 => 1.0 / (d as f64).sqrt(),
+        v => f64::from(v),
+    };
+    let mut y = vec![0f64; b * s * h];
+    let mut row = vec![0f64; t];
+    for bb in 0..b {
+        for head in 0..n {
+            let keys = &present[(bb * n + head) * t * d..][..t * d];
+            let values = &present[((b + bb) * n + head) * t * d..][..t * d];
+            for step in 0..s {
+                let q = &qkv[(bb * s + step) * columns + head * d..][..d];
+                for (i, key) in keys.chunks_exact(d).enumerate() {
+                    let dot: f64 = q.iter().zip(key).map(|(q, k)| f64::from(*q) * k).sum();
+                    row[i] = dot * scale + mask.at(bb, step, i);
+                }
+                let max = row.iter().fold(f64::NEG_INFINITY, |a, &v| a.max(v));
+                row.iter_mut().for_each(|v| *v = (*v - max).exp());
+                let sum: f64 = row.iter().sum();
+                let out = &mut y[(bb * s + step) * h + head * d..][..d];
+                for (p, value) in row.iter().zip(values.chunks_exact(d)) {
+                    out.iter_mut().zip(value).for_each(|(o, v)| *o += p / sum * v);
+                }
+            }
+        }
+    }
+    let dtype = xs.dtype();
+    Ok(vec![Tensor::from_f64(dtype, &[b, s, h], &y)?, Tensor::from_f64(dtype, &[2, b, n, t, d], &present)?])
+}
+
+/// What is added to a score: the filter value for a key the mask hides, minus infinity for one in the future.
+struct Mask {
+    added: Vec<f64>,
+    s: usize,
+    t: usize,
+}
+
+impl Mask {
+    /// `mask` is `[B]` (lengths), `[2B]` (ends, then starts), `[B, T]`, `[B, S, T]` or `[B, 1, M, M]` with `M ≥ T`.
+    fn of(attrs: &Attrs, mask: Option<&Tensor>, b: usize, s: usize, t: usize) -> Result<Mask, OpError> {
+        let filter = f64::from(attrs.float("mask_filter_value", -10000.0)?);
+        let causal = attrs.flag("unidirectional", false)?;
+        let before = t - s;
+        let mut added = vec![0f64; elements(&[b, s, t])?];
+        let v = mask.map(ints_of).unwrap_or_default();
+        let shape = mask.map(Tensor::shape).unwrap_or_default();
+        let known = match *shape {
+            [] => true,
+            [n] => n == b || n == 2 * b,
+            [n, last] => n == b && (last == t || last == 1) || (n == 1 && last == t),
+            [n, rows, last] => (n, rows, last) == (b, s, t),
+            [n, 1, rows, last] => n == b && rows == last && last >= t,
+            _ => false,
+        };
+        if !known {
+            return Err(OpError::shape("mask_index of QAttention", format!("[{b}], [{}] or [{b}, {t}]", 2 * b), shape));
+        }
+        for bb in 0..b {
+            for step in 0..s {
+                for i in 0..t {
+                    let shown = match *shape {
+                        [] => true,
+                        [n] if n == b => (i as i64) < v[bb],
+                        [_] => (i as i64) < v[bb] && i as i64 >= v[b + bb],
+                        [n, last] => v[if n == 1 { 0 } else { bb * last } + if last == 1 { 0 } else { i }] > 0,
+                        [_, _, _] => v[(bb * s + step) * t + i] > 0,
+                        [_, _, rows, last] => v[(bb * rows + before + step) * last + i] > 0,
+                        _ => true,
+                    };
+                    added[(bb * s + step) * t + i] = match shown {
+                        _ if causal && i > before + step => f64::NEG_INFINITY,
+                        true => 0.0,
+                        false => filter,
+                    };
+                }
+            }
+        }
+        Ok(Mask { added, s, t })
+    }
+
+    fn at(&self, b: usize, step: usize, i: usize) -> f64 {
+        self.added[(b * self.s + step) * self.t + i]
+    }
+}
+
+/// Sum of word, position and segment embeddings, all 8-bit codes, then layer normalisation.
+pub(super) static QEMBED_LAYER_NORMALIZATION: OpDef = OpDef::new(
+    "QEmbedLayerNormalization",
+    "layer normalisation of embeddings that are 8-bit codes",
+    |_, inputs| {
+        let (ids, words) = (need(inputs, 0, "input_ids")?, need(inputs, 2, "word_embedding_quant")?);
+        let (&[b, s], &[_, h]) = (&ids.shape[..], &words.shape[..]) else {
+            return Err(OpError::shape(
+                "operands of QEmbedLayerNormalization",
+                "[B, S] and [V, H]",
+                (&ids.shape, &words.shape),
+            ));
+        };
+        elements(&[b, s, h])?;
+        Ok(Some(vec![Fact::new(need(inputs, 8, "word_embedding_scale")?.dtype, [b, s, h]), Fact::new(DType::I32, [b])]))
+    },
+    |attrs, inputs| {
+        let ids = need(inputs, 0, "input_ids")?;
+        let &[b, s] = ids.shape() else { return Err(OpError::shape("input_ids", "[B, S]", ids.shape())) };
+        let table = |at: usize, name: &'static str, scale: usize| -> Result<(usize, Vec<f32>), OpError> {
+            let t = need(inputs, at, name)?;
+            let zero = optional(inputs, scale + 5).map_or(Ok(0.0), |z| single(z, name))? as i32;
+            let a = Affine { scale: single(need(inputs, scale, name)?, name)? as f32, zero };
+            let size = t.shape().last().copied().unwrap_or(0);
+            Ok((size, codes(t, name)?.into_iter().map(|q| a.real(q)).collect()))
+        };
+        let (h, words) = table(2, "word_embedding_quant", 8)?;
+        let (hp, positions) = table(3, "position_embedding_quant", 9)?;
+        let segments = match optional(inputs, 1) {
+            Some(ids) if ids.shape() == [b, s] => Some((ints_of(ids), table(4, "segment_embedding_quant", 10)?)),
+            Some(ids) => return Err(OpError::shape("segment_ids", [b, s], ids.shape())),
+            None => None,
+        };
+        let (hg, gamma) = table(5, "gamma_quant", 11)?;
+        let (hb, beta) = table(6, "beta_quant", 12)?;
+        if [hp, hg, hb, segments.as_ref().map_or(h, |s| s.1.0)].iter().any(|&v| v != h) || h == 0 {
+            return Err(OpError::shape("embeddings of QEmbedLayerNormalization", format!("rows of {h}"), [hp, hg, hb]));
+        }
+        let epsilon = f64::from(attrs.float("epsilon", 1e-12)?);
+        let row = |table: &[f32], i: i64, name: &str| -> Result<Vec<f32>, OpError> {
+            match usize::try_from(i).ok().filter(|&i| i < table.len() / h) {
+                Some(i) => Ok(table[i * h..][..h].to_vec()),
+                None => Err(OpError::shape(name.to_string(), format!("below {}", table.len() / h), i)),
+            }
+        };
+        let mut y = Vec::with_capacity(elements(&[b, s, h])?);
+        for (at, &id) in ints_of(ids).iter().enumerate() {
+            let mut v: Vec<f64> = row(&words, id, "an id")?.into_iter().map(f64::from).collect();
+            let position = row(&positions, (at % s) as i64, "a position")?;
+            v.iter_mut().zip(position).for_each(|(v, p)| *v += f64::from(p));
+            if let Some((ids, (_, table))) = &segments {
+                v.iter_mut().zip(row(table, ids[at], "a segment")?).for_each(|(v, p)| *v += f64::from(p));
+            }
+            let mean = v.iter().sum::<f64>() / h as f64;
+            let var = v.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / h as f64;
+            let r = 1.0 / (var + epsilon).sqrt();
+            y.extend((0..h).map(|j| (v[j] - mean) * r * f64::from(gamma[j]) + f64::from(beta[j])));
+        }
+        let lengths = match optional(inputs, 7) {
+            None => vec![0; b],
+            Some(m) if m.shape() == [b, s] => {
+                let v = ints_of(m);
+                (0..b).map(|i| v[i * s..][..s].iter().filter(|&&v| v == 1).count() as i32).collect()
+            }
+            Some(m) => return Err(OpError::shape("mask", [b, s], m.shape())),
+        };
+        let dtype = need(inputs, 8, "word_embedding_scale")?.dtype();
+        Ok(vec![Tensor::from_f64(dtype, &[b, s, h], &y)?, Tensor::new(&[b], Data::I32(lengths))?])
+    },
+)
+.domain(MICROSOFT);

@@ -1,0 +1,202 @@
+//! Kernels of `QuantizeLinear`, `DequantizeLinear` and `DynamicQuantizeLinear` on `f32`.
+use hone_kernels::quantize::{Codes, extent, of_i8, of_i16, of_i32, of_u8, of_u16};
+
+use super::linear::{Grid, range_to_affine};
+use super::{codes, range_of};
+use crate::ops::OpError;
+use crate::plan::{Io, Kernel, Lowered, Lowering, Reads};
+use crate::tensor::{DType, Tensor};
+
+/// Which scale and zero point an element has.
+enum Params {
+    /// One of each, read while it runs: the slot of the zero point, if there is one.
+    Tensor { zero: Option<usize> },
+    /// Known beforehand: one of each for `inner` consecutive elements, in turn.
+    Axis { inner: usize, scale: Vec<f32>, zero: Vec<i32> },
+}
+
+impl Params {
+    /// `None` for scales in blocks and those that are not `f32` or known.
+    fn of(l: &Lowering<'_>, codes_type: DType) -> Result<Option<Params>, OpError> {
+        let zero_shape = if l.has(2) { Some(l.shape(2)?) } else { None };
+        if l.dtype(1) != Some(DType::F32) || (l.has(2) && l.dtype(2) != Some(codes_type)) {
+            return Ok(None);
+        }
+        Ok(match Grid::of(l.attrs, l.shape(0)?, l.shape(1)?, zero_shape)? {
+            Grid::Tensor => Some(Params::Tensor { zero: l.has(2).then_some(2) }),
+            Grid::Axis { inner, len } => {
+                let Some(scale) = l.constant(1) else { return Ok(None) };
+                let zero = match (l.has(2), l.constant(2)) {
+                    (true, None) => return Ok(None),
+                    (_, z) => z.map_or(Ok(vec![0; len]), |z: &std::sync::Arc<Tensor>| codes(z, "zero point"))?,
+                };
+                Some(Params::Axis { inner, scale: scale.as_f32()?.to_vec(), zero })
+            }
+            Grid::Blocks { .. } => None,
+        })
+    }
+}
+
+/// The zero point in the operand at `slot`.
+fn zero_at(reads: &Reads<'_>, slot: Option<usize>, dtype: DType) -> i32 {
+    let Some(slot) = slot else { return 0 };
+    let bytes = reads.bytes(slot);
+    match dtype {
+        DType::U8 => i32::from(bytes[0]),
+        DType::I8 => i32::from(bytes[0] as i8),
+        DType::U16 => i32::from(u16::from_ne_bytes([bytes[0], bytes[1]])),
+        DType::I16 => i32::from(i16::from_ne_bytes([bytes[0], bytes[1]])),
+        _ => i32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]),
+    }
+}
+
+struct Quantise {
+    params: Params,
+    dtype: DType,
+    range: (i32, i32),
+}
+
+macro_rules! quantise {
+    ($module:ident, $self:ident, $reads:ident, $y:expr) => {{
+        let (x, y) = ($reads.f32(0), bytemuck::cast_slice_mut($y));
+        let (low, high) = $self.range;
+        match &$self.params {
+            Params::Tensor { zero } => {
+                let zero = zero_at($reads, *zero, $self.dtype);
+                $module::quantise(x, $reads.f32(1)[0], Codes { zero, low, high }, y);
+            }
+            Params::Axis { inner: 1, scale, zero } => $module::quantise_rows(x, scale, zero, $self.range, y),
+            Params::Axis { inner, scale, zero } => {
+                for (i, (x, y)) in x.chunks_exact(*inner).zip(y.chunks_exact_mut(*inner)).enumerate() {
+                    let zero = zero[i % scale.len()];
+                    $module::quantise(x, scale[i % scale.len()], Codes { zero, low, high }, y);
+                }
+            }
+        }
+    }};
+}
+
+impl Kernel for Quantise {
+    fn name(&self) -> &'static str {
+        "quantise"
+    }
+
+    fn run(&self, io: &mut Io<'_>) {
+        let (reads, writes) = io.split();
+        match self.dtype {
+            DType::U8 => quantise!(of_u8, self, reads, writes.bytes(0)),
+            DType::I8 => quantise!(of_i8, self, reads, writes.bytes(0)),
+            DType::U16 => quantise!(of_u16, self, reads, writes.bytes(0)),
+            _ => quantise!(of_i16, self, reads, writes.bytes(0)),
+        }
+    }
+}
+
+/// `QuantizeLinear` to `dtype`.
+pub(super) fn quantise(l: &Lowering<'_>, dtype: DType) -> Result<Option<Lowered>, OpError> {
+    let small = matches!(dtype, DType::U8 | DType::I8 | DType::U16 | DType::I16);
+    if l.dtype(0) != Some(DType::F32) || !small || !matches!(l.attrs.int("precision", 0)?, 0 | 1) {
+        return Ok(None);
+    }
+    if l.shape(0)?.contains(&0) {
+        return Ok(None);
+    }
+    let Some(params) = Params::of(l, dtype)? else { return Ok(None) };
+    let reads = match params {
+        Params::Tensor { zero: Some(_) } => vec![0, 1, 2],
+        Params::Tensor { zero: None } => vec![0, 1],
+        Params::Axis { .. } => vec![0],
+    };
+    Ok(Some(Lowered::new(Quantise { params, dtype, range: range_of(dtype)? }, reads)))
+}
+
+struct Dequantise {
+    params: Params,
+    dtype: DType,
+}
+
+macro_rules! dequantise {
+    ($module:ident, $self:ident, $reads:ident, $y:expr) => {{
+        let (x, y) = (bytemuck::cast_slice($reads.bytes(0)), $y);
+        match &$self.params {
+            Params::Tensor { zero } => {
+                $module::dequantise(x, $reads.f32(1)[0], zero_at($reads, *zero, $self.dtype), y);
+            }
+            Params::Axis { inner: 1, scale, zero } => $module::dequantise_rows(x, scale, zero, y),
+            Params::Axis { inner, scale, zero } => {
+                for (i, (x, y)) in x.chunks_exact(*inner).zip(y.chunks_exact_mut(*inner)).enumerate() {
+                    $module::dequantise(x, scale[i % scale.len()], zero[i % scale.len()], y);
+                }
+            }
+        }
+    }};
+}
+
+impl Kernel for Dequantise {
+    fn name(&self) -> &'static str {
+        "dequantise"
+    }
+
+    fn run(&self, io: &mut Io<'_>) {
+        let (reads, writes) = io.split();
+        match self.dtype {
+            DType::U8 => dequantise!(of_u8, self, reads, writes.f32(0)),
+            DType::I8 => dequantise!(of_i8, self, reads, writes.f32(0)),
+            DType::U16 => dequantise!(of_u16, self, reads, writes.f32(0)),
+            DType::I16 => dequantise!(of_i16, self, reads, writes.f32(0)),
+            _ => dequantise!(of_i32, self, reads, writes.f32(0)),
+        }
+    }
+}
+
+/// `DequantizeLinear` to `f32`.
+pub(super) fn dequantise(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
+    let Some(dtype @ (DType::U8 | DType::I8 | DType::U16 | DType::I16 | DType::I32)) = l.dtype(0) else {
+        return Ok(None);
+    };
+    if !matches!(l.attrs.int("output_dtype", 0)?, 0 | 1) || l.shape(0)?.contains(&0) {
+        return Ok(None);
+    }
+    let Some(params) = Params::of(l, dtype)? else { return Ok(None) };
+    let reads = match params {
+        Params::Tensor { zero: Some(_) } => vec![0, 1, 2],
+        Params::Tensor { zero: None } => vec![0, 1],
+        Params::Axis { .. } => vec![0],
+    };
+    Ok(Some(Lowered::new(Dequantise { params, dtype }, reads)))
+}
+
+struct Dynamic {
+    wants: [bool; 3],
+}
+
+impl Kernel for Dynamic {
+    fn name(&self) -> &'static str {
+        "quantise-dynamic"
+    }
+
+    fn run(&self, io: &mut Io<'_>) {
+        let (reads, writes) = io.split();
+        let x = reads.f32(0);
+        let mut e = [0.0; 2];
+        extent(x, &mut e);
+        let (scale, zero) = range_to_affine(e[0], e[1]);
+        if self.wants[0] {
+            of_u8::quantise(x, scale, Codes { zero, low: 0, high: 255 }, writes.bytes(0));
+        }
+        if self.wants[1] {
+            writes.f32(1)[0] = scale;
+        }
+        if self.wants[2] {
+            writes.bytes(2)[0] = zero as u8;
+        }
+    }
+}
+
+/// `DynamicQuantizeLinear`.
+pub(super) fn dynamic(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
+    if l.dtype(0) != Some(DType::F32) {
+        return Ok(None);
+    }
+    Ok(Some(Lowered::new(Dynamic { wants: [l.wants(0), l.wants(1), l.wants(2)] }, vec![0])))
+}
