@@ -7,6 +7,7 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 pub mod activation;
+pub mod cell;
 pub mod conv;
 pub mod gemm;
 pub mod pool;
