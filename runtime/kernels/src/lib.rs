@@ -11,6 +11,7 @@ pub mod cell;
 pub mod conv;
 pub mod gemm;
 pub mod pool;
+pub mod qconv;
 pub mod qgemm;
 pub mod quantize;
 pub mod rows;

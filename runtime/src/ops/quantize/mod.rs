@@ -13,6 +13,7 @@ mod convert;
 mod elementwise;
 mod linear;
 mod matmul;
+mod patches;
 mod pool;
 mod product;
 mod window;
