@@ -10,6 +10,7 @@ pub mod activation;
 pub mod cell;
 pub mod conv;
 pub mod gemm;
+pub mod nbits;
 pub mod pool;
 pub mod qconv;
 pub mod qgemm;

@@ -13,9 +13,11 @@ mod convert;
 mod elementwise;
 mod linear;
 mod matmul;
+mod packed;
 mod patches;
 mod pool;
 mod product;
+mod tables;
 mod window;
 pub(in crate::ops) use linear::dynamic_range;
 
