@@ -146,6 +146,8 @@ fn extent_any(x: &[f32], extent: &mut [f32; 2]) {
     for c in chunks {
         for i in 0..16 {
             low[i] = if c[i] < low[i] { c[i] } else { low[i] };
+        }
+        for i in 0..16 {
             high[i] = if c[i] > high[i] { c[i] } else { high[i] };
         }
     }

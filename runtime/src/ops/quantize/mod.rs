@@ -20,6 +20,7 @@ mod product;
 mod tables;
 mod window;
 pub(in crate::ops) use linear::dynamic_range;
+pub(in crate::ops) use product::Right;
 
 /// The rows of this family.
 pub(super) static OPS: &[&OpDef] = &[

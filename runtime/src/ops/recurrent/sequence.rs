@@ -6,14 +6,18 @@ use hone_kernels::{cell, gemm};
 use super::activation::Activation;
 use super::{Cell, Sequence};
 use crate::ops::OpError;
+use crate::ops::quantize::Right;
 use crate::plan::{Io, Kernel, Lowered, Lowering, Weight};
-use crate::tensor::{DType, Data};
+use crate::tensor::{DType, Data, Tensor};
 
-/// A frozen matrix packed for [`gemm`].
+/// A frozen matrix.
 struct Frozen {
+    /// Packed for [`gemm`], or nothing.
     f32: Vec<f32>,
     q: Vec<i8>,
     scale: Vec<f32>,
+    /// 8-bit codes whose other operand is quantised as it comes, a scale of [`Frozen::scale`] a row.
+    dynamic: Option<Right>,
     n: usize,
     k: usize,
 }
@@ -23,7 +27,7 @@ impl Frozen {
     /// not run along its rows.
     fn of(weight: &Weight, d: usize, first: usize, n: usize) -> Result<Option<Frozen>, OpError> {
         let &[directions, rows, k] = weight.shape() else { return Ok(None) };
-        let mut m = Frozen { f32: Vec::new(), q: Vec::new(), scale: Vec::new(), n, k };
+        let mut m = Frozen { f32: Vec::new(), q: Vec::new(), scale: Vec::new(), dynamic: None, n, k };
         let at = |j: usize, kk: usize| ((d * rows) + first + j) * k + kk;
         match weight {
             Weight::F32(t) => {
@@ -48,11 +52,49 @@ impl Frozen {
     }
 
     fn bytes(&self) -> usize {
-        self.f32.len() * 4 + self.q.len() + self.scale.len() * 4
+        self.f32.len() * 4 + self.q.len() + self.scale.len() * 4 + self.dynamic.as_ref().map_or(0, Right::bytes)
+    }
+
+    /// Floats of scratch for the product with `m` rows.
+    fn scratch(&self, m: usize) -> usize {
+        self.dynamic.as_ref().map_or(0, |r| r.dynamic_scratch(m) + self.n + m * self.n)
+    }
+
+    /// Matrix of a quantised LSTM: direction `d` of codes `[D, k, n]`.
+    fn of_codes(
+        codes: &Tensor,
+        d: usize,
+        scale: Vec<f32>,
+        zero: Option<&Tensor>,
+    ) -> Result<Option<Frozen>, OpError> {
+        let &[_, k, n] = codes.shape() else { return Ok(None) };
+        let part = Tensor::new(&[k, n], codes.data().pick(&(d * k * n..(d + 1) * k * n).collect::<Vec<_>>()))?;
+        let dynamic = Right::of(&part, zero, k, n, |kk, j| kk * n + j)?;
+        Ok(dynamic.map(|r| Frozen { f32: Vec::new(), q: Vec::new(), scale, dynamic: Some(r), n, k }))
     }
 
     /// `y = x · wᵀ + bias`, or added to `y`.
-    fn product(&self, m: usize, x: &[f32], bias: Option<&[f32]>, accumulate: bool, y: &mut [f32]) {
+    fn product(
+        &self,
+        m: usize,
+        x: &[f32],
+        bias: Option<&[f32]>,
+        accumulate: bool,
+        work: &mut [f32],
+        y: &mut [f32],
+    ) {
+        if let Some(right) = &self.dynamic {
+            let (scaled, work) = work.split_at_mut(self.n);
+            let bias = bias.unwrap_or_default();
+            if accumulate {
+                let (sums, work) = work.split_at_mut(m * self.n);
+                right.dynamic(m, x, &self.scale, bias, scaled, work, sums);
+                y.iter_mut().zip(&*sums).for_each(|(y, s)| *y += s);
+            } else {
+                right.dynamic(m, x, &self.scale, bias, scaled, work, y);
+            }
+            return;
+        }
         let w = if self.q.is_empty() {
             gemm::Packed::F32(&self.f32)
         } else {
@@ -92,13 +134,69 @@ struct Steps {
 
 /// Lowers the operator of that cell.
 pub(super) fn lower(l: &Lowering<'_>, kind: Cell) -> Result<Option<Lowered>, OpError> {
+    let (Some(w), Some(r)) = (l.weight(1), l.weight(2)) else { return Ok(None) };
+    let &[_, rows, _] = r.shape() else { return Ok(None) };
+    let h = rows / kind.gates();
+    // The last gate of a GRU is apart: its product may be of another vector.
+    let apart = if kind == Cell::Gru { h } else { 0 };
+    steps(l, kind, w.shape(), r.shape(), |d| {
+        let last = if apart > 0 { Frozen::of(&r, d, rows - apart, apart)? } else { None };
+        Ok(Frozen::of(&w, d, 0, rows)?
+            .zip(Frozen::of(&r, d, 0, rows - apart)?)
+            .filter(|_| apart == 0 || last.is_some())
+            .map(|(w, r)| (w, r, last)))
+    })
+}
+
+/// Lowers a `DynamicQuantizeLSTM`.
+pub(super) fn lower_quantised(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
+    let (Some(w), Some(r)) = (l.constant(1), l.constant(2)) else { return Ok(None) };
+    let (&[d, i, gates], &[rd, h, r_gates]) = (w.shape(), r.shape()) else { return Ok(None) };
+    if (rd, r_gates) != (d, gates) {
+        return Ok(None);
+    }
+    // One a direction, or one a row of the gates.
+    let of = |at: usize, d: usize| -> Result<Option<Tensor>, OpError> {
+        let Some(t) = l.constant(at) else { return Ok(None) };
+        let range = match t.len() {
+            n if n == rd => d..d + 1,
+            n if n == rd * gates => d * gates..(d + 1) * gates,
+            _ => return Ok(None),
+        };
+        Ok(Some(Tensor::new(&[range.len()], t.data().pick(&range.collect::<Vec<_>>()))?))
+    };
+    let matrix = |codes: &Tensor, at: usize, d: usize| -> Result<Option<Frozen>, OpError> {
+        let (Some(scale), zero) = (of(at, d)?, of(at + 1, d)?) else { return Ok(None) };
+        if l.has(at + 1) && zero.is_none() {
+            return Ok(None);
+        }
+        let scale = scale.as_f32()?;
+        let scale = (0..gates).map(|j| scale[if scale.len() == 1 { 0 } else { j }]).collect();
+        Frozen::of_codes(codes, d, scale, zero.as_ref())
+    };
+    steps(l, Cell::Lstm, &[d, gates, i], &[d, gates, h], |d| {
+        Ok(matrix(w, 8, d)?.zip(matrix(r, 10, d)?).map(|(w, r)| (w, r, None)))
+    })
+}
+
+/// The matrices of a direction: of the inputs, of the states, and of a GRU's last gate.
+type Matrices = (Frozen, Frozen, Option<Frozen>);
+
+/// `w` and `r` are the shapes of the weights as an LSTM has them; `matrices` packs those of a direction.
+fn steps(
+    l: &Lowering<'_>,
+    kind: Cell,
+    w: &[usize],
+    r: &[usize],
+    matrices: impl Fn(usize) -> Result<Option<Matrices>, OpError>,
+) -> Result<Option<Lowered>, OpError> {
     if l.dtype(0) != Some(DType::F32) {
         return Ok(None);
     }
-    let (Some(w), Some(r)) = (l.weight(1), l.weight(2)) else { return Ok(None) };
-    let shape = Sequence::of(l.attrs, kind, l.shape(0)?, r.shape())?;
-    let given: Vec<Option<&[usize]>> = (0..8).map(|i| l.shape(i).ok()).collect();
+    let shape = Sequence::of(l.attrs, kind, l.shape(0)?, r)?;
     let (h, gates) = (shape.h, kind.gates());
+    let mut given: Vec<Option<&[usize]>> = (0..8).map(|i| l.shape(i).ok()).collect();
+    given[1] = Some(w);
     shape.check(&given, &[shape.d(), gates * h, shape.i])?;
     let lstm = kind == Cell::Lstm;
     let floats = |i: usize| -> Result<Option<Option<&[f32]>>, OpError> {
@@ -109,13 +207,7 @@ pub(super) fn lower(l: &Lowering<'_>, kind: Cell) -> Result<Option<Lowered>, OpE
         }
     };
     let Some(bias) = floats(3)? else { return Ok(None) };
-    let peepholes = match lstm {
-        true => match floats(7)? {
-            Some(p) => p,
-            None => return Ok(None),
-        },
-        false => None,
-    };
+    let Some(peepholes) = (if lstm { floats(7)? } else { Some(None) }) else { return Ok(None) };
     if l.has(4) && l.dtype(4) != Some(DType::I32) {
         return Ok(None);
     }
@@ -123,17 +215,7 @@ pub(super) fn lower(l: &Lowering<'_>, kind: Cell) -> Result<Option<Lowered>, OpE
     let linear_before_reset = l.attrs.flag("linear_before_reset", false)?;
     let mut ways = Vec::with_capacity(shape.d());
     for (d, activations) in activations.into_iter().enumerate() {
-        let first = if kind == Cell::Gru { 2 * h } else { gates * h };
-        let last = match kind {
-            Cell::Gru => match Frozen::of(&r, d, 2 * h, h)? {
-                None => return Ok(None),
-                some => some,
-            },
-            _ => None,
-        };
-        let (Some(w), Some(r)) = (Frozen::of(&w, d, 0, gates * h)?, Frozen::of(&r, d, 0, first)?) else {
-            return Ok(None);
-        };
+        let Some((w, r, last)) = matrices(d)? else { return Ok(None) };
         let apart = kind == Cell::Gru && linear_before_reset;
         let of = |b: &[f32], j: usize| {
             let b = &b[d * 2 * gates * h..][..2 * gates * h];
@@ -156,7 +238,8 @@ pub(super) fn lower(l: &Lowering<'_>, kind: Cell) -> Result<Option<Lowered>, OpE
     let clip = l.attrs.float("clip", 0.0)?;
     let bytes = ways.iter().map(|w| w.w.bytes() + w.r.bytes() + w.last.as_ref().map_or(0, Frozen::bytes)).sum();
     let (s, n) = (shape.s, shape.n);
-    let scratch = (s + 1) * n * gates * h + 3 * n * h;
+    let work = ways.iter().map(|w| w.w.scratch(s * n).max(w.r.scratch(n))).max().unwrap_or(0);
+    let scratch = (s + 1) * n * gates * h + 3 * n * h + work;
     let k = Steps {
         shape,
         ways,
@@ -174,6 +257,9 @@ pub(super) fn lower(l: &Lowering<'_>, kind: Cell) -> Result<Option<Lowered>, OpE
 impl Kernel for Steps {
     fn name(&self) -> &'static str {
         let q = !self.ways[0].r.q.is_empty();
+        if self.ways[0].r.dynamic.is_some() {
+            return "lstm-sequence-dynamic-q8";
+        }
         match (self.shape.cell, q) {
             (Cell::Lstm, false) => "lstm-sequence-f32",
             (Cell::Lstm, true) => "lstm-sequence-f32w8",
@@ -192,7 +278,8 @@ impl Kernel for Steps {
         let (inputs, rest) = scratch.split_at_mut(s * n * width);
         let (turn_gates, rest) = rest.split_at_mut(n * width);
         let (hs, rest) = rest.split_at_mut(n * h);
-        let (cs, spare) = rest.split_at_mut(n * h);
+        let (cs, rest) = rest.split_at_mut(n * h);
+        let (spare, work) = rest.split_at_mut(n * h);
         let lens: Option<&[i32]> = self.lens.map(|slot| bytemuck::cast_slice(reads.bytes(slot)));
         let length = |b: usize| lens.map_or(s, |l| (l[b].max(0) as usize).min(s));
         let longest = (0..n).map(length).max().unwrap_or(0);
@@ -200,7 +287,7 @@ impl Kernel for Steps {
             writes.f32(0).fill(0.0);
         }
         for (d, way) in self.ways.iter().enumerate() {
-            way.w.product(s * n, reads.f32(0), way.bias.as_deref(), false, inputs);
+            way.w.product(s * n, &reads.f32(0)[..s * n * g.i], way.bias.as_deref(), false, work, inputs);
             for (state, from) in [(&mut *hs, self.h0), (&mut *cs, self.c0)] {
                 for b in 0..n {
                     let row = &mut state[b * h..][..h];
@@ -220,7 +307,7 @@ impl Kernel for Steps {
                             let row = &mut turn_gates[b * width..][..width];
                             copy_or_zero(input(b), row);
                         }
-                        way.r.product(n, hs, None, true, turn_gates);
+                        way.r.product(n, hs, None, true, work, turn_gates);
                         for b in (0..n).filter(|&b| step(b).is_some()) {
                             let (gates, h_row) = (&mut turn_gates[b * width..][..width], &mut hs[b * h..][..h]);
                             if g.cell == Cell::Lstm {
@@ -313,12 +400,12 @@ impl Steps {
             let row = &mut zr[b * 2 * h..][..2 * h];
             copy_or_zero(input(b).map(|v| &v[..2 * h]), row);
         }
-        way.r.product(n, hs, None, true, zr);
+        way.r.product(n, hs, None, true, &mut [], zr);
         self.clip(zr);
         way.activations[0].apply(zr);
         let Some(r_last) = &way.last else { return };
         if self.linear_before_reset {
-            r_last.product(n, hs, way.last_bias.as_deref(), false, last);
+            r_last.product(n, hs, way.last_bias.as_deref(), false, &mut [], last);
             for b in 0..n {
                 let row = &mut last[b * h..][..h];
                 let r = &zr[b * 2 * h + h..][..h];
@@ -332,7 +419,7 @@ impl Steps {
                 let row = &mut last[b * h..][..h];
                 copy_or_zero(input(b).map(|v| &v[2 * h..]), row);
             }
-            r_last.product(n, reset, None, true, last);
+            r_last.product(n, reset, None, true, &mut [], last);
         }
         self.clip(last);
         way.activations[1].apply(last);
