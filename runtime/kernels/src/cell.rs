@@ -54,7 +54,7 @@ fn tanh_any(v: &mut [f32]) {
         // Near 0 the quotient below would cancel (Cephes `tanhf`).
         let s = a * a;
         let p = -5.704_988_7e-3;
-        let p = p * s + 2.063_908_9e-2;
+        let p = p * s + 2.063_909e-2;
         let p = p * s - 5.373_971_6e-2;
         let p = p * s + 1.333_144_2e-1;
         let p = p * s - 3.333_328e-1;

@@ -11,6 +11,7 @@ mod blocks;
 mod conv;
 mod convert;
 mod elementwise;
+mod heads;
 mod linear;
 mod matmul;
 mod packed;

@@ -88,12 +88,38 @@ impl Right {
         let (x_scale, zero) = range_to_affine(e[0], e[1]);
         of_u8::quantise(x, x_scale, Codes { zero, low: 0, high: 255 }, codes);
         scaled.iter_mut().zip(scale).for_each(|(t, s)| *t = x_scale * s);
-        let col: &mut [i32] = bytemuck::cast_slice_mut(col);
+        let work = [acc, col, row_sums].map(bytemuck::cast_slice_mut);
+        self.floats(m, codes, false, zero, scaled, bias, work, y);
+    }
+
+    /// `y = (a - zero) · b · scale + bias` for codes `a`, `flip` when they are signed; `work` has room for a block of sums,
+    /// for a term a column, and for the sums of the rows of a block.
+    #[rustfmt::skip]
+    fn floats(
+        &self, m: usize, a: &[u8], flip: bool, zero: i32, scale: &[f32], bias: &[f32], work: [&mut [i32]; 3], y: &mut [f32],
+    ) {
+        let [acc, col, row_sums] = work;
+        let zero = if flip { zero + 128 } else { zero };
         col.iter_mut().zip(&self.sums).for_each(|(c, s)| *c = 0i32.wrapping_sub(zero.wrapping_mul(*s)));
-        self.blocks(m, codes, false, col, bytemuck::cast_slice_mut(acc), bytemuck::cast_slice_mut(row_sums), |first, acc, terms| {
+        self.blocks(m, a, flip, col, acc, row_sums, |first, acc, terms| {
             let y = &mut y[first * self.n..][..acc.len()];
-            qgemm::to_floats(self.n, terms, Scale::Columns(scaled), bias, acc, y);
+            qgemm::to_floats(self.n, terms, Scale::Columns(scale), bias, acc, y);
         });
+    }
+
+    /// Floats of scratch that [`Right::scaled`] needs for `m` rows.
+    pub(super) fn scratch(&self, m: usize) -> usize {
+        ROWS.min(m) * self.n + self.n + ROWS
+    }
+
+    /// `y = (a - zero) · b · scale + bias` for codes `a`, `flip` when they are signed.
+    #[rustfmt::skip]
+    pub(super) fn scaled(
+        &self, m: usize, a: &[u8], flip: bool, zero: i32, scale: &[f32], bias: &[f32], scratch: &mut [f32], y: &mut [f32],
+    ) {
+        let (acc, rest) = scratch.split_at_mut(ROWS.min(m) * self.n);
+        let (col, row_sums) = rest.split_at_mut(self.n);
+        self.floats(m, a, flip, zero, scale, bias, [acc, col, &mut row_sums[..ROWS]].map(bytemuck::cast_slice_mut), y);
     }
 
     /// Multiplies rows of codes block by block, and hands each block of sums on with the terms that are still to be added:
@@ -230,7 +256,7 @@ impl Kernel for Rows {
 }
 
 /// The 8-bit code an operand consists of.
-fn code_at(reads: &Reads<'_>, slot: usize, signed: bool) -> i32 {
+pub(super) fn code_at(reads: &Reads<'_>, slot: usize, signed: bool) -> i32 {
     let byte = reads.bytes(slot).first().copied().unwrap_or(0);
     if signed { i32::from(byte as i8) } else { i32::from(byte) }
 }
