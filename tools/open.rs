@@ -4,6 +4,7 @@ use std::path::Path;
 use anyhow::Context;
 use hone_runtime::Class;
 use hone_runtime::bundle::Bundle;
+use hone_runtime::session::{Session, SessionOptions};
 
 use crate::exit::fail;
 use crate::input;
@@ -33,18 +34,14 @@ impl Source {
         Bundle::open(path).map(Source::Bundle).with_context(|| path.display().to_string())
     }
 
-    /// The first graph's path, for messages, and its bytes.
+    /// A session of the first graph; external data comes from the bundle only.
     ///
     /// # Errors
-    /// As `Bundle::read`.
-    pub(crate) fn graph(&self, path: &Path) -> anyhow::Result<(String, Vec<u8>)> {
-        match self {
-            Source::Onnx(bytes) => Ok((path.display().to_string(), bytes.clone())),
-            Source::Bundle(b) => {
-                let inner = b.manifest().graphs.first().map_or("onnx/model.onnx", |g| g.path.as_str());
-                let bytes = b.read(inner).with_context(|| path.display().to_string())?.into_owned();
-                Ok((inner.to_string(), bytes))
-            }
-        }
+    /// As `Session::open`.
+    pub(crate) fn session(&self, path: &Path, options: SessionOptions) -> anyhow::Result<Session> {
+        Ok(match self {
+            Source::Onnx(bytes) => Session::from_onnx(bytes, &path.display().to_string(), options)?,
+            Source::Bundle(b) => Session::from_bundle(b, options)?,
+        })
     }
 }

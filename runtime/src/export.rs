@@ -3,15 +3,19 @@
 //! A bundle only comes out of [`Export::into_bundle`], and only when every recorded case of the other framework comes out
 //! of our own session within tolerance and the shipped head gives the graph's logits: what is exported has been run. This
 //! module places files and compares; it deliberately trains, quantises and rewrites nothing.
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::bundle::{self, Bundle, BundleError, BundleWriter, GraphEntry, Manifest, Port, npz};
+use crate::cases::{self, Case, CaseError, Compared, Tolerance};
 use crate::class::{Class, Classified};
 use crate::graph::{Dim, Graph, ValueId};
 use crate::modality::{ModalityError, Preprocessor};
 use crate::model::{Model, ModelError};
-use crate::session::{Outputs, Session, SessionError, SessionOptions, difference};
+use crate::session::{Outputs, Session, SessionError, SessionOptions};
 use crate::tensor::Tensor;
 
 /// Where the graph lies in a bundle made here.
@@ -88,19 +92,16 @@ pub enum ExportError {
         /// The inputs there are.
         has: Vec<String>,
     },
-    /// The directory of recorded cases holds none.
-    #[error("{} holds no case*.npz; each has the inputs as in_NAME and the outputs as out_NAME or out_0, out_1 …", dir.display())]
-    NoCases {
-        /// The directory.
-        dir: PathBuf,
-    },
-    /// A recorded case is not one.
-    #[error("{case}: {why}")]
-    Case {
-        /// Its file name.
-        case: String,
-        /// What is wrong.
-        why: String,
+    /// The recorded cases.
+    #[error(transparent)]
+    Cases(#[from] CaseError),
+    /// An input or output whose type or rank the file does not declare.
+    #[error(
+        "the file does not declare the type and rank of `{port}`, which a bundle's manifest states; export the model anew with shape inference"
+    )]
+    Undeclared {
+        /// The input or output.
+        port: String,
     },
     /// The outputs are not those that were recorded.
     #[error(
@@ -112,9 +113,9 @@ pub enum ExportError {
         /// The output.
         output: String,
         /// Largest absolute difference.
-        max_abs: f32,
+        max_abs: f64,
         /// Largest allowed.
-        allowed: f32,
+        allowed: f64,
     },
     /// The shipped head is not the graph's.
     #[error(
@@ -133,6 +134,7 @@ impl Classified for ExportError {
     fn class(&self) -> Class {
         match self {
             ExportError::Session(e) => e.class(),
+            ExportError::Cases(e) => e.class(),
             ExportError::Bundle(e) => e.class(),
             ExportError::Modality(e) => e.class(),
             ExportError::Model(e) => e.class(),
@@ -159,23 +161,6 @@ pub struct Source<'a> {
     pub modalities: &'a [(String, String)],
 }
 
-/// One output of one recorded case, compared.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
-pub struct Compared {
-    /// The case's file name.
-    pub case: String,
-    /// The output.
-    pub output: String,
-    /// Largest absolute difference.
-    pub max_abs: f32,
-    /// Largest absolute difference over the largest absolute value recorded.
-    pub max_rel: f32,
-    /// Largest absolute difference allowed.
-    pub allowed: f32,
-    /// Whether it is within that.
-    pub ok: bool,
-}
-
 /// A model that has been read, run and compared, about to become a bundle.
 pub struct Export {
     /// Every output of every recorded case.
@@ -193,16 +178,21 @@ impl Export {
     /// [`ExportError`]; differences from the recordings are no error yet, see [`Export::into_bundle`].
     pub fn prepare(source: &Source<'_>) -> Result<Export, ExportError> {
         let onnx = read(source.onnx)?;
-        let mut session = Session::from_onnx(&onnx, &source.onnx.display().to_string(), SessionOptions::default())?;
+        let external = External::beside(source.onnx);
+        let name = source.onnx.display().to_string();
+        let mut session = Session::open(&onnx, &name, SessionOptions::default(), Some(&|file| external.read(file)))?;
         let mut manifest = source.manifest.clone();
-        manifest.inputs = ports(session.graph(), &session.graph().inputs);
-        manifest.outputs = ports(session.graph(), &session.graph().outputs);
+        manifest.inputs = ports(session.graph(), &session.graph().inputs)?;
+        manifest.outputs = ports(session.graph(), &session.graph().outputs)?;
         name_modalities(&mut manifest.inputs, source.modalities)?;
         manifest.graphs =
             vec![GraphEntry { name: "main".into(), path: GRAPH.into(), role: "main".into(), state: Vec::new() }];
 
         let mut writer = BundleWriter::new(manifest);
         writer.add(GRAPH, "graph", onnx)?;
+        for (file, bytes) in external.into_files() {
+            writer.add(&format!("onnx/{file}"), "graph", bytes)?;
+        }
         let mut has_recipe = false;
         if let Some(dir) = source.config {
             for (place, role, bytes) in config_files(dir)? {
@@ -212,9 +202,10 @@ impl Export {
         }
 
         let mut compared = Vec::new();
+        let tolerance = Tolerance::default();
         let mut runs: Vec<Outputs> = Vec::new();
         if let Some(dir) = source.check {
-            for (i, path) in case_files(dir)?.iter().enumerate() {
+            for (i, path) in cases::files(dir)?.iter().enumerate() {
                 let case = Case::read(path, &session)?;
                 let found = session.run(&case.inputs)?;
                 if i == 0 {
@@ -222,7 +213,7 @@ impl Export {
                     writer.add("samples/input.npz", "sample", named(&case.inputs)?)?;
                     writer.add("samples/expected.npz", "sample", named(&case.outputs)?)?;
                 }
-                compared.extend(case.compare(&found));
+                compared.extend(case.compare(&found, tolerance));
                 runs.push(found);
             }
         }
@@ -292,56 +283,44 @@ impl Export {
     }
 }
 
-/// A recorded case: inputs and outputs by their names in the graph.
-struct Case {
-    name: String,
-    inputs: Vec<(String, Tensor)>,
-    outputs: Vec<(String, Tensor)>,
+/// The files of tensors that lie beside an ONNX file, as far as they were read: they go into the bundle too.
+struct External {
+    folder: PathBuf,
+    files: RefCell<BTreeMap<String, Arc<Vec<u8>>>>,
 }
 
-impl Case {
-    fn read(path: &Path, session: &Session) -> Result<Case, ExportError> {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let bad = |why: String| ExportError::Case { case: name.clone(), why };
-        let mut inputs = Vec::new();
-        let mut outputs: Vec<(String, Tensor)> = Vec::new();
-        let mut numbered: Vec<(usize, Tensor)> = Vec::new();
-        for (key, tensor) in npz::read_npz(&read(path)?).map_err(|e| bad(e.to_string()))? {
-            let names = session.output_names();
-            if let Some(input) = key.strip_prefix("in_") {
-                inputs.push((input.to_string(), tensor));
-            } else if let Some(output) = key.strip_prefix("out_") {
-                match output.parse::<usize>() {
-                    _ if names.contains(&output) => outputs.push((output.to_string(), tensor)),
-                    Ok(i) if i < names.len() => numbered.push((i, tensor)),
-                    _ => return Err(bad(format!("`{key}` names no output; there are: {}", names.join(", ")))),
-                }
-            } else {
-                return Err(bad(format!("`{key}` begins with neither in_ nor out_")));
-            }
-        }
-        for (i, tensor) in numbered {
-            let output = session.output_names()[i];
-            if outputs.iter().all(|(n, _)| n != output) {
-                outputs.push((output.to_string(), tensor));
-            }
-        }
-        if outputs.is_empty() {
-            return Err(bad("it has no outputs (out_NAME)".into()));
-        }
-        Ok(Case { name, inputs, outputs })
+impl External {
+    fn beside(onnx: &Path) -> External {
+        External { folder: onnx.parent().unwrap_or(Path::new("")).to_path_buf(), files: RefCell::default() }
     }
 
-    fn compare(&self, found: &Outputs) -> Vec<Compared> {
-        let one = |(output, want): &(String, Tensor)| {
-            let got = found.iter().find(|(n, _)| n == output).map(|(_, t)| t);
-            let (max_abs, allowed) = got.map_or((f32::INFINITY, 0.0), |got| difference(want, got));
-            let largest = want.as_f32().map_or(1.0, |v| v.iter().fold(0f32, |m, x| m.max(x.abs())));
-            let max_rel = if max_abs == 0.0 { 0.0 } else { max_abs / largest.max(f32::MIN_POSITIVE) };
-            let (case, output) = (self.name.clone(), output.clone());
-            Compared { case, output, max_abs, max_rel, allowed, ok: within(max_abs, allowed) }
-        };
-        self.outputs.iter().map(one).collect()
+    /// Reads a file of that name in the folder: no path, no link, so that a model cannot reach other files.
+    fn read(&self, name: &str) -> Result<Arc<Vec<u8>>, String> {
+        if let Some(bytes) = self.files.borrow().get(name) {
+            return Ok(bytes.clone());
+        }
+        let outside =
+            |why: &str| Err(format!("its data is in `{name}`, which {why}: it must be a plain file beside the model"));
+        if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\', ':']) {
+            return outside("is not a file name");
+        }
+        let path = self.folder.join(name);
+        let fail = |e: std::io::Error| format!("its data is in `{name}`: {e}");
+        let meta = fs::symlink_metadata(&path).map_err(fail)?;
+        if !meta.is_file() {
+            return outside("is not a regular file");
+        }
+        #[cfg(unix)]
+        if std::os::unix::fs::MetadataExt::nlink(&meta) > 1 {
+            return outside("has more than one hard link");
+        }
+        let bytes = Arc::new(fs::read(&path).map_err(fail)?);
+        self.files.borrow_mut().insert(name.to_string(), bytes.clone());
+        Ok(bytes)
+    }
+
+    fn into_files(self) -> impl Iterator<Item = (String, Vec<u8>)> {
+        self.files.into_inner().into_iter().map(|(name, bytes)| (name, Arc::unwrap_or_clone(bytes)))
     }
 }
 
@@ -367,15 +346,6 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>, ExportError> {
     Ok(paths)
 }
 
-fn case_files(dir: &Path) -> Result<Vec<PathBuf>, ExportError> {
-    let is_case = |p: &PathBuf| {
-        let name = p.file_name().unwrap_or_default().to_string_lossy();
-        name.starts_with("case") && name.ends_with(".npz")
-    };
-    let cases: Vec<PathBuf> = entries(dir)?.into_iter().filter(is_case).collect();
-    if cases.is_empty() { Err(ExportError::NoCases { dir: dir.to_path_buf() }) } else { Ok(cases) }
-}
-
 /// Place in the bundle, role, content.
 type ConfigFile = (&'static str, &'static str, Vec<u8>);
 
@@ -394,7 +364,7 @@ fn config_files(dir: &Path) -> Result<Vec<ConfigFile>, ExportError> {
     Ok(found)
 }
 
-fn ports(graph: &Graph, ids: &[ValueId]) -> Vec<Port> {
+fn ports(graph: &Graph, ids: &[ValueId]) -> Result<Vec<Port>, ExportError> {
     let dim = |d: &Dim| match d.known().and_then(|n| u32::try_from(n).ok()) {
         Some(n) => bundle::Dim::Fixed(n),
         None => bundle::Dim::Symbol(d.to_string()),
@@ -402,8 +372,10 @@ fn ports(graph: &Graph, ids: &[ValueId]) -> Vec<Port> {
     ids.iter()
         .map(|&v| {
             let value = &graph.values[v];
-            let shape = value.shape.iter().map(dim).collect();
-            Port { name: value.name.clone(), dtype: value.dtype, shape, modality: None, of: None }
+            let declared = value.declared.as_ref().and_then(|d| Some((d.dtype, d.shape.as_ref()?)));
+            let (dtype, shape) = declared.ok_or_else(|| ExportError::Undeclared { port: value.name.clone() })?;
+            let shape = shape.iter().map(dim).collect();
+            Ok(Port { name: value.name.clone(), dtype, shape, modality: None, of: None })
         })
         .collect()
 }

@@ -6,6 +6,8 @@ pub mod adapters;
 pub mod app;
 pub mod bundle;
 pub mod capture;
+#[cfg(feature = "import")]
+pub mod cases;
 pub mod class;
 pub mod cpu;
 pub mod dataset;

@@ -2,15 +2,16 @@
 //!
 //! A session keeps nothing of one run for the next, except plans and the memory they run in. It knows no feedback and
 //! no adapter: those act on its `feature` and `logits` outputs.
-use std::collections::VecDeque;
 use std::sync::Arc;
+
+use hone_kernels::threads::Pool;
 
 use crate::bundle::{self, Bundle, BundleError};
 use crate::class::{Class, Classified};
-use crate::graph::{BindError, Bindings, Graph};
-use crate::import::{self, ImportError, Limits, ModelInfo};
-use crate::plan::{Arena, Plan, PlanError};
-use crate::tensor::Tensor;
+use crate::graph::{BindError, Graph};
+use crate::import::{self, ExternalData, ImportError, Limits, ModelInfo};
+use crate::plan::{Plan, PlanError, RunOptions, Runner};
+use crate::tensor::{DType, Tensor};
 
 /// How a session runs.
 #[derive(Clone, Debug)]
@@ -19,13 +20,15 @@ pub struct SessionOptions {
     pub reference: bool,
     /// Plans kept, one per set of input shapes; the least recently used goes first.
     pub plans: usize,
+    /// Threads that compute, the calling one among them; the session's own.
+    pub threads: usize,
     /// What a model may at most be.
     pub limits: Limits,
 }
 
 impl Default for SessionOptions {
     fn default() -> SessionOptions {
-        SessionOptions { reference: false, plans: 4, limits: Limits::default() }
+        SessionOptions { reference: false, plans: 4, threads: 1, limits: Limits::default() }
     }
 }
 
@@ -89,11 +92,8 @@ impl Classified for SessionError {
 
 /// A model and the memory it runs in.
 pub struct Session {
-    graph: Arc<Graph>,
     info: ModelInfo,
-    options: SessionOptions,
-    plans: VecDeque<(Bindings, Plan)>,
-    arena: Arena,
+    runner: Runner,
 }
 
 /// Named tensors, in the graph's order.
@@ -107,7 +107,16 @@ impl Session {
     pub fn from_bundle(bundle: &Bundle, options: SessionOptions) -> Result<Session, SessionError> {
         let path = bundle.manifest().graphs.first().map_or("onnx/model.onnx", |g| g.path.as_str()).to_string();
         let bytes = bundle.read(&path)?;
-        let mut session = Session::from_onnx(&bytes, &path, options)?;
+        let folder = path.rsplit_once('/').map_or("", |(f, _)| f);
+        // Only what the manifest lists can be read; `Bundle::read` refuses every other path.
+        let external = |location: &str| {
+            let file = if folder.is_empty() { location.to_string() } else { format!("{folder}/{location}") };
+            bundle
+                .read(&file)
+                .map(|b| Arc::new(b.into_owned()))
+                .map_err(|e| format!("its data is in another file: {e}"))
+        };
+        let mut session = Session::open(&bytes, &path, options, Some(&external))?;
         session.golden(bundle)?;
         Ok(session)
     }
@@ -117,14 +126,29 @@ impl Session {
     /// # Errors
     /// [`SessionError::Import`].
     pub fn from_onnx(bytes: &[u8], path: &str, options: SessionOptions) -> Result<Session, SessionError> {
-        let (graph, info) = import::from_onnx(bytes, &options.limits)
+        Session::open(bytes, path, options, None)
+    }
+
+    /// Opens an ONNX file's bytes whose tensors may be in other files, which `external` gives by their location.
+    ///
+    /// # Errors
+    /// [`SessionError::Import`].
+    pub fn open(
+        bytes: &[u8],
+        path: &str,
+        options: SessionOptions,
+        external: Option<&ExternalData<'_>>,
+    ) -> Result<Session, SessionError> {
+        let (graph, info) = import::from_onnx_with(bytes, &options.limits, external)
             .map_err(|source| SessionError::Import { path: path.to_string(), source })?;
-        Ok(Session { graph: Arc::new(graph), info, options, plans: VecDeque::new(), arena: Arena::default() })
+        let pool = Arc::new(Pool::new(options.threads));
+        let run = RunOptions { reference: options.reference, plans: options.plans, pool };
+        Ok(Session { info, runner: Runner::new(Arc::new(graph), run) })
     }
 
     /// The graph.
     pub fn graph(&self) -> &Graph {
-        &self.graph
+        self.runner.graph()
     }
 
     /// Facts of the file.
@@ -134,40 +158,25 @@ impl Session {
 
     /// Names of the inputs, in order.
     pub fn input_names(&self) -> Vec<&str> {
-        self.graph.inputs.iter().map(|&v| self.graph.values[v].name.as_str()).collect()
+        self.names(&self.graph().inputs)
     }
 
     /// Names of the outputs, in order.
     pub fn output_names(&self) -> Vec<&str> {
-        self.graph.outputs.iter().map(|&v| self.graph.values[v].name.as_str()).collect()
+        self.names(&self.graph().outputs)
     }
 
-    /// The plan for those input shapes, made if need be.
+    fn names(&self, ids: &[usize]) -> Vec<&str> {
+        ids.iter().map(|&v| self.graph().values[v].name.as_str()).collect()
+    }
+
+    /// The plan for inputs of those types and shapes, made if need be.
     ///
     /// # Errors
     /// [`SessionError::Bind`] or [`SessionError::Plan`].
-    pub fn plan(&mut self, shapes: &[(&str, &[usize])]) -> Result<&Plan, SessionError> {
-        let bindings = self.graph.bind(shapes)?;
-        self.prepare(bindings)?;
-        Ok(&self.plans[0].1)
-    }
-
-    /// Puts the plan for `bindings` first.
-    fn prepare(&mut self, bindings: Bindings) -> Result<(), SessionError> {
-        match self.plans.iter().position(|(b, _)| *b == bindings) {
-            Some(0) => {}
-            Some(i) => {
-                if let Some(hit) = self.plans.remove(i) {
-                    self.plans.push_front(hit);
-                }
-            }
-            None => {
-                let plan = Plan::new(&self.graph, &bindings, !self.options.reference)?;
-                self.plans.truncate(self.options.plans.max(1) - 1);
-                self.plans.push_front((bindings, plan));
-            }
-        }
-        Ok(())
+    pub fn plan(&mut self, inputs: &[(&str, DType, &[usize])]) -> Result<&Plan, SessionError> {
+        let ordered = self.graph().bind(inputs)?;
+        Ok(self.runner.plan(&ordered)?)
     }
 
     /// Runs once on named inputs, in any order; the outputs come in the graph's order.
@@ -175,17 +184,17 @@ impl Session {
     /// # Errors
     /// [`SessionError`] when an input is missing or does not fit.
     pub fn run(&mut self, inputs: &[(String, Tensor)]) -> Result<Outputs, SessionError> {
-        let shapes: Vec<(&str, &[usize])> = inputs.iter().map(|(n, t)| (n.as_str(), t.shape())).collect();
-        let bindings = self.graph.bind(&shapes)?;
-        self.prepare(bindings)?;
-        let graph = self.graph.clone();
+        let given: Vec<(&str, DType, &[usize])> =
+            inputs.iter().map(|(n, t)| (n.as_str(), t.dtype(), t.shape())).collect();
+        self.graph().bind(&given)?;
+        let graph = self.runner.graph().clone();
         // `bind` has found every input by name.
         let ordered: Vec<&Tensor> = graph
             .inputs
             .iter()
             .filter_map(|&v| inputs.iter().find(|(n, _)| *n == graph.values[v].name).map(|(_, t)| t))
             .collect();
-        let out = self.plans[0].1.run(&mut self.arena, &ordered)?;
+        let out = self.runner.run(&ordered)?;
         Ok(graph.outputs.iter().map(|&v| graph.values[v].name.clone()).zip(out).collect())
     }
 

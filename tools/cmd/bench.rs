@@ -8,6 +8,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use hone_runtime::Class;
 use hone_runtime::bundle::npz::read_npz;
+use hone_runtime::graph::{Dim, Graph};
 use hone_runtime::metrics::Latency;
 use hone_runtime::session::{Session, SessionOptions};
 use hone_runtime::tensor::{DType, Data, Tensor};
@@ -15,6 +16,7 @@ use serde::Serialize;
 
 use super::inspect;
 use crate::exit::fail;
+use crate::input;
 use crate::machine::{Machine, peak_rss_bytes};
 use crate::open::Source;
 use crate::output;
@@ -41,7 +43,10 @@ pub(crate) struct Bench {
     /// A value for a free dimension other than the batch; 1 where none is given.
     #[arg(long, value_name = "NAME=LENGTH", value_parser = inspect::length)]
     bind: Vec<(String, usize)>,
-    /// Threads; this version computes with one.
+    /// Named input tensors to run on, in place of a sample.
+    #[arg(long, value_name = "IN.npz", conflicts_with = "bind")]
+    tensors: Option<PathBuf>,
+    /// Threads that compute.
     #[arg(long, default_value_t = 1)]
     threads: usize,
     /// Where to run; this version has `cpu`.
@@ -124,12 +129,11 @@ impl Bench {
             let text = format!("device `{}` is not in this build; use --device cpu", self.device);
             return Err(fail(Class::Unsupported, text));
         }
-        if self.threads != 1 {
-            let text = format!("{} threads: this version computes with one; use --threads 1", self.threads);
-            return Err(fail(Class::Unsupported, text));
+        if self.tensors.is_some() && self.batch != 1 {
+            return Err(fail(Class::Usage, "--batch does not go with --tensors: their shapes say how many samples there are"));
         }
-        if self.batch == 0 || self.runs == Some(0) || !(self.seconds > 0.0 && self.seconds <= 3600.0) {
-            return Err(fail(Class::Usage, "--batch and --runs count from 1, --seconds is above 0 and at most 3600"));
+        if self.threads == 0 || self.batch == 0 || self.runs == Some(0) || !(self.seconds > 0.0 && self.seconds <= 3600.0) {
+            return Err(fail(Class::Usage, "--threads, --batch and --runs count from 1, --seconds is above 0 and at most 3600"));
         }
         Ok(())
     }
@@ -137,16 +141,16 @@ impl Bench {
     fn measure(&self) -> anyhow::Result<Row> {
         let start = Instant::now();
         let source = Source::open(&self.model)?;
-        let (path, bytes) = source.graph(&self.model)?;
-        let mut session = Session::from_onnx(&bytes, &path, SessionOptions::default())?;
+        let mut session = source.session(&self.model, SessionOptions { threads: self.threads, ..SessionOptions::default() })?;
         let load_ms = ms(start.elapsed());
-        drop(bytes);
 
         let sample = match &source {
             Source::Bundle(b) if b.contains("samples/input.npz") => Some(read_npz(&b.read("samples/input.npz")?)?),
             _ => None,
         };
+        let given = self.tensors.as_deref().map(|p| Ok::<_, anyhow::Error>(read_npz(&input::read(p)?)?)).transpose()?;
         let (inputs, kind) = match sample {
+            _ if given.is_some() => (given.unwrap_or_default(), "tensors"),
             Some(sample) => (self.tiled(sample, &session)?, "sample"),
             None => (self.made_up(&session)?, "synthetic"),
         };
@@ -180,7 +184,7 @@ impl Bench {
             model: self.model.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             scheme,
             device: "cpu",
-            threads: 1,
+            threads: self.threads,
             test: format!("batch {}", self.batch),
             p50_ms: t.p50,
             p95_ms: t.p95,
@@ -200,8 +204,7 @@ impl Bench {
     fn tiled(&self, sample: Vec<(String, Tensor)>, session: &Session) -> anyhow::Result<Vec<(String, Tensor)>> {
         let graph = session.graph();
         let tile = |(name, t): (String, Tensor)| {
-            let free =
-                graph.port(&name).and_then(|v| graph.values[v].shape.first()).is_some_and(|d| d.known().is_none());
+            let free = graph.port(&name).and_then(|v| first_dim(graph, v)).is_some_and(|d| d.known().is_none());
             if !free {
                 if self.batch != 1 {
                     let text = format!("input `{name}` has no free first dimension, so --batch must be 1");
@@ -221,27 +224,34 @@ impl Bench {
     /// Noise for floats, zeros for everything else, in the graph's shapes.
     fn made_up(&self, session: &Session) -> anyhow::Result<Vec<(String, Tensor)>> {
         let graph = session.graph();
-        let mut bindings = inspect::bindings(graph, &self.bind);
-        let first = |v: usize| graph.values[v].shape.first().map(|d| d.symbols()).unwrap_or_default();
-        let batch: Vec<String> = graph.inputs.iter().flat_map(|&v| first(v)).collect();
+        let mut lengths = inspect::lengths(graph, &self.bind);
+        let batch: Vec<String> = graph
+            .inputs
+            .iter()
+            .filter_map(|&v| match first_dim(graph, v) {
+                Some(Dim::Symbol(s)) => Some(s.to_string()),
+                _ => None,
+            })
+            .collect();
         if batch.is_empty() && self.batch != 1 {
             return Err(fail(Class::Usage, "no input has a free first dimension, so --batch must be 1"));
         }
         for symbol in batch {
-            bindings.insert(symbol, self.batch);
+            lengths.insert(symbol, self.batch);
         }
-        let one = |&v: &usize| {
-            let value = &graph.values[v];
-            let shape = value.shape.iter().map(|d| d.eval(&bindings)).collect::<Result<Vec<_>, _>>();
-            let shape = shape.with_context(|| format!("input `{}`; give it with --bind NAME=LENGTH", value.name))?;
-            let tensor = match value.dtype {
+        let one = |(name, dtype, shape): (String, DType, Vec<usize>)| {
+            let tensor = match dtype {
                 DType::F32 => Tensor::f32(&shape, noise(shape.iter().product()))?,
                 dtype => Tensor::zeros(dtype, &shape)?,
             };
-            Ok((value.name.clone(), tensor))
+            Ok((name, tensor))
         };
-        graph.inputs.iter().map(one).collect()
+        inspect::shapes(graph, &lengths)?.into_iter().map(one).collect()
     }
+}
+
+fn first_dim(graph: &Graph, v: usize) -> Option<&Dim> {
+    graph.values[v].declared.as_ref()?.shape.as_ref()?.first()
 }
 
 /// Numbers in [-1, 1), the same every time (xorshift).
@@ -257,10 +267,8 @@ fn noise(n: usize) -> Vec<f32> {
 }
 
 fn repeat_row(data: &Data, row: usize, times: usize) -> Data {
-    macro_rules! repeat {
-        ($($kind:ident),*) => { match data { $(Data::$kind(v) => Data::$kind(v[..row].repeat(times)),)* } };
-    }
-    repeat!(F32, F16, F64, I8, U8, I32, I64, Bool)
+    let indices: Vec<usize> = (0..times).flat_map(|_| 0..row).collect();
+    data.pick(&indices)
 }
 
 fn ms(d: Duration) -> f64 {

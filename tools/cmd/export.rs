@@ -6,7 +6,8 @@ use std::time::SystemTime;
 use clap::Args;
 use hone_runtime::Class;
 use hone_runtime::bundle::{Bundle, BundleError, Manifest, Overwrite};
-use hone_runtime::export::{Compared, HEAD_TOLERANCE, Source};
+use hone_runtime::cases::Compared;
+use hone_runtime::export::{HEAD_TOLERANCE, Source};
 use serde::Serialize;
 
 use crate::exit::fail;

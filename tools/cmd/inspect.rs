@@ -4,13 +4,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use hone_runtime::Class;
 use hone_runtime::DType;
-use hone_runtime::graph::{Bindings, Graph, Op, ValueId};
-use hone_runtime::import::{self, Limits};
-use hone_runtime::plan::Plan;
-use hone_runtime::session::SessionError;
+use hone_runtime::graph::{Graph, Op, ValueId};
+use hone_runtime::session::SessionOptions;
 use serde::Serialize;
 
+use crate::exit::fail;
 use crate::open::Source;
 use crate::output;
 
@@ -21,7 +21,7 @@ use crate::output;
 pub(crate) struct Inspect {
     /// A .hone bundle (directory or zip) or an .onnx file.
     model: PathBuf,
-    /// How each operator will run: the kernel's name, `reference`, or `opaque` (the importer's own code).
+    /// How each operator will run: the kernel's name, `reference`, `opaque` (tract's code) or `graph` (it runs nested graphs).
     #[arg(long)]
     ops: bool,
     /// Bytes of weights and of the arena.
@@ -39,7 +39,8 @@ pub(crate) struct Inspect {
 struct Port {
     name: String,
     dtype: &'static str,
-    shape: Vec<String>,
+    /// `None` when not even the rank is declared.
+    shape: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     modality: Option<String>,
 }
@@ -101,9 +102,8 @@ struct Body {
 impl Inspect {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         let source = Source::open(&self.model)?;
-        let (path, bytes) = source.graph(&self.model)?;
-        let (graph, info) = import::from_onnx(&bytes, &Limits::default())
-            .map_err(|source| SessionError::Import { path: path.clone(), source })?;
+        let mut session = source.session(&self.model, SessionOptions::default())?;
+        let (graph, info) = (session.graph().clone(), session.info().clone());
         let bundle = match &source {
             Source::Onnx(_) => None,
             Source::Bundle(b) => Some(BundleFacts {
@@ -124,8 +124,10 @@ impl Inspect {
         let ports = |ids: &[ValueId]| -> Vec<Port> {
             let port = |&v: &ValueId| {
                 let value = &graph.values[v];
-                let shape = value.shape.iter().map(|d| d.to_string()).collect();
-                let (name, dtype) = (value.name.clone(), value.dtype.name());
+                let declared = value.declared.as_ref();
+                let shape = declared.and_then(|d| d.shape.as_ref());
+                let shape = shape.map(|dims| dims.iter().map(|d| d.to_string()).collect());
+                let (name, dtype) = (value.name.clone(), declared.map_or("?", |d| d.dtype.name()));
                 Port { modality: modality(&name), name, dtype, shape }
             };
             ids.iter().map(port).collect()
@@ -150,8 +152,15 @@ impl Inspect {
             memory: None,
         };
         if self.ops || self.memory {
-            let bindings = bindings(&graph, &self.bind);
-            let plan = Plan::new(&graph, &bindings, true).map_err(SessionError::from)?;
+            let bindings = lengths(&graph, &self.bind);
+            let shapes = shapes(&graph, &bindings)?;
+            let given: Vec<(&str, DType, &[usize])> = shapes.iter().map(|(n, t, s)| (n.as_str(), *t, &s[..])).collect();
+            let plan = session.plan(&given)?;
+            if plan.has_rest() {
+                output::say(
+                    "hone: some shapes depend on the data; what follows from them is planned while it runs and not listed",
+                );
+            }
             let row = |s: hone_runtime::plan::StepInfo| OpRow { node: s.node, op: s.op, runs_as: s.kernel };
             body.ops = self.ops.then(|| plan.steps().into_iter().map(row).collect());
             let (weight_bytes, arena_bytes) = (plan.weight_bytes(), plan.arena_bytes());
@@ -167,21 +176,30 @@ impl Inspect {
 }
 
 /// `given`, and 1 for every other symbol of the inputs.
-pub(super) fn bindings(graph: &Graph, given: &[(String, usize)]) -> Bindings {
-    let symbols = graph.inputs.iter().flat_map(|&v| &graph.values[v].shape).flat_map(|d| d.symbols());
-    let mut all: Bindings = symbols.map(|s| (s, 1)).collect();
+pub(super) fn lengths(graph: &Graph, given: &[(String, usize)]) -> BTreeMap<String, usize> {
+    let mut all: BTreeMap<String, usize> = graph.symbols().iter().map(|s| (s.to_string(), 1)).collect();
     all.extend(given.iter().cloned());
     all
+}
+
+/// The inputs at those lengths.
+pub(super) fn shapes(
+    graph: &Graph,
+    lengths: &BTreeMap<String, usize>,
+) -> anyhow::Result<Vec<(String, DType, Vec<usize>)>> {
+    graph.input_shapes(lengths).map_err(|input| {
+        let text = format!("the file does not declare the rank of input `{input}`, so that its shape is not known");
+        fail(Class::Usage, text)
+    })
 }
 
 /// Weights and elements that are int8 behind a `DequantizeLinear`.
 pub(super) fn int8(graph: &Graph) -> (usize, usize) {
     let quantised = |n: &hone_runtime::graph::Node| {
         let Op::Own(def, _) = &n.op else { return None };
-        let value = &graph.values[(*n.inputs.first()?)?];
-        let is_int8 = matches!(value.dtype, DType::I8 | DType::U8);
-        let tensor = value.constant.as_ref().filter(|_| def.name == "DequantizeLinear" && is_int8)?;
-        Some(tensor.len())
+        let tensor = graph.values[(*n.inputs.first()?)?].constant.as_ref()?;
+        let int8 = def.name == "DequantizeLinear" && matches!(tensor.dtype(), DType::I8 | DType::U8);
+        int8.then_some(tensor.len())
     };
     graph.nodes.iter().filter_map(quantised).fold((0, 0), |(n, e), len| (n + 1, e + len))
 }
@@ -217,7 +235,7 @@ fn print(body: &Body) -> anyhow::Result<()> {
         let rows: Vec<Vec<String>> = ports
             .iter()
             .map(|p| {
-                let shape = format!("[{}]", p.shape.join(", "));
+                let shape = p.shape.as_ref().map_or("of any shape".into(), |s| format!("[{}]", s.join(", ")));
                 let modality = p.modality.clone().unwrap_or_default();
                 vec![format!("    {}", p.name), p.dtype.to_string(), shape, modality]
             })
@@ -226,7 +244,7 @@ fn print(body: &Body) -> anyhow::Result<()> {
     }
     output::line("  operators after import")?;
     let row = |c: &Census| {
-        let by = if c.own { "" } else { "opaque: run by the importer's own code" };
+        let by = if c.own { "" } else { "run by tract" };
         vec![format!("    {}", c.op), c.count.to_string(), by.to_string()]
     };
     output::line(output::table(&body.graph_ops.iter().map(row).collect::<Vec<_>>()))?;

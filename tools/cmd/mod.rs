@@ -6,6 +6,7 @@ use hone_runtime::learn::Mode;
 
 mod adapter;
 mod bench;
+mod check;
 mod completions;
 mod demo;
 mod doctor;
@@ -24,6 +25,7 @@ mod tune;
 pub(crate) enum Verb {
     Adapter(adapter::Adapter),
     Bench(bench::Bench),
+    Check(check::Check),
     Completions(completions::Completions),
     Demo(demo::Demo),
     Doctor(doctor::Doctor),
@@ -47,6 +49,7 @@ impl Verb {
         match self {
             Verb::Adapter(v) => v.run(),
             Verb::Bench(v) => v.run(),
+            Verb::Check(v) => v.run(),
             Verb::Completions(v) => v.run(),
             Verb::Demo(v) => v.run(),
             Verb::Doctor(v) => v.run(),

@@ -1,4 +1,4 @@
-//! Numeric kernels of hone: slices in, slices out; nothing here allocates, reads a clock or does I/O.
+//! Numeric kernels of hone: slices in, slices out; nothing here allocates (starting `threads` aside), reads a clock or does I/O.
 //!
 //! Each module holds a `reference` (the formula, loops and all) and, in `KERNELS`, every faster form of it. The tests
 //! run each row of `KERNELS` against the reference on sizes that sweep its tile edges.
@@ -9,10 +9,19 @@
 pub mod activation;
 pub mod cell;
 pub mod conv;
+pub mod elementwise;
+pub mod exp;
 pub mod gemm;
+pub mod isa;
 pub mod nbits;
+pub mod normalise;
 pub mod pool;
+pub mod product;
 pub mod qconv;
 pub mod qgemm;
 pub mod quantize;
+pub mod reduce;
+pub mod resample;
 pub mod rows;
+pub mod strided;
+pub mod threads;

@@ -67,7 +67,9 @@ impl Codes {
         if v.is_nan() {
             return self.low;
         }
-        (v.round_ties_even() as i64).saturating_add(i64::from(self.zero)).clamp(i64::from(self.low), i64::from(self.high)) as i32
+        (v.round_ties_even() as i64)
+            .saturating_add(i64::from(self.zero))
+            .clamp(i64::from(self.low), i64::from(self.high)) as i32
     }
 }
 
@@ -246,7 +248,11 @@ mod tests {
 
     #[test]
     fn a_code_is_that_of_the_formula_at_ties_limits_and_nan() {
-        for codes in [Codes { zero: 3, low: 0, high: 255 }, Codes { zero: -5, low: -128, high: 127 }, Codes { zero: 40_000, low: 0, high: 65_535 }] {
+        for codes in [
+            Codes { zero: 3, low: 0, high: 255 },
+            Codes { zero: -5, low: -128, high: 127 },
+            Codes { zero: 40_000, low: 0, high: 65_535 },
+        ] {
             let values = (-3000..3000).map(|v| v as f32 * 0.25);
             let limits = [f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1e30, -1e30, -0.0, 25_535.5, -40_000.5];
             for v in values.chain(limits) {
@@ -271,7 +277,9 @@ mod tests {
         }
         let mut whole = vec![0u8; 111];
         of_u8::quantise(&x, 0.5, Codes { zero: 7, low: 0, high: 255 }, &mut whole);
-        assert!(whole.iter().zip(&x).all(|(q, x)| i32::from(*q) == ((x / 0.5).round_ties_even() as i32 + 7).clamp(0, 255)));
+        assert!(
+            whole.iter().zip(&x).all(|(q, x)| i32::from(*q) == ((x / 0.5).round_ties_even() as i32 + 7).clamp(0, 255))
+        );
         let mut e = [0.0; 2];
         extent(&x, &mut e);
         assert_eq!(e, [-18.5, 22.2]);

@@ -80,7 +80,12 @@ fn read_npy(bytes: &[u8]) -> Result<Tensor, String> {
         DType::U8 => Data::U8(elements(file, &shape, order)?),
         DType::I32 => Data::I32(elements(file, &shape, order)?),
         DType::I64 => Data::I64(elements(file, &shape, order)?),
+        DType::I16 => Data::I16(elements(file, &shape, order)?),
+        DType::U16 => Data::U16(elements(file, &shape, order)?),
+        DType::U32 => Data::U32(elements(file, &shape, order)?),
+        DType::U64 => Data::U64(elements(file, &shape, order)?),
         DType::Bool => Data::Bool(elements(file, &shape, order)?),
+        other => return Err(format!("holds {other}, which NumPy has no type for")),
     };
     Tensor::new(&shape, data).map_err(|e| e.to_string())
 }
@@ -119,6 +124,10 @@ fn dtype_of(kind: &TypeStr) -> Option<DType> {
         (TypeChar::Uint, 1) => DType::U8,
         (TypeChar::Int, 4) => DType::I32,
         (TypeChar::Int, 8) => DType::I64,
+        (TypeChar::Int, 2) => DType::I16,
+        (TypeChar::Uint, 2) => DType::U16,
+        (TypeChar::Uint, 4) => DType::U32,
+        (TypeChar::Uint, 8) => DType::U64,
         (TypeChar::Bool, 1) => DType::Bool,
         _ => return None,
     })
@@ -133,6 +142,13 @@ fn write_npy(tensor: &Tensor) -> std::io::Result<Vec<u8>> {
         Data::U8(v) => npy(tensor.shape(), v),
         Data::I32(v) => npy(tensor.shape(), v),
         Data::I64(v) => npy(tensor.shape(), v),
+        Data::I16(v) => npy(tensor.shape(), v),
+        Data::U16(v) => npy(tensor.shape(), v),
+        Data::U32(v) => npy(tensor.shape(), v),
+        Data::U64(v) => npy(tensor.shape(), v),
+        // NumPy has no type for these: their codes are written.
+        Data::BF16(v) => npy(tensor.shape(), bytemuck::cast_slice::<_, u16>(v)),
+        Data::Small(_, v) => npy(tensor.shape(), v),
         Data::Bool(v) => npy(tensor.shape(), v),
     }
 }

@@ -199,7 +199,11 @@ impl Graph {
     pub fn constants_size(&self) -> (usize, usize) {
         let own = self.values.iter().filter_map(|v| v.constant.as_ref());
         let own = own.fold((0, 0), |(n, b), t| (n + t.len(), b + t.len() * t.dtype().size_bytes()));
-        self.nodes.iter().flat_map(|n| n.op.graphs()).map(|g| g.constants_size()).fold(own, |a, b| (a.0 + b.0, a.1 + b.1))
+        self.nodes
+            .iter()
+            .flat_map(|n| n.op.graphs())
+            .map(|g| g.constants_size())
+            .fold(own, |a, b| (a.0 + b.0, a.1 + b.1))
     }
 
     /// Index of the node that makes each value, `None` for inputs and constants.
@@ -224,6 +228,28 @@ impl Graph {
         .collect()
     }
 
+    /// Types and shapes of the inputs when the dimensions have the given lengths; a dimension without one is 1, and so is
+    /// every dimension the file names no length for.
+    ///
+    /// # Errors
+    /// The name of an input whose rank the file does not declare.
+    pub fn input_shapes(&self, lengths: &BTreeMap<String, usize>) -> Result<Vec<(String, DType, Vec<usize>)>, String> {
+        self.inputs
+            .iter()
+            .map(|&v| {
+                let value = &self.values[v];
+                let declared = value.declared.as_ref().and_then(|d| Some((d.dtype, d.shape.as_ref()?)));
+                let (dtype, dims) = declared.ok_or_else(|| value.name.clone())?;
+                let length = |d: &Dim| match d {
+                    Dim::Fixed(n) => *n,
+                    Dim::Symbol(s) => lengths.get(&**s).copied().unwrap_or(1),
+                    Dim::Any => 1,
+                };
+                Ok((value.name.clone(), dtype, dims.iter().map(length).collect()))
+            })
+            .collect()
+    }
+
     /// Checks named inputs against what the graph declares, and puts them in the graph's order.
     ///
     /// # Errors
@@ -243,8 +269,12 @@ impl Graph {
             };
             ordered.push((dtype, shape));
             let Some(declared) = &v.declared else { continue };
-            let mismatch =
-                || BindError::Mismatch { input: v.name.clone(), expected: declared.clone(), dtype, shape: shape.to_vec() };
+            let mismatch = || BindError::Mismatch {
+                input: v.name.clone(),
+                expected: declared.clone(),
+                dtype,
+                shape: shape.to_vec(),
+            };
             if dtype != declared.dtype {
                 return Err(mismatch());
             }

@@ -1,8 +1,10 @@
-//! The protobuf, before tract sees it: sizes, shapes, names, lengths. Everything hostile is refused here by name.
+//! The protobuf, before anything interprets it: sizes, shapes, names, lengths. Everything hostile is refused here by name.
 use tract_onnx::pb;
 use tract_onnx::prelude::Framework;
 
+use super::proto::is_external;
 use super::{ImportError, ModelInfo};
+use crate::tensor::DType;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a model may at most be.
@@ -32,7 +34,7 @@ fn refused(what: &'static str, name: &str, why: impl Into<String>) -> ImportErro
 }
 
 /// Decodes and checks.
-pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<pb::ModelProto, ImportError> {
+pub(super) fn decode(bytes: &[u8], limits: &Limits, external: bool) -> Result<pb::ModelProto, ImportError> {
     if bytes.is_empty() {
         return Err(ImportError::NotOnnx { why: "the file is empty".into() });
     }
@@ -48,8 +50,13 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<pb::ModelProto, Im
     if proto.opset_import.is_empty() {
         return Err(ImportError::NotOnnx { why: "it names no operator set".into() });
     }
-    let mut nodes = 0;
-    check_graph(graph, limits, 0, &mut nodes)?;
+    let mut check = Check { limits, external, nodes: 0 };
+    check.graph(graph, 0)?;
+    for f in &proto.functions {
+        for n in &f.node {
+            check.node(n, 0)?;
+        }
+    }
     Ok(proto)
 }
 
@@ -76,139 +83,173 @@ pub(super) fn spelled(domain: &str, op_type: &str) -> String {
     if domain.is_empty() || domain == "ai.onnx" { op_type.to_string() } else { format!("{domain}.{op_type}") }
 }
 
-fn check_graph(g: &pb::GraphProto, limits: &Limits, depth: usize, nodes: &mut usize) -> Result<(), ImportError> {
-    if depth > limits.depth {
-        return Err(refused("graph", &g.name, format!("graphs are nested more than {} deep", limits.depth)));
-    }
-    *nodes += g.node.len();
-    if *nodes > limits.nodes {
-        return Err(refused("graph", &g.name, format!("more than {} nodes", limits.nodes)));
-    }
-    let mut known: BTreeSet<&str> = BTreeSet::new();
-    for t in &g.initializer {
-        check_tensor("initializer", t, limits)?;
-        if !known.insert(&t.name) {
-            return Err(refused("initializer", &t.name, "is defined twice"));
+/// One walk over everything the file holds.
+struct Check<'a> {
+    limits: &'a Limits,
+    /// Whether tensors may be kept in other files.
+    external: bool,
+    nodes: usize,
+}
+
+impl Check<'_> {
+    fn graph(&mut self, g: &pb::GraphProto, depth: usize) -> Result<(), ImportError> {
+        if depth > self.limits.depth {
+            return Err(refused("graph", &g.name, format!("graphs are nested more than {} deep", self.limits.depth)));
         }
-    }
-    for i in &g.input {
-        check_value(i, limits)?;
-        // An input of an old file may carry the name of its initializer; two inputs may not share one.
-        if !known.insert(&i.name) && !g.initializer.iter().any(|t| t.name == i.name) {
-            return Err(refused("input", &i.name, "is defined twice"));
+        let mut known: BTreeSet<&str> = BTreeSet::new();
+        let sparse = g.sparse_initializer.iter().filter_map(|s| s.values.as_ref());
+        for s in &g.sparse_initializer {
+            self.sparse("initializer", s)?;
         }
+        for t in &g.initializer {
+            self.tensor("initializer", t)?;
+        }
+        for t in g.initializer.iter().chain(sparse) {
+            if !known.insert(&t.name) {
+                return Err(refused("initializer", &t.name, "is defined twice"));
+            }
+        }
+        for i in &g.input {
+            self.value(i)?;
+            // An input of an old file may carry the name of its initializer; two inputs may not share one.
+            if !known.insert(&i.name) && !g.initializer.iter().any(|t| t.name == i.name) {
+                return Err(refused("input", &i.name, "is defined twice"));
+            }
+        }
+        for n in &g.node {
+            for name in n.output.iter().filter(|o| !o.is_empty()) {
+                if !known.insert(name) {
+                    return Err(refused("value", name, "is made twice"));
+                }
+            }
+            self.node(n, depth)?;
+        }
+        check_asked_shapes(g, self.limits)?;
+        for o in &g.output {
+            self.value(o)?;
+            if depth == 0 && !known.contains(o.name.as_str()) {
+                return Err(refused("output", &o.name, "is made by no node"));
+            }
+        }
+        cycle(g)
     }
-    for n in &g.node {
-        for name in n.output.iter().filter(|o| !o.is_empty()) {
-            if name.len() > limits.name_bytes {
-                return Err(refused("value", name, format!("its name is longer than {} bytes", limits.name_bytes)));
-            }
-            if !known.insert(name) {
-                return Err(refused("value", name, "is made twice"));
-            }
+
+    fn node(&mut self, n: &pb::NodeProto, depth: usize) -> Result<(), ImportError> {
+        self.nodes += 1;
+        if self.nodes > self.limits.nodes {
+            return Err(refused("node", &n.name, format!("is one of more than {} nodes", self.limits.nodes)));
+        }
+        for name in &n.output {
+            self.name("value", name)?;
         }
         for a in &n.attribute {
             if let Some(t) = &a.t {
-                check_tensor("attribute", t, limits)?;
+                self.tensor("attribute", t)?;
             }
-            a.tensors.iter().try_for_each(|t| check_tensor("attribute", t, limits))?;
+            a.tensors.iter().try_for_each(|t| self.tensor("attribute", t))?;
+            a.sparse_tensor.iter().try_for_each(|s| self.sparse("attribute", s))?;
             for sub in a.g.iter().chain(&a.graphs) {
-                check_graph(sub, limits, depth + 1, nodes)?;
+                self.graph(sub, depth + 1)?;
             }
         }
+        Ok(())
     }
-    check_asked_shapes(g, limits)?;
-    for o in &g.output {
-        check_value(o, limits)?;
-        if depth == 0 && !known.contains(o.name.as_str()) {
-            return Err(refused("output", &o.name, "is made by no node"));
+
+    fn name(&self, what: &'static str, name: &str) -> Result<(), ImportError> {
+        if name.len() > self.limits.name_bytes {
+            return Err(refused(what, name, format!("its name is longer than {} bytes", self.limits.name_bytes)));
         }
+        Ok(())
     }
-    cycle(g)
-}
 
-fn check_value(v: &pb::ValueInfoProto, limits: &Limits) -> Result<(), ImportError> {
-    if v.name.len() > limits.name_bytes {
-        return Err(refused("value", &v.name, format!("its name is longer than {} bytes", limits.name_bytes)));
-    }
-    let Some(pb::type_proto::Value::TensorType(t)) = v.r#type.as_ref().and_then(|t| t.value.as_ref()) else {
-        return Ok(());
-    };
-    let Some(shape) = &t.shape else { return Ok(()) };
-    let mut elements = 1u64;
-    for d in &shape.dim {
-        if let Some(pb::tensor_shape_proto::dimension::Value::DimValue(n)) = d.value {
-            // -1 is an old spelling of "any".
-            elements = elements
-                .checked_mul(u64::try_from(n.max(1)).unwrap_or(1))
-                .filter(|&e| e <= limits.elements)
-                .ok_or_else(|| refused("value", &v.name, format!("more than {} elements", limits.elements)))?;
+    fn value(&self, v: &pb::ValueInfoProto) -> Result<(), ImportError> {
+        self.name("value", &v.name)?;
+        let Some(pb::type_proto::Value::TensorType(t)) = v.r#type.as_ref().and_then(|t| t.value.as_ref()) else {
+            return Ok(());
+        };
+        let Some(shape) = &t.shape else { return Ok(()) };
+        let mut elements = 1u64;
+        for d in &shape.dim {
+            if let Some(pb::tensor_shape_proto::dimension::Value::DimValue(n)) = d.value {
+                // -1 is an old spelling of "any".
+                elements = elements
+                    .checked_mul(u64::try_from(n.max(1)).unwrap_or(1))
+                    .filter(|&e| e <= self.limits.elements)
+                    .ok_or_else(|| refused("value", &v.name, format!("more than {} elements", self.limits.elements)))?;
+            }
         }
+        Ok(())
     }
-    Ok(())
+
+    /// Elements of a shape, when they are few enough.
+    fn elements(&self, what: &'static str, name: &str, dims: &[i64]) -> Result<u64, ImportError> {
+        dims.iter().try_fold(1u64, |n, &d| {
+            let d = u64::try_from(d).map_err(|_| refused(what, name, format!("has the dimension {d}")))?;
+            n.checked_mul(d).filter(|&e| e <= self.limits.elements).ok_or_else(|| {
+                refused(what, name, format!("shape {dims:?} has more than {} elements", self.limits.elements))
+            })
+        })
+    }
+
+    fn sparse(&self, what: &'static str, s: &pb::SparseTensorProto) -> Result<(), ImportError> {
+        let name = s.values.as_ref().map_or("", |v| &v.name);
+        // It is made dense: its zeros cost memory that the file does not have.
+        if self.elements(what, name, &s.dims)? > LARGEST_SPARSE {
+            return Err(refused(
+                what,
+                name,
+                format!("sparse shape {:?} has more than {LARGEST_SPARSE} elements", s.dims),
+            ));
+        }
+        s.values.iter().chain(&s.indices).try_for_each(|t| self.tensor(what, t))
+    }
+
+    fn tensor(&self, what: &'static str, t: &pb::TensorProto) -> Result<(), ImportError> {
+        self.name(what, &t.name)?;
+        let elements = self.elements(what, &t.name, &t.dims)?;
+        if is_external(t) {
+            if self.external {
+                return Ok(());
+            }
+            let file = t.external_data.iter().find(|e| e.key == "location").map_or("?", |e| e.value.as_str());
+            let why = format!("its data is in another file (`{file}`), which is not opened: a bundle can list it");
+            return Err(refused(what, &t.name, why));
+        }
+        let Some(bits) = DType::from_onnx(i64::from(t.data_type)).map(|d| d.bits() as u64) else { return Ok(()) };
+        if !t.raw_data.is_empty() {
+            let needed = (elements * bits).div_ceil(8);
+            if needed != t.raw_data.len() as u64 {
+                let why = format!("shape {:?} needs {needed} bytes, {} are there", t.dims, t.raw_data.len());
+                return Err(refused(what, &t.name, why));
+            }
+            return Ok(());
+        }
+        let typed = [
+            t.float_data.len(),
+            t.int32_data.len(),
+            t.int64_data.len(),
+            t.double_data.len(),
+            t.uint64_data.len(),
+            t.string_data.len(),
+        ];
+        let given = typed.into_iter().max().unwrap_or(0) as u64;
+        // Types of fewer than eight bits come packed, a byte in each integer.
+        let needed = if bits < 8 { (elements * bits).div_ceil(8) } else { elements };
+        if given != needed {
+            let why = format!("shape {:?} needs {needed} elements, {given} are there", t.dims);
+            return Err(refused(what, &t.name, why));
+        }
+        Ok(())
+    }
 }
 
-/// Bytes of one element in `raw_data`; `None` for types whose length cannot be told (strings, packed 4-bit).
-fn element_bytes(data_type: i32) -> Option<u64> {
-    use pb::tensor_proto::DataType as D;
-    Some(match D::try_from(data_type).ok()? {
-        D::Float | D::Int32 | D::Uint32 => 4,
-        D::Uint8 | D::Int8 | D::Bool => 1,
-        D::Uint16 | D::Int16 | D::Float16 | D::Bfloat16 => 2,
-        D::Int64 | D::Double | D::Uint64 | D::Complex64 => 8,
-        D::Complex128 => 16,
-        _ => return None,
-    })
-}
-
-fn check_tensor(what: &'static str, t: &pb::TensorProto, limits: &Limits) -> Result<(), ImportError> {
-    if t.name.len() > limits.name_bytes {
-        return Err(refused(what, &t.name, format!("its name is longer than {} bytes", limits.name_bytes)));
-    }
-    let mut elements = 1u64;
-    for &d in &t.dims {
-        let d = u64::try_from(d).map_err(|_| refused(what, &t.name, format!("has the dimension {d}")))?;
-        elements = elements.checked_mul(d).filter(|&e| e <= limits.elements).ok_or_else(|| {
-            refused(what, &t.name, format!("shape {:?} has more than {} elements", t.dims, limits.elements))
-        })?;
-    }
-    if t.data_location == Some(pb::tensor_proto::DataLocation::External as i32) || !t.external_data.is_empty() {
-        let file = t.external_data.iter().find(|e| e.key == "location").map_or("?", |e| e.value.as_str());
-        return Err(refused(what, &t.name, format!("its data is in another file (`{file}`), which is not opened")));
-    }
-    if !t.raw_data.is_empty()
-        && let Some(bytes) = element_bytes(t.data_type)
-        && elements * bytes != t.raw_data.len() as u64
-    {
-        return Err(refused(
-            what,
-            &t.name,
-            format!("shape {:?} needs {} bytes, {} are there", t.dims, elements * bytes, t.raw_data.len()),
-        ));
-    }
-    let typed = [
-        t.float_data.len(),
-        t.int32_data.len(),
-        t.int64_data.len(),
-        t.double_data.len(),
-        t.uint64_data.len(),
-        t.string_data.len(),
-    ];
-    let given = typed.into_iter().max().unwrap_or(0) as u64;
-    let packed = matches!(
-        pb::tensor_proto::DataType::try_from(t.data_type),
-        Ok(pb::tensor_proto::DataType::Complex64 | pb::tensor_proto::DataType::Complex128)
-    );
-    if t.raw_data.is_empty() && given != elements && !packed && element_bytes(t.data_type).is_some() {
-        return Err(refused(what, &t.name, format!("shape {:?} needs {elements} elements, {given} are there", t.dims)));
-    }
-    Ok(())
-}
+/// Most elements of a sparse tensor.
+const LARGEST_SPARSE: u64 = 1 << 24;
 
 /// Operators that make a tensor of a shape given as data, and which input that is.
 const SHAPE_OPERANDS: &[(&str, usize)] = &[("Expand", 1), ("Reshape", 1), ("Tile", 1), ("ConstantOfShape", 0)];
 
-/// Refuses constant shapes nobody can hold. tract reads such dimensions as 32 bits and would wrap larger ones silently.
+/// Refuses constant shapes nobody can hold. They are told here by the name of the node, before anything is computed.
 fn check_asked_shapes(g: &pb::GraphProto, limits: &Limits) -> Result<(), ImportError> {
     let made = g.node.iter().filter(|n| n.op_type == "Constant").filter_map(|n| {
         let t = n.attribute.iter().find_map(|a| a.t.as_ref())?;

@@ -114,7 +114,8 @@ fn run(case: &Case, reference: bool, ran: &mut BTreeMap<String, BTreeSet<&'stati
                 }
             }
         }
-        let shapes: Vec<(&str, &[usize])> = recorded.inputs.iter().map(|(n, t)| (n.as_str(), t.shape())).collect();
+        let shapes: Vec<(&str, DType, &[usize])> =
+            recorded.inputs.iter().map(|(n, t)| (n.as_str(), t.dtype(), t.shape())).collect();
         if let Ok(plan) = session.plan(&shapes) {
             for step in plan.steps() {
                 ran.entry(step.op).or_default().insert(step.kernel);

@@ -231,7 +231,11 @@ impl OpError {
     }
 
     /// [`OpError::Shape`].
-    pub(crate) fn shape(what: impl Into<String>, expected: impl std::fmt::Debug, found: impl std::fmt::Debug) -> OpError {
+    pub(crate) fn shape(
+        what: impl Into<String>,
+        expected: impl std::fmt::Debug,
+        found: impl std::fmt::Debug,
+    ) -> OpError {
         OpError::Shape { what: what.into(), expected: format!("{expected:?}"), found: format!("{found:?}") }
     }
 

@@ -67,9 +67,9 @@ pub(crate) fn broadcast_indices(shape: &[usize], to: &[usize]) -> Result<Vec<usi
 /// # Errors
 /// [`OpError::Tensor`] when it cannot be held.
 pub(crate) fn elements(shape: &[usize]) -> Result<usize, OpError> {
-    checked_len(shape).filter(|&n| n <= 1 << 40).ok_or_else(|| {
-        OpError::Tensor(crate::tensor::TensorError::TooLarge { shape: shape.to_vec() })
-    })
+    checked_len(shape)
+        .filter(|&n| n <= 1 << 40)
+        .ok_or_else(|| OpError::Tensor(crate::tensor::TensorError::TooLarge { shape: shape.to_vec() }))
 }
 
 /// Axes counted from the front, each once.

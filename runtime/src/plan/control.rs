@@ -39,16 +39,13 @@ fn truth(t: &Tensor) -> Result<bool, OpError> {
 }
 
 /// Output facts, when they can be known without running.
-pub(super) fn shapes(
-    def: &OpDef,
-    attrs: &Attrs,
-    inputs: &[Option<&Fact>],
-) -> Result<Option<Vec<Fact>>, PlanError> {
+pub(super) fn shapes(def: &OpDef, attrs: &Attrs, inputs: &[Option<&Fact>]) -> Result<Option<Vec<Fact>>, PlanError> {
     // What is not known of a nested graph is found out when it runs, and so are its mistakes.
     let of = |graph: &Graph, inputs: &[Fact]| Special::new(graph, inputs).ok().and_then(|s| s.output_facts());
     let shape_of = |f: &Fact| (f.dtype, f.shape.clone());
     let captures = attrs.int("captures", 0).unwrap_or(0) as usize;
-    let captured: Vec<Fact> = inputs[inputs.len().saturating_sub(captures)..].iter().copied().flatten().cloned().collect();
+    let captured: Vec<Fact> =
+        inputs[inputs.len().saturating_sub(captures)..].iter().copied().flatten().cloned().collect();
     match def.name {
         "If" => {
             let (Ok(yes), Ok(no)) = (attrs.graph("then_branch"), attrs.graph("else_branch")) else { return Ok(None) };
@@ -62,7 +59,8 @@ pub(super) fn shapes(
             else {
                 return Ok(None);
             };
-            let mut body_inputs: Vec<Fact> = given[..scan.states].iter().map(|f| Fact::new(f.dtype, f.shape.clone())).collect();
+            let mut body_inputs: Vec<Fact> =
+                given[..scan.states].iter().map(|f| Fact::new(f.dtype, f.shape.clone())).collect();
             let mut steps = None;
             for (f, axis) in given[scan.states..].iter().zip(&scan.input_axes) {
                 let Ok(axis) = axis_of(*axis, f.shape.len()) else { return Ok(None) };
@@ -105,8 +103,8 @@ pub(super) enum Control {
 impl Control {
     /// # Errors
     /// [`OpError::Attribute`] when a graph is missing.
-    pub(super) fn new(def: &OpDef, attrs: &Attrs, options: RunOptions) -> Result<Control, OpError> {
-        let runner = |name: &str| Ok::<_, OpError>(Runner::new(attrs.graph(name)?.clone(), options));
+    pub(super) fn new(def: &OpDef, attrs: &Attrs, options: &RunOptions) -> Result<Control, OpError> {
+        let runner = |name: &str| Ok::<_, OpError>(Runner::new(attrs.graph(name)?.clone(), options.clone()));
         let captures = usize::try_from(attrs.int("captures", 0)?).unwrap_or(0);
         match def.name {
             "If" => Ok(Control::If { yes: runner("then_branch")?, no: runner("else_branch")? }),
@@ -176,9 +174,8 @@ fn run_loop(body: &mut Runner, captures: usize, inputs: &[Option<&Tensor>]) -> R
         return Err(OpError::shape("the body of a Loop", "condition and carried values in and out", found).into());
     }
     let captured: Vec<&Tensor> = inputs[formal..].iter().copied().flatten().collect();
-    let mut carried: Vec<Tensor> = (2..formal)
-        .map(|i| need(inputs, i, "v_initial").cloned())
-        .collect::<Result<_, _>>()?;
+    let mut carried: Vec<Tensor> =
+        (2..formal).map(|i| need(inputs, i, "v_initial").cloned()).collect::<Result<_, _>>()?;
     let mut gathered: Vec<Stack> = (1 + carried_count..results).map(|_| Stack::default()).collect();
     let mut turn = 0i64;
     while going && turn < trips {
@@ -228,12 +225,7 @@ impl Stack {
         Ok(())
     }
 
-    fn finish(
-        mut self,
-        axis: i64,
-        reverse: bool,
-        empty: Option<(DType, Vec<usize>)>,
-    ) -> Result<Tensor, OpError> {
+    fn finish(mut self, axis: i64, reverse: bool, empty: Option<(DType, Vec<usize>)>) -> Result<Tensor, OpError> {
         if reverse {
             self.items.reverse();
         }
@@ -280,7 +272,8 @@ impl Scan {
             return Err(OpError::unsupported("Scan of opset 8, which has a batch axis of its own"));
         }
         let scans = usize::try_from(attrs.int("num_scan_inputs", 0)?).ok().filter(|n| (1..=given).contains(n));
-        let scans = scans.ok_or_else(|| OpError::attribute("num_scan_inputs", format!("does not fit {given} inputs")))?;
+        let scans =
+            scans.ok_or_else(|| OpError::attribute("num_scan_inputs", format!("does not fit {given} inputs")))?;
         let body = attrs.graph("body")?.clone();
         let states = given - scans;
         let outs = body
@@ -307,12 +300,7 @@ impl Scan {
         self.output_axes.get(i).copied().unwrap_or(0)
     }
 
-    fn run(
-        &self,
-        body: &mut Runner,
-        captures: usize,
-        inputs: &[Option<&Tensor>],
-    ) -> Result<Vec<Tensor>, ControlError> {
+    fn run(&self, body: &mut Runner, captures: usize, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, ControlError> {
         let given = inputs.len().saturating_sub(captures);
         let captured: Vec<&Tensor> = inputs[given..].iter().copied().flatten().collect();
         let mut states: Vec<Tensor> =

@@ -1,6 +1,8 @@
 //! The seam between the planner and the kernels: what an operator may ask while it is lowered, and what its kernel gets.
 use std::sync::Arc;
 
+use hone_kernels::threads::Pool;
+
 use super::{MAX_SLOTS, Place, Slot};
 use crate::graph::{Node, Op};
 use crate::ops::{Attrs, OpError};
@@ -15,20 +17,50 @@ pub trait Kernel: Send + Sync {
     fn run(&self, io: &mut Io<'_>);
 }
 
+/// A fast step that may meet operands it must refuse, such as an index out of range. It allocates nothing while it
+/// runs, unless it fails. Every [`Kernel`] is one that never does.
+pub trait Fallible: Send + Sync {
+    /// Its name in reports.
+    fn name(&self) -> &'static str;
+
+    /// Computes the outputs.
+    ///
+    /// # Errors
+    /// [`OpError`] when the values of an operand have no result; what was written by then is undefined.
+    fn try_run(&self, io: &mut Io<'_>) -> Result<(), OpError>;
+}
+
+impl<K: Kernel> Fallible for K {
+    fn name(&self) -> &'static str {
+        Kernel::name(self)
+    }
+
+    fn try_run(&self, io: &mut Io<'_>) -> Result<(), OpError> {
+        self.run(io);
+        Ok(())
+    }
+}
+
 /// The operands a kernel reads, by the positions it asked for in [`Lowered::new`].
 pub struct Reads<'a> {
     pub(super) bytes: [&'a [u8]; MAX_SLOTS],
 }
 
 impl<'a> Reads<'a> {
-    /// Operand `i` as `f32`.
+    /// Operand `i` as `f32`; empty when the kernel did not ask for it.
     pub fn f32(&self, i: usize) -> &'a [f32] {
-        bytemuck::cast_slice(self.bytes[i])
+        self.of(i)
+    }
+
+    /// Operand `i` as elements of that type; empty when the kernel did not ask for it.
+    pub fn of<T: bytemuck::AnyBitPattern>(&self, i: usize) -> &'a [T] {
+        // An empty slice of bytes need not be aligned for anything.
+        if self.bytes[i].is_empty() { &[] } else { bytemuck::cast_slice(self.bytes[i]) }
     }
 
     /// Operand `i` as `i64`.
     pub fn i64(&self, i: usize) -> &'a [i64] {
-        bytemuck::cast_slice(self.bytes[i])
+        self.of(i)
     }
 
     /// The bytes of operand `i`.
@@ -45,7 +77,12 @@ pub struct Writes<'a> {
 impl Writes<'_> {
     /// Result `i` as `f32`.
     pub fn f32(&mut self, i: usize) -> &mut [f32] {
-        bytemuck::cast_slice_mut(self.bytes[i])
+        self.of(i)
+    }
+
+    /// Result `i` as elements of that type.
+    pub fn of<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(&mut self, i: usize) -> &mut [T] {
+        if self.bytes[i].is_empty() { &mut [] } else { bytemuck::cast_slice_mut(self.bytes[i]) }
     }
 
     /// The bytes of result `i`.
@@ -60,6 +97,8 @@ pub struct Io<'a> {
     pub(super) writes: Writes<'a>,
     /// The scratch area it asked for, uninitialised from its point of view.
     pub scratch: &'a mut [f32],
+    /// The threads it may use.
+    pub pool: &'a Pool,
 }
 
 impl<'a> Io<'a> {
@@ -76,7 +115,7 @@ impl<'a> Io<'a> {
 
 /// A kernel and what it needs.
 pub struct Lowered {
-    pub(super) kernel: Box<dyn Kernel>,
+    pub(super) kernel: Box<dyn Fallible>,
     /// Indices into the node's inputs, in the order the kernel reads them.
     pub(super) reads: Vec<usize>,
     pub(super) scratch_floats: usize,
@@ -85,7 +124,7 @@ pub struct Lowered {
 
 impl Lowered {
     /// A kernel that reads the node inputs `reads` while it runs.
-    pub fn new(kernel: impl Kernel + 'static, reads: Vec<usize>) -> Lowered {
+    pub fn new(kernel: impl Fallible + 'static, reads: Vec<usize>) -> Lowered {
         Lowered { kernel: Box::new(kernel), reads, scratch_floats: 0, weight_bytes: 0 }
     }
 

@@ -9,7 +9,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::graph::{Graph, Op, OpaqueKernel, ValueId};
+use hone_kernels::threads::Pool;
+
+use crate::graph::{Graph, OpaqueKernel, ValueId};
 use crate::ops::{Attrs, Fact, Kind, OpDef, OpError};
 use crate::tensor::{DType, Data, Tensor, TensorError};
 
@@ -19,7 +21,7 @@ mod lowering;
 mod runner;
 mod specialise;
 pub use control::with_captures;
-pub use lowering::{Io, Kernel, Lowered, Lowering, Reads, Weight, Writes};
+pub use lowering::{Fallible, Io, Kernel, Lowered, Lowering, Reads, Weight, Writes};
 pub use runner::{RunOptions, Runner};
 
 use control::{Control, ControlError};
@@ -125,7 +127,7 @@ struct Slot {
 }
 
 enum Run {
-    Fast(Box<dyn Kernel>),
+    Fast(Box<dyn Fallible>),
     Reference(&'static OpDef, Arc<Attrs>),
     Opaque(Box<dyn OpaqueKernel>),
     Control(Control),
@@ -174,6 +176,7 @@ pub struct Plan {
     rest: Option<Rest>,
     /// Results of probes, by value; kept only while a run lasts.
     held: Vec<Option<Tensor>>,
+    pool: Arc<Pool>,
     arena_bytes: usize,
     weight_bytes: usize,
 }
@@ -189,7 +192,7 @@ impl Plan {
     ///
     /// # Errors
     /// [`PlanError`] naming the value or node that cannot be planned.
-    pub fn new(graph: &Graph, inputs: &[Fact], options: RunOptions) -> Result<Plan, PlanError> {
+    pub fn new(graph: &Graph, inputs: &[Fact], options: &RunOptions) -> Result<Plan, PlanError> {
         let special = Special::new(graph, inputs)?;
         let mut slots: Vec<Slot> = special
             .names
@@ -202,9 +205,7 @@ impl Plan {
                     shape: f.shape.clone(),
                     place: f.value.clone().map_or(Place::Nowhere, Place::Constant),
                 },
-                Known::Probed => {
-                    Slot { name: name.clone(), dtype: DType::F32, shape: Vec::new(), place: Place::Held }
-                }
+                Known::Probed => Slot { name: name.clone(), dtype: DType::F32, shape: Vec::new(), place: Place::Held },
                 Known::Later => {
                     Slot { name: name.clone(), dtype: DType::F32, shape: Vec::new(), place: Place::Nowhere }
                 }
@@ -232,7 +233,8 @@ impl Plan {
             Output::Rest(_) => None,
         });
         here.chain(feeds.iter().copied()).for_each(|v| kept[v] = true);
-        let rest = (rest_outputs > 0).then(|| Rest { runner: Runner::new(Arc::new(rest_graph), options), feeds });
+        let rest =
+            (rest_outputs > 0).then(|| Rest { runner: Runner::new(Arc::new(rest_graph), options.clone()), feeds });
 
         // Consumers first: a value nobody reads at run time (a dequantised weight its consumer packed) is never made.
         let mut producers = vec![None; slots.len()];
@@ -345,7 +347,8 @@ impl Plan {
             }
         }
         let held = slots.iter().map(|_| None).collect();
-        Ok(Plan { steps, slots, inputs, outputs, rest, held, arena_bytes, weight_bytes })
+        let pool = options.pool.clone();
+        Ok(Plan { steps, slots, inputs, outputs, rest, held, pool, arena_bytes, weight_bytes })
     }
 
     /// Bytes of the arena: every activation and scratch area, overlapped by liveness.
@@ -410,7 +413,7 @@ impl Plan {
         }
         for i in 0..self.steps.len() {
             if matches!(self.steps[i].run, Run::Fast(_)) {
-                self.run_fast(bytes, &self.steps[i]);
+                self.run_fast(bytes, &self.steps[i])?;
             } else {
                 self.run_slow(bytes, i)?;
             }
@@ -442,8 +445,7 @@ impl Plan {
         let held = self.load_all(bytes, &self.steps[i].reads)?;
         let refs: Vec<Option<&Tensor>> = held.iter().map(|t| t.as_ref()).collect();
         let step = &mut self.steps[i];
-        let op_error =
-            |step: &Step, source| PlanError::Op { node: step.node.clone(), op: step.op.clone(), source };
+        let op_error = |step: &Step, source| PlanError::Op { node: step.node.clone(), op: step.op.clone(), source };
         let out = match &mut step.run {
             Run::Reference(def, attrs) => (def.reference)(attrs, &refs).map_err(|e| op_error(step, e))?,
             Run::Opaque(kernel) => kernel.run(&refs).map_err(|why| PlanError::Opaque {
@@ -479,8 +481,8 @@ impl Plan {
         Ok(())
     }
 
-    fn run_fast(&self, arena: &mut [u8], step: &Step) {
-        let Run::Fast(kernel) = &step.run else { return };
+    fn run_fast(&self, arena: &mut [u8], step: &Step) -> Result<(), PlanError> {
+        let Run::Fast(kernel) = &step.run else { return Ok(()) };
         // Every operand gets a disjoint range; one that occurs twice is borrowed once and pointed at twice.
         let mut ranges: [Range<usize>; MAX_SLOTS] = std::array::from_fn(|_| 0..0);
         let mut used = 0;
@@ -532,7 +534,11 @@ impl Plan {
             }
         }
         let scratch: &mut [f32] = bytemuck::cast_slice_mut(&mut *rest[0]);
-        kernel.run(&mut Io { reads, writes, scratch });
+        kernel.try_run(&mut Io { reads, writes, scratch, pool: &self.pool }).map_err(|source| PlanError::Op {
+            node: step.node.clone(),
+            op: step.op.clone(),
+            source,
+        })
     }
 
     fn check(&self, what: &'static str, v: ValueId, t: &Tensor) -> Result<(), PlanError> {
@@ -586,12 +592,7 @@ impl Arena {
 }
 
 /// The result of an operator whose operands are all constant; `None` when one is not.
-fn computed(
-    def: &OpDef,
-    attrs: &Attrs,
-    node: &crate::graph::Node,
-    slots: &[Slot],
-) -> Result<Option<Tensor>, OpError> {
+fn computed(def: &OpDef, attrs: &Attrs, node: &crate::graph::Node, slots: &[Slot]) -> Result<Option<Tensor>, OpError> {
     let mut held: Vec<Option<&Tensor>> = Vec::with_capacity(node.inputs.len());
     for v in &node.inputs {
         match v.map(|v| &slots[v].place) {

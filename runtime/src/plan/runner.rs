@@ -2,18 +2,29 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use hone_kernels::threads::Pool;
+
 use super::{Arena, Plan, PlanError};
 use crate::graph::Graph;
 use crate::ops::Fact;
 use crate::tensor::{DType, Tensor};
 
-/// How the plans of a [`Runner`] are made.
-#[derive(Clone, Copy, Debug)]
+/// How the plans of a [`Runner`] are made and run.
+#[derive(Clone, Debug)]
 pub struct RunOptions {
     /// Run every operator of ours by its reference function: slow and obvious, the oracle of the fast path.
     pub reference: bool,
     /// Plans kept; the least recently used goes first.
     pub plans: usize,
+    /// The threads that compute; nested graphs use the same ones.
+    pub pool: Arc<Pool>,
+}
+
+impl Default for RunOptions {
+    /// Kernels, four plans, the calling thread alone.
+    fn default() -> RunOptions {
+        RunOptions { reference: false, plans: 4, pool: Arc::new(Pool::new(1)) }
+    }
 }
 
 /// Types and shapes of inputs.
@@ -45,7 +56,8 @@ impl Runner {
     /// # Errors
     /// [`PlanError`].
     pub fn plan(&mut self, inputs: &[(DType, &[usize])]) -> Result<&mut Plan, PlanError> {
-        let same = |key: &Key| key.len() == inputs.len() && key.iter().zip(inputs).all(|(a, b)| a.0 == b.0 && a.1 == b.1);
+        let same =
+            |key: &Key| key.len() == inputs.len() && key.iter().zip(inputs).all(|(a, b)| a.0 == b.0 && a.1 == b.1);
         match self.plans.iter().position(|(key, _)| same(key)) {
             Some(0) => {}
             Some(i) => {
@@ -55,7 +67,7 @@ impl Runner {
             }
             None => {
                 let facts: Vec<Fact> = inputs.iter().map(|(t, s)| Fact::new(*t, *s)).collect();
-                let plan = Plan::new(&self.graph, &facts, self.options)?;
+                let plan = Plan::new(&self.graph, &facts, &self.options)?;
                 self.plans.truncate(self.options.plans.max(1) - 1);
                 self.plans.push_front((inputs.iter().map(|(t, s)| (*t, s.to_vec())).collect(), plan));
             }

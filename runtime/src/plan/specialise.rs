@@ -7,10 +7,11 @@
 use std::sync::Arc;
 
 use super::control;
+use super::runner::{RunOptions, Runner};
 use super::{LARGEST_BYTES, PlanError};
 use crate::graph::{Graph, Node, Op, OpaqueKernel, ValueId};
 use crate::ops::{Attrs, Fact, Kind, OpDef, OpError};
-use crate::tensor::{DType, Tensor, checked_len};
+use crate::tensor::{Tensor, checked_len};
 
 /// What is known of a value.
 #[derive(Clone, Debug)]
@@ -50,8 +51,26 @@ pub(super) struct Special {
     producers: Vec<Option<usize>>,
 }
 
+/// Operands of more bytes than this are computed with by kernels: whole weight matrices would take a reference function
+/// seconds.
+const FOLDED_BY_REFERENCE_BYTES: usize = 1 << 16;
+
 /// Results larger than this are not computed beforehand unless their operands are large too.
 const LARGEST_FOLDED_BYTES: usize = 16 << 20;
+
+/// The results of a node on tensors, by its kernel where it has one.
+fn by_kernel(node: &Node, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, PlanError> {
+    let mut graph = Graph::default();
+    let ids = |graph: &mut Graph, n: usize| (0..n).map(|i| graph.add_value(&i.to_string(), None, None)).collect::<Vec<_>>();
+    let read = ids(&mut graph, inputs.len());
+    graph.outputs = ids(&mut graph, node.outputs.len());
+    let given: Vec<&Tensor> = inputs.iter().copied().flatten().collect();
+    graph.inputs = read.iter().zip(inputs).filter(|(_, t)| t.is_some()).map(|(&v, _)| v).collect();
+    let inputs = read.iter().zip(inputs).map(|(&v, t)| t.map(|_| v)).collect();
+    let outputs = graph.outputs.iter().map(|&v| Some(v)).collect();
+    graph.nodes.push(Node { name: node.name.clone(), op: node.op.clone(), inputs, outputs });
+    Runner::new(Arc::new(graph), RunOptions::default()).run(&given)
+}
 
 impl Special {
     /// Specialises `graph` for inputs of those types and shapes.
@@ -123,9 +142,7 @@ impl Special {
         graph
             .outputs
             .iter()
-            .map(|&v| {
-                here[v].ok_or_else(|| PlanError::Unmade { value: graph.values[v].name.clone() })
-            })
+            .map(|&v| here[v].ok_or_else(|| PlanError::Unmade { value: graph.values[v].name.clone() }))
             .collect()
     }
 
@@ -137,8 +154,7 @@ impl Special {
         inputs: Vec<Option<ValueId>>,
     ) -> Result<Vec<Option<ValueId>>, PlanError> {
         let fail = |source: OpError| PlanError::Op { node: node.name.clone(), op: node.op.name().to_string(), source };
-        let names: Vec<Option<&str>> =
-            node.outputs.iter().map(|v| v.map(|v| graph.values[v].name.as_str())).collect();
+        let names: Vec<Option<&str>> = node.outputs.iter().map(|v| v.map(|v| graph.values[v].name.as_str())).collect();
         let mut facts: Vec<Option<Fact>> = Vec::with_capacity(inputs.len());
         for &v in &inputs {
             match v.map(|v| &self.known[v]) {
@@ -155,8 +171,7 @@ impl Special {
                     op: o.name().to_string(),
                     why,
                 })?;
-                let shapes =
-                    kernel.outputs().map(|l| l.into_iter().map(|(t, s)| Fact::new(t, s)).collect::<Vec<_>>());
+                let shapes = kernel.outputs().map(|l| l.into_iter().map(|(t, s)| Fact::new(t, s)).collect::<Vec<_>>());
                 (How::Opaque(kernel), shapes)
             }
             Op::Own(def, attrs) if def.kind == Kind::Control => {
@@ -206,10 +221,8 @@ impl Special {
         inputs: Vec<Option<ValueId>>,
         names: &[Option<&str>],
     ) -> Result<Vec<Option<ValueId>>, PlanError> {
-        let made = names
-            .iter()
-            .map(|n| n.map(|n| self.add(n, Known::Later)).transpose())
-            .collect::<Result<Vec<_>, _>>()?;
+        let made =
+            names.iter().map(|n| n.map(|n| self.add(n, Known::Later)).transpose()).collect::<Result<Vec<_>, _>>()?;
         self.rest.push(Node { name: node.name.clone(), op: node.op.clone(), inputs, outputs: made.clone() });
         Ok(made)
     }
@@ -260,9 +273,11 @@ impl Special {
             Known::Static(_) => s.producers[v].is_some_and(|n| {
                 let p = &s.nodes[n];
                 matches!(&p.how, How::Own(d, _) if d.kind == Kind::Kept)
-                    && p.node.inputs.iter().flatten().all(|&i| {
-                        matches!(&s.known[i], Known::Static(f) if f.value.is_some())
-                    })
+                    && p.node
+                        .inputs
+                        .iter()
+                        .flatten()
+                        .all(|&i| matches!(&s.known[i], Known::Static(f) if f.value.is_some()))
             }),
             _ => false,
         };
@@ -300,12 +315,18 @@ impl Special {
             let bytes_in: usize = held.iter().flatten().map(|t| t.data().as_bytes().len()).sum();
             let bytes = |f: &Fact| f.shape.iter().try_fold(f.dtype.size_bytes(), |n, &d| n.checked_mul(d));
             if let Some(list) = &shapes
-                && list.iter().any(|f| bytes(f).is_none_or(|b| b > LARGEST_FOLDED_BYTES.max(bytes_in.saturating_mul(4))))
+                && list
+                    .iter()
+                    .any(|f| bytes(f).is_none_or(|b| b > LARGEST_FOLDED_BYTES.max(bytes_in.saturating_mul(4))))
             {
                 return Ok(None);
             }
             let refs: Vec<Option<&Tensor>> = held.iter().map(|t| t.as_deref()).collect();
-            (def.reference)(attrs, &refs).map_err(fail)?.into_iter().map(Arc::new).collect()
+            if bytes_in < FOLDED_BY_REFERENCE_BYTES {
+                (def.reference)(attrs, &refs).map_err(fail)?.into_iter().map(Arc::new).collect()
+            } else {
+                by_kernel(node, &refs)?.into_iter().map(Arc::new).collect()
+            }
         };
         let mut made = Vec::with_capacity(names.len());
         for (i, name) in names.iter().enumerate() {
@@ -356,13 +377,5 @@ impl Special {
         graph.outputs =
             self.outputs.iter().filter(|&&v| matches!(self.known[v], Known::Later)).filter_map(|&v| there[v]).collect();
         (graph, feeds)
-    }
-
-    /// Type and shape of a value, when they are known.
-    pub(super) fn fact(&self, v: ValueId) -> Option<(DType, &[usize])> {
-        match &self.known[v] {
-            Known::Static(f) => Some((f.dtype, &f.shape)),
-            _ => None,
-        }
     }
 }

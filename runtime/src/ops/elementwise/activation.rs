@@ -1,0 +1,311 @@
+//! Activations, and the forms of them ONNX Runtime adds.
+use hone_kernels::elementwise as fast;
+
+use super::super::shape::elements;
+use super::super::{Attrs, Fact, MICROSOFT, OpDef, OpError, need, optional};
+use super::walk::{mapped, zipped};
+use super::{alike, broadcast_indices, erf, floats, numbers, same_as_input, sigmoid, softplus};
+use crate::plan::{Lowered, Lowering};
+use crate::tensor::{DType, Tensor};
+
+/// Float attributes and their defaults, as a function of one number sees them.
+fn parameters<const N: usize>(attrs: &Attrs, names: [(&str, f32); N]) -> Result<[f32; N], OpError> {
+    let mut out = [0.0; N];
+    for (o, (name, default)) in out.iter_mut().zip(names) {
+        *o = attrs.float(name, default)?;
+    }
+    Ok(out)
+}
+
+macro_rules! activation {
+    ($konst:ident, $name:literal, $doc:literal, [$($p:ident = $default:expr),*], |$x:ident| $float:expr, f32: $f32:expr) => {
+        activation!($konst, $name, $doc, "", [$($p = $default),*], |$x| $float, f32: $f32);
+    };
+    ($konst:ident, $name:literal, $doc:literal, $domain:expr, [$($p:ident = $default:expr),*], |$x:ident| $float:expr,
+     f32: $f32:expr) => {
+        #[doc = $doc]
+        pub(super) static $konst: OpDef = OpDef::new($name, $doc, same_as_input, |attrs, inputs| {
+            let [$($p),*] = parameters(attrs, [$((stringify!($p), $default)),*])?.map(f64::from);
+            floats(need(inputs, 0, "X")?, $name, |$x: f64| $float)
+        })
+        .domain($domain)
+        .kernel(|l| {
+            let [$($p),*] = parameters(l.attrs, [$((stringify!($p), $default)),*])?;
+            Ok((l.dtype(0) == Some(DType::F32)).then(|| mapped::<f32, f32, _>($name, move |$x: f32| $f32)))
+        });
+    };
+}
+
+/// max(x, 0)
+pub(super) static RELU: OpDef = OpDef::new("Relu", "max(x, 0)", same_as_input, |_, inputs| {
+    numbers(need(inputs, 0, "X")?, "Relu", |x| if x < 0.0 { 0.0 } else { x }, |x| x.max(0))
+})
+.kernel(|l| {
+    let relu = |x: f32| if x < 0.0 { 0.0 } else { x };
+    Ok((l.dtype(0) == Some(DType::F32)).then(|| mapped::<f32, f32, _>("Relu", relu)))
+});
+
+activation!(LEAKY_RELU, "LeakyRelu", "x below zero is multiplied by alpha", [alpha = 0.01],
+    |x| if x < 0.0 { alpha * x } else { x },
+    f32: if x < 0.0 { alpha * x } else { x });
+activation!(THRESHOLDED_RELU, "ThresholdedRelu", "x above alpha, else 0", [alpha = 1.0],
+    |x| if x > alpha { x } else { 0.0 },
+    f32: if x > alpha { x } else { 0.0 });
+activation!(ELU, "Elu", "x below zero becomes alpha (e^x - 1)", [alpha = 1.0],
+    |x| if x < 0.0 { alpha * x.exp_m1() } else { x },
+    f32: if x < 0.0 { alpha * fast::exp_m1(x) } else { x });
+activation!(SELU, "Selu", "gamma times Elu", [alpha = 1.673_263_2, gamma = 1.050_701],
+    |x| gamma * if x <= 0.0 { alpha * x.exp_m1() } else { x },
+    f32: gamma * if x <= 0.0 { alpha * fast::exp_m1(x) } else { x });
+activation!(CELU, "Celu", "x below zero becomes alpha (e^(x/alpha) - 1)", [alpha = 1.0],
+    |x| if x < 0.0 { alpha * (x / alpha).exp_m1() } else { x },
+    f32: if x < 0.0 { alpha * fast::exp_m1(x / alpha) } else { x });
+activation!(SIGMOID, "Sigmoid", "1 / (1 + e^-x)", [],
+    |x| sigmoid(x),
+    f32: fast::sigmoid(x));
+activation!(HARD_SIGMOID, "HardSigmoid", "alpha x + beta, between 0 and 1", [alpha = 0.2, beta = 0.5],
+    |x| between(alpha * x + beta),
+    f32: between_f32(alpha * x + beta));
+activation!(HARD_SWISH, "HardSwish", "x times x/6 + 1/2, that between 0 and 1", [],
+    |x| x * between(x / 6.0 + 0.5),
+    f32: x * between_f32(x * (1.0 / 6.0) + 0.5));
+activation!(SWISH, "Swish", "x · sigmoid(alpha x)", [alpha = 1.0],
+    |x| x * sigmoid(alpha * x),
+    f32: x * fast::sigmoid(alpha * x));
+activation!(SOFTPLUS, "Softplus", "ln(1 + e^x)", [],
+    |x| softplus(x),
+    f32: fast::softplus(x));
+activation!(SOFTSIGN, "Softsign", "x / (1 + |x|)", [],
+    |x| x / (1.0 + x.abs()),
+    f32: x / (1.0 + x.abs()));
+activation!(MISH, "Mish", "x · tanh(softplus(x))", [],
+    |x| x * softplus(x).tanh(),
+    f32: fast::mish(x));
+activation!(AFFINE, "Affine", "alpha x + beta", [alpha = 1.0, beta = 0.0],
+    |x| alpha * x + beta,
+    f32: alpha * x + beta);
+activation!(SCALED_TANH, "ScaledTanh", "alpha · tanh(beta x)", [alpha = 1.0, beta = 1.0],
+    |x| alpha * (beta * x).tanh(),
+    f32: alpha * fast::tanh(beta * x));
+activation!(PARAMETRIC_SOFTPLUS, "ParametricSoftplus", "alpha · softplus(beta x)", [alpha = 1.0, beta = 1.0],
+    |x| alpha * softplus(beta * x),
+    f32: alpha * fast::softplus(beta * x));
+activation!(MS_GELU, "Gelu", "x · Φ(x)", MICROSOFT, [],
+    |x| gelu(x),
+    f32: fast::gelu(x));
+activation!(QUICK_GELU, "QuickGelu", "x · sigmoid(alpha x)", MICROSOFT, [alpha = 1.702],
+    |x| x * sigmoid(alpha * x),
+    f32: x * fast::sigmoid(alpha * x));
+
+/// Keeps NaN, unlike `clamp` of a comparison the other way round.
+fn between(x: f64) -> f64 {
+    x.clamp(0.0, 1.0)
+}
+
+#[inline(always)]
+fn between_f32(x: f32) -> f32 {
+    let x = if x < 0.0 { 0.0 } else { x };
+    if x > 1.0 { 1.0 } else { x }
+}
+
+fn gelu(x: f64) -> f64 {
+    0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2))
+}
+
+fn gelu_tanh(x: f64) -> f64 {
+    let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x);
+    0.5 * x * (1.0 + u.tanh())
+}
+
+/// Whether the attribute `approximate` asks for the form with tanh.
+fn by_tanh(attrs: &Attrs) -> Result<bool, OpError> {
+    match attrs.str("approximate", "none")? {
+        "none" => Ok(false),
+        "tanh" => Ok(true),
+        other => Err(OpError::attribute("approximate", format!("is `{other}`, not none or tanh"))),
+    }
+}
+
+/// x · Φ(x)
+pub(super) static GELU: OpDef = OpDef::new("Gelu", "x · Φ(x), exactly or by tanh", same_as_input, |attrs, inputs| {
+    floats(need(inputs, 0, "X")?, "Gelu", if by_tanh(attrs)? { gelu_tanh } else { gelu })
+})
+.kernel(|l| {
+    let tanh = by_tanh(l.attrs)?;
+    Ok((l.dtype(0) == Some(DType::F32)).then(|| {
+        if tanh { mapped::<f32, f32, _>("Gelu", fast::gelu_tanh) } else { mapped::<f32, f32, _>("Gelu", fast::gelu) }
+    }))
+});
+
+/// Rows of `C` elements with a bias of `C`: the elements `f(x + bias)`.
+fn biased(inputs: &[Option<&Tensor>], name: &str, f: fn(f64) -> f64) -> Result<Vec<Tensor>, OpError> {
+    let x = need(inputs, 0, "X")?;
+    let Some(bias) = optional(inputs, 1) else { return floats(x, name, f) };
+    if bias.dtype() != x.dtype() || !x.dtype().is_float() {
+        return Err(OpError::unsupported(format!("{name} of {} and {}", x.dtype(), bias.dtype())));
+    }
+    let at = broadcast_indices(bias.shape(), x.shape())?;
+    let (v, b) = (x.data().to_f64(), bias.data().to_f64());
+    let y: Vec<f64> = v.iter().zip(at).map(|(v, i)| f(v + b[i])).collect();
+    Ok(vec![Tensor::from_f64(x.dtype(), x.shape(), &y)?])
+}
+
+macro_rules! biased {
+    ($konst:ident, $name:literal, $doc:literal, $float:expr, f32: $f32:expr) => {
+        #[doc = $doc]
+        pub(super) static $konst: OpDef =
+            OpDef::new($name, $doc, same_as_input, |_, inputs| biased(inputs, $name, $float)).domain(MICROSOFT).kernel(
+                |l| match (l.dtype(0), l.dtype(1)) {
+                    (Some(DType::F32), None) => Ok(Some(mapped::<f32, f32, _>($name, $f32))),
+                    (Some(DType::F32), Some(DType::F32)) => {
+                        let (x, bias) = (l.shape(0)?, l.shape(1)?);
+                        zipped::<f32, f32, f32, _>(l, $name, x, bias, |x: f32, b: f32| $f32(x + b))
+                    }
+                    _ => Ok(None),
+                },
+            );
+    };
+}
+
+biased!(FAST_GELU, "FastGelu", "Gelu by tanh of x + bias", gelu_tanh, f32: fast::gelu_tanh);
+biased!(BIAS_GELU, "BiasGelu", "Gelu of x + bias", gelu, f32: fast::gelu);
+
+/// The left half of x + bias times Gelu of the right half
+pub(super) static BIAS_SPLIT_GELU: OpDef = OpDef::new(
+    "BiasSplitGelu",
+    "the left half of x + bias times Gelu of the right half",
+    |_, inputs| {
+        let x = need(inputs, 0, "X")?;
+        let Some((last, lead)) = x.shape.split_last() else {
+            return Err(OpError::shape("X", "at least one axis", &x.shape));
+        };
+        Ok(Some(vec![Fact::new(x.dtype, [lead, &[last / 2]].concat())]))
+    },
+    |_, inputs| {
+        let x = need(inputs, 0, "X")?;
+        need(inputs, 1, "bias")?;
+        let sum = biased(inputs, "BiasSplitGelu", |v| v)?;
+        let Some((last, lead)) = x.shape().split_last() else {
+            return Err(OpError::shape("X", "at least one axis", x.shape()));
+        };
+        let to = [lead, &[last / 2]].concat();
+        let mut y = Vec::with_capacity(elements(&to)?);
+        if last / 2 > 0 {
+            for row in sum[0].data().to_f64().chunks_exact(*last) {
+                let (left, right) = row.split_at(last / 2);
+                y.extend(left.iter().zip(right).map(|(l, r)| l * gelu(*r)));
+            }
+        }
+        Ok(vec![Tensor::from_f64(x.dtype(), &to, &y)?])
+    },
+)
+.domain(MICROSOFT);
+
+/// x + bias + skip
+pub(super) static BIAS_ADD: OpDef = OpDef::new("BiasAdd", "x + bias + skip", same_as_input, |_, inputs| {
+    let skip = need(inputs, 2, "skip")?;
+    let sum = biased(inputs, "BiasAdd", |v| v)?;
+    let at = broadcast_indices(skip.shape(), sum[0].shape())?;
+    let s = skip.data().to_f64();
+    let y: Vec<f64> = sum[0].data().to_f64().iter().zip(at).map(|(v, i)| v + s[i]).collect();
+    Ok(vec![Tensor::from_f64(sum[0].dtype(), sum[0].shape(), &y)?])
+})
+.domain(MICROSOFT);
+
+/// swish(a) · b
+pub(super) static SWIGLU: OpDef = OpDef::new("SwiGLU", "a · sigmoid(alpha a) · b", same_as_input, |attrs, inputs| {
+    let alpha = f64::from(attrs.float("alpha", 1.0)?);
+    let (a, b) = alike(inputs, "SwiGLU")?;
+    if a.shape() != b.shape() || !a.dtype().is_float() {
+        return Err(OpError::shape("SwiGLU of two float tensors", a.shape(), b.shape()));
+    }
+    let y: Vec<f64> =
+        a.data().to_f64().iter().zip(b.data().to_f64()).map(|(&a, b)| a * sigmoid(alpha * a) * b).collect();
+    Ok(vec![Tensor::from_f64(a.dtype(), a.shape(), &y)?])
+})
+.kernel(|l| {
+    let alpha = l.attrs.float("alpha", 1.0)?;
+    let (a, b) = (l.shape(0)?, l.shape(1)?);
+    if l.dtype(0) != Some(DType::F32) || l.dtype(1) != Some(DType::F32) || a != b {
+        return Ok(None);
+    }
+    zipped::<f32, f32, f32, _>(l, "SwiGLU", a, b, move |a: f32, b: f32| a * fast::sigmoid(alpha * a) * b)
+});
+
+/// x below zero is multiplied by the slope
+pub(super) static PRELU: OpDef =
+    OpDef::new("PRelu", "x below zero is multiplied by the slope", same_as_input, prelu_reference).kernel(prelu_lower);
+
+/// The shape the slope broadcasts with. Before version 7 a vector had a slope for each channel.
+fn slope_shape(attrs: &Attrs, x: &[usize], slope: &[usize]) -> Vec<usize> {
+    let per_channel = attrs.opset < 7 && x.len() > 2 && slope.len() == 1 && slope[0] == x[1];
+    let trailing = if per_channel { x.len() - 2 } else { 0 };
+    [slope, &vec![1; trailing]].concat()
+}
+
+fn prelu_reference(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
+    let (x, slope) = alike(inputs, "PRelu")?;
+    let at = broadcast_indices(&slope_shape(attrs, x.shape(), slope.shape()), x.shape())?;
+    if x.dtype().is_integer() {
+        let (v, s) = (x.data().to_i128(), slope.data().to_i128());
+        let y: Vec<i128> = v.iter().zip(at).map(|(&v, i)| if v < 0 { v.wrapping_mul(s[i]) } else { v }).collect();
+        return Ok(vec![Tensor::from_i128(x.dtype(), x.shape(), &y)?]);
+    }
+    let (v, s) = (x.data().to_f64(), slope.data().to_f64());
+    let y: Vec<f64> = v.iter().zip(at).map(|(&v, i)| if v < 0.0 { v * s[i] } else { v }).collect();
+    Ok(vec![Tensor::from_f64(x.dtype(), x.shape(), &y)?])
+}
+
+fn prelu_lower(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
+    let (x, slope) = (l.shape(0)?, l.shape(1)?);
+    let slope = &slope_shape(l.attrs, x, slope);
+    if l.dtype(0) != Some(DType::F32) || l.dtype(1) != Some(DType::F32) {
+        return Ok(None);
+    }
+    zipped::<f32, f32, f32, _>(l, "PRelu", x, slope, |x: f32, s: f32| if x < 0.0 { x * s } else { x })
+}
+
+/// x moved towards 0 by the bias beyond ±lambd, 0 between
+pub(super) static SHRINK: OpDef = OpDef::new(
+    "Shrink",
+    "x moved towards 0 by the bias where it is beyond ±lambd, 0 between",
+    same_as_input,
+    |attrs, inputs| {
+        let [bias, lambd] = parameters(attrs, [("bias", 0.0), ("lambd", 0.5)])?.map(f64::from);
+        let f = move |x: f64| {
+            if x < -lambd {
+                x + bias
+            } else if x > lambd {
+                x - bias
+            } else if x.is_nan() {
+                x
+            } else {
+                0.0
+            }
+        };
+        numbers(need(inputs, 0, "input")?, "Shrink", f, |x| f(x as f64) as i128)
+    },
+);
+
+/// scale · x + bias of the channel
+pub(super) static IMAGE_SCALER: OpDef =
+    OpDef::new("ImageScaler", "scale · x + bias of the channel", same_as_input, |attrs, inputs| {
+        let x = need(inputs, 0, "input")?;
+        let scale = f64::from(attrs.float("scale", 1.0)?);
+        let bias = attrs.floats("bias")?.unwrap_or(&[]);
+        let [_, channels, rest @ ..] = x.shape() else {
+            return Err(OpError::shape("input", "[N, C, …]", x.shape()));
+        };
+        if bias.len() != *channels {
+            return Err(OpError::attribute("bias", format!("has {} entries for {channels} channels", bias.len())));
+        }
+        let plane = elements(rest)?.max(1);
+        let y: Vec<f64> = x
+            .data()
+            .to_f64()
+            .iter()
+            .enumerate()
+            .map(|(i, v)| scale * v + f64::from(bias[i / plane % channels]))
+            .collect();
+        Ok(vec![Tensor::from_f64(x.dtype(), x.shape(), &y)?])
+    });

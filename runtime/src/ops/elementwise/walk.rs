@@ -1,0 +1,260 @@
+//! Kernels over broadcast operands: the shapes are reduced to rows when a plan is made, and a row is one plain loop.
+use std::marker::PhantomData;
+
+use bytemuck::{AnyBitPattern, NoUninit};
+use hone_kernels::elementwise::{fold, map, zip};
+
+use super::super::OpError;
+use super::super::shape::{broadcast, broadcast_strides, elements};
+use crate::plan::{Io, Kernel, Lowered, Lowering};
+
+/// What can be read from and written to an arena; booleans are there as bytes.
+pub(super) trait Element: NoUninit + AnyBitPattern + Send + Sync {}
+impl<T: NoUninit + AnyBitPattern + Send + Sync> Element for T {}
+
+/// Most axes left when neighbouring ones are merged; more is for the reference.
+const MAX_AXES: usize = 8;
+
+/// How `N` operands that broadcast to one shape are read, row by row.
+///
+/// Axes over which every operand advances alike are merged, so that `[N, C, H, W]` with `[C, 1, 1]` is rows of `H · W`
+/// elements with one element.
+pub(super) struct Walk<const N: usize> {
+    /// Axes around the rows, outermost first: length and step of each operand.
+    outer: Vec<(usize, [usize; N])>,
+    /// Elements of a row.
+    pub(super) row: usize,
+    /// How far each operand advances per element of a row: 0 or 1.
+    pub(super) steps: [usize; N],
+    rows: usize,
+}
+
+impl<const N: usize> Walk<N> {
+    /// The walk over `to`; `None` when it has too many axes.
+    ///
+    /// # Errors
+    /// [`OpError::Shape`] when a shape does not broadcast to `to`.
+    pub(super) fn new(shapes: [&[usize]; N], to: &[usize]) -> Result<Option<Walk<N>>, OpError> {
+        let n = elements(to)?;
+        for shape in shapes {
+            if broadcast(shape, to)? != to {
+                return Err(OpError::shape("broadcasting", to, shape));
+            }
+        }
+        let strides = shapes.map(|s| broadcast_strides(s, to));
+        let mut axes: Vec<(usize, [usize; N])> = Vec::new();
+        for (axis, &d) in to.iter().enumerate().rev() {
+            if d == 1 {
+                continue;
+            }
+            let step: [usize; N] = std::array::from_fn(|k| strides[k][axis]);
+            match axes.last_mut() {
+                Some((len, inner)) if (0..N).all(|k| step[k] == inner[k] * *len) => *len *= d,
+                _ => axes.push((d, step)),
+            }
+        }
+        if axes.len() > MAX_AXES {
+            return Ok(None);
+        }
+        axes.reverse();
+        let (row, steps) = axes.pop().unwrap_or((1, [1; N]));
+        Ok(Some(Walk { outer: axes, row, steps, rows: n.checked_div(row).unwrap_or(0) }))
+    }
+
+    /// Calls `f` for each row with the index of its first element in the result and in each operand.
+    #[inline(always)]
+    pub(super) fn rows(&self, mut f: impl FnMut(usize, [usize; N])) {
+        let mut at = [0; MAX_AXES];
+        let mut from = [0; N];
+        for r in 0..self.rows {
+            f(r * self.row, from);
+            for (axis, (len, step)) in self.outer.iter().enumerate().rev() {
+                at[axis] += 1;
+                (0..N).for_each(|k| from[k] += step[k]);
+                if at[axis] < *len {
+                    break;
+                }
+                (0..N).for_each(|k| from[k] -= step[k] * len);
+                at[axis] = 0;
+            }
+        }
+    }
+}
+
+/// `y = f(x)` for every element.
+pub(super) struct Map<A, B, F> {
+    name: &'static str,
+    f: F,
+    types: PhantomData<fn(A) -> B>,
+}
+
+impl<A: Element, B: Element, F: Fn(A) -> B + Copy + Send + Sync> Kernel for Map<A, B, F> {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn run(&self, io: &mut Io<'_>) {
+        let (reads, writes) = io.split();
+        map::<A, B, F>(bytemuck::cast_slice(reads.bytes(0)), bytemuck::cast_slice_mut(writes.bytes(0)), self.f);
+    }
+}
+
+/// Lowers to [`Map`] over input 0.
+pub(super) fn mapped<A, B, F>(name: &'static str, f: F) -> Lowered
+where
+    A: Element + 'static,
+    B: Element + 'static,
+    F: Fn(A) -> B + Copy + Send + Sync + 'static,
+{
+    Lowered::new(Map { name, f, types: PhantomData }, vec![0])
+}
+
+/// `y = f(a, b)` for every pair of elements.
+struct Zip<A, B, C, F> {
+    name: &'static str,
+    walk: Walk<2>,
+    f: F,
+    types: PhantomData<fn(A, B) -> C>,
+}
+
+impl<A: Element, B: Element, C: Element, F: Fn(A, B) -> C + Copy + Send + Sync> Kernel for Zip<A, B, C, F> {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn run(&self, io: &mut Io<'_>) {
+        let (reads, writes) = io.split();
+        let (a, b): (&[A], &[B]) = (bytemuck::cast_slice(reads.bytes(0)), bytemuck::cast_slice(reads.bytes(1)));
+        let y: &mut [C] = bytemuck::cast_slice_mut(writes.bytes(0));
+        let (n, f) = (self.walk.row, self.f);
+        match self.walk.steps {
+            [0, _] => self.walk.rows(|o, [i, j]| {
+                let a = a[i];
+                map(&b[j..j + n], &mut y[o..o + n], move |b| f(a, b));
+            }),
+            [_, 0] => self.walk.rows(|o, [i, j]| {
+                let b = b[j];
+                map(&a[i..i + n], &mut y[o..o + n], move |a| f(a, b));
+            }),
+            _ => self.walk.rows(|o, [i, j]| zip(&a[i..i + n], &b[j..j + n], &mut y[o..o + n], f)),
+        }
+    }
+}
+
+/// Lowers to `f(a, b)` over inputs 0 and 1, taken as of the shapes `a` and `b`.
+pub(super) fn zipped<A, B, C, F>(
+    l: &Lowering<'_>,
+    name: &'static str,
+    a: &[usize],
+    b: &[usize],
+    f: F,
+) -> Result<Option<Lowered>, OpError>
+where
+    A: Element + 'static,
+    B: Element + 'static,
+    C: Element + 'static,
+    F: Fn(A, B) -> C + Copy + Send + Sync + 'static,
+{
+    let walk = Walk::new([a, b], l.output_shape(0))?;
+    Ok(walk.map(|walk| Lowered::new(Zip { name, walk, f, types: PhantomData }, vec![0, 1])))
+}
+
+/// `y = g(f(f(x_0, x_1), x_2) …)` for every element.
+struct Fold<A, F, G> {
+    name: &'static str,
+    walks: Vec<Walk<1>>,
+    f: F,
+    last: G,
+    types: PhantomData<fn(A) -> A>,
+}
+
+impl<A: Element, F, G> Kernel for Fold<A, F, G>
+where
+    F: Fn(A, A) -> A + Copy + Send + Sync,
+    G: Fn(A) -> A + Copy + Send + Sync,
+{
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn run(&self, io: &mut Io<'_>) {
+        let (reads, writes) = io.split();
+        let y: &mut [A] = bytemuck::cast_slice_mut(writes.bytes(0));
+        let f = self.f;
+        for (k, walk) in self.walks.iter().enumerate() {
+            let x: &[A] = bytemuck::cast_slice(reads.bytes(k));
+            let n = walk.row;
+            walk.rows(|o, [i]| {
+                let y = &mut y[o..o + n];
+                match (k, walk.steps) {
+                    (0, [0]) => y.fill(x[i]),
+                    (0, _) => y.copy_from_slice(&x[i..i + n]),
+                    (_, [0]) => {
+                        let x = x[i];
+                        y.iter_mut().for_each(|y| *y = f(*y, x));
+                    }
+                    _ => fold(&x[i..i + n], y, f),
+                }
+            });
+        }
+        let last = self.last;
+        y.iter_mut().for_each(|y| *y = last(*y));
+    }
+}
+
+/// Lowers to `last(f(f(x_0, x_1), x_2) …)` over all inputs.
+pub(super) fn folded<A, F, G>(l: &Lowering<'_>, name: &'static str, f: F, last: G) -> Result<Option<Lowered>, OpError>
+where
+    A: Element + 'static,
+    F: Fn(A, A) -> A + Copy + Send + Sync + 'static,
+    G: Fn(A) -> A + Copy + Send + Sync + 'static,
+{
+    let mut walks = Vec::new();
+    for k in 0..l.inputs() {
+        match Walk::new([l.shape(k)?], l.output_shape(0))? {
+            Some(walk) => walks.push(walk),
+            None => return Ok(None),
+        }
+    }
+    let reads = (0..walks.len()).collect();
+    Ok(Some(Lowered::new(Fold { name, walks, f, last, types: PhantomData }, reads)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn axes_that_advance_alike_are_one_row() {
+        let w = |a: &[usize], b: &[usize], to: &[usize]| Walk::new([a, b], to).unwrap().unwrap();
+        let same = w(&[2, 3, 4], &[2, 3, 4], &[2, 3, 4]);
+        assert_eq!((same.row, same.steps, same.rows), (24, [1, 1], 1));
+        let channel = w(&[2, 3, 4, 5], &[3, 1, 1], &[2, 3, 4, 5]);
+        assert_eq!((channel.row, channel.steps, channel.rows), (20, [1, 0], 6));
+        let trailing = w(&[2, 3, 5], &[5], &[2, 3, 5]);
+        assert_eq!((trailing.row, trailing.steps, trailing.rows), (5, [1, 1], 6));
+        let scalar = w(&[], &[4, 1, 3], &[4, 1, 3]);
+        assert_eq!((scalar.row, scalar.steps, scalar.rows), (12, [0, 1], 1));
+        assert_eq!(w(&[], &[1, 1], &[1, 1]).rows, 1);
+        assert_eq!(w(&[0, 3], &[1, 3], &[0, 3]).rows, 0);
+        assert_eq!(w(&[3, 0], &[3, 1], &[3, 0]).rows, 0);
+    }
+
+    #[test]
+    fn rows_begin_where_broadcasting_says() {
+        let (a, b, to) = ([2, 1, 3, 1], [4, 1, 5], [2, 4, 3, 5]);
+        let walk = Walk::new([&a[..], &b[..]], &to).unwrap().unwrap();
+        let mut seen = vec![None; 120];
+        walk.rows(|o, [i, j]| {
+            for k in 0..walk.row {
+                seen[o + k] = Some((i + k * walk.steps[0], j + k * walk.steps[1]));
+            }
+        });
+        let (ia, ib) = (broadcast_strides(&a, &to), broadcast_strides(&b, &to));
+        for o in 0..120 {
+            let at = [o / 60, o / 15 % 4, o / 5 % 3, o % 5];
+            let dot = |s: &[usize]| (0..4).map(|k| s[k] * at[k]).sum::<usize>();
+            assert_eq!(seen[o], Some((dot(&ia), dot(&ib))));
+        }
+    }
+}

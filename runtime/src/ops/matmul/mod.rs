@@ -1,0 +1,89 @@
+//! Products: `MatMul`, `Gemm`, `Einsum` and their fused forms; determinants and inverses.
+//!
+//! All products are one [`Contraction`]: batches of `Σ_k a[i, k] · b[k, j]` over operands that lie as they lie.
+use hone_kernels::gemm::{self, Packed};
+
+use super::{OpDef, OpError};
+use crate::plan::Weight;
+
+mod contraction;
+mod einsum;
+mod fused;
+mod linear;
+mod product;
+
+use contraction::Contraction;
+
+/// The rows of this family.
+pub(super) static OPS: &[&OpDef] = &[
+    &product::MATMUL,
+    &product::GEMM,
+    &product::FUSED_MATMUL,
+    &product::TRANSPOSE_MATMUL,
+    &fused::FUSED_GEMM,
+    &fused::GEMM_FAST_GELU,
+    &einsum::EINSUM,
+    &linear::DET,
+    &linear::INVERSE,
+];
+
+/// A frozen matrix packed for [`gemm`], owned by the kernel that uses it.
+pub(super) struct PackedMatrix {
+    f32: Vec<f32>,
+    q: Vec<i8>,
+    scale: Vec<f32>,
+    pub(super) n: usize,
+    pub(super) k: usize,
+}
+
+impl PackedMatrix {
+    /// Packs `[n, k]` whose element `(j, kk)` is element `at(j, kk)` of `weight`. `None` when the scales of a quantised
+    /// weight do not run along `j`.
+    pub(super) fn new(
+        weight: &Weight,
+        n: usize,
+        k: usize,
+        row_axis: usize,
+        row0: usize,
+        at: impl Fn(usize, usize) -> usize,
+    ) -> Result<Option<PackedMatrix>, OpError> {
+        let mut m = PackedMatrix { f32: Vec::new(), q: Vec::new(), scale: Vec::new(), n, k };
+        match weight {
+            Weight::F32(t) => {
+                let v = t.as_f32()?;
+                m.f32 = vec![0.0; gemm::packed_len(n, k)];
+                gemm::pack(n, k, |j, kk| v[at(j, kk)], &mut m.f32);
+            }
+            Weight::Q8 { q, scale, axis } => {
+                if scale.len() != 1 && *axis != row_axis {
+                    return Ok(None);
+                }
+                let crate::tensor::Data::I8(v) = q.data() else { return Ok(None) };
+                if scale.len() != 1 && scale.len() != q.shape()[*axis] {
+                    return Err(OpError::Shape {
+                        what: format!("scales along axis {axis} of weights {:?}", q.shape()),
+                        expected: q.shape()[*axis].to_string(),
+                        found: scale.len().to_string(),
+                    });
+                }
+                m.q = vec![0; gemm::packed_len(n, k)];
+                gemm::pack(n, k, |j, kk| v[at(j, kk)], &mut m.q);
+                m.scale = (0..n).map(|j| if scale.len() == 1 { scale[0] } else { scale[row0 + j] }).collect();
+            }
+        }
+        Ok(Some(m))
+    }
+
+    pub(super) fn view(&self) -> Packed<'_> {
+        if self.q.is_empty() { Packed::F32(&self.f32) } else { Packed::I8 { q: &self.q, scale: &self.scale } }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.f32.len() * 4 + self.q.len() + self.scale.len() * 4
+    }
+
+    /// The kernel name that says what the weights are.
+    pub(super) fn label(&self, f32: &'static str, int8: &'static str) -> &'static str {
+        if self.q.is_empty() { f32 } else { int8 }
+    }
+}
