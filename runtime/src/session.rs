@@ -142,7 +142,8 @@ impl Session {
         let (graph, info) = import::from_onnx_with(bytes, &options.limits, external)
             .map_err(|source| SessionError::Import { path: path.to_string(), source })?;
         let pool = Arc::new(Pool::new(options.threads));
-        let run = RunOptions { reference: options.reference, plans: options.plans, pool };
+        let Limits { run_bytes: bytes, turns, .. } = options.limits;
+        let run = RunOptions { reference: options.reference, plans: options.plans, pool, bytes, turns };
         Ok(Session { info, runner: Runner::new(Arc::new(graph), run) })
     }
 
