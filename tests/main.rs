@@ -5,5 +5,7 @@ mod cli;
 mod crash;
 mod demo;
 mod hostile;
+mod import;
+mod onnx;
 mod support;
 mod which_digit;

@@ -53,7 +53,7 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits, external: bool) -> Result<pb
     if bytes.len() > limits.file_bytes {
         return Err(refused("file", "model", format!("{} bytes, at most {} are read", bytes.len(), limits.file_bytes)));
     }
-    wire::check(bytes)?;
+    wire::check(bytes, limits)?;
     let proto = tract_onnx::onnx()
         .proto_model_for_read(&mut &bytes[..])
         .map_err(|e| ImportError::NotOnnx { why: format!("{:#}", e) })?;

@@ -7,7 +7,7 @@ use std::mem::size_of;
 
 use tract_onnx::pb;
 
-use super::ImportError;
+use super::{ImportError, Limits};
 
 /// The messages of `onnx.proto` that repeat or nest.
 #[derive(Clone, Copy)]
@@ -83,19 +83,28 @@ const GROWTH: usize = 32;
 /// Deepest nesting that is followed; the decoder refuses a hundred levels.
 const DEEPEST: usize = 100;
 
-/// Refuses a file that would decode to far more than it is.
+/// Refuses a file that would decode to far more than it is, or that has more nodes than a model may.
 ///
 /// # Errors
 /// [`ImportError::Refused`].
-pub(super) fn check(bytes: &[u8]) -> Result<(), ImportError> {
+pub(super) fn check(bytes: &[u8], limits: &Limits) -> Result<(), ImportError> {
     let limit = ALWAYS.max(bytes.len().saturating_mul(GROWTH));
-    let mut total = 0usize;
+    let mut total = Total { bytes: 0, nodes: 0 };
     walk(bytes, Kind::Model, 0, &mut total);
-    if total <= limit {
+    let why = if total.nodes > limits.nodes {
+        format!("it has {} nodes, more than {}", total.nodes, limits.nodes)
+    } else if total.bytes > limit {
+        format!("its {} bytes hold so many empty messages that they decode to more than {limit}", bytes.len())
+    } else {
         return Ok(());
-    }
-    let why = format!("its {} bytes hold so many empty messages that they decode to more than {limit}", bytes.len());
+    };
     Err(ImportError::Refused { what: "file", name: "model".into(), why })
+}
+
+/// What was met so far.
+struct Total {
+    bytes: usize,
+    nodes: usize,
 }
 
 fn varint(bytes: &mut &[u8]) -> Option<u64> {
@@ -112,8 +121,9 @@ fn varint(bytes: &mut &[u8]) -> Option<u64> {
 }
 
 /// Adds what the message decodes to; stops at the first byte that is no field.
-fn walk(mut bytes: &[u8], kind: Kind, depth: usize, total: &mut usize) -> Option<()> {
-    *total += decoded_bytes(kind);
+fn walk(mut bytes: &[u8], kind: Kind, depth: usize, total: &mut Total) -> Option<()> {
+    total.bytes += decoded_bytes(kind);
+    total.nodes += usize::from(matches!(kind, Kind::Node));
     if depth > DEEPEST || matches!(kind, Kind::Text) {
         return None;
     }
@@ -123,7 +133,7 @@ fn walk(mut bytes: &[u8], kind: Kind, depth: usize, total: &mut usize) -> Option
             0 => {
                 varint(&mut bytes)?;
                 // Repeated numbers, eight bytes each at most.
-                *total += 8;
+                total.bytes += 8;
                 continue;
             }
             1 => 8,
@@ -136,8 +146,8 @@ fn walk(mut bytes: &[u8], kind: Kind, depth: usize, total: &mut usize) -> Option
         match child(kind, key >> 3) {
             Some(child) if key & 7 == 2 => drop(walk(inner, child, depth + 1, total)),
             // Packed numbers of one byte become eight; text and raw data stay as they are.
-            _ if key & 7 == 2 && packed(kind, key >> 3) => *total = total.saturating_add(inner.len() * 8),
-            _ => *total = total.saturating_add(inner.len()),
+            _ if key & 7 == 2 && packed(kind, key >> 3) => total.bytes = total.bytes.saturating_add(inner.len() * 8),
+            _ => total.bytes = total.bytes.saturating_add(inner.len()),
         }
     }
     Some(())
@@ -167,14 +177,16 @@ mod tests {
 
     #[test]
     fn a_file_of_empty_messages_is_refused_before_it_is_decoded() {
-        check(&empty_nodes(1000)).unwrap();
-        assert!(check(&empty_nodes(1_000_000)).unwrap_err().to_string().contains("empty messages"));
+        let many = Limits { nodes: usize::MAX, ..Limits::default() };
+        check(&empty_nodes(1000), &many).unwrap();
+        assert!(check(&empty_nodes(1_000_000), &many).unwrap_err().to_string().contains("empty messages"));
+        assert!(check(&empty_nodes(300_000), &Limits::default()).unwrap_err().to_string().contains("300000 nodes"));
     }
 
     #[test]
     fn bytes_that_are_no_protobuf_are_left_to_the_decoder() {
         for bytes in [&b"buy milk"[..], &[0xff; 40], &[0x3a, 0xff, 0xff, 0xff, 0xff, 0x7f], &[]] {
-            check(bytes).unwrap();
+            check(bytes, &Limits::default()).unwrap();
         }
     }
 }
