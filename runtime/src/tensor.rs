@@ -403,6 +403,8 @@ impl Data {
             DType::I2 => Data::Small(dtype, v.iter().map(|&x| (((x as u8) << 6) as i8 >> 6) as u8).collect()),
             DType::U4 => Data::Small(dtype, v.iter().map(|&x| x as u8 & 15).collect()),
             DType::U2 => Data::Small(dtype, v.iter().map(|&x| x as u8 & 3).collect()),
+            // Straight to f32: by way of f64 a large integer would be rounded twice.
+            DType::F32 => Data::F32(v.iter().map(|&x| x as f32).collect()),
             float => Data::from_f64(float, &v.iter().map(|&x| x as f64).collect::<Vec<_>>()),
         }
     }

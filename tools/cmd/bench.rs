@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use super::inspect;
 use crate::exit::fail;
+use crate::input;
 use crate::machine::{Machine, peak_rss_bytes};
 use crate::open::Source;
 use crate::output;
@@ -42,7 +43,10 @@ pub(crate) struct Bench {
     /// A value for a free dimension other than the batch; 1 where none is given.
     #[arg(long, value_name = "NAME=LENGTH", value_parser = inspect::length)]
     bind: Vec<(String, usize)>,
-    /// Threads; this version computes with one.
+    /// Named input tensors to run on, in place of a sample.
+    #[arg(long, value_name = "IN.npz", conflicts_with = "bind")]
+    tensors: Option<PathBuf>,
+    /// Threads that compute.
     #[arg(long, default_value_t = 1)]
     threads: usize,
     /// Where to run; this version has `cpu`.
@@ -125,12 +129,11 @@ impl Bench {
             let text = format!("device `{}` is not in this build; use --device cpu", self.device);
             return Err(fail(Class::Unsupported, text));
         }
-        if self.threads != 1 {
-            let text = format!("{} threads: this version computes with one; use --threads 1", self.threads);
-            return Err(fail(Class::Unsupported, text));
+        if self.tensors.is_some() && self.batch != 1 {
+            return Err(fail(Class::Usage, "--batch does not go with --tensors: their shapes say how many samples there are"));
         }
-        if self.batch == 0 || self.runs == Some(0) || !(self.seconds > 0.0 && self.seconds <= 3600.0) {
-            return Err(fail(Class::Usage, "--batch and --runs count from 1, --seconds is above 0 and at most 3600"));
+        if self.threads == 0 || self.batch == 0 || self.runs == Some(0) || !(self.seconds > 0.0 && self.seconds <= 3600.0) {
+            return Err(fail(Class::Usage, "--threads, --batch and --runs count from 1, --seconds is above 0 and at most 3600"));
         }
         Ok(())
     }
@@ -138,14 +141,16 @@ impl Bench {
     fn measure(&self) -> anyhow::Result<Row> {
         let start = Instant::now();
         let source = Source::open(&self.model)?;
-        let mut session = source.session(&self.model, SessionOptions::default())?;
+        let mut session = source.session(&self.model, SessionOptions { threads: self.threads, ..SessionOptions::default() })?;
         let load_ms = ms(start.elapsed());
 
         let sample = match &source {
             Source::Bundle(b) if b.contains("samples/input.npz") => Some(read_npz(&b.read("samples/input.npz")?)?),
             _ => None,
         };
+        let given = self.tensors.as_deref().map(|p| Ok::<_, anyhow::Error>(read_npz(&input::read(p)?)?)).transpose()?;
         let (inputs, kind) = match sample {
+            _ if given.is_some() => (given.unwrap_or_default(), "tensors"),
             Some(sample) => (self.tiled(sample, &session)?, "sample"),
             None => (self.made_up(&session)?, "synthetic"),
         };
@@ -179,7 +184,7 @@ impl Bench {
             model: self.model.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             scheme,
             device: "cpu",
-            threads: 1,
+            threads: self.threads,
             test: format!("batch {}", self.batch),
             p50_ms: t.p50,
             p95_ms: t.p95,

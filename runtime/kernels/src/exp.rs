@@ -12,7 +12,7 @@ pub fn exp(x: f32) -> f32 {
     let x = x.clamp(-104.0, 89.0);
     let shifted = x * std::f32::consts::LOG2_E + ROUND;
     let n = shifted - ROUND;
-    let r = (x - n * 0.693_359_375) + n * 2.121_944_4e-4;
+    let r = (x - n * (355.0 / 512.0)) + n * 2.121_944_4e-4;
     let mut p = 1.987_569_2e-4;
     p = p * r + 1.398_199_9e-3;
     p = p * r + 8.333_452e-3;

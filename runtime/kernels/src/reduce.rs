@@ -261,7 +261,7 @@ mod tests {
         };
         assert_eq!(of(&[f32::NEG_INFINITY, f32::NEG_INFINITY]), f32::NEG_INFINITY);
         assert_eq!(of(&[1.0, f32::INFINITY]), f32::INFINITY);
-        assert!((of(&[1000.0, 1000.0]) - 1000.693_1).abs() < 1e-3);
+        assert!((of(&[1000.0, 1000.0]) - 1_000.693_1).abs() < 1e-3);
         assert!(of(&[1.0, f32::NAN]).is_nan());
     }
 }

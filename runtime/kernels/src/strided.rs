@@ -241,8 +241,8 @@ fn transpose<T: Copy>(a: Axis, b: Axis, src: &[T], dst: &mut [T]) {
     }
 }
 
-/// A way to copy: element bytes, first elements, axes, source, destination.
-pub type Copy_ = fn(usize, usize, usize, &[Axis], &[u8], &mut [u8]);
+/// A form of the copy: element bytes, first elements, axes, source, destination.
+pub type Form = fn(usize, usize, usize, &[Axis], &[u8], &mut [u8]);
 
 /// The formula: one element after another.
 pub fn reference(unit: usize, from: usize, to: usize, axes: &[Axis], src: &[u8], dst: &mut [u8]) {
@@ -261,7 +261,7 @@ pub fn reference(unit: usize, from: usize, to: usize, axes: &[Axis], src: &[u8],
 }
 
 /// Every form of the copy.
-pub const KERNELS: &[(&str, Copy_)] = &[("layout", |unit, from, to, axes, src, dst| {
+pub const KERNELS: &[(&str, Form)] = &[("layout", |unit, from, to, axes, src, dst| {
     Layout::new(unit, from, to, axes).expect("few axes").copy(src, dst);
 })];
 

@@ -77,7 +77,7 @@ impl TractNode {
                 Some((convert::dtype(fact.datum_type)?, shape))
             })
             .collect();
-        let plan = tract::SimplePlan::new(typed.into_decluttered().map_err(text)?).map_err(text)?;
+        let plan = tract::SimplePlan::new(typed.into_optimized().map_err(text)?).map_err(text)?;
         Ok(Bound { plan, live, facts })
     }
 }

@@ -60,8 +60,8 @@ pub(super) fn dtype(number: i32) -> Result<DType, String> {
 
 /// A declared type; `None` when the file says nothing.
 pub(super) fn declared(v: &pb::ValueInfoProto) -> Result<Option<Declared>, String> {
-    let Some(t) = &v.r#type else { return Ok(None) };
-    let Some(pb::type_proto::Value::TensorType(t)) = &t.value else {
+    let Some(t) = v.r#type.as_ref().and_then(|t| t.value.as_ref()) else { return Ok(None) };
+    let pb::type_proto::Value::TensorType(t) = t else {
         return Err("is not a tensor (a sequence, an optional or a map), which hone does not hold".into());
     };
     if t.elem_type == 0 {

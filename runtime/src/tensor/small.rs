@@ -107,13 +107,14 @@ fn finite(l: &Layout, value: f32, sign: u8, saturate: bool) -> u8 {
     let x = f64::from(value.abs());
     let largest = largest(l);
     // In units of the smallest subnormal the codes of one binade are consecutive integers.
-    let exponent = if x == 0.0 { 1 - l.bias } else { (x.log2().floor() as i32).max(1 - l.bias) };
-    // log2 may be off by one at a power of two.
-    let exponent = if x >= 2f64.powi(exponent + 1) { exponent + 1 } else { exponent };
-    let exponent = if exponent > 1 - l.bias && x < 2f64.powi(exponent) { exponent - 1 } else { exponent };
-    let steps = (x / 2f64.powi(exponent - l.mantissa as i32)).round_ties_even();
-    let code =
-        if value.is_infinite() { f64::INFINITY } else { f64::from((exponent + l.bias - 1) << l.mantissa) + steps };
+    let code = if x.is_finite() {
+        // The exponent of an f32 is exact in f64's own bits; zero and its subnormals are below every smallest exponent.
+        let exponent = ((x.to_bits() >> 52) as i32 - 1023).max(1 - l.bias);
+        let steps = (x / 2f64.powi(exponent - l.mantissa as i32)).round_ties_even();
+        f64::from((exponent + l.bias - 1) << l.mantissa) + steps
+    } else {
+        f64::INFINITY
+    };
     if code > f64::from(largest) {
         return match (saturate, &l.special) {
             (true, _) => sign | largest as u8,
@@ -180,5 +181,7 @@ mod tests {
         assert_eq!(decode(DType::F8E5M2, encode(DType::F8E5M2, 1e6, true)), 57344.0);
         assert_eq!(decode(DType::F8E5M2, encode(DType::F8E5M2, -1e6, false)), f32::NEG_INFINITY);
         assert!(decode(DType::F8E4M3FN, encode(DType::F8E4M3FN, 1e6, false)).is_nan());
+        assert_eq!(decode(DType::F8E5M2, encode(DType::F8E5M2, f32::INFINITY, false)), f32::INFINITY);
+        assert_eq!(decode(DType::F4E2M1, encode(DType::F4E2M1, f32::NEG_INFINITY, true)), -6.0);
     }
 }

@@ -53,7 +53,13 @@ impl Geometry {
                 }
             }
             let span = length + begin[i] + end[i] - reach;
-            let mut windows = if ceil { -(-span).div_euclid(step) } else { span.div_euclid(step) } + 1;
+            let mut windows = match (ceil, weight) {
+                (true, _) => -(-span).div_euclid(step) + 1,
+                (false, Some(_)) => span.div_euclid(step) + 1,
+                // A pool whose window is larger than its input by less than a step has one window, cut at the edge: ONNX
+                // Runtime divides towards zero, and models rely on it (PP-OCR's classifier on low images).
+                (false, None) => span / step + 1,
+            };
             // A window that would start in the padding behind the input is left out.
             if ceil && (windows - 1) * step >= length + begin[i] {
                 windows -= 1;

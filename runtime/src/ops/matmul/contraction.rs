@@ -4,6 +4,7 @@
 //! Dimension letters: `M` rows, `K` reduction, `N` columns.
 use std::collections::HashMap;
 
+use hone_kernels::threads::Pool;
 use hone_kernels::{gemm, product};
 
 use super::PackedMatrix;
@@ -121,6 +122,10 @@ impl Contraction {
     /// Whether the rows of `a` are runs of `K` neighbours, some constant distance of at least `K` apart; that distance.
     fn row_stride(&self) -> Option<usize> {
         let k = self.k();
+        // Rows of nothing are anywhere.
+        if k == 0 {
+            return Some(0);
+        }
         let stride = if self.m() > 1 { self.a_rows[1] } else { k };
         (stepped(&self.a_steps, 1) && stepped(&self.a_rows, stride) && stride >= k).then_some(stride)
     }
@@ -163,6 +168,9 @@ pub(super) struct Addend {
 /// A function of one number.
 pub(super) type Activation = std::sync::Arc<dyn Fn(f32) -> f32 + Send + Sync>;
 
+/// Multiplications in all from which batches are shared out among threads.
+const WORTH_SHARING: usize = 1 << 16;
+
 /// How the right operand is had.
 enum Right {
     /// Packed when the plan was made; for each batch, which.
@@ -171,8 +179,8 @@ enum Right {
     Plain,
     /// `[N, K]` as it lies.
     Transposed,
-    /// Packed at each run.
-    Packed(Pack),
+    /// Packed at each run, one matrix for each of those offsets in `b`; for each batch, which.
+    Packed(Pack, Vec<usize>, Vec<usize>),
 }
 
 #[derive(Clone, Copy)]
@@ -220,18 +228,26 @@ pub(super) fn lower(
             match (m < product::PACK_ROWS, plain, transposed) {
                 (true, true, _) => Right::Plain,
                 (true, _, true) => Right::Transposed,
-                (_, true, _) => Right::Packed(Pack::Plain),
-                (_, _, true) => Right::Packed(Pack::Transposed),
-                _ => Right::Packed(Pack::Strided),
+                (_, true, _) => Right::Packed(Pack::Plain, Vec::new(), Vec::new()),
+                (_, _, true) => Right::Packed(Pack::Transposed, Vec::new(), Vec::new()),
+                _ => Right::Packed(Pack::Strided, Vec::new(), Vec::new()),
             }
         }
     };
     let direct = matches!(right, Right::Plain | Right::Transposed);
     let x_stride = c.row_stride().filter(|&s| !direct || s == k);
+    let distinct = match &right {
+        Right::Packed(..) => distinct(&c),
+        _ => (Vec::new(), Vec::new()),
+    };
     let room = Room {
-        gathered: if x_stride.is_some() { 0 } else { elements(&[m, k])? },
-        packed: if matches!(right, Right::Packed(_)) { elements(&[n.next_multiple_of(gemm::NR), k])? } else { 0 },
+        gathered: if x_stride.is_some() { 0 } else { elements(&[c.batches.len(), m, k])? },
+        packed: elements(&[distinct.0.len(), n.next_multiple_of(gemm::NR), k])?,
         results: if scatter.is_some() { elements(&[c.batches.len(), m, n])? } else { 0 },
+    };
+    let right = match right {
+        Right::Packed(pack, ..) => Right::Packed(pack, distinct.0, distinct.1),
+        other => other,
     };
     let floats = room.gathered.saturating_add(room.packed).saturating_add(room.results);
     if let Some(a) = &epilogue.c {
@@ -241,24 +257,14 @@ pub(super) fn lower(
     Ok(Some(Lowered::new(kernel, reads).with_scratch(floats).with_weights(weight_bytes)))
 }
 
+/// Matrices, and which of them each batch takes.
+type Packed = (Vec<PackedMatrix>, Vec<usize>);
+
 /// The right operand packed, when it is a weight: one matrix for each offset batches have in it.
-fn frozen(
-    l: &Lowering<'_>,
-    c: &Contraction,
-    row_axis: Option<usize>,
-) -> Result<Option<(Vec<PackedMatrix>, Vec<usize>)>, OpError> {
+fn frozen(l: &Lowering<'_>, c: &Contraction, row_axis: Option<usize>) -> Result<Option<Packed>, OpError> {
     let Some(w) = l.weight(1) else { return Ok(None) };
     let (k, n) = (c.k(), c.n());
-    let mut starts: Vec<usize> = Vec::new();
-    let mut known: HashMap<usize, usize> = HashMap::new();
-    let mut which = Vec::with_capacity(c.batches.len());
-    for b in &c.batches {
-        which.push(*known.entry(b.1).or_insert_with(|| {
-            starts.push(b.1);
-            starts.len() - 1
-        }));
-    }
-    // A weight that is broadcast along a reduced or column axis would grow.
+    let (starts, which) = distinct(c);
     let all: usize = w.shape().iter().product();
     if starts.len().saturating_mul(k).saturating_mul(n) > all {
         return Ok(None);
@@ -271,6 +277,21 @@ fn frozen(
         matrices.push(m);
     }
     Ok(Some((matrices, which)))
+}
+
+/// The offsets batches have in `b`, each once; and for each batch, which.
+fn distinct(c: &Contraction) -> (Vec<usize>, Vec<usize>) {
+    let mut starts: Vec<usize> = Vec::new();
+    let mut known: HashMap<usize, usize> = HashMap::new();
+    let mut which = Vec::with_capacity(c.batches.len());
+    for b in &c.batches {
+        which.push(*known.entry(b.1).or_insert_with(|| {
+            starts.push(b.1);
+            starts.len() - 1
+        }));
+    }
+    // A weight that is broadcast along a reduced or column axis would grow.
+    (starts, which)
 }
 
 /// Floats of scratch, in this order.
@@ -298,24 +319,24 @@ impl Kernel for Product {
         match &self.right {
             Right::Frozen(m, _) => m.first().map_or("gemm-f32", |m| m.label("gemm-f32", "gemm-f32w8")),
             Right::Plain | Right::Transposed => "gemv-f32-live",
-            Right::Packed(_) => "gemm-f32-live",
+            Right::Packed(..) => "gemm-f32-live",
         }
     }
 
     fn run(&self, io: &mut Io<'_>) {
+        let pool = io.pool;
         let (reads, writes, scratch) = io.parts();
         let (gathered, rest) = scratch.split_at_mut(self.room.gathered);
         let (packed, results) = rest.split_at_mut(self.room.packed);
-        let a = reads.f32(0);
-        let b = if matches!(self.right, Right::Frozen(..)) { &[][..] } else { reads.f32(1) };
+        let (a, b) = (reads.f32(0), if matches!(self.right, Right::Frozen(..)) { &[] } else { reads.f32(1) });
         if self.scatter.is_none() {
             let y = writes.f32(0);
-            self.products(a, b, gathered, packed, y);
+            self.products(pool, a, b, gathered, packed, y);
             self.finish(reads.f32(self.addend_read), y);
             return;
         }
         let results = &mut results[..self.room.results];
-        self.products(a, b, gathered, packed, results);
+        self.products(pool, a, b, gathered, packed, results);
         self.finish(&[], results);
         let y = writes.f32(0);
         for (&v, &at) in results.iter().zip(self.scatter.iter().flatten()) {
@@ -325,52 +346,61 @@ impl Kernel for Product {
 }
 
 impl Product {
-    fn products(&self, a: &[f32], b: &[f32], gathered: &mut [f32], packed: &mut [f32], y: &mut [f32]) {
+    fn products(&self, pool: &Pool, a: &[f32], b: &[f32], gathered: &mut [f32], packed: &mut [f32], y: &mut [f32]) {
         let c = &self.c;
         let (m, k, n) = (c.m(), c.k(), c.n());
-        if m * n == 0 {
+        if m * n == 0 || c.batches.is_empty() {
             return;
         }
-        let mut held = None;
-        for (i, (&(oa, ob), y)) in c.batches.iter().zip(y.chunks_exact_mut(m * n)).enumerate() {
-            let (x, x_stride): (&[f32], usize) = match self.x_stride {
-                Some(stride) => (&a[oa..], stride),
-                None => {
-                    for (row, out) in c.a_rows.iter().zip(gathered.chunks_exact_mut(k.max(1))) {
-                        for (o, step) in out.iter_mut().zip(&c.a_steps) {
-                            *o = a[oa + row + step];
-                        }
+        // Without a reduction there is nothing to gather or to pack.
+        if !gathered.is_empty() {
+            pool.pieces(gathered, m * k, |i, out| {
+                let start = c.batches[i].0;
+                for (row, out) in c.a_rows.iter().zip(out.chunks_exact_mut(k)) {
+                    for (o, step) in out.iter_mut().zip(&c.a_steps) {
+                        *o = a[start + row + step];
                     }
-                    (gathered, k)
                 }
+            });
+        }
+        let panel = gemm::packed_len(n, k);
+        if let Right::Packed(pack, starts, _) = &self.right
+            && !packed.is_empty()
+        {
+            pool.pieces(packed, panel, |i, out| {
+                let b = &b[starts[i]..];
+                match pack {
+                    Pack::Plain => product::pack_plain(n, k, b, out),
+                    Pack::Transposed => product::pack_transposed(n, k, b, out),
+                    Pack::Strided => gemm::pack(n, k, |j, kk| b[c.b_columns[j] + c.b_steps[kk]], out),
+                }
+            });
+        }
+        let one = |pool: Option<&Pool>, i: usize, y: &mut [f32]| {
+            // Without a reduction the operands are empty, and nothing in them has an offset.
+            let (oa, ob) = if k == 0 { (0, 0) } else { c.batches[i] };
+            let (x, x_stride) = match self.x_stride {
+                Some(stride) => (&a[oa..], stride),
+                None => (&gathered[i * m * k..], k),
             };
             let w = match &self.right {
+                Right::Plain => return product::product(m, k, n, false, x, &b[ob..], y),
+                Right::Transposed => return product::product(m, k, n, true, x, &b[ob..], y),
                 Right::Frozen(matrices, which) => matrices[which[i]].view(),
-                Right::Plain => {
-                    product::product(m, k, n, false, x, &b[ob..], y);
-                    continue;
-                }
-                Right::Transposed => {
-                    product::product(m, k, n, true, x, &b[ob..], y);
-                    continue;
-                }
-                Right::Packed(pack) => {
-                    // A right operand that is broadcast is packed once.
-                    if held != Some(ob) {
-                        match pack {
-                            Pack::Plain => product::pack_plain(n, k, &b[ob..], packed),
-                            Pack::Transposed => product::pack_transposed(n, k, &b[ob..], packed),
-                            Pack::Strided => {
-                                gemm::pack(n, k, |j, kk| b[ob + c.b_columns[j] + c.b_steps[kk]], packed);
-                            }
-                        }
-                        held = Some(ob);
-                    }
-                    gemm::Packed::F32(packed)
-                }
+                Right::Packed(_, _, which) => gemm::Packed::F32(&packed[which[i] * panel..][..panel]),
             };
-            let bias = self.bias.as_deref();
-            gemm::gemm(&gemm::Gemm { m, k, n, x, x_stride, w, bias, accumulate: false }, y);
+            let g = gemm::Gemm { m, k, n, x, x_stride, w, bias: self.bias.as_deref(), accumulate: false };
+            match pool {
+                Some(pool) => gemm::gemm_on(pool, &g, y),
+                None => gemm::gemm(&g, y),
+            }
+        };
+        // Batches are shared out when there are enough of them, otherwise each is.
+        let work = m.saturating_mul(k).saturating_mul(n);
+        if c.batches.len() >= 2 * pool.threads() && work.saturating_mul(c.batches.len()) >= WORTH_SHARING {
+            pool.pieces(y, m * n, |i, y| one(None, i, y));
+        } else {
+            y.chunks_exact_mut(m * n).enumerate().for_each(|(i, y)| one(Some(pool), i, y));
         }
     }
 

@@ -4,7 +4,7 @@
 use hone_kernels::normalise;
 
 use super::channels::channels;
-use super::{moments, parameter};
+use super::{PIECE, moments, parameter};
 use crate::ops::shape::same_as_input;
 use crate::ops::{Attrs, Fact, MICROSOFT, OpDef, OpError, need, no_kernel, optional};
 use crate::plan::{Io, Kernel, Lowered, Lowering};
@@ -36,12 +36,15 @@ pub(super) static GROUP_NORMALIZATION: OpDef = OpDef::new(
 .kernel(|l| lower(l, group_count(l.attrs, "num_groups")?));
 
 fn group_count(attrs: &Attrs, name: &str) -> Result<usize, OpError> {
-    usize::try_from(attrs.int(name, 0)?).ok().filter(|&g| g > 0).ok_or_else(|| OpError::attribute(name, "is not positive"))
+    usize::try_from(attrs.int(name, 0)?)
+        .ok()
+        .filter(|&g| g > 0)
+        .ok_or_else(|| OpError::attribute(name, "is not positive"))
 }
 
 /// Channels in a group.
 fn channels_of(c: usize, groups: usize) -> Result<usize, OpError> {
-    if groups == 0 || c % groups != 0 {
+    if groups == 0 || !c.is_multiple_of(groups) {
         return Err(OpError::shape("channels", format!("a multiple of {groups} groups"), c));
     }
     Ok(c / groups)
@@ -129,6 +132,7 @@ impl Kernel for Groups {
     }
 
     fn run(&self, io: &mut Io<'_>) {
+        let pool = io.pool;
         let (reads, writes, scratch) = io.parts();
         let (gain, rest) = scratch.split_at_mut(self.c);
         let offset = &mut rest[..self.c];
@@ -138,12 +142,17 @@ impl Kernel for Groups {
         }
         let block = self.each * self.len;
         let groups = self.c / self.each;
-        let outputs = writes.f32(0).chunks_exact_mut(block);
-        for (i, (x, y)) in reads.f32(0).chunks_exact(block).zip(outputs).enumerate() {
-            let first = i % groups * self.each;
-            let (gain, offset) = (&gain[first..][..self.each], &offset[first..][..self.each]);
-            normalise::group_norm(self.len, self.epsilon, x, gain, offset, y);
-        }
+        let x = reads.f32(0);
+        let y = writes.f32(0);
+        let piece = pool.share(y.len(), block, PIECE);
+        pool.pieces(y, piece, |p, y| {
+            let inputs = x[p * piece..].chunks_exact(block);
+            for (i, (x, y)) in inputs.zip(y.chunks_exact_mut(block)).enumerate() {
+                let first = (p * piece / block + i) % groups * self.each;
+                let (gain, offset) = (&gain[first..][..self.each], &offset[first..][..self.each]);
+                normalise::group_norm(self.len, self.epsilon, x, gain, offset, y);
+            }
+        });
     }
 }
 

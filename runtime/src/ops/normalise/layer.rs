@@ -3,6 +3,7 @@
 //! `N` is the number of elements normalised together: those of the axes from `axis` on.
 use hone_kernels::normalise;
 
+use super::PIECE;
 use crate::ops::shape::{broadcast, broadcast_indices};
 use crate::ops::{Attrs, Fact, MICROSOFT, OpDef, OpError, axis_of, need, no_kernel, optional};
 use crate::plan::{Io, Kernel, Lowered, Lowering};
@@ -18,14 +19,10 @@ pub(super) static LAYER_NORMALIZATION: OpDef = OpDef::new(
 .kernel(|l| lower(l, true));
 
 /// The same in ONNX Runtime's domain.
-pub(super) static MS_LAYER_NORMALIZATION: OpDef = OpDef::new(
-    "LayerNormalization",
-    LAYER_NORMALIZATION.doc,
-    LAYER_NORMALIZATION.shape,
-    LAYER_NORMALIZATION.reference,
-)
-.domain(MICROSOFT)
-.kernel(LAYER_NORMALIZATION.lower);
+pub(super) static MS_LAYER_NORMALIZATION: OpDef =
+    OpDef::new("LayerNormalization", LAYER_NORMALIZATION.doc, LAYER_NORMALIZATION.shape, LAYER_NORMALIZATION.reference)
+        .domain(MICROSOFT)
+        .kernel(LAYER_NORMALIZATION.lower);
 
 /// `x / sqrt(mean(x²) + epsilon) · scale`.
 pub(super) static RMS_NORMALIZATION: OpDef = OpDef::new(
@@ -147,7 +144,8 @@ fn lower(l: &Lowering<'_>, centred: bool) -> Result<Option<Lowered>, OpError> {
     let shape = l.shape(0)?;
     let row = &shape[axis(l.attrs, shape)?..];
     let offset = centred && l.has(2);
-    let fits = |i: usize| l.dtype(i) == Some(DType::F32) && l.shape(i).is_ok_and(|s| is_row(s, row));
+    let fits =
+        |i: usize| l.dtype(i) == Some(DType::F32) && l.shape(i).is_ok_and(|s| s.len() <= shape.len() && is_row(s, row));
     if l.dtype(0) != Some(DType::F32) || l.wants(1) || l.wants(2) || !fits(1) || (offset && !fits(2)) {
         return no_kernel(l);
     }
@@ -169,10 +167,13 @@ impl Kernel for NormRows {
     }
 
     fn run(&self, io: &mut Io<'_>) {
+        let pool = io.pool;
         let (reads, writes) = io.split();
-        let offset = self.offset.then(|| reads.f32(2));
+        let (x, gain, offset) = (reads.f32(0), reads.f32(1), self.offset.then(|| reads.f32(2)));
         let f = if self.centred { normalise::layer_norm } else { normalise::rms_norm };
-        f(self.n, self.epsilon, reads.f32(0), reads.f32(1), offset, writes.f32(0));
+        let y = writes.f32(0);
+        let piece = pool.share(y.len(), self.n, PIECE);
+        pool.pieces(y, piece, |i, y| f(self.n, self.epsilon, &x[i * piece..][..y.len()], gain, offset, y));
     }
 }
 

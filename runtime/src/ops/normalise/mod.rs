@@ -36,6 +36,9 @@ pub(super) static OPS: &[&OpDef] = &[
     &loss::SOFTMAX_CROSS_ENTROPY_LOSS,
 ];
 
+/// Elements from which a piece of the rows is worth a thread.
+const PIECE: usize = 1 << 14;
+
 /// The elements of a parameter that must have `n`.
 ///
 /// # Errors

@@ -208,9 +208,7 @@ fn embed(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErr
     let y = normalised(v.clone(), tokens, n, f64::from(attrs.float("epsilon", EPSILON)?), true);
     let scaled: Vec<f64> = y.rows.iter().enumerate().map(|(i, v)| v * gamma[i % n] + beta[i % n]).collect();
     let mask = optional(inputs, 7).map(ints_of).unwrap_or_default();
-    let counts = (0..batch).map(|b| {
-        mask.iter().skip(b * length).take(length).filter(|&&m| m == 1).count() as i128
-    });
+    let counts = (0..batch).map(|b| mask.iter().skip(b * length).take(length).filter(|&&m| m == 1).count() as i128);
     let shape = [batch, length, n];
     Ok(vec![
         Tensor::from_f64(words.dtype(), &shape, &scaled)?,

@@ -1,6 +1,7 @@
 //! Softmax, its logarithm and its limit along one axis; before opset 13, over all axes from `axis` on.
 use hone_kernels::normalise;
 
+use super::PIECE;
 use crate::ops::shape::{broadcast, broadcast_indices, elements, same_as_input};
 use crate::ops::{Attrs, MICROSOFT, OpDef, OpError, axis_of, need, no_kernel};
 use crate::plan::{Io, Kernel, Lowered, Lowering};
@@ -148,10 +149,13 @@ impl Kernel for SoftmaxKernel {
     }
 
     fn run(&self, io: &mut Io<'_>) {
+        let pool = io.pool;
         let (reads, writes, scratch) = io.parts();
         let Run { len, inner } = self.run;
         if inner == 1 {
-            normalise::softmax(len, self.log, reads.f32(0), writes.f32(0));
+            let (x, y) = (reads.f32(0), writes.f32(0));
+            let piece = pool.share(y.len(), len, PIECE);
+            pool.pieces(y, piece, |i, y| normalise::softmax(len, self.log, &x[i * piece..][..y.len()], y));
         } else {
             normalise::softmax_inner(len, inner, self.log, reads.f32(0), writes.f32(0), scratch);
         }

@@ -1,0 +1,349 @@
+//! Elements, slices and blocks chosen by index.
+use super::{Ints, around, by_bytes, indices_of, position};
+use crate::map_data;
+use crate::ops::shape::elements;
+use crate::ops::{Attrs, Fact, MICROSOFT, OpDef, OpError, axis_of, need, strides_of};
+use crate::plan::{Fallible, Io, Lowered, Lowering, Weight};
+use crate::tensor::{Data, Tensor};
+
+/// `Gather`: `y[o…, i…, k…] = data[o…, indices[i…], k…]`, the index along `axis`.
+pub(super) static GATHER: OpDef = OpDef::new(
+    "Gather",
+    "slices of a tensor chosen by index along one axis",
+    |attrs, inputs| {
+        let (x, indices) = (need(inputs, 0, "data")?, need(inputs, 1, "indices")?);
+        Ok(Some(vec![Fact::new(x.dtype, gathered(attrs, &x.shape, &indices.shape)?.1)]))
+    },
+    |attrs, inputs| {
+        let (x, indices) = (need(inputs, 0, "data")?, need(inputs, 1, "indices")?);
+        let (axis, shape) = gathered(attrs, x.shape(), indices.shape())?;
+        let (outer, dim, inner) = around(x.shape(), axis);
+        let at = indices_of(indices)?.into_iter().map(|i| position(i, dim)).collect::<Result<Vec<_>, _>>()?;
+        let total = elements(&shape)?;
+        let data = map_data!(x.data(), v => {
+            let mut out = Vec::with_capacity(total);
+            for o in 0..outer {
+                at.iter().for_each(|i| out.extend_from_slice(&v[(o * dim + i) * inner..][..inner]));
+            }
+            out
+        });
+        Ok(vec![Tensor::new(&shape, data)?])
+    },
+)
+.kernel(|l| {
+    let (axis, _) = gathered(l.attrs, l.shape(0)?, l.shape(1)?)?;
+    let (Some(dtype), Some(wide)) = (l.dtype(0), Ints::takes(l.dtype(1))) else { return Ok(None) };
+    let (outer, dim, inner) = around(l.shape(0)?, axis);
+    let at = Picked { outer, dim, count: elements(l.shape(1)?)?, wide };
+    if let Some(Weight::Q8 { q, scale, axis: by }) = l.weight(0) {
+        // An embedding table stays int8 when each row, or each column of a matrix, has its scale.
+        let columns = by + 1 == q.shape().len() && scale.len() == inner;
+        if axis == 0 && (scale.len() == 1 || by == 0 || columns) {
+            let bytes = q.len() + 4 * scale.len();
+            let by_row = by == 0 && scale.len() == dim;
+            let rows = QuantisedRows { at, q, scale, by_row, inner };
+            return Ok(Some(Lowered::new(rows, vec![1]).with_weights(bytes)));
+        }
+    }
+    Ok(Some(Lowered::new(Slices { at, block: inner * dtype.size_bytes() }, vec![0, 1])))
+});
+
+fn gathered(attrs: &Attrs, data: &[usize], indices: &[usize]) -> Result<(usize, Vec<usize>), OpError> {
+    let axis = axis_of(attrs.int("axis", 0)?, data.len())?;
+    let shape = [&data[..axis], indices, &data[axis + 1..]].concat();
+    elements(&shape)?;
+    Ok((axis, shape))
+}
+
+/// Where the indices of a `Gather` are and what they index.
+struct Picked {
+    outer: usize,
+    dim: usize,
+    count: usize,
+    wide: bool,
+}
+
+struct Slices {
+    at: Picked,
+    /// Bytes of what one index names.
+    block: usize,
+}
+
+impl Fallible for Slices {
+    fn name(&self) -> &'static str {
+        "gather"
+    }
+
+    fn try_run(&self, io: &mut Io<'_>) -> Result<(), OpError> {
+        let (reads, writes) = io.split();
+        let indices = Ints::of(reads, 1, self.at.wide);
+        let (x, y) = (reads.bytes(0), writes.bytes(0));
+        if matches!(self.block, 1 | 2 | 4 | 8) {
+            return by_bytes!(self.block, pick(&self.at, indices, x, y));
+        }
+        let Picked { outer, dim, count, .. } = self.at;
+        let mut y = y.chunks_exact_mut(self.block.max(1));
+        for o in 0..outer {
+            for i in 0..count {
+                let at = (o * dim + position(indices.at(i), dim)?) * self.block;
+                if let Some(y) = y.next() {
+                    y.copy_from_slice(&x[at..at + self.block]);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn pick<const N: usize>(p: &Picked, indices: Ints<'_>, x: &[u8], y: &mut [u8]) -> Result<(), OpError> {
+    let (x, y) = (x.as_chunks::<N>().0, y.as_chunks_mut::<N>().0);
+    for (o, y) in (0..p.outer).zip(y.chunks_exact_mut(p.count.max(1))) {
+        let x = &x[o * p.dim..(o + 1) * p.dim];
+        for (i, y) in y.iter_mut().enumerate() {
+            *y = x[position(indices.at(i), p.dim)?];
+        }
+    }
+    Ok(())
+}
+
+/// Rows of an int8 table, dequantised as they are read: `y[i, j] = q[at, j] · scale`.
+struct QuantisedRows {
+    at: Picked,
+    q: std::sync::Arc<Tensor>,
+    /// One in all, one a row (`by_row`) or one a column.
+    scale: Vec<f32>,
+    by_row: bool,
+    inner: usize,
+}
+
+impl Fallible for QuantisedRows {
+    fn name(&self) -> &'static str {
+        "gather-i8"
+    }
+
+    fn try_run(&self, io: &mut Io<'_>) -> Result<(), OpError> {
+        let Data::I8(q) = self.q.data() else { return Err(OpError::unsupported("a table that is not int8")) };
+        let (reads, writes) = io.split();
+        let indices = Ints::of(reads, 0, self.at.wide);
+        for (i, y) in writes.f32(0).chunks_exact_mut(self.inner.max(1)).enumerate() {
+            let row = position(indices.at(i), self.at.dim)?;
+            let q = &q[row * self.inner..][..self.inner];
+            if self.by_row || self.scale.len() == 1 {
+                let scale = self.scale[if self.by_row { row } else { 0 }];
+                y.iter_mut().zip(q).for_each(|(y, &q)| *y = f32::from(q) * scale);
+            } else {
+                y.iter_mut().zip(q).zip(&self.scale).for_each(|((y, &q), s)| *y = f32::from(q) * s);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `GatherElements`: `y[…, i, …] = data[…, indices[…, i, …], …]`, one index an element.
+pub(super) static GATHER_ELEMENTS: OpDef = OpDef::new(
+    "GatherElements",
+    "one element for each index, from the place of the index with the index along one axis",
+    |attrs, inputs| {
+        let (x, indices) = (need(inputs, 0, "data")?, need(inputs, 1, "indices")?);
+        Rows::new(attrs, &x.shape, &indices.shape)?;
+        Ok(Some(vec![Fact::new(x.dtype, indices.shape.clone())]))
+    },
+    |attrs, inputs| {
+        let (x, indices) = (need(inputs, 0, "data")?, need(inputs, 1, "indices")?);
+        let rows = Rows::new(attrs, x.shape(), indices.shape())?;
+        Ok(vec![Tensor::new(indices.shape(), x.data().pick(&rows.places(&indices_of(indices)?)?))?])
+    },
+)
+.kernel(|l| {
+    let (Some(dtype), Some(wide)) = (l.dtype(0), Ints::takes(l.dtype(1))) else { return Ok(None) };
+    let rows = Rows::new(l.attrs, l.shape(0)?, l.shape(1)?)?;
+    Ok(Some(Lowered::new(Elements { rows, wide, unit: dtype.size_bytes() }, vec![0, 1])))
+});
+
+/// Where each index of an elementwise gather or scatter points: `bases[r] + index · step + j · lane` for the index in
+/// column `j` of row `r`.
+pub(super) struct Rows {
+    bases: Vec<usize>,
+    width: usize,
+    step: usize,
+    lane: usize,
+    dim: usize,
+}
+
+impl Rows {
+    /// For the attribute `axis`, a tensor of shape `data` and indices of shape `indices`.
+    pub(super) fn new(attrs: &Attrs, data: &[usize], indices: &[usize]) -> Result<Rows, OpError> {
+        let axis = axis_of(attrs.int("axis", 0)?, data.len())?;
+        if indices.len() != data.len() || (0..data.len()).any(|a| a != axis && indices[a] > data[a]) {
+            return Err(OpError::shape(format!("indices along axis {axis}"), format!("at most {data:?}"), indices));
+        }
+        elements(indices)?;
+        let own = strides_of(data);
+        let last = data.len() - 1;
+        let mut strides = own[..last].to_vec();
+        if axis < last {
+            strides[axis] = 0;
+        }
+        let mut bases = Vec::new();
+        if !indices.contains(&0) {
+            crate::ops::for_each_strided(0, &strides, &indices[..last], |at| bases.push(at));
+        }
+        let lane = usize::from(axis != last);
+        Ok(Rows { bases, width: indices[last], step: own[axis], lane, dim: data[axis] })
+    }
+
+    /// Flat places for all indices.
+    pub(super) fn places(&self, indices: &[i64]) -> Result<Vec<usize>, OpError> {
+        let mut out = Vec::with_capacity(indices.len());
+        self.each(|i| indices[i], |_, place| out.push(place))?;
+        Ok(out)
+    }
+
+    /// Calls `f` with the number of each index and its place.
+    #[inline(always)]
+    pub(super) fn each(&self, index: impl Fn(usize) -> i64, mut f: impl FnMut(usize, usize)) -> Result<(), OpError> {
+        for (r, base) in self.bases.iter().enumerate() {
+            for j in 0..self.width {
+                let i = r * self.width + j;
+                f(i, base + position(index(i), self.dim)? * self.step + j * self.lane);
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Elements {
+    rows: Rows,
+    wide: bool,
+    unit: usize,
+}
+
+impl Fallible for Elements {
+    fn name(&self) -> &'static str {
+        "gather-elements"
+    }
+
+    fn try_run(&self, io: &mut Io<'_>) -> Result<(), OpError> {
+        let (reads, writes) = io.split();
+        let indices = Ints::of(reads, 1, self.wide);
+        by_bytes!(self.unit, pick_elements(&self.rows, indices, reads.bytes(0), writes.bytes(0)))
+    }
+}
+
+fn pick_elements<const N: usize>(rows: &Rows, indices: Ints<'_>, x: &[u8], y: &mut [u8]) -> Result<(), OpError> {
+    let (x, y) = (x.as_chunks::<N>().0, y.as_chunks_mut::<N>().0);
+    match indices {
+        Ints::I64(v) => rows.each(|i| v[i], |i, place| y[i] = x[place]),
+        Ints::I32(v) => rows.each(|i| i64::from(v[i]), |i, place| y[i] = x[place]),
+    }
+}
+
+/// `GatherND`: each tuple along the last axis of `indices` names a block of `data` (of its batch entry).
+pub(super) static GATHER_ND: OpDef =
+    OpDef::new("GatherND", "blocks of a tensor chosen by tuples of indices", nd_rule, nd).kernel(nd_lower);
+
+/// ONNX Runtime's `GatherND`, as it was before the standard took it.
+pub(super) static GATHER_ND_MICROSOFT: OpDef =
+    OpDef::new("GatherND", "blocks of a tensor chosen by tuples of indices", nd_rule, nd)
+        .kernel(nd_lower)
+        .domain(MICROSOFT);
+
+fn nd_rule(attrs: &Attrs, inputs: &[Option<&Fact>]) -> Result<Option<Vec<Fact>>, OpError> {
+    let (x, indices) = (need(inputs, 0, "data")?, need(inputs, 1, "indices")?);
+    let tuples = Tuples::new(attrs.int("batch_dims", 0)?, &x.shape, &indices.shape)?;
+    Ok(Some(vec![Fact::new(x.dtype, tuples.shape)]))
+}
+
+fn nd(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
+    let (x, indices) = (need(inputs, 0, "data")?, need(inputs, 1, "indices")?);
+    let tuples = Tuples::new(attrs.int("batch_dims", 0)?, x.shape(), indices.shape())?;
+    let (indices, total) = (indices_of(indices)?, elements(&tuples.shape)?);
+    let blocks: Vec<usize> = (0..tuples.count).map(|t| tuples.place(t, |i| indices[i])).collect::<Result<_, _>>()?;
+    let data = map_data!(x.data(), v => {
+        let mut out = Vec::with_capacity(total);
+        blocks.iter().for_each(|&b| out.extend_from_slice(&v[b..b + tuples.block]));
+        out
+    });
+    Ok(vec![Tensor::new(&tuples.shape, data)?])
+}
+
+fn nd_lower(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
+    let (Some(dtype), Some(wide)) = (l.dtype(0), Ints::takes(l.dtype(1))) else { return Ok(None) };
+    let tuples = Tuples::new(l.attrs.int("batch_dims", 0)?, l.shape(0)?, l.shape(1)?)?;
+    Ok(Some(Lowered::new(Blocks { tuples, wide, unit: dtype.size_bytes() }, vec![0, 1])))
+}
+
+/// Where the tuples of a `GatherND` or `ScatterND` point.
+pub(super) struct Tuples {
+    /// Shape of all blocks together.
+    pub(super) shape: Vec<usize>,
+    /// Elements of a block.
+    pub(super) block: usize,
+    /// Number of tuples.
+    pub(super) count: usize,
+    dims: Vec<usize>,
+    strides: Vec<usize>,
+    per_batch: usize,
+    batch_stride: usize,
+}
+
+impl Tuples {
+    pub(super) fn new(batch_dims: i64, data: &[usize], indices: &[usize]) -> Result<Tuples, OpError> {
+        let wrong =
+            || OpError::shape("indices", format!("tuples into {data:?} after {batch_dims} batch axes"), indices);
+        let (&k, outer) = indices.split_last().ok_or_else(wrong)?;
+        let b = usize::try_from(batch_dims).ok().filter(|&b| b <= outer.len() && b <= data.len()).ok_or_else(wrong)?;
+        if data[..b] != outer[..b] || k > data.len() - b {
+            return Err(wrong());
+        }
+        let shape = [outer, &data[b + k..]].concat();
+        elements(&shape)?;
+        elements(indices)?;
+        Ok(Tuples {
+            block: elements(&data[b + k..])?,
+            count: outer.iter().product(),
+            dims: data[b..b + k].to_vec(),
+            strides: strides_of(data)[b..b + k].to_vec(),
+            per_batch: outer[b..].iter().product(),
+            batch_stride: data[b..].iter().product(),
+            shape,
+        })
+    }
+
+    /// First element of the block that tuple `t` names.
+    #[inline(always)]
+    pub(super) fn place(&self, t: usize, index: impl Fn(usize) -> i64) -> Result<usize, OpError> {
+        let mut at = t / self.per_batch * self.batch_stride;
+        for (c, (&dim, stride)) in self.dims.iter().zip(&self.strides).enumerate() {
+            at += position(index(t * self.dims.len() + c), dim)? * stride;
+        }
+        Ok(at)
+    }
+}
+
+struct Blocks {
+    tuples: Tuples,
+    wide: bool,
+    unit: usize,
+}
+
+impl Fallible for Blocks {
+    fn name(&self) -> &'static str {
+        "gather-nd"
+    }
+
+    fn try_run(&self, io: &mut Io<'_>) -> Result<(), OpError> {
+        let (reads, writes) = io.split();
+        let indices = Ints::of(reads, 1, self.wide);
+        let (x, y) = (reads.bytes(0), writes.bytes(0));
+        let block = self.tuples.block * self.unit;
+        let mut y = y.chunks_exact_mut(block.max(1));
+        for t in 0..self.tuples.count {
+            let at = self.tuples.place(t, |i| indices.at(i))? * self.unit;
+            if let Some(y) = y.next() {
+                y.copy_from_slice(&x[at..at + block]);
+            }
+        }
+        Ok(())
+    }
+}
