@@ -109,7 +109,7 @@ impl Session {
         let bytes = bundle.read(&path)?;
         let folder = path.rsplit_once('/').map_or("", |(f, _)| f);
         // Only what the manifest lists can be read; `Bundle::read` refuses every other path.
-        let external = |location: &str| {
+        let external = |location: &str, _: u64| {
             let file = if folder.is_empty() { location.to_string() } else { format!("{folder}/{location}") };
             bundle
                 .read(&file)

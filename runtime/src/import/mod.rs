@@ -109,8 +109,8 @@ pub fn from_onnx_with(
     if !missing.is_empty() {
         return Err(ImportError::Unsupported { ops: missing.into_iter().collect() });
     }
-    let none = |location: &str| Err(format!("its data is in another file (`{location}`), which is not opened"));
-    let context = build::Context::new(&proto, proto::External::new(external.unwrap_or(&none)));
+    let none = |location: &str, _: u64| Err(format!("its data is in another file (`{location}`), which is not opened"));
+    let context = build::Context::new(&proto, proto::External::new(proto.graph.as_ref(), external.unwrap_or(&none)));
     Ok((build::model(&proto, &context)?, info))
 }
 

@@ -7,16 +7,20 @@ use tract_onnx::pb;
 use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::tensor_shape_proto::dimension;
 
+use super::build;
 use crate::graph::{Declared, Dim};
 use crate::ops::Attr;
 use crate::tensor::{DType, Data, Tensor};
 
-/// Gives the bytes of a file that holds external data, by the location the model states.
-pub type ExternalData<'a> = dyn Fn(&str) -> Result<Arc<Vec<u8>>, String> + 'a;
+/// Gives the bytes of a file that holds external data, by the location the model states; the number is how many of them
+/// the model needs, counted from the beginning.
+pub type ExternalData<'a> = dyn Fn(&str, u64) -> Result<Arc<Vec<u8>>, String> + 'a;
 
 /// The files of tensors, as far as they were read, while one model is imported.
 pub(super) struct External<'a> {
     read: &'a ExternalData<'a>,
+    /// Where the last tensor of each file ends.
+    ends: HashMap<String, u64>,
     files: RefCell<HashMap<String, (Arc<Vec<u8>>, usize)>>,
 }
 
@@ -25,15 +29,18 @@ pub(super) struct External<'a> {
 const MOST_SHARED: usize = 4;
 
 impl<'a> External<'a> {
-    pub(super) fn new(read: &'a ExternalData<'a>) -> External<'a> {
-        External { read, files: RefCell::default() }
+    /// For the tensors of `graph`; `read` is asked once for each file.
+    pub(super) fn new(graph: Option<&pb::GraphProto>, read: &'a ExternalData<'a>) -> External<'a> {
+        let mut ends = HashMap::new();
+        graph.into_iter().for_each(|g| find_ends(g, &mut ends));
+        External { read, ends, files: RefCell::default() }
     }
 
     /// The file, of which a tensor takes `len` bytes.
     fn take(&self, location: &str, len: usize) -> Result<Arc<Vec<u8>>, String> {
         let mut files = self.files.borrow_mut();
         if !files.contains_key(location) {
-            files.insert(location.to_string(), ((self.read)(location)?, 0));
+            files.insert(location.to_string(), ((self.read)(location, self.ends.get(location).copied().unwrap_or(0))?, 0));
         }
         let Some((bytes, taken)) = files.get_mut(location) else { return Err(format!("`{location}` is not there")) };
         *taken = taken.saturating_add(len);
@@ -42,6 +49,24 @@ impl<'a> External<'a> {
         }
         Ok(bytes.clone())
     }
+}
+
+/// Where the last tensor of each file ends; what cannot be told is found out when the tensor is made.
+fn find_ends(g: &pb::GraphProto, ends: &mut HashMap<String, u64>) {
+    let mut note = |t: &pb::TensorProto| {
+        let entry = |key: &str| t.external_data.iter().find(|e| e.key == key).map(|e| e.value.as_str());
+        let (Some(location), Ok(dtype), Ok((_, n))) = (entry("location"), dtype(t.data_type), shape_of(t)) else { return };
+        let offset = entry("offset").and_then(|v| v.parse::<u64>().ok()).unwrap_or(0);
+        let end = offset.saturating_add((n as u64).saturating_mul(dtype.bits() as u64).div_ceil(8));
+        let known = ends.entry(location.to_string()).or_insert(0);
+        *known = end.max(*known);
+    };
+    let attributes = || g.node.iter().flat_map(|n| &n.attribute);
+    let sparse = g.sparse_initializer.iter().chain(attributes().filter_map(|a| a.sparse_tensor.as_ref()));
+    let sparse = sparse.flat_map(|s| s.values.iter().chain(&s.indices));
+    let dense = g.initializer.iter().chain(attributes().flat_map(|a| a.t.iter().chain(&a.tensors)));
+    dense.chain(sparse).filter(|t| is_external(t)).for_each(&mut note);
+    g.node.iter().flat_map(build::nested).for_each(|g| find_ends(g, ends));
 }
 
 /// Element types hone does not hold, by their ONNX number.
