@@ -4,6 +4,7 @@ mod bad_input;
 mod cli;
 mod crash;
 mod demo;
+mod fuzz;
 mod hostile;
 mod import;
 mod onnx;

@@ -146,10 +146,10 @@ pub(super) fn files() -> Vec<Case> {
                 "MaxPool",
                 &[1, 1, 4, 4],
                 &[],
-                &[attribute_ints("kernel_shape", &[2, 2]), attribute_ints("culprit", &[-9, 0, 0, 0])],
+                &[attribute_ints("kernel_shape", &[2, 2]), attribute_ints("pads", &[-9, 0, 0, 0])],
                 &[],
             ),
-            "pads",
+            "culprit",
         ),
         (
             "a kernel larger than its image",
