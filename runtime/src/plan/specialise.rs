@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::control;
 use super::PlanError;
+use super::runner::{RunOptions, Runner};
 use crate::graph::{Graph, Node, Op, OpaqueKernel, ValueId};
 use crate::ops::{Attrs, Fact, Kind, OpDef, OpError};
 use crate::tensor::{Tensor, checked_len};
@@ -54,6 +55,10 @@ pub(super) struct Special {
     foldable: usize,
 }
 
+/// Operands of more bytes than this are computed with by kernels: whole weight matrices would take a reference function
+/// seconds.
+const FOLDED_BY_REFERENCE_BYTES: usize = 1 << 16;
+
 /// Results larger than this are not computed beforehand unless their operands are large too.
 const LARGEST_FOLDED_BYTES: usize = 16 << 20;
 /// Bytes of all results computed beforehand, unless the graph's own constants are larger: what is folded is kept, so a
@@ -65,6 +70,20 @@ const SHAPE_BYTES: usize = 1024;
 /// Bytes of a value as it is held; `None` when no memory could.
 pub(super) fn bytes_of(f: &Fact) -> Option<usize> {
     checked_len(&f.shape)?.checked_mul(f.dtype.size_bytes())
+}
+
+/// The results of a node on tensors, by its kernel where it has one.
+fn by_kernel(node: &Node, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, PlanError> {
+    let mut graph = Graph::default();
+    let ids = |graph: &mut Graph, n: usize| (0..n).map(|i| graph.add_value(&i.to_string(), None, None)).collect::<Vec<_>>();
+    let read = ids(&mut graph, inputs.len());
+    graph.outputs = ids(&mut graph, node.outputs.len());
+    let given: Vec<&Tensor> = inputs.iter().copied().flatten().collect();
+    graph.inputs = read.iter().zip(inputs).filter(|(_, t)| t.is_some()).map(|(&v, _)| v).collect();
+    let inputs = read.iter().zip(inputs).map(|(&v, t)| t.map(|_| v)).collect();
+    let outputs = graph.outputs.iter().map(|&v| Some(v)).collect();
+    graph.nodes.push(Node { name: node.name.clone(), op: node.op.clone(), inputs, outputs });
+    Runner::new(Arc::new(graph), RunOptions::default()).run(&given)
 }
 
 impl Special {
@@ -325,7 +344,11 @@ impl Special {
                 None => self.foldable = self.foldable.saturating_sub(bytes_in),
             }
             let refs: Vec<Option<&Tensor>> = held.iter().map(|t| t.as_deref()).collect();
-            (def.reference)(attrs, &refs).map_err(fail)?.into_iter().map(Arc::new).collect()
+            if bytes_in < FOLDED_BY_REFERENCE_BYTES {
+                (def.reference)(attrs, &refs).map_err(fail)?.into_iter().map(Arc::new).collect()
+            } else {
+                by_kernel(node, &refs)?.into_iter().map(Arc::new).collect()
+            }
         };
         let mut made = Vec::with_capacity(names.len());
         for (i, name) in names.iter().enumerate() {
