@@ -110,7 +110,7 @@ fn run(case: &Case, way: Way, exercised: &mut BTreeSet<String>, ran: &mut Ran) -
         let mut own;
         let runner = match way {
             Way::Constants => {
-                own = Runner::new(Arc::new(with_constants(&graph, &recorded.inputs[1..])), options());
+                own = Runner::new(Arc::new(with_constants(&graph, recorded.inputs.get(1..).unwrap_or(&[]))), options());
                 &mut own
             }
             _ => &mut shared,

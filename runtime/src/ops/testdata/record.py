@@ -118,6 +118,7 @@ MODULES = {
     "math": functools.partial(one_node, roundings=8),
     "move": one_node,
     "quant": case,
+    "rest": one_node,
 }
 
 
@@ -565,6 +566,48 @@ def quantisation():
     case("Gemm/int8_one_scale_vector", [dq, node("Gemm", ["a", "w"], ["y"])], {"a": u(2, 4)}, constants=c, roundings=8)
 
 
+def control():
+    """`If`, `Loop` and `Scan`, whose graphs take values from around them: live ones, constants and outer inputs."""
+    info, f32 = helper.make_tensor_value_info, TensorProto.FLOAT
+    graph = lambda nodes, inputs, outputs, init=(): helper.make_graph(nodes, "inner", inputs, outputs, list(init))
+    then = graph([node("Add", ["h", "c"], ["t"])], [], [info("t", f32, None)])
+    other = graph([node("Mul", ["h", "k"], ["e"])], [], [info("e", f32, None)], [numpy_helper.from_array(np.float32(3), "k")])
+    nodes = [node("Relu", ["x"], ["h"]), node("If", ["cond"], ["y"], then_branch=then, else_branch=other)]
+    runs = [{"x": u(n, 3), "cond": np.array(n == 1)} for n in (1, 3)]
+    case("If/captures", nodes, runs, constants={"c": u(3)}, roundings=2)
+    for flag in (True, False):
+        case(f"If/constant_{flag}", nodes, {"x": u(2, 3)}, constants={"c": u(3), "cond": np.array(flag)}, roundings=2)
+    one = graph([node("Identity", ["h"], ["t"])], [], [info("t", f32, None)])
+    two = graph([node("Concat", ["h", "h"], ["e"], axis=0)], [], [info("e", f32, None)])
+    nodes[1] = node("If", ["cond"], ["z"], then_branch=one, else_branch=two)
+    case("If/other_shapes", [*nodes, node("Exp", ["z"], ["y"])], [{"x": u(2, 3), "cond": np.array(b)} for b in (True, False)], roundings=LIBM)
+    i, cond, v = info("i", I64, []), info("c_in", TensorProto.BOOL, []), info("v", f32, None)
+    steps = [node("Identity", ["c_in"], ["c_out"]), node("Mul", ["v", "x"], ["w"]), node("Add", ["w", "x"], ["s"])]
+    outs = [info("c_out", TensorProto.BOOL, []), info("w", f32, None), info("s", f32, None)]
+    body = graph(steps, [i, cond, v], outs)
+    for trips in (0, 1, 4):
+        feed = {"x": u(2, 3), "v0": u(2, 3), "m": np.array(trips, np.int64)}
+        case(f"Loop/trips_{trips}", node("Loop", ["m", "", "v0"], ["y", "scan"], body=body), feed, outputs=("y", "scan"), roundings=16)
+    steps = [node("Add", ["v", "x"], ["w"]), node("ReduceMax", ["w"], ["top"], keepdims=0), node("Less", ["top", "limit"], ["c_out"])]
+    body = graph(steps, [i, cond, v], outs[:2], [numpy_helper.from_array(np.float32(2.5), "limit")])
+    feed = {"x": np.abs(u(3)), "v0": np.zeros(3, np.float32), "go": np.array(True)}
+    case("Loop/until", node("Loop", ["", "go", "v0"], ["y"], body=body), feed, roundings=16)
+    steps = [node("Identity", ["c_in"], ["c_out"]), node("Concat", ["v", "x"], ["w"], axis=0)]
+    body = graph(steps, [i, cond, v], outs[:2])
+    feed = {"x": u(1, 2), "v0": u(0, 2), "m": np.array(3, np.int64)}
+    case("Loop/grows", node("Loop", ["m", "", "v0"], ["y"], body=body), feed)
+    steps = [node("Mul", ["p", "half"], ["d"]), node("Add", ["d", "a"], ["n"]), node("Identity", ["n"], ["o"])]
+    io = lambda names: [info(n, f32, None) for n in names]
+    body = graph(steps, io("pa"), io("no"))
+    for label, more in {
+        "plain": {}, "reverse": dict(scan_input_directions=[1], scan_output_directions=[1]),
+        "axes": dict(scan_input_axes=[1], scan_output_axes=[-1]),
+    }.items():
+        scan = node("Scan", ["p0", "a0"], ["last", "all"], body=body, num_scan_inputs=1, **more)
+        feed = {"p0": u(4), "a0": u(4, 5) if label == "axes" else u(5, 4)}
+        case(f"Scan/{label}", scan, feed, outputs=("last", "all"), constants={"half": np.float32(0.5)}, roundings=12)
+
+
 def save(path):
     """A deflated .npz whose bytes depend on its contents alone."""
     members = {
@@ -581,7 +624,7 @@ def save(path):
             z.writestr(info, raw.getvalue(), compresslevel=9)
 
 
-FAMILIES = [arithmetic, activations, movement, products, convolutions, pools, reductions, normalisations, recurrences, quantisation]
+FAMILIES = [arithmetic, activations, movement, products, convolutions, pools, reductions, normalisations, recurrences, quantisation, control]
 
 if __name__ == "__main__":
     for family in FAMILIES:
