@@ -1,56 +1,221 @@
-//! Convolution in two dimensions as patches times weights, `NCHW`.
+//! Convolution over up to three spatial axes, channels before space (`NCDHW`): as a matrix product of weights and
+//! columns laid out a tile at a time, and directly for depthwise convolutions.
 //!
-//! Dimension letters: `C` channels in of one group, `H W` input, `KH KW` kernel, `OH OW` output, `P = OH·OW`.
+//! Dimension letters: `M` channels out of one group, `K` reduction (`C · KD · KH · KW`), `P` output positions.
+//! One or two spatial axes are three, the first of them of length 1.
 
-/// The geometry of one group of one image.
+use std::ops::Range;
+
+/// Rows of weights packed together.
+pub const MR: usize = 8;
+/// Columns a tile of columns is padded to a multiple of.
+pub const NR: usize = 32;
+
+/// How a window slides over one image of one group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Geometry {
-    /// Channels in.
-    pub c: usize,
-    /// Input height and width.
-    pub input: [usize; 2],
-    /// Kernel height and width.
-    pub kernel: [usize; 2],
-    /// Output height and width.
-    pub output: [usize; 2],
-    /// Vertical and horizontal stride.
-    pub stride: [usize; 2],
-    /// Vertical and horizontal dilation.
-    pub dilation: [usize; 2],
-    /// Zeros before the first row and column.
-    pub pad: [usize; 2],
+pub struct Window {
+    /// Input lengths: depth, height, width.
+    pub input: [usize; 3],
+    /// Kernel lengths.
+    pub kernel: [usize; 3],
+    /// Output lengths.
+    pub output: [usize; 3],
+    /// Distance between windows.
+    pub stride: [usize; 3],
+    /// Distance between the positions of a window.
+    pub dilation: [usize; 3],
+    /// Padding before the input; negative padding crops it.
+    pub pad: [isize; 3],
 }
 
-impl Geometry {
-    /// Reduction length `C·KH·KW`.
-    pub fn k(&self) -> usize {
-        self.c * self.kernel[0] * self.kernel[1]
+impl Window {
+    /// Kernel positions.
+    pub fn taps(&self) -> usize {
+        self.kernel.iter().product()
+    }
+
+    /// Input positions.
+    pub fn pixels(&self) -> usize {
+        self.input.iter().product()
     }
 
     /// Output positions.
-    pub fn p(&self) -> usize {
-        self.output[0] * self.output[1]
+    pub fn positions(&self) -> usize {
+        self.output.iter().product()
+    }
+
+    /// Whether every output position is the input position of the same number.
+    pub fn is_pointwise(&self) -> bool {
+        self.taps() == 1 && self.input == self.output && self.stride == [1; 3] && self.pad == [0; 3]
+    }
+
+    /// Kernel position number `tap` along each axis.
+    fn tap(&self, tap: usize) -> [usize; 3] {
+        let [_, h, w] = self.kernel;
+        [tap / w / h, tap / w % h, tap % w]
+    }
+
+    /// Where output position `o` of `axis` meets the input at kernel position `k`, if it does.
+    #[inline]
+    fn meets(&self, axis: usize, o: usize, k: usize) -> Option<usize> {
+        let i = (o * self.stride[axis] + k * self.dilation[axis]) as isize - self.pad[axis];
+        (i >= 0 && (i as usize) < self.input[axis]).then_some(i as usize)
+    }
+
+    /// The output positions of the innermost axis that meet the input at kernel position `k`, and where in the input
+    /// the first of them does; each further one is a stride further.
+    #[inline]
+    fn run(&self, k: usize) -> (Range<usize>, usize) {
+        let (stride, shift) = (self.stride[2] as isize, (k * self.dilation[2]) as isize - self.pad[2]);
+        let up = |v: isize| (v.max(0) as usize).div_ceil(stride as usize).min(self.output[2]);
+        let (first, last) = (up(-shift), up(self.input[2] as isize - shift));
+        (first..last.max(first), (first as isize * stride + shift).max(0) as usize)
     }
 }
 
-/// Lays out patches: `patches: [P, C·KH·KW]` from `x: [C, H, W]`; zero outside the image.
+/// The formula of one group of one image, in `f64`: `y: [M, P]` from `x: [C, …]` and `w: [M, C, …]`.
+pub fn reference(g: &Window, c: usize, x: &[f32], m: usize, w: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
+    let (taps, pixels) = (g.taps(), g.pixels());
+    for o in 0..m {
+        for p in 0..g.positions() {
+            let at = [p / g.output[2] / g.output[1], p / g.output[2] % g.output[1], p % g.output[2]];
+            let mut sum = bias.map_or(0.0, |b| f64::from(b[o]));
+            for tap in 0..taps {
+                let k = g.tap(tap);
+                let [Some(d), Some(h), Some(v)] = std::array::from_fn(|a| g.meets(a, at[a], k[a])) else { continue };
+                let i = (d * g.input[1] + h) * g.input[2] + v;
+                for ch in 0..c {
+                    sum += f64::from(x[ch * pixels + i]) * f64::from(w[(o * c + ch) * taps + tap]);
+                }
+            }
+            y[o * g.positions() + p] = sum as f32;
+        }
+    }
+}
+
+/// Calls `f(q, run, first)` for every stretch of output positions `p` within one innermost row: they are numbers `q..`
+/// of `p`, positions `run` of their row, and the row is number `first / output[2]`.
+#[inline]
+fn rows(g: &Window, p: &Range<usize>, mut f: impl FnMut(usize, Range<usize>, [usize; 2])) {
+    let width = g.output[2];
+    let mut at = p.start;
+    while at < p.end {
+        let (row, first) = (at / width, at % width);
+        let last = width.min(first + p.end - at);
+        f(at - p.start, first..last, [row / g.output[1], row % g.output[1]]);
+        at += last - first;
+    }
+}
+
+/// Rows `k` of the columns of positions `p`: `out[kk][q] = x[c][p_q · stride + tap · dilation - pad]`, where row `kk` is
+/// channel `c`, kernel position `tap`; zero outside the input and from `p.len()` to `pitch`. `x: [C, …]`.
 ///
 /// # Panics
-/// When a slice is shorter than the geometry says.
-pub fn patches(g: &Geometry, x: &[f32], patches: &mut [f32]) {
-    let [h, w] = g.input;
-    let k = g.k();
-    for oy in 0..g.output[0] {
-        for ox in 0..g.output[1] {
-            let row = &mut patches[(oy * g.output[1] + ox) * k..][..k];
-            let mut at = 0;
-            for c in 0..g.c {
-                for ky in 0..g.kernel[0] {
-                    let y = (oy * g.stride[0] + ky * g.dilation[0]).wrapping_sub(g.pad[0]);
-                    for kx in 0..g.kernel[1] {
-                        let xx = (ox * g.stride[1] + kx * g.dilation[1]).wrapping_sub(g.pad[1]);
-                        row[at] = if y < h && xx < w { x[(c * h + y) * w + xx] } else { 0.0 };
-                        at += 1;
+/// When a slice is shorter than the window says.
+pub fn columns(g: &Window, x: &[f32], k: Range<usize>, p: Range<usize>, pitch: usize, out: &mut [f32]) {
+    let (taps, pixels) = (g.taps(), g.pixels());
+    let [_, height, width] = g.input;
+    let count = p.len();
+    for (row, kk) in out.chunks_exact_mut(pitch).zip(k) {
+        let (plane, tap) = (&x[kk / taps * pixels..][..pixels], g.tap(kk % taps));
+        let (row, tail) = row.split_at_mut(count);
+        tail.fill(0.0);
+        if g.is_pointwise() {
+            row.copy_from_slice(&plane[p.clone()]);
+            continue;
+        }
+        let (valid, start) = g.run(tap[2]);
+        let stride = g.stride[2];
+        rows(g, &p, |q, run, [d, h]| {
+            let row = &mut row[q..q + run.len()];
+            let (Some(d), Some(h)) = (g.meets(0, d, tap[0]), g.meets(1, h, tap[1])) else {
+                row.fill(0.0);
+                return;
+            };
+            let (first, last) = (valid.start.clamp(run.start, run.end), valid.end.clamp(run.start, run.end));
+            let last = last.max(first);
+            row[..first - run.start].fill(0.0);
+            row[last - run.start..].fill(0.0);
+            if first == last {
+                return;
+            }
+            let row = &mut row[first - run.start..last - run.start];
+            let from = &plane[(d * height + h) * width + start + (first - valid.start) * stride..];
+            if stride == 1 {
+                row.copy_from_slice(&from[..row.len()]);
+            } else {
+                row.iter_mut().zip(from.iter().step_by(stride)).for_each(|(o, &v)| *o = v);
+            }
+        });
+    }
+}
+
+/// The reverse of [`columns`]: adds the columns of positions `p` into `y: [C, …]`.
+///
+/// # Panics
+/// When a slice is shorter than the window says.
+pub fn add_columns(g: &Window, columns: &[f32], k: Range<usize>, p: Range<usize>, pitch: usize, y: &mut [f32]) {
+    let (taps, pixels) = (g.taps(), g.pixels());
+    let [_, height, width] = g.input;
+    for (row, kk) in columns.chunks_exact(pitch).zip(k) {
+        let (plane, tap) = (&mut y[kk / taps * pixels..][..pixels], g.tap(kk % taps));
+        let (valid, start) = g.run(tap[2]);
+        let stride = g.stride[2];
+        rows(g, &p, |q, run, [d, h]| {
+            let (Some(d), Some(h)) = (g.meets(0, d, tap[0]), g.meets(1, h, tap[1])) else { return };
+            let (first, last) = (valid.start.clamp(run.start, run.end), valid.end.clamp(run.start, run.end));
+            if first >= last {
+                return;
+            }
+            let row = &row[q + first - run.start..q + last - run.start];
+            let to = &mut plane[(d * height + h) * width + start + (first - valid.start) * stride..];
+            if stride == 1 {
+                to.iter_mut().zip(row).for_each(|(o, &v)| *o += v);
+            } else {
+                to.iter_mut().step_by(stride).zip(row).for_each(|(o, &v)| *o += v);
+            }
+        });
+    }
+}
+
+/// Depthwise convolution of one plane: `y: [P]` from `x` and the `taps` weights of its channel.
+///
+/// # Panics
+/// When a slice is shorter than the window says.
+pub fn depthwise(g: &Window, x: &[f32], w: &[f32], bias: f32, y: &mut [f32]) {
+    y.fill(bias);
+    for_each_run(g, |tap, y_first, x_first, n| {
+        let weight = w[tap];
+        let y = &mut y[y_first..y_first + n];
+        let x = &x[x_first..];
+        match g.stride[2] {
+            1 => y.iter_mut().zip(x).for_each(|(y, &x)| *y += weight * x),
+            2 => y.iter_mut().zip(x.chunks(2)).for_each(|(y, x)| *y += weight * x[0]),
+            s => y.iter_mut().zip(x.iter().step_by(s)).for_each(|(y, &x)| *y += weight * x),
+        }
+    });
+}
+
+/// Calls `f(tap, y, x, n)` for every stretch of `n` output positions from number `y` on that meet the input at kernel
+/// position `tap` from input position `x` on, a stride apart; output rows outermost, so that a row stays in the cache.
+#[inline(always)]
+pub(crate) fn for_each_run(g: &Window, mut f: impl FnMut(usize, usize, usize, usize)) {
+    let [depth, height, width] = g.output;
+    let [_, kh, kw] = g.kernel;
+    for od in 0..depth {
+        for oh in 0..height {
+            for kd in 0..g.kernel[0] {
+                let Some(d) = g.meets(0, od, kd) else { continue };
+                for k1 in 0..kh {
+                    let Some(h) = g.meets(1, oh, k1) else { continue };
+                    for k2 in 0..kw {
+                        let (run, start) = g.run(k2);
+                        if run.is_empty() {
+                            continue;
+                        }
+                        let y = (od * height + oh) * width + run.start;
+                        let x = (d * g.input[1] + h) * g.input[2] + start;
+                        f((kd * kh + k1) * kw + k2, y, x, run.len());
                     }
                 }
             }
@@ -58,14 +223,330 @@ pub fn patches(g: &Geometry, x: &[f32], patches: &mut [f32]) {
     }
 }
 
-/// `out[j][p] = rows[p][j]`: from one row a position to one plane a channel.
+/// Elements a packed `[m, k]` matrix takes.
+pub const fn packed_len(m: usize, k: usize) -> usize {
+    m.div_ceil(MR) * MR * k
+}
+
+/// Packs `w` (`w(i, k)` gives row `i`, column `k`) into blocks of [`MR`] rows, `K` outermost within a block; zero where
+/// there is no row. `out` has [`packed_len`]`(m, k)` elements.
 ///
 /// # Panics
-/// When a slice is shorter than `p · n`.
-pub fn rows_to_planes(p: usize, n: usize, rows: &[f32], out: &mut [f32]) {
-    for j in 0..n {
-        for (i, o) in out[j * p..][..p].iter_mut().enumerate() {
-            *o = rows[i * n + j];
+/// When `out` is too short.
+pub fn pack<T: Copy + Default>(m: usize, k: usize, w: impl Fn(usize, usize) -> T, out: &mut [T]) {
+    for block in 0..m.div_ceil(MR) {
+        for kk in 0..k {
+            for r in 0..MR {
+                let row = block * MR + r;
+                out[(block * k + kk) * MR + r] = if row < m { w(row, kk) } else { T::default() };
+            }
+        }
+    }
+}
+
+/// A packed frozen matrix `[M, K]`.
+#[derive(Clone, Copy, Debug)]
+pub enum Packed<'a> {
+    /// `w[i][k]` itself.
+    F32(&'a [f32]),
+    /// `w[i][k] = q[i][k] · scale[i]`; `scale` has `M` entries.
+    I8 {
+        /// The integers, packed.
+        q: &'a [i8],
+        /// One scale a row.
+        scale: &'a [f32],
+    },
+}
+
+/// One part of a product: `y[i][q] += Σ_{kk in part} w[i][kk] · columns[kk - part.start][q]`; the first part, and only
+/// that, overwrites `y` and adds the bias.
+#[derive(Clone, Debug)]
+pub struct Product<'a> {
+    /// Rows of `w` and `y`.
+    pub m: usize,
+    /// The whole reduction length.
+    pub k: usize,
+    /// The part of the reduction that `columns` holds; the first one starts at 0.
+    pub part: Range<usize>,
+    /// The weights, of the whole reduction.
+    pub w: Packed<'a>,
+    /// Rows of columns, `pitch` apart.
+    pub columns: &'a [f32],
+    /// A multiple of [`NR`], at least `n`.
+    pub pitch: usize,
+    /// Columns.
+    pub n: usize,
+    /// `M` floats to add, if any.
+    pub bias: Option<&'a [f32]>,
+    /// Distance between the rows of `y`.
+    pub y_stride: usize,
+}
+
+/// A faster form: its name, whether this CPU can run it, and the call.
+pub struct Kernel {
+    /// `{arch}-{dtypes}-{variant}`.
+    pub name: &'static str,
+    /// Whether this CPU has what it needs.
+    pub available: fn() -> bool,
+    /// The call. It must only be made when `available` says so; [`product`] and the tests see to that.
+    run: fn(&Product<'_>, &mut [f32]),
+}
+
+impl Kernel {
+    /// Runs it, or returns false when this CPU cannot.
+    pub fn run(&self, g: &Product<'_>, y: &mut [f32]) -> bool {
+        if !(self.available)() {
+            return false;
+        }
+        (self.run)(g, y);
+        true
+    }
+}
+
+/// Every form, best first.
+pub static KERNELS: &[Kernel] = &[
+    #[cfg(target_arch = "x86_64")]
+    Kernel {
+        name: "x86_64-f32wf32-columns-avx512",
+        available: || std::arch::is_x86_feature_detected!("avx512f") && std::arch::is_x86_feature_detected!("avx512bw"),
+        // SAFETY: `available` has just detected avx512f and avx512bw, the features the function is compiled for.
+        run: |g, y| unsafe { x86::avx512(g, y) },
+    },
+    #[cfg(target_arch = "x86_64")]
+    Kernel {
+        name: "x86_64-f32wf32-columns-avx2",
+        available: || std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma"),
+        // SAFETY: `available` has just detected avx2 and fma, the features the function is compiled for.
+        run: |g, y| unsafe { x86::avx2(g, y) },
+    },
+    Kernel { name: "any-f32wf32-columns", available: || true, run: |g, y| blocks::<false, 8, 8>(g, y) },
+];
+
+/// Runs the best form this CPU has.
+///
+/// # Panics
+/// When a slice is shorter than its shape says: a planner's mistake, checked there.
+pub fn product(g: &Product<'_>, y: &mut [f32]) {
+    for k in KERNELS {
+        if k.run(g, y) {
+            return;
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{Product, blocks};
+
+    #[target_feature(enable = "avx512f,avx512bw,avx2,fma")]
+    pub(super) fn avx512(g: &Product<'_>, y: &mut [f32]) {
+        blocks::<true, 8, 32>(g, y);
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn avx2(g: &Product<'_>, y: &mut [f32]) {
+        blocks::<true, 4, 16>(g, y);
+    }
+}
+
+/// `R` rows (a divisor of [`MR`]) by `W` columns (a divisor of [`NR`]) are accumulated together.
+#[inline(always)]
+fn blocks<const FMA: bool, const R: usize, const W: usize>(g: &Product<'_>, y: &mut [f32]) {
+    for row in (0..g.m).step_by(R) {
+        for column in (0..g.n).step_by(W) {
+            tile::<FMA, R, W>(g, row, column, y);
+        }
+    }
+}
+
+#[inline(always)]
+fn tile<const FMA: bool, const R: usize, const W: usize>(g: &Product<'_>, row: usize, column: usize, y: &mut [f32]) {
+    let mut acc = [[0f32; W]; R];
+    let first = (row / MR * g.k + g.part.start) * MR;
+    let weights = first..first + g.part.len() * MR;
+    let lane = row % MR;
+    let columns = g.columns.chunks_exact(g.pitch);
+    match g.w {
+        Packed::F32(w) => {
+            for (w, x) in w[weights].as_chunks::<MR>().0.iter().zip(columns) {
+                let x: &[f32; W] = x[column..column + W].try_into().expect("a slice of that length");
+                for r in 0..R {
+                    for j in 0..W {
+                        acc[r][j] = mul_add::<FMA>(w[lane + r], x[j], acc[r][j]);
+                    }
+                }
+            }
+        }
+        Packed::I8 { q, .. } => {
+            for (w, x) in q[weights].as_chunks::<MR>().0.iter().zip(columns) {
+                let x: &[f32; W] = x[column..column + W].try_into().expect("a slice of that length");
+                for r in 0..R {
+                    let w = f32::from(w[lane + r]);
+                    for j in 0..W {
+                        acc[r][j] = mul_add::<FMA>(w, x[j], acc[r][j]);
+                    }
+                }
+            }
+        }
+    }
+    let width = W.min(g.n - column);
+    for r in 0..R.min(g.m - row) {
+        let i = row + r;
+        let out = &mut y[i * g.y_stride + column..][..width];
+        let scale = if let Packed::I8 { scale, .. } = g.w { scale[i] } else { 1.0 };
+        if g.part.start == 0 {
+            let bias = g.bias.map_or(0.0, |b| b[i]);
+            out.iter_mut().zip(&acc[r]).for_each(|(o, &a)| *o = a * scale + bias);
+        } else {
+            out.iter_mut().zip(&acc[r]).for_each(|(o, &a)| *o += a * scale);
+        }
+    }
+}
+
+/// `a · b + c`: one rounding where the CPU has the instruction, two where calling a library for one would cost a
+/// hundred times as much.
+#[inline(always)]
+fn mul_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FMA { a.mul_add(b, c) } else { a * b + c }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn noise(n: usize, seed: u32) -> Vec<f32> {
+        let mut s = seed.wrapping_mul(2_654_435_761) | 1;
+        (0..n)
+            .map(|_| {
+                s ^= s << 13;
+                s ^= s >> 17;
+                s ^= s << 5;
+                (s >> 8) as f32 / (1 << 23) as f32 - 1.0
+            })
+            .collect()
+    }
+
+    fn windows() -> Vec<Window> {
+        let mut all = Vec::new();
+        for (input, kernel, stride, dilation, pad, end) in [
+            ([1, 1, 9], [1, 1, 3], [1, 1, 1], [1, 1, 1], [0, 0, 1], [0, 0, 1]),
+            ([1, 7, 6], [1, 1, 1], [1, 1, 1], [1, 1, 1], [0, 0, 0], [0, 0, 0]),
+            ([1, 8, 11], [1, 3, 3], [1, 2, 2], [1, 1, 1], [0, 1, 1], [0, 1, 0]),
+            ([1, 9, 13], [1, 2, 5], [1, 1, 3], [1, 3, 2], [0, 2, 4], [0, 0, 5]),
+            ([4, 5, 6], [3, 2, 3], [2, 1, 2], [1, 2, 1], [1, 0, 2], [1, 1, 0]),
+            ([1, 6, 12], [1, 3, 1], [1, 1, 1], [1, 1, 1], [0, -1, -2], [0, 0, -3]),
+            ([1, 1, 2], [1, 1, 9], [1, 1, 1], [1, 1, 1], [0, 0, 8], [0, 0, 8]),
+            ([1, 40, 50], [1, 3, 3], [1, 1, 1], [1, 1, 1], [0, 1, 1], [0, 1, 1]),
+        ] {
+            let output = std::array::from_fn(|a| {
+                let span = input[a] as isize + pad[a] + end[a] - (dilation[a] * (kernel[a] - 1) + 1) as isize;
+                span as usize / stride[a] + 1
+            });
+            all.push(Window { input, kernel, output, stride, dilation, pad });
+        }
+        all
+    }
+
+    #[test]
+    fn every_kernel_times_columns_is_the_convolution_and_nothing_else_is_written() {
+        let mut ran = 0;
+        for kernel in KERNELS {
+            for g in windows() {
+                for (m, c, int8, part, tile) in
+                    [(1, 1, false, 99, 99), (8, 2, false, 5, 40), (13, 3, true, 7, 1000), (20, 5, true, 64, 33)]
+                {
+                    let (k, p) = (c * g.taps(), g.positions());
+                    let x = noise(c * g.pixels(), 3);
+                    let bias = noise(m, 5);
+                    let scale: Vec<f32> = noise(m, 9).iter().map(|s| s.abs() * 0.01 + 0.001).collect();
+                    let q: Vec<i8> = noise(m * k, 7).iter().map(|v| (v * 127.0) as i8).collect();
+                    let w: Vec<f32> =
+                        if int8 { (0..m * k).map(|i| f32::from(q[i]) * scale[i / k]).collect() } else { noise(m * k, 7) };
+                    let (mut packed, mut packed_q) = (vec![0f32; packed_len(m, k)], vec![0i8; packed_len(m, k)]);
+                    pack(m, k, |i, kk| w[i * k + kk], &mut packed);
+                    pack(m, k, |i, kk| q[i * k + kk], &mut packed_q);
+                    let mut want = vec![0.0; m * p];
+                    reference(&g, c, &x, m, &w, Some(&bias), &mut want);
+                    let mut found = vec![f32::NAN; m * p + 4];
+                    let mut first = 0;
+                    let mut all = true;
+                    while first < p {
+                        let last = p.min(first + tile);
+                        let pitch = (last - first).div_ceil(NR) * NR;
+                        for start in (0..k).step_by(part) {
+                            let part = start..k.min(start + part);
+                            let mut out = vec![f32::NAN; part.len() * pitch];
+                            columns(&g, &x, part.clone(), first..last, pitch, &mut out);
+                            let w = if int8 { Packed::I8 { q: &packed_q, scale: &scale } } else { Packed::F32(&packed) };
+                            let product = Product {
+                                m,
+                                k,
+                                part,
+                                w,
+                                columns: &out,
+                                pitch,
+                                n: last - first,
+                                bias: Some(&bias),
+                                y_stride: p,
+                            };
+                            all &= kernel.run(&product, &mut found[first..]);
+                        }
+                        first = last;
+                    }
+                    if !all {
+                        println!("{} cannot run on this CPU and was not tested", kernel.name);
+                        continue;
+                    }
+                    ran += 1;
+                    // K roundings of products below 1.4 in magnitude, those of the parts, the scale and the bias.
+                    let tolerance = 1.4 * (k as f32 + k as f32 / part as f32 + 4.0) * f32::EPSILON;
+                    for (i, (a, b)) in want.iter().zip(&found).enumerate() {
+                        assert!((a - b).abs() <= tolerance, "{} {g:?} {m}x{c} at {i}: {a} {b}", kernel.name);
+                    }
+                    assert!(found[m * p..].iter().all(|v| v.is_nan()), "{} wrote past its output", kernel.name);
+                }
+            }
+        }
+        assert!(ran > 0, "no kernel ran");
+    }
+
+    #[test]
+    fn a_depthwise_plane_is_the_convolution_of_one_channel() {
+        for g in windows() {
+            let (x, w) = (noise(g.pixels(), 3), noise(g.taps(), 7));
+            let (mut want, mut found) = (vec![0.0; g.positions()], vec![0.0; g.positions()]);
+            reference(&g, 1, &x, 1, &w, Some(&[0.25]), &mut want);
+            depthwise(&g, &x, &w, 0.25, &mut found);
+            for (a, b) in want.iter().zip(&found) {
+                assert!((a - b).abs() <= (g.taps() as f32 + 2.0) * f32::EPSILON, "{g:?}: {a} {b}");
+            }
+        }
+    }
+
+    #[test]
+    fn adding_columns_is_the_transpose_of_laying_them_out() {
+        // <columns(x), v> = <x, add_columns(v)> for every x and v; the values are small integers, so the sums are exact.
+        for g in windows() {
+            let whole = |n, seed| noise(n, seed).iter().map(|v| (v * 8.0).round()).collect::<Vec<f32>>();
+            let (c, p) = (2, g.positions());
+            let pitch = p.div_ceil(NR) * NR;
+            let rows = c * g.taps();
+            let (x, v) = (whole(c * g.pixels(), 3), whole(rows * pitch, 5));
+            let mut out = vec![f32::NAN; rows * pitch];
+            columns(&g, &x, 0..rows, 0..p, pitch, &mut out);
+            let mut y = vec![0.0; c * g.pixels()];
+            let (half, k) = (p / 2, rows / 2);
+            for part in [0..k, k..rows] {
+                // In two halves of positions, as a tiled caller does.
+                let moved: Vec<f32> = v[part.start * pitch..part.end * pitch]
+                    .chunks_exact(pitch)
+                    .flat_map(|row| row[half..].iter().copied().chain(std::iter::repeat_n(0.0, half)))
+                    .collect();
+                add_columns(&g, &v[part.start * pitch..], part.clone(), 0..half, pitch, &mut y);
+                add_columns(&g, &moved, part, half..p, pitch, &mut y);
+            }
+            let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum::<f64>();
+            assert_eq!(dot(&out, &v), dot(&x, &y), "{g:?}");
         }
     }
 }

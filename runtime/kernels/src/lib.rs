@@ -18,6 +18,7 @@ pub mod product;
 pub mod qgemm;
 pub mod quantize;
 pub mod reduce;
+pub mod resample;
 pub mod rows;
 pub mod strided;
 pub mod threads;

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use super::control;
+use super::runner::{RunOptions, Runner};
 use super::{LARGEST_BYTES, PlanError};
 use crate::graph::{Graph, Node, Op, OpaqueKernel, ValueId};
 use crate::ops::{Attrs, Fact, Kind, OpDef, OpError};
@@ -50,8 +51,26 @@ pub(super) struct Special {
     producers: Vec<Option<usize>>,
 }
 
+/// Operands of more bytes than this are computed with by kernels: whole weight matrices would take a reference function
+/// seconds.
+const FOLDED_BY_REFERENCE_BYTES: usize = 1 << 16;
+
 /// Results larger than this are not computed beforehand unless their operands are large too.
 const LARGEST_FOLDED_BYTES: usize = 16 << 20;
+
+/// The results of a node on tensors, by its kernel where it has one.
+fn by_kernel(node: &Node, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, PlanError> {
+    let mut graph = Graph::default();
+    let ids = |graph: &mut Graph, n: usize| (0..n).map(|i| graph.add_value(&i.to_string(), None, None)).collect::<Vec<_>>();
+    let read = ids(&mut graph, inputs.len());
+    graph.outputs = ids(&mut graph, node.outputs.len());
+    let given: Vec<&Tensor> = inputs.iter().copied().flatten().collect();
+    graph.inputs = read.iter().zip(inputs).filter(|(_, t)| t.is_some()).map(|(&v, _)| v).collect();
+    let inputs = read.iter().zip(inputs).map(|(&v, t)| t.map(|_| v)).collect();
+    let outputs = graph.outputs.iter().map(|&v| Some(v)).collect();
+    graph.nodes.push(Node { name: node.name.clone(), op: node.op.clone(), inputs, outputs });
+    Runner::new(Arc::new(graph), RunOptions::default()).run(&given)
+}
 
 impl Special {
     /// Specialises `graph` for inputs of those types and shapes.
@@ -303,7 +322,11 @@ impl Special {
                 return Ok(None);
             }
             let refs: Vec<Option<&Tensor>> = held.iter().map(|t| t.as_deref()).collect();
-            (def.reference)(attrs, &refs).map_err(fail)?.into_iter().map(Arc::new).collect()
+            if bytes_in < FOLDED_BY_REFERENCE_BYTES {
+                (def.reference)(attrs, &refs).map_err(fail)?.into_iter().map(Arc::new).collect()
+            } else {
+                by_kernel(node, &refs)?.into_iter().map(Arc::new).collect()
+            }
         };
         let mut made = Vec::with_capacity(names.len());
         for (i, name) in names.iter().enumerate() {

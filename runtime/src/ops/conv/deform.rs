@@ -1,6 +1,6 @@
 //! Deformable convolution: every position of every window is displaced by an offset of its own.
 use super::geometry::Geometry;
-use super::{Conv, lower};
+use super::Conv;
 use crate::ops::shape::elements;
 use crate::ops::{Attrs, Fact, OpDef, OpError, need, optional};
 use crate::tensor::Tensor;
@@ -37,8 +37,7 @@ pub(super) static DEFORM_CONV: OpDef = OpDef::new(
         let y = d.convolve(&xs, &ws, &offset, bias.as_deref(), mask.as_deref())?;
         Ok(vec![Tensor::from_f64(x.dtype(), &d.conv.output_shape(), &y)?])
     },
-)
-.kernel(lower::deform_conv);
+);
 
 pub(super) struct Deformable {
     pub(super) conv: Conv,

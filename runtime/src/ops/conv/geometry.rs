@@ -1,6 +1,8 @@
 //! How a window slides over spatial axes: shared by convolutions, pooling and their transposes.
-use super::super::{Attrs, OpError};
+use hone_kernels::conv::Window;
+
 use crate::ops::shape::elements;
+use crate::ops::{Attrs, OpError};
 
 /// Longest kernel, stride, dilation or padding: keeps every sum and product of them far from overflow.
 const LONGEST: i64 = 1 << 24;
@@ -93,6 +95,20 @@ impl Geometry {
     /// Number of windows.
     pub(in crate::ops) fn output_len(&self) -> usize {
         self.output.iter().product()
+    }
+
+    /// The same as kernels see it; `None` over more than three axes.
+    pub(in crate::ops) fn window(&self) -> Option<Window> {
+        let missing = 3usize.checked_sub(self.axes())?;
+        let three = |v: &[usize]| std::array::from_fn(|a| if a < missing { 1 } else { v[a - missing] });
+        Some(Window {
+            input: three(&self.input),
+            kernel: three(&self.kernel),
+            output: three(&self.output),
+            stride: three(&self.stride),
+            dilation: three(&self.dilation),
+            pad: std::array::from_fn(|a| if a < missing { 0 } else { self.begin[a - missing] as isize }),
+        })
     }
 
     /// The kernel positions of window `o` of `axis` that lie within `0..limit` when `shift` is added to the position
@@ -243,8 +259,8 @@ impl AutoPad {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::Attr;
     use super::*;
+    use crate::ops::Attr;
 
     fn windows(g: &Geometry) -> Vec<Vec<(usize, usize)>> {
         let mut all = Vec::new();

@@ -184,31 +184,35 @@ impl Sampling {
     /// The elements of an axis that make up the value at `n`, with their weights.
     fn taps(&self, n: f64, length: usize, double: bool, taps: &mut Vec<(Option<usize>, f64)>) {
         taps.clear();
-        let mut x = self.position(n, length, double);
-        if self.mode == Interpolation::Nearest {
-            x = x.round_ties_even();
-        }
-        let (low, high) = self.bounds(length);
-        if x < low || x > high {
-            match self.padding {
-                Padding::Zeros => {}
-                Padding::Border => x = x.clamp(0.0, (length as f64 - 1.0).max(0.0)),
-                Padding::Reflection => x = reflected(x, low, high),
-            }
-        }
-        let floor = x.floor();
-        let ratio = x - floor;
         match self.mode {
-            Interpolation::Nearest => taps.push((self.element(x, length), 1.0)),
-            Interpolation::Linear => {
-                taps.push((self.element(floor, length), 1.0 - ratio));
-                taps.push((self.element(floor + 1.0, length), ratio));
+            Interpolation::Nearest => {
+                let x = self.position(n, length, double).round_ties_even();
+                taps.push((self.element(self.padded(x, length), length), 1.0));
             }
+            Interpolation::Linear => taps.extend(self.linear(n, length, double)),
             Interpolation::Cubic => {
-                for (i, w) in cubic(ratio).into_iter().enumerate() {
-                    taps.push((self.element(floor + i as f64 - 1.0, length), w));
+                let x = self.padded(self.position(n, length, double), length);
+                for (i, w) in cubic(x - x.floor()).into_iter().enumerate() {
+                    taps.push((self.element(x.floor() + i as f64 - 1.0, length), w));
                 }
             }
+        }
+    }
+
+    /// The two elements of an axis around the value at `n`, with their weights.
+    pub(super) fn linear(&self, n: f64, length: usize, double: bool) -> [(Option<usize>, f64); 2] {
+        let x = self.padded(self.position(n, length, double), length);
+        let (low, ratio) = (x.floor(), x - x.floor());
+        [(self.element(low, length), 1.0 - ratio), (self.element(low + 1.0, length), ratio)]
+    }
+
+    /// A position outside an axis moved onto it, as the padding says.
+    fn padded(&self, x: f64, length: usize) -> f64 {
+        let (low, high) = self.bounds(length);
+        match self.padding {
+            Padding::Border if x < low || x > high => x.clamp(0.0, (length as f64 - 1.0).max(0.0)),
+            Padding::Reflection => reflected(x, low, high),
+            _ => x,
         }
     }
 }

@@ -1,16 +1,104 @@
-//! Lowering of pooling.
-use crate::ops::OpError;
-use crate::plan::{Lowered, Lowering};
+//! Lowering of pooling of `f32` planes over at most three spatial axes.
+use hone_kernels::conv::Window;
+use hone_kernels::pool;
 
-pub(super) fn max_pool(_: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
-    Ok(None)
+use super::Windows;
+use crate::ops::OpError;
+use crate::plan::{Io, Kernel, Lowered, Lowering};
+use crate::tensor::DType;
+
+pub(super) fn max_pool(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
+    if l.wants(1) {
+        return Ok(None);
+    }
+    windows(l, |_| Pooling::Max)
 }
-pub(super) fn average_pool(_: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
-    Ok(None)
+
+pub(super) fn average_pool(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
+    let padded = l.attrs.flag("count_include_pad", false)?;
+    windows(l, |w| {
+        let mut factors = Vec::with_capacity(w.geometry.output_len());
+        w.geometry.for_each_window(|at, _| factors.push(1.0 / w.count(at, padded).max(1) as f32));
+        Pooling::Average { factors }
+    })
 }
-pub(super) fn global_average_pool(_: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
-    Ok(None)
+
+pub(super) fn global_average_pool(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
+    global(l, false)
 }
-pub(super) fn global_max_pool(_: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
-    Ok(None)
+
+pub(super) fn global_max_pool(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
+    global(l, true)
+}
+
+fn windows(l: &Lowering<'_>, pooling: impl Fn(&Windows) -> Pooling) -> Result<Option<Lowered>, OpError> {
+    if l.dtype(0) != Some(DType::F32) {
+        return Ok(None);
+    }
+    let w = Windows::of(l.attrs, l.shape(0)?)?;
+    let Some(window) = w.geometry.window() else { return Ok(None) };
+    let pooling = pooling(&w);
+    Ok(Some(Lowered::new(Planes { planes: w.planes, window, pooling }, vec![0])))
+}
+
+enum Pooling {
+    Max,
+    Average {
+        /// One over the number of positions that count, a window.
+        factors: Vec<f32>,
+    },
+}
+
+struct Planes {
+    planes: usize,
+    window: Window,
+    pooling: Pooling,
+}
+
+impl Kernel for Planes {
+    fn name(&self) -> &'static str {
+        "pool-f32"
+    }
+
+    fn run(&self, io: &mut Io<'_>) {
+        let (reads, writes) = io.split();
+        let (x, y) = (reads.f32(0), writes.f32(0));
+        let (pixels, positions) = (self.window.pixels(), self.window.positions());
+        for i in 0..self.planes {
+            let (x, y) = (&x[i * pixels..][..pixels], &mut y[i * positions..][..positions]);
+            match &self.pooling {
+                Pooling::Max => pool::max_plane(&self.window, x, y),
+                Pooling::Average { factors } => pool::sum_plane(&self.window, x, factors, y),
+            }
+        }
+    }
+}
+
+fn global(l: &Lowering<'_>, max: bool) -> Result<Option<Lowered>, OpError> {
+    if l.dtype(0) != Some(DType::F32) {
+        return Ok(None);
+    }
+    let x = l.shape(0)?;
+    super::planes(x)?;
+    Ok(Some(Lowered::new(Global { pixels: x[2..].iter().product(), max }, vec![0])))
+}
+
+struct Global {
+    pixels: usize,
+    max: bool,
+}
+
+impl Kernel for Global {
+    fn name(&self) -> &'static str {
+        "pool-global-f32"
+    }
+
+    fn run(&self, io: &mut Io<'_>) {
+        let (reads, writes) = io.split();
+        let x = reads.f32(0);
+        for (i, y) in writes.f32(0).iter_mut().enumerate() {
+            let plane = &x[i * self.pixels..][..self.pixels];
+            *y = if self.max { pool::max(plane) } else { pool::sum(plane) / self.pixels as f32 };
+        }
+    }
 }
