@@ -460,11 +460,8 @@ mod tests {
                     let bias = noise(m, 5);
                     let scale: Vec<f32> = noise(m, 9).iter().map(|s| s.abs() * 0.01 + 0.001).collect();
                     let q: Vec<i8> = noise(m * k, 7).iter().map(|v| (v * 127.0) as i8).collect();
-                    let w: Vec<f32> = if int8 {
-                        (0..m * k).map(|i| f32::from(q[i]) * scale[i / k]).collect()
-                    } else {
-                        noise(m * k, 7)
-                    };
+                    let w: Vec<f32> =
+                        if int8 { (0..m * k).map(|i| f32::from(q[i]) * scale[i / k]).collect() } else { noise(m * k, 7) };
                     let (mut packed, mut packed_q) = (vec![0f32; packed_len(m, k)], vec![0i8; packed_len(m, k)]);
                     pack(m, k, |i, kk| w[i * k + kk], &mut packed);
                     pack(m, k, |i, kk| q[i * k + kk], &mut packed_q);
@@ -480,8 +477,7 @@ mod tests {
                             let part = start..k.min(start + part);
                             let mut out = vec![f32::NAN; part.len() * pitch];
                             columns(&g, &x, part.clone(), first..last, pitch, &mut out);
-                            let w =
-                                if int8 { Packed::I8 { q: &packed_q, scale: &scale } } else { Packed::F32(&packed) };
+                            let w = if int8 { Packed::I8 { q: &packed_q, scale: &scale } } else { Packed::F32(&packed) };
                             let product = Product {
                                 m,
                                 k,
