@@ -47,7 +47,6 @@ pub(super) const WITHOUT_KERNEL: &[&str] = &[
     "ConvInteger",
     "DeformConv",
     "Det",
-    "Dropout",
     "EyeLike",
     "GRU",
     "GlobalLpPool",

@@ -190,6 +190,8 @@ def losses(add):
 
 
 def rest(add):
+    for opset in [7, 10, 13]:
+        add(f"Dropout/{opset}", "Dropout", [u(3, 4)], opset=opset)
     for exclusive in [0, 1]:
         for reverse in [0, 1]:
             given = [u(3, 4, low=0.5, high=1.5), np.array(1, np.int64)]
