@@ -386,7 +386,14 @@ impl Plan {
         self.rest.is_some()
     }
 
-    /// The steps in order; those of the rest follow only while it runs and are not listed.
+    /// The nodes that are planned while it runs, because shapes depend on data: node and operator, in order. Graphs
+    /// inside nodes are not looked into.
+    pub fn later(&self) -> Vec<(String, String)> {
+        let nodes = self.rest.iter().flat_map(|r| &r.runner.graph().nodes);
+        nodes.map(|n| (n.name.clone(), n.op.name().to_string())).collect()
+    }
+
+    /// The steps in order; those of the rest follow only while it runs and are in [`Plan::later`].
     pub fn steps(&self) -> Vec<StepInfo> {
         self.steps
             .iter()

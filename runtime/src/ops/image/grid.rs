@@ -187,7 +187,10 @@ impl Sampling {
             }
             Interpolation::Linear => taps.extend(self.linear(n, length, double)),
             Interpolation::Cubic => {
-                let x = self.padded(self.position(n, length, double), length);
+                let x = self.position(n, length, double);
+                // At a border the four elements are clamped and not the position: so do PyTorch and ONNX Runtime, unlike
+                // the standard's reference implementation, whose tests have no such case.
+                let x = if self.padding == Padding::Border { x } else { self.padded(x, length) };
                 for (i, w) in cubic(x - x.floor()).into_iter().enumerate() {
                     taps.push((self.element(x.floor() + i as f64 - 1.0, length), w));
                 }

@@ -1,8 +1,7 @@
 """Cases of the families `quantize` and `recurrent` for record.py.
 
-`cases(add)` calls `add(name, node, inputs, constants, outputs, roundings)` once a case: `node` is a NodeProto of the standard
-or of com.microsoft (both need an opset import), `inputs` the values fed while it runs and `constants` the initializers, by
-name; integers are equal to ONNX Runtime's unless `lsb` says how far a code may be off, floats within `roundings`.
+`cases(add)` calls `add(name, node, inputs, constants=, outputs=, roundings=, lsb=, opset=)`, the arguments of `case` in
+record.py, once a case.
 """
 
 import ml_dtypes
@@ -49,7 +48,8 @@ def one(add, name, op, tensors, first=1, outputs=("y",), domain="", roundings=0,
     node = helper.make_node(op, names, list(outputs), domain=domain, **attrs)
     given = {n: t for n, t in zip(names, tensors) if n}
     fed = {n: given[n] for n in ([f"i{k}" for k in fed] if fed else list(given)[:first])}
-    add(name, node, fed, {n: t for n, t in given.items() if n not in fed}, outputs, roundings, lsb, opset)
+    constants = {n: t for n, t in given.items() if n not in fed}
+    add(name, node, fed, constants=constants, outputs=outputs, roundings=roundings, lsb=lsb, opset=opset)
 
 
 def linear(add):
