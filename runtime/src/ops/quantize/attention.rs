@@ -39,7 +39,7 @@ impl Heads {
             return Err(OpError::shape("operands of QAttention", "[B, S, I] and [I, 3H]", (x, w)));
         };
         let n = usize::try_from(attrs.int("num_heads", 0)?).unwrap_or(0);
-        if wi != i || n == 0 || !w3.is_multiple_of(3 * n) || w3 == 0 {
+        if wi != i || n == 0 || n > w3 || !w3.is_multiple_of(3 * n) || w3 == 0 {
             return Err(OpError::shape(format!("weight of QAttention with {n} heads"), format!("[{i}, 3H]"), w));
         }
         let d = w3 / 3 / n;

@@ -162,6 +162,7 @@ impl Kernel for Patches {
     }
 
     fn run(&self, io: &mut Io<'_>) {
+        let pool = io.pool;
         let (reads, writes, scratch) = io.parts();
         let sizes = self.scratch().map(|b| b.div_ceil(4));
         let (image, rest) = scratch.split_at_mut(sizes[0]);
@@ -211,7 +212,7 @@ impl Kernel for Patches {
                         columns.iter_mut().for_each(|c| *c -= k as i32 * zero);
                         let a = &self.weights[g * og * k..][..og * k];
                         let problem = Problem { m: og, k, n: count, a, a_stride: k, flip: self.signed[0], b: packed };
-                        qgemm::product(&problem, acc);
+                        qgemm::product_on(pool, &problem, acc);
                         terms = Terms { left: &self.left[g * og..][..og], right: columns, ..terms };
                     }
                     match &self.finish {
