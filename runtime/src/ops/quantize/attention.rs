@@ -180,7 +180,13 @@ pub(super) struct MaskRule {
 }
 
 impl MaskRule {
-    pub(super) fn of(attrs: &Attrs, shape: Option<&[usize]>, b: usize, s: usize, t: usize) -> Result<MaskRule, OpError> {
+    pub(super) fn of(
+        attrs: &Attrs,
+        shape: Option<&[usize]>,
+        b: usize,
+        s: usize,
+        t: usize,
+    ) -> Result<MaskRule, OpError> {
         let shape = shape.unwrap_or_default();
         let known = match *shape {
             [] => true,

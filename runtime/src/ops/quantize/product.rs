@@ -425,7 +425,7 @@ pub(super) fn gemm(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
     let Some(right) = Right::of(b, zero, k, n, at)? else { return Ok(None) };
     let mut reads = vec![0];
     let zero = match l.has(2) {
-        true if l.shape(2)?.iter().product::<usize>() == 1 => {
+        true if l.shape(2)?.iter().product::<usize>() == 1 && l.dtype(2) == l.dtype(0) => {
             reads.push(2);
             Some(1)
         }

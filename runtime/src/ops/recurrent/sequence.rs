@@ -62,12 +62,7 @@ impl Frozen {
     }
 
     /// Matrix of a quantised LSTM: direction `d` of codes `[D, k, n]`.
-    fn of_codes(
-        codes: &Tensor,
-        d: usize,
-        scale: Vec<f32>,
-        zero: Option<&Tensor>,
-    ) -> Result<Option<Frozen>, OpError> {
+    fn of_codes(codes: &Tensor, d: usize, scale: Vec<f32>, zero: Option<&Tensor>) -> Result<Option<Frozen>, OpError> {
         let &[_, k, n] = codes.shape() else { return Ok(None) };
         let part = Tensor::new(&[k, n], codes.data().pick(&(d * k * n..(d + 1) * k * n).collect::<Vec<_>>()))?;
         let dynamic = Right::of(&part, zero, k, n, |kk, j| kk * n + j)?;
