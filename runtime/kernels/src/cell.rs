@@ -2,6 +2,8 @@
 //!
 //! Each is within 3 units in the last place of the mathematical function over the whole range.
 
+use crate::exp::exp;
+
 crate::dispatched! {
     /// `v = 1 / (1 + e^-v)`.
     pub fn sigmoid(v: &mut [f32]) = sigmoid_any;
@@ -17,33 +19,10 @@ crate::dispatched! {
     pub fn product(a: &[f32], b: &[f32], y: &mut [f32]) = product_any;
 }
 
-/// `e^x`; beyond ±87 the values at ±87.
-///
-/// Source: Cephes `expf`, its polynomial on `[-ln 2 / 2, ln 2 / 2]`.
-#[inline(always)]
-fn exp(x: f32) -> f32 {
-    let x = if x > -87.0 { x } else { -87.0 };
-    let x = if x < 87.0 { x } else { 87.0 };
-    const MAGIC: f32 = 12_582_912.0;
-    let shifted = x * std::f32::consts::LOG2_E + MAGIC;
-    let n = shifted - MAGIC;
-    let r = x - n * 0.693_359_4 - n * -2.121_944_4e-4;
-    let p = 1.987_569_1e-4;
-    let p = p * r + 1.398_199_9e-3;
-    let p = p * r + 8.333_452e-3;
-    let p = p * r + 4.166_579_6e-2;
-    let p = p * r + 1.666_666_5e-1;
-    let p = p * r + 0.5;
-    let y = p * (r * r) + r + 1.0;
-    let scale = (shifted.to_bits() as i32).wrapping_sub(MAGIC.to_bits() as i32 - 127) << 23;
-    y * f32::from_bits(scale as u32)
-}
-
 #[inline(always)]
 fn sigmoid_any(v: &mut [f32]) {
     for x in v {
-        // NaN compares false and would be taken for the limit.
-        *x = if x.is_nan() { *x } else { 1.0 / (1.0 + exp(-*x)) };
+        *x = 1.0 / (1.0 + exp(-*x));
     }
 }
 
@@ -60,8 +39,7 @@ fn tanh_any(v: &mut [f32]) {
         let p = p * s - 3.333_328e-1;
         let near = p * s * a + a;
         let far = 1.0 - 2.0 / (exp(2.0 * a) + 1.0);
-        let y = (if a < 0.625 { near } else { far }).copysign(*x);
-        *x = if x.is_nan() { *x } else { y };
+        *x = (if a < 0.625 { near } else { far }).copysign(*x);
     }
 }
 

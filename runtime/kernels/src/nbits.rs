@@ -206,7 +206,9 @@ mod tests {
     #[test]
     fn every_width_and_block_agrees_with_the_formula_with_and_without_zero_points() {
         for bits in [2, 4, 8] {
-            for (m, k, n, block) in [(1, 64, 5, 16), (2, 100, 17, 32), (3, 128, 16, 64), (4, 300, 33, 128), (1, 20, 3, 256)] {
+            for (m, k, n, block) in
+                [(1, 64, 5, 16), (2, 100, 17, 32), (3, 128, 16, 64), (4, 300, 33, 128), (1, 20, 3, 256)]
+            {
                 let shape = Shape { k, n, bits, block };
                 let count = n * shape.blocks();
                 let codes: Vec<u8> = (0..count * shape.block_bytes()).map(|i| (i * 97 % 253) as u8).collect();

@@ -5,6 +5,8 @@
 //! steps of `K` side by side: `panel[p][k/4][j][k%4] = b[k][p·NR + j]`, zero outside the matrix. Zero points are taken into
 //! account after the product, from the sums of rows and columns ([`Terms`]).
 
+use crate::threads::Pool;
+
 /// Columns in a panel.
 pub const NR: usize = 16;
 /// Bytes of four steps of `K` in a panel.
@@ -128,6 +130,41 @@ pub fn product(g: &Problem<'_>, c: &mut [i32]) {
         if k.run(g, c) {
             return;
         }
+    }
+}
+
+/// Multiplications below which waking another thread costs more than it saves.
+const WORTH_SHARING: usize = 1 << 19;
+
+/// [`product`] on all threads of `pool`, by rows.
+///
+/// # Panics
+/// As [`product`].
+pub fn product_on(pool: &Pool, g: &Problem<'_>, c: &mut [i32]) {
+    let threads = pool.threads();
+    if threads < 2 || g.m < 2 || g.m * g.n * g.k < WORTH_SHARING {
+        return product(g, c);
+    }
+    assert!(c.len() >= g.m * g.n, "c is shorter than its shape says");
+    let out = Out(c.as_mut_ptr());
+    let rows = g.m.div_ceil(threads).next_multiple_of(6);
+    pool.run(g.m.div_ceil(rows), &|i| {
+        let from = i * rows;
+        let part = Problem { m: rows.min(g.m - from), a: &g.a[from * g.a_stride..], ..*g };
+        // SAFETY: rows from..from+m lie in `c`, as asserted, and no other call has them.
+        product(&part, unsafe { std::slice::from_raw_parts_mut(out.row(from * g.n), part.m * g.n) });
+    });
+}
+
+/// Where results go, for threads that write disjoint rows.
+struct Out(*mut i32);
+
+// SAFETY: see `product_on`.
+unsafe impl Sync for Out {}
+
+impl Out {
+    fn row(&self, offset: usize) -> *mut i32 {
+        self.0.wrapping_add(offset)
     }
 }
 
@@ -467,6 +504,19 @@ mod tests {
             }
         }
         assert!(ran > 0, "no kernel ran");
+    }
+
+    #[test]
+    fn shared_rows_are_those_of_one_thread() {
+        let (m, k, n) = (50, 120, 100);
+        let (a, w) = (bytes(m * k, 3), bytes(k * n, 5));
+        let (mut b, mut sums) = (vec![0i8; packed_len(n, k)], vec![0i32; n]);
+        pack(n, k, |kk, j| w[kk * n + j] as i8, &mut b, &mut sums);
+        let g = Problem { m, k, n, a: &a, a_stride: k, flip: false, b: &b };
+        let (mut one, mut three) = (vec![0; m * n], vec![1; m * n]);
+        product(&g, &mut one);
+        product_on(&Pool::new(3), &g, &mut three);
+        assert_eq!(one, three);
     }
 
     #[test]

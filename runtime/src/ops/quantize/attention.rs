@@ -39,7 +39,7 @@ impl Heads {
             return Err(OpError::shape("operands of QAttention", "[B, S, I] and [I, 3H]", (x, w)));
         };
         let n = usize::try_from(attrs.int("num_heads", 0)?).unwrap_or(0);
-        if wi != i || n == 0 || !w3.is_multiple_of(3 * n) || w3 == 0 {
+        if wi != i || n == 0 || n > w3 || !w3.is_multiple_of(3 * n) || w3 == 0 {
             return Err(OpError::shape(format!("weight of QAttention with {n} heads"), format!("[{i}, 3H]"), w));
         }
         let d = w3 / 3 / n;
@@ -180,7 +180,13 @@ pub(super) struct MaskRule {
 }
 
 impl MaskRule {
-    pub(super) fn of(attrs: &Attrs, shape: Option<&[usize]>, b: usize, s: usize, t: usize) -> Result<MaskRule, OpError> {
+    pub(super) fn of(
+        attrs: &Attrs,
+        shape: Option<&[usize]>,
+        b: usize,
+        s: usize,
+        t: usize,
+    ) -> Result<MaskRule, OpError> {
         let shape = shape.unwrap_or_default();
         let known = match *shape {
             [] => true,

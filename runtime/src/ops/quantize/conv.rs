@@ -37,6 +37,9 @@ pub(super) static MS_QLINEAR_CONV: OpDef =
 
 fn q_shape(attrs: &Attrs, inputs: &[Option<&crate::ops::Fact>]) -> Result<Option<Vec<crate::ops::Fact>>, OpError> {
     let (x, w) = (need(inputs, 0, "x")?, need(inputs, 3, "w")?);
+    for (i, name) in [(1, "x_scale"), (2, "x_zero_point"), (4, "w_scale"), (5, "w_zero_point"), (6, "y_scale")] {
+        need(inputs, i, name)?;
+    }
     let last = attrs.flag("channels_last", false)?;
     let x_shape = if last { channels_second(&x.shape) } else { x.shape.clone() };
     let shape = Conv::of(attrs, &x_shape, &w.shape)?.shape();

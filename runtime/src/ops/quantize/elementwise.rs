@@ -189,7 +189,7 @@ pub(super) static QLINEAR_CONCAT: OpDef = OpDef::new(
     },
 )
 .domain(MICROSOFT)
-    .kernel(super::tables::concat);
+.kernel(super::tables::concat);
 
 /// Axis and shape of a concatenation.
 pub(super) fn concat_shape(attrs: &Attrs, parts: &[&[usize]]) -> Result<(usize, Vec<usize>), OpError> {

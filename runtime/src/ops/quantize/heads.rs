@@ -49,6 +49,7 @@ impl Kernel for Attention {
     fn run(&self, io: &mut Io<'_>) {
         let Heads { b, s, n, d, t, .. } = self.g;
         let (h, columns) = (n * d, 3 * n * d);
+        let pool = io.pool;
         let (reads, writes, scratch) = io.parts();
         let sizes = self.scratch();
         let mut rest = scratch;
@@ -64,7 +65,7 @@ impl Kernel for Attention {
         for (j, scale) in scales.iter_mut().enumerate() {
             *scale = x_scale * w_scale[if w_scale.len() == 1 { 0 } else { j }];
         }
-        self.projection.scaled(b * s, reads.bytes(0), self.signed, zero, scales, reads.f32(1), work, qkv);
+        self.projection.scaled(pool, b * s, reads.bytes(0), self.signed, zero, scales, reads.f32(1), work, qkv);
         let before = t - s;
         {
             let present: &mut [f32] = if self.present { writes.f32(1) } else { &mut *own };

@@ -50,15 +50,15 @@ pub(super) static QLINEAR_MATMUL: OpDef = OpDef::new(
         let wrong = || OpError::shape("y_scale or y_zero_point of QLinearMatMul", "one, or one a row", y_zero.shape());
         let y_of = |i: usize| per(&y_scale, i).zip(per(&zero, i)).ok_or_else(wrong);
         if a.dtype().is_float() || b.dtype().is_float() {
+            if !dtype.is_float() || dtype.size_bytes() != 1 {
+                return Err(OpError::unsupported(format!("QLinearMatMul of {} to {dtype}", a.dtype())));
+            }
             let y = p.reals(a, b, optional(inputs, 2), optional(inputs, 5))?;
             let q: Result<Vec<u8>, OpError> = y
                 .iter()
                 .enumerate()
                 .map(|(i, v)| Ok(small::encode(dtype, (v * f64::from(scale.at(i)) / y_of(i)?.0) as f32, true)))
                 .collect();
-            if !dtype.is_float() || dtype.size_bytes() != 1 {
-                return Err(OpError::unsupported(format!("QLinearMatMul of {} to {dtype}", a.dtype())));
-            }
             return Ok(vec![Tensor::new(&p.shape, Data::Small(dtype, q?))?]);
         }
         let range = range_of(dtype)?;

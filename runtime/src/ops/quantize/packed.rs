@@ -38,6 +38,7 @@ impl Kernel for Blocks {
     }
 
     fn run(&self, io: &mut Io<'_>) {
+        let pool = io.pool;
         let (reads, writes, scratch) = io.parts();
         let s = self.shape;
         let (x, y) = (reads.f32(0), writes.f32(0));
@@ -68,7 +69,7 @@ impl Kernel for Blocks {
                 bias: bias.get(first..first + width),
                 accumulate: false,
             };
-            gemm::gemm(&problem, out);
+            gemm::gemm_on(pool, &problem, out);
             for (row, y) in out.chunks_exact(width).zip(y.chunks_exact_mut(s.n)) {
                 y[first..first + width].copy_from_slice(row);
             }

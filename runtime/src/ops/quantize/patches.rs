@@ -41,13 +41,16 @@ impl Layout {
         let (input, output, kernel) = (two(&w.input, 1)?, two(&w.output, 1)?, two(&w.kernel, 1)?);
         let (stride, dilation, pad) = (two(&w.stride, 1)?, two(&w.dilation, 1)?, two(&w.begin, 0)?);
         // What the last window reaches, in whole strides.
-        let reach = |i: usize| (output[i].checked_sub(1)?).checked_add((kernel[i] - 1) * dilation[i] / stride[i])?.checked_add(1);
+        let reach = |i: usize| {
+            (output[i].checked_sub(1)?).checked_add((kernel[i] - 1) * dilation[i] / stride[i])?.checked_add(1)
+        };
         let phase = [reach(0)?, reach(1)?];
         let area = phase[0].checked_mul(phase[1])?;
         let channel = area.checked_mul(stride[0])?.checked_mul(stride[1])?;
         let total = channel.checked_mul(c.c)?;
         // A stride far larger than the kernel would make images of nothing but gaps.
-        if total > 8 * (c.c * (input[0] + 2 * pad[0]).checked_mul(input[1] + 2 * pad[1])?) + 1024 || output.contains(&0) {
+        if total > 8 * (c.c * (input[0] + 2 * pad[0]).checked_mul(input[1] + 2 * pad[1])?) + 1024 || output.contains(&0)
+        {
             return None;
         }
         let mut taps = Vec::with_capacity(c.c * kernel[0] * kernel[1]);
@@ -162,6 +165,7 @@ impl Kernel for Patches {
     }
 
     fn run(&self, io: &mut Io<'_>) {
+        let pool = io.pool;
         let (reads, writes, scratch) = io.parts();
         let sizes = self.scratch().map(|b| b.div_ceil(4));
         let (image, rest) = scratch.split_at_mut(sizes[0]);
@@ -211,7 +215,7 @@ impl Kernel for Patches {
                         columns.iter_mut().for_each(|c| *c -= k as i32 * zero);
                         let a = &self.weights[g * og * k..][..og * k];
                         let problem = Problem { m: og, k, n: count, a, a_stride: k, flip: self.signed[0], b: packed };
-                        qgemm::product(&problem, acc);
+                        qgemm::product_on(pool, &problem, acc);
                         terms = Terms { left: &self.left[g * og..][..og], right: columns, ..terms };
                     }
                     match &self.finish {
@@ -279,7 +283,11 @@ fn patches(
     let shift = if signed[0] { 128 } else { 0 };
     let sums = (0..c.o)
         .map(|o| {
-            if direct { centred[o * k..][..k].iter().sum() } else { plain[o * k..][..k].iter().map(|w| w + shift).sum() }
+            if direct {
+                centred[o * k..][..k].iter().sum()
+            } else {
+                plain[o * k..][..k].iter().map(|w| w + shift).sum()
+            }
         })
         .collect();
     let left = zeros.iter().map(|z| -(z + shift)).collect();

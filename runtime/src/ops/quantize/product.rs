@@ -1,6 +1,7 @@
 //! Kernels of 8-bit matrix products with a constant right operand, packed once.
 use hone_kernels::qgemm::{self, Problem, Scale, Terms};
 use hone_kernels::quantize::{Codes, extent, of_i8, of_u8};
+use hone_kernels::threads::Pool;
 
 use super::linear::range_to_affine;
 use super::matmul::{Product, gemm_shape};
@@ -71,6 +72,7 @@ impl Right {
     /// and `scale` has an entry a column of `b`; `scaled` is room for as many.
     pub(in crate::ops) fn dynamic(
         &self,
+        pool: &Pool,
         m: usize,
         x: &[f32],
         scale: &[f32],
@@ -89,19 +91,19 @@ impl Right {
         of_u8::quantise(x, x_scale, Codes { zero, low: 0, high: 255 }, codes);
         scaled.iter_mut().zip(scale).for_each(|(t, s)| *t = x_scale * s);
         let work = [acc, col, row_sums].map(bytemuck::cast_slice_mut);
-        self.floats(m, codes, false, zero, scaled, bias, work, y);
+        self.floats(pool, m, codes, false, zero, scaled, bias, work, y);
     }
 
     /// `y = (a - zero) · b · scale + bias` for codes `a`, `flip` when they are signed; `work` has room for a block of sums,
     /// for a term a column, and for the sums of the rows of a block.
     #[rustfmt::skip]
     fn floats(
-        &self, m: usize, a: &[u8], flip: bool, zero: i32, scale: &[f32], bias: &[f32], work: [&mut [i32]; 3], y: &mut [f32],
+        &self, pool: &Pool, m: usize, a: &[u8], flip: bool, zero: i32, scale: &[f32], bias: &[f32], work: [&mut [i32]; 3], y: &mut [f32],
     ) {
         let [acc, col, row_sums] = work;
         let zero = if flip { zero + 128 } else { zero };
         col.iter_mut().zip(&self.sums).for_each(|(c, s)| *c = 0i32.wrapping_sub(zero.wrapping_mul(*s)));
-        self.blocks(m, a, flip, col, acc, row_sums, |first, acc, terms| {
+        self.blocks(pool, m, a, flip, col, acc, row_sums, |first, acc, terms| {
             let y = &mut y[first * self.n..][..acc.len()];
             qgemm::to_floats(self.n, terms, Scale::Columns(scale), bias, acc, y);
         });
@@ -115,17 +117,18 @@ impl Right {
     /// `y = (a - zero) · b · scale + bias` for codes `a`, `flip` when they are signed.
     #[rustfmt::skip]
     pub(super) fn scaled(
-        &self, m: usize, a: &[u8], flip: bool, zero: i32, scale: &[f32], bias: &[f32], scratch: &mut [f32], y: &mut [f32],
+        &self, pool: &Pool, m: usize, a: &[u8], flip: bool, zero: i32, scale: &[f32], bias: &[f32], scratch: &mut [f32], y: &mut [f32],
     ) {
         let (acc, rest) = scratch.split_at_mut(ROWS.min(m) * self.n);
         let (col, row_sums) = rest.split_at_mut(self.n);
-        self.floats(m, a, flip, zero, scale, bias, [acc, col, &mut row_sums[..ROWS]].map(bytemuck::cast_slice_mut), y);
+        self.floats(pool, m, a, flip, zero, scale, bias, [acc, col, &mut row_sums[..ROWS]].map(bytemuck::cast_slice_mut), y);
     }
 
     /// Multiplies rows of codes block by block, and hands each block of sums on with the terms that are still to be added:
     /// Σ (a - za)(b - zb) = Σ a b - za (Σ b - K zb) - zb Σ a, the second of which is in `col`.
     fn blocks(
         &self,
+        pool: &Pool,
         m: usize,
         a: &[u8],
         flip: bool,
@@ -139,7 +142,7 @@ impl Right {
             let rows = ROWS.min(m - first);
             let block = &a[first * k..][..rows * k];
             let acc = &mut acc[..rows * n];
-            qgemm::product(&Problem { m: rows, k, n, a: block, a_stride: k, flip, b: &self.packed }, acc);
+            qgemm::product_on(pool, &Problem { m: rows, k, n, a: block, a_stride: k, flip, b: &self.packed }, acc);
             let left: &mut [i32] = if self.centred { &mut row_sums[..rows] } else { &mut [] };
             if self.centred {
                 // Rows of nothing have no sums.
@@ -198,6 +201,7 @@ impl Kernel for Rows {
     }
 
     fn run(&self, io: &mut Io<'_>) {
+        let pool = io.pool;
         let (reads, writes, scratch) = io.parts();
         let (k, n) = (self.right.k, self.right.n);
         let (acc, rest) = scratch.split_at_mut(ROWS.min(self.m) * n);
@@ -233,7 +237,7 @@ impl Kernel for Rows {
             let b = reads.f32(*b_scale);
             (0..n).for_each(|j| scales[j] = a * (b[if b.len() == 1 { 0 } else { j }] * alpha));
         }
-        self.right.blocks(self.m, a, flip, col, acc, row_sums, |first, acc, terms| {
+        self.right.blocks(pool, self.m, a, flip, col, acc, row_sums, |first, acc, terms| {
             let len = acc.len();
             match &self.finish {
                 Finish::Integers => {
@@ -421,7 +425,7 @@ pub(super) fn gemm(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
     let Some(right) = Right::of(b, zero, k, n, at)? else { return Ok(None) };
     let mut reads = vec![0];
     let zero = match l.has(2) {
-        true if l.shape(2)?.iter().product::<usize>() == 1 => {
+        true if l.shape(2)?.iter().product::<usize>() == 1 && l.dtype(2) == l.dtype(0) => {
             reads.push(2);
             Some(1)
         }

@@ -1,6 +1,7 @@
 //! Kernels of LSTM, GRU and RNN with weights known when the plan is made: `f32`, or int8 with a scale a row.
 //!
 //! The products with the inputs of all steps are one matrix product; each turn then adds that with the states.
+use hone_kernels::threads::Pool;
 use hone_kernels::{cell, gemm};
 
 use super::activation::Activation;
@@ -61,12 +62,7 @@ impl Frozen {
     }
 
     /// Matrix of a quantised LSTM: direction `d` of codes `[D, k, n]`.
-    fn of_codes(
-        codes: &Tensor,
-        d: usize,
-        scale: Vec<f32>,
-        zero: Option<&Tensor>,
-    ) -> Result<Option<Frozen>, OpError> {
+    fn of_codes(codes: &Tensor, d: usize, scale: Vec<f32>, zero: Option<&Tensor>) -> Result<Option<Frozen>, OpError> {
         let &[_, k, n] = codes.shape() else { return Ok(None) };
         let part = Tensor::new(&[k, n], codes.data().pick(&(d * k * n..(d + 1) * k * n).collect::<Vec<_>>()))?;
         let dynamic = Right::of(&part, zero, k, n, |kk, j| kk * n + j)?;
@@ -76,6 +72,7 @@ impl Frozen {
     /// `y = x · wᵀ + bias`, or added to `y`.
     fn product(
         &self,
+        pool: &Pool,
         m: usize,
         x: &[f32],
         bias: Option<&[f32]>,
@@ -88,10 +85,10 @@ impl Frozen {
             let bias = bias.unwrap_or_default();
             if accumulate {
                 let (sums, work) = work.split_at_mut(m * self.n);
-                right.dynamic(m, x, &self.scale, bias, scaled, work, sums);
+                right.dynamic(pool, m, x, &self.scale, bias, scaled, work, sums);
                 y.iter_mut().zip(&*sums).for_each(|(y, s)| *y += s);
             } else {
-                right.dynamic(m, x, &self.scale, bias, scaled, work, y);
+                right.dynamic(pool, m, x, &self.scale, bias, scaled, work, y);
             }
             return;
         }
@@ -100,7 +97,7 @@ impl Frozen {
         } else {
             gemm::Packed::I8 { q: &self.q, scale: &self.scale }
         };
-        gemm::gemm(&gemm::Gemm { m, k: self.k, n: self.n, x, x_stride: self.k, w, bias, accumulate }, y);
+        gemm::gemm_on(pool, &gemm::Gemm { m, k: self.k, n: self.n, x, x_stride: self.k, w, bias, accumulate }, y);
     }
 }
 
@@ -167,7 +164,7 @@ pub(super) fn lower_quantised(l: &Lowering<'_>) -> Result<Option<Lowered>, OpErr
     };
     let matrix = |codes: &Tensor, at: usize, d: usize| -> Result<Option<Frozen>, OpError> {
         let (Some(scale), zero) = (of(at, d)?, of(at + 1, d)?) else { return Ok(None) };
-        if l.has(at + 1) && zero.is_none() {
+        if scale.dtype() != DType::F32 || l.has(at + 1) && zero.is_none() {
             return Ok(None);
         }
         let scale = scale.as_f32()?;
@@ -202,13 +199,14 @@ fn steps(
     let floats = |i: usize| -> Result<Option<Option<&[f32]>>, OpError> {
         match (l.has(i), l.constant(i)) {
             (false, _) => Ok(Some(None)),
-            (true, Some(t)) => Ok(Some(Some(t.as_f32()?))),
-            (true, None) => Ok(None),
+            (true, Some(t)) if t.dtype() == DType::F32 => Ok(Some(Some(t.as_f32()?))),
+            (true, _) => Ok(None),
         }
     };
     let Some(bias) = floats(3)? else { return Ok(None) };
     let Some(peepholes) = (if lstm { floats(7)? } else { Some(None) }) else { return Ok(None) };
-    if l.has(4) && l.dtype(4) != Some(DType::I32) {
+    let other = |i: usize, t: DType| l.has(i) && l.dtype(i) != Some(t);
+    if other(4, DType::I32) || other(5, DType::F32) || (lstm && other(6, DType::F32)) {
         return Ok(None);
     }
     let activations = Activation::list(l.attrs, kind.activations(), shape.d())?;
@@ -274,6 +272,7 @@ impl Kernel for Steps {
         let g = &self.shape;
         let (s, n, h) = (g.s, g.n, g.h);
         let width = g.cell.gates() * h;
+        let pool = io.pool;
         let (reads, writes, scratch) = io.parts();
         let (inputs, rest) = scratch.split_at_mut(s * n * width);
         let (turn_gates, rest) = rest.split_at_mut(n * width);
@@ -287,7 +286,7 @@ impl Kernel for Steps {
             writes.f32(0).fill(0.0);
         }
         for (d, way) in self.ways.iter().enumerate() {
-            way.w.product(s * n, &reads.f32(0)[..s * n * g.i], way.bias.as_deref(), false, work, inputs);
+            way.w.product(pool, s * n, &reads.f32(0)[..s * n * g.i], way.bias.as_deref(), false, work, inputs);
             for (state, from) in [(&mut *hs, self.h0), (&mut *cs, self.c0)] {
                 for b in 0..n {
                     let row = &mut state[b * h..][..h];
@@ -301,13 +300,13 @@ impl Kernel for Steps {
                 let step = |b: usize| (turn < length(b)).then(|| g.step(d, turn, length(b)));
                 let input = |b: usize| step(b).map(|t| &inputs[g.x_row(t, b) * width..][..width]);
                 match g.cell {
-                    Cell::Gru => self.gru(way, &input, turn_gates, hs, spare),
+                    Cell::Gru => self.gru(pool, way, &input, turn_gates, hs, spare),
                     Cell::Lstm | Cell::Rnn => {
                         for b in 0..n {
                             let row = &mut turn_gates[b * width..][..width];
                             copy_or_zero(input(b), row);
                         }
-                        way.r.product(n, hs, None, true, work, turn_gates);
+                        way.r.product(pool, n, hs, None, true, work, turn_gates);
                         for b in (0..n).filter(|&b| step(b).is_some()) {
                             let (gates, h_row) = (&mut turn_gates[b * width..][..width], &mut hs[b * h..][..h]);
                             if g.cell == Cell::Lstm {
@@ -388,6 +387,7 @@ impl Steps {
     /// One turn of all sequences: `z r` in the first part of `gates`, the candidate in the last.
     fn gru<'a>(
         &self,
+        pool: &Pool,
         way: &Way,
         input: &dyn Fn(usize) -> Option<&'a [f32]>,
         gates: &mut [f32],
@@ -400,12 +400,12 @@ impl Steps {
             let row = &mut zr[b * 2 * h..][..2 * h];
             copy_or_zero(input(b).map(|v| &v[..2 * h]), row);
         }
-        way.r.product(n, hs, None, true, &mut [], zr);
+        way.r.product(pool, n, hs, None, true, &mut [], zr);
         self.clip(zr);
         way.activations[0].apply(zr);
         let Some(r_last) = &way.last else { return };
         if self.linear_before_reset {
-            r_last.product(n, hs, way.last_bias.as_deref(), false, &mut [], last);
+            r_last.product(pool, n, hs, way.last_bias.as_deref(), false, &mut [], last);
             for b in 0..n {
                 let row = &mut last[b * h..][..h];
                 let r = &zr[b * 2 * h + h..][..h];
@@ -419,7 +419,7 @@ impl Steps {
                 let row = &mut last[b * h..][..h];
                 copy_or_zero(input(b).map(|v| &v[2 * h..]), row);
             }
-            r_last.product(n, reset, None, true, &mut [], last);
+            r_last.product(pool, n, reset, None, true, &mut [], last);
         }
         self.clip(last);
         way.activations[1].apply(last);
