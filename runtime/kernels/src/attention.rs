@@ -61,6 +61,9 @@ pub fn reference(q: &[f32], k: &[f32], v: &[f32], softcap: f32, bias: &[f32], si
     }
 }
 
+/// Scores, soft cap, bias and sink to what to multiply by.
+type SoftmaxOne = fn(&mut [f32], f32, Option<&[f32]>, Option<f32>) -> f32;
+
 /// A form of the steps: its name, whether this CPU can run it, and the calls.
 pub struct Kernel {
     /// `{arch}-{dtypes}-{variant}`.
@@ -70,7 +73,7 @@ pub struct Kernel {
     softmax: fn(&Softmax<'_>, &mut [f32]) -> [f32; LANES],
     mix: fn(&Mix<'_>, &mut [f32]),
     scores_one: fn(&[f32], &[f32], usize, &mut [f32]),
-    softmax_one: fn(&mut [f32], f32, Option<&[f32]>, Option<f32>) -> f32,
+    softmax_one: SoftmaxOne,
     mix_one: fn(&[f32], &[f32], usize, f32, &mut [f32]),
 }
 

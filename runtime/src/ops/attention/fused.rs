@@ -570,7 +570,7 @@ impl Run {
         &self,
         step: &Step,
         reads: &Reads<'_>,
-        mut results: [&mut [f32]; 2],
+        results: [&mut [f32]; 2],
         held: &mut [f32],
         pool: &Pool,
     ) -> Result<(), OpError> {
