@@ -12,6 +12,7 @@ use serde_json::Value;
 const VERBS: &[&str] = &[
     "adapter",
     "bench",
+    "check",
     "completions",
     "demo",
     "doctor",
@@ -206,6 +207,77 @@ fn every_unknown_operator_is_listed_with_code_seven() {
     let path = dir.path().join("odd.onnx");
     fs::write(&path, onnx(&["Relu", "Frobnicate", "Relu", "Quux"])).unwrap();
     refused(&["inspect", text(&path)], 7, &["Frobnicate", "Quux"]);
+}
+
+/// A node of one input and one output.
+fn node(op: &str, domain: &str, from: &str, to: &str) -> Vec<u8> {
+    let domain = if domain.is_empty() { Vec::new() } else { bytes(7, domain.as_bytes()) };
+    [bytes(1, from.as_bytes()), bytes(2, to.as_bytes()), bytes(3, to.as_bytes()), bytes(4, op.as_bytes()), domain]
+        .concat()
+}
+
+/// A model of those nodes from `x` to `y`, with functions of its own in the domain `mine`.
+fn model(nodes: &[Vec<u8>], functions: &[Vec<u8>]) -> Vec<u8> {
+    let mut graph: Vec<u8> = nodes.iter().flat_map(|n| bytes(1, n)).collect();
+    graph.extend([bytes(2, b"g"), bytes(11, &value("x")), bytes(12, &value("y"))].concat());
+    let opsets = [bytes(8, &number(2, 17)), bytes(8, &[bytes(1, b"mine"), number(2, 1)].concat())].concat();
+    let functions: Vec<u8> = functions.iter().flat_map(|f| bytes(25, f)).collect();
+    [number(1, 8), opsets, bytes(7, &graph), functions].concat()
+}
+
+/// An `If` on `cond` whose branches are that node.
+fn branches(cond: &str, to: &str, inner: &[u8]) -> Vec<u8> {
+    let branch = [bytes(1, inner), bytes(2, b"branch"), bytes(12, &value("inner"))].concat();
+    let attribute = |name: &str| [bytes(1, name.as_bytes()), bytes(6, &branch), number(20, 5)].concat();
+    let attributes = [bytes(5, &attribute("then_branch")), bytes(5, &attribute("else_branch"))].concat();
+    [node("If", "", cond, to), attributes].concat()
+}
+
+#[test]
+fn unknown_operators_in_nested_graphs_and_functions_are_listed_at_once_with_those_outside() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("odd.onnx");
+    let body = [bytes(7, &node("Quux", "", "a", "b")), bytes(9, &number(2, 17))].concat();
+    let function = [bytes(1, b"Call"), bytes(4, b"a"), bytes(5, b"b"), body, bytes(10, b"mine")].concat();
+    let nodes = [
+        node("Relu", "", "x", "h"),
+        node("Frobnicate", "org.example", "h", "i"),
+        node("Call", "mine", "i", "j"),
+        node("IsNaN", "", "j", "k"),
+        branches("k", "y", &node("Xyzzy", "", "j", "inner")),
+    ];
+    fs::write(&path, model(&nodes, &[function])).unwrap();
+    refused(&["inspect", text(&path)], 7, &["Quux, Xyzzy, org.example.Frobnicate"]);
+    refused(&["inspect", text(&path), "--ops", "--json"], 7, &["Quux, Xyzzy, org.example.Frobnicate"]);
+}
+
+#[test]
+fn inspect_says_of_every_operator_how_it_runs_and_what_is_quantised() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.onnx");
+    // The number of columns of `h` is that of elements of `x` that are not 0: nobody knows it before.
+    let nodes = [
+        node("NonZero", "", "x", "h"),
+        [node("Cast", "", "h", "f"), bytes(5, &[bytes(1, b"to"), number(3, 1), number(20, 2)].concat())].concat(),
+        [bytes(1, b"f"), bytes(2, b"q"), bytes(2, b"s"), bytes(2, b"z"), bytes(4, b"DynamicQuantizeLinear")].concat(),
+        [bytes(1, b"q"), bytes(1, b"s"), bytes(1, b"z"), bytes(2, b"y"), bytes(4, b"DequantizeLinear")].concat(),
+    ];
+    fs::write(&path, model(&nodes, &[])).unwrap();
+    let doc: Value = serde_json::from_str(&ok(&["inspect", text(&path), "--ops", "--json"])).unwrap();
+    let rows: Vec<(&str, &str)> = doc["ops"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|o| (o["op"].as_str().unwrap(), o["runs_as"].as_str().unwrap()))
+        .collect();
+    assert_eq!(rows[0].0, "NonZero");
+    for op in ["Cast", "DynamicQuantizeLinear", "DequantizeLinear"] {
+        assert!(rows.contains(&(op, "planned at run time")), "{op}: {rows:?}");
+    }
+    assert_eq!(doc["quantisation"]["qdq"]["DequantizeLinear"], 1);
+    assert_eq!(doc["quantisation"]["dynamic"]["DynamicQuantizeLinear"], 1);
+    let said = ok(&["inspect", text(&path)]);
+    assert!(said.contains("quantised   1 DequantizeLinear, 1 DynamicQuantizeLinear"), "{said}");
 }
 
 #[test]

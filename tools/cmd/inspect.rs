@@ -7,6 +7,7 @@ use clap::Args;
 use hone_runtime::Class;
 use hone_runtime::DType;
 use hone_runtime::graph::{Graph, Op, ValueId};
+use hone_runtime::plan::Plan;
 use hone_runtime::session::SessionOptions;
 use serde::Serialize;
 
@@ -21,7 +22,8 @@ use crate::output;
 pub(crate) struct Inspect {
     /// A .hone bundle (directory or zip) or an .onnx file.
     model: PathBuf,
-    /// How each operator will run: the kernel's name, `reference`, `opaque` (tract's code) or `graph` (it runs nested graphs).
+    /// How each operator will run: the kernel's name, `reference`, `opaque` (tract's code), `graph` (it runs nested
+    /// graphs), or `planned at run time` (in nested graphs, and where shapes depend on data).
     #[arg(long)]
     ops: bool,
     /// Bytes of weights and of the arena.
@@ -59,6 +61,63 @@ struct OpRow {
     runs_as: &'static str,
 }
 
+/// What of the model is quantised, and how.
+#[derive(Serialize)]
+struct Quantisation {
+    /// `QuantizeLinear` and `DequantizeLinear`: operators between them compute on floats, or on codes where hone sees that
+    /// it may.
+    qdq: BTreeMap<String, usize>,
+    /// Operators on codes of fixed scales: `QLinear…`, `QGemm`, `QAttention`, ….
+    codes: BTreeMap<String, usize>,
+    /// Activations quantised as they come: `DynamicQuantize…`, `MatMulInteger`, `ConvInteger`, ….
+    dynamic: BTreeMap<String, usize>,
+    /// Weights in blocks of a few bits: `MatMulNBits`, `GatherBlockQuantized`.
+    blocks: BTreeMap<String, usize>,
+    /// Constants of those operators in types of at most 8 bits: elements by type.
+    weights: BTreeMap<&'static str, usize>,
+}
+
+impl Quantisation {
+    fn of(graph: &Graph) -> Quantisation {
+        let empty = BTreeMap::new;
+        let mut all =
+            Quantisation { qdq: empty(), codes: empty(), dynamic: empty(), blocks: empty(), weights: BTreeMap::new() };
+        all.add(graph);
+        all
+    }
+
+    fn add(&mut self, graph: &Graph) {
+        for n in &graph.nodes {
+            n.op.graphs().for_each(|g| self.add(g));
+            let Op::Own(def, _) = &n.op else { continue };
+            let form = match def.name {
+                "QuantizeLinear" | "DequantizeLinear" => &mut self.qdq,
+                name if name.contains("NBits") || name.contains("BlockQuantized") => &mut self.blocks,
+                name if name.starts_with("Dynamic") || name.contains("Integer") => &mut self.dynamic,
+                name if QUANTISED.iter().any(|q| name.starts_with(q)) => &mut self.codes,
+                _ => continue,
+            };
+            *form.entry(def.spelled()).or_insert(0) += 1;
+            // One element is a zero point.
+            let constants = n.inputs.iter().flatten().filter_map(|&v| graph.values[v].constant.as_ref());
+            for t in constants.filter(|t| t.dtype().bits() <= 8 && t.dtype() != DType::Bool && t.len() > 1) {
+                *self.weights.entry(t.dtype().name()).or_insert(0) += t.len();
+            }
+        }
+    }
+
+    fn counts(&self) -> impl Iterator<Item = String> {
+        let forms = [&self.qdq, &self.codes, &self.dynamic, &self.blocks];
+        forms.into_iter().flatten().map(|(op, n)| format!("{n} {op}"))
+    }
+}
+
+/// How names of operators on codes of fixed scales begin.
+const QUANTISED: &[&str] = &["QLinear", "QGemm", "QAttention", "QEmbed", "QOrdered", "QMoE"];
+
+/// How an operator runs whose shapes are known only then.
+const LATER: &str = "planned at run time";
+
 #[derive(Serialize)]
 struct Memory {
     bindings: BTreeMap<String, usize>,
@@ -91,6 +150,7 @@ struct Body {
     parameter_bytes: usize,
     int8_weights: usize,
     int8_parameters: usize,
+    quantisation: Quantisation,
     file_ops: BTreeMap<String, usize>,
     graph_ops: Vec<Census>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -146,6 +206,7 @@ impl Inspect {
             parameter_bytes,
             int8_weights,
             int8_parameters,
+            quantisation: Quantisation::of(&graph),
             file_ops: info.ops.iter().cloned().collect(),
             graph_ops: census,
             ops: None,
@@ -157,12 +218,9 @@ impl Inspect {
             let given: Vec<(&str, DType, &[usize])> = shapes.iter().map(|(n, t, s)| (n.as_str(), *t, &s[..])).collect();
             let plan = session.plan(&given)?;
             if plan.has_rest() {
-                output::say(
-                    "hone: some shapes depend on the data; what follows from them is planned while it runs and not listed",
-                );
+                output::say("hone: some shapes depend on the data; what follows from them is planned while it runs");
             }
-            let row = |s: hone_runtime::plan::StepInfo| OpRow { node: s.node, op: s.op, runs_as: s.kernel };
-            body.ops = self.ops.then(|| plan.steps().into_iter().map(row).collect());
+            body.ops = self.ops.then(|| rows(&graph, plan));
             let (weight_bytes, arena_bytes) = (plan.weight_bytes(), plan.arena_bytes());
             body.memory = self.memory.then_some(Memory { bindings, weight_bytes, arena_bytes });
         }
@@ -172,6 +230,32 @@ impl Inspect {
             print(&body)?
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Every operator and how it will run, in the order of the plan; after an operator that runs graphs those of its graphs.
+fn rows(graph: &Graph, plan: &Plan) -> Vec<OpRow> {
+    let mut rows = Vec::new();
+    let inner = |rows: &mut Vec<OpRow>, node: &str| {
+        let made = graph.nodes.iter().find(|n| n.name == node);
+        made.into_iter().flat_map(|n| n.op.graphs()).for_each(|g| nested(g, node, rows));
+    };
+    for s in plan.steps() {
+        rows.push(OpRow { node: s.node.clone(), op: s.op, runs_as: s.kernel });
+        inner(&mut rows, &s.node);
+    }
+    for (node, op) in plan.later() {
+        rows.push(OpRow { node: node.clone(), op, runs_as: LATER });
+        inner(&mut rows, &node);
+    }
+    rows
+}
+
+fn nested(graph: &Graph, around: &str, rows: &mut Vec<OpRow>) {
+    for n in &graph.nodes {
+        let node = format!("{around}/{}", n.name);
+        n.op.graphs().for_each(|g| nested(g, &node, rows));
+        rows.push(OpRow { node, op: n.op.name().to_string(), runs_as: LATER });
     }
 }
 
@@ -230,6 +314,12 @@ fn print(body: &Body) -> anyhow::Result<()> {
         n => format!(", {} of them int8 in {n} weights", body.int8_parameters),
     };
     output::line(format!("  parameters  {} in {} bytes{int8}", body.parameters, body.parameter_bytes))?;
+    let counts: Vec<String> = body.quantisation.counts().collect();
+    if !counts.is_empty() {
+        let weights = body.quantisation.weights.iter().map(|(t, n)| format!("{n} {t}")).collect::<Vec<_>>();
+        let weights = if weights.is_empty() { String::new() } else { format!("; weights: {}", weights.join(", ")) };
+        output::line(format!("  quantised   {}{weights}", counts.join(", ")))?;
+    }
     for (head, ports) in [("inputs", &body.inputs), ("outputs", &body.outputs)] {
         output::line(format!("  {head}"))?;
         let rows: Vec<Vec<String>> = ports
@@ -244,7 +334,7 @@ fn print(body: &Body) -> anyhow::Result<()> {
     }
     output::line("  operators after import")?;
     let row = |c: &Census| {
-        let by = if c.own { "" } else { "run by tract" };
+        let by = if c.own { "own" } else { "run by tract" };
         vec![format!("    {}", c.op), c.count.to_string(), by.to_string()]
     };
     output::line(output::table(&body.graph_ops.iter().map(row).collect::<Vec<_>>()))?;

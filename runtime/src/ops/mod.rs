@@ -30,6 +30,8 @@ mod signal;
 
 #[cfg(all(test, feature = "import"))]
 mod conformance;
+#[cfg(test)]
+mod support;
 
 /// The operators that are ours, by family.
 pub static FAMILIES: &[&[&OpDef]] = &[

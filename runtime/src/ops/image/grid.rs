@@ -17,14 +17,10 @@ pub(super) static GRID_SAMPLE: OpDef = OpDef::new(
 .kernel(lower::grid_sample);
 
 /// The same before the standard had it.
-pub(super) static MICROSOFT_GRID_SAMPLE: OpDef = OpDef::new(
-    "GridSample",
-    "samples of images at positions that are an input",
-    |_, inputs| facts(inputs),
-    sample,
-)
-.domain(MICROSOFT)
-.kernel(lower::grid_sample);
+pub(super) static MICROSOFT_GRID_SAMPLE: OpDef =
+    OpDef::new("GridSample", "samples of images at positions that are an input", |_, inputs| facts(inputs), sample)
+        .domain(MICROSOFT)
+        .kernel(lower::grid_sample);
 
 /// `grid[n, p] = theta[n] · [position of p, 1]`: positions of an image or volume under an affine map.
 pub(super) static AFFINE_GRID: OpDef = OpDef::new(
@@ -191,7 +187,10 @@ impl Sampling {
             }
             Interpolation::Linear => taps.extend(self.linear(n, length, double)),
             Interpolation::Cubic => {
-                let x = self.padded(self.position(n, length, double), length);
+                let x = self.position(n, length, double);
+                // At a border the four elements are clamped and not the position: so do PyTorch and ONNX Runtime, unlike
+                // the standard's reference implementation, whose tests have no such case.
+                let x = if self.padding == Padding::Border { x } else { self.padded(x, length) };
                 for (i, w) in cubic(x - x.floor()).into_iter().enumerate() {
                     taps.push((self.element(x.floor() + i as f64 - 1.0, length), w));
                 }

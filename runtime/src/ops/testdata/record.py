@@ -1,27 +1,33 @@
 """Records what ONNX Runtime computes for tiny models of every operator of ours: conformance.npz.
 
-    python -m venv venv && venv/bin/pip install numpy==2.4.6 onnx==1.23.2 onnxruntime==1.32.0
+    python -m venv venv && venv/bin/pip install numpy==2.4.6 ml_dtypes==0.6.0 onnx==1.23.2 onnxruntime==1.32.0
     venv/bin/python record.py
 
-Run in a folder of its own beside this file or anywhere else; the archive is written next to this file.
-ONNX Runtime runs without graph optimisation, so that each operator is computed as it is written, on one thread.
+The archive is written next to this file. Cases are here (models of several nodes, several shapes, weights) and in the
+modules of `MODULES`. ONNX Runtime runs without graph optimisation, so that each operator is computed as it is written,
+on one thread.
 
-The archive is a stored .npz of two byte arrays. `index` is JSON: one [NAME, TOLERANCE, MODEL_BYTES, RUNS] a case, each run
-[INPUTS, OUTPUTS], each tensor [NAME, DTYPE, SHAPE]. `data` holds, in the order of the index and without gaps, the ONNX
-file of the case and then the elements of its tensors, little-endian. TOLERANCE is the largest absolute difference
-allowed to floats (0: equal); integers are always equal.
+The archive is a deflated .npz of byte arrays. `made_with` is the version of ONNX Runtime. `index` is JSON: one
+[NAME, TOLERANCE, CODES, MODEL_BYTES, RUNS] a case, each run [INPUTS, OUTPUTS], each tensor [NAME, DTYPE, SHAPE]. `data`
+holds, in the order of the index and without gaps, the ONNX file of the case and then the elements of its tensors,
+little-endian, types of fewer than eight bits one a byte. TOLERANCE is the largest absolute difference allowed to floats
+(0: equal), CODES the same for integers, which is 0 but for operators that round a float computed in another order.
 
 Tolerance: 2 · roundings · 2^-24 · max(1, max |output|): each of two engines rounds a value that often on its way to one
 output element, by half a unit in the last place. `roundings` is 0 for operators that move or round to integers, the
 length of the sum plus a few for sums, and a few for functions of a mathematical library (each within 2 units).
 """
 
+import ctypes
+import functools
+import importlib
 import io
 import json
 import sys
 import zipfile
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -29,6 +35,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 F32, I64 = TensorProto.FLOAT, TensorProto.INT64
 LIBM = 8
+MICROSOFT = "com.microsoft"
 rng = np.random.default_rng(20261123)
 index: list = []
 data = io.BytesIO()
@@ -55,10 +62,14 @@ def node(op, inputs, outputs, **attrs):
     return helper.make_node(op, inputs, outputs, name=f"{op}_{outputs[0]}", **attrs)
 
 
-def case(name, nodes, runs, outputs=("y",), constants=None, roundings=0, opset=17, symbolic=None):
-    """`runs`: one dict of inputs, or several; `symbolic`: {input: dims}, otherwise dims that differ get a symbol."""
+def case(name, nodes, runs, outputs=("y",), constants=None, roundings=0, lsb=0, opset=17, symbolic=None):
+    """`runs`: one dict of inputs, or several; `symbolic`: {input: dims}, otherwise dims that differ get a symbol.
+
+    Of `outputs` those named "" are not asked for. `lsb`: how far an integer may be off.
+    """
     runs = runs if isinstance(runs, list) else [runs]
     nodes = nodes if isinstance(nodes, list) else [nodes]
+    outputs = [o for o in outputs if o]
     inputs = []
     for key, first in runs[0].items():
         dims = [d if all(r[key].shape[i] == d for r in runs) else "N" for i, d in enumerate(first.shape)]
@@ -67,27 +78,77 @@ def case(name, nodes, runs, outputs=("y",), constants=None, roundings=0, opset=1
     made = [helper.make_empty_tensor_value_info(o) for o in outputs]
     init = [numpy_helper.from_array(np.asarray(v), k) for k, v in (constants or {}).items()]
     graph = helper.make_graph(nodes, "g", inputs, made, init)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
-    file = model.SerializeToString()
+    domains = [helper.make_opsetid("", opset), helper.make_opsetid(MICROSOFT, 1)]
+    file = helper.make_model(graph, opset_imports=domains, ir_version=10).SerializeToString()
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4
     session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     largest, recorded = 1.0, []
     data.write(file)
     for run in runs:
-        found = dict(zip(outputs, session.run(list(outputs), run)))
+        given = {k: to_ort(v) for k, v in run.items()}
+        found = dict(zip(outputs, map(from_ort, session.run_with_ort_values(outputs, given))))
         recorded.append([store(run), store(found)])
         for value in found.values():
-            if value.dtype == np.float32:
-                finite = np.abs(value[np.isfinite(value)])
-                largest = max(largest, float(finite.max(initial=0)))
+            if value.dtype.kind == "f" or value.dtype == ml_dtypes.bfloat16:
+                value = value.astype(np.float64)
+                largest = max(largest, float(np.abs(value[np.isfinite(value)]).max(initial=0)))
     assert all(name != other[0] for other in index), name
-    index.append([name, 2 * roundings * 2.0**-24 * largest, len(file), recorded])
+    index.append([name, 2 * roundings * 2.0**-24 * largest, lsb, len(file), recorded])
 
 
-SHORT = {"float32": "f32", "int64": "i64", "int32": "i32", "int8": "i8", "uint8": "u8"}
+def one_node(name, op, inputs, *, domain="", opset=21, outputs=1, names=None, roundings=0, **attributes):
+    """A case of one node whose operands are all fed; `inputs` are arrays, `None` where one is left out.
+
+    `names` names the outputs, "" for one that is not asked for; without it there are `outputs` of them.
+    """
+    arrays = [None if v is None else np.asarray(v) for v in inputs]
+    listed = ["" if v is None else f"i{k}" for k, v in enumerate(arrays)]
+    outs = names or [f"o{k}" for k in range(outputs)]
+    made = helper.make_node(op, listed, outs, name=op, domain=domain, **attributes)
+    fed = {k: v for k, v in zip(listed, arrays) if k}
+    case(name, made, fed, outputs=outs, roundings=roundings, opset=17 if domain else opset)
+
+
+# Modules of cases beside this file, `cases_NAME.py`, and what their `cases(add)` is called with.
+MODULES = {
+    "elem": one_node,
+    "math": functools.partial(one_node, roundings=8),
+    "move": one_node,
+    "quant": case,
+    "rest": one_node,
+}
+
+
+def of_module(name, add):
+    """The cases of one module, under its name."""
+    module = importlib.import_module(f"cases_{name}")
+    module.cases(lambda label, *args, **more: add(f"{name}: {label}", *args, **more))
+
+
+SHORT = {"bfloat16": "bf16", "float8_e4m3fn": "f8e4m3fn", "float8_e5m2": "f8e5m2", "int4": "i4", "uint4": "u4", "bool": "bool"}
+SHORT |= {f"float{n}": f"f{n}" for n in (16, 32, 64)}
+SHORT |= {f"{kind}int{n}": f"{kind or 'i'}{n}" for n in (8, 16, 32, 64) for kind in ("", "u")}
+
+
+def to_ort(value):
+    """A tensor for ONNX Runtime, which takes the types NumPy lacks as codes."""
+    value = np.ascontiguousarray(value).reshape(value.shape)
+    if value.dtype.kind != "V" and value.dtype.isbuiltin == 1:
+        return ort.OrtValue.ortvalue_from_numpy(value)
+    codes = value.view(f"u{value.dtype.itemsize}")
+    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(codes, helper.np_dtype_to_tensor_dtype(value.dtype))
+
+
+def from_ort(value):
+    dtype = helper.tensor_dtype_to_np_dtype(value.element_type())
+    if dtype.isbuiltin == 1:
+        return value.numpy()
+    shape = value.shape()
+    raw = ctypes.string_at(value.data_ptr(), int(np.prod(shape)) * dtype.itemsize)
+    return np.frombuffer(raw, dtype).reshape(shape)
 
 
 def store(tensors):
@@ -505,21 +566,71 @@ def quantisation():
     case("Gemm/int8_one_scale_vector", [dq, node("Gemm", ["a", "w"], ["y"])], {"a": u(2, 4)}, constants=c, roundings=8)
 
 
+def control():
+    """`If`, `Loop` and `Scan`, whose graphs take values from around them: live ones, constants and outer inputs."""
+    info, f32 = helper.make_tensor_value_info, TensorProto.FLOAT
+    graph = lambda nodes, inputs, outputs, init=(): helper.make_graph(nodes, "inner", inputs, outputs, list(init))
+    then = graph([node("Add", ["h", "c"], ["t"])], [], [info("t", f32, None)])
+    other = graph([node("Mul", ["h", "k"], ["e"])], [], [info("e", f32, None)], [numpy_helper.from_array(np.float32(3), "k")])
+    nodes = [node("Relu", ["x"], ["h"]), node("If", ["cond"], ["y"], then_branch=then, else_branch=other)]
+    runs = [{"x": u(n, 3), "cond": np.array(n == 1)} for n in (1, 3)]
+    case("If/captures", nodes, runs, constants={"c": u(3)}, roundings=2)
+    for flag in (True, False):
+        case(f"If/constant_{flag}", nodes, {"x": u(2, 3)}, constants={"c": u(3), "cond": np.array(flag)}, roundings=2)
+    one = graph([node("Identity", ["h"], ["t"])], [], [info("t", f32, None)])
+    two = graph([node("Concat", ["h", "h"], ["e"], axis=0)], [], [info("e", f32, None)])
+    nodes[1] = node("If", ["cond"], ["z"], then_branch=one, else_branch=two)
+    case("If/other_shapes", [*nodes, node("Exp", ["z"], ["y"])], [{"x": u(2, 3), "cond": np.array(b)} for b in (True, False)], roundings=LIBM)
+    i, cond, v = info("i", I64, []), info("c_in", TensorProto.BOOL, []), info("v", f32, None)
+    steps = [node("Identity", ["c_in"], ["c_out"]), node("Mul", ["v", "x"], ["w"]), node("Add", ["w", "x"], ["s"])]
+    outs = [info("c_out", TensorProto.BOOL, []), info("w", f32, None), info("s", f32, None)]
+    body = graph(steps, [i, cond, v], outs)
+    for trips in (0, 1, 4):
+        feed = {"x": u(2, 3), "v0": u(2, 3), "m": np.array(trips, np.int64)}
+        case(f"Loop/trips_{trips}", node("Loop", ["m", "", "v0"], ["y", "scan"], body=body), feed, outputs=("y", "scan"), roundings=16)
+    steps = [node("Add", ["v", "x"], ["w"]), node("ReduceMax", ["w"], ["top"], keepdims=0), node("Less", ["top", "limit"], ["c_out"])]
+    body = graph(steps, [i, cond, v], outs[:2], [numpy_helper.from_array(np.float32(2.5), "limit")])
+    feed = {"x": np.abs(u(3)), "v0": np.zeros(3, np.float32), "go": np.array(True)}
+    case("Loop/until", node("Loop", ["", "go", "v0"], ["y"], body=body), feed, roundings=16)
+    steps = [node("Identity", ["c_in"], ["c_out"]), node("Concat", ["v", "x"], ["w"], axis=0)]
+    body = graph(steps, [i, cond, v], outs[:2])
+    feed = {"x": u(1, 2), "v0": u(0, 2), "m": np.array(3, np.int64)}
+    case("Loop/grows", node("Loop", ["m", "", "v0"], ["y"], body=body), feed)
+    steps = [node("Mul", ["p", "half"], ["d"]), node("Add", ["d", "a"], ["n"]), node("Identity", ["n"], ["o"])]
+    io = lambda names: [info(n, f32, None) for n in names]
+    body = graph(steps, io("pa"), io("no"))
+    for label, more in {
+        "plain": {}, "reverse": dict(scan_input_directions=[1], scan_output_directions=[1]),
+        "axes": dict(scan_input_axes=[1], scan_output_axes=[-1]),
+    }.items():
+        scan = node("Scan", ["p0", "a0"], ["last", "all"], body=body, num_scan_inputs=1, **more)
+        feed = {"p0": u(4), "a0": u(4, 5) if label == "axes" else u(5, 4)}
+        case(f"Scan/{label}", scan, feed, outputs=("last", "all"), constants={"half": np.float32(0.5)}, roundings=12)
+
+
 def save(path):
-    """A stored .npz whose bytes depend on its contents alone."""
-    members = {"index": json.dumps(index, separators=(",", ":")).encode(), "data": data.getvalue()}
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as z:
+    """A deflated .npz whose bytes depend on its contents alone."""
+    members = {
+        "made_with": f"onnxruntime {ort.__version__}, onnx {onnx.__version__}".encode(),
+        "index": json.dumps(index, separators=(",", ":")).encode(),
+        "data": data.getvalue(),
+    }
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as z:
         for name, content in members.items():
             raw = io.BytesIO()
             np.lib.format.write_array(raw, np.frombuffer(content, dtype=np.uint8), allow_pickle=False)
-            z.writestr(zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), raw.getvalue())
+            info = zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))
+            info.compress_type = zipfile.ZIP_DEFLATED
+            z.writestr(info, raw.getvalue(), compresslevel=9)
 
 
-FAMILIES = [arithmetic, activations, movement, products, convolutions, pools, reductions, normalisations, recurrences, quantisation]
+FAMILIES = [arithmetic, activations, movement, products, convolutions, pools, reductions, normalisations, recurrences, quantisation, control]
 
 if __name__ == "__main__":
     for family in FAMILIES:
         family()
+    for name, add in MODULES.items():
+        of_module(name, add)
     target = Path(__file__).with_name("conformance.npz")
     save(target)
     print(f"{len(index)} cases, {target.stat().st_size} bytes", file=sys.stderr)

@@ -1,0 +1,150 @@
+//! The support table `SUPPORT.md`, made from the registry, and the two tables of exceptions it shares with the
+//! conformance test.
+use std::fmt::Write as _;
+
+use super::{Kind, OpDef, all};
+
+const RANDOM: &str = "draws random numbers, of another generator than ONNX Runtime's";
+const GPU_ONLY: &str = "ONNX Runtime has it on GPUs only";
+
+/// Operators no case was recorded of, and why.
+pub(super) const NOT_RECORDED: &[(&str, &str)] = &[
+    ("Bernoulli", RANDOM),
+    ("Multinomial", RANDOM),
+    ("RandomNormal", RANDOM),
+    ("RandomNormalLike", RANDOM),
+    ("RandomUniform", RANDOM),
+    ("RandomUniformLike", RANDOM),
+    ("SwiGLU", "ONNX Runtime 1.32 does not have it; the standard's node tests do"),
+    ("com.microsoft.BiasAdd", GPU_ONLY),
+    ("com.microsoft.BiasSoftmax", GPU_ONLY),
+    ("com.microsoft.BiasSplitGelu", GPU_ONLY),
+    ("com.microsoft.ComplexMul", GPU_ONLY),
+    ("com.microsoft.ComplexMulConj", GPU_ONLY),
+    ("com.microsoft.GemmFastGelu", GPU_ONLY),
+    ("com.microsoft.GroupNorm", GPU_ONLY),
+    ("com.microsoft.LayerNormalization", "files have it, ONNX Runtime only in the standard's domain"),
+    ("com.microsoft.QLinearReduceMean", "ONNX Runtime declares it and runs it nowhere"),
+    ("com.microsoft.ReduceSumInteger", "ONNX Runtime declares it and runs it nowhere"),
+    ("com.microsoft.SimplifiedLayerNormalization", "files have it, ONNX Runtime only in the standard's domain"),
+    ("com.microsoft.SkipGroupNorm", GPU_ONLY),
+];
+
+/// Operators that ran by no kernel of their own in any case: they run by their reference function.
+pub(super) const WITHOUT_KERNEL: &[&str] = &[
+    "AffineGrid",
+    "BitCast",
+    "BitShift",
+    "BitwiseAnd",
+    "BitwiseNot",
+    "BitwiseOr",
+    "BitwiseXor",
+    "BlackmanWindow",
+    "Col2Im",
+    "Compress",
+    "Constant",
+    "ConstantOfShape",
+    "ConvInteger",
+    "DeformConv",
+    "Det",
+    "EyeLike",
+    "GRU",
+    "GlobalLpPool",
+    "HammingWindow",
+    "HannWindow",
+    "Hardmax",
+    "ImageScaler",
+    "IsInf",
+    "LSTM",
+    "LpNormalization",
+    "LpPool",
+    "MaxRoiPool",
+    "MaxUnpool",
+    "MeanVarianceNormalization",
+    "MelWeightMatrix",
+    "NegativeLogLikelihoodLoss",
+    "NonMaxSuppression",
+    "NonZero",
+    "QLinearConv",
+    "RNN",
+    "Range",
+    "ReverseSequence",
+    "RoiAlign",
+    "Shape",
+    "Shrink",
+    "Size",
+    "SoftmaxCrossEntropyLoss",
+    "TfIdfVectorizer",
+    "Unique",
+    "com.microsoft.CropAndResize",
+    "com.microsoft.DynamicQuantizeLSTM",
+    "com.microsoft.EmbedLayerNormalization",
+    "com.microsoft.GatherBlockQuantized",
+    "com.microsoft.Inverse",
+    "com.microsoft.MatMulNBits",
+    "com.microsoft.NhwcMaxPool",
+    "com.microsoft.QAttention",
+    "com.microsoft.QEmbedLayerNormalization",
+    "com.microsoft.QLinearAdd",
+    "com.microsoft.QLinearAveragePool",
+    "com.microsoft.QLinearConcat",
+    "com.microsoft.QLinearConv",
+    "com.microsoft.QLinearGlobalAveragePool",
+    "com.microsoft.QLinearLeakyRelu",
+    "com.microsoft.QLinearMul",
+    "com.microsoft.QLinearSigmoid",
+    "com.microsoft.QLinearSoftmax",
+    "com.microsoft.QLinearWhere",
+    "com.microsoft.Range",
+    "com.microsoft.Unique",
+];
+
+const HEAD: &str = "\
+# Operators
+
+<!-- made by `HONE_UPDATE=1 cargo test -p hone-runtime --lib support`: edit the registry -->
+
+What hone runs by code of its own, at every opset version of ONNX and for every element type the operator takes.
+*Kernel*: some recorded case runs by a fast form; the other cases, and operators without one, run by the reference
+function, which is the formula. *Compared with*: where the results the tests compare with come from. An operator that is
+not here runs by tract when tract has it, and is refused by name otherwise; `hone inspect` says which it is.
+
+| operator | domain | what it computes | kernel | differentiable | compared with |
+|---|---|---|---|---|---|
+";
+
+fn table() -> String {
+    let mut rows: Vec<&OpDef> = all().collect();
+    rows.sort_by_key(|d| (d.domain, d.name));
+    let mut text = HEAD.to_string();
+    for d in rows {
+        let domain = if d.domain.is_empty() { "ai.onnx" } else { d.domain };
+        let spelled = d.spelled();
+        let reason = NOT_RECORDED.iter().find(|(n, _)| *n == spelled).map(|(_, why)| *why);
+        let kernel = match d.kind {
+            _ if reason.is_some() => "not measured",
+            Kind::Control => "runs its graphs",
+            _ if WITHOUT_KERNEL.contains(&&*spelled) => "no",
+            _ => "yes",
+        };
+        let doc = d.doc.replace('|', "\\|");
+        let compared = reason.map_or("ONNX Runtime".to_string(), |why| format!("not recorded: {why}"));
+        let _ = writeln!(text, "| {} | {domain} | {doc} | {kernel} | not yet | {compared} |", d.name);
+    }
+    text
+}
+
+#[test]
+fn the_committed_support_table_is_what_the_registry_says() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/ops/SUPPORT.md");
+    let made = table();
+    if std::env::var_os("HONE_UPDATE").is_some() {
+        std::fs::write(path, &made).unwrap();
+    }
+    let committed = std::fs::read_to_string(path).unwrap_or_default();
+    let stale = made.lines().zip(committed.lines()).find(|(a, b)| a != b);
+    if let Some((made, committed)) = stale {
+        panic!("SUPPORT.md says\n{committed}\nand the registry\n{made}\nHONE_UPDATE=1 writes it anew");
+    }
+    assert_eq!(made.len(), committed.len(), "SUPPORT.md has more or fewer rows; HONE_UPDATE=1 writes it anew");
+}
