@@ -5,8 +5,10 @@
 //! queries than fill the lanes well there are the `_one` forms, whose lanes are features.
 //!
 //! `L` keys, `D` head size of queries and keys, `E` head size of values.
+use crate::gemm;
+
 /// Queries of a tile.
-pub const LANES: usize = 16;
+pub const LANES: usize = gemm::NR;
 
 /// Fewest queries for which a tile is worth more than one query after the other.
 pub const FEWEST: usize = 4;
@@ -59,17 +61,19 @@ pub fn reference(q: &[f32], k: &[f32], v: &[f32], softcap: f32, bias: &[f32], si
     }
 }
 
+/// Scores, soft cap, bias and sink to what to multiply by.
+type SoftmaxOne = fn(&mut [f32], f32, Option<&[f32]>, Option<f32>) -> f32;
+
 /// A form of the steps: its name, whether this CPU can run it, and the calls.
 pub struct Kernel {
     /// `{arch}-{dtypes}-{variant}`.
     pub name: &'static str,
     /// Whether this CPU has what it needs.
     pub available: fn() -> bool,
-    scores: fn(&[f32], &[f32], usize, &mut [f32]),
     softmax: fn(&Softmax<'_>, &mut [f32]) -> [f32; LANES],
     mix: fn(&Mix<'_>, &mut [f32]),
     scores_one: fn(&[f32], &[f32], usize, &mut [f32]),
-    softmax_one: fn(&mut [f32], f32, Option<&[f32]>, Option<f32>) -> f32,
+    softmax_one: SoftmaxOne,
     mix_one: fn(&[f32], &[f32], usize, f32, &mut [f32]),
 }
 
@@ -95,7 +99,6 @@ macro_rules! form {
         Kernel {
             name: $name,
             available: $available,
-            scores: $module::scores,
             softmax: $module::softmax,
             mix: $module::mix,
             scores_one: $module::scores_one,
@@ -126,15 +129,6 @@ impl Kernel {
     /// The best form this CPU has.
     pub fn best() -> &'static Kernel {
         KERNELS.iter().find(|k| (k.available)()).unwrap_or(&KERNELS[KERNELS.len() - 1])
-    }
-
-    /// The scores of a tile: `x[j][r] = panel(r) · k[j · k_stride ..]`, with a panel of [`pack_queries`].
-    ///
-    /// # Panics
-    /// As [`Kernel::mix`].
-    pub fn scores(&self, panel: &[f32], k: &[f32], k_stride: usize, x: &mut [f32]) {
-        self.check();
-        (self.scores)(panel, k, k_stride, x);
     }
 
     /// Turns the scores `x: [L][LANES]` into `e^(score - max)`, 0 for hidden keys, and gives for each lane what to multiply
@@ -203,36 +197,44 @@ pub fn pack_queries<'a>(rows: usize, scale: f32, q: impl Fn(usize) -> &'a [f32],
     }
 }
 
+/// The scores of a tile: `x[j][r] = panel(r) · k[j · k_stride ..]`, with a panel of [`pack_queries`]: a product whose rows
+/// are the keys.
+///
+/// # Panics
+/// When a slice is shorter than its shape says.
+pub fn scores(panel: &[f32], k: &[f32], k_stride: usize, x: &mut [f32]) {
+    gemm::gemm(
+        &gemm::Gemm {
+            m: x.len() / LANES,
+            k: panel.len() / LANES,
+            n: LANES,
+            x: k,
+            x_stride: k_stride,
+            w: gemm::Packed::F32(panel),
+            bias: None,
+            accumulate: false,
+        },
+        x,
+    );
+}
+
 macro_rules! compiled {
-    ($(#[$feature:meta])* $module:ident $keys:literal keys $rows:literal rows $width:literal wide) => {
+    ($(#[$feature:meta])* $module:ident $mix:ident) => {
         mod $module {
             use super::{LANES, Mix, Softmax, generic};
-
-            pub(super) fn scores(panel: &[f32], k: &[f32], k_stride: usize, x: &mut [f32]) {
-                $(#[$feature])*
-                fn f(panel: &[f32], k: &[f32], k_stride: usize, x: &mut [f32]) {
-                    generic::scores::<true, $keys>(panel, k, k_stride, x);
-                }
-                // SAFETY: `Kernel::check` has just seen that this CPU has the features the function is compiled for.
-                unsafe { f(panel, k, k_stride, x) }
-            }
 
             pub(super) fn softmax(s: &Softmax<'_>, x: &mut [f32]) -> [f32; LANES] {
                 $(#[$feature])*
                 fn f(s: &Softmax<'_>, x: &mut [f32]) -> [f32; LANES] {
                     generic::softmax::<true>(s, x)
                 }
-                // SAFETY: as above.
+                // SAFETY: `Kernel::check` has just seen that this CPU has the features the function is compiled for.
                 unsafe { f(s, x) }
             }
 
             pub(super) fn mix(m: &Mix<'_>, y: &mut [f32]) {
-                $(#[$feature])*
-                fn f(m: &Mix<'_>, y: &mut [f32]) {
-                    generic::mix::<true, $rows, $width>(m, y);
-                }
                 // SAFETY: as above.
-                unsafe { f(m, y) }
+                unsafe { super::x86::$mix(m, y) }
             }
 
             pub(super) fn scores_one(q: &[f32], k: &[f32], k_stride: usize, x: &mut [f32]) {
@@ -266,23 +268,92 @@ macro_rules! compiled {
 }
 
 #[cfg(target_arch = "x86_64")]
-compiled!(#[target_feature(enable = "avx512f,avx512bw,avx2,fma")] avx512 16 keys 8 rows 32 wide);
+compiled!(#[target_feature(enable = "avx512f,avx512bw,avx2,fma")] avx512 mix_512);
 #[cfg(target_arch = "x86_64")]
-compiled!(#[target_feature(enable = "avx2,fma")] avx2 6 keys 4 rows 16 wide);
+compiled!(#[target_feature(enable = "avx2,fma")] avx2 mix_256);
+
+/// The mixture, spelled out: more accumulators than compilers make of loops over lanes.
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::{LANES, Mix, generic};
+
+    macro_rules! mixture {
+        ($(#[$feature:meta])* $name:ident $tile:ident $rows:literal rows $vectors:literal vectors of $width:literal
+         $zero:ident $load:ident $store:ident $set:ident $fma:ident $mul:ident) => {
+            $(#[$feature])*
+            pub(super) fn $name(m: &Mix<'_>, y: &mut [f32]) {
+                let wide = m.e - m.e % $width;
+                let keys = m.p.len() / LANES;
+                assert!(keys == 0 || m.v.len() >= (keys - 1) * m.v_stride + m.e, "v is shorter than its shape says");
+                assert!(m.rows <= LANES && y.len() >= m.rows * m.e, "y is shorter than its shape says");
+                for r in (0..m.rows).step_by($rows) {
+                    let mut first = 0;
+                    while first + $vectors * $width <= wide {
+                        // SAFETY: just checked: every key has values `first..first + vectors · width`, every lane `r..r + rows`
+                        // exists because `rows` divides `LANES`, and so does every row of `y` below `m.rows`.
+                        unsafe { $tile::<$vectors>(m, r, first, y) };
+                        first += $vectors * $width;
+                    }
+                    while first < wide {
+                        // SAFETY: as above, for one vector.
+                        unsafe { $tile::<1>(m, r, first, y) };
+                        first += $width;
+                    }
+                }
+                generic::mix_from::<true, 4, 4>(m, wide, y);
+            }
+
+            /// # Safety
+            /// Every key has values `first..first + V · width`, and rows `r..min(r + rows, m.rows)` of `y` exist.
+            $(#[$feature])*
+            unsafe fn $tile<const V: usize>(m: &Mix<'_>, r: usize, first: usize, y: &mut [f32]) {
+                // SAFETY: all pointers stay inside what the caller promises; unaligned loads and stores are used throughout.
+                unsafe {
+                    let mut acc = [[$zero(); V]; $rows];
+                    let (p, v) = (m.p.as_ptr().add(r), m.v.as_ptr().add(first));
+                    for j in 0..m.p.len() / LANES {
+                        let mut value = [$zero(); V];
+                        for c in 0..V {
+                            value[c] = $load(v.add(j * m.v_stride + c * $width));
+                        }
+                        for i in 0..$rows {
+                            let weight = $set(*p.add(j * LANES + i));
+                            for c in 0..V {
+                                acc[i][c] = $fma(weight, value[c], acc[i][c]);
+                            }
+                        }
+                    }
+                    for i in 0..$rows {
+                        if r + i < m.rows {
+                            let factor = $set(m.factors[r + i]);
+                            for c in 0..V {
+                                let to = y.as_mut_ptr().add((r + i) * m.e + first + c * $width);
+                                $store(to, $mul(acc[i][c], factor));
+                            }
+                        }
+                    }
+                }
+            }
+        };
+    }
+
+    mixture!(#[target_feature(enable = "avx512f,avx512bw,avx2,fma")] mix_512 tile_512 8 rows 2 vectors of 16
+        _mm512_setzero_ps _mm512_loadu_ps _mm512_storeu_ps _mm512_set1_ps _mm512_fmadd_ps _mm512_mul_ps);
+    mixture!(#[target_feature(enable = "avx2,fma")] mix_256 tile_256 4 rows 2 vectors of 8
+        _mm256_setzero_ps _mm256_loadu_ps _mm256_storeu_ps _mm256_set1_ps _mm256_fmadd_ps _mm256_mul_ps);
+}
 
 mod any {
     use super::{LANES, Mix, Softmax, generic};
-
-    pub(super) fn scores(panel: &[f32], k: &[f32], k_stride: usize, x: &mut [f32]) {
-        generic::scores::<false, 2>(panel, k, k_stride, x);
-    }
 
     pub(super) fn softmax(s: &Softmax<'_>, x: &mut [f32]) -> [f32; LANES] {
         generic::softmax::<false>(s, x)
     }
 
     pub(super) fn mix(m: &Mix<'_>, y: &mut [f32]) {
-        generic::mix::<false, 4, 8>(m, y);
+        generic::mix::<false>(m, y);
     }
 
     pub(super) fn scores_one(q: &[f32], k: &[f32], k_stride: usize, x: &mut [f32]) {
@@ -386,54 +457,23 @@ mod generic {
     }
 
     #[inline(always)]
-    pub(super) fn scores<const FMA: bool, const KEYS: usize>(panel: &[f32], k: &[f32], k_stride: usize, x: &mut [f32]) {
-        let panel = panel.as_chunks::<LANES>().0;
-        let rows = x.as_chunks_mut::<LANES>().0;
-        let many = rows.len() / KEYS * KEYS;
-        let mut j = 0;
-        while j < many {
-            scores_tile::<FMA, KEYS>(panel, &k[j * k_stride..], k_stride, &mut rows[j..]);
-            j += KEYS;
-        }
-        while j < rows.len() {
-            scores_tile::<FMA, 1>(panel, &k[j * k_stride..], k_stride, &mut rows[j..]);
-            j += 1;
-        }
+    pub(super) fn mix<const FMA: bool>(m: &Mix<'_>, y: &mut [f32]) {
+        mix_from::<FMA, 4, 8>(m, 0, y);
     }
 
+    /// The mixture of values `first..`. `ROWS` divides [`LANES`].
     #[inline(always)]
-    fn scores_tile<const FMA: bool, const KEYS: usize>(panel: &[Lanes], k: &[f32], stride: usize, x: &mut [Lanes]) {
-        let d = panel.len();
-        let keys: [&[f32]; KEYS] = std::array::from_fn(|r| &k[r * stride..][..d]);
-        let mut acc = [[0f32; LANES]; KEYS];
-        for i in 0..d {
-            let q = panel[i];
-            for r in 0..KEYS {
-                let k = keys[r][i];
-                for c in 0..LANES {
-                    acc[r][c] = mul_add::<FMA>(k, q[c], acc[r][c]);
-                }
-            }
-        }
-        x[..KEYS].copy_from_slice(&acc);
-    }
-
-    /// `ROWS` divides [`LANES`].
-    #[inline(always)]
-    pub(super) fn mix<const FMA: bool, const ROWS: usize, const WIDE: usize>(m: &Mix<'_>, y: &mut [f32]) {
+    pub(super) fn mix_from<const FMA: bool, const ROWS: usize, const WIDE: usize>(
+        m: &Mix<'_>,
+        mut first: usize,
+        y: &mut [f32],
+    ) {
         let p = m.p.as_chunks::<ROWS>().0;
-        let mut first = 0;
         while first + WIDE <= m.e {
             for r in (0..m.rows).step_by(ROWS) {
                 mix_tile::<FMA, ROWS, WIDE>(m, p, r, first, y);
             }
             first += WIDE;
-        }
-        while first + 8 <= m.e {
-            for r in (0..m.rows).step_by(ROWS) {
-                mix_tile::<FMA, ROWS, 8>(m, p, r, first, y);
-            }
-            first += 8;
         }
         while first < m.e {
             for r in (0..m.rows).step_by(ROWS) {
@@ -617,7 +657,7 @@ mod tests {
                     let mut x = vec![0.0; l * LANES];
                     let mut y = vec![f32::NAN; rows * e + 3];
                     pack_queries(rows, 0.5, |r| &q[r * d..], &mut panel);
-                    kernel.scores(&panel, &k, d + 3, &mut x);
+                    scores(&panel, &k, d + 3, &mut x);
                     let factors = kernel.softmax(&s, &mut x);
                     kernel.mix(&Mix { p: &x, v: &v, v_stride: e + 1, factors: &factors, rows, e }, &mut y);
                     assert!(y[rows * e..].iter().all(|v| v.is_nan()), "{} wrote past its output", kernel.name);

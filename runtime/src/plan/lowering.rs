@@ -85,6 +85,19 @@ impl Writes<'_> {
         if self.bytes[i].is_empty() { &mut [] } else { bytemuck::cast_slice_mut(self.bytes[i]) }
     }
 
+    /// The first `N` results as `f32`, borrowed apart.
+    ///
+    /// # Panics
+    /// When `N` is more than a step may have operands.
+    pub fn apart_f32<const N: usize>(&mut self) -> [&mut [f32]; N] {
+        let mut rest = self.bytes.iter_mut();
+        std::array::from_fn(|_| match rest.next() {
+            Some(bytes) if !bytes.is_empty() => bytemuck::cast_slice_mut(bytes),
+            Some(_) => &mut [][..],
+            None => panic!("a step has no {N} results"),
+        })
+    }
+
     /// The bytes of result `i`.
     pub fn bytes(&mut self, i: usize) -> &mut [u8] {
         self.bytes[i]

@@ -37,8 +37,9 @@ pub(super) fn head_size(attribute: &str, heads: usize, hidden: usize) -> Result<
 /// [`OpError::Attribute`] when it is missing or not positive.
 pub(super) fn heads_of(attrs: &crate::ops::Attrs, name: &str) -> Result<usize, OpError> {
     match attrs.int(name, 0)? {
-        n if n > 0 => Ok(n as usize),
-        n => Err(OpError::attribute(name, format!("must be positive, is {n}"))),
+        // More heads than any model has would only make products of them overflow.
+        n if (1..=1 << 20).contains(&n) => Ok(n as usize),
+        n => Err(OpError::attribute(name, format!("must be from 1 to {}, is {n}", 1 << 20))),
     }
 }
 
@@ -49,6 +50,9 @@ pub(super) fn scale_of(attrs: &crate::ops::Attrs, d: usize) -> Result<f64, OpErr
         s => f64::from(s),
     })
 }
+
+/// Adds the mask of a query of a batch and head to the row of its keys.
+pub(crate) type MaskRow<'a> = dyn Fn(usize, usize, usize, &mut [f64]) + 'a;
 
 /// One attention.
 pub(crate) struct Core<'a> {
@@ -66,7 +70,7 @@ pub(crate) struct Core<'a> {
     pub(crate) softcap: f64,
     /// Called with batch, query head, query and a row of `L` zeros, to which it adds what is added to the scores; `-inf`
     /// hides a key.
-    pub(crate) mask: &'a dyn Fn(usize, usize, usize, &mut [f64]),
+    pub(crate) mask: &'a MaskRow<'a>,
     /// `H` scores of one more key whose value is zero, when given.
     pub(crate) sink: Option<&'a [f64]>,
 }

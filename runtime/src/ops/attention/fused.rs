@@ -5,14 +5,15 @@
 //! project, copy into caches and turn.
 use std::sync::Arc;
 
-use hone_kernels::attention::{Bias, FEWEST, Kernel as Form, LANES, Mix, Softmax, pack_queries};
+use hone_kernels::attention::{Bias, FEWEST, Kernel as Form, LANES, Mix, Softmax, pack_queries, scores};
 use hone_kernels::gemm::{self, Gemm, Packed};
+use hone_kernels::threads::Pool;
 
 use super::core::{Rows, Sizes};
 use super::mask::{Layer, Mask, Meaning};
-use super::rotary::turn;
+use super::rotary::{row_of, turn};
 use crate::ops::{Attr, Attrs, OpDef, OpError};
-use crate::plan::{Io, Kernel, Lowered, Lowering, Reads, Writes};
+use crate::plan::{Fallible, Io, Lowered, Lowering, Reads};
 use crate::tensor::{DType, Tensor};
 
 /// The operator and attributes a pass gives a node in place of `MatMul(Softmax(MatMul(Q, Kᵀ) · scale + mask), V)`, with
@@ -52,7 +53,7 @@ pub(super) struct Source {
 pub(super) enum Counted {
     /// That many.
     Fixed(usize),
-    /// `input[batch] + 1 - less`, clamped to `0..=most`.
+    /// `input[batch] + 1 - less`, which must be in `0..=most`.
     Told { input: usize, less: usize, most: usize },
 }
 
@@ -177,10 +178,13 @@ impl Fused {
             at[i] = slot;
         }
         let per_key = self.mask.layers.iter().all(|m| m.strides[1] == 0 && m.strides[2] == 0);
-        let tile = [LANES * d, LANES * e, LANES * keys, LANES * keys, keys];
-        let scratch = tile.iter().try_fold(self.held, |n, &x| n.checked_add(x));
-        let scratch = scratch.ok_or_else(|| OpError::unsupported("attention larger than memory"))?;
-        let run = Run { fused: self, at, constants, integers, per_key };
+        let scattered = self.k.rows.token != d || self.v.rows.token != e;
+        let work = Work::new(self.sizes, scattered);
+        let scratch = work.and_then(|w| w.floats().checked_add(self.held));
+        let (Some(work), Some(scratch)) = (work, scratch) else {
+            return Err(OpError::unsupported("attention larger than memory"));
+        };
+        let run = Run { fused: self, work, form: Form::best(), at, constants, integers, per_key };
         Ok(Some(Lowered::new(run, needed).with_scratch(scratch).with_weights(weights)))
     }
 }
@@ -197,6 +201,8 @@ impl Counted {
 /// [`Fused`] with the operands it reads.
 struct Run {
     fused: Fused,
+    work: Work,
+    form: &'static Form,
     /// Position among the kernel's operands of each input of the node that it reads and that is not constant.
     at: Vec<usize>,
     /// The others.
@@ -207,160 +213,302 @@ struct Run {
     per_key: bool,
 }
 
-/// The areas of scratch.
-struct Scratch<'a> {
+/// Scratch of a task.
+struct Area<'a> {
     panel: &'a mut [f32],
-    mixed: &'a mut [f32],
-    scores: &'a mut [f32],
+    x: &'a mut [f32],
     cells: &'a mut [f32],
     row: &'a mut [f32],
 }
 
-impl Kernel for Run {
+impl Fallible for Run {
     fn name(&self) -> &'static str {
         "attention-f32"
     }
 
-    fn run(&self, io: &mut Io<'_>) {
+    fn try_run(&self, io: &mut Io<'_>) -> Result<(), OpError> {
+        let pool = io.pool;
         let (reads, writes, scratch) = io.parts();
-        let Sizes { b, g, l, d, e, .. } = self.fused.sizes;
+        let [y, first, second] = writes.apart_f32::<3>();
         let (held, rest) = scratch.split_at_mut(self.fused.held);
-        let (panel, rest) = rest.split_at_mut(LANES * d);
-        let (mixed, rest) = rest.split_at_mut(LANES * e);
-        let (scores, rest) = rest.split_at_mut(LANES * l);
-        let (cells, rest) = rest.split_at_mut(LANES * l);
-        let mut scratch = Scratch { panel, mixed, scores, cells, row: &mut rest[..l] };
+        let tasks = &mut rest[..self.work.floats()];
         for step in &self.fused.steps {
-            self.step(step, reads, writes, held);
+            self.step(step, reads, [&mut *first, &mut *second], held, pool)?;
         }
-        for batch in 0..b {
-            if self.per_key {
-                scratch.row.fill(0.0);
-                self.mask_row(reads, [batch, 0, 0], scratch.row);
-            }
-            for head in 0..g {
-                self.head(batch, head, reads, writes, held, &mut scratch);
+        let from = Operands { reads, results: [first, second], held };
+        let task = |i: usize, area: &mut [f32]| {
+            let (tiles, scratch) = area.split_at_mut(self.work.mixed);
+            let first = i * self.work.tiles_a_task;
+            let count = self.work.tiles_a_task.min(self.work.tiles - first);
+            self.tiles(first, &from, &mut tiles[..count * LANES * self.fused.sizes.e], scratch);
+        };
+        if self.work.shared {
+            pool.pieces(tasks, self.work.task, task);
+        } else {
+            tasks.chunks_exact_mut(self.work.task).enumerate().for_each(|(i, area)| task(i, area));
+        }
+        // Rows of several heads share lines of the result, so they are put there when all are made.
+        let e = self.fused.sizes.e;
+        for tile in 0..self.work.tiles {
+            let mixed = &tasks[tile / self.work.tiles_a_task * self.work.task..];
+            let mixed = &mixed[tile % self.work.tiles_a_task * LANES * e..];
+            let rows = self.rows_of(tile);
+            for r in 0..rows.count {
+                let (h, i) = rows.query(r);
+                y[self.fused.y.at(rows.batch, h, i)..][..e].copy_from_slice(&mixed[r * e..][..e]);
             }
         }
+        Ok(())
     }
 }
 
-/// The floats at a place.
-fn floats<'a>(run: &'a Run, place: Place, reads: &Reads<'a>, writes: &'a mut Writes<'_>, held: &'a [f32]) -> &'a [f32] {
-    match place {
-        Place::Read(i) => run.f32(reads, i),
-        Place::Write(i) => writes.f32(i),
-        Place::Held(from) => &held[from..],
+/// How the tiles of an attention are shared out.
+#[derive(Clone, Copy)]
+struct Work {
+    /// Tiles of one key head.
+    tiles_a_head: usize,
+    /// Tiles in all.
+    tiles: usize,
+    /// Tiles of one task, the last one's excepted.
+    tiles_a_task: usize,
+    /// Floats of a task that hold its results.
+    mixed: usize,
+    /// Floats of a task that hold the keys and values of a head, when they are gathered.
+    gathered: usize,
+    /// Floats of a task.
+    task: usize,
+    /// It is worth waking threads for.
+    shared: bool,
+}
+
+/// Tiles of a head from which its keys and values, when those of several heads take turns in memory, are gathered first:
+/// rows that far apart fall into the same few sets of a cache.
+const GATHER: usize = 4;
+
+/// Most tasks: each has scratch of its own.
+const TASKS: usize = 16;
+
+/// Multiplications from which sharing is worth it.
+const WORTH_SHARING: usize = 1 << 17;
+
+impl Work {
+    /// `None` when its floats are more than can be counted.
+    fn new(s: Sizes, scattered: bool) -> Option<Work> {
+        let tiles_a_head = (s.h / s.g).checked_mul(s.s)?.div_ceil(LANES);
+        let tiles = tiles_a_head.checked_mul(s.b * s.g)?;
+        let tiles_a_task = tiles.div_ceil(TASKS);
+        let mixed = tiles_a_task.checked_mul(LANES)?.checked_mul(s.e)?;
+        let gathered = if scattered && tiles_a_head >= GATHER { s.l.checked_mul(s.d + s.e)? } else { 0 };
+        let task = LANES.checked_mul(s.d)?.checked_add(s.l.checked_mul(2 * LANES + 1)?)?;
+        let task = task.checked_add(mixed)?.checked_add(gathered)?;
+        let products = tiles.saturating_mul(LANES).saturating_mul(s.l).saturating_mul(s.d + s.e);
+        Some(Work { tiles_a_head, tiles, tiles_a_task, mixed, gathered, task, shared: products >= WORTH_SHARING })
+    }
+
+    fn floats(&self) -> usize {
+        self.tiles.div_ceil(self.tiles_a_task) * self.task
+    }
+}
+
+/// The queries of one tile.
+#[derive(Clone, Copy)]
+struct TileRows {
+    batch: usize,
+    /// The key head.
+    head: usize,
+    /// Query heads of it.
+    group: usize,
+    /// Number of the first query among those of the key head.
+    first: usize,
+    count: usize,
+    s: usize,
+}
+
+impl TileRows {
+    /// Head and number of query `r`.
+    #[inline(always)]
+    fn query(&self, r: usize) -> (usize, usize) {
+        let n = self.first + r;
+        (self.head * self.group + n / self.s, n % self.s)
+    }
+}
+
+/// Keys and values of one head, from its first key on.
+struct Side<'a> {
+    keys: &'a [f32],
+    k_stride: usize,
+    values: &'a [f32],
+    v_stride: usize,
+}
+
+/// What queries, keys and values are read from.
+struct Operands<'a> {
+    reads: &'a Reads<'a>,
+    results: [&'a [f32]; 2],
+    held: &'a [f32],
+}
+
+impl Operands<'_> {
+    fn floats<'a>(&'a self, run: &'a Run, place: Place) -> &'a [f32] {
+        match place {
+            Place::Read(i) => run.f32(self.reads, i),
+            Place::Write(i) => self.results[i - 1],
+            Place::Held(from) => &self.held[from..],
+        }
     }
 }
 
 impl Run {
-    /// Every query of one key head.
-    fn head(
-        &self,
-        batch: usize,
-        head: usize,
-        reads: &Reads<'_>,
-        writes: &mut Writes<'_>,
-        held: &[f32],
-        scratch: &mut Scratch<'_>,
-    ) {
-        let Fused { sizes, q, k, v, y, scale, softcap, ref mask, .. } = self.fused;
-        let Sizes { h, g, s, l, d, e, .. } = sizes;
-        let group = h / g;
-        let form = Form::best();
-        let told = mask.positions.operand().map_or(0, |i| self.integer(reads, i, batch));
-        let (first, limit) = mask.positions.of(told, s, l);
-        let all = group * s;
-        let mut start = 0;
-        while start < all {
-            let rows = (all - start).min(LANES);
-            let rows = if rows < FEWEST { 1 } else { rows };
-            let of = |r: usize| (head * group + (start + r) / s, (start + r) % s);
-            let (mut low, mut high) = ([0u32; LANES], [0u32; LANES]);
-            let (mut from, mut to) = (l, 0);
-            for r in 0..rows {
-                let seen = mask.window.keys(first.saturating_add(of(r).1 as i64), limit);
-                if !seen.is_empty() {
-                    (from, to) = (from.min(seen.start), to.max(seen.end));
-                }
-                (low[r], high[r]) = (seen.start as u32, seen.end as u32);
+    fn rows_of(&self, tile: usize) -> TileRows {
+        let Sizes { h, g, s, .. } = self.fused.sizes;
+        let (head, tile) = (tile / self.work.tiles_a_head, tile % self.work.tiles_a_head);
+        let (group, first) = (h / g, tile * LANES);
+        let count = LANES.min(group * s - first);
+        TileRows { batch: head / g, head: head % g, group, first, count, s }
+    }
+
+    /// Some tiles from `first` on; `mixed: [tiles][LANES][E]`.
+    fn tiles(&self, first: usize, from: &Operands<'_>, mixed: &mut [f32], scratch: &mut [f32]) {
+        let Sizes { l, d, e, .. } = self.fused.sizes;
+        let (panel, rest) = scratch.split_at_mut(LANES * d);
+        let (x, rest) = rest.split_at_mut(LANES * l);
+        let (cells, rest) = rest.split_at_mut(LANES * l);
+        let (row, gathered) = rest.split_at_mut(l);
+        let gathered = &mut gathered[..self.work.gathered];
+        let mut area = Area { panel, x, cells, row };
+        let (mut batch, mut head) = (usize::MAX, usize::MAX);
+        for (tile, mixed) in mixed.chunks_exact_mut(LANES * e).enumerate() {
+            let rows = self.rows_of(first + tile);
+            if self.per_key && rows.batch != batch {
+                area.row.fill(0.0);
+                self.mask_row(from.reads, [rows.batch, 0, 0], area.row);
             }
-            if from >= to {
-                (from, to) = (0, 0);
+            if !gathered.is_empty() && (rows.batch, rows.head) != (batch, head) {
+                self.gather(rows, from, gathered);
             }
-            let keys = to - from;
-            let even = (0..rows).all(|r| (low[r], high[r]) == (from as u32, to as u32));
-            for r in 0..LANES {
-                low[r] = low[r].saturating_sub(from as u32);
-                high[r] = high[r].saturating_sub(from as u32);
-            }
-            let sinks = self.fused.sink.map(|input| {
-                let mut sinks = [0f32; LANES];
-                if let Some(i) = input {
-                    (0..rows).for_each(|r| sinks[r] = self.f32(reads, i)[of(r).0]);
-                }
-                sinks
-            });
-            // Scores: only the keys are borrowed, because keys and values may both be results.
-            let queries = floats(self, q.place, reads, writes, held);
-            let query = |r: usize| {
-                let (h, i) = of(r);
-                &queries[q.rows.at(batch, h, i)..][..d]
-            };
-            let panel = &mut scratch.panel[..];
-            if rows == 1 {
-                panel.iter_mut().zip(query(0)).for_each(|(p, q)| *p = scale * q);
+            (batch, head) = (rows.batch, rows.head);
+            let side = self.side(rows, from, gathered);
+            if rows.count >= FEWEST {
+                self.tile(rows, from, &side, mixed, &mut area);
             } else {
-                pack_queries(rows, scale, query, panel);
-            }
-            let masked = !mask.layers.is_empty() && keys > 0;
-            if masked && !self.per_key {
-                for r in 0..rows {
-                    let (h, i) = of(r);
-                    scratch.row.fill(0.0);
-                    self.mask_row(reads, [batch, h, i], scratch.row);
-                    let seen = &scratch.row[from..to];
-                    if rows == 1 {
-                        scratch.cells[..keys].copy_from_slice(seen);
-                    } else {
-                        seen.iter().enumerate().for_each(|(j, &m)| scratch.cells[j * LANES + r] = m);
-                    }
+                for (r, mixed) in mixed.chunks_exact_mut(e).take(rows.count).enumerate() {
+                    self.one(TileRows { first: rows.first + r, count: 1, ..rows }, from, &side, mixed, &mut area);
                 }
             }
-            let k_first = k.rows.at(batch, head, from);
-            let v_first = v.rows.at(batch, head, from);
-            if keys == 0 {
-                scratch.mixed.fill(0.0);
-            } else if rows == 1 {
-                let x = &mut scratch.scores[..keys];
-                let rows_of_k = &floats(self, k.place, reads, writes, held)[k_first..];
-                form.scores_one(&panel[..d], rows_of_k, k.rows.token, x);
-                let bias = if self.per_key { &scratch.row[from..to] } else { &scratch.cells[..keys] };
-                let factor = form.softmax_one(x, softcap, masked.then_some(bias), sinks.map(|s| s[0]));
-                let rows_of_v = &floats(self, v.place, reads, writes, held)[v_first..];
-                form.mix_one(x, rows_of_v, v.rows.token, factor, &mut scratch.mixed[..e]);
-            } else {
-                let x = &mut scratch.scores[..keys * LANES];
-                form.scores(panel, &floats(self, k.place, reads, writes, held)[k_first..], k.rows.token, x);
-                let bias = match (masked, self.per_key) {
-                    (false, _) => Bias::None,
-                    (_, true) => Bias::Keys(&scratch.row[from..to]),
-                    (_, false) => Bias::Cells(&scratch.cells[..keys * LANES]),
-                };
-                let spans = (!even).then_some((&low, &high));
-                let factors = form.softmax(&Softmax { softcap, bias, spans, sinks: sinks.as_ref() }, x);
-                let rows_of_v = &floats(self, v.place, reads, writes, held)[v_first..];
-                let mix = Mix { p: x, v: rows_of_v, v_stride: v.rows.token, factors: &factors, rows, e };
-                form.mix(&mix, scratch.mixed);
-            }
-            let out = writes.f32(0);
-            for r in 0..rows {
-                let (h, i) = of(r);
-                out[y.at(batch, h, i)..][..e].copy_from_slice(&scratch.mixed[r * e..][..e]);
-            }
-            start += rows;
         }
+    }
+
+    fn gather(&self, rows: TileRows, from: &Operands<'_>, gathered: &mut [f32]) {
+        let Sizes { l, d, .. } = self.fused.sizes;
+        let (keys, values) = gathered.split_at_mut(l * d);
+        for (source, out, width) in [(&self.fused.k, keys, d), (&self.fused.v, values, self.fused.sizes.e)] {
+            let x = from.floats(self, source.place);
+            for (t, out) in out.chunks_exact_mut(width).enumerate() {
+                out.copy_from_slice(&x[source.rows.at(rows.batch, rows.head, t)..][..width]);
+            }
+        }
+    }
+
+    fn side<'a>(&'a self, rows: TileRows, from: &'a Operands<'_>, gathered: &'a [f32]) -> Side<'a> {
+        let Fused { sizes, k, v, .. } = &self.fused;
+        if !gathered.is_empty() {
+            let (keys, values) = gathered.split_at(sizes.l * sizes.d);
+            return Side { keys, k_stride: sizes.d, values, v_stride: sizes.e };
+        }
+        let of = |s: &Source| &from.floats(self, s.place)[s.rows.at(rows.batch, rows.head, 0)..];
+        Side { keys: of(k), k_stride: k.rows.token, values: of(v), v_stride: v.rows.token }
+    }
+
+    /// The keys each query of a tile sees.
+    fn spans(&self, rows: TileRows, reads: &Reads<'_>) -> ([u32; LANES], [u32; LANES]) {
+        let Sizes { s, l, .. } = self.fused.sizes;
+        let mask = &self.fused.mask;
+        let told = mask.positions.operand().map_or(0, |i| self.integer(reads, i, rows.batch));
+        let (first, limit) = mask.positions.of(told, s, l);
+        let (mut low, mut high) = ([0u32; LANES], [0u32; LANES]);
+        for r in 0..rows.count {
+            let seen = mask.window.keys(first.saturating_add(rows.query(r).1 as i64), limit);
+            (low[r], high[r]) = (seen.start as u32, seen.end as u32);
+        }
+        (low, high)
+    }
+
+    fn query<'a>(&'a self, from: &'a Operands<'_>, rows: TileRows, r: usize) -> &'a [f32] {
+        let (h, i) = rows.query(r);
+        let q = &self.fused.q;
+        &from.floats(self, q.place)[q.rows.at(rows.batch, h, i)..][..self.fused.sizes.d]
+    }
+
+    fn sink(&self, reads: &Reads<'_>, rows: TileRows, r: usize) -> Option<f32> {
+        self.fused.sink.map(|input| input.map_or(0.0, |i| self.f32(reads, i)[rows.query(r).0]))
+    }
+
+    /// A tile of queries; `mixed: [LANES][E]`.
+    fn tile(&self, rows: TileRows, from: &Operands<'_>, side: &Side<'_>, mixed: &mut [f32], area: &mut Area<'_>) {
+        let Fused { sizes, scale, softcap, ref mask, .. } = self.fused;
+        let (mut low, mut high) = self.spans(rows, from.reads);
+        let seen = (0..rows.count).filter(|&r| low[r] < high[r]);
+        let (start, end) = seen.fold((u32::MAX, 0), |(a, b), r| (a.min(low[r]), b.max(high[r])));
+        if start >= end {
+            mixed.fill(0.0);
+            return;
+        }
+        let even = (0..rows.count).all(|r| (low[r], high[r]) == (start, end));
+        for r in 0..LANES {
+            (low[r], high[r]) = (low[r].saturating_sub(start), high[r].saturating_sub(start));
+        }
+        let (start, end) = (start as usize, end as usize);
+        let keys = end - start;
+        pack_queries(rows.count, scale, |r| self.query(from, rows, r), area.panel);
+        let x = &mut area.x[..keys * LANES];
+        scores(area.panel, &side.keys[start * side.k_stride..], side.k_stride, x);
+        let bias = if mask.layers.is_empty() {
+            Bias::None
+        } else if self.per_key {
+            Bias::Keys(&area.row[start..end])
+        } else {
+            let cells = &mut area.cells[..keys * LANES];
+            for r in 0..rows.count {
+                let (h, i) = rows.query(r);
+                area.row.fill(0.0);
+                self.mask_row(from.reads, [rows.batch, h, i], area.row);
+                area.row[start..end].iter().zip(cells.as_chunks_mut::<LANES>().0).for_each(|(&m, cell)| cell[r] = m);
+            }
+            Bias::Cells(cells)
+        };
+        let mut sinks = [0f32; LANES];
+        for (r, sink) in sinks.iter_mut().enumerate().take(rows.count) {
+            *sink = self.sink(from.reads, rows, r).unwrap_or(0.0);
+        }
+        let spans = (!even).then_some((&low, &high));
+        let sinks = self.fused.sink.is_some().then_some(&sinks);
+        let factors = self.form.softmax(&Softmax { softcap, bias, spans, sinks }, x);
+        let v = &side.values[start * side.v_stride..];
+        let mix = Mix { p: x, v, v_stride: side.v_stride, factors: &factors, rows: rows.count, e: sizes.e };
+        self.form.mix(&mix, mixed);
+    }
+
+    /// One query; `mixed: [E]`.
+    fn one(&self, rows: TileRows, from: &Operands<'_>, side: &Side<'_>, mixed: &mut [f32], area: &mut Area<'_>) {
+        let Fused { sizes, scale, softcap, ref mask, .. } = self.fused;
+        let (low, high) = self.spans(rows, from.reads);
+        let (start, end) = (low[0] as usize, high[0] as usize);
+        if start >= end {
+            mixed.fill(0.0);
+            return;
+        }
+        let q = &mut area.panel[..sizes.d];
+        q.iter_mut().zip(self.query(from, rows, 0)).for_each(|(p, q)| *p = scale * q);
+        let x = &mut area.x[..end - start];
+        self.form.scores_one(q, &side.keys[start * side.k_stride..], side.k_stride, x);
+        if !self.per_key {
+            let (h, i) = rows.query(0);
+            area.row.fill(0.0);
+            self.mask_row(from.reads, [rows.batch, h, i], area.row);
+        }
+        let bias = (!mask.layers.is_empty()).then_some(&area.row[start..end]);
+        let factor = self.form.softmax_one(x, softcap, bias, self.sink(from.reads, rows, 0));
+        self.form.mix_one(x, &side.values[start * side.v_stride..], side.v_stride, factor, mixed);
     }
 
     /// Element `k` of an input of integers.
@@ -403,18 +551,29 @@ impl Run {
         }
     }
 
-    fn counted(&self, counted: Counted, reads: &Reads<'_>, batch: usize) -> usize {
+    /// # Errors
+    /// [`OpError::Shape`] when a length does not fit the caches.
+    fn counted(&self, counted: Counted, reads: &Reads<'_>, batch: usize) -> Result<usize, OpError> {
         match counted {
-            Counted::Fixed(n) => n,
-            // The reference refuses lengths that do not fit; a kernel cannot, and stays within the caches.
+            Counted::Fixed(n) => Ok(n),
             Counted::Told { input, less, most } => {
-                let n = self.integer(reads, input, batch).saturating_add(1).saturating_sub(less as i64);
-                n.clamp(0, most as i64) as usize
+                let told = self.integer(reads, input, batch);
+                usize::try_from(told.saturating_add(1).saturating_sub(less as i64))
+                    .ok()
+                    .filter(|&n| n <= most)
+                    .ok_or_else(|| OpError::shape("seqlens_k", format!("a past of 0 to {most} keys"), told))
             }
         }
     }
 
-    fn step(&self, step: &Step, reads: &Reads<'_>, writes: &mut Writes<'_>, held: &mut [f32]) {
+    fn step(
+        &self,
+        step: &Step,
+        reads: &Reads<'_>,
+        results: [&mut [f32]; 2],
+        held: &mut [f32],
+        pool: &Pool,
+    ) -> Result<(), OpError> {
         match step {
             Step::Project { x, m, k, n, weight, bias, to } => {
                 let problem = Gemm {
@@ -427,7 +586,8 @@ impl Run {
                     bias: bias.as_deref(),
                     accumulate: false,
                 };
-                gemm::gemm(&problem, &mut held[*to..][..m * n]);
+                gemm::gemm_on(pool, &problem, &mut held[*to..][..m * n]);
+                Ok(())
             }
             Step::Lay { past, new, to, .. } => {
                 let past = past.map(|p| match p.place {
@@ -436,32 +596,39 @@ impl Run {
                 });
                 match (new.place, to.place) {
                     (Place::Read(i), Place::Write(o)) => {
-                        self.lay(step, reads, past, self.f32(reads, i), writes.f32(o));
+                        self.lay(step, reads, past, self.f32(reads, i), results[o - 1])
                     }
                     (Place::Read(i), Place::Held(at)) => {
-                        self.lay(step, reads, past, self.f32(reads, i), &mut held[at..]);
+                        self.lay(step, reads, past, self.f32(reads, i), &mut held[at..])
                     }
-                    (Place::Held(from), Place::Write(o)) => self.lay(step, reads, past, &held[from..], writes.f32(o)),
+                    (Place::Held(from), Place::Write(o)) => self.lay(step, reads, past, &held[from..], results[o - 1]),
                     (Place::Held(from), Place::Held(at)) => {
                         // Areas are given out in the order in which they are filled.
                         let (made, making) = held.split_at_mut(at);
-                        self.lay(step, reads, past, &made[from..], making);
+                        self.lay(step, reads, past, &made[from..], making)
                     }
-                    _ => {}
+                    (Place::Write(_), _) | (_, Place::Read(_)) => Ok(()),
                 }
             }
             Step::Turn(turn) => match turn.at.place {
-                Place::Write(o) => self.turn(turn, reads, writes.f32(o)),
+                Place::Write(o) => self.turn(turn, reads, &mut *results[o - 1]),
                 Place::Held(at) => self.turn(turn, reads, &mut held[at..]),
-                Place::Read(_) => {}
+                Place::Read(_) => Ok(()),
             },
         }
     }
 
-    fn lay(&self, step: &Step, reads: &Reads<'_>, past: Option<(&[f32], Rows)>, x: &[f32], out: &mut [f32]) {
-        let Step::Lay { new, to, heads, counted, tokens, capacity, width, bias, .. } = *step else { return };
+    fn lay(
+        &self,
+        step: &Step,
+        reads: &Reads<'_>,
+        past: Option<(&[f32], Rows)>,
+        x: &[f32],
+        out: &mut [f32],
+    ) -> Result<(), OpError> {
+        let Step::Lay { new, to, heads, counted, tokens, capacity, width, bias, .. } = *step else { return Ok(()) };
         for batch in 0..self.fused.sizes.b {
-            let first = self.counted(counted, reads, batch);
+            let first = self.counted(counted, reads, batch)?;
             for head in 0..heads {
                 if let Some((past, rows)) = past {
                     for t in 0..first {
@@ -483,12 +650,13 @@ impl Run {
                 }
             }
         }
+        Ok(())
     }
 
-    fn turn(&self, t: &Turn, reads: &Reads<'_>, x: &mut [f32]) {
+    fn turn(&self, t: &Turn, reads: &Reads<'_>, x: &mut [f32]) -> Result<(), OpError> {
         let [cos, sin] = t.caches.map(|i| self.f32(reads, i));
         for batch in 0..self.fused.sizes.b {
-            let counted = self.counted(t.counted, reads, batch);
+            let counted = self.counted(t.counted, reads, batch)?;
             let first = if t.behind { counted } else { 0 };
             for token in 0..t.tokens {
                 let position = match t.ids {
@@ -496,14 +664,14 @@ impl Run {
                     Some((input, true)) => self.integer(reads, input, 0).saturating_add(token as i64),
                     Some((input, false)) => self.integer(reads, input, batch * t.tokens + token),
                 };
-                // As with lengths: the reference refuses positions outside.
-                let at = position.clamp(0, t.positions as i64 - 1) as usize * t.half;
+                let at = row_of(position, t.positions)? * t.half;
                 for head in 0..t.heads {
                     let row = &mut x[t.at.rows.at(batch, head, first + token)..][..t.width];
                     turn(row, &cos[at..][..t.half], &sin[at..][..t.half], t.interleaved);
                 }
             }
         }
+        Ok(())
     }
 }
 

@@ -85,8 +85,8 @@ impl Call {
         }
         let total = usize::try_from(total)
             .ok()
-            .filter(|&t| t >= s && t < 1 << 40)
-            .ok_or_else(|| OpError::shape("total_sequence_length", format!("at least {s}"), total))?;
+            .filter(|&t| t >= s && t - s <= past)
+            .ok_or_else(|| OpError::shape("total_sequence_length", format!("{s} to {past} more"), total))?;
         let sizes = Sizes { b, h, g, s, l: total.max(past), d, e: d };
         let prompt = total == s;
         let mut window = Window::default();

@@ -2,8 +2,8 @@
 use std::ops::{Add, Mul, Sub};
 
 use super::core::head_size;
-use crate::ops::{Attrs, Fact, MICROSOFT, OpDef, OpError, ints_of, need, optional, shape::same_as_input};
-use crate::plan::{Io, Kernel, Lowered, Lowering};
+use crate::ops::{Attrs, MICROSOFT, OpDef, OpError, ints_of, need, optional, shape::same_as_input};
+use crate::plan::{Fallible, Io, Lowered, Lowering};
 use crate::tensor::{DType, Tensor};
 
 /// `X [B, H, T, D]` or `[B, T, H·D]`, `cos_cache`, `sin_cache`, `position_ids`.
@@ -202,12 +202,12 @@ fn lower(l: &Lowering<'_>, dialect: Dialect) -> Result<Option<Lowered>, OpError>
     Ok(Some(Lowered::new(Turned { call, ids: l.has(ids) }, reads)))
 }
 
-impl Kernel for Turned {
+impl Fallible for Turned {
     fn name(&self) -> &'static str {
         "rotary-f32"
     }
 
-    fn run(&self, io: &mut Io<'_>) {
+    fn try_run(&self, io: &mut Io<'_>) -> Result<(), OpError> {
         let (reads, writes) = io.split();
         let c = &self.call;
         let half = c.turned / 2;
@@ -217,13 +217,13 @@ impl Kernel for Turned {
         y.copy_from_slice(reads.f32(0));
         for batch in 0..c.b {
             for token in 0..c.tokens {
-                // The reference refuses positions outside the caches; a kernel cannot, and stays within them.
-                let row = c.row(batch, token, ids).clamp(0, c.rows as i64 - 1) as usize;
+                let row = row_of(c.row(batch, token, ids), c.rows)?;
                 let (cos, sin) = (&cos[row * half..][..half], &sin[row * half..][..half]);
                 for head in 0..c.heads {
                     turn(&mut y[c.start(batch, head, token)..][..c.d], cos, sin, c.interleaved);
                 }
             }
         }
+        Ok(())
     }
 }
