@@ -90,7 +90,7 @@ fn a_pad_that_is_not_there_is_looked_for_and_said() {
         })
         .unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    assert!(String::from_utf8_lossy(&out.stdout).contains("looking for the pad"));
+    assert!(String::from_utf8_lossy(&out.stderr).contains("looking for the pad: "));
 }
 
 #[test]
@@ -109,4 +109,17 @@ fn a_modality_the_model_does_not_take_is_named() {
     let csv = dir.path().join("s.csv");
     fs::write(&csv, "x\n1\n").unwrap();
     fails(&run_with(&["--sensor".as_ref(), csv.as_os_str()]), 2, &["sensor", "image, audio, text"]);
+}
+
+#[test]
+fn an_empty_text_and_no_presses_are_usage_errors() {
+    fails(&run_with(&["--text".as_ref(), " ".as_ref()]), 2, &["--text is empty"]);
+    fails(&hone().args(["demo", "--presses", "0"]).output().unwrap(), 2, &["--presses"]);
+}
+
+#[test]
+fn a_directory_of_data_sets_names_them() {
+    let mut eval = hone();
+    eval.arg("eval").arg(bundle()).arg("--data").arg(model_dir().join("worlds/new-language"));
+    fails(&eval.output().unwrap(), 3, &["new-language", "de, es, fr, it"]);
 }

@@ -13,11 +13,25 @@ fn demo(args: &[&str]) -> serde_json::Value {
     doc
 }
 
+fn gain(d: &serde_json::Value) -> f64 {
+    d["accuracy_after"].as_f64().unwrap() - d["accuracy_before"].as_f64().unwrap()
+}
+
 #[test]
 fn two_hundred_thumbs_with_every_tenth_wrong_teach_a_new_pen() {
-    let d = demo(&["--world", "new-pen", "--seed", "1"]);
-    let gain = d["accuracy_after"].as_f64().unwrap() - d["accuracy_before"].as_f64().unwrap();
-    assert!(gain >= 0.15, "{d}");
+    let gains = ["11", "12", "13"].map(|seed| gain(&demo(&["--world", "new-pen", "--seed", seed])));
+    assert!(gains.iter().sum::<f64>() / 3.0 >= 0.15, "{gains:?}");
+}
+
+#[test]
+fn two_hundred_thumbs_with_every_tenth_wrong_teach_four_languages_the_model_never_heard() {
+    let languages = ["es", "de", "fr", "it"];
+    let gains = languages.map(|language| {
+        let d = demo(&["--world", "new-language", "--language", language, "--seed", "11"]);
+        assert_eq!((&d["world"], &d["language"]), (&"new-language".into(), &language.into()));
+        gain(&d)
+    });
+    assert!(gains.iter().sum::<f64>() / 4.0 >= 0.20, "{gains:?}");
 }
 
 #[test]
@@ -39,4 +53,12 @@ fn the_same_seed_gives_the_same_accuracy() {
 fn a_world_that_does_not_exist_is_a_usage_error_that_lists_those_that_do() {
     let out = hone().args(["demo", "--world", "mars"]).output().unwrap();
     crate::support::fails(&out, 2, &["new-pen", "left-handed", "new-voice", "new-language"]);
+}
+
+#[test]
+fn a_language_nobody_speaks_and_one_where_nobody_speaks_are_usage_errors() {
+    let out = hone().args(["demo", "--world", "new-language", "--language", "tlh"]).output().unwrap();
+    crate::support::fails(&out, 2, &["tlh", "de, es, fr, it"]);
+    let out = hone().args(["demo", "--world", "new-pen", "--language", "de"]).output().unwrap();
+    crate::support::fails(&out, 2, &["--language", "new-language", "new-pen"]);
 }

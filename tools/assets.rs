@@ -1,5 +1,6 @@
 //! What `hone demo` carries with it: the which-digit bundle and its worlds.
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use hone_runtime::bundle::Bundle;
 use hone_runtime::dataset::{Dataset, DatasetError};
@@ -25,17 +26,33 @@ pub(crate) fn bundle() -> anyhow::Result<Bundle> {
     Ok(Bundle::from_files(files)?)
 }
 
-/// The names of the embedded worlds a person can adapt to.
-pub(crate) fn worlds() -> Vec<String> {
-    let mut names: Vec<String> = Files::iter()
-        .filter_map(|p| Some(p.strip_prefix("worlds/")?.strip_suffix("/index.csv")?.to_string()))
-        .filter(|n| n != "factory")
-        .collect();
-    names.sort();
-    names
+/// A person or place of the demo: one world, or several of the same kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct World {
+    /// The name `--world` takes.
+    pub(crate) name: String,
+    /// The parts of it, each a world of its own (languages); none where it is one world.
+    pub(crate) parts: Vec<String>,
 }
 
-/// An embedded world.
+/// The embedded worlds a person can adapt to, by name.
+pub(crate) fn worlds() -> Vec<World> {
+    let mut worlds: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for path in Files::iter() {
+        let Some(place) = path.strip_prefix("worlds/").and_then(|p| p.strip_suffix("/index.csv")) else { continue };
+        let (name, part) = place.split_once('/').map_or((place, None), |(name, part)| (name, Some(part)));
+        if name != "factory" {
+            worlds.entry(name.to_string()).or_default().extend(part.map(str::to_string));
+        }
+    }
+    let in_order = |(name, mut parts): (String, Vec<String>)| {
+        parts.sort();
+        World { name, parts }
+    };
+    worlds.into_iter().map(in_order).collect()
+}
+
+/// An embedded world, `name` or `name/part`.
 ///
 /// # Errors
 /// [`DatasetError`] when there is none of that name.

@@ -27,7 +27,7 @@ import sources
 HERE = sources.HERE
 SHIPPED = "attention"
 FIRST_STEPS, SECOND_STEPS, VARIANT_STEPS = 1500, 400, 150
-DEFAULTS = {"objective": "posterior", "lambda_thumb": 0.05, "lambda_corrections": 0.1, "epsilon": 0.1, "delta": 0.2, "iterations": 30, "momentum": 0.0}
+DEFAULTS = {"objective": "posterior", "lambda_thumb": 0.025, "lambda_corrections": 0.1, "epsilon": 0.1, "delta": 0.2, "iterations": 60, "momentum": 0.0}
 
 
 def main():

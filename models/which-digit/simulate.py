@@ -23,7 +23,7 @@ from PIL import Image
 import front
 from sources import HERE
 
-WORLDS = ("new-pen", "new-voice", "new-language", "left-handed")
+WORLDS = ("new-pen", "new-voice", *(f"new-language/{code}" for code in ("es", "de", "fr", "it")), "left-handed")
 CHECKPOINTS = (50, 100, 200)
 EPSILON, DELTA = 0.1, 0.2
 

@@ -24,7 +24,14 @@ from sklearn.datasets import load_digits
 import sources
 
 ROOT = sources.HERE / "worlds"
-LANGUAGE, WORDS = "es", "cero uno dos tres cuatro cinco seis siete ocho nueve".split()
+# espeak-ng's language and its words for 0 to 9.
+LANGUAGES = {
+    "es": ("es", "cero uno dos tres cuatro cinco seis siete ocho nueve".split()),
+    "de": ("de", "null eins zwei drei vier fünf sechs sieben acht neun".split()),
+    "fr": ("fr-fr", "zéro un deux trois quatre cinq six sept huit neuf".split()),
+    "it": ("it", "zero uno due tre quattro cinque sei sette otto nove".split()),
+}
+NAMES = {"es": "Spanish", "de": "German", "fr": "French", "it": "Italian"}
 SWAPPED = {1: 7, 7: 1, 3: 8, 8: 3}
 SWAPPED_SHARE = 0.6
 # Quiet rooms: noise is what FLAC cannot shorten.
@@ -148,22 +155,25 @@ def new_voice():
     world.close()
 
 
-def new_language():
-    rng = np.random.default_rng(50)
+def new_language(code):
+    """One person who speaks one language and types every second word too."""
+    place = list(LANGUAGES).index(code)
+    rng = np.random.default_rng((50, place))
     variants = sources.espeak_variants()
+    language, words = LANGUAGES[code]
     world = World(
-        "new-language",
-        says="a Spanish speaker: espeak-ng Spanish voices saying the number words; in half of the rows the word is typed too",
-        language=LANGUAGE,
+        f"new-language/{code}",
+        says=f"a person who speaks {NAMES[code]}: espeak-ng {language} voices saying the number words; in half of the rows the word is typed too",
+        language=language,
         voices={split: variants[split] for split in ("stream", "test")},
         swapped={},
     )
-    for split, count in (("stream", 300), ("test", 200)):
-        jobs, labels = sources.espeak_jobs(variants[split], [LANGUAGE, f"{LANGUAGE}-419"], WORDS, 1, seed=51)
-        clips = sources.speak(f"{LANGUAGE}-{split}", sources.espeak, jobs)
+    for split, count in (("stream", 140), ("test", 100)):
+        jobs, labels = sources.espeak_jobs(variants[split], [language], words, 1, seed=51 + place)
+        clips = sources.speak(f"{language}-{split}", sources.espeak, jobs)
         for row, i in enumerate(rng.permutation(len(jobs))[:count]):
             digit = int(labels[i])
-            text = sources.typed(digit, rng, WORDS, slips=0.25, numeral=0, frames=["{}"] * 4 + ["{}!", "{}."]) if row % 2 else ""
+            text = sources.typed(digit, rng, words, slips=0.25, numeral=0, frames=["{}"] * 4 + ["{}!", "{}."]) if row % 2 else ""
             world.add(split, digit, audio=sources.record(clips[i], rng, **QUIET), text=text)
     world.close()
 
@@ -192,5 +202,10 @@ def left_handed():
 
 
 if __name__ == "__main__":
-    for write in (factory, new_pen, new_voice, new_language, left_handed):
-        write()
+    factory()
+    new_pen()
+    new_voice()
+    shutil.rmtree(ROOT / "new-language", ignore_errors=True)
+    for code in LANGUAGES:
+        new_language(code)
+    left_handed()

@@ -11,7 +11,7 @@
 //! not against a forger.
 //!
 //! Deliberately without judgement: `learn` decides what is published. Whoever calls [`AdapterStore::publish`],
-//! [`AdapterStore::switch`], [`AdapterStore::rollback`] or [`AdapterStore::remove`] holds the state directory's lock;
+//! [`AdapterStore::switch`] or [`AdapterStore::remove`] holds the state directory's lock;
 //! the readers need none, every switch is one `rename`.
 use std::collections::HashMap;
 use std::fmt;
@@ -373,24 +373,22 @@ impl AdapterStore {
         self.point_at(id)
     }
 
-    /// Goes back to the adapter that was in use when the present one was published; `None` is factory. Where that one
-    /// has been removed or damaged since, to the one before it, and so on.
+    /// The adapter that was in use when the present one was published; `None` is factory. Where that one has been removed or
+    /// damaged since, the one before it, and so on. Touches nothing.
     ///
     /// # Errors
     /// [`AdapterError::AtFactory`]; [`AdapterError::Damaged`] when the present one cannot say where it came from.
-    pub fn rollback(&self) -> Result<Option<AdapterId>, AdapterError> {
+    pub fn before(&self) -> Result<Option<AdapterId>, AdapterError> {
         let current = self.current()?.ok_or(AdapterError::AtFactory)?;
         let mut before: Vec<Listed> = self.list()?;
         before.retain(|l| l.provenance.as_ref().is_some_and(|p| p.order < current.provenance.order));
-        let target = match current.provenance.parent {
+        Ok(match current.provenance.parent {
             None => None,
             Some(parent) => match before.iter().find(|l| l.id == parent) {
                 Some(parent) => Some(parent.id.clone()),
                 None => before.last().map(|l| l.id.clone()),
             },
-        };
-        self.point_at(target.as_ref())?;
-        Ok(target)
+        })
     }
 
     /// Removes an adapter that is not in use.

@@ -83,8 +83,13 @@ impl Dataset {
     /// Reads a directory.
     ///
     /// # Errors
-    /// [`DatasetError`] naming the file or line.
+    /// [`DatasetError`] naming the file or line; for a directory of data sets, those in it.
     pub fn from_dir(dir: &Path) -> Result<Dataset, DatasetError> {
+        let inside = data_sets_in(dir);
+        if !inside.is_empty() && !dir.join("index.csv").exists() {
+            let why = format!("it is no data set, but holds some: name one of {}", inside.join(", "));
+            return Err(DatasetError::File { path: dir.display().to_string(), why });
+        }
         Dataset::from_files(&dir.display().to_string(), |name| {
             let path: PathBuf = dir.join(name);
             match std::fs::read(&path) {
@@ -155,6 +160,17 @@ impl Dataset {
     pub fn split<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Row> {
         self.rows.iter().filter(move |r| r.split == name)
     }
+}
+
+/// The names of the directories in `dir` that are data sets, sorted.
+fn data_sets_in(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries
+        .filter(|e| e.path().join("index.csv").is_file())
+        .map(|e| e.file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
 }
 
 #[cfg(test)]

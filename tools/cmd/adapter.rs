@@ -91,8 +91,10 @@ impl Adapter {
             What::Rollback { bundle } => {
                 let (store, base) = store(&state, &bundle)?;
                 let mut journal = Journal::open(state.lock()?)?;
-                let id = store.rollback()?;
+                let id = store.before()?;
+                // First the record, as the loop does: a switch that a stop has cut off is then made good at the next start.
                 record(&mut journal, &base, id.as_ref(), AdapterAction::RolledBack)?;
+                store.switch(id.as_ref())?;
                 journal.close()?;
                 output::line(format!("in use: {}", name(id.as_ref())))?;
             }
@@ -148,8 +150,11 @@ fn record(journal: &mut Journal, base: &str, id: Option<&AdapterId>, action: Ada
 fn choose(state: &StateDir, bundle: &Path, id: Option<AdapterId>) -> anyhow::Result<()> {
     let (store, base) = store(state, bundle)?;
     let mut journal = Journal::open(state.lock()?)?;
-    store.switch(id.as_ref())?;
+    if let Some(id) = &id {
+        store.load(id)?;
+    }
     record(&mut journal, &base, id.as_ref(), AdapterAction::Used)?;
+    store.switch(id.as_ref())?;
     journal.close()?;
     Ok(output::line(format!("in use: {}", name(id.as_ref())))?)
 }

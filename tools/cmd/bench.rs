@@ -130,10 +130,20 @@ impl Bench {
             return Err(fail(Class::Unsupported, text));
         }
         if self.tensors.is_some() && self.batch != 1 {
-            return Err(fail(Class::Usage, "--batch does not go with --tensors: their shapes say how many samples there are"));
+            return Err(fail(
+                Class::Usage,
+                "--batch does not go with --tensors: their shapes say how many samples there are",
+            ));
         }
-        if self.threads == 0 || self.batch == 0 || self.runs == Some(0) || !(self.seconds > 0.0 && self.seconds <= 3600.0) {
-            return Err(fail(Class::Usage, "--threads, --batch and --runs count from 1, --seconds is above 0 and at most 3600"));
+        if self.threads == 0
+            || self.batch == 0
+            || self.runs == Some(0)
+            || !(self.seconds > 0.0 && self.seconds <= 3600.0)
+        {
+            return Err(fail(
+                Class::Usage,
+                "--threads, --batch and --runs count from 1, --seconds is above 0 and at most 3600",
+            ));
         }
         Ok(())
     }
@@ -141,7 +151,8 @@ impl Bench {
     fn measure(&self) -> anyhow::Result<Row> {
         let start = Instant::now();
         let source = Source::open(&self.model)?;
-        let mut session = source.session(&self.model, SessionOptions { threads: self.threads, ..SessionOptions::default() })?;
+        let mut session =
+            source.session(&self.model, SessionOptions { threads: self.threads, ..SessionOptions::default() })?;
         let load_ms = ms(start.elapsed());
 
         let sample = match &source {

@@ -30,6 +30,9 @@ pub(crate) struct Demo {
     /// Whom to adapt to.
     #[arg(long, default_value = "new-pen")]
     world: String,
+    /// The language of the person in the world `new-language`: de, es, fr or it; es if not given.
+    #[arg(long, value_name = "LANGUAGE")]
+    language: Option<String>,
     /// Presses to make.
     #[arg(long, default_value_t = 200)]
     presses: usize,
@@ -53,6 +56,9 @@ pub(crate) struct Demo {
     json: bool,
 }
 
+/// The language where none is asked for.
+const LANGUAGE: &str = "es";
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Press {
     Thumbs,
@@ -72,6 +78,8 @@ struct Percentiles {
 struct Document {
     schema: &'static str,
     world: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    language: Option<String>,
     presses: usize,
     press: &'static str,
     wrong: f64,
@@ -100,14 +108,11 @@ impl Demo {
         if !(0.0..=1.0).contains(&self.wrong) {
             return Err(fail(Class::Usage, format!("--wrong is a share between 0 and 1, not {}", self.wrong)));
         }
-        if !assets::worlds().contains(&self.world) {
-            let known = assets::worlds().join(", ");
-            return Err(fail(
-                Class::Usage,
-                format!("there is no world `{}`; --world takes one of {known}", self.world),
-            ));
+        if self.presses == 0 {
+            return Err(fail(Class::Usage, "--presses is a number from 1 on"));
         }
-        let world = assets::world(&self.world)?;
+        let place = self.place()?;
+        let world = assets::world(&place)?;
         let factory = assets::world("factory")?;
         let state = match &self.state {
             Some(dir) => StateDir::at(dir),
@@ -120,13 +125,7 @@ impl Demo {
         let test: Vec<&Row> = world.split("test").collect();
         let source = source_rows(&world, &factory, &test);
         self.say(|out| {
-            writeln!(
-                out,
-                "hone demo · {} · {} presses, {:.0} % of them wrong",
-                self.world,
-                self.presses,
-                100.0 * self.wrong
-            )?;
+            writeln!(out, "hone demo · {place} · {} presses, {:.0} % of them wrong", self.presses, 100.0 * self.wrong)?;
             writeln!(out, "The model: which of ten digits is meant? It was trained on other people.")
         })?;
         let user = Features::of(&mut app, &test)?;
@@ -165,6 +164,7 @@ impl Demo {
         let document = Document {
             schema: "hone.demo/1",
             world: self.world.clone(),
+            language: place.split_once('/').map(|(_, language)| language.to_string()),
             presses: self.presses,
             press: if self.press == Press::Thumbs { "thumbs" } else { "corrections" },
             wrong: self.wrong,
@@ -196,6 +196,29 @@ impl Demo {
             Ok(ExitCode::SUCCESS)
         } else {
             Err(fail(Class::Store, "the journal does not hold exactly the presses made"))
+        }
+    }
+
+    /// Where the world lies among the embedded ones: its name, and the language where it has several.
+    fn place(&self) -> anyhow::Result<String> {
+        let worlds = assets::worlds();
+        let Some(world) = worlds.iter().find(|w| w.name == self.world) else {
+            let known: Vec<&str> = worlds.iter().map(|w| w.name.as_str()).collect();
+            let text = format!("there is no world `{}`; --world takes one of {}", self.world, known.join(", "));
+            return Err(fail(Class::Usage, text));
+        };
+        let usual = world.parts.iter().find(|p| *p == LANGUAGE).or(world.parts.first());
+        match (&self.language, usual) {
+            (None, None) => Ok(world.name.clone()),
+            (None, Some(usual)) => Ok(format!("{}/{usual}", world.name)),
+            (Some(language), Some(_)) if world.parts.contains(language) => Ok(format!("{}/{language}", world.name)),
+            (Some(language), Some(_)) => Err(fail(
+                Class::Usage,
+                format!("nobody speaks `{language}` here; --language takes one of {}", world.parts.join(", ")),
+            )),
+            (Some(_), None) => {
+                Err(fail(Class::Usage, format!("--language goes with --world new-language, not with {}", world.name)))
+            }
         }
     }
 
@@ -255,8 +278,24 @@ impl Demo {
         writeln!(
             out,
             "Another person:      hone demo --world {}",
-            assets::worlds().into_iter().filter(|w| *w != self.world).collect::<Vec<_>>().join(" | --world ")
+            assets::worlds()
+                .into_iter()
+                .map(|w| w.name)
+                .filter(|w| *w != self.world)
+                .collect::<Vec<_>>()
+                .join(" | --world ")
         )?;
+        if let Some(spoken) = &d.language {
+            let worlds = assets::worlds();
+            let parts = worlds.iter().find(|w| w.name == self.world).map_or(&[][..], |w| &w.parts);
+            let others: Vec<&str> = parts.iter().map(String::as_str).filter(|p| p != spoken).collect();
+            writeln!(
+                out,
+                "Another language:    hone demo --world {} --language {}",
+                self.world,
+                others.join(" | --language ")
+            )?;
+        }
         writeln!(out, "By hand:             hone pad emulate, and in another terminal hone listen … --pad PORT")?;
         writeln!(out, "                     (took {:.1} s)", d.seconds)
     }

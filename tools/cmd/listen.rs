@@ -110,6 +110,9 @@ impl Listen {
         let mut gone = false;
         let jsonl = self.jsonl;
         let done = listen(&mut app, config, &heard, &stop, |app, what| {
+            if let Some(text) = for_people(&what) {
+                output::say(format!("hone listens: {text}"));
+            }
             let said = if jsonl { as_json(app, &what).map(|v| v.to_string()) } else { as_text(app, &what) };
             if let Some(line) = said {
                 // Somebody who only wanted the first lines does not end the loop for everybody else.
@@ -167,6 +170,17 @@ fn word(line: &str, labels: &[String]) -> Result<Option<Word>, String> {
     }
 }
 
+/// What goes wrong around the loop and comes right again: said on stderr, whatever stdout carries.
+fn for_people(what: &Happening<'_>) -> Option<String> {
+    match what {
+        Happening::Source { medium, event } => Some(format!("{medium}: {}", event.what)),
+        Happening::Pad(
+            notice @ (Notice::Up { .. } | Notice::Down { .. } | Notice::Searching { .. } | Notice::Refused { .. }),
+        ) => Some(notice.to_string()),
+        _ => None,
+    }
+}
+
 fn as_text(app: &App, what: &Happening<'_>) -> Option<String> {
     let labels = app.model().labels();
     Some(match what {
@@ -187,14 +201,7 @@ fn as_text(app: &App, what: &Happening<'_>) -> Option<String> {
         Happening::RolledBack(Some(id)) => format!("rolled back to adapter {id}"),
         Happening::RolledBack(None) => "rolled back to the factory head".into(),
         Happening::BadFrame(e) => format!("a frame could not be used: {e}"),
-        Happening::Source { medium, event } => format!("{medium}: {}", event.what),
-        Happening::Pad(Notice::Up { port, .. }) => format!("pad on {port}"),
-        Happening::Pad(Notice::Down { why }) => format!("pad gone: {why:?}"),
-        Happening::Pad(Notice::Searching { why }) => format!("looking for the pad: {why}"),
-        Happening::Pad(Notice::Refused { why }) => {
-            format!("pad refused: {why:?}; --allow-unpaired hears unpaired pads")
-        }
-        Happening::Pad(_) => return None,
+        Happening::Source { .. } | Happening::Pad(_) => return None,
         Happening::Refused(e) => format!("not done: {e}"),
     })
 }

@@ -53,6 +53,9 @@ struct Emulate {
     /// How many buttons it has.
     #[arg(long, default_value_t = 2)]
     buttons: u8,
+    /// A link to keep pointing at its port, so that it has one name for as long as it lives and when it comes back.
+    #[arg(long, value_name = "PATH")]
+    link: Option<PathBuf>,
 }
 
 impl Pad {
@@ -112,18 +115,18 @@ impl Emulate {
         };
         let base = EmulatorConfig::default();
         let uid = self.uid.unwrap_or(base.uid);
-        let config = EmulatorConfig { uid, buttons: self.buttons, virtual_time: self.virtual_time, ..base };
+        let (buttons, virtual_time, link) = (self.buttons, self.virtual_time, self.link);
+        let config = EmulatorConfig { uid, buttons, virtual_time, link, ..base };
         let pad = Arc::new(Emulator::start(config).map_err(|e| fail(Class::Device, e.to_string()))?);
         let port = pad.port_name().ok_or_else(|| fail(Class::Device, "the pad has no port"))?;
         output::line(&port)?;
         output::say(format!(
-            "a pad with {} buttons is at {port}; `hone listen BUNDLE --pad {port}` hears it",
-            self.buttons
+            "a pad with {buttons} buttons is at {port}; `hone listen BUNDLE --pad {port} --allow-unpaired` hears it"
         ));
 
         let done = Arc::new(AtomicBool::new(false));
         let watcher = {
-            let (pad, done, buttons) = (Arc::clone(&pad), Arc::clone(&done), usize::from(self.buttons));
+            let (pad, done, buttons) = (Arc::clone(&pad), Arc::clone(&done), usize::from(buttons));
             std::thread::spawn(move || watch(&pad, &done, buttons))
         };
         let result = match script {

@@ -105,6 +105,10 @@ impl Run {
     }
 
     fn on_sample(&self) -> anyhow::Result<Document> {
+        // A model would answer it all the same, with what it thinks of nothing.
+        if self.text.as_ref().is_some_and(|text| text.trim().is_empty()) {
+            return Err(fail(Class::Usage, "--text is empty; say something, or leave it out"));
+        }
         if is_onnx(&self.model) {
             return Err(fail(
                 Class::Usage,

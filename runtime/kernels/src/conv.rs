@@ -319,7 +319,7 @@ pub static KERNELS: &[Kernel] = &[
         // SAFETY: `available` has just detected avx2 and fma, the features the function is compiled for.
         run: |g, y| unsafe { x86::avx2(g, y) },
     },
-    Kernel { name: "any-f32wf32-columns", available: || true, run: |g, y| blocks::<false, 8, 8>(g, y) },
+    Kernel { name: "any-f32wf32-columns", available: || true, run: |g, y| blocks::<8, 8>(g, y) },
 ];
 
 /// Runs the best form this CPU has.
@@ -336,31 +336,127 @@ pub fn product(g: &Product<'_>, y: &mut [f32]) {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Product, blocks};
+    use std::arch::x86_64::*;
 
-    #[target_feature(enable = "avx512f,avx512bw,avx2,fma")]
-    pub(super) fn avx512(g: &Product<'_>, y: &mut [f32]) {
-        blocks::<true, 8, 32>(g, y);
+    use super::{MR, NR, Packed, Product};
+
+    macro_rules! blocks {
+        ($name:ident, $sums:ident, $features:literal, $rows:literal, $columns:literal) => {
+            #[target_feature(enable = $features)]
+            pub(super) fn $name(g: &Product<'_>, y: &mut [f32]) {
+                check(g);
+                for row in (0..g.m).step_by($rows) {
+                    for column in (0..g.n).step_by($columns) {
+                        let mut acc = [[0f32; $columns]; $rows];
+                        // SAFETY: `check` has seen that the block of `row` and the columns up to the next multiple of NR
+                        // exist in every row of the part.
+                        unsafe { $sums(g, row, column, &mut acc) };
+                        super::finish(g, row, column, &acc, y);
+                    }
+                }
+            }
+        };
     }
 
+    blocks!(avx512, sums_512, "avx512f,avx512bw,avx2,fma", 8, 32);
+    blocks!(avx2, sums_256, "avx2,fma", 4, 16);
+
+    /// That weights and columns are as long as their shapes say.
+    fn check(g: &Product<'_>) {
+        let held = match g.w {
+            Packed::F32(w) => w.len(),
+            Packed::I8 { q, .. } => q.len(),
+        };
+        assert!(held >= super::packed_len(g.m, g.k) && g.part.end <= g.k, "w is shorter than its shape says");
+        assert!(g.columns.len() >= g.part.len() * g.pitch, "columns are shorter than their shape says");
+        assert!(g.n.next_multiple_of(NR) <= g.pitch || g.part.is_empty(), "columns are narrower than their pitch");
+    }
+
+    /// Sums of 8 rows by 32 columns.
+    ///
+    /// # Safety
+    /// The block of `row` (a multiple of 8) and the columns `column..column + 32` must exist in every row of the part.
+    #[target_feature(enable = "avx512f,avx512bw,avx2,fma")]
+    #[inline]
+    unsafe fn sums_512(g: &Product<'_>, row: usize, column: usize, out: &mut [[f32; 32]; 8]) {
+        // SAFETY: the caller's promise; loads and stores need no alignment.
+        unsafe {
+            let mut acc = [[_mm512_setzero_ps(); 2]; 8];
+            let first = (row / MR * g.k + g.part.start) * MR + row % MR;
+            let x = g.columns.as_ptr().add(column);
+            macro_rules! sum {
+                ($w:expr, $read:expr) => {
+                    for k in 0..g.part.len() {
+                        let (w, x) = ($w.as_ptr().add(first + k * MR), x.add(k * g.pitch));
+                        let b = [_mm512_loadu_ps(x), _mm512_loadu_ps(x.add(16))];
+                        for r in 0..8 {
+                            let a = _mm512_set1_ps($read(w.add(r)));
+                            acc[r][0] = _mm512_fmadd_ps(a, b[0], acc[r][0]);
+                            acc[r][1] = _mm512_fmadd_ps(a, b[1], acc[r][1]);
+                        }
+                    }
+                };
+            }
+            match g.w {
+                Packed::F32(w) => sum!(w, |w: *const f32| *w),
+                Packed::I8 { q, .. } => sum!(q, |w: *const i8| f32::from(*w)),
+            }
+            for r in 0..8 {
+                _mm512_storeu_ps(out[r].as_mut_ptr(), acc[r][0]);
+                _mm512_storeu_ps(out[r].as_mut_ptr().add(16), acc[r][1]);
+            }
+        }
+    }
+
+    /// Sums of 4 rows by 16 columns.
+    ///
+    /// # Safety
+    /// As [`sums_512`], for 4 and 16.
     #[target_feature(enable = "avx2,fma")]
-    pub(super) fn avx2(g: &Product<'_>, y: &mut [f32]) {
-        blocks::<true, 4, 16>(g, y);
+    #[inline]
+    unsafe fn sums_256(g: &Product<'_>, row: usize, column: usize, out: &mut [[f32; 16]; 4]) {
+        // SAFETY: the caller's promise; loads and stores need no alignment.
+        unsafe {
+            let mut acc = [[_mm256_setzero_ps(); 2]; 4];
+            let first = (row / MR * g.k + g.part.start) * MR + row % MR;
+            let x = g.columns.as_ptr().add(column);
+            macro_rules! sum {
+                ($w:expr, $read:expr) => {
+                    for k in 0..g.part.len() {
+                        let (w, x) = ($w.as_ptr().add(first + k * MR), x.add(k * g.pitch));
+                        let b = [_mm256_loadu_ps(x), _mm256_loadu_ps(x.add(8))];
+                        for r in 0..4 {
+                            let a = _mm256_set1_ps($read(w.add(r)));
+                            acc[r][0] = _mm256_fmadd_ps(a, b[0], acc[r][0]);
+                            acc[r][1] = _mm256_fmadd_ps(a, b[1], acc[r][1]);
+                        }
+                    }
+                };
+            }
+            match g.w {
+                Packed::F32(w) => sum!(w, |w: *const f32| *w),
+                Packed::I8 { q, .. } => sum!(q, |w: *const i8| f32::from(*w)),
+            }
+            for r in 0..4 {
+                _mm256_storeu_ps(out[r].as_mut_ptr(), acc[r][0]);
+                _mm256_storeu_ps(out[r].as_mut_ptr().add(8), acc[r][1]);
+            }
+        }
     }
 }
 
 /// `R` rows (a divisor of [`MR`]) by `W` columns (a divisor of [`NR`]) are accumulated together.
 #[inline(always)]
-fn blocks<const FMA: bool, const R: usize, const W: usize>(g: &Product<'_>, y: &mut [f32]) {
+fn blocks<const R: usize, const W: usize>(g: &Product<'_>, y: &mut [f32]) {
     for row in (0..g.m).step_by(R) {
         for column in (0..g.n).step_by(W) {
-            tile::<FMA, R, W>(g, row, column, y);
+            tile::<R, W>(g, row, column, y);
         }
     }
 }
 
 #[inline(always)]
-fn tile<const FMA: bool, const R: usize, const W: usize>(g: &Product<'_>, row: usize, column: usize, y: &mut [f32]) {
+fn tile<const R: usize, const W: usize>(g: &Product<'_>, row: usize, column: usize, y: &mut [f32]) {
     let mut acc = [[0f32; W]; R];
     let first = (row / MR * g.k + g.part.start) * MR;
     let weights = first..first + g.part.len() * MR;
@@ -369,26 +465,39 @@ fn tile<const FMA: bool, const R: usize, const W: usize>(g: &Product<'_>, row: u
     match g.w {
         Packed::F32(w) => {
             for (w, x) in w[weights].as_chunks::<MR>().0.iter().zip(columns) {
-                let x: &[f32; W] = x[column..column + W].try_into().expect("a slice of that length");
+                // A copy: read through a reference, the loops are not turned into vectors.
+                let x: [f32; W] = x[column..column + W].try_into().expect("a slice of that length");
                 for r in 0..R {
                     for j in 0..W {
-                        acc[r][j] = mul_add::<FMA>(w[lane + r], x[j], acc[r][j]);
+                        acc[r][j] = crate::gemm::mul_add(w[lane + r], x[j], acc[r][j]);
                     }
                 }
             }
         }
         Packed::I8 { q, .. } => {
             for (w, x) in q[weights].as_chunks::<MR>().0.iter().zip(columns) {
-                let x: &[f32; W] = x[column..column + W].try_into().expect("a slice of that length");
+                let x: [f32; W] = x[column..column + W].try_into().expect("a slice of that length");
                 for r in 0..R {
                     let w = f32::from(w[lane + r]);
                     for j in 0..W {
-                        acc[r][j] = mul_add::<FMA>(w, x[j], acc[r][j]);
+                        acc[r][j] = crate::gemm::mul_add(w, x[j], acc[r][j]);
                     }
                 }
             }
         }
     }
+    finish(g, row, column, &acc, y);
+}
+
+/// Sums of a tile to results: scale, bias, or added to what earlier parts of the reduction gave.
+#[inline(always)]
+fn finish<const R: usize, const W: usize>(
+    g: &Product<'_>,
+    row: usize,
+    column: usize,
+    acc: &[[f32; W]; R],
+    y: &mut [f32],
+) {
     let width = W.min(g.n - column);
     for r in 0..R.min(g.m - row) {
         let i = row + r;
@@ -401,13 +510,6 @@ fn tile<const FMA: bool, const R: usize, const W: usize>(g: &Product<'_>, row: u
             out.iter_mut().zip(&acc[r]).for_each(|(o, &a)| *o += a * scale);
         }
     }
-}
-
-/// `a · b + c`: one rounding where the CPU has the instruction, two where calling a library for one would cost a
-/// hundred times as much.
-#[inline(always)]
-fn mul_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
-    if FMA { a.mul_add(b, c) } else { a * b + c }
 }
 
 #[cfg(test)]
@@ -460,8 +562,11 @@ mod tests {
                     let bias = noise(m, 5);
                     let scale: Vec<f32> = noise(m, 9).iter().map(|s| s.abs() * 0.01 + 0.001).collect();
                     let q: Vec<i8> = noise(m * k, 7).iter().map(|v| (v * 127.0) as i8).collect();
-                    let w: Vec<f32> =
-                        if int8 { (0..m * k).map(|i| f32::from(q[i]) * scale[i / k]).collect() } else { noise(m * k, 7) };
+                    let w: Vec<f32> = if int8 {
+                        (0..m * k).map(|i| f32::from(q[i]) * scale[i / k]).collect()
+                    } else {
+                        noise(m * k, 7)
+                    };
                     let (mut packed, mut packed_q) = (vec![0f32; packed_len(m, k)], vec![0i8; packed_len(m, k)]);
                     pack(m, k, |i, kk| w[i * k + kk], &mut packed);
                     pack(m, k, |i, kk| q[i * k + kk], &mut packed_q);
@@ -477,7 +582,8 @@ mod tests {
                             let part = start..k.min(start + part);
                             let mut out = vec![f32::NAN; part.len() * pitch];
                             columns(&g, &x, part.clone(), first..last, pitch, &mut out);
-                            let w = if int8 { Packed::I8 { q: &packed_q, scale: &scale } } else { Packed::F32(&packed) };
+                            let w =
+                                if int8 { Packed::I8 { q: &packed_q, scale: &scale } } else { Packed::F32(&packed) };
                             let product = Product {
                                 m,
                                 k,

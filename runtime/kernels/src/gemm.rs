@@ -406,7 +406,7 @@ mod x86 {
 /// `a · b + c`: one rounding where the CPU has the instruction, two where calling a library for one would cost a
 /// hundred times as much.
 #[inline(always)]
-fn mul_add(a: f32, b: f32, c: f32) -> f32 {
+pub(crate) fn mul_add(a: f32, b: f32, c: f32) -> f32 {
     if FUSED { a.mul_add(b, c) } else { a * b + c }
 }
 

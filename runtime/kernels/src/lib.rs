@@ -7,14 +7,18 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 pub mod activation;
+pub mod attention;
+pub mod cell;
 pub mod conv;
 pub mod elementwise;
 pub mod exp;
 pub mod gemm;
 pub mod isa;
+pub mod nbits;
 pub mod normalise;
 pub mod pool;
 pub mod product;
+pub mod qconv;
 pub mod qgemm;
 pub mod quantize;
 pub mod reduce;

@@ -142,11 +142,11 @@ fn dequantise_rows_any<T: Code>(x: &[T], scale: &[f32], zero: &[i32], y: &mut [f
 
 #[inline(always)]
 fn extent_any(x: &[f32], extent: &mut [f32; 2]) {
-    // Sixteen lanes, so that the comparisons do not wait for each other.
-    let (mut low, mut high) = ([0f32; 16], [0f32; 16]);
-    let (chunks, rest) = x.as_chunks::<16>();
+    // Many lanes, so that the comparisons do not wait for each other.
+    let (mut low, mut high) = ([0f32; 64], [0f32; 64]);
+    let (chunks, rest) = x.as_chunks::<64>();
     for c in chunks {
-        for i in 0..16 {
+        for i in 0..64 {
             low[i] = if c[i] < low[i] { c[i] } else { low[i] };
             high[i] = if c[i] > high[i] { c[i] } else { high[i] };
         }

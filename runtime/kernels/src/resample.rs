@@ -25,9 +25,8 @@ pub fn reference(a: &Axis<'_>, x: &[f32], y: &mut [f32]) {
         for i in 0..a.output {
             for j in 0..a.inner {
                 let taps = i * a.taps..(i + 1) * a.taps;
-                let sum = taps.map(|t| {
-                    f64::from(x[(o * a.input + a.at[t] as usize) * a.inner + j]) * f64::from(a.weights[t])
-                });
+                let sum = taps
+                    .map(|t| f64::from(x[(o * a.input + a.at[t] as usize) * a.inner + j]) * f64::from(a.weights[t]));
                 y[(o * a.output + i) * a.inner + j] = sum.sum::<f64>() as f32;
             }
         }

@@ -173,6 +173,7 @@ pub fn listen(
     let mut latest = Latest::default();
     let mut last_shown = None;
     let mut words_open = true;
+    finish_rollbacks(app, &mut tell)?;
     while !stop.load(Ordering::Relaxed) {
         let mut ended = true;
         let mut fresh = None;
@@ -223,11 +224,11 @@ pub fn listen(
         }
         while let Ok(notice) = heard.try_recv() {
             if let Notice::Committed { events, .. } = &notice {
-                let rollbacks = events.iter().filter(|e| e.event.kind == EventKind::ChordHeld).count();
-                learn(app, &mut tell)?;
-                for _ in 0..rollbacks {
-                    roll_back(app, &mut tell)?;
+                // First, because it is about what is in use and not about what may be published in a moment.
+                if events.iter().any(|e| e.event.kind == EventKind::ChordHeld) {
+                    finish_rollbacks(app, &mut tell)?;
                 }
+                learn(app, &mut tell)?;
             }
             tell(app, Happening::Pad(notice));
         }
@@ -268,14 +269,28 @@ fn learn(app: &mut App, tell: &mut impl FnMut(&App, Happening<'_>)) -> Result<()
     Ok(())
 }
 
-fn roll_back(app: &mut App, tell: &mut impl FnMut(&App, Happening<'_>)) -> Result<(), AppError> {
-    match app.rollback() {
-        Ok(id) => tell(app, Happening::RolledBack(id)),
-        // Being at the factory weights already is an answer, not a reason to stop.
-        Err(e @ AppError::Adapter(_)) => tell(app, Happening::Refused(&e)),
-        Err(e) => return Err(e),
+fn finish_rollbacks(app: &mut App, tell: &mut impl FnMut(&App, Happening<'_>)) -> Result<(), AppError> {
+    for done in app.finish_rollbacks()? {
+        tell_rollback(app, tell, done);
     }
     Ok(())
+}
+
+fn roll_back(app: &mut App, tell: &mut impl FnMut(&App, Happening<'_>)) -> Result<(), AppError> {
+    let done = match app.rollback() {
+        // Being at the factory weights already is an answer, not a reason to stop.
+        Err(AppError::Adapter(e)) => Err(e.into()),
+        other => Ok(other?),
+    };
+    tell_rollback(app, tell, done);
+    Ok(())
+}
+
+fn tell_rollback(app: &App, tell: &mut impl FnMut(&App, Happening<'_>), done: Result<Option<AdapterId>, AppError>) {
+    match done {
+        Ok(id) => tell(app, Happening::RolledBack(id)),
+        Err(e) => tell(app, Happening::Refused(&e)),
+    }
 }
 
 /// The newest of each modality.

@@ -4,14 +4,15 @@
 //! it, the adapter in use the last one the gate let through. Whoever shows answers calls [`App::answer`] and
 //! [`App::show`]; whoever hears something said hands it to [`App::press`], or, where a transport has already made it
 //! durable, calls [`App::catch_up`].
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use crate::adapters::{Adapter, AdapterError, AdapterId, AdapterStore, Provenance};
 use crate::class::{Class, Classified};
 use crate::feedback::ledger::{SharedJournal, lock};
 use crate::journal::{
-    AdapterAction, AdapterEvent, EffectivePress, Example, Inference, Journal, Press, PressId, Shown, Signal, StoreError,
+    AdapterAction, AdapterEvent, Changes, EffectivePress, Example, Follower, Inference, Journal, Press, PressId, Shown,
+    Signal, StoreError,
 };
 use crate::learn::{
     Action, Decision, Feedback, LearnError, Learner, LearnerConfig, Mode, Outcome, Theta, TrainingPress, argmax,
@@ -22,6 +23,12 @@ use crate::state::{StateDir, StateError};
 
 pub mod listen;
 pub mod rehearsal;
+mod rollback;
+
+use rollback::History;
+
+/// The name of the factory head in the journal.
+const FACTORY: &str = "factory";
 
 /// Why the loop cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -113,11 +120,30 @@ pub struct App {
     adapters: AdapterStore,
     learner: Learner,
     current: Option<AdapterId>,
-    /// Presses the learner holds, with the prediction it knows them under.
+    /// Presses the learner holds.
     taken: BTreeSet<PressId>,
-    /// Presses that can never train here: said about another model, ambiguous, or of a suspect source.
-    aside: BTreeSet<PressId>,
+    /// How far the journal has been followed.
+    follower: Follower,
+    /// What the journal has told and the learner has not taken up yet.
+    backlog: Backlog,
     last_seq: u64,
+    /// The newest asked-for rollback that is known to be settled.
+    rollbacks_until: u64,
+}
+
+/// Changes of the journal on their way to the learner. They wait here, so that an error on the way loses none of them.
+#[derive(Default)]
+struct Backlog {
+    vanished: VecDeque<PressId>,
+    appeared: VecDeque<EffectivePress>,
+}
+
+impl Backlog {
+    fn add(&mut self, changes: Changes) {
+        self.appeared.retain(|p| !changes.vanished.contains(&p.press_id));
+        self.vanished.extend(changes.vanished);
+        self.appeared.extend(changes.appeared);
+    }
 }
 
 /// A learner's settings from a bundle's recipe.
@@ -171,24 +197,22 @@ impl App {
             adapters,
             current,
             taken: BTreeSet::new(),
-            aside: BTreeSet::new(),
+            follower: Follower::default(),
+            backlog: Backlog::default(),
             last_seq: 0,
+            rollbacks_until: 0,
         };
         let mut presses = Vec::new();
-        let effective = lock(&app.journal).reader().effective_presses()?;
+        let effective = lock(&app.journal).reader().changes(&mut app.follower)?.appeared;
         for p in &effective {
             app.last_seq = app.last_seq.max(p.press_id.0);
-            match app.training_press(p) {
-                Some(t) => {
-                    app.taken.insert(p.press_id);
-                    presses.push(t);
-                }
-                None => {
-                    app.aside.insert(p.press_id);
-                }
+            if let Some(press) = app.training_press(p) {
+                app.taken.insert(p.press_id);
+                presses.push(press);
             }
         }
         app.learner = Learner::resume(app.model.base().clone(), config, presses, published)?;
+        app.rollbacks_until = History::read(lock(&app.journal).reader(), 0)?.settled();
         Ok(app)
     }
 
@@ -286,27 +310,27 @@ impl App {
     /// # Errors
     /// [`AppError`]; the journal is untouched and the next call tries again.
     pub fn catch_up(&mut self) -> Result<Vec<Learned>, AppError> {
-        let effective = lock(&self.journal).reader().effective_presses()?;
+        let changes = lock(&self.journal).reader().changes(&mut self.follower)?;
+        self.backlog.add(changes);
         let mut learned = Vec::new();
-        let now: BTreeSet<PressId> = effective.iter().map(|p| p.press_id).collect();
-        let vanished: Vec<PressId> = self.taken.difference(&now).copied().collect();
-        for id in vanished {
-            self.learner.undo(id.0)?;
-            self.taken.remove(&id);
-            learned.push(Learned::Undone { id });
-        }
-        for p in &effective {
-            if self.taken.contains(&p.press_id) || self.aside.contains(&p.press_id) {
-                continue;
+        while let Some(&id) = self.backlog.vanished.front() {
+            // One that could not train was never taken.
+            if self.taken.contains(&id) {
+                self.learner.undo(id.0)?;
+                self.taken.remove(&id);
+                learned.push(Learned::Undone { id });
             }
-            self.last_seq = self.last_seq.max(p.press_id.0);
-            let Some(press) = self.training_press(p) else {
-                self.aside.insert(p.press_id);
-                continue;
-            };
-            let outcome = self.learner.press(press)?;
-            self.taken.insert(p.press_id);
-            learned.push(Learned::Press { id: p.press_id, outcome });
+            self.backlog.vanished.pop_front();
+        }
+        while let Some(p) = self.backlog.appeared.front() {
+            let id = p.press_id;
+            if let Some(press) = self.training_press(p) {
+                let outcome = self.learner.press(press)?;
+                self.taken.insert(id);
+                learned.push(Learned::Press { id, outcome });
+            }
+            self.last_seq = self.last_seq.max(id.0);
+            self.backlog.appeared.pop_front();
         }
         if self.learner.candidate_due() {
             learned.push(self.decide()?);
@@ -332,7 +356,7 @@ impl App {
                 self.adapters.switch(None)?;
                 self.current = None;
                 changed = Some(None);
-                (AdapterAction::RolledBack, "factory".to_string())
+                (AdapterAction::RolledBack, FACTORY.to_string())
             }
             Action::Veto => (AdapterAction::Vetoed, self.current_name()),
             Action::Freeze => (AdapterAction::Frozen, self.current_name()),
@@ -359,15 +383,60 @@ impl App {
         Ok(Learner::resume(self.model.base().clone(), config, presses, factory)?.refit()?)
     }
 
-    /// Goes back to the adapter before, or to the factory head. One press does this.
+    /// Goes back to the adapter before, or to the factory head. One press does this; the learner then rests until as many
+    /// presses have come as it takes for a candidate.
     ///
     /// # Errors
     /// [`AdapterError::AtFactory`] when there is nothing before.
     pub fn rollback(&mut self) -> Result<Option<AdapterId>, AppError> {
-        let id = self.adapters.rollback()?;
-        self.adopt(id.clone())?;
-        self.record(self.current_name(), AdapterAction::RolledBack, BTreeMap::new())?;
+        self.roll_back(None)
+    }
+
+    /// Does the rollbacks that were asked for on a pad and are not done yet: now, or before a stop that came between the
+    /// commit of the chord and the switch. Each is done once, whatever stops in between.
+    ///
+    /// Returns what came of each: the adapter it led to, or that there was nothing before.
+    ///
+    /// # Errors
+    /// [`AppError`]; the next call goes on where this one stopped.
+    pub fn finish_rollbacks(&mut self) -> Result<Vec<Result<Option<AdapterId>, AppError>>, AppError> {
+        let base = self.model.bundle().base_digest().to_string();
+        let history = History::read(lock(&self.journal).reader(), self.rollbacks_until)?;
+        let mut done = Vec::new();
+        if let Some(id) = history.unfinished(&base, self.current.as_ref())
+            && id.as_ref().is_none_or(|id| self.adapters.load(id).is_ok())
+        {
+            self.switch_back(id.clone())?;
+            done.push(Ok(id));
+        }
+        for seq in history.asked(&base) {
+            done.push(match self.roll_back(Some(seq)) {
+                // On record as settled all the same, or it would be done once there is something to roll back.
+                Err(AppError::Adapter(e @ AdapterError::AtFactory)) => {
+                    self.record(self.current_name(), AdapterAction::RolledBack, rollback::request(Some(seq)))?;
+                    Err(e.into())
+                }
+                other => Ok(other?),
+            });
+            self.rollbacks_until = seq;
+        }
+        Ok(done)
+    }
+
+    /// The decision is recorded before the switch, so that a stop between the two is found and made good at the next start,
+    /// and not taken for a rollback that nobody has acted on.
+    fn roll_back(&mut self, request: Option<u64>) -> Result<Option<AdapterId>, AppError> {
+        let id = self.adapters.before()?;
+        self.record(name_of(id.as_ref()), AdapterAction::RolledBack, rollback::request(request))?;
+        self.switch_back(id.clone())?;
         Ok(id)
+    }
+
+    fn switch_back(&mut self, id: Option<AdapterId>) -> Result<(), AppError> {
+        self.adapters.switch(id.as_ref())?;
+        self.adopt(id)?;
+        self.learner.rest();
+        Ok(())
     }
 
     /// Takes up the adapter `id` of the store as the one in use.
@@ -388,7 +457,7 @@ impl App {
     }
 
     fn current_name(&self) -> String {
-        self.current.as_ref().map_or_else(|| "factory".to_string(), |a| a.to_string())
+        name_of(self.current.as_ref())
     }
 
     fn record(&self, id: String, action: AdapterAction, numbers: BTreeMap<String, f64>) -> Result<(), AppError> {
@@ -453,6 +522,11 @@ impl App {
             source: p.source.to_string(),
         })
     }
+}
+
+/// An adapter's name in the journal.
+fn name_of(id: Option<&AdapterId>) -> String {
+    id.map_or_else(|| FACTORY.to_string(), |a| a.to_string())
 }
 
 /// A decision's figures, for the journal.

@@ -3,8 +3,8 @@
 //!
 //! [`Journal`] is the one writer (it holds the state directory's lock); any number of [`Reader`]s need no lock. The
 //! records are the truth; tables beside them are derived in the same transaction. `learn` reads
-//! [`Reader::effective_presses`], a pure function of the log. Deliberately without policy: it does not decide what is
-//! shown, who may press, or what is trained.
+//! [`Reader::effective_presses`], a pure function of the log, and follows it by [`Reader::changes`]. Deliberately without
+//! policy: it does not decide what is shown, who may press, or what is trained.
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -32,6 +32,7 @@ mod blob;
 mod body;
 mod error;
 mod exchange;
+mod follow;
 mod reader;
 mod record;
 mod resolve;
@@ -49,6 +50,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub use blob::{Blobs, MAX_BLOB_BYTES};
 pub use error::StoreError;
 pub use exchange::EXPORT_SCHEMA;
+pub use follow::{Changes, Follower};
 pub use reader::{EffectivePress, Filter, PressLine, Reader, Signal, Stats, Story};
 pub use record::{
     AdapterAction, AdapterEvent, Age, Digest, Example, Inference, Kind, MAX_PAYLOAD_BYTES, PadEvent, PadPress, Press,

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rusqlite::{Connection, OptionalExtension, params_from_iter};
 
 use super::body::{Body, PressBody, Said, ShownBody};
+use super::follow::Follower;
 use super::record::{Age, Digest, Example, Kind, PressId, Record, Source};
 use super::resolve::{PressStatus, Resolver};
 use super::sql::{self, RECORD_COLUMNS, record_row};
@@ -272,14 +273,11 @@ impl Reader {
     /// # Errors
     /// [`StoreError::Damaged`] for a payload that cannot be read; disk trouble.
     pub fn presses(&self) -> Result<Vec<PressLine>, StoreError> {
-        let (lines, status) = self.resolve()?;
-        let mut presses: Vec<PressLine> = Vec::with_capacity(lines.len());
-        for line in lines {
-            if let Some(&status) = status.get(&line.press_id) {
-                presses.push(PressLine { status, ..line });
-            }
-        }
-        Ok(presses)
+        let mut resolver = Resolver::default();
+        let lines = self.resolve(&mut resolver, 0, &self.redacted_undos()?)?;
+        let status = resolver.finish();
+        let settled = |line: PressLine| status.get(&line.press_id).map(|&status| PressLine { status, ..line });
+        Ok(lines.into_iter().filter_map(settled).collect())
     }
 
     /// The presses that count, in journal order, with the stored feature, logits, class and μ of what they are about.
@@ -290,37 +288,36 @@ impl Reader {
     /// # Errors
     /// [`StoreError::Damaged`] for a payload that cannot be read; disk trouble.
     pub fn effective_presses(&self) -> Result<Vec<EffectivePress>, StoreError> {
-        let snapshot = self.conn.unchecked_transaction().map_err(|e| self.fail(e))?;
-        let mut effective = Vec::new();
-        for line in self.presses()?.into_iter().filter(|p| p.status == PressStatus::Effective) {
-            let damaged = |why: String| self.damaged(format!("press {}: {why}", line.press_id.0));
-            let (example, about) = match line.signal {
-                Signal::Demonstration { .. } => match self.press_body(line.press_id)?.said {
-                    Said::Demonstration { example, .. } => (example.to_example().map_err(damaged)?, None),
-                    _ => return Err(damaged("it has changed while it was read".to_string())),
-                },
-                _ => {
-                    let shown = line.prediction_id.map(|id| self.shown_body(id)).transpose()?.flatten();
-                    let (shown, _) = shown.ok_or_else(|| damaged("what it is about is gone".to_string()))?;
-                    (shown.example.to_example().map_err(damaged)?, Some((shown.class, shown.mu as f32)))
-                }
-            };
-            effective.push(EffectivePress {
-                press_id: line.press_id,
-                prediction_id: about.and(line.prediction_id),
-                signal: line.signal,
-                example,
-                shown_class: about.map(|(class, _)| class),
-                mu: about.map(|(_, mu)| mu),
-                confirmed: line.confirmed,
-                ambiguous: line.ambiguous,
-                suspect: line.suspect,
-                source: line.source,
-                wall_ms: line.wall_ms,
-            });
-        }
-        drop(snapshot);
-        Ok(effective)
+        Ok(self.changes(&mut Follower::default())?.appeared)
+    }
+
+    /// A press that counts, with what it is about.
+    pub(super) fn effective(&self, line: PressLine) -> Result<EffectivePress, StoreError> {
+        let damaged = |why: String| self.damaged(format!("press {}: {why}", line.press_id.0));
+        let (example, about) = match line.signal {
+            Signal::Demonstration { .. } => match self.press_body(line.press_id)?.said {
+                Said::Demonstration { example, .. } => (example.to_example().map_err(damaged)?, None),
+                _ => return Err(damaged("it has changed while it was read".to_string())),
+            },
+            _ => {
+                let shown = line.prediction_id.map(|id| self.shown_body(id)).transpose()?.flatten();
+                let (shown, _) = shown.ok_or_else(|| damaged("what it is about is gone".to_string()))?;
+                (shown.example.to_example().map_err(damaged)?, Some((shown.class, shown.mu as f32)))
+            }
+        };
+        Ok(EffectivePress {
+            press_id: line.press_id,
+            prediction_id: about.and(line.prediction_id),
+            signal: line.signal,
+            example,
+            shown_class: about.map(|(class, _)| class),
+            mu: about.map(|(_, mu)| mu),
+            confirmed: line.confirmed,
+            ambiguous: line.ambiguous,
+            suspect: line.suspect,
+            source: line.source,
+            wall_ms: line.wall_ms,
+        })
     }
 
     /// Counts over the whole journal.
@@ -404,7 +401,9 @@ impl Reader {
 
     /// What became of every press.
     pub(super) fn statuses(&self) -> Result<BTreeMap<PressId, PressStatus>, StoreError> {
-        Ok(self.resolve()?.1)
+        let mut resolver = Resolver::default();
+        self.resolve(&mut resolver, 0, &self.redacted_undos()?)?;
+        Ok(resolver.finish())
     }
 
     /// The blobs readable records refer to.
@@ -423,10 +422,10 @@ impl Reader {
         Ok(found)
     }
 
-    /// One pass over the presses and the redactions: the readable presses, and the status of each.
-    fn resolve(&self) -> Result<(Vec<PressLine>, BTreeMap<PressId, PressStatus>), StoreError> {
-        // An undo that was redacted keeps its place in the log, but what it undid stands in a later record.
-        let mut ghosts: BTreeMap<u64, PressId> = BTreeMap::new();
+    /// Undos that are no longer readable, with what each took back: the undo keeps its place in the log, what it undid
+    /// stands in the redaction, a later record.
+    pub(super) fn redacted_undos(&self) -> Result<BTreeMap<u64, PressId>, StoreError> {
+        let mut ghosts = BTreeMap::new();
         for record in self.list(&Filter { kind: Some(Kind::Redaction), ..Filter::default() })? {
             if let Some(text) = &record.payload
                 && let Body::Redaction(body) = self.parse(&record, text)?
@@ -434,11 +433,21 @@ impl Reader {
                 ghosts.extend(body.undone.into_iter().map(|(undo, press)| (undo.0, press)));
             }
         }
-        let mut resolver = Resolver::default();
+        Ok(ghosts)
+    }
+
+    /// Takes the presses after record `after` into `resolver`, which knows those before; gives the readable ones, without
+    /// their status, which is known only at the end of the log. `ghosts` are the [`Reader::redacted_undos`].
+    pub(super) fn resolve(
+        &self,
+        resolver: &mut Resolver,
+        after: u64,
+        ghosts: &BTreeMap<u64, PressId>,
+    ) -> Result<Vec<PressLine>, StoreError> {
         let mut lines = Vec::new();
-        let text = format!("SELECT {RECORD_COLUMNS} FROM records WHERE kind = 'press' ORDER BY seq");
-        let mut statement = self.conn.prepare(&text).map_err(|e| self.fail(e))?;
-        for row in statement.query_map([], record_row).map_err(|e| self.fail(e))? {
+        let text = format!("SELECT {RECORD_COLUMNS} FROM records WHERE seq > ? AND kind = 'press' ORDER BY seq");
+        let mut statement = self.conn.prepare_cached(&text).map_err(|e| self.fail(e))?;
+        for row in statement.query_map([after as i64], record_row).map_err(|e| self.fail(e))? {
             let stored = row.map_err(|e| self.fail(e))?;
             let stamp = stored.stamp.clone();
             let record = stored.into_record().map_err(|what| self.damaged(what))?;
@@ -454,7 +463,7 @@ impl Reader {
                 lines.push(press_line(id, &stamp, body));
             }
         }
-        Ok((lines, resolver.finish()))
+        Ok(lines)
     }
 
     fn parse(&self, record: &Record, text: &str) -> Result<Body, StoreError> {

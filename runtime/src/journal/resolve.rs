@@ -53,6 +53,8 @@ pub(super) struct Resolver {
     answered: HashMap<u32, Answer>,
     prediction: HashMap<PressId, u32>,
     by_source: HashMap<Source, Vec<PressId>>,
+    /// Presses that have stopped counting since [`Resolver::take_stopped`].
+    stopped: Vec<PressId>,
 }
 
 struct Answer {
@@ -105,6 +107,16 @@ impl Resolver {
         }
     }
 
+    /// Whether a press counts as the log stands.
+    pub(super) fn is_effective(&self, press: PressId) -> bool {
+        self.status.get(&press) == Some(&PressStatus::Effective)
+    }
+
+    /// The presses that have stopped counting since this was asked last.
+    pub(super) fn take_stopped(&mut self) -> Vec<PressId> {
+        std::mem::take(&mut self.stopped)
+    }
+
     /// The status of every press, in journal order.
     pub(super) fn finish(self) -> BTreeMap<PressId, PressStatus> {
         self.status
@@ -119,6 +131,7 @@ impl Resolver {
             Some(answer) => match (&answer.first, &made) {
                 (Some(first), Some(made)) if first.is_near(made) => {
                     self.status.insert(answer.current, PressStatus::Superseded { by: id });
+                    self.stopped.push(answer.current);
                     answer.current = id;
                     PressStatus::Effective
                 }
@@ -153,12 +166,9 @@ impl Resolver {
 
     fn take_back(&mut self, press: PressId, by: Option<PressId>) {
         self.status.insert(press, PressStatus::Undone { by });
+        self.stopped.push(press);
         if let Some(prediction) = self.prediction.remove(&press) {
             self.answered.remove(&prediction);
         }
-    }
-
-    fn is_effective(&self, press: PressId) -> bool {
-        self.status.get(&press) == Some(&PressStatus::Effective)
     }
 }

@@ -244,6 +244,13 @@ pub(super) fn head(conn: &Connection) -> rusqlite::Result<(u64, Digest)> {
     Ok(row.unwrap_or((0, CHAIN_START)))
 }
 
+/// The chain up to and with record `seq`; `None` when there is no such record.
+pub(super) fn chain_at(conn: &Connection, seq: u64) -> rusqlite::Result<Option<Digest>> {
+    conn.prepare_cached("SELECT chain FROM records WHERE seq=?")?
+        .query_row([seq as i64], |r| Ok(Digest(r.get(0)?)))
+        .optional()
+}
+
 /// Writes a record and the rows derived from it.
 pub(super) fn insert(conn: &Connection, stored: &Stored, body: Option<&Body>) -> rusqlite::Result<()> {
     conn.prepare_cached(

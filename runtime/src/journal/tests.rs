@@ -389,6 +389,68 @@ fn inference_records_are_grouped_by_the_second_and_keep_their_place_before_a_pre
 }
 
 #[test]
+fn what_a_follower_is_told_adds_up_to_the_presses_that_count_whatever_happens_between_its_looks() {
+    let (mut vanished, mut appeared) = (0, 0);
+    for seed in 1..=20u64 {
+        let (dir, clock, mut j) = fresh();
+        // Knuth's linear congruential generator, its high bits.
+        let mut state = seed;
+        let mut below = |n: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % n
+        };
+        let (mut follower, mut sum) = (Follower::default(), Vec::<EffectivePress>::new());
+        let sources = [Source::Stdin, Source::Gpio];
+        let mut predictions = vec![j.shown(&shown(0)).unwrap()];
+        for turn in 0..60u32 {
+            for _ in 0..below(4) {
+                clock.pass([100, 3_000][below(2)]);
+                let source = sources[below(2)].clone();
+                let about = predictions[predictions.len() - 1 - below(predictions.len().min(3))];
+                match below(8) {
+                    0 => predictions.push(j.shown(&shown(turn)).unwrap()),
+                    1 => drop(j.press(&undo(None, source)).unwrap()),
+                    2 => drop(j.note("something else").unwrap()),
+                    3 if turn % 10 == 9 => drop(j.redact(&Redact::Prediction(about)).unwrap()),
+                    4 if turn % 20 == 19 => drop(j.redact(&Redact::Source(source)).unwrap()),
+                    _ => drop(j.press(&Press { source, ..thumb(about, below(2) == 0) }).unwrap()),
+                }
+            }
+            if turn % 17 == 16 {
+                // The follower outlives the connection.
+                j.close().unwrap();
+                j = open(dir.path(), &clock);
+            }
+            let changes = j.reader().changes(&mut follower).unwrap();
+            (vanished, appeared) = (vanished + changes.vanished.len(), appeared + changes.appeared.len());
+            sum.retain(|p| !changes.vanished.contains(&p.press_id));
+            sum.extend(changes.appeared);
+            sum.sort_by_key(|p| p.press_id);
+            assert_eq!(sum, j.reader().effective_presses().unwrap(), "seed {seed}, turn {turn}");
+            assert_eq!(j.reader().changes(&mut follower).unwrap(), Changes::default());
+        }
+    }
+    assert!(vanished > 100 && appeared > 300, "{vanished} vanished, {appeared} appeared");
+}
+
+#[test]
+fn a_follower_of_another_journal_reads_this_one_from_the_start() {
+    let (_one, _clock, mut j) = fresh();
+    let id = j.shown(&shown(1)).unwrap();
+    let kept = j.press(&thumb(id, true)).unwrap();
+    let mut follower = Follower::default();
+    assert_eq!(j.reader().changes(&mut follower).unwrap().appeared[0].press_id, kept);
+
+    let (_other, _clock, mut j) = fresh();
+    j.note("its press has another number").unwrap();
+    let id = j.shown(&shown(2)).unwrap();
+    let here = j.press(&thumb(id, false)).unwrap();
+    let changes = j.reader().changes(&mut follower).unwrap();
+    assert_eq!((changes.vanished, changes.appeared[0].press_id), (vec![kept], here));
+    assert_eq!(changes.appeared.len(), 1);
+}
+
+#[test]
 fn list_filters_by_kind_source_prediction_and_number() {
     let dir = tempfile::tempdir().unwrap();
     let j = one_of_everything(dir.path(), &TestClock::new());

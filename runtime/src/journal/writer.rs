@@ -412,15 +412,9 @@ impl Journal {
         let conn = sql::connect(state, self.max_pages)?;
         check_after_unclean_stop(&conn, state)?;
         let (acknowledged, chain) = self.head;
-        if acknowledged > 0 {
-            let found: Option<[u8; 32]> = conn
-                .query_row("SELECT chain FROM records WHERE seq=?", [acknowledged as i64], |r| r.get(0))
-                .optional()
-                .map_err(fail)?;
-            if found.map(Digest) != Some(chain) {
-                let what = format!("record {acknowledged} was acknowledged and is not there any more");
-                return Err(StoreError::Damaged { path, what });
-            }
+        if acknowledged > 0 && sql::chain_at(&conn, acknowledged).map_err(fail)? != Some(chain) {
+            let what = format!("record {acknowledged} was acknowledged and is not there any more");
+            return Err(StoreError::Damaged { path, what });
         }
         let head = sql::head(&conn).map_err(fail)?;
         if head.0 > acknowledged {

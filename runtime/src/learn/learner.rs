@@ -320,6 +320,11 @@ impl Learner {
         canonical_refit(self.base.classes(), self.base.features(), &rows, &self.config.solver)
     }
 
+    /// Waits for as many presses as ever until the next candidate: what is published was just chosen by a person.
+    pub fn rest(&mut self) {
+        self.since_candidate = 0;
+    }
+
     /// Whether enough was pressed for [`Learner::candidate`].
     pub fn candidate_due(&self) -> bool {
         self.since_candidate >= self.config.publish_every

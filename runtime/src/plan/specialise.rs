@@ -61,7 +61,8 @@ const LARGEST_FOLDED_BYTES: usize = 16 << 20;
 /// The results of a node on tensors, by its kernel where it has one.
 fn by_kernel(node: &Node, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, PlanError> {
     let mut graph = Graph::default();
-    let ids = |graph: &mut Graph, n: usize| (0..n).map(|i| graph.add_value(&i.to_string(), None, None)).collect::<Vec<_>>();
+    let ids =
+        |graph: &mut Graph, n: usize| (0..n).map(|i| graph.add_value(&i.to_string(), None, None)).collect::<Vec<_>>();
     let read = ids(&mut graph, inputs.len());
     graph.outputs = ids(&mut graph, node.outputs.len());
     let given: Vec<&Tensor> = inputs.iter().copied().flatten().collect();

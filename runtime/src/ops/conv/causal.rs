@@ -46,10 +46,7 @@ pub(super) static CAUSAL_CONV_WITH_STATE: OpDef = OpDef::new(
             // The standard rounds the convolution to the tensor's type before the activation.
             y = rounded(x, &y).into_iter().map(|v| v / (1.0 + (-v).exp())).collect();
         }
-        Ok(vec![
-            Tensor::from_f64(x.dtype(), x.shape(), &y)?,
-            Tensor::from_f64(x.dtype(), &c.state_shape(), &present)?,
-        ])
+        Ok(vec![Tensor::from_f64(x.dtype(), x.shape(), &y)?, Tensor::from_f64(x.dtype(), &c.state_shape(), &present)?])
     },
 )
 .kernel(lower);

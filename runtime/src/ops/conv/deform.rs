@@ -1,6 +1,6 @@
 //! Deformable convolution: every position of every window is displaced by an offset of its own.
-use super::geometry::Geometry;
 use super::Conv;
+use super::geometry::Geometry;
 use crate::ops::shape::elements;
 use crate::ops::{Attrs, Fact, OpDef, OpError, need, optional};
 use crate::tensor::Tensor;
@@ -23,14 +23,8 @@ pub(super) static DEFORM_CONV: OpDef = OpDef::new(
         let (bias, mask) = (optional(inputs, 3), optional(inputs, 4));
         let shape = |t: Option<&Tensor>| t.map(|t| t.shape().to_vec());
         let (bias_shape, mask_shape) = (shape(bias), shape(mask));
-        let d = Deformable::of(
-            attrs,
-            x.shape(),
-            w.shape(),
-            offset.shape(),
-            bias_shape.as_deref(),
-            mask_shape.as_deref(),
-        )?;
+        let d =
+            Deformable::of(attrs, x.shape(), w.shape(), offset.shape(), bias_shape.as_deref(), mask_shape.as_deref())?;
         let bias = bias.map(|b| b.data().to_f64());
         let mask = mask.map(|m| m.data().to_f64());
         let (xs, ws, offset) = (x.data().to_f64(), w.data().to_f64(), offset.data().to_f64());

@@ -498,10 +498,8 @@ pub(super) fn nearest(maps: &[Map], x: &[usize], out: &[usize]) -> Result<Vec<Op
     from.reserve(elements(out)?);
     for (a, (&input, &output)) in x.iter().zip(out).enumerate() {
         let map = maps.iter().find(|m| m.axis == a);
-        let mut at: Vec<Option<usize>> = map.map_or_else(
-            || (0..output).map(Some).collect(),
-            |m| m.at.iter().copied().map(Some).collect(),
-        );
+        let mut at: Vec<Option<usize>> =
+            map.map_or_else(|| (0..output).map(Some).collect(), |m| m.at.iter().copied().map(Some).collect());
         map.iter().flat_map(|m| &m.outside).for_each(|&o| at[o] = None);
         let each = |before: Option<usize>| at.iter().map(move |&i| Some(before? * input + i?));
         from = from.iter().flat_map(|&before| each(before)).collect();

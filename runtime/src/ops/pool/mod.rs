@@ -44,7 +44,8 @@ static MAX_POOL: OpDef = OpDef::new(
                 let values = &xs[plane * pixels..][..pixels];
                 let mut found: Option<usize> = None;
                 for &(i, _) in taps {
-                    let better = found.is_none_or(|f| values[i] > values[f] || values[i].is_nan() && !values[f].is_nan());
+                    let better =
+                        found.is_none_or(|f| values[i] > values[f] || values[i].is_nan() && !values[f].is_nan());
                     if better {
                         found = Some(i);
                     }
@@ -108,9 +109,7 @@ static GLOBAL_MAX_POOL: OpDef = OpDef::new(
     "the largest value of each plane",
     |_, inputs| global_facts(inputs),
     |_, inputs| {
-        global(inputs, |plane| {
-            plane.iter().fold(f64::NEG_INFINITY, |a, &v| if v > a || v.is_nan() { v } else { a })
-        })
+        global(inputs, |plane| plane.iter().fold(f64::NEG_INFINITY, |a, &v| if v > a || v.is_nan() { v } else { a }))
     },
 )
 .kernel(lower::global_max_pool);

@@ -19,20 +19,22 @@ pub(super) static QATTENTION: OpDef = OpDef::new(
     },
     attention,
 )
-.domain(MICROSOFT);
+.domain(MICROSOFT)
+.kernel(super::heads::lower);
 
-struct Heads {
-    b: usize,
-    s: usize,
+#[derive(Clone, Copy)]
+pub(super) struct Heads {
+    pub(super) b: usize,
+    pub(super) s: usize,
     /// Size of an input row.
-    i: usize,
-    n: usize,
-    d: usize,
-    t: usize,
+    pub(super) i: usize,
+    pub(super) n: usize,
+    pub(super) d: usize,
+    pub(super) t: usize,
 }
 
 impl Heads {
-    fn of(attrs: &Attrs, x: &[usize], w: &[usize], past: Option<&[usize]>) -> Result<Heads, OpError> {
+    pub(super) fn of(attrs: &Attrs, x: &[usize], w: &[usize], past: Option<&[usize]>) -> Result<Heads, OpError> {
         let (&[b, s, i], &[wi, w3]) = (x, w) else {
             return Err(OpError::shape("operands of QAttention", "[B, S, I] and [I, 3H]", (x, w)));
         };
@@ -150,14 +152,36 @@ struct Mask {
 }
 
 impl Mask {
-    /// `mask` is `[B]` (lengths), `[2B]` (ends, then starts), `[B, T]`, `[B, S, T]` or `[B, 1, M, M]` with `M ≥ T`.
     fn of(attrs: &Attrs, mask: Option<&Tensor>, b: usize, s: usize, t: usize) -> Result<Mask, OpError> {
-        let filter = f64::from(attrs.float("mask_filter_value", -10000.0)?);
-        let causal = attrs.flag("unidirectional", false)?;
-        let before = t - s;
-        let mut added = vec![0f64; elements(&[b, s, t])?];
+        let rule = MaskRule::of(attrs, mask.map(Tensor::shape), b, s, t)?;
         let v = mask.map(ints_of).unwrap_or_default();
-        let shape = mask.map(Tensor::shape).unwrap_or_default();
+        let mut added = Vec::with_capacity(elements(&[b, s, t])?);
+        for bb in 0..b {
+            for step in 0..s {
+                added.extend((0..t).map(|i| f64::from(rule.added(|k| v[k], bb, step, i))));
+            }
+        }
+        Ok(Mask { added, s, t })
+    }
+
+    fn at(&self, b: usize, step: usize, i: usize) -> f64 {
+        self.added[(b * self.s + step) * self.t + i]
+    }
+}
+
+/// How a mask is read: `[B]` (lengths), `[2B]` (ends, then starts), `[B, T]`, `[B, S, T]` or `[B, 1, M, M]` with `M ≥ T`.
+pub(super) struct MaskRule {
+    b: usize,
+    s: usize,
+    t: usize,
+    shape: Vec<usize>,
+    filter: f32,
+    causal: bool,
+}
+
+impl MaskRule {
+    pub(super) fn of(attrs: &Attrs, shape: Option<&[usize]>, b: usize, s: usize, t: usize) -> Result<MaskRule, OpError> {
+        let shape = shape.unwrap_or_default();
         let known = match *shape {
             [] => true,
             [n] => n == b || n == 2 * b,
@@ -169,31 +193,27 @@ impl Mask {
         if !known {
             return Err(OpError::shape("mask_index of QAttention", format!("[{b}], [{}] or [{b}, {t}]", 2 * b), shape));
         }
-        for bb in 0..b {
-            for step in 0..s {
-                for i in 0..t {
-                    let shown = match *shape {
-                        [] => true,
-                        [n] if n == b => (i as i64) < v[bb],
-                        [_] => (i as i64) < v[bb] && i as i64 >= v[b + bb],
-                        [n, last] => v[if n == 1 { 0 } else { bb * last } + if last == 1 { 0 } else { i }] > 0,
-                        [_, _, _] => v[(bb * s + step) * t + i] > 0,
-                        [_, _, rows, last] => v[(bb * rows + before + step) * last + i] > 0,
-                        _ => true,
-                    };
-                    added[(bb * s + step) * t + i] = match shown {
-                        _ if causal && i > before + step => f64::NEG_INFINITY,
-                        true => 0.0,
-                        false => filter,
-                    };
-                }
-            }
-        }
-        Ok(Mask { added, s, t })
+        let filter = attrs.float("mask_filter_value", -10000.0)?;
+        Ok(MaskRule { b, s, t, shape: shape.to_vec(), filter, causal: attrs.flag("unidirectional", false)? })
     }
 
-    fn at(&self, b: usize, step: usize, i: usize) -> f64 {
-        self.added[(b * self.s + step) * self.t + i]
+    /// What is added to the score of key `i` for a step of a sequence; `v` gives the elements of the mask.
+    pub(super) fn added(&self, v: impl Fn(usize) -> i64, b: usize, step: usize, i: usize) -> f32 {
+        let (s, t) = (self.s, self.t);
+        let now = t - s + step;
+        if self.causal && i > now {
+            return f32::NEG_INFINITY;
+        }
+        let shown = match *self.shape {
+            [] => true,
+            [n] if n == self.b => (i as i64) < v(b),
+            [_] => (i as i64) < v(b) && i as i64 >= v(self.b + b),
+            [n, last] => v(if n == 1 { 0 } else { b * last } + if last == 1 { 0 } else { i }) > 0,
+            [_, _, _] => v((b * s + step) * t + i) > 0,
+            [_, _, rows, last] => v((b * rows + now) * last + i) > 0,
+            _ => true,
+        };
+        if shown { 0.0 } else { self.filter }
     }
 }
 

@@ -33,7 +33,8 @@ pub(super) static MATMUL_NBITS: OpDef = OpDef::new(
         Ok(vec![Tensor::from_f64(a.dtype(), &shape, &y)?])
     },
 )
-.domain(MICROSOFT);
+.domain(MICROSOFT)
+.kernel(super::packed::lower);
 
 /// The geometry of a `MatMulNBits`.
 #[derive(Clone, Copy, Debug)]

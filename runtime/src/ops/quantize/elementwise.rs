@@ -14,7 +14,8 @@ pub(super) static QLINEAR_ADD: OpDef =
             move |qa, qb| ra.mul_add(qa as f32, fixed) + rb * qb as f32
         })
     })
-    .domain(MICROSOFT);
+    .domain(MICROSOFT)
+    .kernel(super::tables::add);
 
 /// `requantise(a · b)`.
 pub(super) static QLINEAR_MUL: OpDef =
@@ -24,7 +25,8 @@ pub(super) static QLINEAR_MUL: OpDef =
             move |qa, qb| (qa - a.zero).wrapping_mul(qb - b.zero) as f32 * ratio + y.zero as f32
         })
     })
-    .domain(MICROSOFT);
+    .domain(MICROSOFT)
+    .kernel(super::tables::multiply);
 
 fn binary_shape(_: &Attrs, inputs: &[Option<&Fact>]) -> Result<Option<Vec<Fact>>, OpError> {
     let (a, b) = (need(inputs, 0, "A")?, need(inputs, 3, "B")?);
@@ -49,17 +51,30 @@ fn binary<F: Fn(i32, i32) -> f32>(
 /// `requantise(1 / (1 + e^-x))`.
 pub(super) static QLINEAR_SIGMOID: OpDef =
     OpDef::new("QLinearSigmoid", "logistic function of a quantised tensor", unary_shape, |_, inputs| {
-        unary(inputs, |x| 1.0 / (1.0 + (-x).exp()))
+        unary(inputs, sigmoid)
     })
-    .domain(MICROSOFT);
+    .domain(MICROSOFT)
+    .kernel(|l| super::tables::unary(l, sigmoid));
 
 /// `requantise(x)` where `x ≥ 0`, `requantise(alpha · x)` elsewhere.
 pub(super) static QLINEAR_LEAKY_RELU: OpDef =
     OpDef::new("QLinearLeakyRelu", "leaky rectifier of a quantised tensor", unary_shape, |attrs, inputs| {
         let alpha = f64::from(attrs.float("alpha", 0.01)?);
-        unary(inputs, |x| if x >= 0.0 { x } else { alpha * x })
+        unary(inputs, |x| leaky(alpha, x))
     })
-    .domain(MICROSOFT);
+    .domain(MICROSOFT)
+    .kernel(|l| {
+        let alpha = f64::from(l.attrs.float("alpha", 0.01)?);
+        super::tables::unary(l, |x| leaky(alpha, x))
+    });
+
+fn sigmoid(x: f64) -> f64 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+fn leaky(alpha: f64, x: f64) -> f64 {
+    if x >= 0.0 { x } else { alpha * x }
+}
 
 pub(super) fn unary_shape(_: &Attrs, inputs: &[Option<&Fact>]) -> Result<Option<Vec<Fact>>, OpError> {
     let x = need(inputs, 0, "X")?;
@@ -173,7 +188,8 @@ pub(super) static QLINEAR_CONCAT: OpDef = OpDef::new(
         Ok(vec![coded(dtype, &shape, &lines.concat())?])
     },
 )
-.domain(MICROSOFT);
+.domain(MICROSOFT)
+    .kernel(super::tables::concat);
 
 /// Axis and shape of a concatenation.
 pub(super) fn concat_shape(attrs: &Attrs, parts: &[&[usize]]) -> Result<(usize, Vec<usize>), OpError> {

@@ -11,12 +11,17 @@ mod blocks;
 mod conv;
 mod convert;
 mod elementwise;
+mod heads;
 mod linear;
 mod matmul;
+mod packed;
+mod patches;
 mod pool;
 mod product;
+mod tables;
 mod window;
 pub(in crate::ops) use linear::dynamic_range;
+pub(in crate::ops) use product::Right;
 
 /// The rows of this family.
 pub(super) static OPS: &[&OpDef] = &[

@@ -39,7 +39,8 @@ pub(super) static QLINEAR_GLOBAL_AVERAGE_POOL: OpDef = OpDef::new(
         Ok(vec![coded(x.dtype(), &shape, &q)?])
     },
 )
-.domain(MICROSOFT);
+.domain(MICROSOFT)
+.kernel(super::tables::global_pool);
 
 /// `requantise(mean under a window)`.
 pub(super) static QLINEAR_AVERAGE_POOL: OpDef = OpDef::new(

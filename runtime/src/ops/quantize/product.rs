@@ -13,7 +13,7 @@ use crate::tensor::{DType, Tensor};
 const ROWS: usize = 48;
 
 /// A constant right operand `[K, N]`: packed, with its zero points and the sums of its columns.
-pub(super) struct Right {
+pub(in crate::ops) struct Right {
     k: usize,
     n: usize,
     packed: Vec<i8>,
@@ -27,7 +27,7 @@ pub(super) struct Right {
 
 impl Right {
     /// Packs `b`, whose element `(k, j)` is at `at(k, j)`. `None` for types the kernels do not take.
-    pub(super) fn of(
+    pub(in crate::ops) fn of(
         b: &Tensor,
         zero: Option<&Tensor>,
         k: usize,
@@ -58,8 +58,102 @@ impl Right {
         Ok(Some(Right { k, n, packed, zero, sums, centred }))
     }
 
-    fn bytes(&self) -> usize {
+    pub(in crate::ops) fn bytes(&self) -> usize {
         self.packed.len() + 8 * self.n
+    }
+
+    /// Floats of scratch that [`Right::dynamic`] needs for `m` rows.
+    pub(in crate::ops) fn dynamic_scratch(&self, m: usize) -> usize {
+        ROWS.min(m) * self.n + self.n + ROWS + (m * self.k).div_ceil(4)
+    }
+
+    /// `y = x · b · scale + bias`, where `x: f32 [M, K]` is quantised as it comes, with one scale and zero point for all of it,
+    /// and `scale` has an entry a column of `b`; `scaled` is room for as many.
+    pub(in crate::ops) fn dynamic(
+        &self,
+        m: usize,
+        x: &[f32],
+        scale: &[f32],
+        bias: &[f32],
+        scaled: &mut [f32],
+        scratch: &mut [f32],
+        y: &mut [f32],
+    ) {
+        let (acc, rest) = scratch.split_at_mut(ROWS.min(m) * self.n);
+        let (col, rest) = rest.split_at_mut(self.n);
+        let (row_sums, codes) = rest.split_at_mut(ROWS);
+        let codes: &mut [u8] = &mut bytemuck::cast_slice_mut(codes)[..m * self.k];
+        let mut e = [0.0; 2];
+        extent(x, &mut e);
+        let (x_scale, zero) = range_to_affine(e[0], e[1]);
+        of_u8::quantise(x, x_scale, Codes { zero, low: 0, high: 255 }, codes);
+        scaled.iter_mut().zip(scale).for_each(|(t, s)| *t = x_scale * s);
+        let work = [acc, col, row_sums].map(bytemuck::cast_slice_mut);
+        self.floats(m, codes, false, zero, scaled, bias, work, y);
+    }
+
+    /// `y = (a - zero) · b · scale + bias` for codes `a`, `flip` when they are signed; `work` has room for a block of sums,
+    /// for a term a column, and for the sums of the rows of a block.
+    #[rustfmt::skip]
+    fn floats(
+        &self, m: usize, a: &[u8], flip: bool, zero: i32, scale: &[f32], bias: &[f32], work: [&mut [i32]; 3], y: &mut [f32],
+    ) {
+        let [acc, col, row_sums] = work;
+        let zero = if flip { zero + 128 } else { zero };
+        col.iter_mut().zip(&self.sums).for_each(|(c, s)| *c = 0i32.wrapping_sub(zero.wrapping_mul(*s)));
+        self.blocks(m, a, flip, col, acc, row_sums, |first, acc, terms| {
+            let y = &mut y[first * self.n..][..acc.len()];
+            qgemm::to_floats(self.n, terms, Scale::Columns(scale), bias, acc, y);
+        });
+    }
+
+    /// Floats of scratch that [`Right::scaled`] needs for `m` rows.
+    pub(super) fn scratch(&self, m: usize) -> usize {
+        ROWS.min(m) * self.n + self.n + ROWS
+    }
+
+    /// `y = (a - zero) · b · scale + bias` for codes `a`, `flip` when they are signed.
+    #[rustfmt::skip]
+    pub(super) fn scaled(
+        &self, m: usize, a: &[u8], flip: bool, zero: i32, scale: &[f32], bias: &[f32], scratch: &mut [f32], y: &mut [f32],
+    ) {
+        let (acc, rest) = scratch.split_at_mut(ROWS.min(m) * self.n);
+        let (col, row_sums) = rest.split_at_mut(self.n);
+        self.floats(m, a, flip, zero, scale, bias, [acc, col, &mut row_sums[..ROWS]].map(bytemuck::cast_slice_mut), y);
+    }
+
+    /// Multiplies rows of codes block by block, and hands each block of sums on with the terms that are still to be added:
+    /// Σ (a - za)(b - zb) = Σ a b - za (Σ b - K zb) - zb Σ a, the second of which is in `col`.
+    fn blocks(
+        &self,
+        m: usize,
+        a: &[u8],
+        flip: bool,
+        col: &[i32],
+        acc: &mut [i32],
+        row_sums: &mut [i32],
+        mut finish: impl FnMut(usize, &mut [i32], &Terms<'_>),
+    ) {
+        let (k, n) = (self.k, self.n);
+        for first in (0..m).step_by(ROWS) {
+            let rows = ROWS.min(m - first);
+            let block = &a[first * k..][..rows * k];
+            let acc = &mut acc[..rows * n];
+            qgemm::product(&Problem { m: rows, k, n, a: block, a_stride: k, flip, b: &self.packed }, acc);
+            let left: &mut [i32] = if self.centred { &mut row_sums[..rows] } else { &mut [] };
+            if self.centred {
+                // Rows of nothing have no sums.
+                left.fill(0);
+                if flip {
+                    of_i8::sums(bytemuck::cast_slice(block), k, left);
+                } else {
+                    of_u8::sums(block, k, left);
+                }
+                let shift = if flip { 128 * k as i32 } else { 0 };
+                left.iter_mut().for_each(|s| *s = -(*s + shift));
+            }
+            finish(first, acc, &Terms { row: &[], col, left, right: &self.zero });
+        }
     }
 }
 
@@ -105,8 +199,7 @@ impl Kernel for Rows {
 
     fn run(&self, io: &mut Io<'_>) {
         let (reads, writes, scratch) = io.parts();
-        let Right { k, n, packed, zero, sums, centred } = &self.right;
-        let (k, n) = (*k, *n);
+        let (k, n) = (self.right.k, self.right.n);
         let (acc, rest) = scratch.split_at_mut(ROWS.min(self.m) * n);
         let (col, rest) = rest.split_at_mut(n);
         let (scales, rest) = rest.split_at_mut(n);
@@ -131,60 +224,39 @@ impl Kernel for Rows {
                 (&codes_of[..self.m * k], false, zero)
             }
         };
-        // Σ (a - za)(b - zb) = Σ a b - za (Σ b - K zb) - zb Σ a
         let bias: &[i32] = if let Finish::Codes { bias, .. } = &self.finish { bias } else { &[] };
         for j in 0..n {
-            col[j] = bias.get(j).copied().unwrap_or(0).wrapping_sub(a_zero.wrapping_mul(sums[j]));
+            col[j] = bias.get(j).copied().unwrap_or(0).wrapping_sub(a_zero.wrapping_mul(self.right.sums[j]));
         }
         if let Finish::Floats { a_scale, b_scale, alpha, .. } = &self.finish {
             let a = a_scale.map_or(dynamic, |slot| reads.f32(slot)[0]);
             let b = reads.f32(*b_scale);
             (0..n).for_each(|j| scales[j] = a * (b[if b.len() == 1 { 0 } else { j }] * alpha));
         }
-        for first in (0..self.m).step_by(ROWS) {
-            let rows = ROWS.min(self.m - first);
-            let block = &a[first * k..][..rows * k];
-            let acc = &mut acc[..rows * n];
-            qgemm::product(&Problem { m: rows, k, n, a: block, a_stride: k, flip, b: packed }, acc);
-            let left: &[i32] = if *centred {
-                if flip {
-                    of_i8::sums(bytemuck::cast_slice(block), k, &mut row_sums[..rows]);
-                    row_sums[..rows].iter_mut().for_each(|s| *s = -(*s + 128 * k as i32));
-                } else {
-                    of_u8::sums(block, k, &mut row_sums[..rows]);
-                    row_sums[..rows].iter_mut().for_each(|s| *s = -*s);
-                }
-                // Rows of nothing have no sums.
-                if k == 0 {
-                    row_sums[..rows].fill(0);
-                }
-                &row_sums[..rows]
-            } else {
-                &[]
-            };
-            let terms = Terms { row: &[], col, left, right: zero };
+        self.right.blocks(self.m, a, flip, col, acc, row_sums, |first, acc, terms| {
+            let len = acc.len();
             match &self.finish {
                 Finish::Integers => {
-                    qgemm::add_terms(n, &terms, acc);
+                    qgemm::add_terms(n, terms, acc);
                     let y: &mut [i32] = bytemuck::cast_slice_mut(writes.bytes(0));
-                    y[first * n..][..rows * n].copy_from_slice(acc);
+                    y[first * n..][..len].copy_from_slice(acc);
                 }
                 Finish::Floats { bias, .. } => {
                     let bias = bias.map_or(&[][..], |slot| reads.f32(slot));
-                    let y = &mut writes.f32(0)[first * n..][..rows * n];
-                    qgemm::to_floats(n, &terms, Scale::Columns(scales), bias, acc, y);
+                    let y = &mut writes.f32(0)[first * n..][..len];
+                    qgemm::to_floats(n, terms, Scale::Columns(scales), bias, acc, y);
                 }
                 Finish::Codes { scale, codes, .. } => {
-                    let y = &mut writes.bytes(0)[first * n..][..rows * n];
-                    qgemm::requantise(n, &terms, Scale::Columns(scale), *codes, acc, y);
+                    let y = &mut writes.bytes(0)[first * n..][..len];
+                    qgemm::requantise(n, terms, Scale::Columns(scale), *codes, acc, y);
                 }
             }
-        }
+        });
     }
 }
 
 /// The 8-bit code an operand consists of.
-fn code_at(reads: &Reads<'_>, slot: usize, signed: bool) -> i32 {
+pub(super) fn code_at(reads: &Reads<'_>, slot: usize, signed: bool) -> i32 {
     let byte = reads.bytes(slot).first().copied().unwrap_or(0);
     if signed { i32::from(byte as i8) } else { i32::from(byte) }
 }

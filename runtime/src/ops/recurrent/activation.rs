@@ -1,4 +1,6 @@
 //! The activations a recurrent operator may name, with their `alpha` and `beta`.
+use hone_kernels::cell;
+
 use crate::ops::{Attrs, OpError};
 
 /// One activation.
@@ -64,6 +66,16 @@ impl Activation {
             })
             .collect::<Result<_, OpError>>()?;
         Ok(all.chunks(default.len()).map(<[Activation]>::to_vec).collect())
+    }
+
+    /// The values in place of `v`.
+    pub(super) fn apply(self, v: &mut [f32]) {
+        match self {
+            Activation::Sigmoid => cell::sigmoid(v),
+            Activation::Tanh => cell::tanh(v),
+            Activation::Relu => v.iter_mut().for_each(|x| *x = x.max(0.0)),
+            other => v.iter_mut().for_each(|x| *x = other.at(f64::from(*x)) as f32),
+        }
     }
 
     /// The value at `x`.

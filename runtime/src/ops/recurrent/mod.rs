@@ -8,6 +8,7 @@ use crate::tensor::Tensor;
 mod activation;
 mod quantized;
 mod reference;
+mod sequence;
 
 /// The rows of this family.
 pub(super) static OPS: &[&OpDef] = &[&LSTM, &GRU, &RNN, &quantized::DYNAMIC_QUANTIZE_LSTM];
@@ -18,7 +19,8 @@ static LSTM: OpDef = OpDef::new(
     "whole-sequence long short-term memory, one or both directions, peepholes, initial state",
     |attrs, inputs| shape(attrs, inputs, Cell::Lstm),
     |attrs, inputs| reference::run(attrs, inputs, Cell::Lstm),
-);
+)
+.kernel(|l| sequence::lower(l, Cell::Lstm));
 
 /// Gated recurrent unit.
 static GRU: OpDef = OpDef::new(
@@ -26,7 +28,8 @@ static GRU: OpDef = OpDef::new(
     "whole-sequence gated recurrent unit, one or both directions, initial state",
     |attrs, inputs| shape(attrs, inputs, Cell::Gru),
     |attrs, inputs| reference::run(attrs, inputs, Cell::Gru),
-);
+)
+.kernel(|l| sequence::lower(l, Cell::Gru));
 
 /// One layer of the simplest recurrence.
 static RNN: OpDef = OpDef::new(
@@ -34,7 +37,8 @@ static RNN: OpDef = OpDef::new(
     "whole-sequence recurrence h' = f(W x + R h + b), one or both directions, initial state",
     |attrs, inputs| shape(attrs, inputs, Cell::Rnn),
     |attrs, inputs| reference::run(attrs, inputs, Cell::Rnn),
-);
+)
+.kernel(|l| sequence::lower(l, Cell::Rnn));
 
 /// Which recurrence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

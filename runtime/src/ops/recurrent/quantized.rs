@@ -19,7 +19,8 @@ pub(super) static DYNAMIC_QUANTIZE_LSTM: OpDef = OpDef::new(
     },
     reference,
 )
-.domain(MICROSOFT);
+.domain(MICROSOFT)
+.kernel(super::sequence::lower_quantised);
 
 /// `[D, H, 4H]` as an LSTM has it: `[D, 4H, H]`.
 fn turned(r: &[usize]) -> Result<[usize; 3], OpError> {

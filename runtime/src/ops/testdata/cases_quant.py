@@ -37,8 +37,9 @@ def cases(add):
     dynamic_lstm(add)
 
 
-def one(add, name, op, tensors, first=1, outputs=("y",), domain="", roundings=0, lsb=0, opset=21, ms_opset=None, **attrs):
-    """`tensors`: values in the operator's order, None where one is left out; the first `first` are fed, the others constant."""
+def one(add, name, op, tensors, first=1, outputs=("y",), domain="", roundings=0, lsb=0, opset=21, ms_opset=None, fed=None, **attrs):
+    """`tensors`: values in the operator's order, None where one is left out; the first `first`, or those at `fed`, are fed, the
+    others constant."""
     names = [f"i{k}" if t is not None else "" for k, t in enumerate(tensors)]
     while names and not names[-1]:
         names.pop()
@@ -46,7 +47,7 @@ def one(add, name, op, tensors, first=1, outputs=("y",), domain="", roundings=0,
         attrs["opset"] = ms_opset
     node = helper.make_node(op, names, list(outputs), domain=domain, **attrs)
     given = {n: t for n, t in zip(names, tensors) if n}
-    fed = {n: given[n] for n in list(given)[:first]}
+    fed = {n: given[n] for n in ([f"i{k}" for k in fed] if fed else list(given)[:first])}
     constants = {n: t for n, t in given.items() if n not in fed}
     add(name, node, fed, constants=constants, outputs=outputs, roundings=roundings, lsb=lsb, opset=opset)
 
@@ -160,7 +161,7 @@ def elementwise(add):
         z = lambda: q(t, 1)[0]
         for op in ("QLinearAdd", "QLinearMul"):
             for tag, a, b in [("same", (3, 67), (3, 67)), ("row", (2, 3, 5), (5,)), ("scalar", (4, 9), ()), ("both", (4, 1, 3), (2, 1))]:
-                one(add, f"{op}_{tag}_{n}", op, [q(t, *a), f(0.02), z(), q(t, *b), f(0.03), z(), f(0.05), z()], domain=MS, lsb=1)
+                one(add, f"{op}_{tag}_{n}", op, [q(t, *a), f(0.02), z(), q(t, *b), f(0.03), z(), f(0.05), z()], fed=[0, 3], domain=MS, lsb=1)
         x = np.arange(256).astype(np.uint8).view(t).reshape(8, 32)
         one(add, f"sigmoid_{n}", "QLinearSigmoid", [x, f(0.05), z(), f(1 / 256), t(np.iinfo(t).min)], domain=MS, lsb=1)
         one(add, f"leaky_relu_{n}", "QLinearLeakyRelu", [x, f(0.05), z(), f(0.04), z()], domain=MS, alpha=0.2, lsb=1)
@@ -170,9 +171,9 @@ def elementwise(add):
         one(add, f"softmax_flat_{n}", "QLinearSoftmax", [q(t, 3, 4, 5), f(0.05), z(), f(1 / 256), t(np.iinfo(t).min)],
             domain=MS, axis=1, opset=21, ms_opset=12, lsb=1)
         one(add, f"where_{n}", "QLinearWhere",
-            [rng.integers(0, 2, (2, 1, 4)).astype(bool), q(t, 3, 1), f(0.02), z(), q(t, 2, 3, 4), f(0.03), z(), f(0.04), z()], domain=MS, lsb=1)
+            [rng.integers(0, 2, (2, 1, 4)).astype(bool), q(t, 3, 1), f(0.02), z(), q(t, 2, 3, 4), f(0.03), z(), f(0.04), z()], fed=[0, 1, 4], domain=MS, lsb=1)
         one(add, f"concat_{n}", "QLinearConcat",
-            [f(0.04), np.array(3, t), q(t, 2, 3, 4), f(0.02), z(), q(t, 2, 1, 4), f(0.07), z()], first=3, domain=MS, axis=1, lsb=1)
+            [f(0.04), np.array(3, t), q(t, 2, 3, 4), f(0.02), z(), q(t, 2, 1, 4), f(0.07), z()], fed=[2, 5], domain=MS, axis=1, lsb=1)
 
 
 def pools(add):
@@ -197,7 +198,7 @@ def pools(add):
 
 def blocks(add):
     for bits in (2, 4, 8):
-        for m, k, n, block in [(1, 64, 8, 32), (3, 128, 5, 16), (1, 100, 7, 32), (17, 256, 33, 64), (2, 288, 20, 128), (1, 512, 16, 256)]:
+        for m, k, n, block in [(1, 64, 8, 32), (3, 128, 5, 16), (1, 100, 7, 32), (17, 128, 17, 64), (2, 288, 12, 128), (1, 512, 7, 256)]:
             count = -(-k // block)
             if bits == 2 and k % block:
                 continue

@@ -1,0 +1,246 @@
+//! Products with weights of 2, 4 or 8 bits in blocks, dequantised on the way: `y[m][n] = Σ_k x[m][k] · (q[n][k] - z) · s`.
+//!
+//! Dimension letters: `M` rows of `x`, `K` reduction, `N` rows of the weight. A row of the weight is `K` codes rounded up to
+//! whole blocks, the low bits of a byte first; each block has a scale `s` and a zero point `z`.
+
+/// The shape of a weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Reduction length.
+    pub k: usize,
+    /// Rows.
+    pub n: usize,
+    /// Bits of a code: 2, 4 or 8.
+    pub bits: usize,
+    /// Codes of a block: a power of two, 16 or more.
+    pub block: usize,
+}
+
+impl Shape {
+    /// Blocks of a row.
+    pub fn blocks(&self) -> usize {
+        self.k.div_ceil(self.block)
+    }
+
+    /// Bytes of a block.
+    pub fn block_bytes(&self) -> usize {
+        self.block * self.bits / 8
+    }
+
+    /// Floats of one row as [`split`] leaves it.
+    pub fn split_len(&self) -> usize {
+        self.blocks() * self.block + self.blocks()
+    }
+}
+
+/// The weight.
+#[derive(Clone, Copy, Debug)]
+pub struct Weight<'a> {
+    /// Its shape.
+    pub shape: Shape,
+    /// `N` rows of blocks.
+    pub codes: &'a [u8],
+    /// `[N, blocks]`.
+    pub scale: &'a [f32],
+    /// `[N, blocks]`, or one for all.
+    pub zero: &'a [f32],
+}
+
+impl Weight<'_> {
+    fn zero(&self, block: usize) -> f32 {
+        self.zero[if self.zero.len() == 1 { 0 } else { block }]
+    }
+
+    /// The formula of one element.
+    pub fn at(&self, n: usize, k: usize) -> f32 {
+        let s = self.shape;
+        let per = 8 / s.bits;
+        let byte = self.codes[n * s.blocks() * s.block_bytes() + k / per];
+        let code = byte >> (k % per * s.bits) & (0xffu16 >> (8 - s.bits)) as u8;
+        let block = n * s.blocks() + k / s.block;
+        (f32::from(code) - self.zero(block)) * self.scale[block]
+    }
+}
+
+/// The product by the formula, summed in `f64`.
+pub fn reference(w: &Weight<'_>, m: usize, x: &[f32], y: &mut [f32]) {
+    let Shape { k, n, .. } = w.shape;
+    for r in 0..m {
+        for j in 0..n {
+            let sum: f64 = (0..k).map(|kk| f64::from(x[r * k + kk]) * f64::from(w.at(j, kk))).sum();
+            y[r * n + j] = sum as f32;
+        }
+    }
+}
+
+/// Lays out one row of `x` for [`rows`]: for each block the elements of the lowest bits of its bytes, then those of the next;
+/// zeros after the end; then the sum of each block.
+///
+/// # Panics
+/// When `out` is shorter than [`Shape::split_len`].
+pub fn split(s: Shape, x: &[f32], out: &mut [f32]) {
+    let per = 8 / s.bits;
+    let (split, sums) = out.split_at_mut(s.blocks() * s.block);
+    for (b, block) in split.chunks_exact_mut(s.block).enumerate() {
+        let x = &x[b * s.block..s.k.min((b + 1) * s.block)];
+        let bytes = s.block / per;
+        for (i, v) in block.iter_mut().enumerate() {
+            *v = x.get(i % bytes * per + i / bytes).copied().unwrap_or(0.0);
+        }
+        sums[b] = x.iter().sum();
+    }
+}
+
+crate::dispatched! {
+    /// `y[r][j]` for the rows laid out one after another in `x`, at most [`ROWS`]; `bias` has `N` entries or none.
+    ///
+    /// # Panics
+    /// When a slice is shorter than its shape says.
+    pub fn rows(w: &Weight<'_>, m: usize, x: &[f32], bias: &[f32], y: &mut [f32]) = rows_any;
+    /// Dequantises rows `first..first + 16` of the weight into a panel of [`crate::gemm`]: `panel[k][j]`, zeros where there is
+    /// no such row. `spare` has room for 16 blocks.
+    ///
+    /// # Panics
+    /// When a slice is shorter than its shape says.
+    pub fn panel(w: &Weight<'_>, first: usize, spare: &mut [f32], panel: &mut [f32]) = panel_any;
+}
+
+/// Most rows [`rows`] takes at once.
+pub const ROWS: usize = 4;
+
+#[inline(always)]
+fn rows_any(w: &Weight<'_>, m: usize, x: &[f32], bias: &[f32], y: &mut [f32]) {
+    match (w.shape.bits, w.shape.block_bytes()) {
+        (8, _) => by_rows::<8, 16>(w, m, x, bias, y),
+        (4, 8) => by_rows::<4, 8>(w, m, x, bias, y),
+        (4, _) => by_rows::<4, 16>(w, m, x, bias, y),
+        (_, 4) => by_rows::<2, 4>(w, m, x, bias, y),
+        (_, 8) => by_rows::<2, 8>(w, m, x, bias, y),
+        _ => by_rows::<2, 16>(w, m, x, bias, y),
+    }
+}
+
+#[inline(always)]
+fn by_rows<const BITS: usize, const L: usize>(w: &Weight<'_>, m: usize, x: &[f32], bias: &[f32], y: &mut [f32]) {
+    match m {
+        1 => tile::<BITS, L, 1>(w, x, bias, y),
+        2 => tile::<BITS, L, 2>(w, x, bias, y),
+        3 => tile::<BITS, L, 3>(w, x, bias, y),
+        _ => tile::<BITS, L, ROWS>(w, x, bias, y),
+    }
+}
+
+/// `L` bytes at a time.
+#[inline(always)]
+fn tile<const BITS: usize, const L: usize, const R: usize>(w: &Weight<'_>, x: &[f32], bias: &[f32], y: &mut [f32]) {
+    let s = w.shape;
+    let (blocks, bytes, per) = (s.blocks(), s.block_bytes(), 8 / BITS);
+    let mask = (0xffu16 >> (8 - BITS)) as u8;
+    let rows: [&[f32]; R] = std::array::from_fn(|r| &x[r * s.split_len()..][..s.split_len()]);
+    for j in 0..s.n {
+        let codes = &w.codes[j * blocks * bytes..][..blocks * bytes];
+        let scale = &w.scale[j * blocks..][..blocks];
+        let mut acc = [[0f32; L]; R];
+        let mut offset = [0f32; R];
+        for b in 0..blocks {
+            let mut part = [[0f32; L]; R];
+            for (i, chunk) in codes[b * bytes..][..bytes].as_chunks::<L>().0.iter().enumerate() {
+                for q in 0..per {
+                    let v: [f32; L] = std::array::from_fn(|l| f32::from(chunk[l] >> (q * BITS) & mask));
+                    for r in 0..R {
+                        let x = &rows[r][b * s.block + q * bytes + i * L..][..L];
+                        for l in 0..L {
+                            part[r][l] += x[l] * v[l];
+                        }
+                    }
+                }
+            }
+            let zero = w.zero(j * blocks + b) * scale[b];
+            for r in 0..R {
+                for l in 0..L {
+                    acc[r][l] += part[r][l] * scale[b];
+                }
+                offset[r] += rows[r][blocks * s.block + b] * zero;
+            }
+        }
+        for r in 0..R {
+            let sum: f32 = acc[r].iter().sum();
+            y[r * s.n + j] = sum - offset[r] + bias.get(j).copied().unwrap_or(0.0);
+        }
+    }
+}
+
+#[inline(always)]
+fn panel_any(w: &Weight<'_>, first: usize, spare: &mut [f32], panel: &mut [f32]) {
+    const NR: usize = crate::gemm::NR;
+    let s = w.shape;
+    let (blocks, bytes, per) = (s.blocks(), s.block_bytes(), 8 / s.bits);
+    let mask = (0xffu16 >> (8 - s.bits)) as u8;
+    let live = NR.min(s.n - first);
+    let spare = &mut spare[..NR * s.block];
+    spare.fill(0.0);
+    for b in 0..blocks {
+        for (j, row) in spare.chunks_exact_mut(s.block).take(live).enumerate() {
+            let at = (first + j) * blocks + b;
+            let (scale, zero) = (w.scale[at], w.zero(at));
+            for (byte, out) in w.codes[at * bytes..][..bytes].iter().zip(row.chunks_exact_mut(per)) {
+                for (q, out) in out.iter_mut().enumerate() {
+                    *out = (f32::from(byte >> (q * s.bits) & mask) - zero) * scale;
+                }
+            }
+        }
+        let width = s.block.min(s.k - b * s.block);
+        let out = &mut panel[b * s.block * NR..][..width * NR];
+        for (kk, out) in out.as_chunks_mut::<NR>().0.iter_mut().enumerate() {
+            for j in 0..NR {
+                out[j] = spare[j * s.block + kk];
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_width_and_block_agrees_with_the_formula_with_and_without_zero_points() {
+        for bits in [2, 4, 8] {
+            for (m, k, n, block) in [(1, 64, 5, 16), (2, 100, 17, 32), (3, 128, 16, 64), (4, 300, 33, 128), (1, 20, 3, 256)] {
+                let shape = Shape { k, n, bits, block };
+                let count = n * shape.blocks();
+                let codes: Vec<u8> = (0..count * shape.block_bytes()).map(|i| (i * 97 % 253) as u8).collect();
+                let scale: Vec<f32> = (0..count).map(|i| 0.01 + (i % 7) as f32 * 0.003).collect();
+                let zero: Vec<f32> = (0..count).map(|i| (i % (1 << bits)) as f32).collect();
+                let x: Vec<f32> = (0..m * k).map(|i| (i as f32 * 0.37).sin()).collect();
+                for zero in [&zero[..], &[(1 << (bits - 1)) as f32]] {
+                    let w = Weight { shape, codes: &codes, scale: &scale, zero };
+                    let mut expected = vec![0.0; m * n];
+                    reference(&w, m, &x, &mut expected);
+                    let mut laid = vec![0.0; m * shape.split_len()];
+                    for r in 0..m {
+                        split(shape, &x[r * k..][..k], &mut laid[r * shape.split_len()..][..shape.split_len()]);
+                    }
+                    let mut y = vec![f32::NAN; m * n + 1];
+                    rows(&w, m, &laid, &[], &mut y);
+                    // K roundings each of the codes' products and of the zero points', all below 2^bits · max scale.
+                    let tolerance = 2.0 * (k as f32 + 4.0) * f32::EPSILON * (1 << bits) as f32 * 0.03 * 2.0;
+                    for (e, f) in expected.iter().zip(&y) {
+                        assert!((e - f).abs() <= tolerance, "{bits} bits {m}x{k}x{n}/{block}: {e} {f}");
+                    }
+                    assert!(y[m * n].is_nan());
+                    let (mut spare, mut dense) = (vec![0.0; 16 * block], vec![0.0; 16 * k]);
+                    for first in (0..n).step_by(16) {
+                        panel(&w, first, &mut spare, &mut dense);
+                        for kk in 0..k {
+                            for j in 0..16 {
+                                let e = if first + j < n { w.at(first + j, kk) } else { 0.0 };
+                                assert_eq!(dense[kk * 16 + j], e);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

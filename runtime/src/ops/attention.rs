@@ -1,5 +1,0 @@
-//! (being written)
-use super::OpDef;
-
-/// The rows of this family.
-pub(super) static OPS: &[&OpDef] = &[];

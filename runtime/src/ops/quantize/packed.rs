@@ -1,0 +1,111 @@
+//! Kernel of `MatMulNBits` on `f32`. The weight is read as it stands in the file.
+use hone_kernels::gemm::{self, Gemm, Packed};
+use hone_kernels::nbits::{self, ROWS, Shape, Weight};
+
+use super::blocks::NBits;
+use crate::ops::OpError;
+use crate::plan::{Io, Kernel, Lowered, Lowering};
+use crate::tensor::DType;
+
+/// From so many rows on, a panel of the weight is dequantised once for all of them.
+const MANY: usize = 16;
+
+struct Blocks {
+    m: usize,
+    shape: Shape,
+    /// `[N, blocks]`, or one for all.
+    zero: Vec<f32>,
+    bias: Option<usize>,
+}
+
+impl Blocks {
+    fn scratch(&self) -> usize {
+        let s = self.shape;
+        if self.m < MANY { ROWS * s.split_len() } else { gemm::NR * (s.block + s.k + self.m) }
+    }
+}
+
+impl Kernel for Blocks {
+    fn name(&self) -> &'static str {
+        match (self.m < MANY, self.shape.bits) {
+            (true, 2) => "nbits2-rows",
+            (true, 4) => "nbits4-rows",
+            (true, _) => "nbits8-rows",
+            (false, 2) => "nbits2-panels",
+            (false, 4) => "nbits4-panels",
+            (false, _) => "nbits8-panels",
+        }
+    }
+
+    fn run(&self, io: &mut Io<'_>) {
+        let (reads, writes, scratch) = io.parts();
+        let s = self.shape;
+        let (x, y) = (reads.f32(0), writes.f32(0));
+        let w = Weight { shape: s, codes: reads.bytes(1), scale: reads.f32(2), zero: &self.zero };
+        let bias = self.bias.map_or(&[][..], |slot| reads.f32(slot));
+        if self.m < MANY {
+            for first in (0..self.m).step_by(ROWS) {
+                let rows = ROWS.min(self.m - first);
+                for (r, out) in scratch.chunks_exact_mut(s.split_len()).take(rows).enumerate() {
+                    nbits::split(s, &x[(first + r) * s.k..][..s.k], out);
+                }
+                nbits::rows(&w, rows, scratch, bias, &mut y[first * s.n..][..rows * s.n]);
+            }
+            return;
+        }
+        let (spare, rest) = scratch.split_at_mut(gemm::NR * s.block);
+        let (panel, out) = rest.split_at_mut(gemm::NR * s.k);
+        for first in (0..s.n).step_by(gemm::NR) {
+            nbits::panel(&w, first, spare, panel);
+            let width = gemm::NR.min(s.n - first);
+            let problem = Gemm {
+                m: self.m,
+                k: s.k,
+                n: width,
+                x,
+                x_stride: s.k,
+                w: Packed::F32(panel),
+                bias: bias.get(first..first + width),
+                accumulate: false,
+            };
+            gemm::gemm(&problem, out);
+            for (row, y) in out.chunks_exact(width).zip(y.chunks_exact_mut(s.n)) {
+                y[first..first + width].copy_from_slice(row);
+            }
+        }
+    }
+}
+
+/// `MatMulNBits`.
+pub(super) fn lower(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
+    let f32 = |i: usize| !l.has(i) || l.dtype(i) == Some(DType::F32);
+    if !f32(0) || !f32(2) || !f32(5) || l.dtype(1) != Some(DType::U8) || l.has(4) {
+        return Ok(None);
+    }
+    let g = NBits::of(l.attrs)?;
+    g.shape(l.shape(0)?)?;
+    let len = |i: usize| -> Result<usize, OpError> { Ok(l.shape(i)?.iter().product()) };
+    let zeros = match (l.has(3), l.dtype(3)) {
+        (true, Some(t)) => Some((t, len(3)?)),
+        _ => None,
+    };
+    g.check(len(1)?, len(2)?, zeros)?;
+    if l.has(5) && len(5)? != g.n {
+        return Err(OpError::shape("bias of MatMulNBits", g.n, l.shape(5)?));
+    }
+    let zero = match (l.has(3), l.constant(3)) {
+        (true, None) => return Ok(None),
+        (true, Some(z)) => g.zeros(Some(z)),
+        (false, _) => vec![(1u32 << (g.bits - 1)) as f32],
+    };
+    let mut reads = vec![0, 1, 2];
+    let bias = l.has(5).then(|| {
+        reads.push(5);
+        3
+    });
+    let bytes = zero.len() * 4;
+    let m = len(0)? / g.k;
+    let k = Blocks { m, shape: Shape { k: g.k, n: g.n, bits: g.bits, block: g.block }, zero, bias };
+    let scratch = k.scratch();
+    Ok(Some(Lowered::new(k, reads).with_scratch(scratch).with_weights(bytes)))
+}

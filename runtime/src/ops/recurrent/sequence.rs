@@ -1,0 +1,430 @@
+//! Kernels of LSTM, GRU and RNN with weights known when the plan is made: `f32`, or int8 with a scale a row.
+//!
+//! The products with the inputs of all steps are one matrix product; each turn then adds that with the states.
+use hone_kernels::{cell, gemm};
+
+use super::activation::Activation;
+use super::{Cell, Sequence};
+use crate::ops::OpError;
+use crate::ops::quantize::Right;
+use crate::plan::{Io, Kernel, Lowered, Lowering, Weight};
+use crate::tensor::{DType, Data, Tensor};
+
+/// A frozen matrix.
+struct Frozen {
+    /// Packed for [`gemm`], or nothing.
+    f32: Vec<f32>,
+    q: Vec<i8>,
+    scale: Vec<f32>,
+    /// 8-bit codes whose other operand is quantised as it comes, a scale of [`Frozen::scale`] a row.
+    dynamic: Option<Right>,
+    n: usize,
+    k: usize,
+}
+
+impl Frozen {
+    /// Rows `first..first + n` of direction `d` of a weight `[D, rows, k]`. `None` when the scales of a quantised weight do
+    /// not run along its rows.
+    fn of(weight: &Weight, d: usize, first: usize, n: usize) -> Result<Option<Frozen>, OpError> {
+        let &[directions, rows, k] = weight.shape() else { return Ok(None) };
+        let mut m = Frozen { f32: Vec::new(), q: Vec::new(), scale: Vec::new(), dynamic: None, n, k };
+        let at = |j: usize, kk: usize| ((d * rows) + first + j) * k + kk;
+        match weight {
+            Weight::F32(t) => {
+                let v = t.as_f32()?;
+                m.f32 = vec![0.0; gemm::packed_len(n, k)];
+                gemm::pack(n, k, |j, kk| v[at(j, kk)], &mut m.f32);
+            }
+            Weight::Q8 { q, scale, axis } => {
+                let Data::I8(v) = q.data() else { return Ok(None) };
+                let row: Box<dyn Fn(usize) -> f32> = match (scale.len(), axis) {
+                    (1, _) => Box::new(|_| scale[0]),
+                    (s, 0) if s == directions => Box::new(|_| scale[d]),
+                    (s, 1) if s == rows => Box::new(|j| scale[first + j]),
+                    _ => return Ok(None),
+                };
+                m.scale = (0..n).map(row).collect();
+                m.q = vec![0; gemm::packed_len(n, k)];
+                gemm::pack(n, k, |j, kk| v[at(j, kk)], &mut m.q);
+            }
+        }
+        Ok(Some(m))
+    }
+
+    fn bytes(&self) -> usize {
+        self.f32.len() * 4 + self.q.len() + self.scale.len() * 4 + self.dynamic.as_ref().map_or(0, Right::bytes)
+    }
+
+    /// Floats of scratch for the product with `m` rows.
+    fn scratch(&self, m: usize) -> usize {
+        self.dynamic.as_ref().map_or(0, |r| r.dynamic_scratch(m) + self.n + m * self.n)
+    }
+
+    /// Matrix of a quantised LSTM: direction `d` of codes `[D, k, n]`.
+    fn of_codes(
+        codes: &Tensor,
+        d: usize,
+        scale: Vec<f32>,
+        zero: Option<&Tensor>,
+    ) -> Result<Option<Frozen>, OpError> {
+        let &[_, k, n] = codes.shape() else { return Ok(None) };
+        let part = Tensor::new(&[k, n], codes.data().pick(&(d * k * n..(d + 1) * k * n).collect::<Vec<_>>()))?;
+        let dynamic = Right::of(&part, zero, k, n, |kk, j| kk * n + j)?;
+        Ok(dynamic.map(|r| Frozen { f32: Vec::new(), q: Vec::new(), scale, dynamic: Some(r), n, k }))
+    }
+
+    /// `y = x · wᵀ + bias`, or added to `y`.
+    fn product(
+        &self,
+        m: usize,
+        x: &[f32],
+        bias: Option<&[f32]>,
+        accumulate: bool,
+        work: &mut [f32],
+        y: &mut [f32],
+    ) {
+        if let Some(right) = &self.dynamic {
+            let (scaled, work) = work.split_at_mut(self.n);
+            let bias = bias.unwrap_or_default();
+            if accumulate {
+                let (sums, work) = work.split_at_mut(m * self.n);
+                right.dynamic(m, x, &self.scale, bias, scaled, work, sums);
+                y.iter_mut().zip(&*sums).for_each(|(y, s)| *y += s);
+            } else {
+                right.dynamic(m, x, &self.scale, bias, scaled, work, y);
+            }
+            return;
+        }
+        let w = if self.q.is_empty() {
+            gemm::Packed::F32(&self.f32)
+        } else {
+            gemm::Packed::I8 { q: &self.q, scale: &self.scale }
+        };
+        gemm::gemm(&gemm::Gemm { m, k: self.k, n: self.n, x, x_stride: self.k, w, bias, accumulate }, y);
+    }
+}
+
+/// One direction.
+struct Way {
+    w: Frozen,
+    /// Of all gates; of the first two of a GRU.
+    r: Frozen,
+    /// Of the last gate of a GRU.
+    last: Option<Frozen>,
+    /// What is added to the products with the inputs.
+    bias: Option<Vec<f32>>,
+    /// What is added to the last gate's product with the state, in a GRU with `linear_before_reset`.
+    last_bias: Option<Vec<f32>>,
+    /// `i o f`, or nothing.
+    peepholes: Option<Vec<f32>>,
+    activations: Vec<Activation>,
+}
+
+struct Steps {
+    shape: Sequence,
+    ways: Vec<Way>,
+    clip: Option<f32>,
+    coupled: bool,
+    linear_before_reset: bool,
+    lens: Option<usize>,
+    h0: Option<usize>,
+    c0: Option<usize>,
+    wants: [bool; 3],
+}
+
+/// Lowers the operator of that cell.
+pub(super) fn lower(l: &Lowering<'_>, kind: Cell) -> Result<Option<Lowered>, OpError> {
+    let (Some(w), Some(r)) = (l.weight(1), l.weight(2)) else { return Ok(None) };
+    let &[_, rows, _] = r.shape() else { return Ok(None) };
+    let h = rows / kind.gates();
+    // The last gate of a GRU is apart: its product may be of another vector.
+    let apart = if kind == Cell::Gru { h } else { 0 };
+    steps(l, kind, w.shape(), r.shape(), |d| {
+        let last = if apart > 0 { Frozen::of(&r, d, rows - apart, apart)? } else { None };
+        Ok(Frozen::of(&w, d, 0, rows)?
+            .zip(Frozen::of(&r, d, 0, rows - apart)?)
+            .filter(|_| apart == 0 || last.is_some())
+            .map(|(w, r)| (w, r, last)))
+    })
+}
+
+/// Lowers a `DynamicQuantizeLSTM`.
+pub(super) fn lower_quantised(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
+    let (Some(w), Some(r)) = (l.constant(1), l.constant(2)) else { return Ok(None) };
+    let (&[d, i, gates], &[rd, h, r_gates]) = (w.shape(), r.shape()) else { return Ok(None) };
+    if (rd, r_gates) != (d, gates) {
+        return Ok(None);
+    }
+    // One a direction, or one a row of the gates.
+    let of = |at: usize, d: usize| -> Result<Option<Tensor>, OpError> {
+        let Some(t) = l.constant(at) else { return Ok(None) };
+        let range = match t.len() {
+            n if n == rd => d..d + 1,
+            n if n == rd * gates => d * gates..(d + 1) * gates,
+            _ => return Ok(None),
+        };
+        Ok(Some(Tensor::new(&[range.len()], t.data().pick(&range.collect::<Vec<_>>()))?))
+    };
+    let matrix = |codes: &Tensor, at: usize, d: usize| -> Result<Option<Frozen>, OpError> {
+        let (Some(scale), zero) = (of(at, d)?, of(at + 1, d)?) else { return Ok(None) };
+        if l.has(at + 1) && zero.is_none() {
+            return Ok(None);
+        }
+        let scale = scale.as_f32()?;
+        let scale = (0..gates).map(|j| scale[if scale.len() == 1 { 0 } else { j }]).collect();
+        Frozen::of_codes(codes, d, scale, zero.as_ref())
+    };
+    steps(l, Cell::Lstm, &[d, gates, i], &[d, gates, h], |d| {
+        Ok(matrix(w, 8, d)?.zip(matrix(r, 10, d)?).map(|(w, r)| (w, r, None)))
+    })
+}
+
+/// The matrices of a direction: of the inputs, of the states, and of a GRU's last gate.
+type Matrices = (Frozen, Frozen, Option<Frozen>);
+
+/// `w` and `r` are the shapes of the weights as an LSTM has them; `matrices` packs those of a direction.
+fn steps(
+    l: &Lowering<'_>,
+    kind: Cell,
+    w: &[usize],
+    r: &[usize],
+    matrices: impl Fn(usize) -> Result<Option<Matrices>, OpError>,
+) -> Result<Option<Lowered>, OpError> {
+    if l.dtype(0) != Some(DType::F32) {
+        return Ok(None);
+    }
+    let shape = Sequence::of(l.attrs, kind, l.shape(0)?, r)?;
+    let (h, gates) = (shape.h, kind.gates());
+    let mut given: Vec<Option<&[usize]>> = (0..8).map(|i| l.shape(i).ok()).collect();
+    given[1] = Some(w);
+    shape.check(&given, &[shape.d(), gates * h, shape.i])?;
+    let lstm = kind == Cell::Lstm;
+    let floats = |i: usize| -> Result<Option<Option<&[f32]>>, OpError> {
+        match (l.has(i), l.constant(i)) {
+            (false, _) => Ok(Some(None)),
+            (true, Some(t)) => Ok(Some(Some(t.as_f32()?))),
+            (true, None) => Ok(None),
+        }
+    };
+    let Some(bias) = floats(3)? else { return Ok(None) };
+    let Some(peepholes) = (if lstm { floats(7)? } else { Some(None) }) else { return Ok(None) };
+    if l.has(4) && l.dtype(4) != Some(DType::I32) {
+        return Ok(None);
+    }
+    let activations = Activation::list(l.attrs, kind.activations(), shape.d())?;
+    let linear_before_reset = l.attrs.flag("linear_before_reset", false)?;
+    let mut ways = Vec::with_capacity(shape.d());
+    for (d, activations) in activations.into_iter().enumerate() {
+        let Some((w, r, last)) = matrices(d)? else { return Ok(None) };
+        let apart = kind == Cell::Gru && linear_before_reset;
+        let of = |b: &[f32], j: usize| {
+            let b = &b[d * 2 * gates * h..][..2 * gates * h];
+            b[j] + if apart && j >= 2 * h { 0.0 } else { b[gates * h + j] }
+        };
+        let last_bias = bias.filter(|_| apart).map(|b| b[(d * 2 + 1) * gates * h + 2 * h..][..h].to_vec());
+        let peepholes = peepholes.map(|p| p[d * 3 * h..][..3 * h].to_vec());
+        let bias = bias.map(|b| (0..gates * h).map(|j| of(b, j)).collect());
+        ways.push(Way { w, r, last, bias, last_bias, peepholes, activations });
+    }
+    let mut reads = vec![0];
+    let mut slot = |k: usize| {
+        l.has(k).then(|| {
+            reads.push(k);
+            reads.len() - 1
+        })
+    };
+    let (lens, h0) = (slot(4), slot(5));
+    let c0 = if lstm { slot(6) } else { None };
+    let clip = l.attrs.float("clip", 0.0)?;
+    let bytes = ways.iter().map(|w| w.w.bytes() + w.r.bytes() + w.last.as_ref().map_or(0, Frozen::bytes)).sum();
+    let (s, n) = (shape.s, shape.n);
+    let work = ways.iter().map(|w| w.w.scratch(s * n).max(w.r.scratch(n))).max().unwrap_or(0);
+    let scratch = (s + 1) * n * gates * h + 3 * n * h + work;
+    let k = Steps {
+        shape,
+        ways,
+        clip: (clip > 0.0).then_some(clip),
+        coupled: l.attrs.flag("input_forget", false)?,
+        linear_before_reset,
+        lens,
+        h0,
+        c0,
+        wants: [l.wants(0), l.wants(1), l.wants(2)],
+    };
+    Ok(Some(Lowered::new(k, reads).with_scratch(scratch).with_weights(bytes)))
+}
+
+impl Kernel for Steps {
+    fn name(&self) -> &'static str {
+        let q = !self.ways[0].r.q.is_empty();
+        if self.ways[0].r.dynamic.is_some() {
+            return "lstm-sequence-dynamic-q8";
+        }
+        match (self.shape.cell, q) {
+            (Cell::Lstm, false) => "lstm-sequence-f32",
+            (Cell::Lstm, true) => "lstm-sequence-f32w8",
+            (Cell::Gru, false) => "gru-sequence-f32",
+            (Cell::Gru, true) => "gru-sequence-f32w8",
+            (Cell::Rnn, false) => "rnn-sequence-f32",
+            (Cell::Rnn, true) => "rnn-sequence-f32w8",
+        }
+    }
+
+    fn run(&self, io: &mut Io<'_>) {
+        let g = &self.shape;
+        let (s, n, h) = (g.s, g.n, g.h);
+        let width = g.cell.gates() * h;
+        let (reads, writes, scratch) = io.parts();
+        let (inputs, rest) = scratch.split_at_mut(s * n * width);
+        let (turn_gates, rest) = rest.split_at_mut(n * width);
+        let (hs, rest) = rest.split_at_mut(n * h);
+        let (cs, rest) = rest.split_at_mut(n * h);
+        let (spare, work) = rest.split_at_mut(n * h);
+        let lens: Option<&[i32]> = self.lens.map(|slot| bytemuck::cast_slice(reads.bytes(slot)));
+        let length = |b: usize| lens.map_or(s, |l| (l[b].max(0) as usize).min(s));
+        let longest = (0..n).map(length).max().unwrap_or(0);
+        if self.wants[0] && lens.is_some() {
+            writes.f32(0).fill(0.0);
+        }
+        for (d, way) in self.ways.iter().enumerate() {
+            way.w.product(s * n, &reads.f32(0)[..s * n * g.i], way.bias.as_deref(), false, work, inputs);
+            for (state, from) in [(&mut *hs, self.h0), (&mut *cs, self.c0)] {
+                for b in 0..n {
+                    let row = &mut state[b * h..][..h];
+                    match from {
+                        Some(slot) => row.copy_from_slice(&reads.f32(slot)[g.state_row(d, b) * h..][..h]),
+                        None => row.fill(0.0),
+                    }
+                }
+            }
+            for turn in 0..longest {
+                let step = |b: usize| (turn < length(b)).then(|| g.step(d, turn, length(b)));
+                let input = |b: usize| step(b).map(|t| &inputs[g.x_row(t, b) * width..][..width]);
+                match g.cell {
+                    Cell::Gru => self.gru(way, &input, turn_gates, hs, spare),
+                    Cell::Lstm | Cell::Rnn => {
+                        for b in 0..n {
+                            let row = &mut turn_gates[b * width..][..width];
+                            copy_or_zero(input(b), row);
+                        }
+                        way.r.product(n, hs, None, true, work, turn_gates);
+                        for b in (0..n).filter(|&b| step(b).is_some()) {
+                            let (gates, h_row) = (&mut turn_gates[b * width..][..width], &mut hs[b * h..][..h]);
+                            if g.cell == Cell::Lstm {
+                                self.lstm(way, gates, &mut cs[b * h..][..h], h_row);
+                            } else {
+                                self.clip(gates);
+                                way.activations[0].apply(gates);
+                                h_row.copy_from_slice(gates);
+                            }
+                        }
+                    }
+                }
+                if self.wants[0] {
+                    for b in 0..n {
+                        if let Some(t) = step(b) {
+                            writes.f32(0)[g.y_row(t, d, b) * h..][..h].copy_from_slice(&hs[b * h..][..h]);
+                        }
+                    }
+                }
+            }
+            for (k, state) in [(1, &*hs), (2, &*cs)] {
+                for b in (0..n).filter(|_| self.wants[k]) {
+                    let row = &mut writes.f32(k)[g.state_row(d, b) * h..][..h];
+                    if length(b) == 0 { row.fill(0.0) } else { row.copy_from_slice(&state[b * h..][..h]) }
+                }
+            }
+        }
+    }
+}
+
+/// A sequence that has ended gets zeros.
+fn copy_or_zero(from: Option<&[f32]>, to: &mut [f32]) {
+    match from {
+        Some(from) => to.copy_from_slice(from),
+        None => to.fill(0.0),
+    }
+}
+
+impl Steps {
+    fn clip(&self, v: &mut [f32]) {
+        if let Some(c) = self.clip {
+            v.iter_mut().for_each(|v| *v = v.clamp(-c, c));
+        }
+    }
+
+    /// One turn of one sequence, from its gates before activation, `i o f c`.
+    fn lstm(&self, way: &Way, gates: &mut [f32], c: &mut [f32], h: &mut [f32]) {
+        let n = h.len();
+        let f = &way.activations;
+        let (i, rest) = gates.split_at_mut(n);
+        let (o, rest) = rest.split_at_mut(n);
+        let (forget, candidate) = rest.split_at_mut(n);
+        if let Some(p) = &way.peepholes {
+            cell::add_product(&p[..n], c, i);
+            cell::add_product(&p[2 * n..], c, forget);
+        }
+        for v in [&mut *i, &mut *forget, &mut *candidate] {
+            self.clip(v);
+        }
+        f[0].apply(i);
+        if self.coupled {
+            forget.iter_mut().zip(&*i).for_each(|(f, i)| *f = 1.0 - i);
+        } else {
+            f[0].apply(forget);
+        }
+        f[1].apply(candidate);
+        cell::lstm_state(forget, i, candidate, c);
+        if let Some(p) = &way.peepholes {
+            cell::add_product(&p[n..2 * n], c, o);
+        }
+        self.clip(o);
+        f[0].apply(o);
+        candidate.copy_from_slice(c);
+        f[2].apply(candidate);
+        cell::product(o, candidate, h);
+    }
+
+    /// One turn of all sequences: `z r` in the first part of `gates`, the candidate in the last.
+    fn gru<'a>(
+        &self,
+        way: &Way,
+        input: &dyn Fn(usize) -> Option<&'a [f32]>,
+        gates: &mut [f32],
+        hs: &mut [f32],
+        reset: &mut [f32],
+    ) {
+        let (n, h) = (self.shape.n, self.shape.h);
+        let (zr, last) = gates.split_at_mut(n * 2 * h);
+        for b in 0..n {
+            let row = &mut zr[b * 2 * h..][..2 * h];
+            copy_or_zero(input(b).map(|v| &v[..2 * h]), row);
+        }
+        way.r.product(n, hs, None, true, &mut [], zr);
+        self.clip(zr);
+        way.activations[0].apply(zr);
+        let Some(r_last) = &way.last else { return };
+        if self.linear_before_reset {
+            r_last.product(n, hs, way.last_bias.as_deref(), false, &mut [], last);
+            for b in 0..n {
+                let row = &mut last[b * h..][..h];
+                let r = &zr[b * 2 * h + h..][..h];
+                if let Some(v) = input(b) {
+                    row.iter_mut().zip(r).zip(&v[2 * h..]).for_each(|((y, r), x)| *y = x + r * *y);
+                }
+            }
+        } else {
+            for b in 0..n {
+                cell::product(&zr[b * 2 * h + h..][..h], &hs[b * h..][..h], &mut reset[b * h..][..h]);
+                let row = &mut last[b * h..][..h];
+                copy_or_zero(input(b).map(|v| &v[2 * h..]), row);
+            }
+            r_last.product(n, reset, None, true, &mut [], last);
+        }
+        self.clip(last);
+        way.activations[1].apply(last);
+        for b in (0..n).filter(|&b| input(b).is_some()) {
+            cell::gru_state(&zr[b * 2 * h..][..h], &last[b * h..][..h], &mut hs[b * h..][..h]);
+        }
+    }
+}
