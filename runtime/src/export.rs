@@ -20,6 +20,9 @@ use crate::tensor::Tensor;
 
 /// Where the graph lies in a bundle made here.
 const GRAPH: &str = "onnx/model.onnx";
+/// Bytes of a file of tensors that are read even if the model takes few of them; a longer one must be mostly its own, so
+/// that a file with a hole does not fill the memory.
+const ALWAYS_READ: u64 = 16 << 20;
 /// Largest difference between the graph's logits and those the shipped head makes of the graph's feature.
 pub const HEAD_TOLERANCE: f32 = 1e-4;
 
@@ -180,7 +183,7 @@ impl Export {
         let onnx = read(source.onnx)?;
         let external = External::beside(source.onnx);
         let name = source.onnx.display().to_string();
-        let mut session = Session::open(&onnx, &name, SessionOptions::default(), Some(&|file| external.read(file)))?;
+        let mut session = Session::open(&onnx, &name, SessionOptions::default(), Some(&|file, needed| external.read(file, needed)))?;
         let mut manifest = source.manifest.clone();
         manifest.inputs = ports(session.graph(), &session.graph().inputs)?;
         manifest.outputs = ports(session.graph(), &session.graph().outputs)?;
@@ -295,7 +298,7 @@ impl External {
     }
 
     /// Reads a file of that name in the folder: no path, no link, so that a model cannot reach other files.
-    fn read(&self, name: &str) -> Result<Arc<Vec<u8>>, String> {
+    fn read(&self, name: &str, needed: u64) -> Result<Arc<Vec<u8>>, String> {
         if let Some(bytes) = self.files.borrow().get(name) {
             return Ok(bytes.clone());
         }
@@ -313,6 +316,10 @@ impl External {
         #[cfg(unix)]
         if std::os::unix::fs::MetadataExt::nlink(&meta) > 1 {
             return outside("has more than one hard link");
+        }
+        if meta.len() > ALWAYS_READ.max(needed.saturating_mul(4)) {
+            let why = format!("has {} bytes, of which the model takes {needed}", meta.len());
+            return Err(format!("its data is in `{name}`, which {why}: it is not read"));
         }
         let bytes = Arc::new(fs::read(&path).map_err(fail)?);
         self.files.borrow_mut().insert(name.to_string(), bytes.clone());

@@ -109,7 +109,7 @@ impl Session {
         let bytes = bundle.read(&path)?;
         let folder = path.rsplit_once('/').map_or("", |(f, _)| f);
         // Only what the manifest lists can be read; `Bundle::read` refuses every other path.
-        let external = |location: &str| {
+        let external = |location: &str, _: u64| {
             let file = if folder.is_empty() { location.to_string() } else { format!("{folder}/{location}") };
             bundle
                 .read(&file)
@@ -142,7 +142,8 @@ impl Session {
         let (graph, info) = import::from_onnx_with(bytes, &options.limits, external)
             .map_err(|source| SessionError::Import { path: path.to_string(), source })?;
         let pool = Arc::new(Pool::new(options.threads));
-        let run = RunOptions { reference: options.reference, plans: options.plans, pool };
+        let Limits { run_bytes: bytes, turns, .. } = options.limits;
+        let run = RunOptions { reference: options.reference, plans: options.plans, pool, bytes, turns };
         Ok(Session { info, runner: Runner::new(Arc::new(graph), run) })
     }
 

@@ -514,9 +514,17 @@ pub struct Tensor {
     data: Data,
 }
 
-/// Number of elements of `shape`, or `None` when the product overflows.
+/// Most dimensions of a tensor: twice what other runtimes take.
+pub const MOST_DIMENSIONS: usize = 64;
+
+/// Number of elements of `shape`, or `None` for a shape no tensor may have: more than [`MOST_DIMENSIONS`], or a product
+/// that overflows. Empty dimensions do not hide the others: strides are products of those.
 pub fn checked_len(shape: &[usize]) -> Option<usize> {
-    shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))
+    let full = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d.max(1)))?;
+    if shape.len() > MOST_DIMENSIONS || isize::try_from(full).is_err() {
+        return None;
+    }
+    Some(if shape.contains(&0) { 0 } else { full })
 }
 
 impl Tensor {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tract_onnx::pb;
 
-use super::proto::{self, ExternalData};
+use super::proto::{self, External};
 use super::{ImportError, fallback, preflight};
 use crate::graph::{Graph, Node, Op, Opaque, ValueId};
 use crate::ops::{self, Attrs, Kind};
@@ -17,11 +17,11 @@ const UNSTATED: i64 = 1;
 /// What the whole file shares.
 pub(super) struct Context<'a> {
     pub(super) opsets: HashMap<String, i64>,
-    pub(super) external: &'a ExternalData<'a>,
+    pub(super) external: External<'a>,
 }
 
 impl<'a> Context<'a> {
-    pub(super) fn new(model: &pb::ModelProto, external: &'a ExternalData<'a>) -> Context<'a> {
+    pub(super) fn new(model: &pb::ModelProto, external: External<'a>) -> Context<'a> {
         let opsets = model.opset_import.iter().map(|o| (canonical(&o.domain).to_string(), o.version)).collect();
         Context { opsets, external }
     }
@@ -69,8 +69,8 @@ fn graph<'s>(
     let sparse = proto
         .sparse_initializer
         .iter()
-        .map(|s| (s.values.as_ref().map_or("", |v| v.name.as_str()), proto::sparse(s, context.external)));
-    let dense = proto.initializer.iter().map(|t| (t.name.as_str(), proto::tensor(t, context.external)));
+        .map(|s| (s.values.as_ref().map_or("", |v| v.name.as_str()), proto::sparse(s, &context.external)));
+    let dense = proto.initializer.iter().map(|t| (t.name.as_str(), proto::tensor(t, &context.external)));
     for (name, tensor) in dense.chain(sparse) {
         match tensor {
             Ok(t) => {
@@ -110,7 +110,7 @@ fn graph<'s>(
 }
 
 /// Names a graph reads and does not make.
-fn free_names<'a>(proto: &'a pb::GraphProto, into: &mut BTreeSet<&'a str>) {
+pub(super) fn free_names<'a>(proto: &'a pb::GraphProto, into: &mut BTreeSet<&'a str>) {
     let mut inner = BTreeSet::new();
     for n in &proto.node {
         inner.extend(n.input.iter().map(String::as_str));
@@ -119,7 +119,8 @@ fn free_names<'a>(proto: &'a pb::GraphProto, into: &mut BTreeSet<&'a str>) {
     inner.extend(proto.output.iter().map(|o| o.name.as_str()));
     let made = proto.node.iter().flat_map(|n| &n.output).map(String::as_str);
     let given = proto.input.iter().map(|i| i.name.as_str()).chain(proto.initializer.iter().map(|t| t.name.as_str()));
-    for name in made.chain(given) {
+    let sparse = proto.sparse_initializer.iter().filter_map(|s| s.values.as_ref()).map(|v| v.name.as_str());
+    for name in made.chain(given).chain(sparse) {
         inner.remove(name);
     }
     into.extend(inner);
@@ -235,7 +236,7 @@ impl Scope<'_> {
         }
         let mut attrs = Attrs { opset: context.opset(domain), outputs: n.output.len(), ..Attrs::default() };
         for a in &n.attribute {
-            attrs.map.insert(a.name.clone(), proto::attribute(a, context.external, &graphs).map_err(fail)?);
+            attrs.map.insert(a.name.clone(), proto::attribute(a, &context.external, &graphs).map_err(fail)?);
         }
         let mut inputs = Vec::with_capacity(n.input.len() + captured.len());
         for name in &n.input {

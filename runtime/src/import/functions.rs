@@ -3,12 +3,13 @@ use std::collections::HashMap;
 
 use tract_onnx::pb;
 
-use super::ImportError;
 use super::build::canonical;
+use super::{ImportError, Limits};
 
-/// Most nodes an expansion may come to, and how deep functions may call each other.
-const MOST_NODES: usize = 1_000_000;
+/// How deep functions may call each other.
 const DEEPEST: usize = 32;
+/// Most bytes of the nodes an expansion makes: names get longer at each level, and constants are copied.
+const MOST_BYTES: usize = 32 << 20;
 
 type Functions<'a> = HashMap<(&'a str, &'a str), &'a pb::FunctionProto>;
 
@@ -16,15 +17,16 @@ type Functions<'a> = HashMap<(&'a str, &'a str), &'a pb::FunctionProto>;
 ///
 /// # Errors
 /// [`ImportError::Refused`] for functions that call themselves or grow beyond what a model may be.
-pub(super) fn expand(mut model: pb::ModelProto) -> Result<pb::ModelProto, ImportError> {
-    if model.functions.is_empty() {
-        return Ok(model);
-    }
+pub(super) fn expand(mut model: pb::ModelProto, limits: &Limits) -> Result<pb::ModelProto, ImportError> {
     let functions = std::mem::take(&mut model.functions);
-    let by_name: Functions<'_> = functions
-        .iter()
-        .map(|f| ((canonical(f.domain.as_deref().unwrap_or("")), f.name.as_deref().unwrap_or("")), f))
-        .collect();
+    let mut by_name: Functions<'_> = HashMap::new();
+    for f in &functions {
+        let name = f.name.as_deref().unwrap_or("");
+        if by_name.insert((canonical(f.domain.as_deref().unwrap_or("")), name), f).is_some() {
+            let why = "is defined twice (functions of one name for several types are not told apart)".into();
+            return Err(ImportError::Refused { what: "function", name: name.into(), why });
+        }
+    }
     // A function may use domains the model does not state.
     for f in &functions {
         for o in &f.opset_import {
@@ -33,18 +35,50 @@ pub(super) fn expand(mut model: pb::ModelProto) -> Result<pb::ModelProto, Import
             }
         }
     }
-    let mut made = 0;
+    let mut made = Made { nodes: 0, bytes: 0, limits };
     if let Some(g) = &mut model.graph {
         expand_graph(g, &by_name, 0, &mut made)?;
     }
     Ok(model)
 }
 
+/// What the expansion has come to.
+struct Made<'a> {
+    nodes: usize,
+    bytes: usize,
+    limits: &'a Limits,
+}
+
+/// Bytes a node takes in memory, nested graphs and constants included.
+fn bytes_of(n: &pb::NodeProto) -> usize {
+    fn tensor(t: &pb::TensorProto) -> usize {
+        let numbers = t.float_data.len() + t.int32_data.len() + t.int64_data.len() + t.double_data.len();
+        size_of_val(t) + t.raw_data.len() + 8 * (numbers + t.uint64_data.len() + t.dims.len())
+    }
+    fn sparse(s: &pb::SparseTensorProto) -> usize {
+        s.values.iter().chain(&s.indices).map(tensor).sum()
+    }
+    fn graph(g: &pb::GraphProto) -> usize {
+        let values = g.input.iter().chain(&g.output).chain(&g.value_info).map(size_of_val).sum::<usize>();
+        let tensors = g.initializer.iter().map(tensor).chain(g.sparse_initializer.iter().map(sparse)).sum::<usize>();
+        size_of_val(g) + values + tensors + g.node.iter().map(bytes_of).sum::<usize>()
+    }
+    let attributes = n.attribute.iter().map(|a| {
+        let tensors = a.t.iter().chain(&a.tensors).map(tensor).sum::<usize>();
+        let graphs = a.g.iter().chain(&a.graphs).map(graph).sum::<usize>();
+        let texts = a.s.len() + a.strings.iter().map(|s| size_of_val(s) + s.len()).sum::<usize>();
+        let lists = 4 * a.floats.len() + 8 * a.ints.len() + texts;
+        size_of_val(a) + a.name.len() + tensors + graphs + lists + a.sparse_tensor.iter().map(sparse).sum::<usize>()
+    });
+    let names = n.input.iter().chain(&n.output).map(|s| size_of_val(s) + s.len()).sum::<usize>();
+    size_of_val(n) + n.name.len() + n.op_type.len() + n.domain.len() + names + attributes.sum::<usize>()
+}
+
 fn expand_graph(
     g: &mut pb::GraphProto,
     functions: &Functions<'_>,
     depth: usize,
-    made: &mut usize,
+    made: &mut Made<'_>,
 ) -> Result<(), ImportError> {
     g.node = expand_nodes(std::mem::take(&mut g.node), functions, depth, made)?;
     Ok(())
@@ -54,7 +88,7 @@ fn expand_nodes(
     nodes: Vec<pb::NodeProto>,
     functions: &Functions<'_>,
     depth: usize,
-    made: &mut usize,
+    made: &mut Made<'_>,
 ) -> Result<Vec<pb::NodeProto>, ImportError> {
     let mut out = Vec::with_capacity(nodes.len());
     for mut n in nodes {
@@ -64,7 +98,7 @@ fn expand_nodes(
             }
         }
         let Some(f) = functions.get(&(canonical(&n.domain), n.op_type.as_str())) else {
-            *made += 1;
+            made.nodes += 1;
             out.push(n);
             continue;
         };
@@ -72,10 +106,14 @@ fn expand_nodes(
         if depth == DEEPEST {
             return Err(refuse(format!("functions call each other more than {DEEPEST} deep")));
         }
-        let body = call(f, &n, *made);
-        *made += body.len();
-        if *made > MOST_NODES {
-            return Err(refuse(format!("expands to more than {MOST_NODES} nodes")));
+        let body = call(f, &n, made.nodes);
+        made.nodes += body.len();
+        made.bytes = body.iter().map(bytes_of).fold(made.bytes, usize::saturating_add);
+        if made.nodes > made.limits.nodes {
+            return Err(refuse(format!("expands to more than {} nodes", made.limits.nodes)));
+        }
+        if made.bytes > MOST_BYTES {
+            return Err(refuse(format!("expands to more than {MOST_BYTES} bytes")));
         }
         out.extend(expand_nodes(body, functions, depth + 1, made)?);
     }

@@ -15,6 +15,7 @@ mod fallback;
 mod functions;
 mod preflight;
 mod proto;
+mod wire;
 
 pub use preflight::Limits;
 pub use proto::ExternalData;
@@ -94,7 +95,13 @@ pub fn from_onnx_with(
 ) -> Result<(Graph, ModelInfo), ImportError> {
     let proto = preflight::decode(bytes, limits, external.is_some())?;
     let info = preflight::info(&proto);
-    let proto = functions::expand(proto)?;
+    let proto = if proto.functions.is_empty() {
+        proto
+    } else {
+        let proto = functions::expand(proto, limits)?;
+        preflight::check_expanded(&proto, limits, external.is_some())?;
+        proto
+    };
     let mut missing = BTreeSet::new();
     if let Some(g) = &proto.graph {
         build::unsupported(g, &mut missing);
@@ -102,8 +109,8 @@ pub fn from_onnx_with(
     if !missing.is_empty() {
         return Err(ImportError::Unsupported { ops: missing.into_iter().collect() });
     }
-    let none = |location: &str| Err(format!("its data is in another file (`{location}`), which is not opened"));
-    let context = build::Context::new(&proto, external.unwrap_or(&none));
+    let none = |location: &str, _: u64| Err(format!("its data is in another file (`{location}`), which is not opened"));
+    let context = build::Context::new(&proto, proto::External::new(proto.graph.as_ref(), external.unwrap_or(&none)));
     Ok((build::model(&proto, &context)?, info))
 }
 

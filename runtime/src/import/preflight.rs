@@ -3,8 +3,8 @@ use tract_onnx::pb;
 use tract_onnx::prelude::Framework;
 
 use super::proto::is_external;
-use super::{ImportError, ModelInfo};
-use crate::tensor::DType;
+use super::{ImportError, ModelInfo, build, wire};
+use crate::tensor::{DType, MOST_DIMENSIONS};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a model may at most be.
@@ -20,11 +20,23 @@ pub struct Limits {
     pub elements: u64,
     /// Bytes of a name.
     pub name_bytes: usize,
+    /// Bytes of one value while the model runs, and of all values of a graph that are alive together.
+    pub run_bytes: usize,
+    /// Turns of all `Loop`s of one run together: one that never ends must end.
+    pub turns: u64,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { file_bytes: 2 << 30, nodes: 200_000, depth: 16, elements: 1 << 32, name_bytes: 4096 }
+        Limits {
+            file_bytes: 2 << 30,
+            nodes: 200_000,
+            depth: 16,
+            elements: 1 << 32,
+            name_bytes: 4096,
+            run_bytes: if usize::BITS > 32 { (1u64 << 32) as usize } else { 1 << 29 },
+            turns: 1 << 20,
+        }
     }
 }
 
@@ -41,6 +53,7 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits, external: bool) -> Result<pb
     if bytes.len() > limits.file_bytes {
         return Err(refused("file", "model", format!("{} bytes, at most {} are read", bytes.len(), limits.file_bytes)));
     }
+    wire::check(bytes, limits)?;
     let proto = tract_onnx::onnx()
         .proto_model_for_read(&mut &bytes[..])
         .map_err(|e| ImportError::NotOnnx { why: format!("{:#}", e) })?;
@@ -50,14 +63,26 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits, external: bool) -> Result<pb
     if proto.opset_import.is_empty() {
         return Err(ImportError::NotOnnx { why: "it names no operator set".into() });
     }
-    let mut check = Check { limits, external, nodes: 0 };
+    let mut check = Check::new(limits, external);
     check.graph(graph, 0)?;
     for f in &proto.functions {
+        let name = f.name.as_deref().unwrap_or("");
+        for text in f.input.iter().chain(&f.output).map(String::as_str).chain([name, f.domain.as_deref().unwrap_or("")]) {
+            check.name("function", text)?;
+        }
         for n in &f.node {
             check.node(n, 0)?;
         }
     }
     Ok(proto)
+}
+
+/// Checks a model whose functions were expanded: what stood in several functions stands in one graph now.
+///
+/// # Errors
+/// [`ImportError::Refused`].
+pub(super) fn check_expanded(proto: &pb::ModelProto, limits: &Limits, external: bool) -> Result<(), ImportError> {
+    proto.graph.as_ref().map_or(Ok(()), |g| Check::new(limits, external).graph(g, 0))
 }
 
 /// Opset, producer, operator counts.
@@ -89,9 +114,16 @@ struct Check<'a> {
     /// Whether tensors may be kept in other files.
     external: bool,
     nodes: usize,
+    /// Elements that sparse tensors have when they are made dense, and that they list.
+    dense: u64,
+    listed: u64,
 }
 
-impl Check<'_> {
+impl<'a> Check<'a> {
+    fn new(limits: &'a Limits, external: bool) -> Check<'a> {
+        Check { limits, external, nodes: 0, dense: 0, listed: 0 }
+    }
+
     fn graph(&mut self, g: &pb::GraphProto, depth: usize) -> Result<(), ImportError> {
         if depth > self.limits.depth {
             return Err(refused("graph", &g.name, format!("graphs are nested more than {} deep", self.limits.depth)));
@@ -139,10 +171,15 @@ impl Check<'_> {
         if self.nodes > self.limits.nodes {
             return Err(refused("node", &n.name, format!("is one of more than {} nodes", self.limits.nodes)));
         }
-        for name in &n.output {
+        for name in n.input.iter().chain(&n.output) {
             self.name("value", name)?;
         }
+        for name in [&n.name, &n.op_type, &n.domain] {
+            self.name("node", name)?;
+        }
         for a in &n.attribute {
+            self.name("attribute", &a.name)?;
+            self.name("attribute", &a.ref_attr_name)?;
             if let Some(t) = &a.t {
                 self.tensor("attribute", t)?;
             }
@@ -168,6 +205,10 @@ impl Check<'_> {
             return Ok(());
         };
         let Some(shape) = &t.shape else { return Ok(()) };
+        if shape.dim.len() > MOST_DIMENSIONS {
+            let why = format!("has {} dimensions, more than {MOST_DIMENSIONS}", shape.dim.len());
+            return Err(refused("value", &v.name, why));
+        }
         let mut elements = 1u64;
         for d in &shape.dim {
             if let Some(pb::tensor_shape_proto::dimension::Value::DimValue(n)) = d.value {
@@ -183,6 +224,9 @@ impl Check<'_> {
 
     /// Elements of a shape, when they are few enough.
     fn elements(&self, what: &'static str, name: &str, dims: &[i64]) -> Result<u64, ImportError> {
+        if dims.len() > MOST_DIMENSIONS {
+            return Err(refused(what, name, format!("has {} dimensions, more than {MOST_DIMENSIONS}", dims.len())));
+        }
         dims.iter().try_fold(1u64, |n, &d| {
             let d = u64::try_from(d).map_err(|_| refused(what, name, format!("has the dimension {d}")))?;
             n.checked_mul(d).filter(|&e| e <= self.limits.elements).ok_or_else(|| {
@@ -191,15 +235,16 @@ impl Check<'_> {
         })
     }
 
-    fn sparse(&self, what: &'static str, s: &pb::SparseTensorProto) -> Result<(), ImportError> {
+    fn sparse(&mut self, what: &'static str, s: &pb::SparseTensorProto) -> Result<(), ImportError> {
         let name = s.values.as_ref().map_or("", |v| &v.name);
+        self.dense = self.dense.saturating_add(self.elements(what, name, &s.dims)?);
+        let values = s.values.as_ref().map_or(Ok(0), |v| self.elements(what, name, &v.dims))?;
+        self.listed = self.listed.saturating_add(values);
         // It is made dense: its zeros cost memory that the file does not have.
-        if self.elements(what, name, &s.dims)? > LARGEST_SPARSE {
-            return Err(refused(
-                what,
-                name,
-                format!("sparse shape {:?} has more than {LARGEST_SPARSE} elements", s.dims),
-            ));
+        let most = LARGEST_SPARSE.max(self.listed.saturating_mul(SPARSE_GROWTH));
+        if self.dense > most {
+            let why = format!("sparse shape {:?}: more than {most} elements for {} values", s.dims, self.listed);
+            return Err(refused(what, name, why));
         }
         s.values.iter().chain(&s.indices).try_for_each(|t| self.tensor(what, t))
     }
@@ -243,8 +288,9 @@ impl Check<'_> {
     }
 }
 
-/// Most elements of a sparse tensor.
-const LARGEST_SPARSE: u64 = 1 << 24;
+/// Most elements of all sparse tensors of a file together; more where they list a good part of them.
+const LARGEST_SPARSE: u64 = 1 << 20;
+const SPARSE_GROWTH: u64 = 16;
 
 /// Operators that make a tensor of a shape given as data, and which input that is.
 const SHAPE_OPERANDS: &[(&str, usize)] = &[("Expand", 1), ("Reshape", 1), ("Tile", 1), ("ConstantOfShape", 0)];
@@ -286,15 +332,17 @@ fn int64s(t: &pb::TensorProto) -> Vec<i64> {
     t.raw_data.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).collect()
 }
 
-/// Refuses a graph whose nodes feed each other in a circle.
+/// Refuses a graph whose nodes feed each other in a circle, be it through what their nested graphs read.
 fn cycle(g: &pb::GraphProto) -> Result<(), ImportError> {
     let made: BTreeMap<&str, usize> =
         g.node.iter().enumerate().flat_map(|(i, n)| n.output.iter().map(move |o| (o.as_str(), i))).collect();
     let mut waiting: Vec<usize> = vec![0; g.node.len()];
     let mut feeds: Vec<Vec<usize>> = vec![Vec::new(); g.node.len()];
     for (i, n) in g.node.iter().enumerate() {
-        for input in &n.input {
-            if let Some(&from) = made.get(input.as_str()).filter(|_| !input.is_empty()) {
+        let mut reads: BTreeSet<&str> = n.input.iter().map(String::as_str).collect();
+        build::nested(n).for_each(|g| build::free_names(g, &mut reads));
+        for input in reads {
+            if let Some(&from) = made.get(input).filter(|_| !input.is_empty()) {
                 waiting[i] += 1;
                 feeds[from].push(i);
             }

@@ -1,17 +1,73 @@
 //! Tensors, types and attributes of the protobuf as ours.
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use tract_onnx::pb;
 use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::tensor_shape_proto::dimension;
 
+use super::build;
 use crate::graph::{Declared, Dim};
 use crate::ops::Attr;
 use crate::tensor::{DType, Data, Tensor};
 
-/// Gives the bytes of a file that holds external data, by the location the model states.
-pub type ExternalData<'a> = dyn Fn(&str) -> Result<Arc<Vec<u8>>, String> + 'a;
+/// Gives the bytes of a file that holds external data, by the location the model states; the number is how many of them
+/// the model needs, counted from the beginning.
+pub type ExternalData<'a> = dyn Fn(&str, u64) -> Result<Arc<Vec<u8>>, String> + 'a;
+
+/// The files of tensors, as far as they were read, while one model is imported.
+pub(super) struct External<'a> {
+    read: &'a ExternalData<'a>,
+    /// Where the last tensor of each file ends.
+    ends: HashMap<String, u64>,
+    files: RefCell<HashMap<String, (Arc<Vec<u8>>, usize)>>,
+}
+
+/// How many times over tensors may take the bytes of a file: tied weights share some, but a small file must not become
+/// any amount of memory.
+const MOST_SHARED: usize = 4;
+
+impl<'a> External<'a> {
+    /// For the tensors of `graph`; `read` is asked once for each file.
+    pub(super) fn new(graph: Option<&pb::GraphProto>, read: &'a ExternalData<'a>) -> External<'a> {
+        let mut ends = HashMap::new();
+        graph.into_iter().for_each(|g| find_ends(g, &mut ends));
+        External { read, ends, files: RefCell::default() }
+    }
+
+    /// The file, of which a tensor takes `len` bytes.
+    fn take(&self, location: &str, len: usize) -> Result<Arc<Vec<u8>>, String> {
+        let mut files = self.files.borrow_mut();
+        if !files.contains_key(location) {
+            files.insert(location.to_string(), ((self.read)(location, self.ends.get(location).copied().unwrap_or(0))?, 0));
+        }
+        let Some((bytes, taken)) = files.get_mut(location) else { return Err(format!("`{location}` is not there")) };
+        *taken = taken.saturating_add(len);
+        if *taken > bytes.len().saturating_mul(MOST_SHARED) && *taken > len {
+            return Err(format!("tensors take the {} bytes of `{location}` more than {MOST_SHARED} times", bytes.len()));
+        }
+        Ok(bytes.clone())
+    }
+}
+
+/// Where the last tensor of each file ends; what cannot be told is found out when the tensor is made.
+fn find_ends(g: &pb::GraphProto, ends: &mut HashMap<String, u64>) {
+    let mut note = |t: &pb::TensorProto| {
+        let entry = |key: &str| t.external_data.iter().find(|e| e.key == key).map(|e| e.value.as_str());
+        let (Some(location), Ok(dtype), Ok((_, n))) = (entry("location"), dtype(t.data_type), shape_of(t)) else { return };
+        let offset = entry("offset").and_then(|v| v.parse::<u64>().ok()).unwrap_or(0);
+        let end = offset.saturating_add((n as u64).saturating_mul(dtype.bits() as u64).div_ceil(8));
+        let known = ends.entry(location.to_string()).or_insert(0);
+        *known = end.max(*known);
+    };
+    let attributes = || g.node.iter().flat_map(|n| &n.attribute);
+    let sparse = g.sparse_initializer.iter().chain(attributes().filter_map(|a| a.sparse_tensor.as_ref()));
+    let sparse = sparse.flat_map(|s| s.values.iter().chain(&s.indices));
+    let dense = g.initializer.iter().chain(attributes().flat_map(|a| a.t.iter().chain(&a.tensors)));
+    dense.chain(sparse).filter(|t| is_external(t)).for_each(&mut note);
+    g.node.iter().flat_map(build::nested).for_each(|g| find_ends(g, ends));
+}
 
 /// Element types hone does not hold, by their ONNX number.
 fn type_name(number: i32) -> String {
@@ -70,7 +126,7 @@ fn unpack(dtype: DType, packed: &[u8], n: usize) -> Data {
 }
 
 /// A tensor of the file, whose lengths preflight has checked.
-pub(super) fn tensor(t: &pb::TensorProto, external: &ExternalData<'_>) -> Result<Tensor, String> {
+pub(super) fn tensor(t: &pb::TensorProto, external: &External<'_>) -> Result<Tensor, String> {
     let dtype = dtype(t.data_type)?;
     let (shape, n) = shape_of(t)?;
     let bytes_needed = (n * dtype.bits()).div_ceil(8);
@@ -82,12 +138,15 @@ pub(super) fn tensor(t: &pb::TensorProto, external: &ExternalData<'_>) -> Result
             Some(v) => v.parse::<usize>().map(Some).map_err(|_| format!("its external {key} is `{v}`")),
         };
         let location = entry("location").ok_or("its data is in another file, which is not named")?;
-        held = external(location)?;
+        if location.is_empty() {
+            return Err("its data is in another file, whose name is empty".into());
+        }
         let from = number("offset")?.unwrap_or(0);
         let len = number("length")?.unwrap_or(bytes_needed);
         if len != bytes_needed {
             return Err(format!("shape {shape:?} needs {bytes_needed} bytes, {len} are stated in `{location}`"));
         }
+        held = external.take(location, len)?;
         let end = from.checked_add(len).filter(|&e| e <= held.len());
         let end = end.ok_or_else(|| {
             format!("needs bytes {from}..{} of `{location}`, which has {}", from.saturating_add(len), held.len())
@@ -132,7 +191,7 @@ pub(super) fn is_external(t: &pb::TensorProto) -> bool {
 }
 
 /// A sparse tensor made dense.
-pub(super) fn sparse(s: &pb::SparseTensorProto, external: &ExternalData<'_>) -> Result<Tensor, String> {
+pub(super) fn sparse(s: &pb::SparseTensorProto, external: &External<'_>) -> Result<Tensor, String> {
     let (Some(values), Some(indices)) = (&s.values, &s.indices) else {
         return Err("is sparse without values or indices".into());
     };
@@ -149,7 +208,13 @@ pub(super) fn sparse(s: &pb::SparseTensorProto, external: &ExternalData<'_>) -> 
     let flat: Vec<i64> = if indices.len() == values.len() {
         indices
     } else if rank > 0 && indices.len() == values.len() * rank {
-        indices.chunks(rank).map(|row| row.iter().zip(&shape).fold(0, |at, (&i, &d)| at * d as i64 + i)).collect()
+        let position = |row: &[i64]| {
+            row.iter().zip(&shape).try_fold(0usize, |at, (&i, &d)| {
+                let i = usize::try_from(i).ok().filter(|&i| i < d).ok_or_else(|| format!("has the index {row:?}"))?;
+                Ok::<_, String>(at * d + i)
+            })
+        };
+        indices.chunks(rank).map(|row| position(row).map(|i| i as i64)).collect::<Result<_, _>>()?
     } else {
         return Err(format!("has {} values and {} indices", values.len(), indices.len()));
     };
@@ -189,7 +254,7 @@ fn kind(a: &pb::AttributeProto) -> AttributeType {
 /// An attribute; graphs are built by `graph`.
 pub(super) fn attribute(
     a: &pb::AttributeProto,
-    external: &ExternalData<'_>,
+    external: &External<'_>,
     graphs: &BTreeMap<&str, Arc<crate::graph::Graph>>,
 ) -> Result<Attr, String> {
     let text = |s: &[u8]| String::from_utf8_lossy(s).into_owned();

@@ -4,14 +4,11 @@
 //! as many as the attribute `captures` says, and after the graph's formal inputs in the same order.
 use std::sync::Arc;
 
-use super::runner::{RunOptions, Runner};
+use super::runner::{Budget, RunOptions, Runner};
 use super::{PlanError, specialise::Special};
 use crate::graph::Graph;
 use crate::ops::{Attr, Attrs, Fact, OpDef, OpError, axis_of, need, optional, strides_of};
 use crate::tensor::{DType, Data, Tensor};
-
-/// Turns of a `Loop` without a trip count before it is taken to be endless.
-const MOST_TURNS: i64 = 1 << 24;
 
 /// The branch of an `If` whose condition is constant, and the index of its first captured operand.
 pub(super) fn decided(
@@ -39,9 +36,14 @@ fn truth(t: &Tensor) -> Result<bool, OpError> {
 }
 
 /// Output facts, when they can be known without running.
-pub(super) fn shapes(def: &OpDef, attrs: &Attrs, inputs: &[Option<&Fact>]) -> Result<Option<Vec<Fact>>, PlanError> {
+pub(super) fn shapes(
+    def: &OpDef,
+    attrs: &Attrs,
+    inputs: &[Option<&Fact>],
+    bytes: usize,
+) -> Result<Option<Vec<Fact>>, PlanError> {
     // What is not known of a nested graph is found out when it runs, and so are its mistakes.
-    let of = |graph: &Graph, inputs: &[Fact]| Special::new(graph, inputs).ok().and_then(|s| s.output_facts());
+    let of = |graph: &Graph, inputs: &[Fact]| Special::new(graph, inputs, bytes).ok().and_then(|s| s.output_facts());
     let shape_of = |f: &Fact| (f.dtype, f.shape.clone());
     let captures = attrs.int("captures", 0).unwrap_or(0) as usize;
     let captured: Vec<Fact> =
@@ -96,8 +98,8 @@ pub(super) fn shapes(def: &OpDef, attrs: &Attrs, inputs: &[Option<&Fact>]) -> Re
 /// A control operator and the runners of its graphs.
 pub(super) enum Control {
     If { yes: Runner, no: Runner },
-    Loop { body: Runner, captures: usize },
-    Scan { scan: Scan, body: Runner, captures: usize },
+    Loop { body: Runner, captures: usize, bytes: usize },
+    Scan { scan: Scan, body: Runner, captures: usize, bytes: usize },
 }
 
 impl Control {
@@ -108,11 +110,11 @@ impl Control {
         let captures = usize::try_from(attrs.int("captures", 0)?).unwrap_or(0);
         match def.name {
             "If" => Ok(Control::If { yes: runner("then_branch")?, no: runner("else_branch")? }),
-            "Loop" => Ok(Control::Loop { body: runner("body")?, captures }),
+            "Loop" => Ok(Control::Loop { body: runner("body")?, captures, bytes: options.bytes }),
             "Scan" => {
                 let body = runner("body")?;
                 let given = body.graph().inputs.len().saturating_sub(captures);
-                Ok(Control::Scan { scan: Scan::new(attrs, given)?, body, captures })
+                Ok(Control::Scan { scan: Scan::new(attrs, given)?, body, captures, bytes: options.bytes })
             }
             other => Err(OpError::unsupported(format!("{other} as a control operator"))),
         }
@@ -122,15 +124,19 @@ impl Control {
     ///
     /// # Errors
     /// [`PlanError`] from the graphs, or when operands do not fit.
-    pub(super) fn run(&mut self, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, ControlError> {
+    pub(super) fn run(
+        &mut self,
+        inputs: &[Option<&Tensor>],
+        budget: &mut Budget,
+    ) -> Result<Vec<Tensor>, ControlError> {
         match self {
             Control::If { yes, no } => {
                 let taken = if truth(need(inputs, 0, "cond")?)? { yes } else { no };
                 let captured: Vec<&Tensor> = inputs[1..].iter().copied().flatten().collect();
-                Ok(taken.run(&captured)?)
+                Ok(taken.run_within(&captured, budget)?)
             }
-            Control::Loop { body, captures } => run_loop(body, *captures, inputs),
-            Control::Scan { scan, body, captures } => scan.run(body, *captures, inputs),
+            Control::Loop { body, captures, bytes } => run_loop(body, *captures, inputs, *bytes, budget),
+            Control::Scan { scan, body, captures, bytes } => scan.run(body, *captures, inputs, *bytes, budget),
         }
     }
 }
@@ -160,7 +166,13 @@ impl From<crate::tensor::TensorError> for ControlError {
     }
 }
 
-fn run_loop(body: &mut Runner, captures: usize, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, ControlError> {
+fn run_loop(
+    body: &mut Runner,
+    captures: usize,
+    inputs: &[Option<&Tensor>],
+    bytes: usize,
+    budget: &mut Budget,
+) -> Result<Vec<Tensor>, ControlError> {
     let trips = match optional(inputs, 0) {
         Some(m) => *crate::ops::ints_of(m).first().ok_or_else(|| OpError::shape("M", "one integer", m.shape()))?,
         None => i64::MAX,
@@ -176,17 +188,15 @@ fn run_loop(body: &mut Runner, captures: usize, inputs: &[Option<&Tensor>]) -> R
     let captured: Vec<&Tensor> = inputs[formal..].iter().copied().flatten().collect();
     let mut carried: Vec<Tensor> =
         (2..formal).map(|i| need(inputs, i, "v_initial").cloned()).collect::<Result<_, _>>()?;
-    let mut gathered: Vec<Stack> = (1 + carried_count..results).map(|_| Stack::default()).collect();
+    let mut gathered: Vec<Stack> = (1 + carried_count..results).map(|_| Stack::new(bytes)).collect();
     let mut turn = 0i64;
     while going && turn < trips {
-        if turn == MOST_TURNS {
-            return Err(OpError::unsupported(format!("a Loop of more than {MOST_TURNS} turns")).into());
-        }
+        spend(budget)?;
         let (i, c) = (Tensor::i64(&[], vec![turn])?, Tensor::new(&[], Data::Bool(vec![going]))?);
         let mut given: Vec<&Tensor> = vec![&i, &c];
         given.extend(&carried);
         given.extend(&captured);
-        let mut out = body.run(&given)?.into_iter();
+        let mut out = body.run_within(&given, budget)?.into_iter();
         going = truth(&out.next().ok_or(OpError::MissingInput { index: 0, name: "cond" })?)?;
         carried = out.by_ref().take(carried_count).collect();
         for (stack, t) in gathered.iter_mut().zip(out) {
@@ -208,19 +218,36 @@ fn run_loop(body: &mut Runner, captures: usize, inputs: &[Option<&Tensor>]) -> R
     Ok(all)
 }
 
+/// Takes one turn from what is left.
+fn spend(budget: &mut Budget) -> Result<(), OpError> {
+    budget.turns = budget.turns.checked_sub(1).ok_or_else(|| {
+        OpError::unsupported("more turns of loops than a run may take (Limits::turns); does it ever end?")
+    })?;
+    Ok(())
+}
+
 /// Results of the turns of a loop, to be stacked along a new axis.
-#[derive(Default)]
 struct Stack {
     items: Vec<Tensor>,
+    /// Bytes there may still be.
+    left: usize,
 }
 
 impl Stack {
+    fn new(bytes: usize) -> Stack {
+        Stack { items: Vec::new(), left: bytes }
+    }
+
     fn push(&mut self, t: Tensor) -> Result<(), OpError> {
         if let Some(first) = self.items.first()
             && (first.shape() != t.shape() || first.dtype() != t.dtype())
         {
             return Err(OpError::shape("a result collected over turns", first.shape(), t.shape()));
         }
+        let bytes = t.data().as_bytes().len().max(size_of::<Tensor>());
+        self.left = self.left.checked_sub(bytes).ok_or_else(|| {
+            OpError::unsupported("results of turns that together take more bytes than a run may (Limits::run_bytes)")
+        })?;
         self.items.push(t);
         Ok(())
     }
@@ -300,7 +327,14 @@ impl Scan {
         self.output_axes.get(i).copied().unwrap_or(0)
     }
 
-    fn run(&self, body: &mut Runner, captures: usize, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, ControlError> {
+    fn run(
+        &self,
+        body: &mut Runner,
+        captures: usize,
+        inputs: &[Option<&Tensor>],
+        bytes: usize,
+        budget: &mut Budget,
+    ) -> Result<Vec<Tensor>, ControlError> {
         let given = inputs.len().saturating_sub(captures);
         let captured: Vec<&Tensor> = inputs[given..].iter().copied().flatten().collect();
         let mut states: Vec<Tensor> =
@@ -318,8 +352,9 @@ impl Scan {
             axes.push(axis);
         }
         let steps = steps.unwrap_or(0);
-        let mut gathered: Vec<Stack> = self.output_axes.iter().map(|_| Stack::default()).collect();
+        let mut gathered: Vec<Stack> = self.output_axes.iter().map(|_| Stack::new(bytes)).collect();
         for step in 0..steps {
+            spend(budget)?;
             let slices: Vec<Tensor> = sequences
                 .iter()
                 .zip(&axes)
@@ -327,7 +362,7 @@ impl Scan {
                 .map(|((t, &axis), &reverse)| slice(t, axis, if reverse { steps - 1 - step } else { step }))
                 .collect::<Result<_, _>>()?;
             let given: Vec<&Tensor> = states.iter().chain(&slices).chain(captured.iter().copied()).collect();
-            let mut out = body.run(&given)?.into_iter();
+            let mut out = body.run_within(&given, budget)?.into_iter();
             states = out.by_ref().take(self.states).collect();
             for (stack, t) in gathered.iter_mut().zip(out) {
                 stack.push(t)?;

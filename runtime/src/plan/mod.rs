@@ -25,6 +25,7 @@ pub use lowering::{Fallible, Io, Kernel, Lowered, Lowering, Reads, Weight, Write
 pub use runner::{RunOptions, Runner};
 
 use control::{Control, ControlError};
+use runner::Budget;
 use specialise::{How, Known, Special};
 
 /// Most operands, results and scratch areas one fast step may name.
@@ -42,19 +43,26 @@ pub enum PlanError {
         /// The value.
         value: String,
     },
-    /// A value is too large to address.
-    #[error("value `{value}` of shape {shape:?} is larger than memory can be")]
+    /// A value is larger than one may be.
+    #[error("value `{value}` of shape {shape:?} takes more than the {limit} bytes a value may (Limits::run_bytes)")]
     TooLarge {
         /// The value.
         value: String,
         /// Its shape.
         shape: Vec<usize>,
+        /// Bytes it may take.
+        limit: usize,
     },
     /// The memory of a run cannot be had.
-    #[error("running needs {bytes} bytes of memory, which this machine does not give; smaller inputs need less")]
+    #[error(
+        "running needs {bytes} bytes of memory at once, more than it may (Limits::run_bytes) or this machine gives; the \
+         largest value is `{largest}`; smaller inputs need less"
+    )]
     Memory {
         /// Bytes of the arena.
         bytes: usize,
+        /// The largest value in it.
+        largest: String,
     },
     /// An operator refuses its operands.
     #[error("node `{node}` ({op}): {source}")]
@@ -177,6 +185,10 @@ pub struct Plan {
     /// Results of probes, by value; kept only while a run lasts.
     held: Vec<Option<Tensor>>,
     pool: Arc<Pool>,
+    /// Most bytes of a value that a probe makes.
+    bytes: usize,
+    /// Name of the largest value in the arena.
+    largest: String,
     arena_bytes: usize,
     weight_bytes: usize,
 }
@@ -193,7 +205,7 @@ impl Plan {
     /// # Errors
     /// [`PlanError`] naming the value or node that cannot be planned.
     pub fn new(graph: &Graph, inputs: &[Fact], options: &RunOptions) -> Result<Plan, PlanError> {
-        let special = Special::new(graph, inputs)?;
+        let special = Special::new(graph, inputs, options.bytes)?;
         let mut slots: Vec<Slot> = special
             .names
             .iter()
@@ -269,9 +281,10 @@ impl Plan {
                     match if fast { (def.lower)(&lowering).map_err(op_error)? } else { None } {
                         Some(l) if l.reads.len() + node.outputs.len() < MAX_SLOTS => {
                             scratch = l.scratch_floats.saturating_mul(4);
-                            if scratch > LARGEST_BYTES {
+                            if scratch > options.bytes {
                                 let value = format!("{}.scratch", node.name);
-                                return Err(PlanError::TooLarge { value, shape: vec![l.scratch_floats] });
+                                let (shape, limit) = (vec![l.scratch_floats], options.bytes);
+                                return Err(PlanError::TooLarge { value, shape, limit });
                             }
                             weight_bytes += l.weight_bytes;
                             let reads = l.reads.iter().map(|&i| node.inputs[i]).collect();
@@ -336,6 +349,12 @@ impl Plan {
             owner.push(None);
         }
         let (ranges, arena_bytes) = arena::place(&requests);
+        let size = |(r, _): &(&arena::Request, &Option<ValueId>)| r.bytes;
+        let largest = requests.iter().zip(&owner).max_by_key(size).and_then(|(_, owner)| *owner);
+        let largest = largest.map_or_else(String::new, |v| slots[v].name.clone());
+        if arena_bytes > options.bytes {
+            return Err(PlanError::Memory { bytes: arena_bytes, largest });
+        }
         let mut step_of_scratch = 0;
         for (range, owner) in ranges.into_iter().zip(owner) {
             match owner {
@@ -348,7 +367,8 @@ impl Plan {
         }
         let held = slots.iter().map(|_| None).collect();
         let pool = options.pool.clone();
-        Ok(Plan { steps, slots, inputs, outputs, rest, held, pool, arena_bytes, weight_bytes })
+        let bytes = options.bytes;
+        Ok(Plan { steps, slots, inputs, outputs, rest, held, pool, bytes, largest, arena_bytes, weight_bytes })
     }
 
     /// Bytes of the arena: every activation and scratch area, overlapped by liveness.
@@ -407,11 +427,16 @@ impl Plan {
     ///
     /// # Errors
     /// [`PlanError`] when an input has another type or shape, or a node without a kernel of ours fails.
-    pub fn run(&mut self, arena: &mut Arena, inputs: &[&Tensor]) -> Result<Vec<Tensor>, PlanError> {
+    pub(super) fn run(
+        &mut self,
+        arena: &mut Arena,
+        inputs: &[&Tensor],
+        budget: &mut Budget,
+    ) -> Result<Vec<Tensor>, PlanError> {
         let words = self.arena_bytes.div_ceil(8);
         // A shape from a file must not be able to abort the process.
         let missing = words.saturating_sub(arena.words.len());
-        arena.words.try_reserve_exact(missing).map_err(|_| PlanError::Memory { bytes: self.arena_bytes })?;
+        arena.words.try_reserve_exact(missing).map_err(|_| PlanError::Memory { bytes: self.arena_bytes, largest: self.largest.clone() })?;
         arena.words.resize(words.max(arena.words.len()), 0);
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut arena.words);
         for (&v, t) in self.inputs.iter().zip(inputs) {
@@ -422,13 +447,13 @@ impl Plan {
             if matches!(self.steps[i].run, Run::Fast(_)) {
                 self.run_fast(bytes, &self.steps[i])?;
             } else {
-                self.run_slow(bytes, i)?;
+                self.run_slow(bytes, i, budget)?;
             }
         }
         let mut later = Vec::new();
         if let Some(mut rest) = self.rest.take() {
             let fed: Result<Vec<Tensor>, PlanError> = rest.feeds.iter().map(|&v| self.load(bytes, v)).collect();
-            let done = fed.and_then(|fed| rest.runner.run(&fed.iter().collect::<Vec<_>>()));
+            let done = fed.and_then(|fed| rest.runner.run_within(&fed.iter().collect::<Vec<_>>(), budget));
             self.rest = Some(rest);
             later = done?.into_iter().map(Some).collect();
         }
@@ -448,9 +473,10 @@ impl Plan {
     }
 
     /// A step that works on tensors: by reference, opaque, or by graphs.
-    fn run_slow(&mut self, bytes: &mut [u8], i: usize) -> Result<(), PlanError> {
+    fn run_slow(&mut self, bytes: &mut [u8], i: usize, budget: &mut Budget) -> Result<(), PlanError> {
         let held = self.load_all(bytes, &self.steps[i].reads)?;
-        let refs: Vec<Option<&Tensor>> = held.iter().map(|t| t.as_ref()).collect();
+        let held = self.checked(i, held)?;
+        let refs: Vec<Option<&Tensor>> = held.iter().map(|t| t.as_deref()).collect();
         let step = &mut self.steps[i];
         let op_error = |step: &Step, source| PlanError::Op { node: step.node.clone(), op: step.op.clone(), source };
         let out = match &mut step.run {
@@ -460,7 +486,7 @@ impl Plan {
                 op: step.op.clone(),
                 why,
             })?,
-            Run::Control(control) => match control.run(&refs) {
+            Run::Control(control) => match control.run(&refs, budget) {
                 Ok(out) => out,
                 Err(ControlError::Op(e)) => return Err(op_error(step, e)),
                 Err(ControlError::Plan(e)) => {
@@ -486,6 +512,28 @@ impl Plan {
             }
         }
         Ok(())
+    }
+
+    /// The operands of a step, once it is known that a probe's result is one that may be made: its shape depends on
+    /// values, and those come from outside.
+    fn checked(&self, i: usize, held: Vec<Option<Tensor>>) -> Result<Vec<Option<Arc<Tensor>>>, PlanError> {
+        let held: Vec<Option<Arc<Tensor>>> = held.into_iter().map(|t| t.map(Arc::new)).collect();
+        let step = &self.steps[i];
+        let probe = step.writes.iter().flatten().any(|&v| matches!(self.slots[v].place, Place::Held));
+        let Run::Reference(def, attrs) = &step.run else { return Ok(held) };
+        if !probe {
+            return Ok(held);
+        }
+        let facts: Vec<Option<Fact>> = held.iter().map(|t| t.clone().map(Fact::constant)).collect();
+        let refs: Vec<Option<&Fact>> = facts.iter().map(Option::as_ref).collect();
+        let op_error = |source| PlanError::Op { node: step.node.clone(), op: step.op.clone(), source };
+        for (i, fact) in (def.shape)(attrs, &refs).map_err(op_error)?.unwrap_or_default().into_iter().enumerate() {
+            if specialise::bytes_of(&fact).is_none_or(|b| b > self.bytes) {
+                let value = step.writes.get(i).copied().flatten().map_or(&step.node, |v| &self.slots[v].name).clone();
+                return Err(PlanError::TooLarge { value, shape: fact.shape, limit: self.bytes });
+            }
+        }
+        Ok(held)
     }
 
     fn run_fast(&self, arena: &mut [u8], step: &Step) -> Result<(), PlanError> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hone_kernels::threads::Pool;
 
-use super::{Arena, Plan, PlanError};
+use super::{Arena, LARGEST_BYTES, Plan, PlanError};
 use crate::graph::Graph;
 use crate::ops::Fact;
 use crate::tensor::{DType, Tensor};
@@ -18,12 +18,22 @@ pub struct RunOptions {
     pub plans: usize,
     /// The threads that compute; nested graphs use the same ones.
     pub pool: Arc<Pool>,
+    /// Most bytes of one value, and of all values of a graph that are alive together.
+    pub bytes: usize,
+    /// Most turns of all loops of one run together.
+    pub turns: u64,
+}
+
+/// What is left to one run, over all its graphs.
+#[derive(Debug)]
+pub(super) struct Budget {
+    pub(super) turns: u64,
 }
 
 impl Default for RunOptions {
-    /// Kernels, four plans, the calling thread alone.
+    /// Kernels, four plans, the calling thread alone, any size.
     fn default() -> RunOptions {
-        RunOptions { reference: false, plans: 4, pool: Arc::new(Pool::new(1)) }
+        RunOptions { reference: false, plans: 4, pool: Arc::new(Pool::new(1)), bytes: LARGEST_BYTES, turns: u64::MAX }
     }
 }
 
@@ -80,9 +90,15 @@ impl Runner {
     /// # Errors
     /// [`PlanError`] when an operator refuses its operands.
     pub fn run(&mut self, inputs: &[&Tensor]) -> Result<Vec<Tensor>, PlanError> {
+        let mut budget = Budget { turns: self.options.turns };
+        self.run_within(inputs, &mut budget)
+    }
+
+    /// Runs as part of a longer run, with what that one has left.
+    pub(super) fn run_within(&mut self, inputs: &[&Tensor], budget: &mut Budget) -> Result<Vec<Tensor>, PlanError> {
         let shapes: Vec<(DType, &[usize])> = inputs.iter().map(|t| (t.dtype(), t.shape())).collect();
         self.plan(&shapes)?;
-        self.plans[0].1.run(&mut self.arena, inputs)
+        self.plans[0].1.run(&mut self.arena, inputs, budget)
     }
 
     /// Bytes of the arena in use now.

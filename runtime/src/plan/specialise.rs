@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use super::control;
+use super::PlanError;
 use super::runner::{RunOptions, Runner};
-use super::{LARGEST_BYTES, PlanError};
 use crate::graph::{Graph, Node, Op, OpaqueKernel, ValueId};
 use crate::ops::{Attrs, Fact, Kind, OpDef, OpError};
 use crate::tensor::{Tensor, checked_len};
@@ -49,6 +49,10 @@ pub(super) struct Special {
     pub(super) rest: Vec<Node>,
     /// Node that makes each value, while it can still be folded away.
     producers: Vec<Option<usize>>,
+    /// Most bytes of one value.
+    bytes: usize,
+    /// Bytes that results computed here may still take.
+    foldable: usize,
 }
 
 /// Operands of more bytes than this are computed with by kernels: whole weight matrices would take a reference function
@@ -57,6 +61,16 @@ const FOLDED_BY_REFERENCE_BYTES: usize = 1 << 16;
 
 /// Results larger than this are not computed beforehand unless their operands are large too.
 const LARGEST_FOLDED_BYTES: usize = 16 << 20;
+/// Bytes of all results computed beforehand, unless the graph's own constants are larger: what is folded is kept, so a
+/// chain of large constants takes more memory than running it does.
+const ALL_FOLDED_BYTES: usize = 64 << 20;
+/// Results this small are shape arithmetic and always computed.
+const SHAPE_BYTES: usize = 1024;
+
+/// Bytes of a value as it is held; `None` when no memory could.
+pub(super) fn bytes_of(f: &Fact) -> Option<usize> {
+    checked_len(&f.shape)?.checked_mul(f.dtype.size_bytes())
+}
 
 /// The results of a node on tensors, by its kernel where it has one.
 fn by_kernel(node: &Node, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, PlanError> {
@@ -74,11 +88,11 @@ fn by_kernel(node: &Node, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, Pla
 }
 
 impl Special {
-    /// Specialises `graph` for inputs of those types and shapes.
+    /// Specialises `graph` for inputs of those types and shapes; no value may take more than `bytes`.
     ///
     /// # Errors
     /// [`PlanError`] naming the node that refuses its operands.
-    pub(super) fn new(graph: &Graph, inputs: &[Fact]) -> Result<Special, PlanError> {
+    pub(super) fn new(graph: &Graph, inputs: &[Fact], bytes: usize) -> Result<Special, PlanError> {
         let mut s = Special {
             names: Vec::new(),
             known: Vec::new(),
@@ -87,6 +101,8 @@ impl Special {
             outputs: Vec::new(),
             rest: Vec::new(),
             producers: Vec::new(),
+            bytes,
+            foldable: ALL_FOLDED_BYTES.max(graph.constants_size().1.saturating_mul(2)),
         };
         let mut given = Vec::with_capacity(inputs.len());
         for (&v, fact) in graph.inputs.iter().zip(inputs) {
@@ -110,9 +126,10 @@ impl Special {
 
     fn add(&mut self, name: &str, known: Known) -> Result<ValueId, PlanError> {
         if let Known::Static(f) = &known
-            && checked_len(&f.shape).and_then(|n| n.checked_mul(8)).is_none_or(|bytes| bytes > LARGEST_BYTES)
+            && f.value.is_none()
+            && bytes_of(f).is_none_or(|bytes| bytes > self.bytes)
         {
-            return Err(PlanError::TooLarge { value: name.to_string(), shape: f.shape.clone() });
+            return Err(PlanError::TooLarge { value: name.to_string(), shape: f.shape.clone(), limit: self.bytes });
         }
         self.names.push(name.to_string());
         self.known.push(known);
@@ -180,7 +197,7 @@ impl Special {
                     let given: Vec<ValueId> = inputs[captured..].iter().copied().flatten().collect();
                     return Ok(self.visit(&branch, &given)?.into_iter().map(Some).collect());
                 }
-                let shapes = control::shapes(def, attrs, &refs)?;
+                let shapes = control::shapes(def, attrs, &refs, self.bytes)?;
                 (How::Control(def, attrs.clone()), shapes)
             }
             Op::Own(def, attrs) => {
@@ -314,13 +331,18 @@ impl Special {
             }
         } else {
             let bytes_in: usize = held.iter().flatten().map(|t| t.data().as_bytes().len()).sum();
-            let bytes = |f: &Fact| f.shape.iter().try_fold(f.dtype.size_bytes(), |n, &d| n.checked_mul(d));
-            if let Some(list) = &shapes
-                && list
-                    .iter()
-                    .any(|f| bytes(f).is_none_or(|b| b > LARGEST_FOLDED_BYTES.max(bytes_in.saturating_mul(4))))
-            {
-                return Ok(None);
+            let most = LARGEST_FOLDED_BYTES.max(bytes_in.saturating_mul(4));
+            match &shapes {
+                Some(list) => {
+                    let bytes = list.iter().try_fold(0usize, |n, f| n.checked_add(bytes_of(f)?));
+                    let Some(bytes) = bytes.filter(|&b| b <= most && (b <= self.foldable || b <= SHAPE_BYTES)) else {
+                        return Ok(None);
+                    };
+                    self.foldable = self.foldable.saturating_sub(bytes);
+                }
+                // Nobody knows what comes out, only that it is about what goes in.
+                None if bytes_in > LARGEST_FOLDED_BYTES.min(self.foldable) => return Ok(None),
+                None => self.foldable = self.foldable.saturating_sub(bytes_in),
             }
             let refs: Vec<Option<&Tensor>> = held.iter().map(|t| t.as_deref()).collect();
             if bytes_in < FOLDED_BY_REFERENCE_BYTES {

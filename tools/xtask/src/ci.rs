@@ -42,7 +42,12 @@ static STEPS: &[Step] = &[
     Step { name: "no_std link", run: no_std },
     Step { name: "dependencies", run: deny },
     Step { name: "bench smoke", run: benches },
+    Step { name: "fuzzing", run: fuzz },
 ];
+
+/// The targets of `tests/fuzz`, and how long `--full` runs each.
+const FUZZ_TARGETS: &[&str] = &["preflight", "import"];
+const FUZZ_SECONDS: u32 = 60;
 
 /// Runs every step and prints how long each took. False when one failed.
 ///
@@ -216,6 +221,31 @@ fn benches(root: &Path, extent: Extent) -> anyhow::Result<Outcome> {
         Extent::Usual => cargo(root, &["test", "--package", "hone", "--bench", "*", "--locked"]),
         Extent::Full => cargo(root, &["bench", "--package", "hone", "--bench", "*", "--locked", "--", "--test"]),
     }
+}
+
+/// cargo-fuzz for a minute a target; the short run that needs no tool is among the tests.
+fn fuzz(root: &Path, extent: Extent) -> anyhow::Result<Outcome> {
+    if extent == Extent::Usual {
+        return Ok(Outcome::Skipped("the tests have the short run; --full runs cargo-fuzz".into()));
+    }
+    // libFuzzer's instrumentation is behind flags a stable compiler takes only when told so.
+    let cargo = |args: &[&str]| {
+        let mut c = cargo_command(root);
+        c.args(args).env("RUSTC_BOOTSTRAP", "1");
+        c
+    };
+    if !cargo(&["fuzz", "--version"]).output().is_ok_and(|o| o.status.success()) {
+        return Ok(Outcome::Skipped("cargo-fuzz is not installed: cargo install cargo-fuzz".into()));
+    }
+    for target in FUZZ_TARGETS {
+        let found = crate::target_dir(root).join("fuzz").join(target);
+        std::fs::create_dir_all(&found).with_context(|| format!("cannot make {}", found.display()))?;
+        let seconds = format!("-max_total_time={FUZZ_SECONDS}");
+        let mut command = cargo(&["fuzz", "run", "--fuzz-dir", "tests/fuzz", target]);
+        command.arg(found).args(["tests/fuzz/corpus", "--", &seconds, "-timeout=20", "-max_len=65536"]);
+        execute(&mut command)?;
+    }
+    Ok(Outcome::Done)
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("hone-kernels", &[]),
     ("hone-pad", &["hone-wire"]),
     ("hone-wire", &[]),
+    ("hone-fuzz", &["hone-runtime"]),
     ("xtask", &[]),
 ];
 

@@ -1,0 +1,22 @@
+//! Models that are nearly right, imported, planned and run.
+#![forbid(unsafe_code)]
+
+use libfuzzer_sys::{fuzz_mutator, fuzz_target, fuzzer_mutate};
+
+mod drive;
+mod mutate;
+
+fuzz_target!(init: drive::let_contained_panics_pass(), |bytes: &[u8]| {
+    drive::import_and_run(bytes);
+});
+
+fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
+    // Now and then libFuzzer's own way: what a protobuf can be is more than what the schema says.
+    if seed % 16 == 0 {
+        return fuzzer_mutate(data, size, max_size);
+    }
+    let mutated = mutate::mutate(&data[..size], None, &mut mutate::Random::new(u64::from(seed)));
+    let n = mutated.len().min(max_size);
+    data[..n].copy_from_slice(&mutated[..n]);
+    n
+});
