@@ -2,7 +2,7 @@
 use std::ops::{Add, Mul, Sub};
 
 use super::core::head_size;
-use crate::ops::{Attrs, Fact, MICROSOFT, OpDef, OpError, ints_of, need, optional, shape::same_as_input};
+use crate::ops::{Attrs, MICROSOFT, OpDef, OpError, ints_of, need, optional, shape::same_as_input};
 use crate::plan::{Io, Kernel, Lowered, Lowering};
 use crate::tensor::{DType, Tensor};
 
