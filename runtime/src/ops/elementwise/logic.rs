@@ -63,7 +63,7 @@ macro_rules! boolean {
     ($konst:ident, $name:literal, $doc:literal, $op:tt) => {
         #[doc = $doc]
         pub(super) static $konst: OpDef = OpDef::new($name, $doc, truth_shape, |attrs, inputs| {
-            let (a, b) = alike(inputs, $name)?;
+            let (a, _) = alike(inputs, $name)?;
             if a.dtype() != DType::Bool {
                 return Err(OpError::unsupported(format!("{} of {}", $name, a.dtype())));
             }

@@ -5,7 +5,7 @@
 //! [`hone_kernels::elementwise`], whose errors are stated there.
 use super::shape::{broadcast_indices, same_as_input};
 use super::{Attrs, Fact, OpDef, OpError, need};
-use crate::tensor::{DType, Data, Tensor};
+use crate::tensor::Tensor;
 
 mod activation;
 mod arithmetic;

@@ -6,7 +6,7 @@ use super::view::View;
 use crate::map_data;
 use crate::ops::shape::elements;
 use crate::ops::{Attrs, Fact, OpDef, OpError, axis_of, need};
-use crate::plan::{Io, Kernel, Lowered, Lowering};
+use crate::plan::{Io, Kernel, Lowered};
 use crate::tensor::{Data, Tensor};
 
 /// `Concat`: tensors one after another along `axis` (1 where old files leave it out).

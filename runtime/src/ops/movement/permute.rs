@@ -1,6 +1,6 @@
 //! Axes in another order.
 use super::operands::Operands;
-use super::view::{View, signed, view_op};
+use super::view::{View, view_op};
 use crate::ops::shape::permutation;
 use crate::ops::{OpDef, OpError, strides_of};
 

@@ -1,6 +1,6 @@
 //! Parts and repetitions of a tensor.
 use super::operands::Operands;
-use super::view::{View, signed, view_op};
+use super::view::{View, view_op};
 use crate::ops::shape::{axes_of, broadcast, broadcast_strides, elements};
 use crate::ops::{OpDef, OpError, axis_of, strides_of};
 

@@ -1,7 +1,7 @@
 //! Element-wise operators, softmax, mean and concatenation on 8-bit codes.
-use super::{Affine, coded, codes, fact, range_of, round_to, single};
+use super::{Affine, coded, codes, fact, range_of, round_to};
 use crate::ops::shape::{axes_of, broadcast, broadcast_all, broadcast_indices, elements};
-use crate::ops::{Attrs, Fact, MICROSOFT, OpDef, OpError, axis_of, need, optional};
+use crate::ops::{Attrs, Fact, MICROSOFT, OpDef, OpError, axis_of, need};
 use crate::tensor::{DType, Data, Tensor};
 
 /// `requantise(a + b)`.

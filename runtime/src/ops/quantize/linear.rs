@@ -1,5 +1,5 @@
 //! `QuantizeLinear`, `DequantizeLinear` and `DynamicQuantizeLinear`.
-use super::{fact, range_of, round_to};
+use super::{fact, round_to};
 use crate::ops::{Attrs, Fact, Kind, MICROSOFT, OpDef, OpError, axis_of, need, optional};
 use crate::plan::{Lowered, Lowering};
 use crate::tensor::{DType, Data, Tensor, small};

@@ -4,7 +4,7 @@
 use super::linear::dynamic_range;
 use super::{coded, codes, fact, range_of, round_to};
 use crate::ops::shape::{broadcast, broadcast_indices, broadcast_strides, elements};
-use crate::ops::{Attrs, Fact, MICROSOFT, OpDef, OpError, for_each_strided, need, optional};
+use crate::ops::{Attrs, MICROSOFT, OpDef, OpError, for_each_strided, need, optional};
 use crate::tensor::{DType, Data, Tensor, small};
 
 /// `Σ (a - a_zero_point)(b - b_zero_point)` in `i32`.

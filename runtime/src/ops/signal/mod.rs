@@ -3,7 +3,7 @@
 //! Transforms are computed in `f64`, whatever the type, and rounded once.
 use super::shape::elements;
 use super::{Attrs, Fact, MICROSOFT, OpDef, OpError, axis_of, ints_of, need, optional};
-use crate::plan::{Io, Kernel, Lowered, Lowering};
+use crate::plan::{Io, Kernel, Lowered};
 use crate::tensor::{DType, Tensor};
 
 mod ngrams;

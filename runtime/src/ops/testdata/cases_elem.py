@@ -27,8 +27,8 @@ def cases(add):
         "scalars": ((), ()),
         "empty": ((0, 4), (1, 4)),
         "empty_by_one": ((3, 0), (3, 1)),
-        "long": ((3, 1000), (3, 1000)),
-        "batch": ((2, 4, 16, 16), (2, 1, 1, 16)),
+        "long": ((3, 211), (3, 211)),
+        "batch": ((2, 4, 5, 16), (2, 1, 1, 16)),
     }
     for op in ["Add", "Sub", "Mul", "Div"]:
         for label, (a, b) in pairs.items():

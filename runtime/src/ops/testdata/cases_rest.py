@@ -196,6 +196,17 @@ def rest(add):
         for reverse in [0, 1]:
             given = [u(3, 4, low=0.5, high=1.5), np.array(1, np.int64)]
             add(f"CumProd/{exclusive}{reverse}", "CumProd", given, opset=26, exclusive=exclusive, reverse=reverse, roundings=8)
+    for gap in [0, 1]:
+        add(f"RotaryEmbedding/heads_{gap}", "RotaryEmbedding", [u(2, 3, 5, 8), u(2, 5, 4), u(2, 5, 4)], opset=23, interleaved=gap, roundings=4)
+        places, more = whole(2, 5, dtype=np.int64, low=0, high=9), dict(num_heads=3, rotary_embedding_dim=4, interleaved=gap)
+        add(f"RotaryEmbedding/packed_{gap}", "RotaryEmbedding", [u(2, 5, 24), u(9, 2), u(9, 2), places], opset=23, roundings=4, **more)
+    for heads, groups in [(2, 2), (4, 2)]:
+        state, per_head = u(2, groups, 3, 4), lambda: u(2, 5, groups, low=0.1, high=0.9)
+        for rule, gates in {"linear": [], "gated": [-per_head()], "delta": [None, per_head()], "gated_delta": [-per_head(), per_head()]}.items():
+            for label, past in {"start": None, "past": state}.items():
+                given = [u(2, 5, 3 * heads), u(2, 5, 3 * groups), u(2, 5, 4 * groups)] + ([past] + gates if gates or past is not None else [])
+                more = dict(q_num_heads=heads, kv_num_heads=groups, update_rule=rule)
+                add(f"LinearAttention/{rule}_{label}_{heads}", "LinearAttention", given, opset=27, outputs=2, roundings=64, **more)
     given = [u(2, 3, 6, 4), u(2, 3, 2, 4), i64(1, 3)]
     add("TensorScatter/linear", "TensorScatter", given, opset=24)
     add("TensorScatter/circular", "TensorScatter", [*given[:2], i64(5, 0)], opset=24, mode="circular")

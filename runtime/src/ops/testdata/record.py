@@ -114,6 +114,7 @@ def one_node(name, op, inputs, *, domain="", opset=21, outputs=1, names=None, ro
 
 # Modules of cases beside this file, `cases_NAME.py`, and what their `cases(add)` is called with.
 MODULES = {
+    "attn": case,
     "elem": one_node,
     "math": functools.partial(one_node, roundings=8),
     "move": one_node,
