@@ -66,7 +66,8 @@ fn inputs(session: &Session) -> Option<Vec<(String, Tensor)>> {
             let n = checked_len(&shape).filter(|&n| n <= MOST_ELEMENTS)?;
             let values: Vec<f64> = (0..n).map(|i| f64::from((i * 7 % 5) as u8) - 1.0).collect();
             let least = if dtype.is_float() { -1.0 } else { 0.0 };
-            let values: Vec<f64> = values.into_iter().map(|v| v.max(least).min(if dtype == DType::Bool { 1.0 } else { 3.0 })).collect();
+            let values: Vec<f64> =
+                values.into_iter().map(|v| v.max(least).min(if dtype == DType::Bool { 1.0 } else { 3.0 })).collect();
             Some((name, Tensor::new(&shape, Data::from_f64(dtype, &values)).ok()?))
         })
         .collect()

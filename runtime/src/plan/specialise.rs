@@ -6,8 +6,8 @@
 //! *rest*, everything that reads a probe's result, planned again when the probes have run.
 use std::sync::Arc;
 
-use super::control;
 use super::PlanError;
+use super::control;
 use super::runner::{RunOptions, Runner};
 use crate::graph::{Graph, Node, Op, OpaqueKernel, ValueId};
 use crate::ops::{Attrs, Fact, Kind, OpDef, OpError};
@@ -75,7 +75,8 @@ pub(super) fn bytes_of(f: &Fact) -> Option<usize> {
 /// The results of a node on tensors, by its kernel where it has one.
 fn by_kernel(node: &Node, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, PlanError> {
     let mut graph = Graph::default();
-    let ids = |graph: &mut Graph, n: usize| (0..n).map(|i| graph.add_value(&i.to_string(), None, None)).collect::<Vec<_>>();
+    let ids =
+        |graph: &mut Graph, n: usize| (0..n).map(|i| graph.add_value(&i.to_string(), None, None)).collect::<Vec<_>>();
     let read = ids(&mut graph, inputs.len());
     graph.outputs = ids(&mut graph, node.outputs.len());
     let given: Vec<&Tensor> = inputs.iter().copied().flatten().collect();
