@@ -118,11 +118,7 @@ fn dimensions_may_be_minus_one_or_unsaid_or_named_by_formulas() {
 
 #[test]
 fn operator_sets_nobody_uses_and_the_long_name_of_the_standard_one_change_nothing() {
-    let add = [
-        input("x", &[2]),
-        node_in("ai.onnx", "Add", "add", &["x", "x"], &["y"], &[]),
-        output("y"),
-    ];
+    let add = [input("x", &[2]), node_in("ai.onnx", "Add", "add", &["x", "x"], &["y"], &[]), output("y")];
     let sets = [("ai.onnx.ml", 3), ("ai.onnx", 17), ("com.example.unused", 99), ("ai.onnx.training", 1)];
     let bytes = model_of(&sets, &[], &graph(&add));
     assert_eq!(run(&bytes, &[("x", f32s(&[2], &X))]), [f32s(&[2], &[2.0, 4.0])]);
@@ -187,10 +183,16 @@ fn a_graph_two_levels_down_reads_values_and_constants_of_all_around_it() {
     ]);
     let middle = graph(&[
         node("Neg", "n", &["x"], &["m"], &[]),
-        node("If", "inner", &["d"], &["t1"], &[
-            attribute_graph("then_branch", &inner),
-            attribute_graph("else_branch", &branch("Mul", &["m", "k"], "e2")),
-        ]),
+        node(
+            "If",
+            "inner",
+            &["d"],
+            &["t1"],
+            &[
+                attribute_graph("then_branch", &inner),
+                attribute_graph("else_branch", &branch("Mul", &["m", "k"], "e2")),
+            ],
+        ),
         output("t1"),
     ]);
     let bytes = model(&graph(&[
@@ -239,7 +241,13 @@ fn a_loop_reads_around_it_carries_values_and_collects_the_turns() {
         input_of("n", INT64, &[]),
         input("x", &[2]),
         floats("k", &[2], &[100.0, 200.0]),
-        node("Loop", "loop", &["n", "", "x"], &["last", "all"], &[attribute_graph("body", &loop_body(&nodes, &["double"]))]),
+        node(
+            "Loop",
+            "loop",
+            &["n", "", "x"],
+            &["last", "all"],
+            &[attribute_graph("body", &loop_body(&nodes, &["double"]))],
+        ),
         output("last"),
         output("all"),
     ]));
@@ -267,10 +275,13 @@ fn a_scan_carries_a_state_and_reads_around_it() {
         input("xs", &[3, 2]),
         input("bias", &[2]),
         floats("k", &[], &[10.0]),
-        node("Scan", "scan", &["start", "xs"], &["end", "each"], &[
-            attribute_int("num_scan_inputs", 1),
-            attribute_graph("body", &body),
-        ]),
+        node(
+            "Scan",
+            "scan",
+            &["start", "xs"],
+            &["end", "each"],
+            &[attribute_int("num_scan_inputs", 1), attribute_graph("body", &body)],
+        ),
         output("end"),
         output("each"),
     ]));
@@ -291,15 +302,27 @@ fn call(op: &str, inputs: &[&str], outputs: &[&str], attributes: &[Message]) -> 
 #[test]
 fn functions_call_functions_and_hand_attributes_down() {
     // Outer(a) = Inner(Inner(a)) with the caller's slope; Inner(a) = LeakyRelu(a, alpha = slope) + 1.
-    let inner = function("Inner", &["a"], &["b"], &["alpha"], &[
-        node("LeakyRelu", "leak", &["a"], &["l"], &[attribute_reference("alpha", "alpha", 1)]),
-        node("Constant", "one", &[], &["k"], &[attribute_tensor("value", &floats_tensor("", &[], &[1.0]))]),
-        node("Add", "plus", &["l", "k"], &["b"], &[]),
-    ]);
-    let outer = function("Outer", &["a"], &["b"], &["slope"], &[
-        call("Inner", &["a"], &["m"], &[attribute_reference("alpha", "slope", 1)]),
-        call("Inner", &["m"], &["b"], &[attribute_reference("alpha", "slope", 1)]),
-    ]);
+    let inner = function(
+        "Inner",
+        &["a"],
+        &["b"],
+        &["alpha"],
+        &[
+            node("LeakyRelu", "leak", &["a"], &["l"], &[attribute_reference("alpha", "alpha", 1)]),
+            node("Constant", "one", &[], &["k"], &[attribute_tensor("value", &floats_tensor("", &[], &[1.0]))]),
+            node("Add", "plus", &["l", "k"], &["b"], &[]),
+        ],
+    );
+    let outer = function(
+        "Outer",
+        &["a"],
+        &["b"],
+        &["slope"],
+        &[
+            call("Inner", &["a"], &["m"], &[attribute_reference("alpha", "slope", 1)]),
+            call("Inner", &["m"], &["b"], &[attribute_reference("alpha", "slope", 1)]),
+        ],
+    );
     let x = f32s(&[2], &[-4.0, 2.0]);
     let parts = |a: &[Message]| vec![input("x", &[2]), call("Outer", &["x"], &["y"], a), output("y")];
     let bytes = with_functions(&[outer.clone(), inner.clone()], &parts(&[attribute_float("slope", 0.5)]));
@@ -312,25 +335,36 @@ fn functions_call_functions_and_hand_attributes_down() {
 
 #[test]
 fn a_function_may_be_called_without_its_optional_inputs_and_outputs() {
-    let clip = function("Bound", &["a", "low", "high"], &["b", "unused"], &[], &[
-        node("Clip", "clip", &["a", "low", "high"], &["b"], &[]),
-        node("Neg", "neg", &["a"], &["unused"], &[]),
-    ]);
-    let parts = [
-        input("x", &[2]),
-        floats("top", &[], &[1.5]),
-        call("Bound", &["x", "", "top"], &["y"], &[]),
-        output("y"),
-    ];
+    let clip = function(
+        "Bound",
+        &["a", "low", "high"],
+        &["b", "unused"],
+        &[],
+        &[node("Clip", "clip", &["a", "low", "high"], &["b"], &[]), node("Neg", "neg", &["a"], &["unused"], &[])],
+    );
+    let parts =
+        [input("x", &[2]), floats("top", &[], &[1.5]), call("Bound", &["x", "", "top"], &["y"], &[]), output("y")];
     assert_eq!(run(&with_functions(&[clip], &parts), &[("x", f32s(&[2], &X))]), [f32s(&[2], &[1.0, 1.5])]);
 }
 
 #[test]
 fn a_function_may_give_back_what_it_was_given_and_hold_graphs_that_read_it() {
-    let pass = function("Pass", &["a", "c"], &["a", "b"], &[], &[node("If", "if", &["c"], &["b"], &[
-        attribute_graph("then_branch", &branch("Relu", &["a"], "t")),
-        attribute_graph("else_branch", &branch("Neg", &["a"], "e")),
-    ])]);
+    let pass = function(
+        "Pass",
+        &["a", "c"],
+        &["a", "b"],
+        &[],
+        &[node(
+            "If",
+            "if",
+            &["c"],
+            &["b"],
+            &[
+                attribute_graph("then_branch", &branch("Relu", &["a"], "t")),
+                attribute_graph("else_branch", &branch("Neg", &["a"], "e")),
+            ],
+        )],
+    );
     let parts = [
         input("x", &[2]),
         input_of("c", BOOL, &[]),
@@ -346,10 +380,13 @@ fn a_function_may_give_back_what_it_was_given_and_hold_graphs_that_read_it() {
 
 #[test]
 fn two_calls_of_a_function_do_not_share_names() {
-    let f = function("F", &["a"], &["b"], &[], &[
-        node("Neg", "n", &["a"], &["m"], &[]),
-        node("Add", "s", &["m", "m"], &["b"], &[]),
-    ]);
+    let f = function(
+        "F",
+        &["a"],
+        &["b"],
+        &[],
+        &[node("Neg", "n", &["a"], &["m"], &[]), node("Add", "s", &["m", "m"], &["b"], &[])],
+    );
     let parts = [input("x", &[2]), call("F", &["x"], &["u"], &[]), call("F", &["u"], &["y"], &[]), output("y")];
     assert_eq!(run(&with_functions(&[f], &parts), &[("x", f32s(&[2], &X))]), [f32s(&[2], &[4.0, 8.0])]);
 }
@@ -357,7 +394,14 @@ fn two_calls_of_a_function_do_not_share_names() {
 #[test]
 fn a_sparse_initializer_is_dense_in_the_graph() {
     let sparse = |indices: Message| {
-        (15, Message::default().message(1, &floats_tensor("k", &[2], &[5.0, 7.0])).message(2, &indices).int(3, 2).int(3, 2))
+        (
+            15,
+            Message::default()
+                .message(1, &floats_tensor("k", &[2], &[5.0, 7.0]))
+                .message(2, &indices)
+                .int(3, 2)
+                .int(3, 2),
+        )
     };
     for indices in [integers_tensor("", &[2], &[1, 2]), integers_tensor("", &[2, 2], &[0, 1, 1, 0])] {
         let parts = [input("x", &[2, 2]), sparse(indices), node("Add", "a", &["x", "k"], &["y"], &[]), output("y")];

@@ -97,13 +97,7 @@ pub(crate) fn node_in(
 }
 
 /// A function of domain `local`.
-pub(crate) fn function(
-    name: &str,
-    inputs: &[&str],
-    outputs: &[&str],
-    attributes: &[&str],
-    nodes: &[Part],
-) -> Message {
+pub(crate) fn function(name: &str, inputs: &[&str], outputs: &[&str], attributes: &[&str], nodes: &[Part]) -> Message {
     let mut f = Message::default().text(1, name).text(10, "local");
     f = inputs.iter().fold(f, |f, i| f.text(4, i));
     f = outputs.iter().fold(f, |f, o| f.text(5, o));

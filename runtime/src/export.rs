@@ -183,7 +183,8 @@ impl Export {
         let onnx = read(source.onnx)?;
         let external = External::beside(source.onnx);
         let name = source.onnx.display().to_string();
-        let mut session = Session::open(&onnx, &name, SessionOptions::default(), Some(&|file, needed| external.read(file, needed)))?;
+        let mut session =
+            Session::open(&onnx, &name, SessionOptions::default(), Some(&|file, needed| external.read(file, needed)))?;
         let mut manifest = source.manifest.clone();
         manifest.inputs = ports(session.graph(), &session.graph().inputs)?;
         manifest.outputs = ports(session.graph(), &session.graph().outputs)?;

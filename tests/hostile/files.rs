@@ -235,114 +235,341 @@ pub(super) fn files() -> Vec<Case> {
         ("data in a place not said", external(&[("offset", "0")]), "secret"),
         ("data at an address", external(&[("location", "https://example.org/w.bin")]), "example.org"),
         ("data in a device", external(&[("location", "/dev/zero")]), "/dev/zero"),
-        ("an input of strings", relu(&[input_of("words", 8, &[1]), node("Relu", "r", &["words"], &["y"], &[]), output("y")]), "words"),
-        ("an input of an unknown type", relu(&[input_of("alien", 99, &[1]), node("Relu", "r", &["alien"], &["y"], &[]), output("y")]), "alien"),
-        ("a sequence as an input", relu(&[sequence("many"), node("Relu", "r", &["many"], &["y"], &[]), output("y")]), "many"),
-        ("a circle through what a branch reads", relu(&[
-            x(),
-            (5, tensor("c", BOOL, &[], &[1])),
-            node("If", "knot", &["c"], &["y"], &[
-                attribute_graph("then_branch", &graph(&[node("Relu", "r", &["z"], &["t"], &[]), output("t")])),
-                attribute_graph("else_branch", &graph(&[node("Relu", "r", &["x"], &["e"], &[]), output("e")])),
+        (
+            "an input of strings",
+            relu(&[input_of("words", 8, &[1]), node("Relu", "r", &["words"], &["y"], &[]), output("y")]),
+            "words",
+        ),
+        (
+            "an input of an unknown type",
+            relu(&[input_of("alien", 99, &[1]), node("Relu", "r", &["alien"], &["y"], &[]), output("y")]),
+            "alien",
+        ),
+        (
+            "a sequence as an input",
+            relu(&[sequence("many"), node("Relu", "r", &["many"], &["y"], &[]), output("y")]),
+            "many",
+        ),
+        (
+            "a circle through what a branch reads",
+            relu(&[
+                x(),
+                (5, tensor("c", BOOL, &[], &[1])),
+                node(
+                    "If",
+                    "knot",
+                    &["c"],
+                    &["y"],
+                    &[
+                        attribute_graph("then_branch", &graph(&[node("Relu", "r", &["z"], &["t"], &[]), output("t")])),
+                        attribute_graph("else_branch", &graph(&[node("Relu", "r", &["x"], &["e"], &[]), output("e")])),
+                    ],
+                ),
+                node("Relu", "back", &["y"], &["z"], &[]),
+                output("z"),
             ]),
-            node("Relu", "back", &["y"], &["z"], &[]),
-            output("z"),
-        ]), "circle"),
-        ("a function that calls itself", function_of(&[function("F", &["a"], &["b"], &[], &[local("F", &["a"], &["b"])])]), "F"),
-        ("two functions that call each other", function_of(&[
-            function("F", &["a"], &["b"], &[], &[local("G", &["a"], &["b"])]),
-            function("G", &["a"], &["b"], &[], &[local("F", &["a"], &["b"])]),
-        ]), "deep"),
+            "circle",
+        ),
+        (
+            "a function that calls itself",
+            function_of(&[function("F", &["a"], &["b"], &[], &[local("F", &["a"], &["b"])])]),
+            "F",
+        ),
+        (
+            "two functions that call each other",
+            function_of(&[
+                function("F", &["a"], &["b"], &[], &[local("G", &["a"], &["b"])]),
+                function("G", &["a"], &["b"], &[], &[local("F", &["a"], &["b"])]),
+            ]),
+            "deep",
+        ),
         ("functions that double twenty times", function_of(&doubling(20, 0)), "expands"),
         ("functions that copy a constant again and again", function_of(&doubling(10, 1 << 16)), "expands"),
-        ("functions whose names grow", {
-            let long = "n".repeat(4000);
-            let calls: Vec<Part> = (0..40).map(|i| local_named(&long, "F1", &["a"], &[&format!("b{i}")])).collect();
-            let mut all = doubling(12, 0);
-            all.remove(0);
-            all.push(function("F", &["a"], &["b0"], &[], &calls));
-            function_of(&all)
-        }, "expands"),
-        ("a circle inside a function", function_of(&[function("F", &["a"], &["b"], &[], &[
-            node("Add", "p", &["a", "v"], &["u"], &[]),
-            node("Relu", "q", &["u"], &["v"], &[]),
-            node("Relu", "r", &["v"], &["b"], &[]),
-        ])]), "circle"),
-        ("two functions of one name", function_of(&[
-            function("F", &["a"], &["b"], &[], &[node("Relu", "r", &["a"], &["b"], &[])]),
-            function("F", &["a"], &["b"], &[], &[node("Neg", "r", &["a"], &["b"], &[])]),
-        ]), "defined twice"),
-        ("a value made twice in a function", function_of(&[function("F", &["a"], &["b"], &[], &[
-            node("Relu", "r", &["a"], &["u"], &[]),
-            node("Neg", "s", &["a"], &["u"], &[]),
-            node("Add", "t", &["u", "a"], &["b"], &[]),
-        ])]), "made twice"),
+        (
+            "functions whose names grow",
+            {
+                let long = "n".repeat(4000);
+                let calls: Vec<Part> = (0..40).map(|i| local_named(&long, "F1", &["a"], &[&format!("b{i}")])).collect();
+                let mut all = doubling(12, 0);
+                all.remove(0);
+                all.push(function("F", &["a"], &["b0"], &[], &calls));
+                function_of(&all)
+            },
+            "expands",
+        ),
+        (
+            "a circle inside a function",
+            function_of(&[function(
+                "F",
+                &["a"],
+                &["b"],
+                &[],
+                &[
+                    node("Add", "p", &["a", "v"], &["u"], &[]),
+                    node("Relu", "q", &["u"], &["v"], &[]),
+                    node("Relu", "r", &["v"], &["b"], &[]),
+                ],
+            )]),
+            "circle",
+        ),
+        (
+            "two functions of one name",
+            function_of(&[
+                function("F", &["a"], &["b"], &[], &[node("Relu", "r", &["a"], &["b"], &[])]),
+                function("F", &["a"], &["b"], &[], &[node("Neg", "r", &["a"], &["b"], &[])]),
+            ]),
+            "defined twice",
+        ),
+        (
+            "a value made twice in a function",
+            function_of(&[function(
+                "F",
+                &["a"],
+                &["b"],
+                &[],
+                &[
+                    node("Relu", "r", &["a"], &["u"], &[]),
+                    node("Neg", "s", &["a"], &["u"], &[]),
+                    node("Add", "t", &["u", "a"], &["b"], &[]),
+                ],
+            )]),
+            "made twice",
+        ),
         ("a million empty nodes", model(&Message([0x0a, 0x00].repeat(1_000_000))), "nodes"),
-        ("a million empty attributes", model(&Message::default().bytes(1, &[0x2a, 0x00].repeat(1_000_000))), "empty messages"),
-        ("half a million dimensions", relu(&[(11, Message::default().text(1, "deep").message(2, &Message::default().message(1, &Message::default().int(1, 1).bytes(2, &[0x0a, 0x00].repeat(500_000))))), node("Relu", "r", &["deep"], &["y"], &[]), output("y")]), ""),
+        (
+            "a million empty attributes",
+            model(&Message::default().bytes(1, &[0x2a, 0x00].repeat(1_000_000))),
+            "empty messages",
+        ),
+        (
+            "half a million dimensions",
+            relu(&[
+                (
+                    11,
+                    Message::default().text(1, "deep").message(
+                        2,
+                        &Message::default()
+                            .message(1, &Message::default().int(1, 1).bytes(2, &[0x0a, 0x00].repeat(500_000))),
+                    ),
+                ),
+                node("Relu", "r", &["deep"], &["y"], &[]),
+                output("y"),
+            ]),
+            "",
+        ),
         ("a tensor of a hundred dimensions", relu(&[weights("deep", &[1; 100]), x(), plain("y"), output("y")]), "deep"),
-        ("three hundred thousand nodes", {
-            let mut parts: Vec<Part> = (0..300_000).map(|_| (1, Message::default().text(2, "v").text(4, "Relu"))).collect();
-            parts.push(output("v"));
-            model(&graph(&parts))
-        }, "nodes"),
-        ("an operator whose name is a mebibyte", relu(&[x(), node(&"n".repeat(1 << 20), "r", &["x"], &["y"], &[]), output("y")]), "longer than"),
-        ("a node whose name is a mebibyte", relu(&[x(), node("Relu", &"n".repeat(1 << 20), &["x"], &["y"], &[]), output("y")]), "longer than"),
-        ("an operand whose name is a mebibyte", relu(&[x(), node("Relu", "r", &[&"n".repeat(1 << 20)], &["y"], &[]), output("y")]), "longer than"),
-        ("an initializer whose name is a mebibyte", relu(&[weights(&"n".repeat(1 << 20), &[1]), x(), plain("y"), output("y")]), "longer than"),
+        (
+            "three hundred thousand nodes",
+            {
+                let mut parts: Vec<Part> =
+                    (0..300_000).map(|_| (1, Message::default().text(2, "v").text(4, "Relu"))).collect();
+                parts.push(output("v"));
+                model(&graph(&parts))
+            },
+            "nodes",
+        ),
+        (
+            "an operator whose name is a mebibyte",
+            relu(&[x(), node(&"n".repeat(1 << 20), "r", &["x"], &["y"], &[]), output("y")]),
+            "longer than",
+        ),
+        (
+            "a node whose name is a mebibyte",
+            relu(&[x(), node("Relu", &"n".repeat(1 << 20), &["x"], &["y"], &[]), output("y")]),
+            "longer than",
+        ),
+        (
+            "an operand whose name is a mebibyte",
+            relu(&[x(), node("Relu", "r", &[&"n".repeat(1 << 20)], &["y"], &[]), output("y")]),
+            "longer than",
+        ),
+        (
+            "an initializer whose name is a mebibyte",
+            relu(&[weights(&"n".repeat(1 << 20), &[1]), x(), plain("y"), output("y")]),
+            "longer than",
+        ),
         ("a sparse tensor of 2^40 elements", sparse(&[1 << 40], &[1], &[0], 1), "few"),
         ("a sparse tensor of 2^24 elements and one value", sparse(&[1 << 24], &[1], &[0], 1), "few"),
         ("two hundred sparse tensors of a mebi", sparse(&[1 << 20], &[1], &[0], 200), "few"),
         ("a sparse index beyond its tensor", sparse(&[4], &[1], &[9], 1), "few"),
         ("a sparse index below zero", sparse(&[4], &[1], &[-1], 1), "few"),
         ("a sparse coordinate that overflows", sparse(&[2, 2], &[1, 2], &[i64::MAX, i64::MAX], 1), "few"),
-        ("sparse values without indices", relu(&[(15, Message::default().message(1, &floats_tensor("few", &[1], &[1.0])).int(3, 4)), x(), plain("y"), output("y")]), "few"),
-        ("packed numbers that are too few", relu(&[(5, tensor_typed("half", INT4, &[5], 5, &[0x21, 0x43])), x(), plain("y"), output("y")]), "half"),
-        ("a list of numbers that is too long", relu(&[(5, tensor_typed("long", INT64, &[2], 7, &[1, 2, 3])), x(), plain("y"), output("y")]), "long"),
-        ("numbers in the list of another type", relu(&[(5, tensor_typed("other", FLOAT, &[2], 7, &[1, 2])), x(), plain("y"), output("y")]), "other"),
-        ("a constant without a value", relu(&[x(), node("Constant", "culprit", &[], &["k"], &[]), node("Add", "a", &["x", "k"], &["y"], &[]), output("y")]), "culprit"),
-        ("an If without branches", relu(&[x(), (5, tensor("c", BOOL, &[], &[1])), node("If", "culprit", &["c"], &["y"], &[]), output("y")]), "culprit"),
-        ("an If on a number", relu(&[
-            x(),
-            node("If", "culprit", &["x"], &["y"], &[
-                attribute_graph("then_branch", &graph(&[node("Relu", "r", &["x"], &["t"], &[]), output("t")])),
-                attribute_graph("else_branch", &graph(&[node("Relu", "r", &["x"], &["e"], &[]), output("e")])),
+        (
+            "sparse values without indices",
+            relu(&[
+                (15, Message::default().message(1, &floats_tensor("few", &[1], &[1.0])).int(3, 4)),
+                x(),
+                plain("y"),
+                output("y"),
             ]),
-            output("y"),
-        ]), "condition"),
-        ("a branch that gives nothing", relu(&[
-            x(),
-            (5, tensor("c", BOOL, &[], &[1])),
-            node("If", "culprit", &["c"], &["y"], &[attribute_graph("then_branch", &graph(&[])), attribute_graph("else_branch", &graph(&[]))]),
-            output("y"),
-        ]), "y"),
-        ("a Loop without a body", relu(&[x(), node("Loop", "culprit", &["", "", "x"], &["y"], &[]), output("y")]), "culprit"),
-        ("a Loop whose body takes nothing", relu(&[x(), node("Loop", "culprit", &["", "", "x"], &["y"], &[attribute_graph("body", &graph(&[]))]), output("y")]), "culprit"),
-        ("a Scan over more inputs than it has", relu(&[x(), node("Scan", "culprit", &["x"], &["y"], &[attribute_int("num_scan_inputs", 7), attribute_graph("body", &graph(&[]))]), output("y")]), "num_scan_inputs"),
-        ("a Scan over less than nothing", relu(&[x(), node("Scan", "culprit", &["x"], &["y"], &[attribute_int("num_scan_inputs", i64::MIN), attribute_graph("body", &graph(&[]))]), output("y")]), "num_scan_inputs"),
+            "few",
+        ),
+        (
+            "packed numbers that are too few",
+            relu(&[(5, tensor_typed("half", INT4, &[5], 5, &[0x21, 0x43])), x(), plain("y"), output("y")]),
+            "half",
+        ),
+        (
+            "a list of numbers that is too long",
+            relu(&[(5, tensor_typed("long", INT64, &[2], 7, &[1, 2, 3])), x(), plain("y"), output("y")]),
+            "long",
+        ),
+        (
+            "numbers in the list of another type",
+            relu(&[(5, tensor_typed("other", FLOAT, &[2], 7, &[1, 2])), x(), plain("y"), output("y")]),
+            "other",
+        ),
+        (
+            "a constant without a value",
+            relu(&[
+                x(),
+                node("Constant", "culprit", &[], &["k"], &[]),
+                node("Add", "a", &["x", "k"], &["y"], &[]),
+                output("y"),
+            ]),
+            "culprit",
+        ),
+        (
+            "an If without branches",
+            relu(&[x(), (5, tensor("c", BOOL, &[], &[1])), node("If", "culprit", &["c"], &["y"], &[]), output("y")]),
+            "culprit",
+        ),
+        (
+            "an If on a number",
+            relu(&[
+                x(),
+                node(
+                    "If",
+                    "culprit",
+                    &["x"],
+                    &["y"],
+                    &[
+                        attribute_graph("then_branch", &graph(&[node("Relu", "r", &["x"], &["t"], &[]), output("t")])),
+                        attribute_graph("else_branch", &graph(&[node("Relu", "r", &["x"], &["e"], &[]), output("e")])),
+                    ],
+                ),
+                output("y"),
+            ]),
+            "condition",
+        ),
+        (
+            "a branch that gives nothing",
+            relu(&[
+                x(),
+                (5, tensor("c", BOOL, &[], &[1])),
+                node(
+                    "If",
+                    "culprit",
+                    &["c"],
+                    &["y"],
+                    &[attribute_graph("then_branch", &graph(&[])), attribute_graph("else_branch", &graph(&[]))],
+                ),
+                output("y"),
+            ]),
+            "y",
+        ),
+        (
+            "a Loop without a body",
+            relu(&[x(), node("Loop", "culprit", &["", "", "x"], &["y"], &[]), output("y")]),
+            "culprit",
+        ),
+        (
+            "a Loop whose body takes nothing",
+            relu(&[
+                x(),
+                node("Loop", "culprit", &["", "", "x"], &["y"], &[attribute_graph("body", &graph(&[]))]),
+                output("y"),
+            ]),
+            "culprit",
+        ),
+        (
+            "a Scan over more inputs than it has",
+            relu(&[
+                x(),
+                node(
+                    "Scan",
+                    "culprit",
+                    &["x"],
+                    &["y"],
+                    &[attribute_int("num_scan_inputs", 7), attribute_graph("body", &graph(&[]))],
+                ),
+                output("y"),
+            ]),
+            "num_scan_inputs",
+        ),
+        (
+            "a Scan over less than nothing",
+            relu(&[
+                x(),
+                node(
+                    "Scan",
+                    "culprit",
+                    &["x"],
+                    &["y"],
+                    &[attribute_int("num_scan_inputs", i64::MIN), attribute_graph("body", &graph(&[]))],
+                ),
+                output("y"),
+            ]),
+            "num_scan_inputs",
+        ),
         ("a Scan that gives a million results of a kibi", scan_of(1 << 20), "run_bytes"),
-        ("a Loop that never ends", endless(&[node("Identity", "i", &["c"], &["d"], &[]), node("Identity", "j", &["v"], &["w"], &[])]), "ever end"),
-        ("a Loop of 2^63 turns within another", endless(&[
-            node("Identity", "i", &["c"], &["d"], &[]),
-            node("Loop", "inner", &["", "c", "v"], &["w"], &[attribute_graph("body", &body("k", &[node("Identity", "i", &["kc"], &["kd"], &[]), node("Identity", "j", &["kv"], &["kw"], &[])]))]),
-        ]), "ever end"),
-        ("a Loop that doubles what it carries", endless(&[node("Identity", "i", &["c"], &["d"], &[]), node("Concat", "grow", &["v", "v"], &["w"], &[attribute_int("axis", 0)])]), "run_bytes"),
-        ("constants that each fold to sixteen mebibytes", {
-            let mut parts = vec![input("x", &[1]), integers("shape", &[4 << 20])];
-            for i in 0..40 {
-                let (c, r) = (format!("c{i}"), format!("r{i}"));
-                parts.push(node("ConstantOfShape", &c, &["shape"], &[&c], &[]));
-                parts.push(node("Neg", &r, &[&c], &[&r], &[]));
-            }
-            parts.push(node("Concat", "culprit", &["x", "r0", "nothing"], &["y"], &[attribute_int("axis", 0)]));
-            parts.push(output("y"));
-            model(&graph(&parts))
-        }, "nothing"),
+        (
+            "a Loop that never ends",
+            endless(&[node("Identity", "i", &["c"], &["d"], &[]), node("Identity", "j", &["v"], &["w"], &[])]),
+            "ever end",
+        ),
+        (
+            "a Loop of 2^63 turns within another",
+            endless(&[
+                node("Identity", "i", &["c"], &["d"], &[]),
+                node(
+                    "Loop",
+                    "inner",
+                    &["", "c", "v"],
+                    &["w"],
+                    &[attribute_graph(
+                        "body",
+                        &body(
+                            "k",
+                            &[
+                                node("Identity", "i", &["kc"], &["kd"], &[]),
+                                node("Identity", "j", &["kv"], &["kw"], &[]),
+                            ],
+                        ),
+                    )],
+                ),
+            ]),
+            "ever end",
+        ),
+        (
+            "a Loop that doubles what it carries",
+            endless(&[
+                node("Identity", "i", &["c"], &["d"], &[]),
+                node("Concat", "grow", &["v", "v"], &["w"], &[attribute_int("axis", 0)]),
+            ]),
+            "run_bytes",
+        ),
+        (
+            "constants that each fold to sixteen mebibytes",
+            {
+                let mut parts = vec![input("x", &[1]), integers("shape", &[4 << 20])];
+                for i in 0..40 {
+                    let (c, r) = (format!("c{i}"), format!("r{i}"));
+                    parts.push(node("ConstantOfShape", &c, &["shape"], &[&c], &[]));
+                    parts.push(node("Neg", &r, &[&c], &[&r], &[]));
+                }
+                parts.push(node("Concat", "culprit", &["x", "r0", "nothing"], &["y"], &[attribute_int("axis", 0)]));
+                parts.push(output("y"));
+                model(&graph(&parts))
+            },
+            "nothing",
+        ),
     ]
 }
 
 fn sequence(name: &str) -> Part {
-    let t = Message::default().message(4, &Message::default().message(1, &Message::default().message(1, &Message::default().int(1, FLOAT))));
+    let t = Message::default()
+        .message(4, &Message::default().message(1, &Message::default().message(1, &Message::default().int(1, FLOAT))));
     (11, Message::default().text(1, name).message(2, &t))
 }
 
@@ -417,16 +644,18 @@ fn endless(nodes: &[Part]) -> Vec<u8> {
 
 /// A Scan over `steps` steps that gives 256 floats each.
 fn scan_of(steps: i64) -> Vec<u8> {
-    let inner = graph(&[
-        input("s", &[]),
-        integers("to", &[256]),
-        node("Expand", "e", &["s", "to"], &["t"], &[]),
-        output("t"),
-    ]);
+    let inner =
+        graph(&[input("s", &[]), integers("to", &[256]), node("Expand", "e", &["s", "to"], &["t"], &[]), output("t")]);
     model(&graph(&[
         integers("shape", &[steps]),
         node("ConstantOfShape", "zeros", &["shape"], &["z"], &[]),
-        node("Scan", "culprit", &["z"], &["y"], &[attribute_int("num_scan_inputs", 1), attribute_graph("body", &inner)]),
+        node(
+            "Scan",
+            "culprit",
+            &["z"],
+            &["y"],
+            &[attribute_int("num_scan_inputs", 1), attribute_graph("body", &inner)],
+        ),
         output("y"),
     ]))
 }

@@ -19,7 +19,8 @@ const LONGEST: Duration = Duration::from_secs(30);
 fn model_at(entries: &[(&str, &str)]) -> Vec<u8> {
     let shape = [Dim::Length(4)];
     let t = tensor_external("secret", FLOAT, &[4], entries);
-    let parts = [(5, t), input("x", &[4]), node("Add", "a", &["x", "secret"], &["y"], &[]), value(12, "y", FLOAT, &shape)];
+    let parts =
+        [(5, t), input("x", &[4]), node("Add", "a", &["x", "secret"], &["y"], &[]), value(12, "y", FLOAT, &shape)];
     model(&graph(&parts))
 }
 
@@ -148,7 +149,8 @@ fn a_model_being_exported_reaches_only_plain_files_beside_it() {
         std::os::unix::fs::symlink(to, inner.join(link)).unwrap();
     }
     let absolute = dir.path().join("outside").display().to_string();
-    let more = ["pipe.bin", "twice.bin", "folder.bin", "link.bin", "near.bin", "gone.bin", "m.onnx/", absolute.as_str()];
+    let more =
+        ["pipe.bin", "twice.bin", "folder.bin", "link.bin", "near.bin", "gone.bin", "m.onnx/", absolute.as_str()];
     for place in TRICKS.iter().copied().chain(more) {
         fs::write(inner.join("m.onnx"), model_at(&[("location", place)])).unwrap();
         fails(&exported(&inner, place), 3, &["secret"]);

@@ -67,7 +67,8 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits, external: bool) -> Result<pb
     check.graph(graph, 0)?;
     for f in &proto.functions {
         let name = f.name.as_deref().unwrap_or("");
-        for text in f.input.iter().chain(&f.output).map(String::as_str).chain([name, f.domain.as_deref().unwrap_or("")]) {
+        for text in f.input.iter().chain(&f.output).map(String::as_str).chain([name, f.domain.as_deref().unwrap_or("")])
+        {
             check.name("function", text)?;
         }
         for n in &f.node {

@@ -40,12 +40,18 @@ impl<'a> External<'a> {
     fn take(&self, location: &str, len: usize) -> Result<Arc<Vec<u8>>, String> {
         let mut files = self.files.borrow_mut();
         if !files.contains_key(location) {
-            files.insert(location.to_string(), ((self.read)(location, self.ends.get(location).copied().unwrap_or(0))?, 0));
+            files.insert(
+                location.to_string(),
+                ((self.read)(location, self.ends.get(location).copied().unwrap_or(0))?, 0),
+            );
         }
         let Some((bytes, taken)) = files.get_mut(location) else { return Err(format!("`{location}` is not there")) };
         *taken = taken.saturating_add(len);
         if *taken > bytes.len().saturating_mul(MOST_SHARED) && *taken > len {
-            return Err(format!("tensors take the {} bytes of `{location}` more than {MOST_SHARED} times", bytes.len()));
+            return Err(format!(
+                "tensors take the {} bytes of `{location}` more than {MOST_SHARED} times",
+                bytes.len()
+            ));
         }
         Ok(bytes.clone())
     }
@@ -55,7 +61,9 @@ impl<'a> External<'a> {
 fn find_ends(g: &pb::GraphProto, ends: &mut HashMap<String, u64>) {
     let mut note = |t: &pb::TensorProto| {
         let entry = |key: &str| t.external_data.iter().find(|e| e.key == key).map(|e| e.value.as_str());
-        let (Some(location), Ok(dtype), Ok((_, n))) = (entry("location"), dtype(t.data_type), shape_of(t)) else { return };
+        let (Some(location), Ok(dtype), Ok((_, n))) = (entry("location"), dtype(t.data_type), shape_of(t)) else {
+            return;
+        };
         let offset = entry("offset").and_then(|v| v.parse::<u64>().ok()).unwrap_or(0);
         let end = offset.saturating_add((n as u64).saturating_mul(dtype.bits() as u64).div_ceil(8));
         let known = ends.entry(location.to_string()).or_insert(0);

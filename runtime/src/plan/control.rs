@@ -124,11 +124,7 @@ impl Control {
     ///
     /// # Errors
     /// [`PlanError`] from the graphs, or when operands do not fit.
-    pub(super) fn run(
-        &mut self,
-        inputs: &[Option<&Tensor>],
-        budget: &mut Budget,
-    ) -> Result<Vec<Tensor>, ControlError> {
+    pub(super) fn run(&mut self, inputs: &[Option<&Tensor>], budget: &mut Budget) -> Result<Vec<Tensor>, ControlError> {
         match self {
             Control::If { yes, no } => {
                 let taken = if truth(need(inputs, 0, "cond")?)? { yes } else { no };

@@ -436,7 +436,10 @@ impl Plan {
         let words = self.arena_bytes.div_ceil(8);
         // A shape from a file must not be able to abort the process.
         let missing = words.saturating_sub(arena.words.len());
-        arena.words.try_reserve_exact(missing).map_err(|_| PlanError::Memory { bytes: self.arena_bytes, largest: self.largest.clone() })?;
+        arena
+            .words
+            .try_reserve_exact(missing)
+            .map_err(|_| PlanError::Memory { bytes: self.arena_bytes, largest: self.largest.clone() })?;
         arena.words.resize(words.max(arena.words.len()), 0);
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut arena.words);
         for (&v, t) in self.inputs.iter().zip(inputs) {

@@ -6,8 +6,8 @@
 //! *rest*, everything that reads a probe's result, planned again when the probes have run.
 use std::sync::Arc;
 
-use super::control;
 use super::PlanError;
+use super::control;
 use super::runner::{RunOptions, Runner};
 use crate::graph::{Graph, Node, Op, OpaqueKernel, ValueId};
 use crate::ops::{Attrs, Fact, Kind, OpDef, OpError};
