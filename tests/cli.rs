@@ -314,7 +314,8 @@ fn bench_gives_the_stable_keys_and_refuses_what_it_cannot_do() {
     assert_eq!((&row["runs"], &row["threads"], &row["device"]), (&7.into(), &1.into(), &"cpu".into()));
     assert!(ok(&["bench", text(&path), "--runs", "1", "-o", "csv"]).starts_with("model,scheme,device,threads,test"));
     refused(&["bench", text(&path), "--device", "gpu"], 7, &["gpu"]);
-    refused(&["bench", text(&path), "--threads", "2"], 7, &["--threads 1"]);
+    ok(&["bench", text(&path), "--runs", "1", "--threads", "2"]);
+    refused(&["bench", text(&path), "--threads", "0"], 2, &["--threads"]);
     refused(&["bench", text(&path), "--runs", "0"], 2, &["--runs"]);
 }
 

@@ -116,7 +116,7 @@ pub(super) fn files() -> Vec<Case> {
         ("an unknown operator in an unknown domain", domain("Launder", "ai.evil"), "ai.evil.Launder"),
         ("an unknown standard operator", one("Launder", &[1, 4], &[], &[], &[]), "Launder"),
         ("another domain's operator of a standard name", domain("Relu", "ai.evil"), "ai.evil.Relu"),
-        ("an attention that is not the standard one", domain("Attention", "com.microsoft"), "com.microsoft.Attention"),
+        ("an attention that is not the standard one", domain("Attention", "com.microsoft"), "weights"),
         ("an undefined value", relu(&[x(), node("Add", "a", &["x", "ghost"], &["y"], &[]), output("y")]), "ghost"),
         ("an output nobody makes", relu(&[x(), plain("y"), output("phantom")]), "phantom"),
         (

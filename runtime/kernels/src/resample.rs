@@ -38,6 +38,10 @@ pub fn reference(a: &Axis<'_>, x: &[f32], y: &mut [f32]) {
 /// # Panics
 /// When a slice is shorter than the axis says.
 pub fn resize(a: &Axis<'_>, x: &[f32], y: &mut [f32]) {
+    // Rows of no elements: there is nothing to write, and nothing to cut rows from.
+    if a.inner == 0 {
+        return;
+    }
     for o in 0..a.outer {
         let x = &x[o * a.input * a.inner..][..a.input * a.inner];
         let y = &mut y[o * a.output * a.inner..][..a.output * a.inner];
