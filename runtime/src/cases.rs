@@ -28,6 +28,16 @@ pub enum CaseError {
         /// The directory.
         dir: PathBuf,
     },
+    /// A recorded case holds values of a kind hone does not hold.
+    #[error("{case}: `{member}` is of type `{dtype}`, which hone does not hold")]
+    Type {
+        /// Its file name.
+        case: String,
+        /// The member.
+        member: String,
+        /// The type named.
+        dtype: String,
+    },
     /// A recorded case is not one.
     #[error("{case}: {why}")]
     Case {
@@ -42,6 +52,7 @@ impl Classified for CaseError {
     fn class(&self) -> Class {
         match self {
             CaseError::Read { .. } => Class::Usage,
+            CaseError::Type { .. } => Class::Unsupported,
             _ => Class::Invalid,
         }
     }
@@ -143,7 +154,13 @@ impl Case {
         let bad = |why: String| CaseError::Case { case: name.clone(), why };
         let bytes = std::fs::read(path).map_err(|source| CaseError::Read { path: path.to_path_buf(), source })?;
         let mut members = npz::read_npz(&bytes).map_err(|e| bad(e.to_string()))?;
-        let types = types(&mut members).map_err(bad)?;
+        let mut types: BTreeMap<String, DType> = BTreeMap::new();
+        for (member, dtype) in type_names(&mut members).map_err(bad)? {
+            match DType::from_name(&dtype) {
+                Some(known) => types.insert(member, known),
+                None => return Err(CaseError::Type { case: name.clone(), member, dtype }),
+            };
+        }
         let names = session.output_names();
         let mut inputs = Vec::new();
         let mut outputs: Vec<(String, Tensor)> = Vec::new();
@@ -223,15 +240,11 @@ pub fn tolerance(dir: &Path) -> Result<Tolerance, CaseError> {
 }
 
 /// Takes the member `dtypes` out and reads it.
-fn types(members: &mut Vec<(String, Tensor)>) -> Result<BTreeMap<String, DType>, String> {
+fn type_names(members: &mut Vec<(String, Tensor)>) -> Result<BTreeMap<String, String>, String> {
     let Some(at) = members.iter().position(|(n, _)| n == "dtypes") else { return Ok(BTreeMap::new()) };
     let (_, member) = members.remove(at);
     let Data::U8(text) = member.data() else { return Err("`dtypes` is not UTF-8 bytes (uint8)".into()) };
-    let named: BTreeMap<String, String> = serde_json::from_slice(text).map_err(|e| format!("`dtypes`: {e}"))?;
-    named
-        .into_iter()
-        .map(|(k, v)| DType::from_name(&v).map(|t| (k, t)).ok_or_else(|| format!("`dtypes` names the type `{v}`")))
-        .collect()
+    serde_json::from_slice(text).map_err(|e| format!("`dtypes`: {e}"))
 }
 
 /// The tensor whose codes were recorded.

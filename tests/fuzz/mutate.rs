@@ -624,7 +624,7 @@ fn tensor(tree: &mut Tree, random: &mut Random) {
         })
     };
     let mut dims: Vec<u64> = number(1).collect();
-    let mut dtype = number(2).last().unwrap_or(1);
+    let mut dtype = number(2).next_back().unwrap_or(1);
     match random.below(5) {
         0 => dims.push(random.below(4) as u64),
         1 => drop(dims.pop()),

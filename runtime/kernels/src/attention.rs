@@ -40,6 +40,7 @@ pub struct Softmax<'a> {
 /// The whole formula for one query, in `f64`: `softmax(cap(scale · q · Kᵀ) + bias) · V`, zeros when every key is hidden.
 ///
 /// `k: [L, D]`, `v: [L, E]`, `bias: [L]`.
+#[cfg(test)]
 pub fn reference(q: &[f32], k: &[f32], v: &[f32], softcap: f32, bias: &[f32], sink: Option<f32>, y: &mut [f32]) {
     let (d, e) = (q.len(), y.len());
     let cap = f64::from(softcap);

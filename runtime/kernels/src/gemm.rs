@@ -258,7 +258,7 @@ mod x86 {
     /// First row and height of each tile: nearly equal heights, because a tile of one row would wait for memory.
     fn tiles(m: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
         let count = m.div_ceil(most);
-        let (base, more) = if count == 0 { (0, 0) } else { (m / count, m % count) };
+        let (base, more) = (m.checked_div(count).unwrap_or(0), m.checked_rem(count).unwrap_or(0));
         (0..count).map(move |t| (t * base + t.min(more), base + usize::from(t < more)))
     }
 

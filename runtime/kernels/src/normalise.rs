@@ -84,6 +84,7 @@ on_isa! {
 }
 
 /// [`softmax`] by the formula, in `f64`; `inner` apart as in [`softmax_inner`].
+#[cfg(test)]
 pub fn reference_softmax(n: usize, inner: usize, log: bool, x: &[f32]) -> Vec<f64> {
     let mut y = vec![0.0; x.len()];
     for block in (0..x.len()).step_by((n * inner).max(1)) {
@@ -101,6 +102,7 @@ pub fn reference_softmax(n: usize, inner: usize, log: bool, x: &[f32]) -> Vec<f6
 }
 
 /// [`layer_norm`] by the formula, in `f64`; `centred` false is [`rms_norm`].
+#[cfg(test)]
 pub fn reference_norm(
     n: usize,
     epsilon: f32,

@@ -14,6 +14,7 @@ const NR: usize = 32;
 const MR: usize = 2;
 
 /// The formula `y[i][j] = Σ_k a[i][k] · b[k][j]`, or `b[j][k]` when `transposed`, summed in `f64`.
+#[cfg(test)]
 pub fn reference(m: usize, k: usize, n: usize, transposed: bool, a: &[f32], b: &[f32]) -> Vec<f64> {
     let mut y = Vec::with_capacity(m * n);
     for i in 0..m {

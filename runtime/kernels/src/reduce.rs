@@ -34,6 +34,7 @@ pub struct Rows<'a> {
 }
 
 /// The formula, element by element, accumulated in `f64`.
+#[cfg(test)]
 pub fn reference(fold: Fold, rows: Rows<'_>, x: &[f32]) -> Vec<f64> {
     let n = rows.targets.iter().map(|&t| t as usize + if rows.along { 1 } else { rows.len }).max().unwrap_or(0);
     let (start, f): (f64, fn(f64, f64) -> f64) = match fold {

@@ -21,8 +21,11 @@ pub(super) struct External<'a> {
     read: &'a ExternalData<'a>,
     /// Where the last tensor of each file ends.
     ends: HashMap<String, u64>,
-    files: RefCell<HashMap<String, (Arc<Vec<u8>>, usize)>>,
+    /// Each file that was read, and how many of its bytes tensors have taken.
+    files: RefCell<HashMap<String, Taken>>,
 }
+
+type Taken = (Arc<Vec<u8>>, usize);
 
 /// How many times over tensors may take the bytes of a file: tied weights share some, but a small file must not become
 /// any amount of memory.
@@ -94,9 +97,8 @@ pub(super) fn dtype(number: i32) -> Result<DType, String> {
 /// A declared type; `None` when the file says nothing.
 pub(super) fn declared(v: &pb::ValueInfoProto) -> Result<Option<Declared>, String> {
     let Some(t) = v.r#type.as_ref().and_then(|t| t.value.as_ref()) else { return Ok(None) };
-    let pb::type_proto::Value::TensorType(t) = t else {
-        return Err("is not a tensor (a sequence, an optional or a map), which hone does not hold".into());
-    };
+    // The reader knows tensors only: of a sequence, an optional or a map it says nothing.
+    let pb::type_proto::Value::TensorType(t) = t;
     if t.elem_type == 0 {
         return Ok(None);
     }

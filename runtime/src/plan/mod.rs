@@ -138,7 +138,7 @@ enum Run {
     Fast(Box<dyn Fallible>),
     Reference(&'static OpDef, Arc<Attrs>),
     Opaque(Box<dyn OpaqueKernel>),
-    Control(Control),
+    Control(Box<Control>),
 }
 
 struct Step {
@@ -295,7 +295,7 @@ impl Plan {
                 }
                 How::Opaque(kernel) => (Run::Opaque(kernel), node.inputs.clone()),
                 How::Control(def, attrs) => {
-                    (Run::Control(Control::new(def, &attrs, options).map_err(op_error)?), node.inputs.clone())
+                    (Run::Control(Box::new(Control::new(def, &attrs, options).map_err(op_error)?)), node.inputs.clone())
                 }
             };
             for &v in reads.iter().flatten() {
@@ -427,12 +427,7 @@ impl Plan {
     ///
     /// # Errors
     /// [`PlanError`] when an input has another type or shape, or a node without a kernel of ours fails.
-    pub(super) fn run(
-        &mut self,
-        arena: &mut Arena,
-        inputs: &[&Tensor],
-        budget: &mut Budget,
-    ) -> Result<Vec<Tensor>, PlanError> {
+    fn run(&mut self, arena: &mut Arena, inputs: &[&Tensor], budget: &mut Budget) -> Result<Vec<Tensor>, PlanError> {
         let words = self.arena_bytes.div_ceil(8);
         // A shape from a file must not be able to abort the process.
         let missing = words.saturating_sub(arena.words.len());

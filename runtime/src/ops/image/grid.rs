@@ -220,7 +220,7 @@ impl Sampling {
 fn reflected(x: f64, low: f64, high: f64) -> f64 {
     let range = high - low;
     let beyond = if x < low { low - x } else { x - high };
-    if !(beyond > 0.0) || range <= 0.0 {
+    if beyond.is_nan() || beyond <= 0.0 || range <= 0.0 {
         return x;
     }
     let times = (beyond / range).trunc();

@@ -32,8 +32,6 @@ pub(super) struct PackedMatrix {
     f32: Vec<f32>,
     q: Vec<i8>,
     scale: Vec<f32>,
-    pub(super) n: usize,
-    pub(super) k: usize,
 }
 
 impl PackedMatrix {
@@ -47,7 +45,7 @@ impl PackedMatrix {
         row0: usize,
         at: impl Fn(usize, usize) -> usize,
     ) -> Result<Option<PackedMatrix>, OpError> {
-        let mut m = PackedMatrix { f32: Vec::new(), q: Vec::new(), scale: Vec::new(), n, k };
+        let mut m = PackedMatrix { f32: Vec::new(), q: Vec::new(), scale: Vec::new() };
         match weight {
             Weight::F32(t) => {
                 let v = t.as_f32()?;

@@ -71,30 +71,22 @@ static MAX_POOL: OpDef = OpDef::new(
 
 /// The mean under each window. Positions in the padding count, as zeros, only with `count_include_pad`; positions that
 /// `ceil_mode` lets a window have beyond the padding never do.
-static AVERAGE_POOL: OpDef = OpDef::new(
-    "AveragePool",
-    "the mean under a sliding window",
-    |attrs, inputs| window_facts(attrs, inputs),
-    |attrs, inputs| {
+static AVERAGE_POOL: OpDef =
+    OpDef::new("AveragePool", "the mean under a sliding window", window_facts, |attrs, inputs| {
         let x = need(inputs, 0, "X")?;
         let w = Windows::of(attrs, x.shape())?;
         let padded = attrs.flag("count_include_pad", false)?;
         w.sums(x, |at, sum| sum / w.count(at, padded).max(1) as f64, |v| v)
-    },
-)
-.kernel(lower::average_pool);
+    })
+    .kernel(lower::average_pool);
 
 /// `(Σ |x|^p)^(1/p)` under each window.
-static LP_POOL: OpDef = OpDef::new(
-    "LpPool",
-    "the p-norm of what is under a sliding window",
-    |attrs, inputs| window_facts(attrs, inputs),
-    |attrs, inputs| {
+static LP_POOL: OpDef =
+    OpDef::new("LpPool", "the p-norm of what is under a sliding window", window_facts, |attrs, inputs| {
         let x = need(inputs, 0, "X")?;
         let p = norm_order(attrs)?;
         Windows::of(attrs, x.shape())?.sums(x, |_, sum| sum.powf(1.0 / p), |v| v.abs().powf(p))
-    },
-);
+    });
 
 static GLOBAL_AVERAGE_POOL: OpDef = OpDef::new(
     "GlobalAveragePool",

@@ -101,7 +101,8 @@ pub(super) static ROI_ALIGN: OpDef = OpDef::new(
             }
             let bin = [size[0] / bins_y as f32, size[1] / bins_x as f32];
             let grid = bin.map(|b| if ratio > 0 { ratio as f32 } else { b.ceil().max(0.0) });
-            if !(grid[0] * grid[1] * bins as f32 <= MOST_SAMPLES) {
+            let samples = grid[0] * grid[1] * bins as f32;
+            if samples.is_nan() || samples > MOST_SAMPLES {
                 return Err(OpError::shape("rois", "regions of fewer than 2²⁴ samples", roi));
             }
             let samples = grid[0] as usize * grid[1] as usize;
