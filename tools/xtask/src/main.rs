@@ -36,7 +36,7 @@ fn main() -> ExitCode {
         ["onnx-node-tests"] => node_tests(None),
         ["onnx-node-tests", "--results", path] => node_tests(Some(Path::new(path))),
         ["zoo", ref rest @ ..] => match zoo::Options::parse(rest) {
-            Some(options) => zoo::run(&root(), &options),
+            Some(options) => zoo::run(&root(), &options).map(|ended| ended == zoo::Ended::Well),
             None => return usage(),
         },
         ["ci"] => ci::run(&root(), ci::Extent::Usual),

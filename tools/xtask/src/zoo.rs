@@ -26,6 +26,11 @@ pub(crate) struct Options {
 }
 
 impl Options {
+    /// What CI runs: everything that can be fetched, through a program already built.
+    pub(crate) fn with_program(hone: PathBuf) -> Options {
+        Options { hone: Some(hone), ..Options::default() }
+    }
+
     /// `None` when the arguments are not those of the usage text.
     pub(crate) fn parse(args: &[&str]) -> Option<Options> {
         let mut options = Options::default();
@@ -94,11 +99,22 @@ impl Model {
     }
 }
 
-/// Fetches and checks. False when a digest differs, when a fetched model fails its check, and when there was nothing to check.
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// Everything that was fetched is what it should be.
+    Well,
+    /// A digest differs, or a fetched model fails its check.
+    Badly,
+    /// There was nothing to check: no registry was reached.
+    NothingFetched,
+}
+
+/// Fetches and checks.
 ///
 /// # Errors
 /// When the list is malformed, the options name no model of it, or the program to check with cannot be built.
-pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<bool> {
+pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<Ended> {
     let path = root.join("models/zoo.toml");
     let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut models = parse(&text).context("models/zoo.toml")?;
@@ -112,7 +128,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<bool> {
     let zoo = target_dir(root).join("zoo");
     if options.list {
         list(&models, &zoo);
-        return Ok(true);
+        return Ok(Ended::Well);
     }
     let mut rows = Vec::new();
     let mut here = Vec::new();
@@ -132,7 +148,8 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<bool> {
         }
     }
     if options.fetch {
-        return Ok(rows.iter().all(|r| r.verdict == Verdict::NotFetched));
+        let well = rows.iter().all(|r| r.verdict == Verdict::NotFetched);
+        return Ok(if well { Ended::Well } else { Ended::Badly });
     }
     if !here.is_empty() && options.hone.is_none() {
         build(root)?;
@@ -148,10 +165,14 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<bool> {
     let failed = rows.iter().filter(|r| !matches!(r.verdict, Verdict::Agrees { .. } | Verdict::NotFetched)).count();
     let agree = rows.iter().filter(|r| matches!(r.verdict, Verdict::Agrees { .. })).count();
     println!("\n{agree} agree, {failed} failed, {} not fetched", rows.len() - agree - failed);
-    if agree + failed == 0 {
-        eprintln!("nothing was fetched, so nothing was checked");
-    }
-    Ok(failed == 0 && agree > 0)
+    Ok(match (agree, failed) {
+        (0, 0) => {
+            eprintln!("nothing was fetched, so nothing was checked");
+            Ended::NothingFetched
+        }
+        (_, 0) => Ended::Well,
+        _ => Ended::Badly,
+    })
 }
 
 /// The models of a list.
