@@ -5,8 +5,9 @@ use std::process::ExitCode;
 
 use clap::Args;
 use hone_runtime::Class;
+use hone_runtime::Tensor;
 use hone_runtime::cases::{self, Case, Compared, Tolerance};
-use hone_runtime::session::{Session, SessionOptions};
+use hone_runtime::session::{Outputs, Session, SessionOptions};
 use serde::Serialize;
 
 use crate::exit::{code_of, fail};
@@ -16,7 +17,8 @@ use crate::output;
 /// Runs recorded cases of another framework through hone and shows how far the outputs are apart.
 ///
 /// A case is a file case*.npz with the inputs as in_NAME and the outputs as out_NAME, or out_0, out_1 … in the model's
-/// order. Exit code 4 when an output is outside the tolerance.
+/// order. Each case runs twice; the two results must be equal. Exit code 4 when they are not, or an output is outside the
+/// tolerance.
 #[derive(Args)]
 pub(crate) struct Check {
     /// A .hone bundle (directory or zip) or an .onnx file.
@@ -106,7 +108,19 @@ impl Check {
         for path in cases::files(dir)? {
             let case = Case::read(&path, session)?;
             let found = session.run(&case.inputs)?;
-            rows.extend(case.compare(&found, tolerance));
+            let again = session.run(&case.inputs)?;
+            let mut compared = case.compare(&found, tolerance);
+            // Nothing may stay from one run to the next.
+            for row in &mut compared {
+                let of = |outputs: &Outputs| outputs.iter().find(|(n, _)| *n == row.output).map(|(_, t)| t.clone());
+                if let (Some(first), Some(second)) = (of(&found), of(&again))
+                    && !same(&first, &second)
+                {
+                    row.ok = false;
+                    row.mismatch = Some("a second run gave another result".into());
+                }
+            }
+            rows.extend(compared);
         }
         Ok(rows)
     }
@@ -141,6 +155,11 @@ impl Check {
         }
         Ok(if all { ExitCode::SUCCESS } else { ExitCode::from(Class::Gate.exit_code()) })
     }
+}
+
+/// Equal to the last bit.
+fn same(a: &Tensor, b: &Tensor) -> bool {
+    a.dtype() == b.dtype() && a.shape() == b.shape() && a.data().as_bytes() == b.data().as_bytes()
 }
 
 fn describe(r: &Compared) -> String {

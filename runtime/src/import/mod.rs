@@ -1,4 +1,4 @@
-//! ONNX bytes → [`Graph`](crate::graph::Graph): the only module that knows tract.
+//! ONNX bytes → [`Graph`]: the only module that knows tract.
 //!
 //! The protobuf is decoded by tract's reader and looked at before anything interprets it (`preflight`). Functions are
 //! expanded (`functions`), names are resolved through nested graphs, and each node becomes one of our operators as it

@@ -308,11 +308,12 @@ impl Plan {
         }
         steps.reverse();
         scratch_bytes.reverse();
-        for (v, s) in slots.iter().enumerate() {
-            if needed[v]
-                && let Place::Constant(t) = &s.place
-            {
-                weight_bytes += t.len() * t.dtype().size_bytes();
+        for (v, s) in slots.iter_mut().enumerate() {
+            match &s.place {
+                Place::Constant(t) if needed[v] => weight_bytes += t.len() * t.dtype().size_bytes(),
+                // What only led to other constants, or was packed by a kernel, is not kept.
+                Place::Constant(_) => s.place = Place::Nowhere,
+                _ => {}
             }
         }
 

@@ -64,6 +64,9 @@ const LARGEST_FOLDED_BYTES: usize = 16 << 20;
 /// Bytes of all results computed beforehand, unless the graph's own constants are larger: what is folded is kept, so a
 /// chain of large constants takes more memory than running it does.
 const ALL_FOLDED_BYTES: usize = 64 << 20;
+/// How many times the bytes of the graph's own constants may be computed beforehand: int8 weights behind `Cast` and `Mul`
+/// (a common weight-only form) become four times as many bytes twice over, of which the plan keeps the second.
+const FOLDED_TO_CONSTANTS: usize = 10;
 /// Results this small are shape arithmetic and always computed.
 const SHAPE_BYTES: usize = 1024;
 
@@ -102,7 +105,7 @@ impl Special {
             rest: Vec::new(),
             producers: Vec::new(),
             bytes,
-            foldable: ALL_FOLDED_BYTES.max(graph.constants_size().1.saturating_mul(2)),
+            foldable: ALL_FOLDED_BYTES.max(graph.constants_size().1.saturating_mul(FOLDED_TO_CONSTANTS)),
         };
         let mut given = Vec::with_capacity(inputs.len());
         for (&v, fact) in graph.inputs.iter().zip(inputs) {
