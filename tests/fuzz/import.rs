@@ -1,4 +1,5 @@
 //! Models that are nearly right, imported, planned and run.
+#![no_main]
 #![forbid(unsafe_code)]
 
 use libfuzzer_sys::{fuzz_mutator, fuzz_target, fuzzer_mutate};

@@ -1,4 +1,5 @@
 //! Any bytes at all, through everything that happens before a graph is planned.
+#![no_main]
 #![forbid(unsafe_code)]
 
 use hone_runtime::import;
