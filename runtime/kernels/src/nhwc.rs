@@ -240,6 +240,7 @@ impl Depthwise<'_> {
     fn check(&self, y: &[f32]) {
         let (g, c) = (&self.window, self.channels);
         assert!(g.stride.iter().chain(&g.dilation).chain(&g.kernel).all(|&s| s > 0), "a window of no size");
+        assert!(g.taps() <= TAPS, "a kernel of too many positions");
         assert!(self.x.len() >= self.batch * g.pixels() * c, "x is shorter than its shape says");
         let results = self.batch * g.positions() * c;
         assert!(y.len() >= results, "y is shorter than its shape says");
@@ -315,35 +316,57 @@ per_isa! { lines = lines_of; (d: &Depthwise<'_>, lines: Range<usize>, channels: 
 /// `check` has passed, lines and channels exist, nobody else is at those results, and the CPU has the instructions.
 #[inline(always)]
 unsafe fn lines_of<S: F32s>(d: &Depthwise<'_>, lines: Range<usize>, channels: Range<usize>, y: *mut f32) {
-    let g = &d.window;
+    let (g, c) = (&d.window, d.channels);
     let inside = Run::of(g, 2);
+    let mut taps = [Tap::default(); TAPS];
     for line in lines {
         let (image, out) = (line / (g.output[0] * g.output[1]), line % (g.output[0] * g.output[1]));
-        let taps = [Run::taps(g, 0, out / g.output[1]), Run::taps(g, 1, out % g.output[1])];
-        let mut at = 0;
+        let out = [out / g.output[1], out % g.output[1]];
+        let (deep, down) = (Run::taps(g, 0, out[0]), Run::taps(g, 1, out[1]));
+        let origin: [isize; 2] = std::array::from_fn(|a| (out[a] * g.stride[a]) as isize - g.pad[a]);
+        let row = ((image * g.input[0]) as isize + origin[0]) * g.input[1] as isize + origin[1];
+        let (mut at, mut count, mut listed) = (0, 0, false);
         while at < g.output[2] {
-            let across = Run::taps(g, 2, at);
-            let spot = Spot {
-                image,
-                out: [out / g.output[1], out % g.output[1], at],
-                line,
-                taps: [taps[0].clone(), taps[1].clone(), across],
-            };
-            let left = if inside.contains(&at) { inside.end - at } else { 1 };
+            let whole = inside.contains(&at);
+            // Inside, one list serves all positions.
+            if !(whole && listed) {
+                count = 0;
+                let across = Run::taps(g, 2, at);
+                for kd in deep.clone() {
+                    for kh in down.clone() {
+                        for kw in across.clone() {
+                            let pixel = (kd * g.dilation[0] * g.input[1] + kh * g.dilation[1]) * g.input[2];
+                            let tap = (kd * g.kernel[1] + kh) * g.kernel[2] + kw;
+                            taps[count] = Tap { x: (pixel + kw * g.dilation[2]) * c, w: tap * c };
+                            count += 1;
+                        }
+                    }
+                }
+                listed = whole;
+            }
+            let column = (at * g.stride[2]) as isize - g.pad[2];
+            let x = d.x.as_ptr().wrapping_offset((row * g.input[2] as isize + column) * c as isize);
+            let first = (line * g.output[2] + at) * c;
+            let left = if whole { inside.end - at } else { 1 };
             macro_rules! by_width {
                 ($($n:literal of $v:literal)*) => {
-                    match (left, g.kernel[2]) {
-                        // SAFETY: the caller's promise.
-                        $(($n.., 3) if inside.contains(&at) => unsafe { spots::<S, $n, $v, 3>(d, &spot, &channels, y); $n },
-                        ($n.., 5) if inside.contains(&at) => unsafe { spots::<S, $n, $v, 5>(d, &spot, &channels, y); $n },
-                        ($n.., _) => unsafe { spots::<S, $n, $v, 0>(d, &spot, &channels, y); $n },)*
+                    match left {
+                        // SAFETY: the caller's promise; the taps meet the input at each position.
+                        $($n.. => unsafe { spots::<S, $n, $v>(d, &taps[..count], x, &channels, first, y); $n })*
                         _ => 1,
                     }
                 };
             }
-            at += by_width!(8 of 1 4 of 2 2 of 4 1 of 4);
+            at += by_width!(8 of 1 4 of 2 2 of 4 1 of 8);
         }
     }
+}
+
+/// Where a kernel position lies, in elements from the first one, and its weights.
+#[derive(Clone, Copy, Default)]
+struct Tap {
+    x: usize,
+    w: usize,
 }
 
 /// Helpers on ranges of positions and kernel positions.
@@ -368,46 +391,35 @@ impl Run {
     }
 }
 
-/// Where some neighbouring positions of one line begin, and the kernel positions that meet the input there.
-struct Spot {
-    image: usize,
-    out: [usize; 3],
-    line: usize,
-    taps: [Range<usize>; 3],
-}
-
-/// `X` neighbouring positions; `KW` is the width of the kernel when all of it is inside, or 0. `V` vectors of channels are taken
-/// together, so that enough sums are under way.
+/// `X` neighbouring positions, the first kernel position of the first at `x`, the results from `first` on. `V` vectors of
+/// channels are taken together, so that enough sums are under way.
 ///
 /// # Safety
 /// As [`lines_of`]; the positions exist, and the kernel positions meet the input at each.
 #[inline(always)]
-unsafe fn spots<S: F32s, const X: usize, const V: usize, const KW: usize>(
+unsafe fn spots<S: F32s, const X: usize, const V: usize>(
     d: &Depthwise<'_>,
-    s: &Spot,
+    taps: &[Tap],
+    x: *const f32,
     channels: &Range<usize>,
+    first: usize,
     y: *mut f32,
 ) {
-    let (g, c) = (&d.window, d.channels);
-    let origin: [isize; 3] = std::array::from_fn(|a| (s.out[a] * g.stride[a]) as isize - g.pad[a]);
-    let line = ((s.image * g.input[0]) as isize + origin[0]) * g.input[1] as isize + origin[1];
-    let x = d.x.as_ptr().wrapping_offset((line * g.input[2] as isize + origin[2]) * c as isize);
-    let first = (s.line * g.output[2] + s.out[2]) * c;
-    let e = &d.epilogue;
+    let (c, e) = (d.channels, &d.epilogue);
     let simple = e.activation.limits();
     // SAFETY: the caller's promise.
     unsafe {
         let mut ch = channels.start;
         while ch + V * S::LANES <= channels.end {
-            vectors::<S, X, V, KW, true>(d, s, x, ch, channels.end, first, y);
+            vectors::<S, X, V, true>(d, taps, x.wrapping_add(ch), ch, channels.end, first, y);
             ch += V * S::LANES;
         }
         while ch + S::LANES <= channels.end {
-            vectors::<S, X, 1, KW, true>(d, s, x, ch, channels.end, first, y);
+            vectors::<S, X, 1, true>(d, taps, x.wrapping_add(ch), ch, channels.end, first, y);
             ch += S::LANES;
         }
         if ch < channels.end {
-            vectors::<S, X, 1, KW, false>(d, s, x, ch, channels.end, first, y);
+            vectors::<S, X, 1, false>(d, taps, x.wrapping_add(ch), ch, channels.end, first, y);
         }
         if simple.is_none() || e.after && e.residual.is_some() {
             let activation = if simple.is_none() { e.activation } else { Activation::None };
@@ -419,25 +431,22 @@ unsafe fn spots<S: F32s, const X: usize, const V: usize, const KW: usize>(
     }
 }
 
-/// `V` vectors of channels of [`spots`], from `ch` on; `x` is where the first kernel position would lie, the results begin at
-/// `first`.
+/// `V` vectors of channels of [`spots`], from `ch` on, which is where `x` is.
 ///
 /// # Safety
 /// As [`spots`]; `WHOLE` only when `last` is not within the vectors.
 #[inline(always)]
-unsafe fn vectors<S: F32s, const X: usize, const V: usize, const KW: usize, const WHOLE: bool>(
+unsafe fn vectors<S: F32s, const X: usize, const V: usize, const WHOLE: bool>(
     d: &Depthwise<'_>,
-    s: &Spot,
+    taps: &[Tap],
     x: *const f32,
     ch: usize,
     last: usize,
     first: usize,
     y: *mut f32,
 ) {
-    let (g, c, e) = (&d.window, d.channels, &d.epilogue);
-    let (wide, tall, step) = (g.dilation[2] * c, g.input[2] * c, g.stride[2] * c);
-    let (low, high) = e.activation.limits().unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
-    let n = last - ch;
+    let (c, n) = (d.channels, last - ch);
+    let step = d.window.stride[2] * c;
     // SAFETY: the caller's promise.
     unsafe {
         let mut acc = [[S::splat(0.0); V]; X];
@@ -449,32 +458,35 @@ unsafe fn vectors<S: F32s, const X: usize, const V: usize, const KW: usize, cons
                 }
             }
         }
-        for kd in s.taps[0].clone() {
-            for kh in s.taps[1].clone() {
-                let row = x.wrapping_add((kd * g.dilation[0] * g.input[1] + kh * g.dilation[1]) * tall + ch);
-                let w = d.w.as_ptr().wrapping_add((kd * g.kernel[1] + kh) * g.kernel[2] * c + ch);
-                let across = if KW > 0 { 0..KW } else { s.taps[2].clone() };
-                for kw in across {
-                    let from = row.wrapping_add(kw * wide);
-                    for v in 0..V {
-                        let weight = load::<S, WHOLE>(w.wrapping_add(kw * c + v * S::LANES), n, 0);
-                        for i in 0..X {
-                            let x = load::<S, WHOLE>(from.wrapping_add(i * step + v * S::LANES), n, 0);
-                            acc[i][v] = weight.mul_add(x, acc[i][v]);
-                        }
-                    }
+        let w = d.w.as_ptr().wrapping_add(ch);
+        for tap in taps {
+            let from = x.wrapping_add(tap.x);
+            // In two halves, so that three multiples of the step are all the addresses need.
+            let halves = [from, from.wrapping_add(4 * step)];
+            for v in 0..V {
+                let weight = load::<S, WHOLE>(w.wrapping_add(tap.w + v * S::LANES), n, 0);
+                for i in 0..X {
+                    let at = halves[i / 4].wrapping_add(i % 4 * step + v * S::LANES);
+                    acc[i][v] = weight.mul_add(load::<S, WHOLE>(at, n, 0), acc[i][v]);
                 }
             }
         }
+        let e = &d.epilogue;
+        if let (Some(r), false) = (e.residual, e.after) {
+            for i in 0..X {
+                for v in 0..V {
+                    let at = first + i * c + ch + v * S::LANES;
+                    acc[i][v] = acc[i][v].add(load::<S, WHOLE>(r.as_ptr().wrapping_add(at), n, 0));
+                }
+            }
+        }
+        let (low, high) = e.activation.limits().unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
         let (low, high) = (S::splat(low), S::splat(high));
         for i in 0..X {
             for v in 0..V {
-                let at = first + i * c + ch + v * S::LANES;
-                if let (Some(r), false) = (e.residual, e.after) {
-                    acc[i][v] = acc[i][v].add(load::<S, WHOLE>(r.as_ptr().wrapping_add(at), n, 0));
-                }
+                let to = y.wrapping_add(first + i * c + ch + v * S::LANES);
                 let value = high.min(low.max(acc[i][v]));
-                if WHOLE { value.store(y.wrapping_add(at)) } else { value.store_part(y.wrapping_add(at), n) }
+                if WHOLE { value.store(to) } else { value.store_part(to, n) }
             }
         }
     }

@@ -311,17 +311,26 @@ unsafe fn depthwise_line(
     let mut taps = [Tap { x: pad, step: 0 }; DEPTHWISE_TAPS];
     let mut sums = MaybeUninit::<qtile::Sums>::uninit();
     let sums = sums.as_mut_ptr().cast::<i32>();
-    let mut at = 0;
+    let (mut at, mut before) = (0, 0);
     while at < g.output[2] {
-        let spots = if inside.contains(&at) { SPOTS.min(inside.end - at) } else { 1 };
+        let whole = inside.contains(&at);
+        let spots = if whole { SPOTS.min(inside.end - at) } else { 1 };
         let here = [out / g.output[1], out % g.output[1], at];
-        for (tap, t) in taps[..g.taps()].iter_mut().enumerate() {
-            *t = match pixel(g, here, tap) {
-                Some(i) => Tap { x: d.x.as_ptr().wrapping_add((image * g.pixels() + i) * c), step: g.stride[2] * c },
-                None => Tap { x: pad, step: 0 },
-            };
+        // Inside, the taps move on with the positions.
+        if whole && before > 0 {
+            taps[..2 * pairs].iter_mut().for_each(|t| t.x = t.x.wrapping_add(before * t.step));
+        } else {
+            for (tap, t) in taps[..g.taps()].iter_mut().enumerate() {
+                *t = match pixel(g, here, tap) {
+                    Some(i) => {
+                        Tap { x: d.x.as_ptr().wrapping_add((image * g.pixels() + i) * c), step: g.stride[2] * c }
+                    }
+                    None => Tap { x: pad, step: 0 },
+                };
+            }
         }
-        let taps = &taps[..2 * pairs];
+        before = if whole { spots } else { 0 };
+        let list = &taps[..2 * pairs];
         let mut first = channels.start;
         while first < channels.end {
             let left = channels.end - first;
@@ -339,9 +348,9 @@ unsafe fn depthwise_line(
                     match (dot, width >= LANES) {
                         #[cfg(target_arch = "x86_64")]
                         (Dot::Vnni512 | Dot::Vnni256 | Dot::Avx2, true) => {
-                            x86::spots(spots, taps, first + from, d.w.as_ptr(), c, to)
+                            x86::spots(spots, list, first + from, d.w.as_ptr(), c, to)
                         }
-                        _ => plain(spots, taps, first + from..first + ch + n, d.w, c, to),
+                        _ => plain(spots, list, first + from..first + ch + n, d.w, c, to),
                     }
                 }
                 ch += n;

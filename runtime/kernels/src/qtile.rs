@@ -8,6 +8,7 @@
 //! `vpmaddwd`, which adds two products of 16 bits in 32. `vpmaddubsw` would saturate, and is not faster where both
 //! multiply on the same two ports: 16 multiplications an instruction, and the sums need a second one.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use crate::epilogue::{self, Activation, Epilogue};
@@ -129,7 +130,12 @@ pub(crate) enum To<'a> {
 /// The pointers of the table lead to segments as long as it says, their positions are multiples of 4 and lead to weights that
 /// exist, everything in the job is as long as it says, nobody else is at those results, and the CPU has the instructions.
 pub(crate) unsafe fn block(dot: Dot, job: &Job<'_>, table: &Table<u8>, panels: Range<usize>) {
-    let mut sums = std::mem::MaybeUninit::<Sums>::uninit();
+    #[cfg(target_arch = "x86_64")]
+    if dot == Dot::Avx2 && job.steps <= x86::WIDENED && table.tiles().len() > 3 {
+        // SAFETY: the caller's promise.
+        return unsafe { widened(job, table, panels) };
+    }
+    let mut sums = MaybeUninit::<Sums>::uninit();
     let out = sums.as_mut_ptr().cast::<i32>();
     let mut p = panels.start;
     while p < panels.end {
@@ -155,6 +161,28 @@ pub(crate) unsafe fn block(dot: Dot, job: &Job<'_>, table: &Table<u8>, panels: R
     }
 }
 
+/// [`block`] for `vpmaddwd` and more than a few rows: each panel is widened to 16 bits once for all of them.
+///
+/// # Safety
+/// As [`block`]; the CPU has AVX2, and a panel is not longer than the memory for it.
+#[cfg(target_arch = "x86_64")]
+unsafe fn widened(job: &Job<'_>, table: &Table<u8>, panels: Range<usize>) {
+    let mut sums = MaybeUninit::<Sums>::uninit();
+    let out = sums.as_mut_ptr().cast::<i32>();
+    let mut wide = MaybeUninit::<x86::Wide>::uninit();
+    let wide = wide.as_mut_ptr().cast::<i16>();
+    for p in panels {
+        // SAFETY: the caller's promise.
+        unsafe {
+            x86::widen(job.b.wrapping_add(p * job.steps * STEP), job.steps, wide);
+            for t in table.tiles() {
+                x86::avx2_wide(t, table, wide, out);
+                finish::on(Isa::Avx2, &job.finish, out, t.rows, t.row, p * NR, NR.min(job.n - p * NR));
+            }
+        }
+    }
+}
+
 per_isa! {
     pub(crate) finish = finished;
     (f: &Finish<'_>, sums: *const i32, rows: usize, row: usize, column: usize, width: usize)
@@ -166,76 +194,141 @@ per_isa! {
 /// As [`block`]; the sums are [`COLUMNS`] apart.
 #[inline(always)]
 unsafe fn finished<S: F32s>(f: &Finish<'_>, sums: *const i32, rows: usize, row: usize, column: usize, width: usize) {
+    let (offset, scale, stride) = (f.offset.wrapping_add(column), f.scale.wrapping_add(column), f.stride);
+    let at = row * stride + column;
     // SAFETY: the caller's promise; each vector begins inside a row, and what is left is taken one by one.
     unsafe {
-        for r in 0..rows {
-            let sums = sums.add(r * COLUMNS);
-            let at = (row + r) * f.stride + column;
-            let mut j = 0;
-            while j + S::LANES <= width {
-                value::<S>(f, sums.add(j), column + j, at + j);
-                j += S::LANES;
-            }
-            while j < width {
-                value::<f32>(f, sums.add(j), column + j, at + j);
-                j += 1;
-            }
-            match f.to {
-                To::Codes { y, requant, shift } => {
-                    let y = y.add(at);
-                    if let Some(table) = requant.table {
-                        for j in 0..width {
-                            *y.add(j) = table[usize::from(*y.add(j))];
-                        }
-                    }
-                    if let Some(added) = &requant.add {
-                        let with = added.residual.as_ptr().add(shift + at);
-                        let mut j = 0;
-                        while j + S::LANES <= width {
-                            add::<S>(added, y.add(j), with.add(j));
-                            j += S::LANES;
-                        }
-                        while j < width {
-                            add::<f32>(added, y.add(j), with.add(j));
-                            j += 1;
-                        }
+        match f.to {
+            To::Codes { y, requant, shift } => {
+                let y = y.add(at);
+                let c = requant.codes;
+                let limits = ((c.low - c.zero) as f32, (c.high - c.zero) as f32);
+                let mut j = 0;
+                while j + 2 * S::LANES <= width {
+                    codes::<S>(sums, offset, scale, limits, c.zero, rows, j, y, stride);
+                    j += 2 * S::LANES;
+                }
+                for j in j..width {
+                    for r in 0..rows {
+                        let v = f32::sum_i32(sums.add(r * COLUMNS + j), offset.add(j)).mul(*scale.add(j));
+                        let v = limits.1.min(limits.0.max(v)).nearest() as i32 + c.zero;
+                        *y.add(r * stride + j) = v as u8;
                     }
                 }
-                To::Floats { y, residual, epilogue: e, .. } => {
-                    if e.activation != Activation::None || e.after && !residual.is_null() {
-                        let after = if e.after && !residual.is_null() { residual.add(at) } else { std::ptr::null() };
-                        epilogue::rows::on(S::ISA, e.activation, y.add(at), width, 1, 0, after);
-                    }
+                if requant.table.is_none() && requant.add.is_none() {
+                    return;
+                }
+                for r in 0..rows {
+                    then::<S>(requant, y.add(r * stride), shift + at + r * stride, width);
+                }
+            }
+            To::Floats { y, bias, residual, epilogue: e } => {
+                let y = y.add(at);
+                let bias = if bias.is_null() { bias } else { bias.add(column) };
+                let residual = if residual.is_null() { residual } else { residual.add(at) };
+                let before = if e.after { std::ptr::null() } else { residual };
+                let mut j = 0;
+                while j + S::LANES <= width {
+                    floats::<S>(sums, offset, scale, bias, before, rows, j, y, stride);
+                    j += S::LANES;
+                }
+                for j in j..width {
+                    floats::<f32>(sums, offset, scale, bias, before, rows, j, y, stride);
+                }
+                let after = if e.after { residual } else { std::ptr::null() };
+                if e.activation != Activation::None || !after.is_null() {
+                    epilogue::rows::on(S::ISA, e.activation, y, width, rows, stride, after);
                 }
             }
         }
     }
 }
 
-/// One vector of sums that belong to columns from `column` on and go to `at`.
+/// Two vectors of columns from `j` on, as codes.
 ///
 /// # Safety
 /// As [`finished`].
 #[inline(always)]
-unsafe fn value<S: F32s>(f: &Finish<'_>, sums: *const i32, column: usize, at: usize) {
+unsafe fn codes<S: F32s>(
+    sums: *const i32,
+    offset: *const i32,
+    scale: *const f32,
+    limits: (f32, f32),
+    zero: i32,
+    rows: usize,
+    j: usize,
+    y: *mut u8,
+    stride: usize,
+) {
     // SAFETY: the caller's promise.
     unsafe {
-        let v = S::sum_i32(sums, f.offset.add(column)).mul(S::load(f.scale.add(column)));
-        match f.to {
-            To::Codes { y, requant, .. } => {
-                let c = requant.codes;
-                let (low, high) = (S::splat((c.low - c.zero) as f32), S::splat((c.high - c.zero) as f32));
-                high.min(low.max(v)).nearest().add(S::splat(c.zero as f32)).store_u8(y.add(at));
+        let (low, high) = (S::splat(limits.0), S::splat(limits.1));
+        let at = [j, j + S::LANES];
+        let scale = at.map(|j| S::load(scale.add(j)));
+        for r in 0..rows {
+            let mut v = scale;
+            for i in 0..2 {
+                v[i] = S::sum_i32(sums.add(r * COLUMNS + at[i]), offset.add(at[i])).mul(scale[i]);
+                v[i] = high.min(low.max(v[i]));
             }
-            To::Floats { y, bias, residual, epilogue } => {
-                let mut v = v;
-                if !bias.is_null() {
-                    v = v.add(S::load(bias.add(column)));
-                }
-                if !residual.is_null() && !epilogue.after {
-                    v = v.add(S::load(residual.add(at)));
-                }
-                v.store(y.add(at));
+            S::store_codes(v[0], v[1], zero, y.add(r * stride + j));
+        }
+    }
+}
+
+/// One vector of columns from `j` on, as floats.
+///
+/// # Safety
+/// As [`finished`].
+#[inline(always)]
+unsafe fn floats<S: F32s>(
+    sums: *const i32,
+    offset: *const i32,
+    scale: *const f32,
+    bias: *const f32,
+    residual: *const f32,
+    rows: usize,
+    j: usize,
+    y: *mut f32,
+    stride: usize,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let scale = S::load(scale.add(j));
+        let bias = if bias.is_null() { S::splat(0.0) } else { S::load(bias.add(j)) };
+        for r in 0..rows {
+            let mut v = S::sum_i32(sums.add(r * COLUMNS + j), offset.add(j)).mul(scale).add(bias);
+            if !residual.is_null() {
+                v = v.add(S::load(residual.add(r * stride + j)));
+            }
+            v.store(y.add(r * stride + j));
+        }
+    }
+}
+
+/// The table and the residual, on one row of codes; `at` is where it begins in the residual.
+///
+/// # Safety
+/// As [`finished`].
+#[inline(always)]
+unsafe fn then<S: F32s>(requant: &Requant<'_>, y: *mut u8, at: usize, width: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if let Some(table) = requant.table {
+            for j in 0..width {
+                *y.add(j) = table[usize::from(*y.add(j))];
+            }
+        }
+        if let Some(added) = &requant.add {
+            let with = added.residual.as_ptr().add(at);
+            let mut j = 0;
+            while j + S::LANES <= width {
+                add::<S>(added, y.add(j), with.add(j));
+                j += S::LANES;
+            }
+            while j < width {
+                add::<f32>(added, y.add(j), with.add(j));
+                j += 1;
             }
         }
     }
@@ -307,6 +400,91 @@ mod x86 {
 
     use super::*;
 
+    /// Groups of four steps of `K` that a widened panel holds.
+    pub(super) const WIDENED: usize = 1152;
+
+    /// A widened panel.
+    #[repr(align(64))]
+    pub(super) struct Wide {
+        _weights: [i16; WIDENED * STEP],
+    }
+
+    /// A panel as 16 bits, in the same order.
+    ///
+    /// # Safety
+    /// The panel exists, `wide` has room for it, and the CPU has AVX2.
+    #[target_feature(enable = "avx2")]
+    pub(super) unsafe fn widen(b: *const i8, steps: usize, wide: *mut i16) {
+        for i in 0..steps * 4 {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let words = _mm256_cvtepi8_epi16(_mm_loadu_si128(b.add(16 * i).cast()));
+                _mm256_storeu_si256(wide.add(16 * i).cast(), words);
+            }
+        }
+    }
+
+    /// One widened panel.
+    ///
+    /// # Safety
+    /// As [`block`].
+    #[target_feature(enable = "avx2")]
+    pub(super) unsafe fn avx2_wide(t: &Tile, table: &Table<u8>, b: *const i16, out: *mut i32) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match t.rows {
+                1 => avx2_wide_tile::<1>(t, table, b, out),
+                2 => avx2_wide_tile::<2>(t, table, b, out),
+                _ => avx2_wide_tile::<3>(t, table, b, out),
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`block`]; the tile has `R` rows.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn avx2_wide_tile<const R: usize>(t: &Tile, table: &Table<u8>, b: *const i16, out: *mut i32) {
+        let (pointers, positions) = table.of(t);
+        // Four columns a vector, each as the sums of steps 0 and 1 and of steps 2 and 3.
+        let mut acc = [[_mm256_setzero_si256(); 4]; R];
+        // SAFETY: the caller's promise; loads and stores need no alignment.
+        unsafe {
+            for s in 0..t.segments {
+                let rows: [*const u8; R] = std::array::from_fn(|r| *pointers.add(s * R + r));
+                let b = b.add(*positions.add(s) as usize * NR);
+                let (whole, rest) = groups(t.len);
+                macro_rules! group {
+                    ($g:expr, $read:expr) => {
+                        let mut a = [_mm256_setzero_si256(); R];
+                        for r in 0..R {
+                            a[r] = _mm256_cvtepu8_epi16(_mm_set1_epi32($read(rows[r].add(4 * $g))));
+                        }
+                        for i in 0..4 {
+                            let w = b.add($g * STEP + 16 * i).cast();
+                            for r in 0..R {
+                                acc[r][i] = _mm256_add_epi32(acc[r][i], _mm256_madd_epi16(a[r], _mm256_loadu_si256(w)));
+                            }
+                        }
+                    };
+                }
+                for g in 0..whole {
+                    group!(g, |p: *const u8| p.cast::<i32>().read_unaligned());
+                }
+                if rest > 0 {
+                    group!(whole, |p: *const u8| tail(p, rest));
+                }
+            }
+            for r in 0..R {
+                for i in 0..2 {
+                    let pairs = _mm256_hadd_epi32(acc[r][2 * i], acc[r][2 * i + 1]);
+                    let eight = _mm256_permute4x64_epi64::<0b11_01_10_00>(pairs);
+                    _mm256_storeu_si256(out.add(r * COLUMNS + 8 * i).cast(), eight);
+                }
+            }
+        }
+    }
+
     /// One panel.
     ///
     /// # Safety
@@ -339,14 +517,14 @@ mod x86 {
                 let (whole, rest) = groups(t.len);
                 macro_rules! group {
                     ($g:expr, $read:expr) => {
-                        let mut w = [_mm256_setzero_si256(); 4];
-                        for i in 0..4 {
-                            w[i] = _mm256_cvtepi8_epi16(_mm_loadu_si128(b.add($g * STEP + 16 * i).cast()));
-                        }
+                        let mut a = [_mm256_setzero_si256(); R];
                         for r in 0..R {
-                            let a = _mm256_cvtepu8_epi16(_mm_set1_epi32($read(rows[r].add(4 * $g))));
-                            for i in 0..4 {
-                                acc[r][i] = _mm256_add_epi32(acc[r][i], _mm256_madd_epi16(a, w[i]));
+                            a[r] = _mm256_cvtepu8_epi16(_mm_set1_epi32($read(rows[r].add(4 * $g))));
+                        }
+                        for i in 0..4 {
+                            let w = _mm256_cvtepi8_epi16(_mm_loadu_si128(b.add($g * STEP + 16 * i).cast()));
+                            for r in 0..R {
+                                acc[r][i] = _mm256_add_epi32(acc[r][i], _mm256_madd_epi16(a[r], w));
                             }
                         }
                     };

@@ -48,6 +48,16 @@ pub(crate) trait F32s: Copy {
     unsafe fn nearest(self) -> Self;
     /// Integers as their low bytes, for magnitudes below 2¹⁵.
     unsafe fn store_u8(self, p: *mut u8);
+    /// The nearest integers of both, half to even, plus `zero`, as bytes: `2 · LANES` of them, which are `0..=255`.
+    #[inline(always)]
+    unsafe fn store_codes(a: Self, b: Self, zero: i32, p: *mut u8) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let zero = Self::splat(zero as f32);
+            a.nearest().add(zero).store_u8(p);
+            b.nearest().add(zero).store_u8(p.add(Self::LANES));
+        }
+    }
     /// `self · 2^k`, where `shifted = k + 1.5·2²³`, for normal results.
     unsafe fn times_power(self, shifted: Self) -> Self;
 }
@@ -343,6 +353,16 @@ mod x86 {
             }
         }
         #[inline(always)]
+        unsafe fn store_codes(a: __m256, b: __m256, zero: i32, p: *mut u8) {
+            unsafe {
+                let words = _mm256_packs_epi32(_mm256_cvtps_epi32(a), _mm256_cvtps_epi32(b));
+                let words = _mm256_adds_epi16(words, _mm256_set1_epi16(zero as i16));
+                let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
+                let bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+                _mm_storeu_si128(p.cast(), bytes);
+            }
+        }
+        #[inline(always)]
         unsafe fn times_power(self, shifted: __m256) -> __m256 {
             unsafe {
                 let power = _mm256_slli_epi32::<23>(_mm256_castps_si256(shifted));
@@ -401,6 +421,15 @@ mod x86 {
         #[inline(always)]
         unsafe fn store_u8(self, p: *mut u8) {
             unsafe { _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(_mm512_cvttps_epi32(self))) }
+        }
+        #[inline(always)]
+        unsafe fn store_codes(a: __m512, b: __m512, zero: i32, p: *mut u8) {
+            unsafe {
+                for (i, v) in [a, b].into_iter().enumerate() {
+                    let lanes = _mm512_add_epi32(_mm512_cvtps_epi32(v), _mm512_set1_epi32(zero));
+                    _mm_storeu_si128(p.add(16 * i).cast(), _mm512_cvtepi32_epi8(lanes));
+                }
+            }
         }
         #[inline(always)]
         unsafe fn times_power(self, shifted: __m512) -> __m512 {
