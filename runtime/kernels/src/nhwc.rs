@@ -316,6 +316,25 @@ per_isa! { lines = lines_of; (d: &Depthwise<'_>, lines: Range<usize>, channels: 
 /// `check` has passed, lines and channels exist, nobody else is at those results, and the CPU has the instructions.
 #[inline(always)]
 unsafe fn lines_of<S: F32s>(d: &Depthwise<'_>, lines: Range<usize>, channels: Range<usize>, y: *mut f32) {
+    // So many channels at a time that the lines under a kernel stay in the first-level cache while it moves down.
+    let held = d.window.kernel[1] * d.window.input[2];
+    let some = (LINES / held.max(1)).max(NR) / NR * NR;
+    let mut first = channels.start;
+    while first < channels.end {
+        let last = channels.end.min(first + some);
+        // SAFETY: the caller's promise.
+        unsafe { channels_of::<S>(d, lines.clone(), first..last, y) };
+        first = last;
+    }
+}
+
+/// Floats of lines that stay in the first-level cache.
+const LINES: usize = 6 * 1024;
+
+/// # Safety
+/// As [`lines_of`].
+#[inline(always)]
+unsafe fn channels_of<S: F32s>(d: &Depthwise<'_>, lines: Range<usize>, channels: Range<usize>, y: *mut f32) {
     let (g, c) = (&d.window, d.channels);
     let inside = Run::of(g, 2);
     let mut taps = [Tap::default(); TAPS];

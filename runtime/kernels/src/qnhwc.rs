@@ -339,6 +339,13 @@ unsafe fn depthwise_line(
             let width = if short { COLUMNS - LANES } else { COLUMNS.min(left) };
             let mut ch = 0;
             while ch < width {
+                #[cfg(target_arch = "x86_64")]
+                if dot != Dot::Any && ch + 2 * LANES <= width {
+                    // SAFETY: the taps lead to all channels of a pixel, the buffer has room for them, the CPU has AVX2.
+                    unsafe { x86::spots_twice(spots, list, first + ch, d.w.as_ptr(), c, sums.add(ch)) };
+                    ch += 2 * LANES;
+                    continue;
+                }
                 // The last vector begins earlier when it would not be whole: those sums are computed twice, and equal.
                 let n = LANES.min(width - ch);
                 let from = if n < LANES && width >= LANES { width - LANES } else { ch };
@@ -386,6 +393,69 @@ mod x86 {
     use std::arch::x86_64::*;
 
     use super::*;
+
+    /// Twice [`LANES`] channels, otherwise as [`spots`].
+    ///
+    /// # Safety
+    /// As [`spots`].
+    #[target_feature(enable = "avx2")]
+    pub(super) unsafe fn spots_twice(spots: usize, taps: &[Tap], ch: usize, w: *const i16, c: usize, out: *mut i32) {
+        let mut i = 0;
+        // SAFETY: the caller's promise.
+        unsafe {
+            while i + 2 <= spots {
+                vectors::<2>(i, taps, ch, w, c, out);
+                i += 2;
+            }
+            if i < spots {
+                vectors::<1>(i, taps, ch, w, c, out);
+            }
+        }
+    }
+
+    /// Positions from `first` on.
+    ///
+    /// # Safety
+    /// As [`spots`].
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn vectors<const X: usize>(first: usize, taps: &[Tap], ch: usize, w: *const i16, c: usize, out: *mut i32) {
+        let zero = _mm256_setzero_si256();
+        // Vector v holds channels 4v.. and 16 + 4v..: unpacking stays within halves of a register.
+        let mut acc = [[zero; 4]; X];
+        // SAFETY: the caller's promise; loads and stores need no alignment.
+        unsafe {
+            for (p, pair) in taps.as_chunks::<2>().0.iter().enumerate() {
+                let w = w.add((p * c + ch) * 2);
+                let mut weights = [zero; 4];
+                for v in 0..4 {
+                    let low = _mm_loadu_si128(w.add(8 * v).cast());
+                    let high = _mm_loadu_si128(w.add(32 + 8 * v).cast());
+                    weights[v] = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(low), high);
+                }
+                for i in 0..X {
+                    let [a, b] = pair.map(|t| _mm256_loadu_si256(t.x.add((first + i) * t.step + ch).cast()));
+                    let (p, q) = (_mm256_unpacklo_epi8(a, b), _mm256_unpackhi_epi8(a, b));
+                    let pairs = [
+                        _mm256_unpacklo_epi8(p, zero),
+                        _mm256_unpackhi_epi8(p, zero),
+                        _mm256_unpacklo_epi8(q, zero),
+                        _mm256_unpackhi_epi8(q, zero),
+                    ];
+                    for v in 0..4 {
+                        acc[i][v] = _mm256_add_epi32(acc[i][v], _mm256_madd_epi16(pairs[v], weights[v]));
+                    }
+                }
+            }
+            for i in 0..X {
+                for v in 0..4 {
+                    let out = out.add((first + i) * COLUMNS + 4 * v);
+                    _mm_storeu_si128(out.cast(), _mm256_castsi256_si128(acc[i][v]));
+                    _mm_storeu_si128(out.add(16).cast(), _mm256_extracti128_si256::<1>(acc[i][v]));
+                }
+            }
+        }
+    }
 
     /// [`LANES`] channels from `ch` on, at most [`SPOTS`] positions, two kernel positions at a time.
     ///

@@ -80,7 +80,7 @@ impl Dot {
             Dot::Vnni512 if columns > 2 * NR => 6,
             Dot::Vnni512 => 12,
             Dot::Vnni256 => 6,
-            Dot::Avx2 => 3,
+            Dot::Avx2 => 6,
             Dot::Any => 4,
         }
     }
@@ -131,7 +131,7 @@ pub(crate) enum To<'a> {
 /// exist, everything in the job is as long as it says, nobody else is at those results, and the CPU has the instructions.
 pub(crate) unsafe fn block(dot: Dot, job: &Job<'_>, table: &Table<u8>, panels: Range<usize>) {
     #[cfg(target_arch = "x86_64")]
-    if dot == Dot::Avx2 && job.steps <= x86::WIDENED && table.tiles().len() > 3 {
+    if dot == Dot::Avx2 && job.steps <= x86::WIDE_STEPS && table.tiles().iter().map(|t| t.rows).sum::<usize>() > 4 {
         // SAFETY: the caller's promise.
         return unsafe { widened(job, table, panels) };
     }
@@ -161,7 +161,8 @@ pub(crate) unsafe fn block(dot: Dot, job: &Job<'_>, table: &Table<u8>, panels: R
     }
 }
 
-/// [`block`] for `vpmaddwd` and more than a few rows: each panel is widened to 16 bits once for all of them.
+/// [`block`] for `vpmaddwd` and more than a few rows: rows are widened to 16 bits once for all panels, and each panel once for
+/// all rows.
 ///
 /// # Safety
 /// As [`block`]; the CPU has AVX2, and a panel is not longer than the memory for it.
@@ -170,16 +171,39 @@ unsafe fn widened(job: &Job<'_>, table: &Table<u8>, panels: Range<usize>) {
     let mut sums = MaybeUninit::<Sums>::uninit();
     let out = sums.as_mut_ptr().cast::<i32>();
     let mut wide = MaybeUninit::<x86::Wide>::uninit();
-    let wide = wide.as_mut_ptr().cast::<i16>();
-    for p in panels {
-        // SAFETY: the caller's promise.
+    let (a, b) = x86::Wide::parts(&mut wide);
+    let mut tiles = table.tiles();
+    while !tiles.is_empty() {
+        // As many tiles as there is memory for.
+        let most = x86::ROW_ELEMENTS / (4 * job.steps.max(1));
+        let mut rows = 0;
+        let count = tiles
+            .iter()
+            .take_while(|t| {
+                rows += t.rows;
+                rows <= most
+            })
+            .count()
+            .max(1);
+        let (now, later) = tiles.split_at(count);
+        // SAFETY: the caller's promise; a tile has at most 6 rows, and there is memory for 6 of the longest.
         unsafe {
-            x86::widen(job.b.wrapping_add(p * job.steps * STEP), job.steps, wide);
-            for t in table.tiles() {
-                x86::avx2_wide(t, table, wide, out);
-                finish::on(Isa::Avx2, &job.finish, out, t.rows, t.row, p * NR, NR.min(job.n - p * NR));
+            let mut to = a;
+            for t in now {
+                x86::widen_rows(t, table, job.steps, to);
+                to = to.add(t.rows * job.steps * 4);
+            }
+            for p in panels.clone() {
+                x86::widen_panel(job.b.wrapping_add(p * job.steps * STEP), job.steps, b);
+                let mut from = a.cast_const();
+                for t in now {
+                    x86::wide_tile(t.rows, from, job.steps, b, out);
+                    from = from.add(t.rows * job.steps * 4);
+                    finish::on(Isa::Avx2, &job.finish, out, t.rows, t.row, p * NR, NR.min(job.n - p * NR));
+                }
             }
         }
+        tiles = later;
     }
 }
 
@@ -401,85 +425,130 @@ mod x86 {
     use super::*;
 
     /// Groups of four steps of `K` that a widened panel holds.
-    pub(super) const WIDENED: usize = 1152;
+    pub(super) const WIDE_STEPS: usize = 1152;
+    /// Elements of widened rows: six of the longest, and many more of usual ones.
+    pub(super) const ROW_ELEMENTS: usize = 48 * 1024;
 
-    /// A widened panel.
+    /// Widened rows and a widened panel.
     #[repr(align(64))]
     pub(super) struct Wide {
-        _weights: [i16; WIDENED * STEP],
+        _panel: [i16; WIDE_STEPS * STEP],
+        _rows: [i16; ROW_ELEMENTS],
     }
 
-    /// A panel as 16 bits, in the same order.
+    impl Wide {
+        /// Where rows and panel go.
+        pub(super) fn parts(wide: &mut MaybeUninit<Wide>) -> (*mut i16, *mut i16) {
+            let panel = wide.as_mut_ptr().cast::<i16>();
+            (panel.wrapping_add(WIDE_STEPS * STEP), panel)
+        }
+    }
+
+    /// A panel as 16 bits: of each group of four steps first the even ones of all columns, then the odd ones.
     ///
     /// # Safety
     /// The panel exists, `wide` has room for it, and the CPU has AVX2.
     #[target_feature(enable = "avx2")]
-    pub(super) unsafe fn widen(b: *const i8, steps: usize, wide: *mut i16) {
-        for i in 0..steps * 4 {
-            // SAFETY: the caller's promise.
-            unsafe {
-                let words = _mm256_cvtepi8_epi16(_mm_loadu_si128(b.add(16 * i).cast()));
-                _mm256_storeu_si256(wide.add(16 * i).cast(), words);
+    pub(super) unsafe fn widen_panel(b: *const i8, steps: usize, wide: *mut i16) {
+        for g in 0..steps {
+            for half in 0..2 {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    let bytes = _mm256_loadu_si256(b.add(g * STEP + 32 * half).cast());
+                    let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(bytes));
+                    _mm256_storeu_si256(wide.add(g * STEP + 16 * half).cast(), even);
+                    _mm256_storeu_si256(wide.add(g * STEP + 32 + 16 * half).cast(), _mm256_srai_epi16::<8>(bytes));
+                }
             }
         }
     }
 
-    /// One widened panel.
+    /// The rows of a tile as 16 bits, `4 · steps` elements apart: of each group of four steps the even ones, then the odd
+    /// ones; 0 where there is no segment.
     ///
     /// # Safety
-    /// As [`block`].
+    /// As [`block`]; `to` has room for the rows.
     #[target_feature(enable = "avx2")]
-    pub(super) unsafe fn avx2_wide(t: &Tile, table: &Table<u8>, b: *const i16, out: *mut i32) {
+    pub(super) unsafe fn widen_rows(t: &Tile, table: &Table<u8>, steps: usize, to: *mut i16) {
+        let (pointers, positions) = table.of(t);
         // SAFETY: the caller's promise.
         unsafe {
-            match t.rows {
-                1 => avx2_wide_tile::<1>(t, table, b, out),
-                2 => avx2_wide_tile::<2>(t, table, b, out),
-                _ => avx2_wide_tile::<3>(t, table, b, out),
+            if t.segments * t.len != 4 * steps {
+                to.write_bytes(0, t.rows * 4 * steps);
+            }
+            let mask = _mm_set1_epi16(255);
+            for s in 0..t.segments {
+                let first = *positions.add(s) as usize;
+                for r in 0..t.rows {
+                    let from = *pointers.add(s * t.rows + r);
+                    let to = to.add(r * 4 * steps + first);
+                    let mut i = 0;
+                    while i + 16 <= t.len {
+                        let bytes = _mm_loadu_si128(from.add(i).cast());
+                        let (even, odd) = (_mm_and_si128(bytes, mask), _mm_srli_epi16::<8>(bytes));
+                        _mm_storeu_si128(to.add(i).cast(), _mm_unpacklo_epi32(even, odd));
+                        _mm_storeu_si128(to.add(i + 8).cast(), _mm_unpackhi_epi32(even, odd));
+                        i += 16;
+                    }
+                    while i < t.len {
+                        let n = (t.len - i).min(4);
+                        let four =
+                            if n == 4 { from.add(i).cast::<i32>().read_unaligned() } else { tail(from.add(i), n) };
+                        let four = u64::from(four as u32);
+                        let both = four & 0x00ff_00ff | (four >> 8 & 0x00ff_00ff) << 32;
+                        to.add(i).cast::<u64>().write_unaligned(both);
+                        i += 4;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Widened rows by a widened panel.
+    ///
+    /// # Safety
+    /// `rows` rows of `4 · steps` elements exist, as many rows of the panel, and room for the sums; the CPU has AVX2.
+    #[target_feature(enable = "avx2")]
+    pub(super) unsafe fn wide_tile(rows: usize, a: *const i16, steps: usize, b: *const i16, out: *mut i32) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match rows {
+                1 => wide_rows::<1>(a, steps, b, out),
+                2 => wide_rows::<2>(a, steps, b, out),
+                3 => wide_rows::<3>(a, steps, b, out),
+                4 => wide_rows::<4>(a, steps, b, out),
+                5 => wide_rows::<5>(a, steps, b, out),
+                _ => wide_rows::<6>(a, steps, b, out),
             }
         }
     }
 
     /// # Safety
-    /// As [`block`]; the tile has `R` rows.
+    /// As [`wide_tile`].
     #[inline]
     #[target_feature(enable = "avx2")]
-    unsafe fn avx2_wide_tile<const R: usize>(t: &Tile, table: &Table<u8>, b: *const i16, out: *mut i32) {
-        let (pointers, positions) = table.of(t);
-        // Four columns a vector, each as the sums of steps 0 and 1 and of steps 2 and 3.
-        let mut acc = [[_mm256_setzero_si256(); 4]; R];
+    unsafe fn wide_rows<const R: usize>(a: *const i16, steps: usize, b: *const i16, out: *mut i32) {
+        let mut acc = [[_mm256_setzero_si256(); 2]; R];
         // SAFETY: the caller's promise; loads and stores need no alignment.
         unsafe {
-            for s in 0..t.segments {
-                let rows: [*const u8; R] = std::array::from_fn(|r| *pointers.add(s * R + r));
-                let b = b.add(*positions.add(s) as usize * NR);
-                let (whole, rest) = groups(t.len);
-                macro_rules! group {
-                    ($g:expr, $read:expr) => {
-                        let mut a = [_mm256_setzero_si256(); R];
-                        for r in 0..R {
-                            a[r] = _mm256_cvtepu8_epi16(_mm_set1_epi32($read(rows[r].add(4 * $g))));
+            // Two bases, so that two multiples of the stride are all the addresses need.
+            let bases = [a, a.wrapping_add(3 * 4 * steps)];
+            for g in 0..steps {
+                for half in 0..2 {
+                    let w = b.add(g * STEP + 32 * half);
+                    let w = [_mm256_loadu_si256(w.cast()), _mm256_loadu_si256(w.add(16).cast())];
+                    for r in 0..R {
+                        let at = bases[r / 3].wrapping_add(r % 3 * 4 * steps + 4 * g + 2 * half);
+                        let a = _mm256_set1_epi32(at.cast::<i32>().read_unaligned());
+                        for i in 0..2 {
+                            acc[r][i] = _mm256_add_epi32(acc[r][i], _mm256_madd_epi16(a, w[i]));
                         }
-                        for i in 0..4 {
-                            let w = b.add($g * STEP + 16 * i).cast();
-                            for r in 0..R {
-                                acc[r][i] = _mm256_add_epi32(acc[r][i], _mm256_madd_epi16(a[r], _mm256_loadu_si256(w)));
-                            }
-                        }
-                    };
-                }
-                for g in 0..whole {
-                    group!(g, |p: *const u8| p.cast::<i32>().read_unaligned());
-                }
-                if rest > 0 {
-                    group!(whole, |p: *const u8| tail(p, rest));
+                    }
                 }
             }
             for r in 0..R {
                 for i in 0..2 {
-                    let pairs = _mm256_hadd_epi32(acc[r][2 * i], acc[r][2 * i + 1]);
-                    let eight = _mm256_permute4x64_epi64::<0b11_01_10_00>(pairs);
-                    _mm256_storeu_si256(out.add(r * COLUMNS + 8 * i).cast(), eight);
+                    _mm256_storeu_si256(out.add(r * COLUMNS + 8 * i).cast(), acc[r][i]);
                 }
             }
         }
@@ -493,26 +562,31 @@ mod x86 {
     pub(super) unsafe fn avx2(t: &Tile, table: &Table<u8>, b: *const i8, out: *mut i32) {
         // SAFETY: the caller's promise.
         unsafe {
-            match t.rows {
-                1 => avx2_tile::<1>(t, table, b, out),
-                2 => avx2_tile::<2>(t, table, b, out),
-                _ => avx2_tile::<3>(t, table, b, out),
+            let mut r = 0;
+            while r + 2 <= t.rows {
+                avx2_tile::<2>(t, r, table, b, out);
+                r += 2;
+            }
+            if r < t.rows {
+                avx2_tile::<1>(t, r, table, b, out);
             }
         }
     }
 
+    /// `R` rows of the tile, from `first` on.
+    ///
     /// # Safety
-    /// As [`block`]; the tile has `R` rows.
+    /// As [`block`]; the tile has the rows.
     #[inline]
     #[target_feature(enable = "avx2")]
-    unsafe fn avx2_tile<const R: usize>(t: &Tile, table: &Table<u8>, b: *const i8, out: *mut i32) {
+    unsafe fn avx2_tile<const R: usize>(t: &Tile, first: usize, table: &Table<u8>, b: *const i8, out: *mut i32) {
         let (pointers, positions) = table.of(t);
         // Four columns a vector, each as the sums of steps 0 and 1 and of steps 2 and 3.
         let mut acc = [[_mm256_setzero_si256(); 4]; R];
         // SAFETY: the caller's promise; loads and stores need no alignment.
         unsafe {
             for s in 0..t.segments {
-                let rows: [*const u8; R] = std::array::from_fn(|r| *pointers.add(s * R + r));
+                let rows: [*const u8; R] = std::array::from_fn(|r| *pointers.add(s * t.rows + first + r));
                 let b = b.add(*positions.add(s) as usize * NR);
                 let (whole, rest) = groups(t.len);
                 macro_rules! group {
@@ -540,7 +614,7 @@ mod x86 {
                 for i in 0..2 {
                     let pairs = _mm256_hadd_epi32(acc[r][2 * i], acc[r][2 * i + 1]);
                     let eight = _mm256_permute4x64_epi64::<0b11_01_10_00>(pairs);
-                    _mm256_storeu_si256(out.add(r * COLUMNS + 8 * i).cast(), eight);
+                    _mm256_storeu_si256(out.add((first + r) * COLUMNS + 8 * i).cast(), eight);
                 }
             }
         }

@@ -180,6 +180,23 @@ impl Geometry {
         for (r, o) in origins.iter().enumerate() {
             let to = &mut scratch.copied[scratch.used + r * len..][..len];
             let mut at = 0;
+            let whole = (0..3).all(|a| {
+                let last = o.at[a] + ((g.kernel[a] - 1) * g.dilation[a]) as isize;
+                o.at[a] >= 0 && last < g.input[a] as isize
+            });
+            if whole && together {
+                let n = g.kernel[2] * c;
+                for d in 0..g.kernel[0] {
+                    for h in 0..g.kernel[1] {
+                        let row = (d * g.dilation[0] * height + h * g.dilation[1]) * width * self.pixel;
+                        // SAFETY: all positions meet the input, and the copy has room for them.
+                        unsafe { copy_few(o.x.wrapping_add(row), to.as_mut_ptr().add(at).cast(), n) };
+                        at += n;
+                    }
+                }
+                to[at..].fill(pad);
+                continue;
+            }
             for d in 0..g.kernel[0] {
                 for h in 0..g.kernel[1] {
                     let [d, h] = [d * g.dilation[0], h * g.dilation[1]];
@@ -216,6 +233,31 @@ impl Geometry {
                 }
             }
             to[at..].fill(pad);
+        }
+    }
+}
+
+/// Copies `n` elements, few, without calling for it.
+///
+/// # Safety
+/// They exist on both sides, and do not overlap.
+#[inline(always)]
+unsafe fn copy_few<T: Copy>(from: *const T, to: *mut T, n: usize) {
+    let (from, to, bytes) = (from.cast::<u8>(), to.cast::<u8>(), n * size_of::<T>());
+    // SAFETY: the caller's promise; the last word may overlap the one before it.
+    unsafe {
+        if bytes >= 8 {
+            let mut i = 0;
+            while i + 8 <= bytes {
+                to.add(i).cast::<u64>().write_unaligned(from.add(i).cast::<u64>().read_unaligned());
+                i += 8;
+            }
+            let last = bytes - 8;
+            to.add(last).cast::<u64>().write_unaligned(from.add(last).cast::<u64>().read_unaligned());
+        } else {
+            for i in 0..bytes {
+                *to.add(i) = *from.add(i);
+            }
         }
     }
 }
