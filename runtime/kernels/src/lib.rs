@@ -28,6 +28,7 @@ mod qtile;
 pub mod quantize;
 pub mod reduce;
 pub mod resample;
+pub mod roofline;
 pub mod rows;
 mod simd;
 pub mod strided;

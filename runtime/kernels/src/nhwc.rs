@@ -240,7 +240,7 @@ impl Depthwise<'_> {
     fn check(&self, y: &[f32]) {
         let (g, c) = (&self.window, self.channels);
         assert!(g.stride.iter().chain(&g.dilation).chain(&g.kernel).all(|&s| s > 0), "a window of no size");
-        assert!(g.taps() <= TAPS, "a kernel of too many positions");
+        assert!(g.taps() <= DEPTHWISE_TAPS, "a kernel of too many positions");
         assert!(self.x.len() >= self.batch * g.pixels() * c, "x is shorter than its shape says");
         let results = self.batch * g.positions() * c;
         assert!(y.len() >= results, "y is shorter than its shape says");
@@ -270,7 +270,8 @@ pub fn depthwise_reference(d: &Depthwise<'_>, y: &mut [f32]) {
 /// The depthwise convolution, on all threads of `pool`. Equal results whatever their number.
 ///
 /// # Panics
-/// When a slice is shorter than its shape says: a planner's mistake, checked there.
+/// When a slice is shorter than its shape says, or there are more than [`DEPTHWISE_TAPS`] kernel positions: a planner's
+/// mistake, checked there.
 pub fn depthwise(pool: &Pool, d: &Depthwise<'_>, y: &mut [f32]) {
     depthwise_on(Isa::best(), pool, d, y);
 }
@@ -319,11 +320,14 @@ unsafe fn lines_of<S: F32s>(d: &Depthwise<'_>, lines: Range<usize>, channels: Ra
     // So many channels at a time that the lines under a kernel stay in the first-level cache while it moves down.
     let held = d.window.kernel[1] * d.window.input[2];
     let some = (LINES / held.max(1)).max(NR) / NR * NR;
+    let mut lists: [List; 3] = std::array::from_fn(|_| List::default());
     let mut first = channels.start;
     while first < channels.end {
         let last = channels.end.min(first + some);
-        // SAFETY: the caller's promise.
-        unsafe { channels_of::<S>(d, lines.clone(), first..last, y) };
+        for line in lines.clone() {
+            // SAFETY: the caller's promise.
+            unsafe { one_line::<S>(d, line, &(first..last), &mut lists, y) };
+        }
         first = last;
     }
 }
@@ -331,55 +335,89 @@ unsafe fn lines_of<S: F32s>(d: &Depthwise<'_>, lines: Range<usize>, channels: Ra
 /// Floats of lines that stay in the first-level cache.
 const LINES: usize = 6 * 1024;
 
+/// One output line of [`lines_of`].
+///
 /// # Safety
 /// As [`lines_of`].
 #[inline(always)]
-unsafe fn channels_of<S: F32s>(d: &Depthwise<'_>, lines: Range<usize>, channels: Range<usize>, y: *mut f32) {
+unsafe fn one_line<S: F32s>(
+    d: &Depthwise<'_>,
+    line: usize,
+    channels: &Range<usize>,
+    lists: &mut [List; 3],
+    y: *mut f32,
+) {
     let (g, c) = (&d.window, d.channels);
     let inside = Run::of(g, 2);
-    let mut taps = [Tap::default(); TAPS];
-    for line in lines {
-        let (image, out) = (line / (g.output[0] * g.output[1]), line % (g.output[0] * g.output[1]));
-        let out = [out / g.output[1], out % g.output[1]];
-        let (deep, down) = (Run::taps(g, 0, out[0]), Run::taps(g, 1, out[1]));
-        let origin: [isize; 2] = std::array::from_fn(|a| (out[a] * g.stride[a]) as isize - g.pad[a]);
-        let row = ((image * g.input[0]) as isize + origin[0]) * g.input[1] as isize + origin[1];
-        let (mut at, mut count, mut listed) = (0, 0, false);
-        while at < g.output[2] {
-            let whole = inside.contains(&at);
-            // Inside, one list serves all positions.
-            if !(whole && listed) {
-                count = 0;
-                let across = Run::taps(g, 2, at);
-                for kd in deep.clone() {
-                    for kh in down.clone() {
-                        for kw in across.clone() {
-                            let pixel = (kd * g.dilation[0] * g.input[1] + kh * g.dilation[1]) * g.input[2];
-                            let tap = (kd * g.kernel[1] + kh) * g.kernel[2] + kw;
-                            taps[count] = Tap { x: (pixel + kw * g.dilation[2]) * c, w: tap * c };
-                            count += 1;
-                        }
-                    }
+    let (image, out) = (line / (g.output[0] * g.output[1]), line % (g.output[0] * g.output[1]));
+    let out = [out / g.output[1], out % g.output[1]];
+    let (deep, down) = (Run::taps(g, 0, out[0]), Run::taps(g, 1, out[1]));
+    let origin: [isize; 2] = std::array::from_fn(|a| (out[a] * g.stride[a]) as isize - g.pad[a]);
+    let row = ((image * g.input[0]) as isize + origin[0]) * g.input[1] as isize + origin[1];
+    let mut at = 0;
+    while at < g.output[2] {
+        let whole = inside.contains(&at);
+        // One list serves all positions inside, one those before, one those after, and mostly those of the next line too.
+        let list = &mut lists[if whole { 0 } else { 1 + usize::from(at >= inside.start) }];
+        list.fill(g, c, [deep.clone(), down.clone(), Run::taps(g, 2, at)]);
+        let column = (at * g.stride[2]) as isize - g.pad[2];
+        let x = d.x.as_ptr().wrapping_offset((row * g.input[2] as isize + column) * c as isize);
+        let first = (line * g.output[2] + at) * c;
+        let left = if whole { inside.end - at } else { 1 };
+        macro_rules! by_width {
+            ($($n:literal of $v:literal)*) => {
+                match left {
+                    // SAFETY: the caller's promise; the taps meet the input at each position.
+                    $($n.. => unsafe { spots::<S, $n, $v>(d, list.taps(), x, channels, first, y); $n })*
+                    _ => 1,
                 }
-                listed = whole;
-            }
-            let column = (at * g.stride[2]) as isize - g.pad[2];
-            let x = d.x.as_ptr().wrapping_offset((row * g.input[2] as isize + column) * c as isize);
-            let first = (line * g.output[2] + at) * c;
-            let left = if whole { inside.end - at } else { 1 };
-            macro_rules! by_width {
-                ($($n:literal of $v:literal)*) => {
-                    match left {
-                        // SAFETY: the caller's promise; the taps meet the input at each position.
-                        $($n.. => unsafe { spots::<S, $n, $v>(d, &taps[..count], x, &channels, first, y); $n })*
-                        _ => 1,
-                    }
-                };
-            }
-            at += by_width!(8 of 1 4 of 2 2 of 4 1 of 8);
+            };
         }
+        at += by_width!(8 of 1 4 of 2 2 of 4 1 of 8);
     }
 }
+
+/// Kernel positions that meet the input.
+struct List {
+    taps: [Tap; DEPTHWISE_TAPS],
+    count: usize,
+    of: [Range<usize>; 3],
+}
+
+impl Default for List {
+    fn default() -> List {
+        List { taps: [Tap::default(); DEPTHWISE_TAPS], count: 0, of: [0..0, 0..0, 0..0] }
+    }
+}
+
+impl List {
+    /// Lists the positions in these ranges, unless it holds them already.
+    #[inline(always)]
+    fn fill(&mut self, g: &Window, c: usize, of: [Range<usize>; 3]) {
+        if self.of == of {
+            return;
+        }
+        self.count = 0;
+        for kd in of[0].clone() {
+            for kh in of[1].clone() {
+                for kw in of[2].clone() {
+                    let pixel = (kd * g.dilation[0] * g.input[1] + kh * g.dilation[1]) * g.input[2];
+                    let tap = (kd * g.kernel[1] + kh) * g.kernel[2] + kw;
+                    self.taps[self.count] = Tap { x: (pixel + kw * g.dilation[2]) * c, w: tap * c };
+                    self.count += 1;
+                }
+            }
+        }
+        self.of = of;
+    }
+
+    fn taps(&self) -> &[Tap] {
+        &self.taps[..self.count]
+    }
+}
+
+/// Most kernel positions of a depthwise convolution.
+pub const DEPTHWISE_TAPS: usize = 512;
 
 /// Where a kernel position lies, in elements from the first one, and its weights.
 #[derive(Clone, Copy, Default)]
