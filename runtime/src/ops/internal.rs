@@ -11,10 +11,6 @@ pub(crate) use super::pool::last::{AVERAGE_POOL, MAX_POOL};
 /// The domain of these operators.
 pub(crate) const DOMAIN: &str = "hone";
 
-/// All of them.
-#[cfg(test)]
-pub(crate) static INTERNAL: &[&OpDef] = &[&CONV, &MAX_POOL, &AVERAGE_POOL];
-
 /// The standard's `Transpose`.
 pub(crate) fn transpose() -> &'static OpDef {
     standard("Transpose")

@@ -194,6 +194,7 @@ struct Rest {
 /// A graph at concrete shapes, ready to run.
 pub struct Plan {
     steps: Vec<Step>,
+    shared: Vec<StepInfo>,
     slots: Vec<Slot>,
     inputs: Vec<ValueId>,
     outputs: Vec<Output>,
@@ -278,6 +279,7 @@ impl Plan {
         let mut scratch_bytes = Vec::new();
         let mut weight_bytes = 0;
         // Values that are another value's bytes under another shape.
+        let mut shared = Vec::new();
         let mut same_as: Vec<Option<ValueId>> = vec![None; slots.len()];
         let lowered: Vec<crate::graph::Node> = nodes.iter().map(|p| p.node.clone()).collect();
         for planned in nodes.into_iter().rev() {
@@ -301,9 +303,11 @@ impl Plan {
                         Lowering { nodes: &lowered, node, attrs: &attrs, slots: &slots, producers: &producers };
                     let fast = !options.reference && !planned.probe;
                     match if fast { (def.lower)(&lowering).map_err(op_error)? } else { None } {
-                        Some(l) if let Some(of) = shared(&l, node, &slots) => {
+                        Some(l) if let Some(of) = same_area(&l, node, &slots) => {
                             needed[of] = true;
                             same_as[node.outputs[0].unwrap_or(of)] = Some(of);
+                            let (node, op) = (node.name.clone(), node.op.name().to_string());
+                            shared.push(StepInfo { node, op, kernel: "shared" });
                             continue;
                         }
                         Some(l) if l.reads.len() + node.outputs.len() < MAX_SLOTS => {
@@ -408,7 +412,8 @@ impl Plan {
         let held = slots.iter().map(|_| None).collect();
         let pool = options.pool.clone();
         let (bytes, profile) = (options.bytes, options.profile.clone());
-        Ok(Plan { steps, slots, inputs, outputs, rest, held, pool, profile, bytes, largest, arena_bytes, weight_bytes })
+        shared.reverse();
+        Ok(Plan { steps, shared, slots, inputs, outputs, rest, held, pool, profile, bytes, largest, arena_bytes, weight_bytes })
     }
 
     /// Bytes of the arena: every activation and scratch area, overlapped by liveness.
@@ -436,6 +441,11 @@ impl Plan {
     /// The steps in order; those of the rest follow only while it runs and are in [`Plan::later`].
     pub fn steps(&self) -> Vec<StepInfo> {
         self.steps.iter().map(Step::info).collect()
+    }
+
+    /// The nodes that run nothing: their results are their operands' bytes under another shape.
+    pub fn shared(&self) -> &[StepInfo] {
+        &self.shared
     }
 
     /// Types and shapes of the outputs; `None` for one whose shape depends on data.
@@ -678,7 +688,7 @@ impl Arena {
 }
 
 /// The value whose bytes the only result of a node is, when one area of the arena can serve both.
-fn shared(l: &Lowered, node: &crate::graph::Node, slots: &[Slot]) -> Option<ValueId> {
+fn same_area(l: &Lowered, node: &crate::graph::Node, slots: &[Slot]) -> Option<ValueId> {
     let of = node.inputs.get(l.same?).copied().flatten()?;
     let &[Some(made)] = &node.outputs[..] else { return None };
     let bytes = |v: ValueId| slots[v].shape.iter().product::<usize>() * slots[v].dtype.size_bytes();
