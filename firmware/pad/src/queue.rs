@@ -83,7 +83,8 @@ pub fn report_lost<S: Store>(store: &mut S, boot: u16, now_ms: u32) -> Result<()
 #[derive(Clone, Debug)]
 pub struct RamStore<const N: usize> {
     epoch: u32,
-    next: u32,
+    /// Numbers used.
+    used: u32,
     lost: u32,
     events: Deque<Event, N>,
 }
@@ -92,7 +93,7 @@ impl<const N: usize> RamStore<N> {
     /// An empty store without an epoch.
     #[must_use]
     pub const fn new() -> Self {
-        Self { epoch: 0, next: 1, lost: 0, events: Deque::new() }
+        Self { epoch: 0, used: 0, lost: 0, events: Deque::new() }
     }
 }
 
@@ -109,26 +110,25 @@ impl<const N: usize> Store for RamStore<N> {
 
     fn adopt_epoch(&mut self, epoch: u32) {
         self.epoch = epoch;
-        let mut seq = 1;
+        self.used = 0;
         for event in &mut self.events {
-            event.seq = seq;
-            seq += 1;
+            self.used += 1;
+            event.seq = self.used;
         }
-        self.next = seq;
     }
 
     fn first(&self) -> u32 {
-        self.next - self.events.len() as u32
+        self.next() - self.events.len() as u32
     }
 
     fn next(&self) -> u32 {
-        self.next
+        self.used + 1
     }
 
     fn push(&mut self, event: Event) -> Result<u32, StoreError> {
-        let seq = self.next;
+        let seq = self.next();
         self.events.push_back(Event { seq, ..event }).map_err(|_| StoreError::Full)?;
-        self.next += 1;
+        self.used = seq;
         Ok(seq)
     }
 

@@ -15,3 +15,8 @@ pub struct Faults {
     /// Neither side checks that a greeting answers its own.
     pub greet_without_echo: bool,
 }
+
+impl Faults {
+    /// All rules kept.
+    pub const NONE: Self = Self { no_dedupe: false, trim_at_send: false, ignore_crc: false, greet_without_echo: false };
+}

@@ -15,6 +15,8 @@ use nom::number::complete::{le_u8, le_u32};
 pub const MAX_RAW: usize = 240;
 /// Longest frame on the wire, in bytes: one stuffing byte and two delimiters more.
 pub const MAX_ENCODED: usize = MAX_RAW + 3;
+/// Where a frame begins in [`Encoded`], before it is stuffed.
+const RAW_AT: usize = 2;
 /// Bytes of a frame before its body.
 pub const HEADER_LEN: usize = 10;
 /// Bytes of a frame's checksum.
@@ -128,19 +130,24 @@ pub fn encode(message: &Message, session: u32, ctr: u32, key: Option<&Key>) -> E
 /// for tests of types this version does not know.
 #[must_use]
 pub fn encode_body(kind: u8, body: &Body, session: u32, ctr: u32, key: Option<&Key>) -> Encoded {
-    let mut raw = Raw::new();
+    // A leading delimiter ends whatever half frame or banner the line carried before; the second zero is where stuffing
+    // begins.
+    let mut out = Encoded::new();
+    append(&mut out, &[0, 0]);
     let flags = WIRE_MAJOR << 5 | if key.is_some() { TAGGED } else { 0 };
-    append(&mut raw, &[flags, kind]);
-    append(&mut raw, &session.to_le_bytes());
-    append(&mut raw, &ctr.to_le_bytes());
-    append(&mut raw, body);
+    append(&mut out, &[flags, kind]);
+    append(&mut out, &session.to_le_bytes());
+    append(&mut out, &ctr.to_le_bytes());
+    append(&mut out, body);
     if let Some(key) = key {
-        let tag = auth::tag(key, &raw);
-        append(&mut raw, &tag);
+        let tag = auth::tag(key, &out[RAW_AT..]);
+        append(&mut out, &tag);
     }
-    let crc = CRC.checksum(&raw).to_le_bytes();
-    append(&mut raw, &crc);
-    stuff(&raw)
+    let crc = CRC.checksum(&out[RAW_AT..]).to_le_bytes();
+    append(&mut out, &crc);
+    stuff(&mut out[RAW_AT - 1..]);
+    append(&mut out, &[0]);
+    out
 }
 
 /// What became of the frames one side received. All counts saturate.
@@ -177,6 +184,27 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// Nothing counted yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            accepted: 0,
+            stuffing: 0,
+            overlong: 0,
+            short: 0,
+            crc: 0,
+            version: 0,
+            incompatible: 0,
+            tag: 0,
+            untagged: 0,
+            replay: 0,
+            session: 0,
+            unknown: 0,
+            body: 0,
+            overrun: 0,
+        }
+    }
+
     /// Counts one refused frame.
     pub fn count(&mut self, error: FrameError) {
         bump(match error {
@@ -244,8 +272,8 @@ pub enum Deframed {
 impl Deframer {
     /// A deframer that has seen nothing.
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+    pub const fn new() -> Self {
+        Self { raw: Raw::new(), code: 0, left: 0, overlong: false }
     }
 
     /// Takes the next byte of the stream.
@@ -297,26 +325,18 @@ fn header(bytes: &[u8]) -> nom::IResult<&[u8], (u8, u8, u32, u32)> {
     (le_u8, le_u8, le_u32, le_u32).parse(bytes)
 }
 
-/// Consistent overhead byte stuffing: each zero is replaced by the distance to the next one.
-fn stuff(raw: &Raw) -> Encoded {
-    let mut out = Encoded::new();
-    // A leading delimiter ends whatever half frame or banner the line carried before.
-    append(&mut out, &[0, 0]);
-    let (mut code_at, mut run) = (1, 1u8);
-    for &byte in raw {
-        if byte == 0 {
-            out[code_at] = run;
-            code_at = out.len();
-            run = 1;
+/// Consistent overhead byte stuffing, in place: each zero becomes the distance to the next one or to the end. The first
+/// byte is a zero put before the frame. Shorter than 254 bytes, no run needs splitting.
+fn stuff(bytes: &mut [u8]) {
+    let mut distance = 1;
+    for byte in bytes.iter_mut().rev() {
+        if *byte == 0 {
+            *byte = distance;
+            distance = 1;
         } else {
-            // `raw` is shorter than 254 bytes, so a run never needs splitting.
-            run += 1;
+            distance += 1;
         }
-        append(&mut out, &[byte]);
     }
-    out[code_at] = run;
-    append(&mut out, &[0]);
-    out
 }
 
 /// Appends to a vector whose capacity the callers' types guarantee.

@@ -303,9 +303,14 @@ pub struct Config {
     pub hash: u32,
 }
 
+impl Config {
+    /// The pad's own, until a host says otherwise.
+    pub const OWN: Self = Self { debounce_ms: 8, long_ms: 600, double_ms: 0, chord_ms: 150, hash: 0 };
+}
+
 impl Default for Config {
     fn default() -> Self {
-        Self { debounce_ms: 8, long_ms: 600, double_ms: 0, chord_ms: 150, hash: 0 }
+        Self::OWN
     }
 }
 
@@ -393,7 +398,15 @@ impl core::fmt::Debug for Pair {
     }
 }
 
+impl Prompt {
+    /// Nothing is being asked.
+    pub const NONE: Self = Self { prompt_id: 0, ttl_ms: 0, labels: Labels::NONE };
+}
+
 impl Labels {
+    /// No labels.
+    pub const NONE: Self = Self { packed: Vec::new(), count: 0 };
+
     /// Packs labels; what does not fit into [`MAX_LABELS`] bytes is refused whole, not cut.
     ///
     /// # Errors
