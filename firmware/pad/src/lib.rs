@@ -8,6 +8,7 @@
 //! | [`debounce`] | samples | edges |
 //! | [`gesture`] | edges | clicks, long presses, doubles, chords |
 //! | [`queue`] | gestures | numbered events that wait until the host has them |
+//! | [`flash`] | that queue | records in NOR flash that outlive a power cut |
 //! | [`link`] | events | frames, again and again until acknowledged |
 //! | [`pad`] | all of them | one core, with lamps that say how far a press has come |
 //! | [`shell`] | a board's hardware | the loop every board runs |
@@ -37,6 +38,7 @@
 #![forbid(unsafe_code)]
 
 pub mod debounce;
+pub mod flash;
 pub mod gesture;
 pub mod link;
 pub mod pad;
@@ -44,6 +46,7 @@ pub mod pins;
 pub mod queue;
 pub mod shell;
 
+pub use flash::FlashStore;
 pub use hone_wire::message::RebootTarget;
 pub use pad::{Lamp, Pad, PadConfig, Request};
 pub use pins::Buttons;

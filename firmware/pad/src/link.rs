@@ -322,18 +322,23 @@ impl PadLink {
             bump(&mut self.counters.replay);
             return None;
         }
-        self.up = true;
-        self.session = frame.session;
-        self.rx_ctr = frame.ctr;
-        self.heard_ms = now_ms;
-        self.announce_ms = ANNOUNCE_MS;
         if welcome.epoch == store.epoch() {
             // Beyond `next` lies nothing that could have been acknowledged.
             store.trim(welcome.ack.min(store.next()));
         } else {
             // Under a new name nothing can have been acknowledged, whatever the welcome says.
             store.adopt_epoch(welcome.epoch);
+            if store.epoch() != welcome.epoch {
+                // Presses told under a name that the next boot does not know would be recorded twice.
+                bump(&mut self.counters.overrun);
+                return None;
+            }
         }
+        self.up = true;
+        self.session = frame.session;
+        self.rx_ctr = frame.ctr;
+        self.heard_ms = now_ms;
+        self.announce_ms = ANNOUNCE_MS;
         self.sent = store.first();
         self.limit = self.sent.saturating_add(u32::from(welcome.credit));
         self.resend_ms = RESEND_MS;

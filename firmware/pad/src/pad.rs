@@ -366,6 +366,11 @@ impl<S: Store> Pad<S> {
         &self.keeper.store
     }
 
+    /// The events' store, for a board to mount before [`Pad::boot`].
+    pub fn store_mut(&mut self) -> &mut S {
+        &mut self.keeper.store
+    }
+
     /// Gives the store back, for the next boot.
     #[must_use]
     pub fn into_store(self) -> S {
@@ -392,6 +397,7 @@ impl<S: Store> Pad<S> {
             Message::Buzzer(buzzer) => self.request(Request::Buzzer(buzzer), number::Buzzer, ctr),
             Message::Reboot(Reboot { target }) if tagged => self.request(Request::Reboot(target), number::Reboot, ctr),
             Message::Pair(Pair { key }) if self.gestures.is_chord_held() => {
+                self.keeper.store.keep_pairing_key(key);
                 self.request(Request::KeepPairingKey(key), number::Pair, ctr);
                 self.link.pair(key, now_ms, &mut self.keeper.store);
             }

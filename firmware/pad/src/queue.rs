@@ -1,9 +1,10 @@
 //! Where presses wait until the host has them, and where a loss is counted when they cannot.
 //!
-//! [`Store`] is what a board implements over its flash; [`RamStore`] is the one for boards without. A store only keeps
+//! [`FlashStore`](crate::FlashStore) is the [`Store`] of a board with flash; [`RamStore`] is for those without. A store only keeps
 //! records and numbers; what happens when it is full is decided here, once, in [`enqueue`].
 
 use heapless::Deque;
+use hone_wire::auth::Key;
 use hone_wire::message::{Event, Kind};
 
 /// Durable storage of numbered events. Every change is durable when the call returns: the lamp says "queued" then.
@@ -12,7 +13,7 @@ pub trait Store {
     fn epoch(&self) -> u32;
 
     /// Gives the numbering a new name, and numbers what is held from 1, in order. Numbers that the host gave up knowing
-    /// cannot be continued.
+    /// cannot be continued. A store that cannot keep the name keeps its old one.
     fn adopt_epoch(&mut self, epoch: u32);
 
     /// Number of the oldest event held; equal to [`Store::next`] when none is.
@@ -45,6 +46,10 @@ pub trait Store {
     /// # Errors
     /// As for [`Store::push`].
     fn push_dropped(&mut self, event: Event) -> Result<u32, StoreError>;
+
+    /// Keeps the pad's pairing key, where the store has a place for it; else that is the board's to do, which is asked by
+    /// [`Request::KeepPairingKey`](crate::Request::KeepPairingKey).
+    fn keep_pairing_key(&mut self, _key: Key) {}
 }
 
 /// Why a store kept nothing.
