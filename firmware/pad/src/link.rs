@@ -223,7 +223,7 @@ impl PadLink {
             }
         };
         if frame.kind == number::HostHello && !frame.tagged {
-            match Message::parse(frame.kind, frame.body) {
+            match Message::parse_for_pad(frame.kind, frame.body) {
                 Ok(Message::HostHello(hello)) => self.answer(&hello, frame.body, now_ms, store),
                 _ => bump(&mut self.counters.body),
             }
@@ -234,7 +234,7 @@ impl PadLink {
             return None;
         }
         if !self.up {
-            let welcome = Message::parse(frame.kind, frame.body);
+            let welcome = Message::parse_for_pad(frame.kind, frame.body);
             let Ok(Message::Welcome(welcome)) = welcome else {
                 bump(&mut self.counters.session);
                 return None;
@@ -251,7 +251,7 @@ impl PadLink {
         }
         self.rx_ctr = frame.ctr;
         self.heard_ms = now_ms;
-        match Message::parse(frame.kind, frame.body) {
+        match Message::parse_for_pad(frame.kind, frame.body) {
             Ok(message) => {
                 bump(&mut self.counters.accepted);
                 match message {
@@ -262,6 +262,11 @@ impl PadLink {
             Err(BodyError::UnknownType) => {
                 bump(&mut self.counters.unknown);
                 self.nak(frame.kind, NakReason::UnknownType, frame.ctr);
+                None
+            }
+            Err(BodyError::WrongWay) => {
+                bump(&mut self.counters.accepted);
+                self.nak(frame.kind, NakReason::Forbidden, frame.ctr);
                 None
             }
             Err(BodyError::Short | BodyError::Malformed) => {
