@@ -12,4 +12,8 @@ fn main() {
     println!("cargo:rustc-link-search={out}");
     println!("cargo:rustc-link-arg-bins=--nmagic");
     println!("cargo:rustc-link-arg-bins=-Tlink.x");
+    if fs::read_to_string("memory.x").is_ok_and(|script| script.contains("BOOT2")) {
+        // Where the RP2040's second-stage loader goes.
+        println!("cargo:rustc-link-arg-bins=-Tlink-rp.x");
+    }
 }

@@ -10,8 +10,8 @@ use hone_wire::auth::Key;
 use hone_wire::faults::Faults;
 use hone_wire::frame::{Counters, Encoded};
 use hone_wire::message::{
-    Buzzer, Config, Display, Event, Input, Kind, Message, NakReason, Pair, Pong, Prompt, Reboot, RebootTarget, Stats,
-    number,
+    Buzzer, Config, Diagnostic, Display, Event, Input, Kind, Message, NakReason, Pair, Pong, Prompt, Reboot,
+    RebootTarget, Stats, number,
 };
 
 /// Presses beginning within this time of a change of prompt may answer the one before.
@@ -298,6 +298,22 @@ impl<S: Store> Pad<S> {
         self.age_prompt(now_ms);
         let context = self.context();
         self.keeper.keep(Gesture { kind, button: src, value, began_ms: now_ms, lasted_ms: 0, context })
+    }
+
+    /// Reports the panic by which the last boot ended: the line, and a hash that tells the file.
+    ///
+    /// Returns as [`Pad::report`] does.
+    pub fn report_panic(&mut self, line: u16, file: u32, now_ms: u32) -> Option<u32> {
+        let event = Event {
+            t_ms: now_ms,
+            boot: self.keeper.boot,
+            kind: Kind::Diagnostic,
+            value: Diagnostic::Panic as u16,
+            dur_10ms: line,
+            prompt: file,
+            ..Event::default()
+        };
+        enqueue(&mut self.keeper.store, event)
     }
 
     /// How far the latest press of each button has come.

@@ -33,15 +33,26 @@ pub(crate) struct Board {
 const KIB: u32 = 1024;
 
 /// Every board. To add one: its folder under `firmware/boards`, its row here.
-pub(crate) static BOARDS: &[Board] = &[Board {
-    name: "lm3s6965",
-    target: "thumbv7m-none-eabi",
-    flash: 24 * KIB,
-    ram: 8 * KIB,
-    stack: 3 * KIB,
-    in_ci: true,
-    title: "Stellaris LM3S6965 evaluation board, as QEMU emulates it",
-}];
+pub(crate) static BOARDS: &[Board] = &[
+    Board {
+        name: "lm3s6965",
+        target: "thumbv7m-none-eabi",
+        flash: 24 * KIB,
+        ram: 8 * KIB,
+        stack: 3 * KIB,
+        in_ci: true,
+        title: "Stellaris LM3S6965 evaluation board, as QEMU emulates it",
+    },
+    Board {
+        name: "pico",
+        target: "thumbv6m-none-eabi",
+        flash: 48 * KIB,
+        ram: 32 * KIB,
+        stack: 20 * KIB,
+        in_ci: true,
+        title: "Raspberry Pi Pico (RP2040), USB and UART",
+    },
+];
 
 /// What `cargo xtask boards` was asked.
 #[derive(Debug, Default)]
