@@ -148,7 +148,7 @@ fn word(bytes: &[u8], at: usize) -> anyhow::Result<u32> {
 mod tests {
     use super::*;
 
-    /// An ELF file of two segments: code of 4 bytes and a plate at 0x100, data at 0x128 that lives at 0x2000_0000.
+    /// An ELF file of two segments: code of 4 bytes and plates at 0x100, 4 bytes after them data that lives at 0x2000_0000.
     fn file(plates: usize) -> Vec<u8> {
         let mut code = vec![1, 2, 3, 4];
         for _ in 0..plates {
@@ -167,7 +167,7 @@ mod tests {
         let (code_len, data_len) = (code.len() as u32, data.len() as u32);
         let words = [
             [LOAD, body, 0x100, 0x100, code_len, code_len, 5, 4],
-            [LOAD, body + code_len, 0x2000_0000, 0x128, data_len, 64, 6, 4],
+            [LOAD, body + code_len, 0x2000_0000, 0x100 + code_len + 4, data_len, 64, 6, 4],
         ];
         bytes.extend(words.iter().flatten().flat_map(|word| word.to_le_bytes()));
         let sections =
