@@ -8,6 +8,7 @@ mod adapter;
 mod bench;
 mod check;
 mod completions;
+mod config;
 mod demo;
 mod doctor;
 pub(crate) mod eval;
@@ -27,6 +28,7 @@ pub(crate) enum Verb {
     Bench(bench::Bench),
     Check(check::Check),
     Completions(completions::Completions),
+    Config(config::Config),
     Demo(demo::Demo),
     Doctor(doctor::Doctor),
     Eval(eval::Eval),
@@ -51,6 +53,7 @@ impl Verb {
             Verb::Bench(v) => v.run(),
             Verb::Check(v) => v.run(),
             Verb::Completions(v) => v.run(),
+            Verb::Config(v) => v.run(),
             Verb::Demo(v) => v.run(),
             Verb::Doctor(v) => v.run(),
             Verb::Eval(v) => v.run(),

@@ -9,8 +9,11 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use hone_runtime::Class;
+use hone_runtime::config::Config;
 use hone_runtime::feedback::emulate::{Emulator, EmulatorConfig, parse_script};
+use hone_runtime::feedback::keys::parse_uid;
 use hone_runtime::feedback::serial::{PortInfo, list_ports};
+use hone_runtime::feedback::source::{self, Source, SourceError};
 use serde_json::{Value, json};
 
 use crate::exit::fail;
@@ -68,15 +71,37 @@ impl Pad {
     }
 }
 
+/// What `--pad` names: pads of the configuration by name, every pad there is for `auto`, else a way to name one. Without
+/// any, the pads of the configuration that have a port.
+pub(super) fn sources(named: &[String], settings: &Config) -> Result<Vec<Box<dyn Source>>, SourceError> {
+    let mut specs = Vec::new();
+    for name in named {
+        let known = settings.pads.iter().find(|pad| pad.name == *name).and_then(|pad| pad.port.clone());
+        let here = || list_ports().iter().filter(|port| port.is_pad()).map(spec).collect::<Vec<String>>();
+        match known {
+            Some(port) => specs.push(port),
+            None if name == "auto" => match here() {
+                // The first one to come.
+                none if none.is_empty() => specs.push(name.clone()),
+                some => specs.extend(some),
+            },
+            None => specs.push(name.clone()),
+        }
+    }
+    if named.is_empty() {
+        specs.extend(settings.pads.iter().filter_map(|pad| pad.port.clone()));
+    }
+    specs.iter().map(|spec| source::parse(spec)).collect()
+}
+
+/// Firmware's version as people write it.
+pub(super) fn version([major, minor, patch]: [u8; 3]) -> String {
+    format!("{major}.{minor}.{patch}")
+}
+
 /// What `--pad` takes for a port.
 fn spec(port: &PortInfo) -> String {
-    match &port.usb {
-        None => port.device.clone(),
-        Some(u) => match &u.serial {
-            Some(serial) => format!("usb:{:04x}:{:04x}:{serial}", u.vid, u.pid),
-            None => format!("usb:{:04x}:{:04x}", u.vid, u.pid),
-        },
-    }
+    port.spec().to_string()
 }
 
 fn list(as_json: bool) -> anyhow::Result<()> {
@@ -87,7 +112,7 @@ fn list(as_json: bool) -> anyhow::Result<()> {
             json!({
                 "device": p.device, "spec": spec(p), "vid": usb.map(|u| format!("{:04x}", u.vid)),
                 "pid": usb.map(|u| format!("{:04x}", u.pid)), "serial": usb.and_then(|u| u.serial.clone()),
-                "product": usb.and_then(|u| u.product.clone()),
+                "product": usb.and_then(|u| u.product.clone()), "pad": p.is_pad(),
             })
         };
         return output::document("hone.pad-list/1", json!({"ports": ports.iter().map(row).collect::<Vec<Value>>()}));
@@ -180,6 +205,5 @@ fn watch(pad: &Emulator, done: &AtomicBool, buttons: usize) {
 }
 
 fn uid(text: &str) -> Result<[u8; 8], String> {
-    let value = u64::from_str_radix(text, 16).ok().filter(|_| text.len() == 16);
-    value.map(u64::to_be_bytes).ok_or(format!("`{text}` is not 16 hexadecimal digits"))
+    parse_uid(text).ok_or(format!("`{text}` is not 16 hexadecimal digits"))
 }
