@@ -34,6 +34,7 @@ pub(crate) fn code_of(error: &anyhow::Error) -> u8 {
             hone_runtime::dataset::DatasetError,
             hone_runtime::export::ExportError,
             hone_runtime::feedback::SourceError,
+            hone_runtime::flash::FlashError,
             hone_runtime::gpio::GpioError,
             hone_runtime::import::ImportError,
             hone_runtime::journal::StoreError,

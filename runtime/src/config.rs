@@ -250,7 +250,7 @@ impl Config {
         };
         let path = |leaf: &Leaf| leaf.path.iter().map(String::as_str).collect::<Vec<_>>().join(".");
         for leaf in &leaves {
-            if let ["feedback", rest @ ..] = leaf.parts()[..] {
+            if let ["feedback", ref rest @ ..] = leaf.parts()[..] {
                 done(leaf, rule(&mut common, rest, leaf));
             }
         }
@@ -294,7 +294,10 @@ impl Config {
                     };
                     done(leaf, result);
                 }
-                _ => done(leaf, Err(format!("there is no key `{}`; known are feedback, pads.NAME, people.BADGE", path(leaf)))),
+                _ => done(
+                    leaf,
+                    Err(format!("there is no key `{}`; known are feedback, pads.NAME, people.BADGE", path(leaf))),
+                ),
             }
         }
         for (name, (pad, mut rules)) in pads {
@@ -304,15 +307,22 @@ impl Config {
                     if let Some(other) = self.policy.pads.insert(uid, rules) {
                         let leaf = leaves.iter().find(|leaf| leaf.parts()[..] == ["pads", name, "uid"]);
                         let other = other.name.unwrap_or_default();
-                        leaf.into_iter().for_each(|leaf| done(leaf, Err(format!("`{}` is also the pad `{other}`", uid_text(&uid)))));
+                        leaf.into_iter().for_each(|leaf| {
+                            done(leaf, Err(format!("`{}` is also the pad `{other}`", uid_text(&uid))))
+                        });
                     }
                 }
                 None => {
-                    let ruled = leaves.iter().find(|leaf| {
-                        matches!(leaf.parts()[..], ["pads", n, key, ..] if n == name && key != "port")
-                    });
+                    let ruled = leaves
+                        .iter()
+                        .find(|leaf| matches!(leaf.parts()[..], ["pads", n, key, ..] if n == name && key != "port"));
                     if let Some(leaf) = ruled {
-                        done(leaf, Err(format!("rules for one pad need its identity: pads.{name}.uid; `hone pad list` tells it")));
+                        done(
+                            leaf,
+                            Err(format!(
+                                "rules for one pad need its identity: pads.{name}.uid; `hone pad list` tells it"
+                            )),
+                        );
                     }
                 }
             }
@@ -348,8 +358,9 @@ fn rule(rules: &mut Rules, path: &[&str], leaf: &Leaf) -> Result<(), String> {
 
 fn given(mapping: &mut Mapping, act: &[&str], leaf: &Leaf) -> Result<(), String> {
     let name = act.join(".");
-    let act = Act::parse(&name)
-        .ok_or(format!("`{name}` is nothing a hand does; known are N.click, N.long, N.double with N from 0 to 15, chord, chord-held"))?;
+    let act = Act::parse(&name).ok_or(format!(
+        "`{name}` is nothing a hand does; known are N.click, N.long, N.double with N from 0 to 15, chord, chord-held"
+    ))?;
     let phrase = words::parse(leaf.value.str()?)?.ok_or("it is empty; `nothing` takes a meaning away")?;
     if matches!(phrase.said, Said::Show | Said::Quit) {
         return Err("`show` and `quit` are for lines typed in, not for buttons".into());
@@ -460,9 +471,9 @@ impl Walk<'_> {
                 }
                 DeValue::Boolean(b) => Ok(Value::Bool(*b)),
                 DeValue::String(text) => Ok(Value::Str(text.to_string())),
-                DeValue::Integer(n) => i64::from_str_radix(n.as_str(), n.radix())
-                    .map(Value::Int)
-                    .map_err(|_| format!("{n} is too large")),
+                DeValue::Integer(n) => {
+                    i64::from_str_radix(n.as_str(), n.radix()).map(Value::Int).map_err(|_| format!("{n} is too large"))
+                }
                 other => Err(format!("no key takes a value of type {}", other.type_str())),
             };
             match value {
@@ -560,7 +571,8 @@ buttons.0.click = "!up"
         assert_eq!(of("feedback.per_minute"), ("12", "hone.toml:4"));
         assert_eq!(of("feedback.apart_ms"), ("200", "default"));
         assert_eq!(of("pads.desk.buttons.1.double"), ("\"correct dog\"", "hone.toml:14"));
-        let files = vec![("/etc/hone/hone.toml".into(), WHOLE.into()), ("mine.toml".into(), "feedback.per_minute = 5".into())];
+        let files =
+            vec![("/etc/hone/hone.toml".into(), WHOLE.into()), ("mine.toml".into(), "feedback.per_minute = 5".into())];
         let both = Config::parse(files).unwrap();
         assert_eq!(both.settings["feedback.per_minute"].origin, "mine.toml:1");
         assert_eq!(both.policy.common.limit.per_minute, 5);
@@ -583,7 +595,10 @@ buttons.0.click = "!up"
             (13, "type array"),
         ] {
             let place = format!("hone.toml:{line}: ");
-            assert!(told.iter().any(|t| t.starts_with(&place) && t.contains(part)), "{place}{part} is not in {told:#?}");
+            assert!(
+                told.iter().any(|t| t.starts_with(&place) && t.contains(part)),
+                "{place}{part} is not in {told:#?}"
+            );
         }
         assert!(faults("[feedback\n")[0].starts_with("hone.toml:1: "));
         assert!(faults("[pads.a]\nneeds_badge = true\n")[0].contains("pads.a.uid"));

@@ -15,6 +15,7 @@ pub mod dataset;
 #[cfg(feature = "import")]
 pub mod export;
 pub mod feedback;
+pub mod flash;
 pub mod gpio;
 pub mod graph;
 #[cfg(feature = "import")]

@@ -267,7 +267,9 @@ fn pads() -> Vec<Check> {
         let Some(port) = &pad.port else { continue };
         let opened = source::parse(port).and_then(|mut source| source.open());
         checks.push(match opened {
-            Err(e) => Check::warn("pad", format!("{}: {e}", pad.name), "hone pad list; plug it in, or correct its port"),
+            Err(e) => {
+                Check::warn("pad", format!("{}: {e}", pad.name), "hone pad list; plug it in, or correct its port")
+            }
             Ok(mut port) => match port.io.remark() {
                 Some(remark) => Check::warn("pad", format!("{}: {remark}", pad.name), "see to the wiring"),
                 None => Check::ok("pad", format!("{} opens at {}", pad.name, port.device)),

@@ -14,6 +14,7 @@ mod doctor;
 pub(crate) mod eval;
 mod export;
 mod feedback;
+mod flash;
 mod inspect;
 mod listen;
 mod man;
@@ -34,6 +35,7 @@ pub(crate) enum Verb {
     Eval(eval::Eval),
     Export(export::Export),
     Feedback(feedback::Feedback),
+    Flash(flash::Flash),
     Inspect(inspect::Inspect),
     Listen(listen::Listen),
     Man(man::Man),
@@ -59,6 +61,7 @@ impl Verb {
             Verb::Eval(v) => v.run(),
             Verb::Export(v) => v.run(),
             Verb::Feedback(v) => v.run(),
+            Verb::Flash(v) => v.run(),
             Verb::Inspect(v) => v.run(),
             Verb::Listen(v) => v.run(),
             Verb::Man(v) => v.run(),

@@ -34,7 +34,8 @@ impl PadKeys {
         let digits = text.trim();
         let value = u128::from_str_radix(digits, 16).ok().filter(|_| digits.len() == 32);
         value.map(|value| Some(value.to_be_bytes())).ok_or_else(|| {
-            let source = io::Error::new(io::ErrorKind::InvalidData, "it is not 32 hexadecimal digits; pair the pad again");
+            let source =
+                io::Error::new(io::ErrorKind::InvalidData, "it is not 32 hexadecimal digits; pair the pad again");
             StateError::Io { path, source }
         })
     }
@@ -60,9 +61,7 @@ impl PadKeys {
             Err(error) => return Err(StateError::io(&self.directory, error)),
         };
         let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-        let mut uids: Vec<[u8; 8]> = names
-            .filter_map(|name| name.strip_suffix(".key").and_then(parse_uid))
-            .collect();
+        let mut uids: Vec<[u8; 8]> = names.filter_map(|name| name.strip_suffix(".key").and_then(parse_uid)).collect();
         uids.sort_unstable();
         Ok(uids)
     }
@@ -70,6 +69,21 @@ impl PadKeys {
     fn path(&self, uid: &[u8; 8]) -> PathBuf {
         self.directory.join(format!("{}.key", uid_text(uid)))
     }
+}
+
+/// A new key, from the operating system's source of chance.
+///
+/// # Errors
+/// In words, when there is none.
+pub fn new_key() -> Result<Key, String> {
+    let mut key = [0; 16];
+    getrandom::fill(&mut key).map_err(|error| format!("the operating system gave no random numbers: {error}"))?;
+    Ok(key)
+}
+
+/// Six digits that are the same for whoever has the same key.
+pub fn check_code(key: &Key) -> u32 {
+    hone_wire::auth::check_code(key)
 }
 
 /// A pad's identity from 16 hexadecimal digits.

@@ -82,7 +82,8 @@ impl JournalLedger {
 
 impl Badge {
     fn counts(&self, event: &Event, badge_ms: u32) -> bool {
-        event.boot == self.boot && (event.t_ms.wrapping_sub(self.t_ms) as i32) < i32::try_from(badge_ms).unwrap_or(i32::MAX)
+        event.boot == self.boot
+            && (event.t_ms.wrapping_sub(self.t_ms) as i32) < i32::try_from(badge_ms).unwrap_or(i32::MAX)
     }
 }
 

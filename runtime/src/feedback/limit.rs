@@ -67,7 +67,8 @@ mod tests {
     #[test]
     fn a_minute_has_thirty_presses_and_one_who_goes_on_stays_over() {
         let steady: Vec<_> = (0..1_000).map(|i| (1, i * 250)).collect();
-        let allowed: Vec<usize> = over(&steady).iter().enumerate().filter(|(_, over)| !**over).map(|(i, _)| i).collect();
+        let allowed: Vec<usize> =
+            over(&steady).iter().enumerate().filter(|(_, over)| !**over).map(|(i, _)| i).collect();
         assert_eq!(allowed, (0..30).collect::<Vec<_>>());
         let calm: Vec<_> = (0..200).map(|i| (1, i * 2_001)).collect();
         assert!(over(&calm).iter().all(|over| !over), "thirty a minute are nobody's fault");

@@ -20,8 +20,8 @@ use std::time::Duration;
 use hone_pad::MAX_BUTTONS;
 use hone_wire::message::Config;
 use nom::branch::alt;
-use nom::bytes::complete::{tag_no_case, take_while1, take_while_m_n};
-use nom::character::complete::{char, space0, space1};
+use nom::bytes::complete::{tag_no_case, take_while_m_n, take_while1};
+use nom::character::complete::{space0, space1};
 use nom::combinator::{all_consuming, map_res, opt, value};
 use nom::sequence::{preceded, terminated};
 use nom::{IResult, Parser};
@@ -146,7 +146,8 @@ impl LineDevice {
         if self.what == What::Stdin {
             return Ok(("standard input".into(), Stream::Stdin));
         }
-        let refuse = |error: io::Error| SourceError::Open { port: path.display().to_string(), detail: error.to_string() };
+        let refuse =
+            |error: io::Error| SourceError::Open { port: path.display().to_string(), detail: error.to_string() };
         let kind = fs::metadata(&path).map_err(refuse)?.file_type();
         if kind.is_char_device() {
             let (device, tty) = self.place.open()?;
@@ -187,7 +188,11 @@ impl Source for LineDevice {
             }
         };
         // Whatever was held when the last port was lost, nobody will say that it was let go.
-        core.lock().unwrap_or_else(PoisonError::into_inner).set(0);
+        let mut released = core.lock().unwrap_or_else(PoisonError::into_inner);
+        released.set(0);
+        // Seen, so that the first line's press counts.
+        released.pass(1);
+        drop(released);
         let reader = LineReader {
             stream,
             ended: Arc::clone(&self.ended),
@@ -379,7 +384,16 @@ mod tests {
         assert_eq!(parse_line("BTN 1 UP 4294967297"), line(1, Change::Up, Some(1)), "modulo 2^32");
         assert_eq!(parse_line("BTN 3 DOWN 12345*7B"), Err("its checksum is 68, not 7B".into()));
         assert_eq!(parse_line("BTN 3 DOWN 12345*68"), line(3, Change::Down, Some(12345)));
-        for text in ["BTN", "BTN 3", "BTN -1 DOWN", "BTN 300 DOWN", "BTN 3 DOWN 1 2", "BTN3DOWN", "BUTTON 3 DOWN", "BTN 3 DOWN*XY"] {
+        for text in [
+            "BTN",
+            "BTN 3",
+            "BTN -1 DOWN",
+            "BTN 300 DOWN",
+            "BTN 3 DOWN 1 2",
+            "BTN3DOWN",
+            "BUTTON 3 DOWN",
+            "BTN 3 DOWN*XY",
+        ] {
             assert!(parse_line(text).is_err(), "{text}");
         }
     }

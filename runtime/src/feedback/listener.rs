@@ -438,7 +438,7 @@ impl Server {
             Command::Prompt(prompt) => {
                 standing.prompt = Some((prompt.clone(), now_ms));
                 // `Listener::prompt` has seen to it that ids rise.
-                drop(link.prompt(prompt, now_ms));
+                let _ = link.prompt(prompt, now_ms);
             }
             Command::ClearPrompt => {
                 standing.prompt = None;
@@ -515,7 +515,7 @@ impl Standing {
             if prompt.ttl_ms == 0 || left_ms > 0 {
                 // The first prompt of a link cannot fail to rise.
                 let ttl_ms = u32::try_from(left_ms).unwrap_or(u32::MAX);
-                drop(link.prompt(Prompt { ttl_ms, ..prompt.clone() }, now_ms));
+                let _ = link.prompt(Prompt { ttl_ms, ..prompt.clone() }, now_ms);
             }
         }
         if self.leds != 0 {

@@ -163,6 +163,11 @@ impl Layout {
         })
     }
 
+    /// What each act means, in order.
+    pub fn meanings(&self) -> impl Iterator<Item = (Act, &Meaning)> {
+        self.meanings.iter().map(|(act, meaning)| (*act, meaning))
+    }
+
     /// What an event means.
     pub fn meaning(&self, event: &Event) -> Meaning {
         let said = |kind, confirmed| Meaning::Said { kind, confirmed };
@@ -224,11 +229,35 @@ impl Meaning {
                 None => Err(format!("`{label}` is no label; the labels are {}", labels.join(", "))),
             },
             Said::Class(class) if (*class as usize) < labels.len() => said(PressKind::Correction { class: *class }),
-            Said::Class(class) => Err(format!("there is no class {class}; the classes are 0 to {}", labels.len().saturating_sub(1))),
+            Said::Class(class) => {
+                Err(format!("there is no class {class}; the classes are 0 to {}", labels.len().saturating_sub(1)))
+            }
             Said::Undo => Ok(Meaning::Undo),
             Said::Rollback => Ok(Meaning::Rollback),
             Said::Nothing => Ok(Meaning::Nothing { name: "button", detail: "it was given no meaning".into() }),
             Said::Show | Said::Quit => Err("`show` and `quit` are for lines typed in, not for buttons".into()),
+        }
+    }
+
+    /// For people. `labels` are the model's.
+    pub fn in_words(&self, labels: &[String]) -> String {
+        match self {
+            Meaning::Said { kind, confirmed } => {
+                let emphasis = if *confirmed { ", with emphasis" } else { "" };
+                let said = match kind {
+                    PressKind::Thumb { up: true } => "up".into(),
+                    PressKind::Thumb { up: false } => "down".into(),
+                    PressKind::Correction { class } => {
+                        format!("it is {}", labels.get(*class as usize).map_or("of no class", String::as_str))
+                    }
+                    PressKind::Stars { stars } => format!("{stars} stars"),
+                    _ => "unsure".into(),
+                };
+                said + emphasis
+            }
+            Meaning::Undo => "undo".into(),
+            Meaning::Rollback => "rollback".into(),
+            Meaning::Nothing { .. } => "nothing".into(),
         }
     }
 

@@ -9,6 +9,7 @@
 //! | `ledger` | presses into the journal before they are acknowledged |
 //! | `words`, `meaning`, `policy`, `limit`, `keys` | what is said, by which button, by whom, how often, with which key |
 //! | `notice` | what happens on a line, in words |
+//! | `setup` | a pad paired or watched without taking its presses |
 //! | `emulate` | a pad without hardware |
 //!
 //! Nothing here knows weights.
@@ -27,6 +28,7 @@ pub mod meaning;
 mod notice;
 pub mod policy;
 pub mod serial;
+pub mod setup;
 pub mod source;
 pub mod words;
 

@@ -43,7 +43,9 @@ impl fmt::Display for Down {
 
 fn refused(why: Refusal) -> String {
     match why {
-        Refusal::Unpaired => "the pad is not paired, so it is not heard; `hone pad pair` pairs it, --allow-unpaired hears it".into(),
+        Refusal::Unpaired => {
+            "the pad is not paired, so it is not heard; `hone pad pair` pairs it, --allow-unpaired hears it".into()
+        }
         Refusal::NoKey => "the pad is paired with another host, whose key is not known here; it is not heard".into(),
         Refusal::WrongKey => "the pad has another key than this host; it is not heard".into(),
         Refusal::Version { min, max } => {

@@ -209,7 +209,8 @@ pub fn parse(text: &str) -> Result<Box<dyn Source>, SourceError> {
         keys.push((key, value));
         rest = after;
     }
-    let row = SOURCES.iter().find(|row| rest.starts_with(row.prefix)).ok_or_else(|| refuse("nothing is named".into()))?;
+    let row =
+        SOURCES.iter().find(|row| rest.starts_with(row.prefix)).ok_or_else(|| refuse("nothing is named".into()))?;
     (row.open)(&Spec { keys, rest: &rest[row.prefix.len()..] }).map_err(refuse)
 }
 

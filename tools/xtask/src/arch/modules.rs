@@ -24,6 +24,10 @@ static KNOWS_NOTHING_OF: &[(&str, &[&str])] = &[
     ("device", &["import", "bundle", "learn", "feedback", "journal", "capture", "modality"]),
     ("export", &["feedback", "journal", "app", "capture", "adapters"]),
     ("feedback", &["session", "model", "graph", "ops", "plan", "import", "learn", "adapters", "capture", "modality"]),
+    (
+        "flash",
+        &["session", "model", "graph", "ops", "plan", "import", "learn", "feedback", "journal", "capture", "app"],
+    ),
     ("gpio", &["session", "model", "graph", "ops", "plan", "import", "learn", "feedback", "journal", "capture", "app"]),
     ("graph", &["import", "bundle", "session", "plan", "learn", "feedback", "journal", "capture", "device", "std::fs"]),
     ("import", &["bundle", "session", "model", "learn", "feedback", "journal", "capture", "modality", "std::fs"]),
