@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use crate::{arch, onnx_node_tests, zoo};
+use crate::{arch, boards, onnx_node_tests, zoo};
 
 /// How much is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +41,7 @@ static STEPS: &[Step] = &[
     Step { name: "real models", run: real_models },
     Step { name: "documentation", run: documentation },
     Step { name: "no_std link", run: no_std },
+    Step { name: "boards", run: firmware },
     Step { name: "dependencies", run: deny },
     Step { name: "bench smoke", run: benches },
     Step { name: "fuzzing", run: fuzz },
@@ -212,6 +213,16 @@ fn write_no_std(dir: &Path, root: &Path) -> anyhow::Result<()> {
     // The same versions as the product's.
     std::fs::copy(root.join("Cargo.lock"), dir.join("Cargo.lock")).context("cannot copy Cargo.lock")?;
     Ok(())
+}
+
+/// The images that the tests without hardware run on; `--full` builds every board.
+fn firmware(root: &Path, extent: Extent) -> anyhow::Result<Outcome> {
+    let options = match extent {
+        Extent::Usual => boards::Options::of_ci(),
+        Extent::Full => boards::Options::default(),
+    };
+    boards::run(root, &options)?;
+    Ok(Outcome::Done)
 }
 
 /// `cargo deny check licenses bans sources`, when cargo-deny is there or may be installed.

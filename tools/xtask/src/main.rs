@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 mod arch;
+mod boards;
 mod ci;
 mod onnx_node_tests;
 mod worlds;
@@ -24,6 +25,10 @@ usage: cargo xtask <task>
                      --hone PATH   a built program instead of `cargo run --release`
   onnx-node-tests  run the ONNX standard's node tests through hone and compare with the expected failures (needs python3,
                    and a package index the first time); with --results FILE.jsonl, judge what hone printed before
+  boards [...]     build the pads' firmware, hold it to its budget, stamp it (needs rustup or Debian's rustc-web; gets them):
+                     --board NAME  one board; may be repeated
+                     --out DIR     where images and boards.json go instead of target/boards/images
+                     --list        say what there is
   ci [--full]      everything CI runs, timed; --full adds release benches and cargo-deny (installed when missing)
 ";
 
@@ -37,6 +42,10 @@ fn main() -> ExitCode {
         ["onnx-node-tests", "--results", path] => node_tests(Some(Path::new(path))),
         ["zoo", ref rest @ ..] => match zoo::Options::parse(rest) {
             Some(options) => zoo::run(&root(), &options).map(|ended| ended == zoo::Ended::Well),
+            None => return usage(),
+        },
+        ["boards", ref rest @ ..] => match boards::Options::parse(rest) {
+            Some(options) => boards::run(&root(), &options).map(|()| true),
             None => return usage(),
         },
         ["ci"] => ci::run(&root(), ci::Extent::Usual),
