@@ -147,3 +147,132 @@ impl Keeper for JournalLedger {
         self.keys.put(uid, key).map_err(|error| error.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::feedback::policy::{Person, Rules};
+    use crate::journal::{Example, Shown, Signal};
+    use crate::state::StateDir;
+
+    const UID: [u8; 8] = *b"emulated";
+
+    struct Desk {
+        _dir: tempfile::TempDir,
+        journal: SharedJournal,
+        ledger: JournalLedger,
+        epoch: u32,
+        next: u32,
+        prompt: u32,
+    }
+
+    /// A pad with two buttons, and one answer that was shown.
+    fn desk(policy: Policy) -> Desk {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Arc::new(Mutex::new(Journal::open(StateDir::at(dir.path()).lock().unwrap()).unwrap()));
+        let example = Example {
+            model_digest: "00".repeat(32),
+            adapter_id: None,
+            feature: vec![1.0, 2.0],
+            logits: vec![0.5, -0.5],
+            inputs: vec![],
+        };
+        let prompt = lock(&journal).shown(&Shown { example, class: 0, label: "cat".into(), mu: 1.0, p: 0.7 }).unwrap();
+        let mut ledger = JournalLedger::new(journal.clone(), policy.into(), &["cat".into(), "dog".into()]);
+        ledger.connected(&PadHello { uid: UID, buttons: 2, ..PadHello::default() });
+        let epoch = ledger.new_epoch(&UID).unwrap();
+        Desk { _dir: dir, journal, ledger, epoch, next: 1, prompt }
+    }
+
+    impl Desk {
+        fn commit(&mut self, kind: Kind, value: u16, t_ms: u32) {
+            let event = Event { seq: self.next, boot: 1, kind, value, t_ms, prompt: self.prompt, ..Event::default() };
+            self.ledger.commit(&UID, self.epoch, &[Received { event, age_ms: Some(5) }]).unwrap();
+            self.next += 1;
+        }
+
+        /// Of the presses that count: whether each is suspect, and whether it is confirmed.
+        fn presses(&self) -> Vec<(Signal, bool, bool)> {
+            let presses = lock(&self.journal).reader().presses().unwrap();
+            presses.into_iter().map(|p| (p.signal, p.suspect, p.confirmed)).collect()
+        }
+    }
+
+    #[test]
+    fn a_flood_of_presses_is_recorded_whole_and_all_but_the_first_is_suspect() {
+        let mut desk = desk(Policy::default());
+        for i in 0..400 {
+            desk.commit(Kind::Click, 0, 20 * i);
+        }
+        let presses = desk.presses();
+        assert_eq!(presses.len(), 400, "nothing is lost");
+        assert_eq!(presses.iter().filter(|(_, suspect, _)| !suspect).count(), 1);
+        // Taking back at that speed takes nothing back.
+        for i in 0..50 {
+            desk.commit(Kind::Chord, 3, 8_000 + 20 * i);
+        }
+        assert_eq!(desk.presses().len(), 400);
+        assert_eq!(lock(&desk.journal).reader().mark(&uid_text(&UID), desk.epoch).unwrap(), 451);
+    }
+
+    #[test]
+    fn a_stuck_button_says_one_thing_with_emphasis_which_never_trains_and_a_flapping_one_thirty_a_minute() {
+        let mut desk = desk(Policy::default());
+        desk.commit(Kind::Long, 0, 1_000);
+        desk.commit(Kind::Diagnostic, 1, 1_000);
+        assert_eq!(desk.presses(), [(Signal::Thumb { up: true }, false, true)]);
+        for i in 0..1_000 {
+            desk.commit(Kind::Click, 0, 100_000 + 300 * i);
+        }
+        assert_eq!(desk.presses().iter().filter(|(_, suspect, _)| !suspect).count(), 1 + 30);
+    }
+
+    #[test]
+    fn a_badge_gives_its_meanings_and_its_trust_until_it_lapses_or_the_pad_restarts() {
+        let phrase = crate::feedback::words::parse("correct dog").unwrap().unwrap();
+        let given = crate::feedback::meaning::Given { phrase, origin: "test".into() };
+        let mapping = [(crate::feedback::meaning::Act::Click(0), given)].into();
+        let policy = Policy {
+            common: Rules { needs_badge: true, badge_ms: 60_000, ..Rules::default() },
+            people: [
+                (7, Person { name: "Ada".into(), mapping, trains: true }),
+                (8, Person { name: "Bob".into(), mapping: Default::default(), trains: false }),
+            ]
+            .into(),
+            ..Policy::default()
+        };
+        let mut desk = desk(policy);
+        let (up, dog) = (Signal::Thumb { up: true }, Signal::Correction { class: 1 });
+        desk.commit(Kind::Click, 0, 1_000);
+        desk.commit(Kind::Badge, 7, 2_000);
+        desk.commit(Kind::Click, 0, 3_000);
+        desk.commit(Kind::Badge, 8, 4_000);
+        desk.commit(Kind::Click, 0, 5_000);
+        desk.commit(Kind::Badge, 9, 6_000);
+        desk.commit(Kind::Click, 0, 7_000);
+        desk.commit(Kind::Badge, 7, 8_000);
+        desk.commit(Kind::Click, 0, 67_999);
+        desk.commit(Kind::Click, 0, 68_500);
+        let expected = [
+            (up, true, false),
+            (dog, false, false),
+            (up, true, false),
+            (up, true, false),
+            (dog, false, false),
+            (up, true, false),
+        ];
+        assert_eq!(desk.presses(), expected);
+    }
+
+    #[test]
+    fn a_pad_that_was_paired_here_is_not_heard_without_its_key_whatever_is_allowed() {
+        let policy = Policy { common: Rules { allow_unpaired: true, ..Rules::default() }, ..Policy::default() };
+        let mut desk = desk(policy);
+        let hello = PadHello { uid: UID, ..PadHello::default() };
+        let open = Terms { pairing_key: None, allow_unpaired: true, timing: None };
+        assert_eq!(desk.ledger.terms(&hello), open);
+        desk.ledger.paired(&UID, &[7; 16]).unwrap();
+        let closed = Terms { pairing_key: Some([7; 16]), allow_unpaired: false, timing: None };
+        assert_eq!(desk.ledger.terms(&hello), closed);
+    }
+}
