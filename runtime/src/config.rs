@@ -618,10 +618,10 @@ buttons.0.click = "!up"
     #[test]
     fn a_named_file_stands_alone_and_else_the_machines_comes_before_the_persons() {
         let env = |name: &str| match name {
-            "HOME" => Some(OsString::from("/home/a")),
+            "HOME" => Some(OsString::from("/h/a")),
             _ => None,
         };
-        let all: Vec<PathBuf> = vec!["/etc/hone/hone.toml".into(), "/home/a/.config/hone/hone.toml".into()];
+        let all: Vec<PathBuf> = vec!["/etc/hone/hone.toml".into(), "/h/a/.config/hone/hone.toml".into()];
         assert_eq!(places_in(None, env), all);
         assert_eq!(places_in(Some(Path::new("x.toml")), env), [PathBuf::from("x.toml")]);
         assert_eq!(places_in(None, |name| (name == "HONE_CONFIG").then(|| "y.toml".into())), [PathBuf::from("y.toml")]);
