@@ -282,6 +282,8 @@ impl Stage<'_> {
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(self.hone);
         command.args(arguments).current_dir(self.root).stdin(Stdio::null());
+        // Not whatever is configured on this machine.
+        command.env("CONFIGURATION_DIRECTORY", self.dir).env("XDG_CONFIG_HOME", self.dir).env_remove("HONE_CONFIG");
         command
     }
 
