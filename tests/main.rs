@@ -9,6 +9,7 @@ mod fuzz;
 mod hostile;
 mod import;
 mod onnx;
+mod pads;
 mod rollback;
 mod support;
 mod unplugged;

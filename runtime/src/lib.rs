@@ -9,11 +9,14 @@ pub mod capture;
 #[cfg(feature = "import")]
 pub mod cases;
 pub mod class;
+pub mod config;
 pub mod cpu;
 pub mod dataset;
 #[cfg(feature = "import")]
 pub mod export;
 pub mod feedback;
+pub mod flash;
+pub mod gpio;
 pub mod graph;
 #[cfg(feature = "import")]
 pub mod import;

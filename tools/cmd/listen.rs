@@ -13,7 +13,9 @@ use hone_runtime::app::listen::{Happening, ListenConfig, Word, listen};
 use hone_runtime::app::{App, Learned};
 use hone_runtime::bundle::Bundle;
 use hone_runtime::capture::{Medium, ShownConfig};
-use hone_runtime::feedback::serial::{Notice, PortSpec, SerialConfig};
+use hone_runtime::config::Config;
+use hone_runtime::feedback::words::{self, Said};
+use hone_runtime::feedback::{Meaning, Notice, uid_text};
 use hone_runtime::journal::{PressKind, Source};
 use hone_runtime::model::Model;
 use hone_runtime::session::SessionOptions;
@@ -43,16 +45,19 @@ pub(crate) struct Listen {
     /// What asks for the next answer to be shown: `gpio:CHIP/LINE`.
     #[arg(long, value_name = "SOURCE")]
     trigger: Vec<String>,
-    /// A pad: a path, `by-id:NAME` or `usb:VID:PID[:SERIAL]`.
-    #[arg(long, value_name = "PORT")]
+    /// A pad: a name in the configuration, `auto`, a path, `usb:VID:PID[:SERIAL]`, `gpio:[CHIP/]LINE,LINE`, `lines:PORT` …
+    ///
+    /// Without any, every pad of the configuration that has a port.
+    #[arg(long, value_name = "PAD")]
     pad: Vec<String>,
-    /// Buttons of the pads: one is 👎, two are 👍 👎, more are classes and 👎.
-    #[arg(long, default_value_t = 2)]
-    buttons: usize,
-    /// Hear pads that were never paired.
+    /// Hear pads that were never paired, whatever the configuration says.
     #[arg(long)]
     allow_unpaired: bool,
-    /// Hear lines on standard input: up, down, correct LABEL, stars N, undo, rollback, show, quit; `!` in front confirms.
+    /// The configuration; otherwise /etc/hone/hone.toml and ~/.config/hone/hone.toml.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Hear lines on standard input: up, down, correct LABEL, stars N, unsure, undo, rollback, show, quit; `!` in front
+    /// confirms.
     #[arg(long)]
     stdin: bool,
     /// Seconds a new answer must hold before it is shown.
@@ -81,11 +86,11 @@ impl Listen {
             config.sources.extend(spec.iter().map(|s| (medium, s.clone())));
         }
         config.sources.extend(self.trigger.iter().map(|s| (Medium::Trigger, s.clone())));
-        for pad in &self.pad {
-            let port: PortSpec = pad.parse()?;
-            let serial =
-                SerialConfig { allow_unpaired: self.allow_unpaired, wait_for_port: true, ..SerialConfig::new(port) };
-            config.pads.push((serial, self.buttons));
+        let settings = Config::load(self.config.as_deref())?;
+        config.pads = super::pad::sources(&self.pad, &settings)?;
+        config.policy = settings.policy;
+        if self.allow_unpaired {
+            config.policy.allow_unpaired();
         }
         let state = StateDir::resolve(self.state.as_deref())?;
         let model = Model::open(Bundle::open(&self.bundle)?, SessionOptions::default())?;
@@ -143,31 +148,19 @@ fn read_words(labels: &[String], words: &Sender<Word>) {
 
 /// One line of the protocol of `--stdin`.
 fn word(line: &str, labels: &[String]) -> Result<Option<Word>, String> {
-    let line = line.trim();
-    let (confirmed, line) = line.strip_prefix('!').map_or((false, line), |l| (true, l.trim()));
-    let said = |kind| Ok(Some(Word::Said { kind, confirmed, source: Source::Stdin }));
-    let (verb, rest) = line.split_once(char::is_whitespace).map_or((line, ""), |(v, r)| (v, r.trim()));
-    match verb {
-        "" => Ok(None),
-        "up" | "y" | "+" => said(PressKind::Thumb { up: true }),
-        "down" | "n" | "-" => said(PressKind::Thumb { up: false }),
-        "undo" => said(PressKind::Undo { press_id: None }),
-        "unsure" => said(PressKind::NotSure),
-        "correct" => match labels.iter().position(|l| l == rest) {
-            Some(class) => said(PressKind::Correction { class: class as u32 }),
-            None => Err(format!("`{rest}` is no label; the labels are {}", labels.join(", "))),
-        },
-        "stars" => match rest.parse() {
-            Ok(stars @ 1..=5) => said(PressKind::Stars { stars }),
-            _ => Err(format!("`{rest}` is no number of stars from 1 to 5")),
-        },
-        "show" => Ok(Some(Word::Trigger)),
-        "rollback" => Ok(Some(Word::Rollback)),
-        "quit" => Ok(Some(Word::Stop)),
-        other => Err(format!(
-            "`{other}` is not understood; say up, down, correct LABEL, stars N, unsure, undo, rollback, show or quit"
-        )),
+    let Some(phrase) = words::parse(line)? else { return Ok(None) };
+    match phrase.said {
+        Said::Show => return Ok(Some(Word::Trigger)),
+        Said::Quit => return Ok(Some(Word::Stop)),
+        _ => {}
     }
+    let said = |kind, confirmed| Word::Said { kind, confirmed, source: Source::Stdin };
+    Ok(match Meaning::of(&phrase, labels)? {
+        Meaning::Said { kind, confirmed } => Some(said(kind, confirmed)),
+        Meaning::Undo => Some(said(PressKind::Undo { press_id: None }, phrase.confirmed)),
+        Meaning::Rollback => Some(Word::Rollback),
+        Meaning::Nothing { .. } => None,
+    })
 }
 
 /// What goes wrong around the loop and comes right again: said on stderr, whatever stdout carries.
@@ -175,7 +168,12 @@ fn for_people(what: &Happening<'_>) -> Option<String> {
     match what {
         Happening::Source { medium, event } => Some(format!("{medium}: {}", event.what)),
         Happening::Pad(
-            notice @ (Notice::Up { .. } | Notice::Down { .. } | Notice::Searching { .. } | Notice::Refused { .. }),
+            notice @ (Notice::Up { .. }
+            | Notice::Down { .. }
+            | Notice::Searching { .. }
+            | Notice::Ended { .. }
+            | Notice::Remark { .. }
+            | Notice::Refused { .. }),
         ) => Some(notice.to_string()),
         _ => None,
     }
@@ -230,10 +228,21 @@ fn as_json(app: &App, what: &Happening<'_>) -> Option<Value> {
         Happening::Source { medium, event } => {
             json!({"event": "source", "medium": medium.name(), "what": event.what.to_string()})
         }
-        Happening::Pad(Notice::Up { port, .. }) => json!({"event": "pad-up", "port": port}),
-        Happening::Pad(Notice::Down { why }) => json!({"event": "pad-down", "why": format!("{why:?}")}),
+        Happening::Pad(Notice::Up { port, uid, authenticated, hello, .. }) => json!({
+            "event": "pad-up", "port": port, "uid": uid_text(&uid), "authenticated": authenticated,
+            "buttons": hello.buttons, "firmware": super::pad::version(hello.firmware),
+        }),
+        Happening::Pad(Notice::Down { source, why }) => {
+            json!({"event": "pad-down", "source": source, "why": format!("{why:?}")})
+        }
+        Happening::Pad(Notice::Ended { source }) => json!({"event": "pad-ended", "source": source}),
+        Happening::Pad(Notice::Remark { source, text }) => {
+            json!({"event": "pad-remark", "source": source, "what": text})
+        }
         Happening::Pad(Notice::Searching { why }) => json!({"event": "pad-searching", "why": why}),
-        Happening::Pad(Notice::Refused { why }) => json!({"event": "pad-refused", "why": format!("{why:?}")}),
+        Happening::Pad(Notice::Refused { source, why }) => {
+            json!({"event": "pad-refused", "source": source, "why": format!("{why:?}")})
+        }
         Happening::Pad(Notice::Committed { events, .. }) => json!({"event": "committed", "events": events.len()}),
         Happening::Pad(_) => return None,
         Happening::Refused(e) => json!({"event": "refused", "why": e.to_string()}),

@@ -2,11 +2,12 @@
 //!
 //! One thread runs it. Sources and pads have threads of their own; what they bring waits in their mailboxes and in the
 //! journal, so that a slow model delays answers and loses no press.
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use hone_wire::message::{Kind as EventKind, Labels, Prompt};
+use hone_wire::message::{Labels, Prompt};
 
 use super::{Answer, App, AppError, Learned};
 use crate::adapters::AdapterId;
@@ -15,8 +16,9 @@ use crate::capture::{
 };
 use crate::class::{Class, Classified};
 use crate::feedback::ledger::JournalLedger;
-use crate::feedback::meaning::Layout;
-use crate::feedback::serial::{Notice, SerialConfig, SerialError, SerialSource};
+use crate::feedback::listener::{Listener, Notice, Opening};
+use crate::feedback::policy::Policy;
+use crate::feedback::source::{Source as PressSource, SourceError};
 use crate::journal::{Press, PressKind, Source};
 use crate::modality::{Audio, Image, ModalityError, Pixels, Sample};
 use crate::model::ModelError;
@@ -43,7 +45,13 @@ pub enum ListenError {
     },
     /// A pad.
     #[error(transparent)]
-    Serial(#[from] SerialError),
+    Pad(#[from] SourceError),
+    /// The configuration gives buttons meanings that this model does not have.
+    #[error("the configuration does not fit the model: {}", wrong.join("; "))]
+    Meanings {
+        /// Each with its file and line.
+        wrong: Vec<String>,
+    },
     /// Nothing to look at.
     #[error("nothing to look at: give --camera, --mic or --sensor; the model takes {}", takes.join(", "))]
     NoSource {
@@ -65,19 +73,22 @@ impl Classified for ListenError {
         match self {
             ListenError::App(e) => e.class(),
             ListenError::Capture { source, .. } => source.class(),
-            ListenError::Serial(_) => Class::Device,
+            ListenError::Pad(e) => e.class(),
+            ListenError::Meanings { .. } => Class::Config,
             ListenError::NoSource { .. } | ListenError::NotTaken { .. } => Class::Usage,
         }
     }
 }
 
 /// What to look at, whom to hear, when to show.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct ListenConfig {
     /// Sources by what they give, each in the words of `capture::SOURCES`.
     pub sources: Vec<(Medium, String)>,
-    /// Pads, each with the number of its buttons.
-    pub pads: Vec<(SerialConfig, usize)>,
+    /// Where presses come from; what is not there is waited for.
+    pub pads: Vec<Box<dyn PressSource>>,
+    /// Whom to hear, and what buttons mean.
+    pub policy: Policy,
     /// When an answer counts as shown.
     pub shown: ShownConfig,
 }
@@ -165,10 +176,13 @@ pub fn listen(
     }
     let (notices, heard) = channel();
     let mut pads = Vec::new();
-    for (serial, buttons) in config.pads {
-        let ledger = JournalLedger::new(app.journal(), Layout::for_buttons(buttons));
-        pads.push(SerialSource::open(serial, Box::new(ledger), notices.clone())?);
+    config.policy.check(app.model().labels()).map_err(|wrong| ListenError::Meanings { wrong })?;
+    let policy = Arc::new(config.policy);
+    for source in config.pads {
+        let ledger = JournalLedger::new(app.journal(), policy.clone(), app.model().labels());
+        pads.push(Listener::start(source, Opening::WhenThere, Box::new(ledger), notices.clone())?);
     }
+    let mut open_pads = pads.len();
     let mut rule = ShownRule::new(config.shown);
     let mut latest = Latest::default();
     let mut last_shown = None;
@@ -225,11 +239,12 @@ pub fn listen(
         while let Ok(notice) = heard.try_recv() {
             if let Notice::Committed { events, .. } = &notice {
                 // First, because it is about what is in use and not about what may be published in a moment.
-                if events.iter().any(|e| e.event.kind == EventKind::ChordHeld) {
+                if events.iter().any(|e| policy.may_roll_back(&e.event)) {
                     finish_rollbacks(app, &mut tell)?;
                 }
                 learn(app, &mut tell)?;
             }
+            open_pads -= usize::from(matches!(notice, Notice::Ended { .. }));
             tell(app, Happening::Pad(notice));
         }
         while words_open {
@@ -252,7 +267,7 @@ pub fn listen(
                 Err(std::sync::mpsc::TryRecvError::Disconnected) => words_open = false,
             }
         }
-        if ended && pads.is_empty() && !words_open {
+        if ended && open_pads == 0 && !words_open {
             return Ok(());
         }
         if ended {

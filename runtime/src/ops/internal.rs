@@ -95,7 +95,9 @@ pub(crate) fn reference_last(
     let turned: Vec<Option<Tensor>> = inputs
         .iter()
         .enumerate()
-        .map(|(i, t)| t.map(|t| if i == 0 || also.contains(&i) { reordered(t, first) } else { Ok(t.clone()) }).transpose())
+        .map(|(i, t)| {
+            t.map(|t| if i == 0 || also.contains(&i) { reordered(t, first) } else { Ok(t.clone()) }).transpose()
+        })
         .collect::<Result<_, _>>()?;
     let refs: Vec<Option<&Tensor>> = turned.iter().map(Option::as_ref).collect();
     (def.reference)(attrs, &refs)?.iter().map(|t| reordered(t, last)).collect()

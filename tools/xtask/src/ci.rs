@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use crate::{arch, boards, onnx_node_tests, zoo};
+use crate::{arch, boards, e2e, onnx_node_tests, zoo};
 
 /// How much is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +42,7 @@ static STEPS: &[Step] = &[
     Step { name: "documentation", run: documentation },
     Step { name: "no_std link", run: no_std },
     Step { name: "boards", run: firmware },
+    Step { name: "end to end", run: end_to_end },
     Step { name: "dependencies", run: deny },
     Step { name: "bench smoke", run: benches },
     Step { name: "fuzzing", run: fuzz },
@@ -223,6 +224,23 @@ fn firmware(root: &Path, extent: Extent) -> anyhow::Result<Outcome> {
     };
     boards::run(root, &options)?;
     Ok(Outcome::Done)
+}
+
+/// The firmware in QEMU, heard by the program that the tests have built; `--full` five times each.
+fn end_to_end(root: &Path, extent: Extent) -> anyhow::Result<Outcome> {
+    let there = || Command::new("qemu-system-arm").arg("--version").output().is_ok_and(|out| out.status.success());
+    if !there() && Path::new("/etc/debian_version").exists() && Path::new("/usr/bin/apt-get").exists() {
+        // Where it may not be installed, the step says what is missing.
+        let install = ["install", "-y", "-qq", "--no-install-recommends", "qemu-system-arm"];
+        let _ = Command::new("apt-get").args(install).env("DEBIAN_FRONTEND", "noninteractive").status();
+    }
+    execute(cargo_command(root).args(["build", "--locked"]))?;
+    let runs = if extent == Extent::Full { 5 } else { 1 };
+    let options = e2e::Options::with_program(crate::target_dir(root).join("debug/hone"), runs);
+    match e2e::run(root, &options)? {
+        e2e::Ended::Unavailable(why) => Ok(Outcome::Skipped(why)),
+        ended => check(matches!(ended, e2e::Ended::Well), "presses and journal differ, see above"),
+    }
 }
 
 /// `cargo deny check licenses bans sources`, when cargo-deny is there or may be installed.

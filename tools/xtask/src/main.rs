@@ -8,6 +8,7 @@ use std::process::ExitCode;
 mod arch;
 mod boards;
 mod ci;
+mod e2e;
 mod onnx_node_tests;
 mod worlds;
 mod zoo;
@@ -29,6 +30,10 @@ usage: cargo xtask <task>
                      --board NAME  one board; may be repeated
                      --out DIR     where images and boards.json go instead of target/boards/images
                      --list        say what there is
+  e2e [...]        a pad's firmware in QEMU, heard by a real `hone listen`: every press recorded once (needs qemu-system-arm):
+                     --runs N      of each kind, 1 if not given
+                     --timed N     also time N presses up to the lamp
+                     --hone PATH   a built program instead of `cargo build`
   ci [--full]      everything CI runs, timed; --full adds release benches and cargo-deny (installed when missing)
 ";
 
@@ -48,6 +53,10 @@ fn main() -> ExitCode {
             Some(options) => boards::run(&root(), &options).map(|()| true),
             None => return usage(),
         },
+        ["e2e", ref rest @ ..] => match e2e::Options::parse(rest) {
+            Some(options) => end_to_end(&options),
+            None => return usage(),
+        },
         ["ci"] => ci::run(&root(), ci::Extent::Usual),
         ["ci", "--full"] => ci::run(&root(), ci::Extent::Full),
         _ => return usage(),
@@ -59,6 +68,15 @@ fn main() -> ExitCode {
             eprintln!("xtask: {e:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Asked for by name, a machine without QEMU is a failure and not a skipped step.
+fn end_to_end(options: &e2e::Options) -> anyhow::Result<bool> {
+    match e2e::run(&root(), options)? {
+        e2e::Ended::Well => Ok(true),
+        e2e::Ended::Badly => Ok(false),
+        e2e::Ended::Unavailable(why) => anyhow::bail!("{why}"),
     }
 }
 

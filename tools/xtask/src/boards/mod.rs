@@ -80,6 +80,11 @@ impl Options {
         Some(options)
     }
 
+    /// One board.
+    pub(crate) fn only(name: &str) -> Self {
+        Self { only: vec![name.into()], ..Self::default() }
+    }
+
     /// The boards of CI.
     pub(crate) fn of_ci() -> Self {
         let only = BOARDS.iter().filter(|board| board.in_ci).map(|board| board.name.into()).collect();
