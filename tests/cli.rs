@@ -23,6 +23,7 @@ const VERBS: &[&str] = &[
     "listen",
     "man",
     "pad",
+    "quantize",
     "run",
     "tune",
 ];

@@ -30,6 +30,7 @@ pub(crate) fn code_of(error: &anyhow::Error) -> u8 {
             hone_runtime::app::rehearsal::RehearsalError,
             hone_runtime::bundle::BundleError,
             hone_runtime::cases::CaseError,
+            hone_runtime::compress::CompressError,
             hone_runtime::dataset::DatasetError,
             hone_runtime::export::ExportError,
             hone_runtime::import::ImportError,

@@ -9,6 +9,8 @@ pub mod capture;
 #[cfg(feature = "import")]
 pub mod cases;
 pub mod class;
+#[cfg(feature = "import")]
+pub mod compress;
 pub mod cpu;
 pub mod dataset;
 #[cfg(feature = "import")]
@@ -26,6 +28,7 @@ pub mod model;
 pub mod note;
 pub mod ops;
 pub mod plan;
+pub mod quant;
 #[cfg(feature = "import")]
 pub mod session;
 pub mod state;

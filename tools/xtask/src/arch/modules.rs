@@ -15,6 +15,7 @@ static KNOWS_NOTHING_OF: &[(&str, &[&str])] = &[
         &["graph", "ops", "plan", "import", "model", "learn", "feedback", "journal", "capture", "adapters", "app"],
     ),
     ("class", EVERYTHING),
+    ("compress", &["feedback", "journal", "app", "capture", "adapters", "learn", "model"]),
     ("cpu", EVERYTHING),
     ("dataset", &["session", "model", "graph", "ops", "plan", "import", "learn", "feedback", "journal", "app"]),
     ("device", &["import", "bundle", "learn", "feedback", "journal", "capture", "modality"]),
