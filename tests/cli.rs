@@ -25,6 +25,7 @@ const VERBS: &[&str] = &[
     "listen",
     "man",
     "pad",
+    "quantize",
     "run",
     "tune",
 ];

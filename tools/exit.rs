@@ -31,6 +31,7 @@ pub(crate) fn code_of(error: &anyhow::Error) -> u8 {
             hone_runtime::bundle::BundleError,
             hone_runtime::cases::CaseError,
             hone_runtime::config::ConfigError,
+            hone_runtime::compress::CompressError,
             hone_runtime::dataset::DatasetError,
             hone_runtime::export::ExportError,
             hone_runtime::feedback::SourceError,

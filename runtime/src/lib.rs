@@ -10,6 +10,8 @@ pub mod capture;
 pub mod cases;
 pub mod class;
 pub mod config;
+#[cfg(feature = "import")]
+pub mod compress;
 pub mod cpu;
 pub mod dataset;
 #[cfg(feature = "import")]
@@ -29,6 +31,7 @@ pub mod model;
 pub mod note;
 pub mod ops;
 pub mod plan;
+pub mod quant;
 #[cfg(feature = "import")]
 pub mod session;
 pub mod state;

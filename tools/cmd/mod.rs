@@ -19,6 +19,7 @@ mod inspect;
 mod listen;
 mod man;
 mod pad;
+pub(crate) mod quantize;
 mod run;
 mod tune;
 
@@ -40,6 +41,7 @@ pub(crate) enum Verb {
     Listen(listen::Listen),
     Man(man::Man),
     Pad(pad::Pad),
+    Quantize(quantize::Quantize),
     Run(run::Run),
     Tune(tune::Tune),
 }
@@ -66,6 +68,7 @@ impl Verb {
             Verb::Listen(v) => v.run(),
             Verb::Man(v) => v.run(),
             Verb::Pad(v) => v.run(),
+            Verb::Quantize(v) => v.run(),
             Verb::Run(v) => v.run(),
             Verb::Tune(v) => v.run(),
         }

@@ -19,6 +19,7 @@ static KNOWS_NOTHING_OF: &[(&str, &[&str])] = &[
         "config",
         &["session", "model", "graph", "ops", "plan", "import", "learn", "journal", "capture", "adapters", "app"],
     ),
+    ("compress", &["feedback", "journal", "app", "capture", "adapters", "learn", "model"]),
     ("cpu", EVERYTHING),
     ("dataset", &["session", "model", "graph", "ops", "plan", "import", "learn", "feedback", "journal", "app"]),
     ("device", &["import", "bundle", "learn", "feedback", "journal", "capture", "modality"]),
