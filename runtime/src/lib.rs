@@ -30,6 +30,7 @@ pub mod plan;
 pub mod session;
 pub mod state;
 pub mod tensor;
+pub mod trial;
 
 pub use bundle::Bundle;
 pub use class::{Class, Classified};
