@@ -86,7 +86,8 @@ impl Feedback {
         let cells = plan.cells();
         for (k, &cell) in cells.iter().enumerate() {
             let made = row(&worlds, cell, self.presses)?;
-            let name = format!("{}, guard {}, {}, {:.0} % wrong", made.objective, made.guard, made.press, 100.0 * made.wrong);
+            let name =
+                format!("{}, guard {}, {}, {:.0} % wrong", made.objective, made.guard, made.press, 100.0 * made.wrong);
             output::say(format!("{}/{}: {name}", k + 1, cells.len()));
             rows.push(made);
         }

@@ -143,13 +143,12 @@ pub fn plot(title: &str, rows: &[&Row]) -> String {
     );
     for k in 3..=10 {
         let v = f64::from(k) / 10.0;
+        let (at, edge) = (y(v), WIDTH - right);
         let _ = writeln!(
             out,
-            "<line x1=\"{left}\" x2=\"{}\" y1=\"{2:.1}\" y2=\"{2:.1}\" stroke=\"#dddddd\"/><text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{v:.1}</text>",
-            WIDTH - right,
+            "<line x1=\"{left}\" x2=\"{edge}\" y1=\"{at:.1}\" y2=\"{at:.1}\" stroke=\"#dddddd\"/><text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{v:.1}</text>",
             left - 6.0,
-            y(v),
-            y(v) + 4.0
+            at + 4.0
         );
     }
     for presses in CHECKPOINTS.iter().map(|&c| c as f64).filter(|&c| c <= last) {

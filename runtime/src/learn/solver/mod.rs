@@ -54,6 +54,8 @@ const SCORING_ITERATIONS: usize = 20;
 const NEGLIGIBLE: f64 = 1e-2;
 /// Weight from which a prior gets every warm iteration; the others get one, which keeps them ready.
 const LIKELY: f64 = 0.05;
+/// A prior without weight gets its one iteration every so many rows.
+const OUT_OF_THE_RUNNING: usize = 4;
 
 /// A guess about what has changed: Θ is normal with covariance `(lambda_factor · λ)⁻¹ (I + kappa BᵀB)`, `B` the shipped head.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -328,7 +330,12 @@ impl HeadSolver {
     fn iterate(&mut self) {
         let weights = self.weights();
         for (fit, weight) in self.fits.iter_mut().zip(weights) {
-            let iterations = if weight >= LIKELY { self.config.warm_iterations } else { 1 };
+            let iterations = match weight {
+                w if w >= LIKELY => self.config.warm_iterations,
+                // Out of the running, but not for good: kept within a few presses of where it would be.
+                0.0 if !self.rows.n.is_multiple_of(OUT_OF_THE_RUNNING) => 0,
+                _ => 1,
+            };
             fit.iterate(&self.rows, &self.config, iterations);
         }
     }
