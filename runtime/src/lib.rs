@@ -36,6 +36,7 @@ pub mod quant;
 pub mod session;
 pub mod state;
 pub mod tensor;
+pub mod trial;
 
 pub use bundle::Bundle;
 pub use class::{Class, Classified};
