@@ -4,6 +4,7 @@
 pub mod adapters;
 #[cfg(feature = "import")]
 pub mod app;
+pub mod autodiff;
 pub mod bundle;
 pub mod capture;
 #[cfg(feature = "import")]
@@ -30,6 +31,7 @@ pub mod plan;
 pub mod session;
 pub mod state;
 pub mod tensor;
+pub mod train;
 
 pub use bundle::Bundle;
 pub use class::{Class, Classified};

@@ -8,7 +8,7 @@ const RANDOM: &str = "draws random numbers, of another generator than ONNX Runti
 const GPU_ONLY: &str = "ONNX Runtime has it on GPUs only";
 
 /// Operators no case was recorded of, and why.
-pub(super) const NOT_RECORDED: &[(&str, &str)] = &[
+pub(crate) const NOT_RECORDED: &[(&str, &str)] = &[
     ("Bernoulli", RANDOM),
     ("Multinomial", RANDOM),
     ("RandomNormal", RANDOM),
@@ -31,7 +31,7 @@ pub(super) const NOT_RECORDED: &[(&str, &str)] = &[
 ];
 
 /// Operators that ran by no kernel of their own in any case: they run by their reference function.
-pub(super) const WITHOUT_KERNEL: &[&str] = &[
+pub(crate) const WITHOUT_KERNEL: &[&str] = &[
     "AffineGrid",
     "BitCast",
     "BitShift",
@@ -85,6 +85,9 @@ pub(super) const WITHOUT_KERNEL: &[&str] = &[
     "com.microsoft.Range",
     "com.microsoft.Unique",
 ];
+
+/// Operators without a gradient, and why.
+pub(crate) const NOT_DIFFERENTIABLE: &[(&str, &str)] = &[];
 
 const HEAD: &str = "\
 # Operators

@@ -5,6 +5,7 @@
 use super::{Attrs, Fact, MICROSOFT, OpDef, OpError, need, optional};
 use crate::tensor::{Data, Tensor};
 
+mod backward;
 mod causal;
 mod deform;
 mod geometry;
@@ -40,7 +41,8 @@ static CONV: OpDef = OpDef::new(
         Ok(vec![Tensor::from_f64(x.dtype(), &conv.output_shape(), &y)?])
     },
 )
-.kernel(lower::conv);
+.kernel(lower::conv)
+.vjp(backward::conv);
 
 /// ONNX Runtime's `activation(Conv(X, W, B) + Z)`.
 static FUSED_CONV: OpDef = OpDef::new(
@@ -74,7 +76,8 @@ static FUSED_CONV: OpDef = OpDef::new(
     },
 )
 .domain(MICROSOFT)
-.kernel(lower::conv);
+.kernel(lower::conv)
+.vjp(backward::fused_conv);
 
 /// A convolution at concrete shapes.
 pub(super) struct Conv {

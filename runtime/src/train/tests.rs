@@ -1,0 +1,1 @@
+//! Steps of training against PyTorch, and the promises of the trainer.
