@@ -25,11 +25,6 @@ impl Numbers {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 11) as f64 / (1u64 << 52) as f64 - 1.0
     }
-
-    fn tensor(&mut self, dtype: DType, shape: &[usize]) -> Tensor {
-        let v: Vec<f64> = (0..shape.iter().product::<usize>()).map(|_| self.next()).collect();
-        Tensor::from_f64(dtype, shape, &v).unwrap()
-    }
 }
 
 fn wide(t: &Tensor) -> Tensor {
@@ -56,6 +51,10 @@ fn widened(graph: &Graph) -> Graph {
                 Attr::Graph(g) => *g = Arc::new(widened(g)),
                 _ => {}
             }
+        }
+        if def.name.ends_with("LayerNormalization") || def.name == "RMSNormalization" {
+            // Moments are of 32 bits unless it is said.
+            changed.map.insert("stash_type".into(), Attr::Int(i64::from(DType::F64.onnx())));
         }
         *attrs = Arc::new(changed);
     }
@@ -168,12 +167,25 @@ fn gradients(p: &Problem, d: &Differentiated, reference: bool) -> Result<Vec<Vec
     Ok(p.leaves.iter().zip(&d.touched).map(of).collect())
 }
 
+/// Cases a gradient refuses, each for the reason the operator's gradient gives.
+const REFUSED: &[&str] = &[
+    "math: BatchNormalization/training",
+    "math: Einsum/ii,ij->j",
+    "math: Einsum/iji->j",
+    "move: ScatterElements/max",
+    "move: ScatterElements/min",
+    "move: ScatterElements/mul",
+    "move: ScatterND/max",
+    "move: ScatterND/min",
+    "move: ScatterND/mul",
+];
+
 fn check(case: &Case, recorded: &Recorded) -> Outcome {
     let graph = match from_onnx(&case.model, &Limits::default()) {
         Ok((graph, _)) => graph,
         Err(e) => return Outcome::Wrong(e.to_string()),
     };
-    let mut numbers = Numbers(case.name.bytes().fold(7, |s, b| s * 31 + u64::from(b)));
+    let mut numbers = Numbers(case.name.bytes().fold(7, |s: u64, b| s.wrapping_mul(31).wrapping_add(u64::from(b))));
     let weights: BTreeMap<usize, Vec<f64>> = (graph.outputs.iter().enumerate())
         .filter_map(|(k, &v)| {
             let t = &recorded.outputs.iter().find(|(n, _)| *n == graph.values[v].name)?.1;
@@ -181,6 +193,11 @@ fn check(case: &Case, recorded: &Recorded) -> Outcome {
         })
         .collect();
     let wide_graph = widened(&graph);
+    // Rounding is taken for the identity, which is not what finite differences see.
+    let rounds = |n: &Node| matches!(n.op.name(), "QuantizeLinear" | "DynamicQuantizeLinear");
+    if graph.nodes.iter().any(rounds) {
+        return Outcome::Nothing;
+    }
     let mut last = Outcome::Nothing;
     for (all_inputs, only_first) in [(true, false), (true, true), (false, false), (false, true)] {
         let Some(p) = problem(&wide_graph, recorded, DType::F64, all_inputs) else { return Outcome::Nothing };
@@ -195,7 +212,10 @@ fn check(case: &Case, recorded: &Recorded) -> Outcome {
                     Err(e) => Outcome::Wrong(e),
                 };
             }
-            Err(e) if e.starts_with("not differentiable") => last = Outcome::None,
+            Err(e) if e.starts_with("not differentiable") || e.contains("depends on the data") => last = Outcome::None,
+            Err(e) if REFUSED.iter().any(|r| case.name.starts_with(r)) && e.starts_with("refused") => {
+                last = Outcome::None;
+            }
             Err(e) => last = Outcome::Wrong(e),
         }
     }
@@ -227,8 +247,10 @@ fn compare(p: &Problem, d: &Differentiated, numbers: &mut Numbers) -> Result<(bo
         if (got - want).abs() <= 1e-6 * scale {
             return Ok((true, found));
         }
-        // A kink lies between: differences do not settle, and say nothing.
-        if (coarse - fine).abs() <= 1e-4 * scale {
+        // A kink lies between, or right here: differences do not settle, or are not those to either side. They say nothing.
+        let here = loss(0.0)?;
+        let sides = ((loss(h)? - here) / h - (here - loss(-h)?) / h).abs();
+        if (coarse - fine).abs() <= 1e-4 * scale && sides <= 1e-2 * scale {
             worst = format!("derivative {got:e}, finite difference {want:e} (terms {size:e})");
         }
     }
@@ -298,6 +320,13 @@ fn every_gradient_is_what_finite_differences_say_by_reference_and_by_kernel() {
             (false, false) => wrong.push(format!("{name} has no gradient, and NOT_DIFFERENTIABLE gives no reason")),
             _ => {}
         }
+        // Their gradients are those of training, `train::tests` has them.
+        let straight = ["QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger"];
+        // Recorded at kinks or on integers only; below are cases of their own. A constant has no operand.
+        let own = OWN.iter().any(|(n, _)| *n == def.name) || def.name == "Constant";
+        if straight.contains(&def.name) || own {
+            continue;
+        }
         let unrecorded = NOT_RECORDED.iter().any(|(n, _)| *n == name);
         if def.vjp.is_some() && !unrecorded && !smooth.contains(&name) {
             wrong.push(format!("no case shows the gradient of {name}"));
@@ -307,4 +336,32 @@ fn every_gradient_is_what_finite_differences_say_by_reference_and_by_kernel() {
         wrong.push(format!("NOT_DIFFERENTIABLE lists {name}, which is no operator of ours"));
     }
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// Operators whose recorded cases show nothing, and how many operands they have.
+const OWN: &[(&str, usize)] =
+    &[("Abs", 1), ("Sign", 1), ("Ceil", 1), ("Floor", 1), ("Round", 1), ("CastLike", 2), ("Mod", 2)];
+
+#[test]
+fn functions_recorded_only_at_their_kinks_have_their_gradients_elsewhere() {
+    for (name, operands) in OWN {
+        let mut graph = Graph::default();
+        let inputs: Vec<ValueId> = (0..*operands).map(|i| graph.add_value(&i.to_string(), None, None)).collect();
+        let y = graph.add_value("y", None, None);
+        let attrs = Attrs::of([("fmod", Attr::Int(1))]);
+        let op = Op::Own(crate::ops::find("", name).unwrap(), Arc::new(attrs));
+        let listed = inputs.iter().copied().map(Some).collect();
+        graph.nodes.push(Node { name: name.to_string(), op, inputs: listed, outputs: vec![Some(y)] });
+        (graph.inputs, graph.outputs) = (inputs, vec![y]);
+        // Away from 0 and from halves, where they jump.
+        let values = [-1.3, 0.7, 2.2, -0.4, 3.1];
+        let divisors = [1.1, -0.9, 0.8, 1.7, 2.3];
+        let leaves = [values, divisors][..*operands].iter();
+        let leaves = leaves.map(|v| Tensor::from_f64(DType::F64, &[5], v).unwrap()).collect();
+        let p = Problem { graph, leaves };
+        let mut numbers = Numbers(1);
+        let weights = BTreeMap::from([(0, (0..5).map(|_| numbers.next()).collect())]);
+        let d = differentiated(&p, &weights, false).unwrap().unwrap();
+        assert!(matches!(compare(&p, &d, &mut numbers), Ok((true, _))), "{name}");
+    }
 }

@@ -33,8 +33,6 @@ pub enum Objective {
 /// The objective on tape: its inputs and results.
 #[derive(Clone, Debug)]
 pub(super) struct Placed {
-    /// The target, when the objective has one.
-    pub(super) target: Option<ValueId>,
     /// The weights, when it has rows to weigh.
     pub(super) weight: Option<ValueId>,
     /// The loss, one number, and the value it is differentiated from with its gradient.
@@ -74,7 +72,7 @@ impl Objective {
         let target = self.target(dtype, &shape).map(|(dtype, shape)| tape.input("target", dtype, &shape));
         let weight = self.weights(&shape).map(|shape| tape.input("weight", dtype, &shape));
         if let (Objective::Handed, Some(target)) = (self, target) {
-            return Ok(Placed { target: Some(target), weight, loss: None, seed: (output, target) });
+            return Ok(Placed { weight, loss: None, seed: (output, target) });
         }
         let last = shape.len() - 1;
         let row = match (self, target) {
@@ -115,7 +113,7 @@ impl Objective {
         let axes: Vec<usize> = (0..tape.shape(weighed).len()).collect();
         let loss = tape.reduce("ReduceSum", weighed, &axes, false)?;
         let seed = tape.scalar(dtype, 1.0)?;
-        Ok(Placed { target, weight, loss: Some(loss), seed: (loss, seed) })
+        Ok(Placed { weight, loss: Some(loss), seed: (loss, seed) })
     }
 }
 

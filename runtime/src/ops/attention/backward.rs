@@ -8,7 +8,7 @@ use super::microsoft::{self, Seen};
 use super::{multi_head, standard};
 use crate::autodiff::Backward;
 use crate::graph::ValueId;
-use crate::ops::{Attr, Attrs, Fact, HONE, OpDef, OpError, need, optional};
+use crate::ops::{Attr, Attrs, Fact, HONE, OpDef, OpError, flat, need, optional};
 use crate::tensor::Tensor;
 
 /// Which operator's operands and attributes those are.
@@ -41,7 +41,8 @@ static ATTENTION_MASK: OpDef = OpDef::new(
         Ok(vec![Tensor::from_f64(need(inputs, 0, "Q")?.dtype(), &[b, h, s, l], &out)?])
     },
 )
-.domain(HONE);
+.domain(HONE)
+.vjp(flat);
 
 fn mask_of<'a>(attrs: &Attrs, of: impl Fn(usize) -> Option<Seen<'a>>) -> Result<(Sizes, Mask), OpError> {
     match attrs.str(OF, "")? {

@@ -33,12 +33,13 @@ pub(super) static CAST_LIKE: OpDef = OpDef::new(
 .kernel(|l| Ok(l.dtype(1).and_then(|to| kernel(l, to))))
 .vjp(vjp);
 
-/// The gradient as numbers of the operand's type; none where integers are on either side, since rounding is constant
-/// almost everywhere.
+/// The gradient as numbers of the operand's type; none where floats become integers, since rounding is constant almost
+/// everywhere.
 fn vjp(b: &mut Backward<'_>) -> Result<(), OpError> {
     let (dy, x, y) = (b.dy()?, b.x(0)?, b.y()?);
-    let dtype = b.dtype(x);
-    if dtype.is_float() && b.dtype(y).is_float() {
+    let dtype = b.cotangent(x);
+    // The sum of a product of codes has a gradient in floats; other integers have no use for one.
+    if b.dtype(y).is_float() && (b.dtype(x).is_float() || b.dtype(x) == DType::I32) {
         let dx = b.cast(dy, dtype)?;
         b.give(0, dx);
     }

@@ -22,15 +22,26 @@ fn clip_vjp(b: &mut Backward<'_>) -> Result<(), OpError> {
         let dx = b.only(kept, dy)?;
         b.give(0, dx);
     }
-    for (i, beyond) in [(1, "Less"), (2, "Greater")] {
-        if b.wants(i) {
-            let bound = b.x(i)?;
-            let shape = b.x_shape(i)?;
-            let at = b.binary(beyond, x, bound)?;
+    // The lower bound is applied first, so that of two that cross the upper one holds.
+    let mut raised = x;
+    if let Some(low) = b.optional(1) {
+        raised = b.binary("Max", x, low)?;
+        if b.wants(1) {
+            let shape = b.shape(low).to_vec();
+            let (below, stays) = (b.binary("Less", x, low)?, b.binary("Equal", raised, y)?);
+            let at = b.binary("And", below, stays)?;
             let g = b.only(at, dy)?;
             let g = b.unbroadcast(g, &shape, &shape)?;
-            b.give(i, g);
+            b.give(1, g);
         }
+    }
+    if b.wants(2) {
+        let high = b.x(2)?;
+        let shape = b.shape(high).to_vec();
+        let at = b.binary("Greater", raised, high)?;
+        let g = b.only(at, dy)?;
+        let g = b.unbroadcast(g, &shape, &shape)?;
+        b.give(2, g);
     }
     Ok(())
 }

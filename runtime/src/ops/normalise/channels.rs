@@ -209,6 +209,31 @@ pub(super) static LRN: OpDef = OpDef::new(
         return no_kernel(l);
     }
     Ok(Some(Lowered::new(Response::new(l.attrs, l.shape(0)?)?, vec![0])))
+})
+.vjp(|b| {
+    b.through(|b| {
+        let x = b.x(0)?;
+        let shape = b.shape(x).to_vec();
+        let p = Response::new(&b.attrs(), &shape)?;
+        let n = shape.first().copied().unwrap_or(1);
+        let rows = b.reshape(x, &[n, p.c, p.len])?;
+        let square = b.mul(rows, rows)?;
+        let before = (p.size - 1) / 2;
+        let pads = b.ints([0, before as i64, 0, 0, (p.size - 1 - before) as i64, 0])?;
+        let wide = b.standard("Pad", [], &[square, pads])?;
+        let mut sum = b.slice(wide, 1, 0, p.c)?;
+        for k in 1..p.size {
+            let next = b.slice(wide, 1, k, k + p.c)?;
+            sum = b.add(sum, next)?;
+        }
+        let sum = b.scaled(sum, f64::from(p.alpha) / p.size as f64)?;
+        let bias = b.scalar_like(x, f64::from(p.bias))?;
+        let base = b.add(sum, bias)?;
+        let power = b.scalar_like(x, -f64::from(p.beta))?;
+        let factor = b.binary("Pow", base, power)?;
+        let y = b.mul(rows, factor)?;
+        Ok(vec![b.reshape(y, &shape)?])
+    })
 });
 
 struct Response {

@@ -4,7 +4,7 @@ use hone_kernels::{gradient, normalise};
 use super::PIECE;
 use crate::autodiff::Backward;
 use crate::ops::shape::{broadcast, broadcast_indices, elements, same_as_input};
-use crate::ops::{Attr, Attrs, HONE, MICROSOFT, OpDef, OpError, axis_of, need, no_kernel};
+use crate::ops::{Attr, Attrs, HONE, MICROSOFT, OpDef, OpError, axis_of, flat, need, no_kernel};
 use crate::plan::{Io, Kernel, Lowered, Lowering};
 use crate::tensor::{DType, Tensor};
 
@@ -34,7 +34,8 @@ pub(super) static HARDMAX: OpDef = OpDef::new(
     "one at the first of the largest along one axis (from opset 13), or over the axis and all after it (before)",
     same_as_input,
     |attrs, inputs| along(attrs, need(inputs, 0, "input")?, &hardmax),
-);
+)
+.vjp(flat);
 
 /// Softmax of a sum, over all axes from `axis` on.
 pub(super) static BIAS_SOFTMAX: OpDef = OpDef::new(
