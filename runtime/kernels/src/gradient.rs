@@ -112,15 +112,7 @@ fn any_softmax(n: usize, log: bool, dy: &[f32], y: &[f32], dx: &mut [f32]) {
 }
 
 #[inline(always)]
-fn any_softmax_inner(
-    n: usize,
-    inner: usize,
-    log: bool,
-    dy: &[f32],
-    y: &[f32],
-    dx: &mut [f32],
-    scratch: &mut [f32],
-) {
+fn any_softmax_inner(n: usize, inner: usize, log: bool, dy: &[f32], y: &[f32], dx: &mut [f32], scratch: &mut [f32]) {
     let block = n * inner;
     if block == 0 {
         return;
@@ -135,11 +127,7 @@ fn any_softmax_inner(
         }
         for ((dx, dy), y) in dx.chunks_exact_mut(inner).zip(dy.chunks_exact(inner)).zip(y.chunks_exact(inner)) {
             for i in 0..inner {
-                dx[i] = if log {
-                    dy[i] - crate::elementwise::exp(y[i]) * total[i]
-                } else {
-                    y[i] * (dy[i] - total[i])
-                };
+                dx[i] = if log { dy[i] - crate::elementwise::exp(y[i]) * total[i] } else { y[i] * (dy[i] - total[i]) };
             }
         }
     }

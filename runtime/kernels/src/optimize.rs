@@ -121,8 +121,7 @@ mod tests {
                 }
                 let (beta1, beta2) = (0.9f32, 0.99f32);
                 let (bias1, bias2) = (1.0 - beta1.powi(3), 1.0 - beta2.powi(3));
-                let step =
-                    AdamW { rate: 0.05, beta1, beta2, epsilon: 1e-6, decay: 0.1, bias1, bias2, scale: 2.0 };
+                let step = AdamW { rate: 0.05, beta1, beta2, epsilon: 1e-6, decay: 0.1, bias1, bias2, scale: 2.0 };
                 let (g, before, m0) = (numbers(n, 3.0), numbers(n, 4.0), numbers(n, 5.0));
                 let v0: Vec<f32> = numbers(n, 6.0).iter().map(|v| 0.01 + v * v).collect();
                 let (mut w, mut m, mut v) = (before.clone(), m0.clone(), v0.clone());

@@ -96,11 +96,8 @@ fn reverse(
         }
     }
     let mut grads: BTreeMap<ValueId, ValueId> = BTreeMap::new();
-    let fail = |node: &Node, source| AutodiffError::Op {
-        node: node.name.clone(),
-        op: node.op.name().to_string(),
-        source,
-    };
+    let fail =
+        |node: &Node, source| AutodiffError::Op { node: node.name.clone(), op: node.op.name().to_string(), source };
     let outside = |source| AutodiffError::Op { node: "seed".into(), op: "loss".into(), source };
     for &(v, g) in seeds {
         accumulate(tape, &mut grads, v, g).map_err(outside)?;
@@ -160,12 +157,7 @@ fn leading(tape: &Tape, i: usize, leads: &BTreeMap<ValueId, ValueId>) -> Option<
 ///
 /// # Errors
 /// [`OpError::Shape`] when its type or shape is not that of the value: the operator's product is wrong.
-fn accumulate(
-    tape: &mut Tape,
-    grads: &mut BTreeMap<ValueId, ValueId>,
-    v: ValueId,
-    g: ValueId,
-) -> Result<(), OpError> {
+fn accumulate(tape: &mut Tape, grads: &mut BTreeMap<ValueId, ValueId>, v: ValueId, g: ValueId) -> Result<(), OpError> {
     let (dtype, shape) = (tape.cotangent(v), tape.shape(v).to_vec());
     if tape.dtype(g) != dtype || tape.shape(g) != shape {
         let what = format!("gradient of `{}`", tape.graph().values[v].name);

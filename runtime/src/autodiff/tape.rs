@@ -342,8 +342,7 @@ impl Tape {
     pub fn unbroadcast(&mut self, x: ValueId, aligned: &[usize], own: &[usize]) -> Result<ValueId, OpError> {
         let to = self.shape(x).to_vec();
         let lead = to.len().saturating_sub(aligned.len());
-        let axes: Vec<usize> =
-            (0..to.len()).filter(|&i| to[i] != 1 && (i < lead || aligned[i - lead] == 1)).collect();
+        let axes: Vec<usize> = (0..to.len()).filter(|&i| to[i] != 1 && (i < lead || aligned[i - lead] == 1)).collect();
         let sum = self.sum(x, &axes)?;
         self.reshape(sum, own)
     }

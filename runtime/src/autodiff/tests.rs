@@ -94,7 +94,11 @@ struct Differentiated {
     touched: Vec<bool>,
 }
 
-fn differentiated(p: &Problem, weights: &BTreeMap<usize, Vec<f64>>, only_first: bool) -> Result<Option<Differentiated>, String> {
+fn differentiated(
+    p: &Problem,
+    weights: &BTreeMap<usize, Vec<f64>>,
+    only_first: bool,
+) -> Result<Option<Differentiated>, String> {
     let facts: Vec<Fact> = p.leaves.iter().map(|t| Fact::new(t.dtype(), t.shape())).collect();
     let concrete = Concrete::new(&p.graph, &facts, &RunOptions::default()).map_err(|e| format!("plan: {e}"))?;
     let outputs = concrete.graph.outputs.clone();
@@ -154,7 +158,9 @@ enum Outcome {
     /// An operator without a gradient.
     None,
     /// Equal; `smooth` when finite differences could tell.
-    Right { smooth: bool },
+    Right {
+        smooth: bool,
+    },
     Wrong(String),
 }
 
@@ -205,7 +211,8 @@ fn check(case: &Case, recorded: &Recorded) -> Outcome {
             Ok(None) => return Outcome::Nothing,
             Ok(Some(d)) => {
                 return match compare(&p, &d, &mut numbers) {
-                    Ok((smooth, want)) => match by_kernels(&graph, recorded, &weights, (all_inputs, only_first), &want) {
+                    Ok((smooth, want)) => match by_kernels(&graph, recorded, &weights, (all_inputs, only_first), &want)
+                    {
                         Ok(()) => Outcome::Right { smooth },
                         Err(e) => Outcome::Wrong(e),
                     },

@@ -346,8 +346,7 @@ fn vjp(of: Of, b: &mut Backward<'_>) -> Result<(), OpError> {
 /// For each element, the product of those it is reduced with, itself left out: right also where one of them is 0.
 fn product_of_others(b: &mut Backward<'_>, x: ValueId, mask: &[bool]) -> Result<ValueId, OpError> {
     let shape = b.shape(x).to_vec();
-    let order: Vec<usize> =
-        (0..mask.len()).filter(|&i| !mask[i]).chain((0..mask.len()).filter(|&i| mask[i])).collect();
+    let order: Vec<usize> = (0..mask.len()).filter(|&i| !mask[i]).chain((0..mask.len()).filter(|&i| mask[i])).collect();
     let turned: Vec<usize> = order.iter().map(|&i| shape[i]).collect();
     let kept = mask.iter().filter(|&&r| !r).count();
     let (rows, count) = (turned[..kept].iter().product(), turned[kept..].iter().product());

@@ -134,12 +134,14 @@ pub struct Lowered {
     pub(super) scratch_floats: usize,
     pub(super) weight_bytes: usize,
     pub(super) in_place: bool,
+    /// The node input whose bytes are the first result's.
+    pub(super) same: Option<usize>,
 }
 
 impl Lowered {
     /// A kernel that reads the node inputs `reads` while it runs.
     pub fn new(kernel: impl Fallible + 'static, reads: Vec<usize>) -> Lowered {
-        Lowered { kernel: Box::new(kernel), reads, scratch_floats: 0, weight_bytes: 0, in_place: false }
+        Lowered { kernel: Box::new(kernel), reads, scratch_floats: 0, weight_bytes: 0, same: None, in_place: false }
     }
 
     /// Asks for a scratch area of that many `f32`.
@@ -152,6 +154,13 @@ impl Lowered {
     /// and nothing where it would read it.
     pub fn in_place(mut self) -> Lowered {
         self.in_place = true;
+        self
+    }
+
+    /// States that the only result holds the bytes of node input `i`: the plan then lets both be one area of the arena
+    /// where it can, and runs nothing.
+    pub fn same_bytes(mut self, i: usize) -> Lowered {
+        self.same = Some(i);
         self
     }
 

@@ -74,14 +74,19 @@ impl Residents {
         node.outputs.iter().flatten().any(|o| self.replaces.get(o) == Some(&v))
     }
 
-    /// That nothing reads a resident after it was replaced.
+    /// That nothing reads a resident after it was replaced; `area` gives the value whose bytes a value is.
     ///
     /// # Errors
     /// [`PlanError::ReadAfterUpdate`].
-    pub(super) fn check(&self, steps: &[Step], slots: &[Slot]) -> Result<(), PlanError> {
+    pub(super) fn check(
+        &self,
+        steps: &[Step],
+        slots: &[Slot],
+        area: impl Fn(ValueId) -> ValueId,
+    ) -> Result<(), PlanError> {
         let mut gone = Vec::new();
         for step in steps {
-            if let Some(&v) = step.reads.iter().flatten().find(|v| gone.contains(*v)) {
+            if let Some(&v) = step.reads.iter().flatten().find(|&&v| gone.contains(&area(v))) {
                 return Err(PlanError::ReadAfterUpdate { node: step.node.clone(), value: slots[v].name.clone() });
             }
             gone.extend(step.writes.iter().flatten().filter_map(|o| self.replaces.get(o)).copied());

@@ -439,15 +439,13 @@ impl Trainer {
     }
 
     fn make(&self, task: Task, shapes: &[(DType, Vec<usize>)]) -> Result<Made, TrainError> {
-        let options = RunOptions {
-            reference: self.options.reference,
-            pool: self.options.pool.clone(),
-            ..RunOptions::default()
-        };
+        let options =
+            RunOptions { reference: self.options.reference, pool: self.options.pool.clone(), ..RunOptions::default() };
         let mut built = self.build(task, shapes, &options)?;
         let plan = |tape: &Tape, residents: &[Resident]| {
             let graph = tape.graph();
-            let inputs: Vec<Fact> = graph.inputs.iter().map(|&v| Fact { value: None, ..tape.fact(v).clone() }).collect();
+            let inputs: Vec<Fact> =
+                graph.inputs.iter().map(|&v| Fact { value: None, ..tape.fact(v).clone() }).collect();
             Plan::with_residents(graph, &inputs, residents, &options)
         };
         let footprint = |plan: &Plan, recomputed: usize| Footprint {
@@ -490,12 +488,7 @@ impl Trainer {
     }
 
     /// The graph of a task.
-    fn build(
-        &self,
-        task: Task,
-        shapes: &[(DType, Vec<usize>)],
-        options: &RunOptions,
-    ) -> Result<Built, TrainError> {
+    fn build(&self, task: Task, shapes: &[(DType, Vec<usize>)], options: &RunOptions) -> Result<Built, TrainError> {
         let trainable = self.recipe.trainable.len();
         let parameters = &self.residents[..trainable];
         let mut tape;
@@ -525,7 +518,8 @@ impl Trainer {
             graph.prune();
             let concrete = Concrete::new(&graph, &facts, options)?;
             let output = concrete.graph.outputs.first().copied();
-            let output = output.ok_or_else(|| TrainError::Unknown { what: "value", name: self.recipe.output.clone() })?;
+            let output =
+                output.ok_or_else(|| TrainError::Unknown { what: "value", name: self.recipe.output.clone() })?;
             leaves = concrete.graph.inputs[self.own_inputs..].to_vec();
             tape = Tape::new(concrete);
             let placed = self.recipe.objective.place(&mut tape, output)?;

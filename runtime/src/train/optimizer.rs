@@ -44,8 +44,7 @@ pub enum Optimizer {
 
 impl Optimizer {
     /// AdamW with PyTorch's defaults.
-    pub const ADAMW: Optimizer =
-        Optimizer::AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
+    pub const ADAMW: Optimizer = Optimizer::AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
     /// SGD with a momentum of 0.9.
     pub const SGD: Optimizer = Optimizer::Sgd { momentum: 0.9, nesterov: false, weight_decay: 0.0 };
     /// Adafactor with PyTorch's defaults.
@@ -194,49 +193,66 @@ fn float(attrs: &Attrs, name: &str) -> Result<f64, OpError> {
     Ok(f64::from(attrs.float(name, 0.0)?))
 }
 
-static SGD: OpDef = OpDef::new("SgdStep", "a step of SGD with momentum", |_, inputs| updated(inputs), |attrs, inputs| {
-    let mut s = Given::new(inputs)?;
-    let (momentum, decay) = (float(attrs, "momentum")?, float(attrs, "decay")?);
-    let nesterov = attrs.flag("nesterov", false)?;
-    let d = s.states.first_mut().ok_or(OpError::MissingInput { index: STATE, name: "momentum" })?;
-    for (i, w) in s.w.iter_mut().enumerate() {
-        let g = s.g[i] + decay * *w;
-        d[i] = momentum * d[i] + g;
-        *w -= s.rate * if nesterov { g + momentum * d[i] } else { d[i] };
-    }
-    s.results(inputs)
-})
+static SGD: OpDef = OpDef::new(
+    "SgdStep",
+    "a step of SGD with momentum",
+    |_, inputs| updated(inputs),
+    |attrs, inputs| {
+        let mut s = Given::new(inputs)?;
+        let (momentum, decay) = (float(attrs, "momentum")?, float(attrs, "decay")?);
+        let nesterov = attrs.flag("nesterov", false)?;
+        let d = s.states.first_mut().ok_or(OpError::MissingInput { index: STATE, name: "momentum" })?;
+        for (i, w) in s.w.iter_mut().enumerate() {
+            let g = s.g[i] + decay * *w;
+            d[i] = momentum * d[i] + g;
+            *w -= s.rate * if nesterov { g + momentum * d[i] } else { d[i] };
+        }
+        s.results(inputs)
+    },
+)
 .domain(HONE)
-.kernel(|l| update(l, 1, |attrs| {
-    let (momentum, decay) = (attrs.float("momentum", 0.0)?, attrs.float("decay", 0.0)?);
-    let nesterov = attrs.flag("nesterov", false)?;
-    Ok(Rule::Sgd(optimize::Sgd { rate: 0.0, momentum, nesterov, decay, scale: 1.0 }))
-}));
+.kernel(|l| {
+    update(l, 1, |attrs| {
+        let (momentum, decay) = (attrs.float("momentum", 0.0)?, attrs.float("decay", 0.0)?);
+        let nesterov = attrs.flag("nesterov", false)?;
+        Ok(Rule::Sgd(optimize::Sgd { rate: 0.0, momentum, nesterov, decay, scale: 1.0 }))
+    })
+});
 
-static ADAMW: OpDef = OpDef::new("AdamWStep", "a step of AdamW", |_, inputs| updated(inputs), |attrs, inputs| {
-    let mut s = Given::new(inputs)?;
-    let (beta1, beta2) = (float(attrs, "beta1")?, float(attrs, "beta2")?);
-    let (epsilon, decay) = (float(attrs, "epsilon")?, float(attrs, "decay")?);
-    let [m, v] = &mut s.states[..] else { return Err(OpError::MissingInput { index: STATE, name: "moments" }) };
-    let (bias1, bias2) = (1.0 - beta1.powf(s.step), 1.0 - beta2.powf(s.step));
-    for (i, w) in s.w.iter_mut().enumerate() {
-        m[i] = beta1 * m[i] + (1.0 - beta1) * s.g[i];
-        v[i] = beta2 * v[i] + (1.0 - beta2) * s.g[i] * s.g[i];
-        *w -= s.rate * decay * *w;
-        *w -= s.rate * (m[i] / bias1) / ((v[i] / bias2).sqrt() + epsilon);
-    }
-    s.results(inputs)
-})
+static ADAMW: OpDef = OpDef::new(
+    "AdamWStep",
+    "a step of AdamW",
+    |_, inputs| updated(inputs),
+    |attrs, inputs| {
+        let mut s = Given::new(inputs)?;
+        let (beta1, beta2) = (float(attrs, "beta1")?, float(attrs, "beta2")?);
+        let (epsilon, decay) = (float(attrs, "epsilon")?, float(attrs, "decay")?);
+        let [m, v] = &mut s.states[..] else { return Err(OpError::MissingInput { index: STATE, name: "moments" }) };
+        let (bias1, bias2) = (1.0 - beta1.powf(s.step), 1.0 - beta2.powf(s.step));
+        for (i, w) in s.w.iter_mut().enumerate() {
+            m[i] = beta1 * m[i] + (1.0 - beta1) * s.g[i];
+            v[i] = beta2 * v[i] + (1.0 - beta2) * s.g[i] * s.g[i];
+            *w -= s.rate * decay * *w;
+            *w -= s.rate * (m[i] / bias1) / ((v[i] / bias2).sqrt() + epsilon);
+        }
+        s.results(inputs)
+    },
+)
 .domain(HONE)
-.kernel(|l| update(l, 2, |attrs| {
-    let of = |name: &str| attrs.float(name, 0.0);
-    let (beta1, beta2, epsilon, decay) = (of("beta1")?, of("beta2")?, of("epsilon")?, of("decay")?);
-    let step = optimize::AdamW { rate: 0.0, beta1, beta2, epsilon, decay, bias1: 1.0, bias2: 1.0, scale: 1.0 };
-    Ok(Rule::AdamW(step))
-}));
+.kernel(|l| {
+    update(l, 2, |attrs| {
+        let of = |name: &str| attrs.float(name, 0.0);
+        let (beta1, beta2, epsilon, decay) = (of("beta1")?, of("beta2")?, of("epsilon")?, of("decay")?);
+        let step = optimize::AdamW { rate: 0.0, beta1, beta2, epsilon, decay, bias1: 1.0, bias2: 1.0, scale: 1.0 };
+        Ok(Rule::AdamW(step))
+    })
+});
 
-static ADAFACTOR: OpDef =
-    OpDef::new("AdafactorStep", "a step of Adafactor", |_, inputs| updated(inputs), |attrs, inputs| {
+static ADAFACTOR: OpDef = OpDef::new(
+    "AdafactorStep",
+    "a step of Adafactor",
+    |_, inputs| updated(inputs),
+    |attrs, inputs| {
         let mut s = Given::new(inputs)?;
         let shape = need(inputs, 0, "parameter")?.shape();
         let (decay, epsilon) = (float(attrs, "decay")?, float(attrs, "epsilon")?);
@@ -279,8 +295,9 @@ static ADAFACTOR: OpDef =
         let over = (rms(&direction) / float(attrs, "threshold")?).max(1.0);
         s.w.iter_mut().zip(&direction).for_each(|(w, d)| *w -= size / over * d);
         s.results(inputs)
-    })
-    .domain(HONE);
+    },
+)
+.domain(HONE);
 
 #[derive(Clone, Copy)]
 enum Rule {

@@ -187,13 +187,10 @@ fn steps_of_every_optimizer_are_those_of_pytorch() {
         for (optimizer, steps) in &case.steps {
             let (optimizer, rate) = match &optimizer[..] {
                 "sgd" => (Optimizer::Sgd { momentum: 0.9, nesterov: true, weight_decay: 0.01 }, 0.05),
-                "adamw" => {
-                    (Optimizer::AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.1 }, 0.01)
+                "adamw" => (Optimizer::AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.1 }, 0.01),
+                "adafactor" => {
+                    (Optimizer::Adafactor { beta2_decay: -0.8, epsilon: 1e-3, threshold: 1.0, weight_decay: 0.1 }, 0.01)
                 }
-                "adafactor" => (
-                    Optimizer::Adafactor { beta2_decay: -0.8, epsilon: 1e-3, threshold: 1.0, weight_decay: 0.1 },
-                    0.01,
-                ),
                 other => panic!("{other}"),
             };
             let (mut trainer, batch) = trainer(&archive, &case, |r| {
@@ -353,7 +350,9 @@ fn quantised(archive: &Archive, case: &Case, codes: bool) -> Graph {
     let mut made = Vec::new();
     for v in 0..graph.values.len() {
         let name = graph.values[v].name.clone();
-        let Some(t) = graph.values[v].constant.clone().filter(|_| name.ends_with(".w") && name != "head.w") else { continue };
+        let Some(t) = graph.values[v].constant.clone().filter(|_| name.ends_with(".w") && name != "head.w") else {
+            continue;
+        };
         let &[_, n] = t.shape() else { panic!("{name}") };
         let w = t.as_f32().unwrap();
         let most = |j: usize| w.iter().skip(j).step_by(n).fold(0f32, |m, v| m.max(v.abs()));

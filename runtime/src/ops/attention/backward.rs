@@ -111,9 +111,7 @@ fn attend(b: &mut Backward<'_>, p: &Problem, q: ValueId, k: ValueId, v: ValueId)
         let share = b.unary("Tanh", share)?;
         scores = b.scaled(share, p.softcap)?;
     }
-    let hides = |m: &Mask| {
-        !m.layers.is_empty() || m.window != Default::default() || m.positions.operand().is_some()
-    };
+    let hides = |m: &Mask| !m.layers.is_empty() || m.window != Default::default() || m.positions.operand().is_some();
     let mut visible = None;
     if hides(&p.mask) {
         let trained = b.wants(p.bias);
@@ -226,9 +224,7 @@ pub(super) fn projected(b: &mut Backward<'_>) -> Result<(), OpError> {
             rows = b.add(rows, bias)?;
         }
         let mut parts = [rows; 3];
-        for (part, (from, to)) in
-            parts.iter_mut().zip([(0, h * d), (h * d, 2 * h * d), (2 * h * d, h * (2 * d + e))])
-        {
+        for (part, (from, to)) in parts.iter_mut().zip([(0, h * d), (h * d, 2 * h * d), (2 * h * d, h * (2 * d + e))]) {
             let own = b.slice(rows, 2, from, to)?;
             *part = heads(b, own, h)?;
         }
@@ -241,8 +237,7 @@ pub(super) fn projected(b: &mut Backward<'_>) -> Result<(), OpError> {
                 *x = with_past(b, Some(own), *x)?;
             }
         }
-        let problem =
-            Problem { sizes: p.sizes, scale: p.scale, softcap: 0.0, mask: p.mask, of: "projected", bias: 5 };
+        let problem = Problem { sizes: p.sizes, scale: p.scale, softcap: 0.0, mask: p.mask, of: "projected", bias: 5 };
         let y = attend(b, &problem, q, k, v)?;
         let y = tokens(b, y)?;
         if !p.present {

@@ -57,7 +57,9 @@ fn weight_shape(attrs: &Attrs, x: &[usize], dy: &[usize]) -> Result<Vec<usize>, 
     let groups = groups(attrs)?;
     let kernel = attrs.ints("kernel_shape")?.ok_or_else(|| OpError::attribute("kernel_shape", "is missing"))?;
     match (x, dy) {
-        ([_, c, ..], [_, o, ..]) => Ok([*o, c / groups].into_iter().chain(kernel.iter().map(|&k| k as usize)).collect()),
+        ([_, c, ..], [_, o, ..]) => {
+            Ok([*o, c / groups].into_iter().chain(kernel.iter().map(|&k| k as usize)).collect())
+        }
         _ => Err(OpError::shape("X and dY", "[N, C, …]", (x, dy))),
     }
 }
@@ -225,9 +227,7 @@ pub(super) fn fused_conv(b: &mut Backward<'_>) -> Result<(), OpError> {
             "" => y,
             name @ ("Relu" | "Tanh" | "Sigmoid") => b.unary(name, y)?,
             "LeakyRelu" => b.standard("LeakyRelu", [("alpha", param(0, 0.01))], &[y])?,
-            "HardSigmoid" => {
-                b.standard("HardSigmoid", [("alpha", param(0, 0.2)), ("beta", param(1, 0.5))], &[y])?
-            }
+            "HardSigmoid" => b.standard("HardSigmoid", [("alpha", param(0, 0.2)), ("beta", param(1, 0.5))], &[y])?,
             "Clip" => {
                 let bound = |i: usize, default: f32| f64::from(params.get(i).copied().unwrap_or(default));
                 let (low, high) = (b.scalar_like(y, bound(0, f32::MIN))?, b.scalar_like(y, bound(1, f32::MAX))?);

@@ -263,22 +263,23 @@ fn biased(inputs: &[Option<&Tensor>], name: &str, f: fn(f64) -> f64) -> Result<V
 macro_rules! biased {
     ($konst:ident, $name:literal, $doc:literal, $float:expr, f32: $f32:expr, approximate: $how:literal) => {
         #[doc = $doc]
-        pub(super) static $konst: OpDef = OpDef::new($name, $doc, same_as_input, |_, inputs| {
-            biased(inputs, $name, $float)
-        })
-        .domain(MICROSOFT)
-        .vjp(|b| b.through(|b| {
-            let x = sum_with_bias(b)?;
-            Ok(vec![b.standard("Gelu", [("approximate", Attr::Str($how.into()))], &[x])?])
-        }))
-        .kernel(|l| match (l.dtype(0), l.dtype(1)) {
-            (Some(DType::F32), None) => Ok(Some(mapped::<f32, f32, _>($name, $f32))),
-            (Some(DType::F32), Some(DType::F32)) => {
-                let (x, bias) = (l.shape(0)?, l.shape(1)?);
-                zipped::<f32, f32, f32, _>(l, $name, x, bias, |x: f32, b: f32| $f32(x + b))
-            }
-            _ => Ok(None),
-        });
+        pub(super) static $konst: OpDef =
+            OpDef::new($name, $doc, same_as_input, |_, inputs| biased(inputs, $name, $float))
+                .domain(MICROSOFT)
+                .vjp(|b| {
+                    b.through(|b| {
+                        let x = sum_with_bias(b)?;
+                        Ok(vec![b.standard("Gelu", [("approximate", Attr::Str($how.into()))], &[x])?])
+                    })
+                })
+                .kernel(|l| match (l.dtype(0), l.dtype(1)) {
+                    (Some(DType::F32), None) => Ok(Some(mapped::<f32, f32, _>($name, $f32))),
+                    (Some(DType::F32), Some(DType::F32)) => {
+                        let (x, bias) = (l.shape(0)?, l.shape(1)?);
+                        zipped::<f32, f32, f32, _>(l, $name, x, bias, |x: f32, b: f32| $f32(x + b))
+                    }
+                    _ => Ok(None),
+                });
     };
 }
 

@@ -180,8 +180,8 @@ macro_rules! variadic {
      vjp: $vjp:expr) => {
         #[doc = $doc]
         pub(super) static $konst: OpDef =
-            OpDef::new($name, $doc, variadic_shape, |_, inputs| variadic(inputs, $name, $float, $int, false)).kernel(
-                |l| {
+            OpDef::new($name, $doc, variadic_shape, |_, inputs| variadic(inputs, $name, $float, $int, false))
+                .kernel(|l| {
                     let one = |l: &Lowering<'_>, t| (0..l.inputs()).all(|i| l.dtype(i) == Some(t));
                     let pair = l.inputs() == 2;
                     if one(l, DType::F32) && pair {
@@ -195,9 +195,8 @@ macro_rules! variadic {
                     } else {
                         Ok(None)
                     }
-                },
-            )
-            .vjp($vjp);
+                })
+                .vjp($vjp);
     };
 }
 

@@ -29,12 +29,12 @@ macro_rules! function {
 function!(ABS, "Abs", "|x|", f64::abs, int: i128::abs, f32: f32::abs,
     vjp: derivative!("Abs", X, [], |x| sign(x), f32: if x > 0.0 { 1.0 } else if x < 0.0 { -1.0 } else { 0.0 }));
 function!(NEG, "Neg", "-x", |x| -x, int: |x| -x, f32: |x: f32| -x,
-    vjp: |b| {
-        let dy = b.dy()?;
-        let dx = b.unary("Neg", dy)?;
-        b.give(0, dx);
-        Ok(())
-    });
+vjp: |b| {
+    let dy = b.dy()?;
+    let dx = b.unary("Neg", dy)?;
+    b.give(0, dx);
+    Ok(())
+});
 function!(SIGN, "Sign", "-1, 0 or 1", sign, int: i128::signum,
     f32: |x: f32| if x > 0.0 { 1.0 } else if x < 0.0 { -1.0 } else { x },
     vjp: flat);

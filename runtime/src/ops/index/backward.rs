@@ -58,8 +58,7 @@ pub(super) fn gather_nd(b: &mut Backward<'_>) -> Result<(), OpError> {
         let mut parts = Vec::with_capacity(batch + 1);
         for axis in 0..batch {
             let (outer, dim, inner) = around(lead, axis);
-            let at: Vec<i64> =
-                (0..outer * dim * inner).map(|i| (i / inner.max(1) % dim.max(1)) as i64).collect();
+            let at: Vec<i64> = (0..outer * dim * inner).map(|i| (i / inner.max(1) % dim.max(1)) as i64).collect();
             let numbers = Tensor::i64(&[lead, &[1]].concat(), at)?;
             parts.push(b.constant(numbers));
         }

@@ -1,5 +1,5 @@
 //! Elements, slices and blocks chosen by index.
-use super::{Ints, backward, around, by_bytes, indices_of, position};
+use super::{Ints, around, backward, by_bytes, indices_of, position};
 use crate::map_data;
 use crate::ops::shape::elements;
 use crate::ops::{Attrs, Fact, MICROSOFT, OpDef, OpError, axis_of, need, strides_of};

@@ -20,7 +20,7 @@ pub(super) static SCATTER_ELEMENTS: OpDef = OpDef::new(
 pub(super) static SCATTER: OpDef =
     OpDef::new("Scatter", "single elements replaced, by index along one axis", elements_rule, scatter_elements)
         .kernel(elements_lower)
-.vjp(|b| super::backward::scatter(b, "ScatterElements", "GatherElements"));
+        .vjp(|b| super::backward::scatter(b, "ScatterElements", "GatherElements"));
 
 fn elements_rule(attrs: &Attrs, inputs: &[Option<&Fact>]) -> Result<Option<Vec<Fact>>, OpError> {
     let (x, indices) = (need(inputs, 0, "data")?, need(inputs, 1, "indices")?);

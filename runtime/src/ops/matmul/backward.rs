@@ -94,12 +94,7 @@ pub(super) fn gemm(b: &mut Backward<'_>) -> Result<(), OpError> {
 
 /// The gradient and the weight of a product with the scales of a frozen `[K, N]` (transposed: `[N, K]`) int8 weight moved
 /// from the weight to the gradient, whose last axis they run along; both as they are when the weight is no such one.
-fn unscaled(
-    b: &mut Backward<'_>,
-    dy: ValueId,
-    w: ValueId,
-    transposed: bool,
-) -> Result<(ValueId, ValueId), OpError> {
+fn unscaled(b: &mut Backward<'_>, dy: ValueId, w: ValueId, transposed: bool) -> Result<(ValueId, ValueId), OpError> {
     let Some((codes, scale)) = frozen_codes(b, w, usize::from(!transposed))? else { return Ok((dy, w)) };
     let one = b.scalar_like(scale, 1.0)?;
     let Some(dequantize) = find("", "DequantizeLinear") else { return Ok((dy, w)) };
@@ -110,11 +105,7 @@ fn unscaled(
 
 /// Codes and scales of a matrix that is a `DequantizeLinear` of constants, int8, symmetric, with a scale for
 /// each index of `axis`.
-fn frozen_codes(
-    b: &Backward<'_>,
-    w: ValueId,
-    axis: usize,
-) -> Result<Option<(ValueId, ValueId)>, OpError> {
+fn frozen_codes(b: &Backward<'_>, w: ValueId, axis: usize) -> Result<Option<(ValueId, ValueId)>, OpError> {
     let Some(node) = b.producer(w) else { return Ok(None) };
     let Op::Own(def, attrs) = &node.op else { return Ok(None) };
     let input = |i: usize| node.inputs.get(i).copied().flatten();

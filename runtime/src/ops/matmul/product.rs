@@ -1,6 +1,6 @@
 //! `MatMul` and its forms with transposed operands, and `Gemm`.
-use super::{Contraction, backward};
 use super::contraction::{Addend, Epilogue, Numbers, lower, offsets};
+use super::{Contraction, backward};
 use crate::ops::shape::{broadcast, elements};
 use crate::ops::{Attrs, Fact, MICROSOFT, OpDef, OpError, need, no_kernel, optional, strides_of};
 use crate::plan::{Lowered, Lowering};

@@ -99,11 +99,7 @@ fn backward(b: &mut Backward<'_>, op: &'static OpDef) -> Result<(), OpError> {
 }
 
 /// `f` of each run of the gradient, which it changes, and of the result.
-fn paired(
-    attrs: &Attrs,
-    inputs: &[Option<&Tensor>],
-    f: impl Fn(&mut [f64], &[f64]),
-) -> Result<Vec<Tensor>, OpError> {
+fn paired(attrs: &Attrs, inputs: &[Option<&Tensor>], f: impl Fn(&mut [f64], &[f64])) -> Result<Vec<Tensor>, OpError> {
     let (dy, y) = (need(inputs, 0, "dY")?, need(inputs, 1, "Y")?);
     let Run { len, inner } = Run::new(attrs, y.shape())?;
     let (mut g, v) = (dy.data().to_f64(), y.data().to_f64());

@@ -5,6 +5,7 @@ use super::{Attr, Attrs, Fact, OpDef, OpError, ints_of, need, optional};
 use crate::tensor::{DType, Data, Tensor};
 
 mod backward;
+pub(crate) mod last;
 mod lower;
 mod roi;
 

@@ -106,7 +106,10 @@ fn nbits_lower(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
     let g = NBits::of(l.attrs)?;
     let m = l.shape(0)?.iter().product::<usize>() / g.n.max(1);
     let codes = l.shape(1)?.iter().product();
-    if l.dtype(0) != Some(DType::F32) || l.dtype(2) != Some(DType::F32) || l.has(4) || l.has(3) && l.constant(3).is_none()
+    if l.dtype(0) != Some(DType::F32)
+        || l.dtype(2) != Some(DType::F32)
+        || l.has(4)
+        || l.has(3) && l.constant(3).is_none()
     {
         return no_kernel(l);
     }
@@ -143,7 +146,9 @@ impl Kernel for NBitsVjp {
                 for (b, w) in w.chunks_mut(block).enumerate() {
                     let at = (first + j) * blocks + b;
                     let (s, z) = (scale[at], self.zero[at]);
-                    w.iter_mut().enumerate().for_each(|(i, w)| *w = (f32::from(code(row, b * block + i, bits)) - z) * s);
+                    w.iter_mut()
+                        .enumerate()
+                        .for_each(|(i, w)| *w = (f32::from(code(row, b * block + i, bits)) - z) * s);
                 }
             }
             let packed = &mut packed[..gemm::packed_len(k, count)];

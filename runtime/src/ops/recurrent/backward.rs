@@ -270,7 +270,14 @@ impl Run<'_> {
     }
 
     /// From the gradients by the states after a turn to those before it.
-    fn backward(&mut self, d: usize, n: usize, turn: &Turn, mut dh: Vec<f64>, mut dc: Vec<f64>) -> (Vec<f64>, Vec<f64>) {
+    fn backward(
+        &mut self,
+        d: usize,
+        n: usize,
+        turn: &Turn,
+        mut dh: Vec<f64>,
+        mut dc: Vec<f64>,
+    ) -> (Vec<f64>, Vec<f64>) {
         let (size, rows) = (self.g.h, self.rows());
         if let Some(dy) = &self.dy {
             let at = self.g.y_row(turn.t, d, n) * size;
@@ -332,9 +339,8 @@ impl Run<'_> {
                     }
                     dpre[i] = di * self.slope(d, turn, i);
                     dpre[g] = dc[j] * turn.gate[i] * self.slope(d, turn, g);
-                    dc_before[j] = dc[j] * turn.gate[f]
-                        + dpre[i] * self.peephole(d, 0, j)
-                        + dpre[f] * self.peephole(d, 2, j);
+                    dc_before[j] =
+                        dc[j] * turn.gate[f] + dpre[i] * self.peephole(d, 0, j) + dpre[f] * self.peephole(d, 2, j);
                     for (k, by) in [(0, dpre[i] * turn.c[j]), (1, dpre[o] * cell), (2, dpre[f] * turn.c[j])] {
                         self.dp[d * 3 * size + k * size + j] += by;
                     }
