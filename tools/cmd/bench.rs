@@ -211,7 +211,8 @@ impl Bench {
             black_box(session.run(&inputs)?);
             times.push(ms(start.elapsed()));
         }
-        let steps = if self.profile { self.steps(&source, &inputs, times.len().min(PROFILED_RUNS))? } else { Vec::new() };
+        let steps =
+            if self.profile { self.steps(&source, &inputs, times.len().min(PROFILED_RUNS))? } else { Vec::new() };
         let t = Latency::from_samples(&times)?;
         let scheme = if inspect::int8(session.graph()).0 > 0 { "int8" } else { "f32" };
         Ok(Row {

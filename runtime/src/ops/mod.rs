@@ -55,7 +55,7 @@ pub static FAMILIES: &[&[&OpDef]] = &[
 ];
 
 /// The domain of operators that only passes of ours make; no file has them.
-pub(crate) const HONE: &str = "hone";
+pub(crate) use internal::DOMAIN as HONE;
 
 /// The domain of the operators of ONNX Runtime that are not in the standard.
 pub const MICROSOFT: &str = "com.microsoft";

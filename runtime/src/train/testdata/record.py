@@ -208,7 +208,9 @@ def case(name, model, path, inputs, output, kind, target, weights=None, train=No
     if not filled:
         params = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
         params = {k: v for k, v in params.items() if v.dtype == np.float32}
-    train = [p for p in params if train is None or train(p)]
+        # Single numbers are constants of the formula; one is multiplied by 1e9 and its gradient rounding.
+        train = [k for k, v in params.items() if v.size > 1]
+    train = train if isinstance(train, list) else [p for p in params if train is None or train(p)]
 
     def leaves():
         return {k: torch.tensor(v).double().requires_grad_(k in train) for k, v in params.items()}

@@ -34,7 +34,10 @@ static KNOWS_NOTHING_OF: &[(&str, &[&str])] = &[
     ("session", &["feedback", "journal", "learn", "adapters", "app", "capture", "modality"]),
     ("state", &["session", "model", "graph", "ops", "plan", "import", "learn", "feedback", "capture", "modality"]),
     ("tensor", EVERYTHING),
-    ("train", &["import", "bundle", "session", "model", "learn", "feedback", "journal", "capture", "modality", "std::fs"]),
+    (
+        "train",
+        &["import", "bundle", "session", "model", "learn", "feedback", "journal", "capture", "modality", "std::fs"],
+    ),
 ];
 
 /// A leaf: it may name no module of ours.
