@@ -4,6 +4,7 @@
 pub mod adapters;
 #[cfg(feature = "import")]
 pub mod app;
+pub mod autodiff;
 pub mod bundle;
 pub mod capture;
 #[cfg(feature = "import")]
@@ -37,6 +38,7 @@ pub mod session;
 pub mod state;
 pub mod tensor;
 pub mod trial;
+pub mod train;
 
 pub use bundle::Bundle;
 pub use class::{Class, Classified};

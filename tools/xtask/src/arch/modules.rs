@@ -45,6 +45,10 @@ static KNOWS_NOTHING_OF: &[(&str, &[&str])] = &[
     ("state", &["session", "model", "graph", "ops", "plan", "import", "learn", "feedback", "capture", "modality"]),
     ("tensor", EVERYTHING),
     ("trial", &["session", "model", "import", "app", "feedback", "journal", "capture", "adapters", "std::fs"]),
+    (
+        "train",
+        &["import", "bundle", "session", "model", "learn", "feedback", "journal", "capture", "modality", "std::fs"],
+    ),
 ];
 
 /// A leaf: it may name no module of ours.
