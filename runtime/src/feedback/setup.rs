@@ -1,5 +1,5 @@
 //! A pad for setting it up: greeted, paired, watched, restarted — without taking a press from it.
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use hone_wire::auth::Key;
@@ -114,10 +114,7 @@ impl Guest {
 
     /// What happens next; none within `patience`.
     pub fn next(&self, patience: Duration) -> Option<Notice> {
-        match self.told.recv_timeout(patience) {
-            Ok(notice) => Some(notice),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-        }
+        self.told.recv_timeout(patience).ok()
     }
 
     /// Offers `key` until somebody has held two buttons for five seconds.

@@ -33,11 +33,14 @@ pub struct Plate {
     pub digest: [u8; 8],
 }
 
+/// Runs of bytes by address.
+pub(super) type Segments = Vec<(u32, Vec<u8>)>;
+
 /// An image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
     /// Runs of bytes by address, ascending, not overlapping.
-    segments: Vec<(u32, Vec<u8>)>,
+    segments: Segments,
     /// The family a UF2 file says it is for.
     family: Option<u32>,
 }
@@ -80,7 +83,7 @@ impl Image {
         Image::of(segments, None)
     }
 
-    fn of(mut segments: Vec<(u32, Vec<u8>)>, family: Option<u32>) -> Result<Image, FlashError> {
+    fn of(mut segments: Segments, family: Option<u32>) -> Result<Image, FlashError> {
         segments.sort_by_key(|(address, _)| *address);
         let bad = |what: String| Err(FlashError::Image { what });
         let (Some((first, _)), Some((last, bytes))) = (segments.first(), segments.last()) else {

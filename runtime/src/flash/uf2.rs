@@ -1,7 +1,7 @@
 //! UF2, the file format of boards that show up as a drive (<https://github.com/microsoft/uf2>): blocks of 512 bytes, each with
 //! the address its 256 bytes go to.
 use super::FlashError;
-use super::image::{Image, PAGE};
+use super::image::{Image, PAGE, Segments};
 
 const BLOCK: usize = 512;
 const MAGIC_0: u32 = 0x0a32_4655;
@@ -29,9 +29,9 @@ pub fn write(image: &Image, family: u32) -> Vec<u8> {
 }
 
 /// The blocks of a UF2 file by address, and the family it is for.
-pub(super) fn read(file: &[u8]) -> Result<(Vec<(u32, Vec<u8>)>, u32), FlashError> {
+pub(super) fn read(file: &[u8]) -> Result<(Segments, u32), FlashError> {
     let bad = |what: String| FlashError::Image { what };
-    if file.is_empty() || file.len() % BLOCK != 0 {
+    if file.is_empty() || !file.len().is_multiple_of(BLOCK) {
         return Err(bad(format!("it is neither an ELF nor a UF2 file ({} bytes)", file.len())));
     }
     let count = (file.len() / BLOCK) as u32;
