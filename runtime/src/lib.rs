@@ -10,9 +10,9 @@ pub mod capture;
 #[cfg(feature = "import")]
 pub mod cases;
 pub mod class;
-pub mod config;
 #[cfg(feature = "import")]
 pub mod compress;
+pub mod config;
 pub mod cpu;
 pub mod dataset;
 #[cfg(feature = "import")]
@@ -37,8 +37,8 @@ pub mod quant;
 pub mod session;
 pub mod state;
 pub mod tensor;
-pub mod trial;
 pub mod train;
+pub mod trial;
 
 pub use bundle::Bundle;
 pub use class::{Class, Classified};

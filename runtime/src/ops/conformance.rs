@@ -179,7 +179,11 @@ fn kernels(graph: &Graph, runner: &mut Runner, recorded: &Recorded) -> Vec<(Stri
         Some(Op::Own(def, _)) => Some(def.spelled()),
         _ => None,
     };
-    plan.steps().into_iter().chain(plan.shared().iter().cloned()).filter_map(|s| Some((own(&s.node)?, s.kernel))).collect()
+    plan.steps()
+        .into_iter()
+        .chain(plan.shared().iter().cloned())
+        .filter_map(|s| Some((own(&s.node)?, s.kernel)))
+        .collect()
 }
 
 /// What all cases came to.

@@ -466,7 +466,21 @@ impl Plan {
         let pool = options.pool.clone();
         let (bytes, profile) = (options.bytes, options.profile.clone());
         shared.reverse();
-        Ok(Plan { steps, shared, slots, inputs, outputs, rest, held, pool, profile, bytes, largest, arena_bytes, weight_bytes })
+        Ok(Plan {
+            steps,
+            shared,
+            slots,
+            inputs,
+            outputs,
+            rest,
+            held,
+            pool,
+            profile,
+            bytes,
+            largest,
+            arena_bytes,
+            weight_bytes,
+        })
     }
 
     /// Bytes of the arena: every activation and scratch area, overlapped by liveness.
