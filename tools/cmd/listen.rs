@@ -233,7 +233,7 @@ fn as_json(app: &App, what: &Happening<'_>) -> Option<Value> {
             json!({"event": "source", "medium": medium.name(), "what": event.what.to_string()})
         }
         Happening::Pad(Notice::Up { port, uid, authenticated, hello, .. }) => json!({
-            "event": "pad-up", "port": port, "uid": uid_text(&uid), "authenticated": authenticated,
+            "event": "pad-up", "port": port, "uid": uid_text(uid), "authenticated": authenticated,
             "buttons": hello.buttons, "firmware": super::pad::version(hello.firmware),
         }),
         Happening::Pad(Notice::Down { source, why }) => {

@@ -162,13 +162,11 @@ fn mark(edit: &Edit, kept: &dyn Fn(usize) -> bool, known: &dyn Fn(ValueId) -> bo
         {
             marks.pairs.extend(n.outputs.iter().flatten().map(|&v| (v, Some(x))));
             marks.nodes.insert(i);
-        } else if UNARY.contains(&op) && quantised(x) && known(y) {
-            marks.pairs.insert(y, None);
-            marks.nodes.insert(i);
-        } else if JOINS.contains(&op)
-            && known(y)
-            && n.inputs.iter().flatten().all(|&v| quantised(v) && !constant(v))
-            && n.inputs.len() >= 2
+        } else if known(y)
+            && (UNARY.contains(&op) && quantised(x)
+                || JOINS.contains(&op)
+                    && n.inputs.len() >= 2
+                    && n.inputs.iter().flatten().all(|&v| quantised(v) && !constant(v)))
         {
             marks.pairs.insert(y, None);
             marks.nodes.insert(i);
