@@ -6,7 +6,6 @@ use hone_runtime::learn::Mode;
 
 mod adapter;
 mod bench;
-mod bench_feedback;
 mod check;
 mod completions;
 mod config;

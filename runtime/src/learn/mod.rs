@@ -22,8 +22,6 @@
 //! assert!(logits[1] > logits[0]);
 //! # Ok::<(), hone_runtime::learn::LearnError>(())
 //! ```
-pub mod contradiction;
-mod engine;
 pub mod error;
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -32,7 +30,6 @@ pub mod head;
 pub mod learner;
 mod linalg;
 pub mod objective;
-mod rater;
 pub mod solver;
 pub mod tripwire;
 
@@ -41,7 +38,5 @@ pub use gate::{Action, Decision, GateConfig, Mode};
 pub use head::{HeadBase, MergedHead, Theta, argmax};
 pub use learner::{Learner, LearnerConfig, Outcome, TrainingPress};
 pub use objective::{Feedback, Hyper, OBJECTIVES, ObjectiveDef};
-pub use rater::Rater;
-pub use solver::minibatch::MinibatchConfig;
-pub use solver::{HeadSolver, Prior, Row, SolverConfig, canonical_refit};
+pub use solver::{HeadSolver, Row, SolverConfig, canonical_refit};
 pub use tripwire::{Trip, Tripwire, TripwireConfig};
