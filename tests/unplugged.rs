@@ -66,7 +66,7 @@ fn a_pad_pulled_out_of_a_running_loop_is_missed_aloud_and_heard_again_when_it_is
     drop(finger);
     pad.wait().unwrap();
     assert!(!said.contains("panicked"), "{said}");
-    for words in ["the pad is gone", "looking for the pad", "is connected"] {
+    for words in ["is gone: its port is lost", "looking for the pad", "is connected"] {
         assert!(said.contains(words), "`{words}` is not in: {said}");
     }
 
