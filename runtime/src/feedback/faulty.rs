@@ -245,7 +245,7 @@ fn survives(source: Box<dyn Source>, breaks: Breaks, key: Option<Key>, press: im
     assert!(!tally.open_twice.load(Ordering::SeqCst), "a port was opened again before it was dropped");
     // A cable that did nothing would prove nothing.
     let (damaged, lost) = (tally.damaged.load(Ordering::SeqCst), tally.lost.load(Ordering::SeqCst));
-    assert!(damaged > 5 && lost > 0, "{damaged} bytes damaged, {lost} ports lost");
+    assert!(damaged > 0 && lost > 0, "{damaged} bytes damaged, {lost} ports lost");
     assert!(told.try_iter().any(|notice| matches!(notice, Notice::Searching { .. })));
 }
 
