@@ -42,7 +42,7 @@ pub struct Recipe {
     pub optimizer: Optimizer,
     /// Largest norm of all gradients together; longer ones are shortened to it.
     pub clip: Option<f32>,
-    /// Whether [`Trainer::accumulate`] will be used: a gradient of each parameter is then kept.
+    /// Whether [`Trainer::step`] is given several batches: a gradient of each parameter is then kept.
     pub accumulate: bool,
     /// Most bytes of a step: parameters, optimizer, activations and frozen weights. Activations are computed twice
     /// rather than kept where that is needed.
