@@ -778,9 +778,9 @@ fn reading_where_nothing_is_and_a_file_that_is_no_journal_are_clear_errors() {
 fn a_journal_of_a_later_version_is_not_touched() {
     let (dir, _clock, j) = fresh();
     j.close().unwrap();
-    tamper(dir.path(), "PRAGMA user_version=2");
+    tamper(dir.path(), "PRAGMA user_version=3");
     let e = Journal::open(StateDir::at(dir.path()).lock().unwrap()).err().unwrap();
-    assert!(matches!(e, StoreError::Newer { found: 2, .. }), "{e}");
+    assert!(matches!(e, StoreError::Newer { found: 3, .. }), "{e}");
 }
 
 #[test]

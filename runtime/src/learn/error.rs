@@ -84,6 +84,18 @@ pub enum LearnError {
         /// What differs.
         what: &'static str,
     },
+    /// A head with classes that were added on the device cannot be written into the graph.
+    #[error("{added} classes were added on the device; the graph has no weights for them, so the head cannot be merged into it")]
+    Unmergeable {
+        /// How many.
+        added: usize,
+    },
+    /// A head over random features cannot be written into the graph.
+    #[error("the head is learned on {random} random features beside the graph's; it cannot be merged into a linear layer")]
+    Bent {
+        /// How many.
+        random: usize,
+    },
     /// The curvature matrix has no Cholesky factor.
     #[error("curvature matrix is not positive definite at row {row}; the features are too large, check mean and std")]
     NotPositiveDefinite {
@@ -103,7 +115,9 @@ impl Classified for LearnError {
             | LearnError::PressConflict { .. }
             | LearnError::PredictionConflict { .. } => Class::Invalid,
             LearnError::OutOfRange { .. } => Class::Config,
-            LearnError::UnsupportedFeedback { .. } => Class::Unsupported,
+            LearnError::UnsupportedFeedback { .. } | LearnError::Unmergeable { .. } | LearnError::Bent { .. } => {
+                Class::Unsupported
+            }
             LearnError::UnknownPress { .. } => Class::Usage,
             LearnError::NotPositiveDefinite { .. } => Class::Failed,
         }

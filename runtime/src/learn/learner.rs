@@ -15,11 +15,14 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::classes::{self, Merged};
 use super::error::{LearnError, check_finite, check_len};
 use super::gate::{self, Action, Answered, Decision, GateConfig, Mode, Verdict};
 use super::head::{HeadBase, Theta, argmax};
 use super::objective::{Feedback, Press, posterior, softmax_into};
+use super::retention::SourceSample;
 use super::solver::{HeadSolver, Row, SolverConfig, canonical_refit, splitmix64};
+use super::temperature::Told;
 use super::tripwire::{Trip, Tripwire, TripwireConfig};
 
 /// Settings of a learner.
@@ -39,6 +42,10 @@ pub struct LearnerConfig {
     pub reservoir: usize,
     /// Seed of the reservoir's choice.
     pub seed: u64,
+    /// From which press on which classes are one, oldest first; empty where all are apart.
+    pub merged: Vec<Merged>,
+    /// Samples of the source that are held on to beside the presses.
+    pub source: Vec<SourceSample>,
 }
 
 impl Default for LearnerConfig {
@@ -51,6 +58,8 @@ impl Default for LearnerConfig {
             confirm_every: 10,
             reservoir: 64,
             seed: 0,
+            merged: Vec::new(),
+            source: Vec::new(),
         }
     }
 }
@@ -132,7 +141,9 @@ impl Learner {
     ///
     /// # Errors
     /// [`LearnError::OutOfRange`] or [`LearnError::Length`] for settings that make no sense.
-    pub fn new(base: HeadBase, config: LearnerConfig) -> Result<Learner, LearnError> {
+    pub fn new(base: HeadBase, mut config: LearnerConfig) -> Result<Learner, LearnError> {
+        config.solver.source =
+            config.source.iter().map(|sample| source_row(&base, sample)).collect::<Result<_, _>>()?;
         config.gate.check()?;
         for (what, value) in [
             ("publish_every", config.publish_every),
@@ -143,9 +154,9 @@ impl Learner {
                 return Err(LearnError::OutOfRange { what, value: 0.0, range: "[1, inf)" });
             }
         }
-        let factory = Theta::zeros(base.classes(), base.features() + 1);
+        let factory = Theta::zeros(base.classes(), base.width());
         Ok(Learner {
-            solver: HeadSolver::new(base.classes(), base.features(), config.solver.clone())?,
+            solver: HeadSolver::new(base.classes(), base.width() - 1, config.solver.clone())?,
             tripwire: Tripwire::new(base.classes(), config.tripwire.clone())?,
             base,
             config,
@@ -317,7 +328,7 @@ impl Learner {
             .map(|p| self.row_of(p))
             .filter_map(Result::transpose)
             .collect::<Result<_, _>>()?;
-        canonical_refit(self.base.classes(), self.base.features(), &rows, &self.config.solver)
+        canonical_refit(self.base.classes(), self.base.width() - 1, &rows, &self.config.solver)
     }
 
     /// Waits for as many presses as ever until the next candidate: what is published was just chosen by a person.
@@ -345,7 +356,7 @@ impl Learner {
     /// [`LearnError::Length`] when `candidate` is of another head.
     pub fn decide(&mut self, candidate: Theta) -> Result<Decision, LearnError> {
         check_len("the candidate's classes", self.base.classes(), candidate.classes())?;
-        check_len("the candidate's width", self.base.features() + 1, candidate.width())?;
+        check_len("the candidate's width", self.base.width(), candidate.width())?;
         self.since_candidate = 0;
         if !candidate.is_finite() {
             self.tripwire.norm(f64::NAN);
@@ -380,28 +391,72 @@ impl Learner {
     /// Keeping the smallest hashes is reservoir sampling that does not depend on the order of arrival.
     pub fn reservoir_ids(&self) -> Vec<u32> {
         let mut ids: Vec<u32> =
-            self.predictions.iter().filter(|(_, p)| p.truth().is_some()).map(|(&id, _)| id).collect();
+            self.predictions.iter().filter(|(_, p)| self.truth(p).is_some()).map(|(&id, _)| id).collect();
         ids.sort_by_key(|&id| splitmix64(self.config.seed ^ u64::from(id)));
         ids.truncate(self.config.reservoir);
         ids
     }
 
+    /// What confirmed presses tell of the answers of the head in use: its logits and the truth, for a temperature. Classes that
+    /// are one stand as one.
+    ///
+    /// # Errors
+    /// [`LearnError::Length`] when the correction in use is of another head.
+    pub fn told(&self) -> Result<Vec<(Vec<f32>, Told)>, LearnError> {
+        let mut told = Vec::new();
+        for id in self.reservoir_ids() {
+            let prediction = &self.predictions[&id];
+            let Some(truth) = self.truth(prediction) else { continue };
+            let mut logits = self.published.apply(&self.base.standardise(&prediction.feature)?, &prediction.logits)?;
+            classes::collapse(self.group_now(), &mut logits);
+            told.push((
+                logits,
+                match truth {
+                    Truth::Is(class) => Told::Is(class),
+                    Truth::IsNot(class) => Told::IsNot(class),
+                },
+            ));
+        }
+        Ok(told)
+    }
+
     fn factory(&self) -> Theta {
-        Theta::zeros(self.base.classes(), self.base.features() + 1)
+        Theta::zeros(self.base.classes(), self.base.width())
     }
 
     fn evidence(&self, candidate: &Theta) -> Result<Vec<Verdict>, LearnError> {
         let mut evidence = Vec::new();
         for id in self.reservoir_ids() {
             let prediction = &self.predictions[&id];
-            let Some(truth) = prediction.truth() else { continue };
+            let Some(truth) = self.truth(prediction) else { continue };
             let z = self.base.standardise(&prediction.feature)?;
             let factory = prediction.logits.clone();
             let (candidate, incumbent) = (candidate.apply(&z, &factory)?, self.published.apply(&z, &factory)?);
-            let answered = truth.judge([&candidate, &incumbent, &factory]);
+            let mut heads = [candidate, incumbent, factory];
+            heads.iter_mut().for_each(|logits| classes::collapse(self.group_now(), logits));
+            let answered = truth.judge([&heads[0], &heads[1], &heads[2]]);
             evidence.push(Verdict { candidate: answered[0], incumbent: answered[1], factory: answered[2] });
         }
         Ok(evidence)
+    }
+
+    /// Which classes are one now.
+    fn group_now(&self) -> Option<&[usize]> {
+        classes::group_at(&self.config.merged, u64::MAX)
+    }
+
+    /// The truth as a prediction's last confirmed press tells it, in the classes of now; `None` without one or when that press
+    /// does not tell.
+    fn truth(&self, prediction: &Prediction) -> Option<Truth> {
+        let said = prediction.presses.iter().rev().find(|said| said.confirmed)?;
+        let (then, now) = (classes::group_at(&self.config.merged, said.press_id), self.group_now());
+        let truth = said.truth(prediction.shown)?;
+        match truth {
+            Truth::Is(class) => Some(Truth::Is(classes::stands_for(now, class))),
+            // "Not a" of a time when a was one class says nothing about what a has been merged with since.
+            Truth::IsNot(class) => classes::same_members(then, now, class, self.base.classes())
+                .then(|| Truth::IsNot(classes::stands_for(now, class))),
+        }
     }
 
     fn check(&self, press: &TrainingPress) -> Result<(), LearnError> {
@@ -482,7 +537,7 @@ impl Learner {
             }
         }
         self.solver =
-            HeadSolver::with_rows(self.base.classes(), self.base.features(), &rows, self.config.solver.clone())?;
+            HeadSolver::with_rows(self.base.classes(), self.base.width() - 1, &rows, self.config.solver.clone())?;
         self.rows = ids.into_iter().enumerate().map(|(index, id)| (id, index)).collect();
         self.adopt_incremental();
         Ok(())
@@ -508,7 +563,9 @@ impl Learner {
         let mut likelihood = vec![1.0; self.base.classes()];
         for said in last.values() {
             let press = Press { feedback: said.feedback, confirmed: false };
-            posterior::multiply_likelihood(&mut likelihood, press, prediction.shown, &self.config.solver.hyper)?;
+            let group = classes::group_at(&self.config.merged, said.press_id);
+            let hyper = &self.config.solver.hyper;
+            classes::multiply_likelihood(&mut likelihood, press, prediction.shown, hyper, group)?;
         }
         if !posterior::is_informative(&likelihood) {
             return Ok(None);
@@ -520,6 +577,14 @@ impl Learner {
             names_class: last.values().any(|said| said.feedback.names_class()),
         }))
     }
+}
+
+/// A source sample for the solver: what the shipped head believes, to go on being believed.
+fn source_row(base: &HeadBase, sample: &SourceSample) -> Result<Row, LearnError> {
+    let logits = classes::continued(&sample.logits, base.classes());
+    let mut belief = vec![0.0; logits.len()];
+    softmax_into(&logits.iter().map(|&f| f64::from(f)).collect::<Vec<f64>>(), &mut belief);
+    Ok(Row { z: base.standardise(&sample.feature)?, logits, likelihood: belief, names_class: false })
 }
 
 /// What a confirmed press says about the true class.
@@ -559,13 +624,13 @@ impl Truth {
     }
 }
 
-impl Prediction {
-    /// The truth as its last confirmed press tells it; `None` without one or when that press does not tell.
-    fn truth(&self) -> Option<Truth> {
-        match self.presses.iter().rev().find(|said| said.confirmed)?.feedback {
+impl Said {
+    /// What it says about the truth, the class shown given; `None` when it does not tell.
+    fn truth(&self, shown: usize) -> Option<Truth> {
+        match self.feedback {
             Feedback::Correction { class } | Feedback::Demonstration { class } => Some(Truth::Is(class)),
-            Feedback::Thumb { up: true } | Feedback::Stars { stars: 5 } => Some(Truth::Is(self.shown)),
-            Feedback::Thumb { up: false } | Feedback::Stars { stars: 1 } => Some(Truth::IsNot(self.shown)),
+            Feedback::Thumb { up: true } | Feedback::Stars { stars: 5 } => Some(Truth::Is(shown)),
+            Feedback::Thumb { up: false } | Feedback::Stars { stars: 1 } => Some(Truth::IsNot(shown)),
             Feedback::Stars { .. } | Feedback::Preference { .. } | Feedback::NotSure => None,
         }
     }

@@ -22,21 +22,30 @@
 //! assert!(logits[1] > logits[0]);
 //! # Ok::<(), hone_runtime::learn::LearnError>(())
 //! ```
+pub mod ask;
+pub mod classes;
 pub mod error;
 #[cfg(test)]
 pub(crate) mod fixture;
+pub mod fourier;
 pub mod gate;
 pub mod head;
 pub mod learner;
 mod linalg;
 pub mod objective;
+pub mod retention;
 pub mod solver;
+pub mod temperature;
 pub mod tripwire;
 
+pub use ask::{Asker, Display};
+pub use classes::{Classes, ClassesError};
 pub use error::LearnError;
 pub use gate::{Action, Decision, GateConfig, Mode};
 pub use head::{HeadBase, MergedHead, Theta, argmax};
 pub use learner::{Learner, LearnerConfig, Outcome, TrainingPress};
 pub use objective::{Feedback, Hyper, OBJECTIVES, ObjectiveDef};
+pub use retention::{Coreset, Kept, Retain, SourceSample};
 pub use solver::{HeadSolver, Row, SolverConfig, canonical_refit};
+pub use temperature::Temperature;
 pub use tripwire::{Trip, Tripwire, TripwireConfig};

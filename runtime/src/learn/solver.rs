@@ -51,6 +51,8 @@ pub struct SolverConfig {
     pub max_features: usize,
     /// Width after projection.
     pub projected_features: usize,
+    /// Rows that are held on to beside the presses: their `likelihood` is what the head shall go on believing, a fixed target.
+    pub source: Vec<Row>,
 }
 
 impl Default for SolverConfig {
@@ -65,6 +67,7 @@ impl Default for SolverConfig {
             refresh_every: 256,
             max_features: 1024,
             projected_features: 512,
+            source: Vec::new(),
         }
     }
 }
@@ -101,7 +104,7 @@ impl SolverConfig {
 }
 
 /// One pressed prediction as the solver sees it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     /// Standardised feature with its constant, `[d+1]`.
     pub z: Vec<f32>,
@@ -129,7 +132,7 @@ impl HeadSolver {
     pub fn new(classes: usize, features: usize, config: SolverConfig) -> Result<HeadSolver, LearnError> {
         config.check()?;
         let rows = Rows::new(classes, features, &config)?;
-        let state = State::Dual(Dual::new(classes, config.lambda_partial));
+        let state = at_rest(&rows, &config)?;
         Ok(HeadSolver { config, rows, state })
     }
 
@@ -147,26 +150,18 @@ impl HeadSolver {
         for row in rows {
             solver.rows.push(row)?;
         }
-        solver.state = match canonical(&solver.rows, &solver.config)? {
-            Canonical::Dual(dual) => State::Dual(dual),
-            Canonical::Primal(theta, factor) => State::Primal(Primal {
-                inverse: factor.inverse(),
-                theta,
-                lambda: solver.rows.lambda(&solver.config),
-                updates: 0,
-            }),
-        };
+        solver.state = at_rest(&solver.rows, &solver.config)?;
         Ok(solver)
     }
 
     /// Number of rows.
     pub fn len(&self) -> usize {
-        self.rows.n
+        self.rows.n - self.rows.fixed
     }
 
     /// True when there is no row.
     pub fn is_empty(&self) -> bool {
-        self.rows.n == 0
+        self.len() == 0
     }
 
     /// Adds a row and takes the warm iterations; returns the row's index.
@@ -175,7 +170,7 @@ impl HeadSolver {
     /// [`LearnError::Length`], [`LearnError::NonFinite`]; [`LearnError::NotPositiveDefinite`] when the feature is so large
     /// that the curvature loses all precision. The solver is unchanged then.
     pub fn push(&mut self, row: &Row) -> Result<usize, LearnError> {
-        let index = self.rows.n;
+        let index = self.len();
         self.rows.push(row)?;
         if let Err(error) = self.absorb_last() {
             self.rows.pop();
@@ -190,10 +185,10 @@ impl HeadSolver {
     /// # Errors
     /// [`LearnError::Length`]; [`LearnError::OutOfRange`] for an unknown index or a likelihood that is not in [0, 1].
     pub fn replace(&mut self, index: usize, likelihood: &[f64], names_class: bool) -> Result<(), LearnError> {
-        if index >= self.rows.n {
+        if index >= self.len() {
             return Err(LearnError::OutOfRange { what: "the row", value: index as f64, range: "[0, rows)" });
         }
-        self.rows.set_likelihood(index, likelihood, names_class)?;
+        self.rows.set_likelihood(self.rows.fixed + index, likelihood, names_class)?;
         self.iterate(self.config.warm_iterations);
         Ok(())
     }
@@ -295,7 +290,7 @@ pub fn canonical_refit(
     for row in rows {
         all.push(row)?;
     }
-    if all.n == 0 {
+    if all.n == all.fixed {
         return Ok(Theta::zeros(classes, features + 1));
     }
     let theta = match canonical(&all, config)? {
@@ -303,6 +298,22 @@ pub fn canonical_refit(
         Canonical::Primal(theta, _) => theta,
     };
     Ok(all.unproject(&theta))
+}
+
+/// The state of the incremental solver at the canonical solution of its rows.
+fn at_rest(rows: &Rows, config: &SolverConfig) -> Result<State, LearnError> {
+    if rows.n == 0 {
+        return Ok(State::Dual(Dual::new(rows.classes, config.lambda_partial)));
+    }
+    Ok(match canonical(rows, config)? {
+        Canonical::Dual(dual) => State::Dual(dual),
+        Canonical::Primal(theta, factor) => State::Primal(Primal {
+            inverse: factor.inverse(),
+            theta,
+            lambda: rows.lambda(config),
+            updates: 0,
+        }),
+    })
 }
 
 /// The dual form's state or the primal form's `Θ [C, m]`, with the factor that led there.
@@ -366,7 +377,7 @@ fn descend(rows: &Rows, theta: &mut [f64], course: &Course, mut precondition: im
                 logits[c] = rows.logits(i)[c] + dot(&theta[c * m..(c + 1) * m], z);
             }
             softmax_into(&logits, &mut g);
-            gradient_in_place(&mut g, rows.likelihood(i), course.delta);
+            rows.gradient(i, &mut g, course.delta);
             for c in 0..classes {
                 axpy(g[c], z, &mut gradient[c * m..(c + 1) * m]);
             }
@@ -391,6 +402,8 @@ struct Rows {
     width: usize,
     projection: Option<Projection>,
     n: usize,
+    /// The first rows, whose likelihood is a fixed target.
+    fixed: usize,
     z: Vec<f64>,
     logits: Vec<f64>,
     likelihood: Vec<f64>,
@@ -406,17 +419,23 @@ impl Rows {
         }
         let projection = (features > config.max_features).then(|| Projection::new(features, config.projected_features));
         let width = projection.as_ref().map_or(features, |p| p.width) + 1;
-        Ok(Rows {
+        let mut rows = Rows {
             classes,
             features,
             width,
             projection,
             n: 0,
+            fixed: 0,
             z: Vec::new(),
             logits: Vec::new(),
             likelihood: Vec::new(),
             names_class: Vec::new(),
-        })
+        };
+        for row in &config.source {
+            rows.push(row)?;
+        }
+        rows.fixed = rows.n;
+        Ok(rows)
     }
 
     fn push(&mut self, row: &Row) -> Result<(), LearnError> {
@@ -461,13 +480,23 @@ impl Rows {
         &self.likelihood[i * self.classes..(i + 1) * self.classes]
     }
 
+    /// Writes `g` over the probabilities `pi` of row `i`: `π − t` with its fixed target, or as the presses on it ask.
+    fn gradient(&self, i: usize, pi: &mut [f64], delta: f64) {
+        if i < self.fixed {
+            pi.iter_mut().zip(self.likelihood(i)).for_each(|(p, t)| *p -= t);
+        } else {
+            gradient_in_place(pi, self.likelihood(i), delta);
+        }
+    }
+
     /// λ of this log; counted rather than summed so that the order of rows cannot change it.
     fn lambda(&self, config: &SolverConfig) -> f64 {
-        let labels = self.names_class.iter().filter(|n| **n).count();
-        if self.n == 0 {
+        let labels = self.names_class[self.fixed..].iter().filter(|n| **n).count();
+        let presses = self.n - self.fixed;
+        if presses == 0 {
             return config.lambda_partial;
         }
-        (labels as f64 * config.lambda_label + (self.n - labels) as f64 * config.lambda_partial) / self.n as f64
+        (labels as f64 * config.lambda_label + (presses - labels) as f64 * config.lambda_partial) / presses as f64
     }
 
     /// `½ Σ z zᵀ + λI`.
@@ -624,7 +653,7 @@ impl Dual {
                     logits[c] = rows.logits(i)[c] + change[c][i];
                 }
                 softmax_into(&logits, &mut g);
-                gradient_in_place(&mut g, rows.likelihood(i), course.delta);
+                rows.gradient(i, &mut g, course.delta);
                 for c in 0..classes {
                     change[c][i] = g[c] + course.lambda * self.coefficients[c][i];
                 }
