@@ -96,7 +96,8 @@ fn an_added_class_changes_nothing_until_it_is_named_then_is_learned_and_survives
     let nine = data.split("test").find(|r| r.label == "9").unwrap();
     std::fs::write(&image, nine.image.as_ref().unwrap()).unwrap();
     drop(app);
-    let args = ["run", &bundle_text, "--image", image.to_str().unwrap(), "--state", &state_text, "--json", "--top", "11"];
+    let args =
+        ["run", &bundle_text, "--image", image.to_str().unwrap(), "--state", &state_text, "--json", "--top", "11"];
     let ran: Value = serde_json::from_str(&stdout(&args)).unwrap();
     assert_eq!(ran["top"].as_array().unwrap().len(), 11);
     assert!(ran["top"].as_array().unwrap().iter().any(|t| t["label"] == "a loop" && t["p"].as_f64() > Some(0.0)));

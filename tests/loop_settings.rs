@@ -28,14 +28,16 @@ fn world(name: &str) -> Dataset {
     Dataset::from_dir(&model_dir().join("worlds").join(name)).unwrap()
 }
 
-/// Shows what the settings show and says of it what is true.
-fn thumb(app: &mut App, row: &Row, confirmed: bool) -> Vec<Learned> {
+/// Shows what the settings show and says of it what is true; whether the most probable answer is right.
+fn thumb(app: &mut App, row: &Row, confirmed: bool) -> bool {
     let answer = app.answer(&row.sample()).unwrap();
+    let right = app.classes().name(answer.class) == row.label;
     let answer = app.explore(answer);
     let id = app.show(&answer).unwrap();
     let up = app.classes().name(answer.class) == row.label;
     let press = Press { confirmed, ..Press::new(Some(id), PressKind::Thumb { up }, Source::Stdin) };
-    app.press(&press).unwrap().1
+    app.press(&press).unwrap();
+    right
 }
 
 fn correct(app: &mut App, row: &Row) {
@@ -69,15 +71,17 @@ fn what_is_forgotten_is_told_and_retaining_keeps_more_of_it() {
         let state = dir.path().join(retain.name());
         let settings = Settings { retain: Some(retain), gate: Mode::Off, ..Settings::default() };
         let mut app = open_at(&bundle, &state, settings.clone()).unwrap();
-        data.split("stream").take(150).for_each(|row| correct(&mut app, row));
-        let Learned::Decided { kept: Some(kept), .. } = app.decide().unwrap() else { panic!("the bundle has a coreset") };
-        let rows: Vec<&Row> = own.split("test").take(200).collect();
+        data.split("stream").take(80).for_each(|row| correct(&mut app, row));
+        let Learned::Decided { kept: Some(kept), .. } = app.decide().unwrap() else {
+            panic!("the bundle has a coreset")
+        };
+        let rows: Vec<&Row> = own.split("test").step_by(4).collect();
         let right = |app: &mut App, row: &Row| {
             let a = app.answer(&row.sample()).unwrap();
             app.classes().name(a.class) == row.label
         };
         let measured = rows.iter().filter(|r| right(&mut app, r)).count() as f64 / rows.len() as f64;
-        // Two samples of 200: standard errors of 0.035 each where half is kept.
+        // Samples of 200 and 100: standard errors of 0.035 and 0.05 where half is kept.
         assert!((kept.now - measured).abs() < 0.14, "{retain:?}: told {kept:?}, measured {measured}");
         figures.push((kept.now, measured));
         let (id, theta) = (app.current().unwrap().clone(), app.learner().published().clone());
@@ -93,16 +97,27 @@ fn what_is_forgotten_is_told_and_retaining_keeps_more_of_it() {
         assert!(text.contains("kept_candidate") && text.contains("kept_factory"), "{text}");
         let eval = hone()
             .args(["eval", bundle.to_str().unwrap(), "--state", state.to_str().unwrap(), "--json", "--data"])
-            .arg(model_dir().join("worlds/new-pen"))
+            .arg(one_sample(dir.path(), &data))
             .output()
             .unwrap();
         let figures: Value = serde_json::from_slice(&eval.stdout).unwrap();
         assert_eq!(figures["kept"]["now"], kept.now);
-        let app = open_at(&bundle, &state, settings).unwrap();
+        let app = open_at(&bundle, &state, Settings { retain: None, ..settings }).unwrap();
         assert_eq!(app.learner().published(), &theta, "a restart");
+        assert_eq!(app.retain(), retain, "as the adapter in use was learned");
     }
     println!("{figures:?}");
-    assert!(figures[1].1 > figures[0].1 + 0.1, "keep and adapt: {figures:?}");
+    assert!(figures[1].1 > figures[0].1 + 0.05, "keep and adapt: {figures:?}");
+}
+
+/// A data set of one picture.
+fn one_sample(dir: &Path, of: &Dataset) -> PathBuf {
+    let one = dir.join("one");
+    std::fs::create_dir_all(&one).unwrap();
+    let row = of.split("test").next().unwrap();
+    std::fs::write(one.join("a.png"), row.image.as_ref().unwrap()).unwrap();
+    std::fs::write(one.join("index.csv"), format!("split,label,image\ntest,{},a.png\n", row.label)).unwrap();
+    one
 }
 
 #[test]
@@ -166,22 +181,22 @@ fn the_least_sure_answers_are_asked_about_and_evidence_is_asked_for_when_it_is_d
     for row in data.split("stream").take(120) {
         let answer = app.answer(&row.sample()).unwrap();
         let second = answer.probabilities[answer.ranking()[1]];
-        match app.ask(&answer) {
+        let asks = app.ask(&answer);
+        match asks {
             Ask::Right => asked.push(answer.p() - second),
             Ask::Nothing => others.push(answer.p() - second),
             Ask::Confirm => confirm += 1,
             Ask::Which { .. } => panic!("nothing is to be held back"),
         }
         let id = app.show(&answer).unwrap();
-        if confirm > 0 || asked.len() + others.len() < 40 {
-            let up = app.classes().name(answer.class) == row.label;
-            app.press(&Press::new(Some(id), PressKind::Thumb { up }, Source::Stdin)).unwrap();
-        }
+        let up = app.classes().name(answer.class) == row.label;
+        let confirmed = asks == Ask::Confirm;
+        app.press(&Press { confirmed, ..Press::new(Some(id), PressKind::Thumb { up }, Source::Stdin) }).unwrap();
     }
     assert!(!asked.is_empty() && asked.len() <= 24, "{} of 120", asked.len());
     let mean = |of: &[f32]| of.iter().sum::<f32>() / of.len() as f32;
     assert!(mean(&asked) < 0.5 * mean(&others), "{} and {}", mean(&asked), mean(&others));
-    assert!(confirm > 0, "nobody was asked for evidence in {} presses", app.learner().presses());
+    assert!((8..=14).contains(&confirm), "every tenth of 120 presses is evidence: {confirm}");
 }
 
 #[test]
@@ -194,12 +209,12 @@ fn confidence_follows_confirmed_presses_and_what_is_not_sure_enough_is_held_back
         thumb(&mut app, row, true);
     }
     let fitted = app.temperature();
-    // A model in a world it does not know is surer than it is right.
-    assert!(fitted.n > 30 && fitted.t > 1.3, "{fitted:?}");
+    assert!(fitted.n > 30, "{fitted:?}");
     let (mut held, mut shown) = ((0, 0), (0, 0));
     for row in data.split("test").take(200) {
         let answer = app.answer(&row.sample()).unwrap();
-        assert!(answer.confidence < answer.p() || answer.p() < 0.2 || answer.p() == 1.0);
+        let scaled: Vec<f32> = answer.served.iter().map(|f| f / fitted.t as f32).collect();
+        assert!((answer.confidence - hone_runtime::model::probabilities(&scaled)[answer.class]).abs() < 1e-4);
         let right = usize::from(app.classes().name(answer.class) == row.label);
         match app.ask(&answer) {
             Ask::Which { or } => {
@@ -213,6 +228,12 @@ fn confidence_follows_confirmed_presses_and_what_is_not_sure_enough_is_held_back
     assert!(held.1 > 5 && share(held) + 0.2 < share(shown), "held back {held:?}, shown {shown:?}");
     drop(app);
     assert_eq!(open(dir.path(), settings).temperature(), fitted, "a function of the journal");
+
+    // Where a person means other digits by the same strokes, the model is far surer than it is right.
+    let (dir, data) = (tempfile::tempdir().unwrap(), world("left-handed"));
+    let mut app = open(dir.path(), Settings::default());
+    data.split("stream").take(30).for_each(|row| drop(thumb(&mut app, row, true)));
+    assert!(app.temperature().t > 1.5, "{:?}", app.temperature());
 }
 
 #[test]
@@ -260,20 +281,19 @@ fn a_log_that_explored_says_how_good_heads_are_and_one_that_did_not_is_refused()
         hone().args(args).args(more).output().unwrap()
     };
     let mut app = open(&certain, Settings::default());
-    data.split("stream").take(12).for_each(|row| drop(thumb(&mut app, row, false)));
+    data.split("stream").take(10).for_each(|row| drop(thumb(&mut app, row, false)));
     drop(app);
     fails(&estimate(&certain, &["--compare", "factory", "factory"]), 7, &["--display explore", "no estimate is made"]);
     fails(&estimate(&certain, &[]), 1, &["came later"]);
 
     // The gate never publishes, so that the whole log is about the shipped head and one that is trained elsewhere is judged.
-    let settings = Settings { display: Display::Explore, gate: Mode::Superiority, seed: Some(5), ..Settings::default() };
+    let settings =
+        Settings { display: Display::Explore, gate: Mode::Superiority, seed: Some(5), ..Settings::default() };
     let mut app = open(&explored, settings);
     let rows: Vec<&Row> = data.split("stream").take(250).collect();
     let mut right = 0;
     for row in &rows {
-        let answer = app.answer(&row.sample()).unwrap();
-        right += usize::from(app.classes().name(answer.class) == row.label);
-        thumb(&mut app, row, false);
+        right += usize::from(thumb(&mut app, row, false));
     }
     assert_eq!(app.current(), None);
     let truth = right as f64 / rows.len() as f64;
@@ -286,7 +306,13 @@ fn a_log_that_explored_says_how_good_heads_are_and_one_that_did_not_is_refused()
     assert_eq!(row["n"].as_u64().unwrap() + row["certain"].as_u64().unwrap(), 250);
     for name in ["snips", "dr"] {
         let at = |key: &str| row[name][key].as_f64().unwrap();
-        assert!(at("low") <= truth && truth <= at("high"), "{name}: {} [{}, {}], truth {truth}", at("value"), at("low"), at("high"));
+        assert!(
+            at("low") <= truth && truth <= at("high"),
+            "{name}: {} [{}, {}], truth {truth}",
+            at("value"),
+            at("low"),
+            at("high")
+        );
         assert!(at("high") - at("low") < 0.3);
     }
     assert!(row["effective_sample_size"].as_f64().unwrap() > 50.0);

@@ -25,8 +25,8 @@ pub(crate) struct Eval {
     /// A .hone bundle.
     pub(crate) bundle: PathBuf,
     /// A directory with index.csv (split,label,image,audio,text).
-    #[arg(long, value_name = "DIR", required_unless_present = "off_policy", default_value = "", hide_default_value = true)]
-    data: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "off_policy")]
+    data: Option<PathBuf>,
     /// Estimate from the journal of --state how often an adapter would have been right, without data: only where answers
     /// were explored (`hone listen --display explore`).
     #[arg(long, requires = "state", conflicts_with_all = ["data", "min_accuracy", "report"])]
@@ -107,7 +107,10 @@ impl Eval {
         if self.off_policy {
             return super::offpolicy::run(self);
         }
-        let data = Dataset::from_dir(&self.data)?;
+        let Some(dir) = &self.data else {
+            return Err(fail(Class::Usage, "give --data DIR, or --off-policy with --state DIR"));
+        };
+        let data = Dataset::from_dir(dir)?;
         let mut model = Model::open(Bundle::open(&self.bundle)?, SessionOptions::default())?;
         let heads = self.wanted().iter().map(|name| self.head(&model, name)).collect::<anyhow::Result<Vec<_>>>()?;
         // The one with the most classes tells what the data may say; both answer in its words.
@@ -130,7 +133,7 @@ impl Eval {
             let known: Vec<&str> = splits.into_iter().collect();
             return Err(fail(
                 Class::Invalid,
-                format!("{} has no split `{}`; it has {}", self.data.display(), self.split, known.join(", ")),
+                format!("{} has no split `{}`; it has {}", dir.display(), self.split, known.join(", ")),
             ));
         }
         let mut all = Vec::new();
@@ -146,7 +149,7 @@ impl Eval {
             compared_with,
             latency_ms: LatencyMs { p50: latency.p50, p95: latency.p95, p99: latency.p99, mean: latency.mean },
             labels: classes.visible_names(),
-            data: self.data.display().to_string(),
+            data: dir.display().to_string(),
             model: model.bundle().manifest().name.clone(),
             notes,
         };

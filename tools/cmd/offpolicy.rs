@@ -79,8 +79,7 @@ pub(super) fn run(eval: Eval) -> anyhow::Result<ExitCode> {
         }
         rows.push(Row { adapter, learned_until, estimates, notes });
     }
-    let document =
-        Document { schema: "hone.off-policy/1", model: model.bundle().manifest().name.clone(), after, rows };
+    let document = Document { schema: "hone.off-policy/1", model: model.bundle().manifest().name.clone(), after, rows };
     if eval.json {
         output::json(&document)?;
         return Ok(ExitCode::SUCCESS);

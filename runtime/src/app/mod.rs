@@ -11,13 +11,13 @@ use crate::adapters::{Adapter, AdapterError, AdapterId, AdapterStore, Provenance
 use crate::class::{Class, Classified};
 use crate::feedback::ledger::{SharedJournal, lock};
 use crate::journal::{
-    AdapterAction, AdapterEvent, Changes, ClassChange, ClassesEvent, EffectivePress, Example, Follower, Inference, Journal,
-    Press, PressId, Signal, StoreError,
+    AdapterAction, AdapterEvent, Changes, ClassChange, ClassesEvent, EffectivePress, Example, Follower, Inference,
+    Journal, Press, PressId, Signal, StoreError,
 };
 use crate::learn::classes::continued;
 use crate::learn::{
-    Action, Asker, Classes, ClassesError, Decision, Display, Feedback, HeadBase, Kept, LearnError, Learner, LearnerConfig,
-    Mode, Outcome, Retain, Temperature, Theta, TrainingPress, argmax,
+    Action, Asker, Classes, ClassesError, Decision, Display, Feedback, HeadBase, Kept, LearnError, Learner,
+    LearnerConfig, Mode, Outcome, Retain, Temperature, Theta, TrainingPress, argmax,
 };
 use crate::modality::Sample;
 use crate::model::{Model, ModelError, Seen};
@@ -135,7 +135,8 @@ pub struct Answer {
 pub struct Settings {
     /// The gate's rule.
     pub gate: Mode,
-    /// How much of the source is learned beside the presses; `None`: as the recipe says, else nothing.
+    /// How much of the source is learned beside the presses; `None`: as with the adapter in use, else as the recipe says, else
+    /// nothing.
     pub retain: Option<Retain>,
     /// Random Fourier features beside the graph's; `None`: those of the adapter in use, else as the recipe says, else none.
     pub random_features: Option<usize>,
@@ -286,20 +287,20 @@ impl App {
         let adapters = AdapterStore::new(state, model.bundle().base_digest())?;
         let classes = classes::told(model.labels(), model.bundle().base_digest(), journal.reader())?;
         let defaults = &model.recipe().defaults;
-        let retain = settings.retain.or(defaults.retain.as_deref().and_then(Retain::find)).unwrap_or_default();
+        let before = adapters.current()?.map(|a| a.provenance);
+        let from_recipe = defaults.retain.as_deref().and_then(Retain::find);
+        let retain = settings.retain.or(before.as_ref().map(|p| p.retain)).or(from_recipe).unwrap_or_default();
         if retain != Retain::Adapt && model.coreset().is_none_or(|c| c.train.is_empty()) {
             return Err(AppError::NoSource { retain: retain.name() });
         }
-        let in_use = adapters.current()?.map_or(0, |a| a.provenance.random_features);
+        let in_use = before.map_or(0, |p| p.random_features);
         let from_recipe = defaults.random_features.map_or(0, |n| n as usize);
         let random = settings.random_features.unwrap_or(if in_use > 0 { in_use } else { from_recipe });
         let base = model.base().with_fourier(random);
         let seed = match (settings.seed, settings.display) {
             (Some(seed), _) => seed,
             (None, Display::Argmax) => 0,
-            (None, Display::Explore) => {
-                getrandom::u64().map_err(|e| AppError::NoRandomness { why: e.to_string() })?
-            }
+            (None, Display::Explore) => getrandom::u64().map_err(|e| AppError::NoRandomness { why: e.to_string() })?,
         };
         let shown = journal.reader().next_prediction_id()?.saturating_sub(1);
         let mut app = App {

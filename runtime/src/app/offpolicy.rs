@@ -25,8 +25,10 @@ pub fn decisions(model: &Model, reader: &Reader, head: &Head, after: u64) -> Res
         if shown >= head.classes.len() {
             continue;
         }
-        let one = |class: u32| (class as usize) < head.classes.len() && {
-            head.classes.stands_for(class as usize) == head.classes.stands_for(shown)
+        let one = |class: u32| {
+            (class as usize) < head.classes.len() && {
+                head.classes.stands_for(class as usize) == head.classes.stands_for(shown)
+            }
         };
         let reward = match p.signal {
             Signal::Thumb { up } => f64::from(u8::from(up)),

@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use super::StoreError;
 use super::record::{
-    AdapterEvent, Age, ClassChange, ClassesEvent, Digest, Example, Inference, Kind, MAX_PAYLOAD_BYTES, Press, PressId, PressKind, Shown, Source,
-    check_uid,
+    AdapterEvent, Age, ClassChange, ClassesEvent, Digest, Example, Inference, Kind, MAX_PAYLOAD_BYTES, Press, PressId,
+    PressKind, Shown, Source, check_uid,
 };
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -435,9 +435,8 @@ pub(super) const MAX_LABEL_BYTES: usize = 64;
 
 fn check_label(name: &str) -> Result<(), StoreError> {
     if name.is_empty() || name.trim() != name || name.len() > MAX_LABEL_BYTES || name.chars().any(char::is_control) {
-        let reason = format!(
-            "{name:?} is not 1 to {MAX_LABEL_BYTES} bytes without control characters or blanks at its ends"
-        );
+        let reason =
+            format!("{name:?} is not 1 to {MAX_LABEL_BYTES} bytes without control characters or blanks at its ends");
         return Err(StoreError::Unfit { field: "the name of a class", reason });
     }
     Ok(())

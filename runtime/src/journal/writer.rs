@@ -5,7 +5,9 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, 
 
 use super::body::{Body, EpochBody, NoteBody, PadBody, PadRef, RedactionBody};
 use super::reader::Reader;
-use super::record::{AdapterEvent, ClassesEvent, Digest, Inference, PadEvent, PadPress, Press, PressId, Shown, Source, check_uid};
+use super::record::{
+    AdapterEvent, ClassesEvent, Digest, Inference, PadEvent, PadPress, Press, PressId, Shown, Source, check_uid,
+};
 use super::resolve::PressStatus;
 use super::sql::{self, Stored};
 use super::{Blobs, Clock, Options, Stamp, StoreError};

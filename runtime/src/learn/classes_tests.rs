@@ -1,8 +1,6 @@
 use super::*;
 use crate::learn::fixture::{Kind, Sample, World, vectors};
-use crate::learn::{
-    Action, GateConfig, HeadBase, Learner, LearnerConfig, Mode, Outcome, Theta, TrainingPress,
-};
+use crate::learn::{Action, GateConfig, HeadBase, Learner, LearnerConfig, Mode, Outcome, Theta, TrainingPress};
 use crate::model;
 
 fn labels(n: usize) -> Vec<String> {

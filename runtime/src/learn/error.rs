@@ -85,13 +85,17 @@ pub enum LearnError {
         what: &'static str,
     },
     /// A head with classes that were added on the device cannot be written into the graph.
-    #[error("{added} classes were added on the device; the graph has no weights for them, so the head cannot be merged into it")]
+    #[error(
+        "{added} classes were added on the device; the graph has no weights for them, so the head cannot be merged into it"
+    )]
     Unmergeable {
         /// How many.
         added: usize,
     },
     /// A head over random features cannot be written into the graph.
-    #[error("the head is learned on {random} random features beside the graph's; it cannot be merged into a linear layer")]
+    #[error(
+        "the head is learned on {random} random features beside the graph's; it cannot be merged into a linear layer"
+    )]
     Bent {
         /// How many.
         random: usize,

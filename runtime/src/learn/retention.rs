@@ -157,7 +157,7 @@ impl Coreset {
 
     /// Chooses from labelled source samples: `train` of them to learn from and `probe` of the others to measure by, the classes
     /// in turn. Those to learn from are herded (Welling 2009): each next one brings the mean of the chosen features of its class
-    /// closest to the mean of the whole class. The others come in the order given.
+    /// closest to the mean of the whole class. Those to measure by are spread evenly over what is left of each class.
     pub fn choose(samples: &[SourceSample], train: usize, probe: usize) -> Coreset {
         let class = |s: &SourceSample| s.label.unwrap_or_else(|| argmax(&s.logits));
         let classes = samples.iter().map(|s| class(s) + 1).max().unwrap_or(0);
@@ -184,14 +184,15 @@ impl Coreset {
                 chosen.push(i);
             }
         }
-        let mut measured = Vec::new();
-        while measured.len() < probe && left.iter().any(|l| !l.is_empty()) {
-            for of in left.iter_mut().filter(|l| !l.is_empty()) {
-                if measured.len() < probe {
-                    measured.push(of.remove(0));
-                }
-            }
+        let mut quota = vec![0; classes];
+        for _ in 0..probe {
+            // The class with the fewest so far, of those with samples left.
+            let next = (0..classes).filter(|&c| quota[c] < left[c].len()).min_by_key(|&c| quota[c]);
+            let Some(next) = next else { break };
+            quota[next] += 1;
         }
+        let even = |c: usize| (0..quota[c]).map(move |k| (c, k));
+        let measured = (0..classes).flat_map(even).map(|(c, k)| left[c][k * left[c].len() / quota[c]]).collect();
         let pick = |of: Vec<usize>| of.into_iter().map(|i| samples[i].clone()).collect();
         Coreset { train: pick(chosen), probe: pick(measured) }
     }

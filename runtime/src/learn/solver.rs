@@ -307,12 +307,9 @@ fn at_rest(rows: &Rows, config: &SolverConfig) -> Result<State, LearnError> {
     }
     Ok(match canonical(rows, config)? {
         Canonical::Dual(dual) => State::Dual(dual),
-        Canonical::Primal(theta, factor) => State::Primal(Primal {
-            inverse: factor.inverse(),
-            theta,
-            lambda: rows.lambda(config),
-            updates: 0,
-        }),
+        Canonical::Primal(theta, factor) => {
+            State::Primal(Primal { inverse: factor.inverse(), theta, lambda: rows.lambda(config), updates: 0 })
+        }
     })
 }
 

@@ -50,7 +50,13 @@ fn world(n: usize, seed: u64) -> (Vec<Logged>, f64) {
             let target: Vec<f64> = (0..3).map(|k| f64::from(u8::from(k == best))).collect();
             value += chance[best] / n as f64;
             let mu = [0.8, 0.1, 0.1];
-            let action = if draw(8) < 0.8 { 0 } else if draw(9) < 0.5 { 1 } else { 2 };
+            let action = if draw(8) < 0.8 {
+                0
+            } else if draw(9) < 0.5 {
+                1
+            } else {
+                2
+            };
             let reward = f64::from(u8::from(draw(10) < chance[action]));
             Logged { action, mu: mu[action], reward, target, model: vec![0.5, 0.4, 0.6] }
         })
