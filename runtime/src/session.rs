@@ -10,7 +10,7 @@ use crate::bundle::{self, Bundle, BundleError};
 use crate::class::{Class, Classified};
 use crate::graph::{BindError, Graph};
 use crate::import::{self, ExternalData, ImportError, Limits, ModelInfo};
-use crate::plan::{Plan, PlanError, RunOptions, Runner};
+use crate::plan::{Plan, PlanError, Profile, RunOptions, Runner};
 use crate::tensor::{DType, Tensor};
 
 /// How a session runs.
@@ -24,11 +24,13 @@ pub struct SessionOptions {
     pub threads: usize,
     /// What a model may at most be.
     pub limits: Limits,
+    /// Collects the time of every step; `None` measures nothing.
+    pub profile: Option<Arc<Profile>>,
 }
 
 impl Default for SessionOptions {
     fn default() -> SessionOptions {
-        SessionOptions { reference: false, plans: 4, threads: 1, limits: Limits::default() }
+        SessionOptions { reference: false, plans: 4, threads: 1, limits: Limits::default(), profile: None }
     }
 }
 
@@ -143,7 +145,8 @@ impl Session {
             .map_err(|source| SessionError::Import { path: path.to_string(), source })?;
         let pool = Arc::new(Pool::new(options.threads));
         let Limits { run_bytes: bytes, turns, .. } = options.limits;
-        let run = RunOptions { reference: options.reference, plans: options.plans, pool, bytes, turns };
+        let SessionOptions { reference, plans, profile, .. } = options;
+        let run = RunOptions { reference, plans, pool, bytes, turns, profile };
         Ok(Session { info, runner: Runner::new(Arc::new(graph), run) })
     }
 

@@ -2,6 +2,7 @@
 use std::hint::black_box;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -10,6 +11,7 @@ use hone_runtime::Class;
 use hone_runtime::bundle::npz::read_npz;
 use hone_runtime::graph::{Dim, Graph};
 use hone_runtime::metrics::Latency;
+use hone_runtime::plan::{Profile, StepTime};
 use hone_runtime::session::{Session, SessionOptions};
 use hone_runtime::tensor::{DType, Data, Tensor};
 use serde::Serialize;
@@ -20,6 +22,9 @@ use crate::input;
 use crate::machine::{Machine, peak_rss_bytes};
 use crate::open::Source;
 use crate::output;
+
+/// Most runs whose steps are timed.
+const PROFILED_RUNS: usize = 200;
 
 /// Most timed runs; eight bytes each are kept.
 const MAX_RUNS: usize = 1_000_000;
@@ -52,6 +57,9 @@ pub(crate) struct Bench {
     /// Where to run; this version has `cpu`.
     #[arg(long, default_value = "cpu")]
     device: String,
+    /// Also say where the time goes, step by step (measuring it costs a little: the figures above are without).
+    #[arg(long)]
+    profile: bool,
     /// Form of the result.
     #[arg(short, long, value_enum, default_value_t = Form::Md)]
     output: Form,
@@ -65,7 +73,7 @@ enum Form {
     Jsonl,
 }
 
-#[derive(Serialize)]
+#[derive(Clone, Serialize)]
 struct Row {
     model: String,
     scheme: &'static str,
@@ -83,6 +91,19 @@ struct Row {
     first_ms: f64,
     runs: usize,
     inputs: &'static str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    steps: Vec<StepRow>,
+}
+
+/// One step of a plan: its part of a run.
+#[derive(Clone, Serialize)]
+struct StepRow {
+    node: String,
+    op: String,
+    kernel: &'static str,
+    calls_per_run: f64,
+    ms_per_run: f64,
+    share: f64,
 }
 
 #[derive(Serialize)]
@@ -114,7 +135,8 @@ impl Bench {
             Form::Csv => {
                 let mut csv = csv::Writer::from_writer(Vec::new());
                 for row in &rows {
-                    csv.serialize(row)?;
+                    // A table of rows has no room for steps.
+                    csv.serialize(Row { steps: Vec::new(), ..row.clone() })?;
                 }
                 let text = String::from_utf8(csv.into_inner().map_err(|e| e.into_error())?)?;
                 output::line(text.trim_end())?;
@@ -189,6 +211,7 @@ impl Bench {
             black_box(session.run(&inputs)?);
             times.push(ms(start.elapsed()));
         }
+        let steps = if self.profile { self.steps(&source, &inputs, times.len().min(PROFILED_RUNS))? } else { Vec::new() };
         let t = Latency::from_samples(&times)?;
         let scheme = if inspect::int8(session.graph()).0 > 0 { "int8" } else { "f32" };
         Ok(Row {
@@ -208,7 +231,33 @@ impl Bench {
             first_ms,
             runs: t.n,
             inputs: kind,
+            steps,
         })
+    }
+
+    /// The time of every step of `runs` warm runs in a session of their own, longest first.
+    fn steps(&self, source: &Source, inputs: &[(String, Tensor)], runs: usize) -> anyhow::Result<Vec<StepRow>> {
+        let profile = Arc::new(Profile::default());
+        let options =
+            SessionOptions { threads: self.threads, profile: Some(profile.clone()), ..SessionOptions::default() };
+        let mut session = source.session(&self.model, options)?;
+        black_box(session.run(inputs)?);
+        profile.take();
+        for _ in 0..runs {
+            black_box(session.run(inputs)?);
+        }
+        let steps = profile.take();
+        let all: f64 = steps.iter().map(|s| ms(s.time)).sum();
+        let per_run = |x: f64| x / runs.max(1) as f64;
+        let row = |s: StepTime| StepRow {
+            node: s.step.node,
+            op: s.step.op,
+            kernel: s.step.kernel,
+            calls_per_run: per_run(s.calls as f64),
+            ms_per_run: per_run(ms(s.time)),
+            share: ms(s.time) / all.max(f64::MIN_POSITIVE),
+        };
+        Ok(steps.into_iter().map(row).collect())
     }
 
     /// The first row of every sample tensor, `batch` times.
@@ -339,6 +388,21 @@ fn print(machine: &Machine, rows: &[Row]) -> anyhow::Result<()> {
     }
     for row in table {
         output::line(format!("| {} |", row.join(" | ")))?;
+    }
+    for r in rows.iter().filter(|r| !r.steps.is_empty()) {
+        output::line(format!("\n| ms/run | share | calls/run | operator | kernel | node of {} |", r.model))?;
+        output::line("| --- | --- | --- | --- | --- | --- |")?;
+        for s in &r.steps {
+            output::line(format!(
+                "| {:.4} | {:.1} % | {:.0} | {} | {} | {} |",
+                s.ms_per_run,
+                100.0 * s.share,
+                s.calls_per_run,
+                s.op,
+                s.kernel,
+                s.node
+            ))?;
+        }
     }
     Ok(())
 }

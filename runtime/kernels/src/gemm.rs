@@ -4,14 +4,16 @@
 //! `w` is packed once into panels of [`NR`] output columns, `K` outermost within a panel, so that one row of a panel
 //! is one vector load whatever the element type: `panel[p][k][j] = w[p·NR + j][k]`, zero where `p·NR + j ≥ N`.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
+use crate::epilogue::Epilogue;
+use crate::isa::Isa;
 use crate::threads::Pool;
+use crate::tile::{BLOCK, Job, Table, Weight, heights, tile_rows};
 
 /// Output columns in a panel.
 pub const NR: usize = 16;
-/// Rows of `x` that the portable form takes together: NEON has 32 registers, SSE2 has 16.
-const ROWS: usize = if cfg!(target_arch = "aarch64") { 6 } else { 4 };
 /// Whether every CPU of the target multiplies and adds in one instruction.
 const FUSED: bool = cfg!(any(target_arch = "aarch64", target_feature = "fma"));
 
@@ -96,9 +98,8 @@ pub struct Kernel {
     pub name: &'static str,
     /// Whether this CPU has what it needs.
     pub available: fn() -> bool,
-    /// Computes the columns of some panels. It must only be called when `available` says so, for slices as long as
-    /// the shapes say and panels that exist, and with nobody else at those columns of `y`; [`Kernel::run`] sees to that.
-    run: unsafe fn(&Gemm<'_>, Range<usize>, *mut f32),
+    /// The instruction set it is compiled for.
+    isa: Isa,
 }
 
 impl Kernel {
@@ -107,43 +108,52 @@ impl Kernel {
     /// # Panics
     /// When a slice is shorter than its shape says: a planner's mistake, checked there.
     pub fn run(&self, g: &Gemm<'_>, y: &mut [f32]) -> bool {
+        self.run_fused(g, &Epilogue::default(), y)
+    }
+
+    /// Runs it with an epilogue, or returns false when this CPU cannot.
+    ///
+    /// # Panics
+    /// As [`Kernel::run`].
+    pub fn run_fused(&self, g: &Gemm<'_>, e: &Epilogue<'_>, y: &mut [f32]) -> bool {
         if !(self.available)() {
             return false;
         }
-        check(g, y);
+        check(g, e, y);
         // SAFETY: `available` has just said yes, `check` that the slices are long enough, and `y` is borrowed alone.
-        unsafe { (self.run)(g, 0..g.n.div_ceil(NR), y.as_mut_ptr()) };
+        unsafe { part(self.isa, g, e, 0..g.m, 0..g.n.div_ceil(NR), y.as_mut_ptr()) };
         true
     }
 }
 
 /// That every slice is as long as its shape says.
-fn check(g: &Gemm<'_>, y: &[f32]) {
+fn check(g: &Gemm<'_>, e: &Epilogue<'_>, y: &[f32]) {
     assert!(g.x_stride >= g.k || g.m < 2, "rows of x overlap");
     assert!(g.m == 0 || g.x.len() >= (g.m - 1) * g.x_stride + g.k, "x is shorter than its shape says");
     assert!(y.len() >= g.m * g.n, "y is shorter than its shape says");
     let held = match g.w {
         Packed::F32(w) => w.len(),
-        Packed::I8 { q, .. } => q.len(),
+        Packed::I8 { q, scale } => {
+            assert!(scale.len() >= g.n, "there are fewer scales than columns");
+            q.len()
+        }
     };
     assert!(held >= packed_len(g.n, g.k), "w is shorter than its shape says");
+    assert!(g.bias.is_none_or(|b| b.len() >= g.n), "the bias is shorter than a row of y");
+    assert!(e.residual.is_none_or(|r| r.len() >= g.m * g.n), "the residual is shorter than y");
+    assert!(e.residual.is_none() || e.after || !g.accumulate, "a sum is added to what y holds or to a residual");
 }
 
 /// Every form, best first.
 pub static KERNELS: &[Kernel] = &[
     #[cfg(target_arch = "x86_64")]
-    Kernel {
-        name: "x86_64-f32wf32-avx512",
-        available: || std::arch::is_x86_feature_detected!("avx512f") && std::arch::is_x86_feature_detected!("avx512bw"),
-        run: x86::avx512,
-    },
+    Kernel { name: "x86_64-f32wf32-avx512", available: || Isa::Avx512.available(), isa: Isa::Avx512 },
     #[cfg(target_arch = "x86_64")]
-    Kernel {
-        name: "x86_64-f32wf32-avx2",
-        available: || std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma"),
-        run: x86::avx2,
-    },
-    Kernel { name: "any-f32wf32-panels", available: || true, run: panels },
+    Kernel { name: "x86_64-f32wf32-avx2", available: || Isa::Avx2.available(), isa: Isa::Avx2 },
+    #[cfg(target_arch = "aarch64")]
+    Kernel { name: "aarch64-f32wf32-neon", available: || Isa::Any.available(), isa: Isa::Any },
+    #[cfg(not(target_arch = "aarch64"))]
+    Kernel { name: "any-f32wf32", available: || Isa::Any.available(), isa: Isa::Any },
 ];
 
 /// Runs the best form this CPU has, on the calling thread.
@@ -151,11 +161,10 @@ pub static KERNELS: &[Kernel] = &[
 /// # Panics
 /// When a slice is shorter than its shape says: a planner's mistake, checked there.
 pub fn gemm(g: &Gemm<'_>, y: &mut [f32]) {
-    for k in KERNELS {
-        if k.run(g, y) {
-            return;
-        }
-    }
+    let e = Epilogue::default();
+    check(g, &e, y);
+    // SAFETY: this CPU has its best instruction set, `check` has seen the lengths, and `y` is borrowed alone.
+    unsafe { part(Isa::best(), g, &e, 0..g.m, 0..g.n.div_ceil(NR), y.as_mut_ptr()) };
 }
 
 /// Multiplications below which waking another thread costs more than it saves.
@@ -166,240 +175,141 @@ const WORTH_SHARING: usize = 1 << 16;
 /// # Panics
 /// As [`gemm`].
 pub fn gemm_on(pool: &Pool, g: &Gemm<'_>, y: &mut [f32]) {
-    let threads = pool.threads();
-    let panels = g.n.div_ceil(NR);
-    if threads < 2 || g.m * g.n * g.k < WORTH_SHARING {
-        return gemm(g, y);
+    gemm_fused(pool, g, &Epilogue::default(), y);
+}
+
+/// `y = activation(x · wᵀ · scale + bias + residual)`, or the residual after the activation, on all threads of `pool`.
+///
+/// The residual has the shape of `y`. Equal results whatever the number of threads.
+///
+/// # Panics
+/// As [`gemm`], and when a residual before the activation meets `accumulate`.
+pub fn gemm_fused(pool: &Pool, g: &Gemm<'_>, e: &Epilogue<'_>, y: &mut [f32]) {
+    check(g, e, y);
+    let (isa, out) = (Isa::best(), Out(y.as_mut_ptr()));
+    let threads = if g.m * g.n * g.k < WORTH_SHARING { 1 } else { pool.threads() };
+    let shares = Shares::new(g.m, g.n.div_ceil(NR), threads);
+    pool.run(shares.count(), &|i| {
+        let (rows, panels) = shares.part(i);
+        // SAFETY: as in `gemm`; these rows and columns are written by no other call.
+        unsafe { part(isa, g, e, rows, panels, out.start()) };
+    });
+}
+
+/// How rows and panels are shared out among threads: evenly by rows, or by panels when there are few rows.
+pub(crate) struct Shares {
+    rows: usize,
+    panels: usize,
+    down: usize,
+    across: usize,
+}
+
+impl Shares {
+    pub(crate) fn new(rows: usize, panels: usize, threads: usize) -> Shares {
+        // Several shares a thread, so that one that was late does not hold up the others for long.
+        let (down, across) = match threads {
+            0 | 1 => (1, 1),
+            t if rows >= 256 * t => (4 * t, 1),
+            // Each thread then reads its own part of the weights, and all of the rows, which are few.
+            t if rows < 64 * t && panels >= 4 * t => (1, 4 * t),
+            t if rows >= 8 * t => (t, 1),
+            t => (1, panels.min(t)),
+        };
+        Shares { rows, panels, down, across: across.max(1) }
     }
-    check(g, y);
-    let Some(kernel) = KERNELS.iter().find(|k| (k.available)()) else { return };
-    let out = Out(y.as_mut_ptr());
-    // Two shares a thread, so that one that was late does not hold up the others for long.
-    if g.m >= 32 * threads {
-        let rows = g.m.div_ceil(2 * threads).next_multiple_of(12);
-        pool.run(g.m.div_ceil(rows), &|i| {
-            let from = i * rows;
-            let part = Gemm { m: rows.min(g.m - from), x: &g.x[from * g.x_stride..], ..*g };
-            // SAFETY: checked above; the rows from..from+m of y are written by no other call.
-            unsafe { (kernel.run)(&part, 0..panels, out.row(from * g.n)) };
-        });
-    } else {
-        let share = panels.div_ceil(2 * threads).next_multiple_of(2);
-        pool.run(panels.div_ceil(share), &|i| {
-            let range = i * share..((i + 1) * share).min(panels);
-            // SAFETY: checked above; the columns of these panels are written by no other call.
-            unsafe { (kernel.run)(g, range, out.row(0)) };
-        });
+
+    pub(crate) fn count(&self) -> usize {
+        self.down * self.across
     }
+
+    pub(crate) fn part(&self, i: usize) -> (Range<usize>, Range<usize>) {
+        (share(self.rows, self.down, i / self.across), share(self.panels, self.across, i % self.across))
+    }
+}
+
+/// Part `i` of `total` in `parts` nearly equal ones.
+pub(crate) fn share(total: usize, parts: usize, i: usize) -> Range<usize> {
+    total * i / parts..total * (i + 1) / parts
 }
 
 /// Where results go, for threads that write disjoint parts.
-struct Out(*mut f32);
+pub(crate) struct Out<T>(pub(crate) *mut T);
 
-// SAFETY: see `gemm_on`.
-unsafe impl Sync for Out {}
+// SAFETY: each user sees to it that threads write disjoint parts.
+unsafe impl<T: Send> Sync for Out<T> {}
 
-impl Out {
-    /// # Safety
-    /// `offset` is inside the results.
-    unsafe fn row(&self, offset: usize) -> *mut f32 {
-        // SAFETY: the caller's promise.
-        unsafe { self.0.add(offset) }
+impl<T> Out<T> {
+    pub(crate) fn start(&self) -> *mut T {
+        self.0
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use std::arch::x86_64::*;
-    use std::ops::Range;
-
-    use super::{Gemm, NR, Packed};
-
-    /// Rows of a tile. With two panels 24 accumulators, two loads and a broadcast fit the 32 registers of AVX-512; with
-    /// one panel of two vectors 12, two and one fit the 16 of AVX2.
-    const ROWS_512: usize = 12;
-    const ROWS_256: usize = 6;
-
-    /// # Safety
-    /// As `Kernel::run` in the table.
-    #[target_feature(enable = "avx512f,avx512bw,avx2,fma")]
-    pub(super) unsafe fn avx512(g: &Gemm<'_>, panels: Range<usize>, y: *mut f32) {
-        let mut p = panels.start;
-        while p < panels.end {
-            let pair = p + 1 < panels.end;
-            for (m, rows) in tiles(g.m, ROWS_512) {
-                // SAFETY: the caller promises rows m..m+rows of x and y and the panels p (and p + 1 when `pair`).
-                unsafe { by_height(g, rows, pair, p, m, y) };
-            }
-            p += 1 + usize::from(pair);
+/// Some rows and panels.
+///
+/// # Safety
+/// `check` has passed, the rows and panels exist, nobody else is at those results, and the CPU has the instructions.
+unsafe fn part(isa: Isa, g: &Gemm<'_>, e: &Epilogue<'_>, rows: Range<usize>, panels: Range<usize>, y: *mut f32) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match g.w {
+            Packed::F32(w) => blocks(isa, g, e, w.as_ptr(), std::ptr::null(), rows, panels, y),
+            Packed::I8 { q, scale } => blocks(isa, g, e, q.as_ptr(), scale.as_ptr(), rows, panels, y),
         }
     }
+}
 
-    /// # Safety
-    /// As `Kernel::run` in the table.
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) unsafe fn avx2(g: &Gemm<'_>, panels: Range<usize>, y: *mut f32) {
-        for p in panels {
-            for (m, rows) in tiles(g.m, ROWS_256) {
-                macro_rules! heights {
-                    ($($r:literal)*) => {
-                        match rows {
-                            // SAFETY: the caller promises rows m..m+rows of x and y and panel p.
-                            $($r => unsafe { half::<$r>(g, p, m, y) },)*
-                            _ => {}
-                        }
-                    };
-                }
-                heights!(1 2 3 4 5 6);
-            }
+/// # Safety
+/// As [`part`].
+unsafe fn blocks<W: Weight>(
+    isa: Isa,
+    g: &Gemm<'_>,
+    e: &Epilogue<'_>,
+    w: *const W,
+    scale: *const f32,
+    rows: Range<usize>,
+    panels: Range<usize>,
+    y: *mut f32,
+) {
+    let null = std::ptr::null();
+    let residual = e.residual.map_or(null, |r| r.as_ptr());
+    let job = Job {
+        w,
+        k: g.k,
+        n: g.n,
+        scale,
+        bias: g.bias.map_or(null, |b| b.as_ptr()),
+        y,
+        stride: g.n,
+        addend: if g.accumulate {
+            y.cast_const()
+        } else if e.after {
+            null
+        } else {
+            residual
+        },
+        activation: e.activation,
+        after: if e.after { residual } else { null },
+    };
+    let mut memory = MaybeUninit::<Table<f32>>::uninit();
+    // SAFETY: an empty table is made where it lies; the rest of it may be uninitialised.
+    let table = unsafe {
+        Table::start(memory.as_mut_ptr());
+        memory.assume_init_mut()
+    };
+    let height = tile_rows(isa);
+    let most = (BLOCK / g.k.max(1)).clamp(4 * height, 128 * height);
+    let mut first = rows.start;
+    while first < rows.end {
+        let count = most.min(rows.end - first);
+        table.clear();
+        for (row, height) in heights(count, height) {
+            let x = g.x.as_ptr().wrapping_add((first + row) * g.x_stride);
+            table.push(first + row, height, g.k);
+            table.segment(0, |r| x.wrapping_add(r * g.x_stride));
         }
-    }
-
-    /// First row and height of each tile: nearly equal heights, because a tile of one row would wait for memory.
-    fn tiles(m: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
-        let count = m.div_ceil(most);
-        let (base, more) = (m.checked_div(count).unwrap_or(0), m.checked_rem(count).unwrap_or(0));
-        (0..count).map(move |t| (t * base + t.min(more), base + usize::from(t < more)))
-    }
-
-    /// A tile of `R` rows by one panel.
-    ///
-    /// # Safety
-    /// Rows `m..m + R` of `x` (each `k` floats) and of `y` (each `n`) and panel `p` must exist.
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn half<const R: usize>(g: &Gemm<'_>, p: usize, m: usize, y: *mut f32) {
-        // SAFETY: all pointers stay inside what the caller promises; unaligned loads and stores are used throughout.
-        unsafe {
-            let mut acc = [[_mm256_setzero_ps(); 2]; R];
-            let x = g.x.as_ptr().add(m * g.x_stride);
-            macro_rules! sum {
-                ($w:ident, $load:expr) => {
-                    for k in 0..g.k {
-                        let at = $w.add(p * g.k * NR + k * NR);
-                        let b = [$load(at), $load(at.add(8))];
-                        for r in 0..R {
-                            let a = _mm256_set1_ps(*x.add(r * g.x_stride + k));
-                            acc[r][0] = _mm256_fmadd_ps(a, b[0], acc[r][0]);
-                            acc[r][1] = _mm256_fmadd_ps(a, b[1], acc[r][1]);
-                        }
-                    }
-                };
-            }
-            match g.w {
-                Packed::F32(w) => {
-                    let w = w.as_ptr();
-                    sum!(w, |at| _mm256_loadu_ps(at));
-                }
-                Packed::I8 { q, .. } => {
-                    let q = q.as_ptr();
-                    sum!(q, |at: *const i8| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(at.cast()))));
-                }
-            }
-            for (r, acc) in acc.iter().enumerate() {
-                let mut sums = [0f32; NR];
-                _mm256_storeu_ps(sums.as_mut_ptr(), acc[0]);
-                _mm256_storeu_ps(sums.as_mut_ptr().add(8), acc[1]);
-                let first = p * NR;
-                let width = NR.min(g.n - first);
-                let out = std::slice::from_raw_parts_mut(y.add((m + r) * g.n + first), width);
-                super::finish(g, first, &sums, out);
-            }
-        }
-    }
-
-    /// # Safety
-    /// As [`wide`].
-    #[target_feature(enable = "avx512f,avx512bw,avx2,fma")]
-    unsafe fn by_height(g: &Gemm<'_>, rows: usize, pair: bool, p: usize, m: usize, y: *mut f32) {
-        macro_rules! heights {
-            ($($r:literal)*) => {
-                match (rows, pair) {
-                    // SAFETY: the caller's promise.
-                    $(($r, true) => unsafe { wide::<$r, 2>(g, p, m, y) },
-                    ($r, false) => unsafe { wide::<$r, 1>(g, p, m, y) },)*
-                    _ => {}
-                }
-            };
-        }
-        heights!(1 2 3 4 5 6 7 8 9 10 11 12);
-    }
-
-    /// A tile of `R` rows by `P` panels.
-    ///
-    /// # Safety
-    /// Rows `m..m + R` of `x` (each `k` floats) and of `y` (each `n`) and panels `p..p + P` must exist.
-    #[target_feature(enable = "avx512f,avx512bw,avx2,fma")]
-    #[inline]
-    unsafe fn wide<const R: usize, const P: usize>(g: &Gemm<'_>, p: usize, m: usize, y: *mut f32) {
-        // SAFETY: all pointers stay inside what the caller promises; unaligned loads and stores are used throughout.
-        unsafe {
-            let mut acc = [[_mm512_setzero_ps(); P]; R];
-            let x = g.x.as_ptr().add(m * g.x_stride);
-            let panel = g.k * NR;
-            match g.w {
-                Packed::F32(w) => {
-                    let w = w.as_ptr().add(p * panel);
-                    for k in 0..g.k {
-                        let mut b = [_mm512_setzero_ps(); P];
-                        for v in 0..P {
-                            b[v] = _mm512_loadu_ps(w.add(v * panel + k * NR));
-                        }
-                        for r in 0..R {
-                            let a = _mm512_set1_ps(*x.add(r * g.x_stride + k));
-                            for v in 0..P {
-                                acc[r][v] = _mm512_fmadd_ps(a, b[v], acc[r][v]);
-                            }
-                        }
-                    }
-                }
-                Packed::I8 { q, .. } => {
-                    let q = q.as_ptr().add(p * panel);
-                    for k in 0..g.k {
-                        let mut b = [_mm512_setzero_ps(); P];
-                        for v in 0..P {
-                            let bytes = _mm_loadu_si128(q.add(v * panel + k * NR).cast());
-                            b[v] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
-                        }
-                        for r in 0..R {
-                            let a = _mm512_set1_ps(*x.add(r * g.x_stride + k));
-                            for v in 0..P {
-                                acc[r][v] = _mm512_fmadd_ps(a, b[v], acc[r][v]);
-                            }
-                        }
-                    }
-                }
-            }
-            for v in 0..P {
-                let first = (p + v) * NR;
-                let width = NR.min(g.n - first);
-                let mask = ((1u32 << width) - 1) as __mmask16;
-                let bias = match g.bias {
-                    Some(b) => _mm512_maskz_loadu_ps(mask, b[first..first + width].as_ptr()),
-                    None => _mm512_setzero_ps(),
-                };
-                let scale = match g.w {
-                    Packed::I8 { scale, .. } => _mm512_maskz_loadu_ps(mask, scale[first..first + width].as_ptr()),
-                    Packed::F32(_) => _mm512_set1_ps(1.0),
-                };
-                let quantised = matches!(g.w, Packed::I8 { .. });
-                // Written out row by row: a loop over twelve rows is not unrolled, and the accumulators would live in memory.
-                macro_rules! rows {
-                    ($($r:literal)*) => {
-                        $(if $r < R {
-                            let out = y.add((m + $r) * g.n + first);
-                            let sum = acc[$r % R][v];
-                            let mut sum = if quantised { _mm512_mul_ps(sum, scale) } else { sum };
-                            sum = _mm512_add_ps(sum, bias);
-                            if g.accumulate {
-                                sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, out));
-                            }
-                            _mm512_mask_storeu_ps(out, mask, sum);
-                        })*
-                    };
-                }
-                rows!(0 1 2 3 4 5 6 7 8 9 10 11);
-            }
-        }
+        // SAFETY: the caller's promise, and `check`.
+        unsafe { W::block(isa, &job, table, panels.clone()) };
+        first += count;
     }
 }
 
@@ -410,80 +320,10 @@ pub(crate) fn mul_add(a: f32, b: f32, c: f32) -> f32 {
     if FUSED { a.mul_add(b, c) } else { a * b + c }
 }
 
-/// # Safety
-/// As `Kernel::run` in the table.
-unsafe fn panels(g: &Gemm<'_>, panels: Range<usize>, y: *mut f32) {
-    for p in panels {
-        let mut m = 0;
-        while m + ROWS <= g.m {
-            // SAFETY: the caller's promise.
-            unsafe { tile::<ROWS>(g, p, m, y) };
-            m += ROWS;
-        }
-        while m < g.m {
-            // SAFETY: the caller's promise.
-            unsafe { tile::<1>(g, p, m, y) };
-            m += 1;
-        }
-    }
-}
-
-/// # Safety
-/// Rows `m..m + R` and panel `p` must exist, and nobody else be at those columns of `y`.
-#[inline(always)]
-unsafe fn tile<const R: usize>(g: &Gemm<'_>, p: usize, m: usize, y: *mut f32) {
-    let mut acc = [[0f32; NR]; R];
-    let rows: [&[f32]; R] = std::array::from_fn(|r| &g.x[(m + r) * g.x_stride..][..g.k]);
-    match g.w {
-        Packed::F32(w) => {
-            for (k, w) in w[p * g.k * NR..][..g.k * NR].as_chunks::<NR>().0.iter().enumerate() {
-                // A copy: read through the reference, the loop over rows is not turned into vectors.
-                let w = *w;
-                for r in 0..R {
-                    let x = rows[r][k];
-                    for j in 0..NR {
-                        acc[r][j] = mul_add(x, w[j], acc[r][j]);
-                    }
-                }
-            }
-        }
-        Packed::I8 { q, .. } => {
-            for (k, w) in q[p * g.k * NR..][..g.k * NR].as_chunks::<NR>().0.iter().enumerate() {
-                let w: [f32; NR] = std::array::from_fn(|j| f32::from(w[j]));
-                for r in 0..R {
-                    let x = rows[r][k];
-                    for j in 0..NR {
-                        acc[r][j] = mul_add(x, w[j], acc[r][j]);
-                    }
-                }
-            }
-        }
-    }
-    let first = p * NR;
-    let width = NR.min(g.n - first);
-    for r in 0..R {
-        // SAFETY: the caller's promise.
-        let out = unsafe { std::slice::from_raw_parts_mut(y.add((m + r) * g.n + first), width) };
-        finish(g, first, &acc[r], out);
-    }
-}
-
-/// Sums of one row and panel, whose first column is `first`, to results: scale, bias, accumulation.
-#[inline(always)]
-fn finish(g: &Gemm<'_>, first: usize, sums: &[f32; NR], out: &mut [f32]) {
-    for j in 0..out.len() {
-        let mut v = sums[j];
-        if let Packed::I8 { scale, .. } = g.w {
-            v *= scale[first + j];
-        }
-        v += g.bias.map_or(0.0, |b| b[first + j]);
-        out[j] = if g.accumulate { out[j] + v } else { v };
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::epilogue::Activation;
 
     fn noise(n: usize, seed: u32) -> Vec<f32> {
         let mut s = seed.wrapping_mul(2_654_435_761) | 1;
@@ -501,11 +341,28 @@ mod tests {
     fn every_kernel_agrees_with_the_formula_at_every_tile_edge_and_writes_nothing_else() {
         let mut ran = 0;
         for kernel in KERNELS {
-            for (m, k, n) in
-                [(1, 1, 1), (3, 9, 15), (4, 16, 16), (5, 17, 33), (9, 64, 40), (2, 0, 3), (13, 31, 10), (25, 7, 70)]
-            {
+            for (m, k, n) in [
+                (1, 1, 1),
+                (3, 9, 15),
+                (4, 16, 16),
+                (5, 17, 33),
+                (9, 64, 40),
+                (2, 0, 3),
+                (13, 31, 10),
+                (25, 7, 70),
+                (1, 20, 77),
+                (2, 20, 77),
+                (1, 5, 131),
+                (2, 5, 64),
+            ] {
                 for int8 in [false, true] {
-                    for accumulate in [false, true] {
+                    for (accumulate, residual, after, activation) in [
+                        (false, false, false, Activation::None),
+                        (true, false, false, Activation::Relu),
+                        (false, true, false, Activation::Clip(-0.3, 0.5)),
+                        (false, true, false, Activation::Gelu),
+                        (true, true, true, Activation::Silu),
+                    ] {
                         let x = noise(m * (k + 2), 7);
                         let w = noise(n * k, 11);
                         let scale: Vec<f32> = noise(n, 3).iter().map(|s| s.abs() * 0.01 + 0.001).collect();
@@ -519,15 +376,23 @@ mod tests {
                         let mut expected = noise(m * n, 17);
                         let mut found = expected.clone();
                         found.extend([f32::NAN; 4]);
+                        let add = noise(m * n, 23);
+                        let e = Epilogue { residual: residual.then_some(&add[..]), after, activation };
                         reference(&g, &mut expected);
-                        if !kernel.run(&g, &mut found) {
+                        for (v, add) in expected.iter_mut().zip(&add) {
+                            let (before, after) =
+                                if residual { if after { (0.0, *add) } else { (*add, 0.0) } } else { (0.0, 0.0) };
+                            *v = activation.reference(f64::from(*v + before)) as f32 + after;
+                        }
+                        if !kernel.run_fused(&g, &e, &mut found) {
                             println!("{} cannot run on this CPU and was not tested", kernel.name);
                             continue;
                         }
                         ran += 1;
-                        // K roundings of products no larger than max|x|·max|w|, plus scale, bias and accumulation.
+                        // K roundings of products no larger than max|x|·max|w|, plus scale, bias, accumulation, residual and two of
+                        // the activation, whose slope is at most 1.2.
                         let w_max = if int8 { 127.0 * scale.iter().fold(0f32, |a, &b| a.max(b)) } else { 1.0 };
-                        let tolerance = (k as f32 + 4.0) * f32::EPSILON * w_max.max(1.0);
+                        let tolerance = (k as f32 + 8.0) * f32::EPSILON * w_max.max(1.0) * 1.2;
                         for (e, f) in expected.iter().zip(&found) {
                             assert!((e - f).abs() <= tolerance, "{} {m}x{k}x{n}: {e} {f}", kernel.name);
                         }

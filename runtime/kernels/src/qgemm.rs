@@ -5,7 +5,12 @@
 //! steps of `K` side by side: `panel[p][k/4][j][k%4] = b[k][p·NR + j]`, zero outside the matrix. Zero points are taken into
 //! account after the product, from the sums of rows and columns ([`Terms`]).
 
+use std::mem::MaybeUninit;
+
+use crate::epilogue::Epilogue;
+use crate::qtile::{Dot, Finish, Job, To, block};
 use crate::threads::Pool;
+use crate::tile::{Table, heights};
 
 /// Columns in a panel.
 pub const NR: usize = 16;
@@ -354,6 +359,143 @@ mod x86 {
     }
 }
 
+/// An integer and a factor a column: a sum becomes `(sum + offset) · scale`.
+///
+/// For `a` with zero point `z` and scale `s`, and weights with scales `t`, the offset is the bias in units of `s · t` less
+/// `z` times the sum of the column, the scale `s · t`, or that over the scale of the codes that result.
+#[derive(Clone, Copy, Debug)]
+pub struct Columns<'a> {
+    /// `N` integers.
+    pub offset: &'a [i32],
+    /// `N` factors.
+    pub scale: &'a [f32],
+}
+
+impl Columns<'_> {
+    pub(crate) fn check(&self, n: usize) {
+        assert!(self.offset.len() >= n && self.scale.len() >= n, "there are fewer offsets or scales than columns");
+    }
+}
+
+/// How scaled sums become codes: rounded half to even, plus a zero point, within a range; then a table; then a sum with a residual.
+#[derive(Clone, Copy, Debug)]
+pub struct Requant<'a> {
+    /// Zero point and range; an activation that is a clip is in the range.
+    pub codes: crate::quantize::Codes,
+    /// What each code becomes: any activation between two quantised tensors.
+    pub table: Option<&'a [u8; 256]>,
+    /// A residual.
+    pub add: Option<Added<'a>>,
+}
+
+impl Requant<'_> {
+    pub(crate) fn check(&self, results: usize) {
+        let c = self.codes;
+        assert!(c.low <= c.high && (0..=255).contains(&c.low) && c.high <= 255, "codes are not of eight bits");
+        assert!(self.add.is_none_or(|a| a.residual.len() >= results), "the residual is shorter than y");
+    }
+}
+
+/// A sum of codes, as [`crate::quantize::of_u8::add`] has it.
+#[derive(Clone, Copy, Debug)]
+pub struct Added<'a> {
+    /// Codes of the shape of the result.
+    pub residual: &'a [u8],
+    /// `left` belongs to the codes made here, `right` to the residual.
+    pub sum: crate::quantize::Sum,
+}
+
+/// The product as codes, on all threads of `pool`. Equal results whatever their number.
+///
+/// # Panics
+/// When a slice is shorter than its shape says, or `a` is to be flipped.
+pub fn product_codes(pool: &Pool, g: &Problem<'_>, columns: &Columns<'_>, r: &Requant<'_>, y: &mut [u8]) {
+    codes_on(Dot::best(), pool, g, columns, r, y);
+}
+
+/// The product as floats, `activation((sum + offset) · scale + bias + residual)`, on all threads of `pool`.
+///
+/// # Panics
+/// As [`product_codes`].
+pub fn product_floats(
+    pool: &Pool,
+    g: &Problem<'_>,
+    columns: &Columns<'_>,
+    bias: Option<&[f32]>,
+    e: &Epilogue<'_>,
+    y: &mut [f32],
+) {
+    floats_on(Dot::best(), pool, g, columns, bias, e, y);
+}
+
+fn codes_on(dot: Dot, pool: &Pool, g: &Problem<'_>, columns: &Columns<'_>, r: &Requant<'_>, y: &mut [u8]) {
+    assert!(y.len() >= g.m * g.n, "y is shorter than its shape says");
+    r.check(g.m * g.n);
+    let out = crate::gemm::Out(y.as_mut_ptr());
+    shared(dot, pool, g, columns, &|| To::Codes { y: out.start(), requant: r, shift: 0 });
+}
+
+fn floats_on(
+    dot: Dot,
+    pool: &Pool,
+    g: &Problem<'_>,
+    columns: &Columns<'_>,
+    bias: Option<&[f32]>,
+    e: &Epilogue<'_>,
+    y: &mut [f32],
+) {
+    assert!(y.len() >= g.m * g.n, "y is shorter than its shape says");
+    assert!(bias.is_none_or(|b| b.len() >= g.n), "the bias is shorter than a row of y");
+    assert!(e.residual.is_none_or(|r| r.len() >= g.m * g.n), "the residual is shorter than y");
+    let out = crate::gemm::Out(y.as_mut_ptr());
+    shared(dot, pool, g, columns, &|| To::Floats {
+        y: out.start(),
+        bias: bias.map_or(std::ptr::null(), |b| b.as_ptr()),
+        residual: e.residual.map_or(std::ptr::null(), |r| r.as_ptr()),
+        epilogue: e,
+    });
+}
+
+fn shared<'a>(dot: Dot, pool: &Pool, g: &Problem<'_>, columns: &Columns<'_>, to: &(dyn Fn() -> To<'a> + Sync)) {
+    assert!(!g.flip, "signed bytes are flipped before a fused product");
+    assert!(g.a_stride >= g.k || g.m < 2, "rows of a overlap");
+    assert!(g.m == 0 || g.a.len() >= (g.m - 1) * g.a_stride + g.k, "a is shorter than its shape says");
+    assert!(g.b.len() >= packed_len(g.n, g.k), "b is shorter than its shape says");
+    columns.check(g.n);
+    let threads = if g.m * g.n * g.k < WORTH_SHARING / 4 { 1 } else { pool.threads() };
+    let shares = crate::gemm::Shares::new(g.m, g.n.div_ceil(NR), threads);
+    pool.run(shares.count(), &|i| {
+        let (rows, panels) = shares.part(i);
+        let finish = Finish { offset: columns.offset.as_ptr(), scale: columns.scale.as_ptr(), stride: g.n, to: to() };
+        let job = Job { b: g.b.as_ptr(), steps: g.k.div_ceil(4), n: g.n, finish };
+        let mut memory = MaybeUninit::<Table<u8>>::uninit();
+        // SAFETY: an empty table is made where it lies; the rest of it may be uninitialised.
+        let table = unsafe {
+            Table::start(memory.as_mut_ptr());
+            memory.assume_init_mut()
+        };
+        let height = dot.rows(panels.len() * NR);
+        let most = (BLOCK / g.k.max(1)).clamp(4 * height, 64 * height);
+        let mut first = rows.start;
+        while first < rows.end {
+            let count = most.min(rows.end - first);
+            table.clear();
+            for (row, height) in heights(count, height) {
+                let a = g.a.as_ptr().wrapping_add((first + row) * g.a_stride);
+                table.push(first + row, height, g.k);
+                table.segment(0, |r| a.wrapping_add(r * g.a_stride));
+            }
+            // SAFETY: the lengths were seen above, callers have seen the results' and that the CPU has the instructions; no
+            // other call has these rows and columns.
+            unsafe { block(dot, &job, table, panels.clone()) };
+            first += count;
+        }
+    });
+}
+
+/// Bytes of rows of `a` that a block of tiles should not exceed, so that they stay in the cache while every panel passes by.
+const BLOCK: usize = 64 * 1024;
+
 /// What zero points and biases add to a product: `c[r][j] + row[r] + col[j] + left[r] · right[j]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms<'a> {
@@ -517,6 +659,48 @@ mod tests {
         product(&g, &mut one);
         product_on(&Pool::new(3), &g, &mut three);
         assert_eq!(one, three);
+    }
+
+    #[test]
+    fn a_fused_product_is_the_product_and_then_the_rest() {
+        let mut ran = 0;
+        for dot in Dot::ALL.into_iter().filter(|d| d.available()) {
+            for (m, k, n) in
+                [(1, 1, 1), (3, 9, 15), (6, 16, 64), (7, 17, 33), (13, 64, 80), (2, 0, 3), (1, 300, 200), (130, 70, 10)]
+            {
+                let (mut a, w) = (bytes(m * (k + 3), 7), bytes(k * n, 11));
+                a.iter_mut().step_by(2).for_each(|v| *v = 255);
+                let (mut b, mut offset) = (vec![0i8; packed_len(n, k)], vec![0i32; n]);
+                pack(n, k, |kk, j| w[kk * n + j] as i8, &mut b, &mut offset);
+                let scale: Vec<f32> = (0..n).map(|j| 0.001 + j as f32 * 1e-4).collect();
+                let g = Problem { m, k, n, a: &a, a_stride: k + 3, flip: false, b: &b };
+                let columns = Columns { offset: &offset, scale: &scale };
+                let mut sums = vec![0; m * n];
+                reference(&g, &mut sums);
+                let scaled = |i: usize| (sums[i] + offset[i % n]) as f32 * scale[i % n];
+                let codes = crate::quantize::Codes { zero: 11, low: 0, high: 255 };
+                let requant = Requant { codes, table: None, add: None };
+                let (bias, add): (Vec<f32>, Vec<f32>) = (vec![0.25; n], (0..m * n).map(|i| i as f32 * 0.01).collect());
+                for threads in [1, 3] {
+                    let pool = Pool::new(threads);
+                    let mut found = vec![9; m * n + 20];
+                    codes_on(dot, &pool, &g, &columns, &requant, &mut found);
+                    for i in 0..m * n {
+                        assert_eq!(i32::from(found[i]), codes.reference(scaled(i)), "{dot:?} {m}x{k}x{n}");
+                    }
+                    assert!(found[m * n..].iter().all(|&v| v == 9), "{dot:?} wrote past its output");
+                    let e = Epilogue { residual: Some(&add), ..Epilogue::default() };
+                    let mut found = vec![f32::NAN; m * n + 20];
+                    floats_on(dot, &pool, &g, &columns, Some(&bias), &e, &mut found);
+                    for i in 0..m * n {
+                        assert_eq!(found[i], scaled(i) + bias[i % n] + add[i], "{dot:?} {m}x{k}x{n}");
+                    }
+                    assert!(found[m * n..].iter().all(|v| v.is_nan()), "{dot:?} wrote past its output");
+                    ran += 1;
+                }
+            }
+        }
+        assert!(ran > 0, "no kernel ran");
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod conv;
 mod elementwise;
 mod image;
 mod index;
+pub(crate) mod internal;
 mod matmul;
 mod movement;
 mod normalise;

@@ -133,17 +133,26 @@ pub struct Lowered {
     pub(super) reads: Vec<usize>,
     pub(super) scratch_floats: usize,
     pub(super) weight_bytes: usize,
+    /// The node input whose bytes are the first result's.
+    pub(super) same: Option<usize>,
 }
 
 impl Lowered {
     /// A kernel that reads the node inputs `reads` while it runs.
     pub fn new(kernel: impl Fallible + 'static, reads: Vec<usize>) -> Lowered {
-        Lowered { kernel: Box::new(kernel), reads, scratch_floats: 0, weight_bytes: 0 }
+        Lowered { kernel: Box::new(kernel), reads, scratch_floats: 0, weight_bytes: 0, same: None }
     }
 
     /// Asks for a scratch area of that many `f32`.
     pub fn with_scratch(mut self, floats: usize) -> Lowered {
         self.scratch_floats = floats;
+        self
+    }
+
+    /// States that the only result holds the bytes of node input `i`: the plan then lets both be one area of the arena
+    /// where it can, and runs nothing.
+    pub fn same_bytes(mut self, i: usize) -> Lowered {
+        self.same = Some(i);
         self
     }
 

@@ -8,6 +8,7 @@
 //! It deliberately knows nothing of files, of learning, or of what its outputs mean.
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 use hone_kernels::threads::Pool;
 
@@ -18,10 +19,13 @@ use crate::tensor::{DType, Data, Tensor, TensorError};
 mod arena;
 mod control;
 mod lowering;
+mod passes;
+mod profile;
 mod runner;
 mod specialise;
 pub use control::with_captures;
 pub use lowering::{Fallible, Io, Kernel, Lowered, Lowering, Reads, Weight, Writes};
+pub use profile::{Profile, StepTime};
 pub use runner::{RunOptions, Runner};
 
 use control::{Control, ControlError};
@@ -152,7 +156,7 @@ struct Step {
 }
 
 /// One line of [`Plan::steps`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct StepInfo {
     /// The node.
     pub node: String,
@@ -160,6 +164,18 @@ pub struct StepInfo {
     pub op: String,
     /// The kernel, `reference`, `opaque`, or `graph` for an operator that runs graphs.
     pub kernel: &'static str,
+}
+
+impl Step {
+    fn info(&self) -> StepInfo {
+        let kernel = match &self.run {
+            Run::Fast(k) => k.name(),
+            Run::Reference(..) => "reference",
+            Run::Opaque(_) => "opaque",
+            Run::Control(_) => "graph",
+        };
+        StepInfo { node: self.node.clone(), op: self.op.clone(), kernel }
+    }
 }
 
 /// Where an output of the graph comes from.
@@ -185,6 +201,7 @@ pub struct Plan {
     /// Results of probes, by value; kept only while a run lasts.
     held: Vec<Option<Tensor>>,
     pool: Arc<Pool>,
+    profile: Option<Arc<Profile>>,
     /// Most bytes of a value that a probe makes.
     bytes: usize,
     /// Name of the largest value in the arena.
@@ -205,7 +222,10 @@ impl Plan {
     /// # Errors
     /// [`PlanError`] naming the value or node that cannot be planned.
     pub fn new(graph: &Graph, inputs: &[Fact], options: &RunOptions) -> Result<Plan, PlanError> {
-        let special = Special::new(graph, inputs, options.bytes)?;
+        let mut special = Special::new(graph, inputs, options.bytes)?;
+        if !options.reference {
+            passes::optimise(&mut special)?;
+        }
         let mut slots: Vec<Slot> = special
             .names
             .iter()
@@ -257,6 +277,8 @@ impl Plan {
         let mut steps = Vec::new();
         let mut scratch_bytes = Vec::new();
         let mut weight_bytes = 0;
+        // Values that are another value's bytes under another shape.
+        let mut same_as: Vec<Option<ValueId>> = vec![None; slots.len()];
         let lowered: Vec<crate::graph::Node> = nodes.iter().map(|p| p.node.clone()).collect();
         for planned in nodes.into_iter().rev() {
             let node = &planned.node;
@@ -279,6 +301,11 @@ impl Plan {
                         Lowering { nodes: &lowered, node, attrs: &attrs, slots: &slots, producers: &producers };
                     let fast = !options.reference && !planned.probe;
                     match if fast { (def.lower)(&lowering).map_err(op_error)? } else { None } {
+                        Some(l) if let Some(of) = shared(&l, node, &slots) => {
+                            needed[of] = true;
+                            same_as[node.outputs[0].unwrap_or(of)] = Some(of);
+                            continue;
+                        }
                         Some(l) if l.reads.len() + node.outputs.len() < MAX_SLOTS => {
                             scratch = l.scratch_floats.saturating_mul(4);
                             if scratch > options.bytes {
@@ -317,14 +344,21 @@ impl Plan {
             }
         }
 
-        // Lifetimes, in step numbers: inputs are born before the first step, outputs live past the last.
+        // Lifetimes, in step numbers: inputs are born before the first step, outputs live past the last. An area lives
+        // as long as any value that is its bytes.
+        let area = |mut v: ValueId| {
+            while let Some(of) = same_as[v] {
+                v = of;
+            }
+            v
+        };
         let mut last_use = vec![0; slots.len()];
         for (i, s) in steps.iter().enumerate() {
-            s.reads.iter().flatten().for_each(|&v| last_use[v] = i);
+            s.reads.iter().flatten().for_each(|&v| last_use[area(v)] = i);
         }
         for (v, &k) in kept.iter().enumerate() {
             if k {
-                last_use[v] = steps.len();
+                last_use[area(v)] = steps.len();
             }
         }
         let mut requests = Vec::new();
@@ -366,10 +400,15 @@ impl Plan {
                 }
             }
         }
+        for v in 0..slots.len() {
+            if same_as[v].is_some() {
+                slots[v].place = slots[area(v)].place.clone();
+            }
+        }
         let held = slots.iter().map(|_| None).collect();
         let pool = options.pool.clone();
-        let bytes = options.bytes;
-        Ok(Plan { steps, slots, inputs, outputs, rest, held, pool, bytes, largest, arena_bytes, weight_bytes })
+        let (bytes, profile) = (options.bytes, options.profile.clone());
+        Ok(Plan { steps, slots, inputs, outputs, rest, held, pool, profile, bytes, largest, arena_bytes, weight_bytes })
     }
 
     /// Bytes of the arena: every activation and scratch area, overlapped by liveness.
@@ -396,19 +435,7 @@ impl Plan {
 
     /// The steps in order; those of the rest follow only while it runs and are in [`Plan::later`].
     pub fn steps(&self) -> Vec<StepInfo> {
-        self.steps
-            .iter()
-            .map(|s| StepInfo {
-                node: s.node.clone(),
-                op: s.op.clone(),
-                kernel: match &s.run {
-                    Run::Fast(k) => k.name(),
-                    Run::Reference(..) => "reference",
-                    Run::Opaque(_) => "opaque",
-                    Run::Control(_) => "graph",
-                },
-            })
-            .collect()
+        self.steps.iter().map(Step::info).collect()
     }
 
     /// Types and shapes of the outputs; `None` for one whose shape depends on data.
@@ -443,10 +470,14 @@ impl Plan {
             self.store(bytes, v, t);
         }
         for i in 0..self.steps.len() {
+            let began = self.profile.as_ref().map(|_| Instant::now());
             if matches!(self.steps[i].run, Run::Fast(_)) {
                 self.run_fast(bytes, &self.steps[i])?;
             } else {
                 self.run_slow(bytes, i, budget)?;
+            }
+            if let (Some(began), Some(profile)) = (began, &self.profile) {
+                profile.add(self.steps[i].info(), began.elapsed());
             }
         }
         let mut later = Vec::new();
@@ -619,7 +650,8 @@ impl Plan {
     fn load(&self, arena: &[u8], v: ValueId) -> Result<Tensor, PlanError> {
         let s = &self.slots[v];
         match &s.place {
-            Place::Constant(t) => Ok((**t).clone()),
+            Place::Constant(t) if t.shape() == s.shape => Ok((**t).clone()),
+            Place::Constant(t) => Ok(Tensor::new(&s.shape, t.data().clone())?),
             Place::Arena(r) => Ok(Tensor::new(&s.shape, Data::from_bytes(s.dtype, &arena[r.clone()]))?),
             Place::Held => self.held[v].clone().ok_or_else(|| PlanError::Unmade { value: s.name.clone() }),
             Place::Nowhere => Ok(Tensor::zeros(s.dtype, &s.shape)?),
@@ -643,6 +675,14 @@ impl Arena {
     pub fn len_bytes(&self) -> usize {
         self.words.len() * 8
     }
+}
+
+/// The value whose bytes the only result of a node is, when one area of the arena can serve both.
+fn shared(l: &Lowered, node: &crate::graph::Node, slots: &[Slot]) -> Option<ValueId> {
+    let of = node.inputs.get(l.same?).copied().flatten()?;
+    let &[Some(made)] = &node.outputs[..] else { return None };
+    let bytes = |v: ValueId| slots[v].shape.iter().product::<usize>() * slots[v].dtype.size_bytes();
+    (matches!(slots[of].place, Place::Nowhere) && bytes(of) == bytes(made)).then_some(of)
 }
 
 /// The result of an operator whose operands are all constant; `None` when one is not.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hone_kernels::threads::Pool;
 
-use super::{Arena, LARGEST_BYTES, Plan, PlanError};
+use super::{Arena, LARGEST_BYTES, Plan, PlanError, Profile};
 use crate::graph::Graph;
 use crate::ops::Fact;
 use crate::tensor::{DType, Tensor};
@@ -22,6 +22,8 @@ pub struct RunOptions {
     pub bytes: usize,
     /// Most turns of all loops of one run together.
     pub turns: u64,
+    /// Collects the time of every step; `None` measures nothing.
+    pub profile: Option<Arc<Profile>>,
 }
 
 /// What is left to one run, over all its graphs.
@@ -33,7 +35,8 @@ pub(super) struct Budget {
 impl Default for RunOptions {
     /// Kernels, four plans, the calling thread alone, any size.
     fn default() -> RunOptions {
-        RunOptions { reference: false, plans: 4, pool: Arc::new(Pool::new(1)), bytes: LARGEST_BYTES, turns: u64::MAX }
+        let pool = Arc::new(Pool::new(1));
+        RunOptions { reference: false, plans: 4, pool, bytes: LARGEST_BYTES, turns: u64::MAX, profile: None }
     }
 }
 

@@ -48,7 +48,7 @@ pub(super) struct Special {
     pub(super) outputs: Vec<ValueId>,
     pub(super) rest: Vec<Node>,
     /// Node that makes each value, while it can still be folded away.
-    producers: Vec<Option<usize>>,
+    pub(super) producers: Vec<Option<usize>>,
     /// Most bytes of one value.
     bytes: usize,
     /// Bytes that results computed here may still take.

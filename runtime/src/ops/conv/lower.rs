@@ -1,8 +1,9 @@
 //! Lowering of convolutions to matrix products over tiles of columns, and to direct loops for depthwise ones.
+use hone_kernels::epilogue::{self, Activation};
 use hone_kernels::conv::{self, NR, Packed, Product, Window};
 
 use super::transpose::Transposed;
-use super::{Activation, Conv};
+use super::{Conv, activation};
 use crate::ops::OpError;
 use crate::plan::{Io, Kernel, Lowered, Lowering, Weight};
 use crate::tensor::{DType, Data};
@@ -20,7 +21,7 @@ pub(super) fn conv(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
     let bias_shape = if l.has(2) { Some(l.shape(2)?) } else { None };
     let c = Conv::of(l.attrs, l.shape(0)?, l.shape(1)?, bias_shape)?;
     let Some(window) = c.geometry.window() else { return Ok(None) };
-    let activation = Activation::of(l.attrs)?;
+    let activation = activation(l.attrs)?;
     let k = c.c * window.taps();
     let rows = c.o / c.groups;
     let mut operands = Operands::new(l);
@@ -274,7 +275,7 @@ fn finish(y: &mut [f32], z: Option<&[f32]>, activation: Activation) {
     if let Some(z) = z {
         y.iter_mut().zip(z).for_each(|(y, z)| *y += z);
     }
-    activation.apply(y);
+    epilogue::apply(activation, y);
 }
 
 /// A convolution of one input channel a group.

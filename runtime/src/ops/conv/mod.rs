@@ -2,12 +2,15 @@
 //!
 //! Dimension letters: `N` batch, `C` channels in, `O` channels out, `G` groups; "windows" are output positions and
 //! "taps" kernel positions, as [`Geometry`] counts them.
+use hone_kernels::epilogue::Activation;
+
 use super::{Attrs, Fact, MICROSOFT, OpDef, OpError, need, optional};
 use crate::tensor::{Data, Tensor};
 
 mod causal;
 mod deform;
 mod geometry;
+pub(crate) mod last;
 mod lower;
 mod transpose;
 
@@ -49,7 +52,7 @@ static FUSED_CONV: OpDef = OpDef::new(
     |attrs, inputs| {
         let (x, w) = (need(inputs, 0, "X")?, need(inputs, 1, "W")?);
         let conv = Conv::of(attrs, &x.shape, &w.shape, optional(inputs, 2).map(|b| &b.shape[..]))?;
-        Activation::of(attrs)?;
+        activation(attrs)?;
         let shape = conv.output_shape();
         if let Some(z) = optional(inputs, 3).filter(|z| z.shape != shape) {
             return Err(OpError::shape("Z", shape, &z.shape));
@@ -68,8 +71,8 @@ static FUSED_CONV: OpDef = OpDef::new(
             }
             y.iter_mut().zip(z.data().to_f64()).for_each(|(y, z)| *y += z);
         }
-        let activation = Activation::of(attrs)?;
-        y.iter_mut().for_each(|v| *v = activation.at(*v));
+        let activation = activation(attrs)?;
+        y.iter_mut().for_each(|v| *v = activation.reference(*v));
         Ok(vec![Tensor::from_f64(x.dtype(), &shape, &y)?])
     },
 )
@@ -160,64 +163,25 @@ fn groups(attrs: &Attrs) -> Result<usize, OpError> {
         .ok_or_else(|| OpError::attribute("group", "is not positive"))
 }
 
-/// What `FusedConv` ends in.
+/// What `FusedConv` ends in: `activation` and `activation_params`; absent is no activation.
 ///
-/// Source: ONNX Runtime, `fused_activation.cc`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Activation {
-    None,
-    Relu,
-    Tanh,
-    Sigmoid,
-    LeakyRelu { alpha: f32 },
-    Clip { low: f32, high: f32 },
-    HardSigmoid { alpha: f32, beta: f32 },
-}
-
-impl Activation {
-    /// Reads `activation` and `activation_params`; absent is no activation.
-    fn of(attrs: &Attrs) -> Result<Activation, OpError> {
-        let params = attrs.floats("activation_params")?.unwrap_or(&[]);
-        let param = |i: usize, default: f32| params.get(i).copied().unwrap_or(default);
-        Ok(match attrs.str("activation", "")? {
-            "" => Activation::None,
-            "Relu" => Activation::Relu,
-            "Tanh" => Activation::Tanh,
-            "Sigmoid" => Activation::Sigmoid,
-            "LeakyRelu" => Activation::LeakyRelu { alpha: param(0, 0.01) },
-            "Clip" => Activation::Clip { low: param(0, f32::MIN), high: param(1, f32::MAX) },
-            "HardSigmoid" => Activation::HardSigmoid { alpha: param(0, 0.2), beta: param(1, 0.5) },
-            other => return Err(OpError::unsupported(format!("the activation `{other}` of FusedConv"))),
-        })
-    }
-
-    fn at(self, x: f64) -> f64 {
-        match self {
-            Activation::None => x,
-            Activation::Relu => x.max(0.0),
-            Activation::Tanh => x.tanh(),
-            Activation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
-            Activation::LeakyRelu { alpha } => x * if x < 0.0 { f64::from(alpha) } else { 1.0 },
-            Activation::Clip { low, high } => x.max(f64::from(low)).min(f64::from(high)),
-            Activation::HardSigmoid { alpha, beta } => (f64::from(alpha) * x + f64::from(beta)).clamp(0.0, 1.0),
-        }
-    }
-
-    /// The same, in place and in `f32`.
-    fn apply(self, y: &mut [f32]) {
-        use hone_kernels::activation::{sigmoid, tanh};
-        match self {
-            Activation::None => {}
-            Activation::Relu => y.iter_mut().for_each(|v| *v = v.max(0.0)),
-            Activation::Tanh => y.iter_mut().for_each(|v| *v = tanh(*v)),
-            Activation::Sigmoid => y.iter_mut().for_each(|v| *v = sigmoid(*v)),
-            Activation::LeakyRelu { alpha } => y.iter_mut().for_each(|v| *v *= if *v < 0.0 { alpha } else { 1.0 }),
-            Activation::Clip { low, high } => y.iter_mut().for_each(|v| *v = v.max(low).min(high)),
-            Activation::HardSigmoid { alpha, beta } => {
-                y.iter_mut().for_each(|v| *v = (alpha * *v + beta).clamp(0.0, 1.0));
-            }
-        }
-    }
+/// Source: ONNX Runtime, `fused_activation.cc`; the last three are ours.
+fn activation(attrs: &Attrs) -> Result<Activation, OpError> {
+    let params = attrs.floats("activation_params")?.unwrap_or(&[]);
+    let param = |i: usize, default: f32| params.get(i).copied().unwrap_or(default);
+    Ok(match attrs.str("activation", "")? {
+        "" => Activation::None,
+        "Relu" => Activation::Relu,
+        "Tanh" => Activation::Tanh,
+        "Sigmoid" => Activation::Sigmoid,
+        "LeakyRelu" => Activation::LeakyRelu(param(0, 0.01)),
+        "Clip" => Activation::Clip(param(0, f32::MIN), param(1, f32::MAX)),
+        "HardSigmoid" => Activation::HardSigmoid(param(0, 0.2), param(1, 0.5)),
+        "HardSwish" => Activation::HardSwish,
+        "Swish" => Activation::Silu,
+        "Gelu" => Activation::Gelu,
+        other => return Err(OpError::unsupported(format!("the activation `{other}` of FusedConv"))),
+    })
 }
 
 /// The elements of an `f32` or other tensor rounded to the element type of `like` and back: what a stored value holds.

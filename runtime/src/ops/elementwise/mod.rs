@@ -162,7 +162,7 @@ fn alike<'a>(inputs: &[Option<&'a Tensor>], what: &str) -> Result<(&'a Tensor, &
 }
 
 /// Error function, by its series of positive terms `2/√π · e^(-x²) · Σ 2^n x^(2n+1) / (1 · 3 · … · (2n+1))` (DLMF 7.6.2).
-fn erf(x: f64) -> f64 {
+pub(super) fn erf(x: f64) -> f64 {
     // 1 - erf(6) is below half a unit in the last place of 1.
     if x.abs() > 6.0 {
         return x.signum();

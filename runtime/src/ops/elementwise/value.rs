@@ -152,7 +152,7 @@ pub(super) static IDENTITY: OpDef =
 
 /// Lowers to a copy of input 0.
 pub(super) fn copied(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
-    Ok(l.dtype(0).map(|_| Lowered::new(Copied, vec![0])))
+    Ok(l.dtype(0).map(|_| Lowered::new(Copied, vec![0]).same_bytes(0)))
 }
 
 struct Copied;

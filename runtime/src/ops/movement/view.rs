@@ -105,10 +105,14 @@ pub(super) fn lower(l: &Lowering<'_>, view: ViewOf) -> Result<Option<Lowered>, O
         return Ok(None);
     }
     let own = strides_of(&view.lengths);
+    let whole = view.base == 0
+        && view.lengths.iter().product::<usize>() == l.shape(0)?.iter().product::<usize>()
+        && view.lengths.iter().zip(&view.strides).zip(&own).all(|((&len, &from), &to)| len == 1 || from == to as isize);
     let axes = view.lengths.iter().zip(&view.strides).zip(own);
     let axes: Vec<Axis> = axes.map(|((&len, &from), to)| Axis { len, from, to: to as isize }).collect();
     let layout = Layout::new(dtype.size_bytes(), view.base, 0, &axes);
-    Ok(layout.map(|layout| Lowered::new(StridedCopy(layout), vec![0])))
+    let lowered = layout.map(|layout| Lowered::new(StridedCopy(layout), vec![0]));
+    Ok(lowered.map(|l| if whole { l.same_bytes(0) } else { l }))
 }
 
 struct StridedCopy(Layout);

@@ -16,11 +16,14 @@ pub(super) fn max_pool(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
 
 pub(super) fn average_pool(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
     let padded = l.attrs.flag("count_include_pad", false)?;
-    windows(l, |w| {
-        let mut factors = Vec::with_capacity(w.geometry.output_len());
-        w.geometry.for_each_window(|at, _| factors.push(1.0 / w.count(at, padded).max(1) as f32));
-        Pooling::Average { factors }
-    })
+    windows(l, |w| Pooling::Average { factors: factors(w, padded) })
+}
+
+/// One over the number of positions that count in a mean, a window.
+pub(super) fn factors(w: &Windows, padded: bool) -> Vec<f32> {
+    let mut factors = Vec::with_capacity(w.geometry.output_len());
+    w.geometry.for_each_window(|at, _| factors.push(1.0 / w.count(at, padded).max(1) as f32));
+    factors
 }
 
 pub(super) fn global_average_pool(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {

@@ -4,6 +4,7 @@ use super::shape::elements;
 use super::{Attr, Attrs, Fact, OpDef, OpError, ints_of, need, optional};
 use crate::tensor::{DType, Data, Tensor};
 
+pub(crate) mod last;
 mod lower;
 mod roi;
 

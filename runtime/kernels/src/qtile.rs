@@ -1,0 +1,766 @@
+//! The micro-kernels of every 8-bit integer product and convolution: some rows of `u8` by panels of `i8`, summed exactly
+//! in `i32`, and what becomes of the sums.
+//!
+//! Rows are found through the [`Table`] of [`crate::tile`]; panels are those of [`crate::qgemm`]. A micro-kernel leaves the
+//! sums of a tile in a buffer that stays in the first-level cache; [`Finish`] takes them from there.
+//!
+//! No instruction saturates on the way: where there is no `vpdpbusd`, bytes are widened to 16 bits and multiplied by
+//! `vpmaddwd`, which adds two products of 16 bits in 32. `vpmaddubsw` would saturate, and is not faster where both
+//! multiply on the same two ports: 16 multiplications an instruction, and the sums need a second one.
+
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use crate::epilogue::{self, Activation, Epilogue};
+use crate::isa::Isa;
+use crate::qgemm::{Added, NR, Requant};
+use crate::simd::{F32s, per_isa};
+use crate::tile::{Table, Tile};
+
+/// Rows of the largest tile.
+pub(crate) const ROWS: usize = 12;
+/// Columns of the widest tile.
+pub(crate) const COLUMNS: usize = 4 * NR;
+/// Bytes of four steps of `K` in a panel.
+const STEP: usize = 4 * NR;
+
+/// Sums of a tile, rows [`COLUMNS`] apart.
+#[repr(align(64))]
+pub(crate) struct Sums {
+    _sums: [i32; ROWS * COLUMNS],
+}
+
+/// How the sums of a tile are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dot {
+    /// `vpdpbusd` on 64 bytes.
+    Vnni512,
+    /// `vpdpbusd` on 32 bytes, in the encoding of VEX.
+    Vnni256,
+    /// `vpmaddwd` on 32 bytes.
+    Avx2,
+    /// Loops.
+    Any,
+}
+
+impl Dot {
+    pub(crate) const ALL: [Dot; 4] = [Dot::Vnni512, Dot::Vnni256, Dot::Avx2, Dot::Any];
+
+    pub(crate) fn available(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Dot::Vnni512 => Isa::Avx512.available() && std::arch::is_x86_feature_detected!("avx512vnni"),
+            #[cfg(target_arch = "x86_64")]
+            Dot::Vnni256 => Isa::Avx2.available() && std::arch::is_x86_feature_detected!("avxvnni"),
+            #[cfg(target_arch = "x86_64")]
+            Dot::Avx2 => Isa::Avx2.available(),
+            #[cfg(not(target_arch = "x86_64"))]
+            Dot::Vnni512 | Dot::Vnni256 | Dot::Avx2 => false,
+            Dot::Any => true,
+        }
+    }
+
+    /// The best this CPU has.
+    pub(crate) fn best() -> Dot {
+        Dot::ALL.into_iter().find(|d| d.available()).unwrap_or(Dot::Any)
+    }
+
+    /// What finishes the sums.
+    pub(crate) fn isa(self) -> Isa {
+        match self {
+            Dot::Vnni512 => Isa::Avx512,
+            Dot::Vnni256 | Dot::Avx2 => Isa::Avx2,
+            Dot::Any => Isa::Any,
+        }
+    }
+
+    /// Most rows of a tile.
+    pub(crate) fn rows(self, columns: usize) -> usize {
+        match self {
+            Dot::Vnni512 if columns > 2 * NR => 6,
+            Dot::Vnni512 => 12,
+            Dot::Vnni256 => 6,
+            Dot::Avx2 => 6,
+            Dot::Any => 4,
+        }
+    }
+
+    /// Panels of a tile.
+    fn panels(self) -> usize {
+        if self == Dot::Vnni512 { 4 } else { 1 }
+    }
+}
+
+/// What the rows are multiplied with, and what becomes of the sums.
+pub(crate) struct Job<'a> {
+    /// Panels of `steps` groups of four rows of [`NR`] weights.
+    pub(crate) b: *const i8,
+    /// Groups of four steps of `K`.
+    pub(crate) steps: usize,
+    /// Columns.
+    pub(crate) n: usize,
+    /// What becomes of the sums.
+    pub(crate) finish: Finish<'a>,
+}
+
+/// What becomes of sums.
+pub(crate) struct Finish<'a> {
+    /// `N` integers to add to the sums.
+    pub(crate) offset: *const i32,
+    /// `N` factors.
+    pub(crate) scale: *const f32,
+    /// Distance between rows of results.
+    pub(crate) stride: usize,
+    /// Row 0, column 0 of the results.
+    pub(crate) to: To<'a>,
+}
+
+/// Where results go.
+#[derive(Clone, Copy)]
+pub(crate) enum To<'a> {
+    /// Codes; the residual begins at `shift` of the one given.
+    Codes { y: *mut u8, requant: &'a Requant<'a>, shift: usize },
+    /// Floats; bias and residual are null where there is none.
+    Floats { y: *mut f32, bias: *const f32, residual: *const f32, epilogue: &'a Epilogue<'a> },
+}
+
+/// The columns of some panels of the rows of all tiles.
+///
+/// # Safety
+/// The pointers of the table lead to segments as long as it says, their positions are multiples of 4 and lead to weights that
+/// exist, everything in the job is as long as it says, nobody else is at those results, and the CPU has the instructions.
+pub(crate) unsafe fn block(dot: Dot, job: &Job<'_>, table: &Table<u8>, panels: Range<usize>) {
+    #[cfg(target_arch = "x86_64")]
+    if dot == Dot::Avx2 && job.steps <= x86::WIDE_STEPS && table.tiles().iter().map(|t| t.rows).sum::<usize>() > 4 {
+        // SAFETY: the caller's promise.
+        return unsafe { widened(job, table, panels) };
+    }
+    let mut sums = MaybeUninit::<Sums>::uninit();
+    let out = sums.as_mut_ptr().cast::<i32>();
+    let mut p = panels.start;
+    while p < panels.end {
+        let count = dot.panels().min(panels.end - p);
+        let (first, width) = (p * NR, (count * NR).min(job.n - p * NR));
+        for t in table.tiles() {
+            // SAFETY: the caller's promise; the buffer has room for 12 rows of 64, and is written before it is read.
+            unsafe {
+                let b = job.b.wrapping_add(p * job.steps * STEP);
+                match dot {
+                    #[cfg(target_arch = "x86_64")]
+                    Dot::Vnni512 => x86::vnni512(t, table, b, job.steps, count, out),
+                    #[cfg(target_arch = "x86_64")]
+                    Dot::Vnni256 => x86::vnni256(t, table, b, out),
+                    #[cfg(target_arch = "x86_64")]
+                    Dot::Avx2 => x86::avx2(t, table, b, out),
+                    _ => plain(t, table, b, out),
+                }
+                finish::on(dot.isa(), &job.finish, out, t.rows, t.row, first, width);
+            }
+        }
+        p += count;
+    }
+}
+
+/// [`block`] for `vpmaddwd` and more than a few rows: rows are widened to 16 bits once for all panels, and each panel once for
+/// all rows.
+///
+/// # Safety
+/// As [`block`]; the CPU has AVX2, and a panel is not longer than the memory for it.
+#[cfg(target_arch = "x86_64")]
+unsafe fn widened(job: &Job<'_>, table: &Table<u8>, panels: Range<usize>) {
+    let mut sums = MaybeUninit::<Sums>::uninit();
+    let out = sums.as_mut_ptr().cast::<i32>();
+    let mut wide = MaybeUninit::<x86::Wide>::uninit();
+    let (a, b) = x86::Wide::parts(&mut wide);
+    let mut tiles = table.tiles();
+    while !tiles.is_empty() {
+        // As many tiles as there is memory for.
+        let most = x86::ROW_ELEMENTS / (4 * job.steps.max(1));
+        let mut rows = 0;
+        let count = tiles
+            .iter()
+            .take_while(|t| {
+                rows += t.rows;
+                rows <= most
+            })
+            .count()
+            .max(1);
+        let (now, later) = tiles.split_at(count);
+        // SAFETY: the caller's promise; a tile has at most 6 rows, and there is memory for 6 of the longest.
+        unsafe {
+            let mut to = a;
+            for t in now {
+                x86::widen_rows(t, table, job.steps, to);
+                to = to.add(t.rows * job.steps * 4);
+            }
+            for p in panels.clone() {
+                x86::widen_panel(job.b.wrapping_add(p * job.steps * STEP), job.steps, b);
+                let mut from = a.cast_const();
+                for t in now {
+                    x86::wide_tile(t.rows, from, job.steps, b, out);
+                    from = from.add(t.rows * job.steps * 4);
+                    finish::on(Isa::Avx2, &job.finish, out, t.rows, t.row, p * NR, NR.min(job.n - p * NR));
+                }
+            }
+        }
+        tiles = later;
+    }
+}
+
+per_isa! {
+    pub(crate) finish = finished;
+    (f: &Finish<'_>, sums: *const i32, rows: usize, row: usize, column: usize, width: usize)
+}
+
+/// Makes results of `rows` rows of sums, the first of them row `row` from column `column` on.
+///
+/// # Safety
+/// As [`block`]; the sums are [`COLUMNS`] apart.
+#[inline(always)]
+unsafe fn finished<S: F32s>(f: &Finish<'_>, sums: *const i32, rows: usize, row: usize, column: usize, width: usize) {
+    let (offset, scale, stride) = (f.offset.wrapping_add(column), f.scale.wrapping_add(column), f.stride);
+    let at = row * stride + column;
+    // SAFETY: the caller's promise; each vector begins inside a row, and what is left is taken one by one.
+    unsafe {
+        match f.to {
+            To::Codes { y, requant, shift } => {
+                let y = y.add(at);
+                let c = requant.codes;
+                let limits = ((c.low - c.zero) as f32, (c.high - c.zero) as f32);
+                let mut j = 0;
+                while j + 2 * S::LANES <= width {
+                    codes::<S>(sums, offset, scale, limits, c.zero, rows, j, y, stride);
+                    j += 2 * S::LANES;
+                }
+                for j in j..width {
+                    for r in 0..rows {
+                        let v = f32::sum_i32(sums.add(r * COLUMNS + j), offset.add(j)).mul(*scale.add(j));
+                        let v = limits.1.min(limits.0.max(v)).nearest() as i32 + c.zero;
+                        *y.add(r * stride + j) = v as u8;
+                    }
+                }
+                if requant.table.is_none() && requant.add.is_none() {
+                    return;
+                }
+                for r in 0..rows {
+                    then::<S>(requant, y.add(r * stride), shift + at + r * stride, width);
+                }
+            }
+            To::Floats { y, bias, residual, epilogue: e } => {
+                let y = y.add(at);
+                let bias = if bias.is_null() { bias } else { bias.add(column) };
+                let residual = if residual.is_null() { residual } else { residual.add(at) };
+                let before = if e.after { std::ptr::null() } else { residual };
+                let mut j = 0;
+                while j + S::LANES <= width {
+                    floats::<S>(sums, offset, scale, bias, before, rows, j, y, stride);
+                    j += S::LANES;
+                }
+                for j in j..width {
+                    floats::<f32>(sums, offset, scale, bias, before, rows, j, y, stride);
+                }
+                let after = if e.after { residual } else { std::ptr::null() };
+                if e.activation != Activation::None || !after.is_null() {
+                    epilogue::rows::on(S::ISA, e.activation, y, width, rows, stride, after);
+                }
+            }
+        }
+    }
+}
+
+/// Two vectors of columns from `j` on, as codes.
+///
+/// # Safety
+/// As [`finished`].
+#[inline(always)]
+unsafe fn codes<S: F32s>(
+    sums: *const i32,
+    offset: *const i32,
+    scale: *const f32,
+    limits: (f32, f32),
+    zero: i32,
+    rows: usize,
+    j: usize,
+    y: *mut u8,
+    stride: usize,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (low, high) = (S::splat(limits.0), S::splat(limits.1));
+        let at = [j, j + S::LANES];
+        let scale = at.map(|j| S::load(scale.add(j)));
+        for r in 0..rows {
+            let mut v = scale;
+            for i in 0..2 {
+                v[i] = S::sum_i32(sums.add(r * COLUMNS + at[i]), offset.add(at[i])).mul(scale[i]);
+                v[i] = high.min(low.max(v[i]));
+            }
+            S::store_codes(v[0], v[1], zero, y.add(r * stride + j));
+        }
+    }
+}
+
+/// One vector of columns from `j` on, as floats.
+///
+/// # Safety
+/// As [`finished`].
+#[inline(always)]
+unsafe fn floats<S: F32s>(
+    sums: *const i32,
+    offset: *const i32,
+    scale: *const f32,
+    bias: *const f32,
+    residual: *const f32,
+    rows: usize,
+    j: usize,
+    y: *mut f32,
+    stride: usize,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let scale = S::load(scale.add(j));
+        let bias = if bias.is_null() { S::splat(0.0) } else { S::load(bias.add(j)) };
+        for r in 0..rows {
+            let mut v = S::sum_i32(sums.add(r * COLUMNS + j), offset.add(j)).mul(scale).add(bias);
+            if !residual.is_null() {
+                v = v.add(S::load(residual.add(r * stride + j)));
+            }
+            v.store(y.add(r * stride + j));
+        }
+    }
+}
+
+/// The table and the residual, on one row of codes; `at` is where it begins in the residual.
+///
+/// # Safety
+/// As [`finished`].
+#[inline(always)]
+unsafe fn then<S: F32s>(requant: &Requant<'_>, y: *mut u8, at: usize, width: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if let Some(table) = requant.table {
+            for j in 0..width {
+                *y.add(j) = table[usize::from(*y.add(j))];
+            }
+        }
+        if let Some(added) = &requant.add {
+            let with = added.residual.as_ptr().add(at);
+            let mut j = 0;
+            while j + S::LANES <= width {
+                add::<S>(added, y.add(j), with.add(j));
+                j += S::LANES;
+            }
+            while j < width {
+                add::<f32>(added, y.add(j), with.add(j));
+                j += 1;
+            }
+        }
+    }
+}
+
+/// `y = codes(left · y + fixed + right · with)`, as [`crate::quantize::of_u8::add`].
+///
+/// # Safety
+/// As [`finished`].
+#[inline(always)]
+unsafe fn add<S: F32s>(added: &Added<'_>, y: *mut u8, with: *const u8) {
+    let (f, c) = (&added.sum, added.sum.codes);
+    // SAFETY: the caller's promise.
+    unsafe {
+        let v = S::splat(f.left).mul(S::load_u8(y)).add(S::splat(f.fixed)).add(S::splat(f.right).mul(S::load_u8(with)));
+        let (low, high) = (S::splat((c.low - c.zero) as f32), S::splat((c.high - c.zero) as f32));
+        high.min(low.max(v)).nearest().add(S::splat(c.zero as f32)).store_u8(y);
+    }
+}
+
+/// Whole groups of four bytes of a segment, and how many bytes are left.
+#[inline(always)]
+fn groups(len: usize) -> (usize, usize) {
+    (len / 4, len % 4)
+}
+
+/// The last bytes of a row as a group.
+///
+/// # Safety
+/// `n` bytes exist.
+#[inline(always)]
+unsafe fn tail(row: *const u8, n: usize) -> i32 {
+    let mut four = [0u8; 4];
+    // SAFETY: the caller's promise.
+    unsafe { std::ptr::copy_nonoverlapping(row, four.as_mut_ptr(), n) };
+    i32::from_le_bytes(four)
+}
+
+/// One panel, any number of rows.
+///
+/// # Safety
+/// As [`block`].
+unsafe fn plain(t: &Tile, table: &Table<u8>, b: *const i8, out: *mut i32) {
+    let (pointers, positions) = table.of(t);
+    for r in 0..t.rows {
+        let mut acc = [0i32; NR];
+        for s in 0..t.segments {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let row = *pointers.add(s * t.rows + r);
+                let b = b.add(*positions.add(s) as usize * NR);
+                for k in 0..t.len {
+                    let a = i32::from(*row.add(k));
+                    let b = b.add(k / 4 * STEP + k % 4);
+                    for j in 0..NR {
+                        acc[j] += a * i32::from(*b.add(4 * j));
+                    }
+                }
+            }
+        }
+        // SAFETY: the buffer has the row.
+        unsafe { std::ptr::copy_nonoverlapping(acc.as_ptr(), out.add(r * COLUMNS), NR) };
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::*;
+
+    /// Groups of four steps of `K` that a widened panel holds.
+    pub(super) const WIDE_STEPS: usize = 1152;
+    /// Elements of widened rows: six of the longest, and many more of usual ones.
+    pub(super) const ROW_ELEMENTS: usize = 48 * 1024;
+
+    /// Widened rows and a widened panel.
+    #[repr(align(64))]
+    pub(super) struct Wide {
+        _panel: [i16; WIDE_STEPS * STEP],
+        _rows: [i16; ROW_ELEMENTS],
+    }
+
+    impl Wide {
+        /// Where rows and panel go.
+        pub(super) fn parts(wide: &mut MaybeUninit<Wide>) -> (*mut i16, *mut i16) {
+            let panel = wide.as_mut_ptr().cast::<i16>();
+            (panel.wrapping_add(WIDE_STEPS * STEP), panel)
+        }
+    }
+
+    /// A panel as 16 bits: of each group of four steps first the even ones of all columns, then the odd ones.
+    ///
+    /// # Safety
+    /// The panel exists, `wide` has room for it, and the CPU has AVX2.
+    #[target_feature(enable = "avx2")]
+    pub(super) unsafe fn widen_panel(b: *const i8, steps: usize, wide: *mut i16) {
+        for g in 0..steps {
+            for half in 0..2 {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    let bytes = _mm256_loadu_si256(b.add(g * STEP + 32 * half).cast());
+                    let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(bytes));
+                    _mm256_storeu_si256(wide.add(g * STEP + 16 * half).cast(), even);
+                    _mm256_storeu_si256(wide.add(g * STEP + 32 + 16 * half).cast(), _mm256_srai_epi16::<8>(bytes));
+                }
+            }
+        }
+    }
+
+    /// The rows of a tile as 16 bits, `4 · steps` elements apart: of each group of four steps the even ones, then the odd
+    /// ones; 0 where there is no segment.
+    ///
+    /// # Safety
+    /// As [`block`]; `to` has room for the rows.
+    #[target_feature(enable = "avx2")]
+    pub(super) unsafe fn widen_rows(t: &Tile, table: &Table<u8>, steps: usize, to: *mut i16) {
+        let (pointers, positions) = table.of(t);
+        // SAFETY: the caller's promise.
+        unsafe {
+            if t.segments * t.len != 4 * steps {
+                to.write_bytes(0, t.rows * 4 * steps);
+            }
+            let mask = _mm_set1_epi16(255);
+            for s in 0..t.segments {
+                let first = *positions.add(s) as usize;
+                for r in 0..t.rows {
+                    let from = *pointers.add(s * t.rows + r);
+                    let to = to.add(r * 4 * steps + first);
+                    let mut i = 0;
+                    while i + 16 <= t.len {
+                        let bytes = _mm_loadu_si128(from.add(i).cast());
+                        let (even, odd) = (_mm_and_si128(bytes, mask), _mm_srli_epi16::<8>(bytes));
+                        _mm_storeu_si128(to.add(i).cast(), _mm_unpacklo_epi32(even, odd));
+                        _mm_storeu_si128(to.add(i + 8).cast(), _mm_unpackhi_epi32(even, odd));
+                        i += 16;
+                    }
+                    while i < t.len {
+                        let n = (t.len - i).min(4);
+                        let four =
+                            if n == 4 { from.add(i).cast::<i32>().read_unaligned() } else { tail(from.add(i), n) };
+                        let four = u64::from(four as u32);
+                        let both = four & 0x00ff_00ff | (four >> 8 & 0x00ff_00ff) << 32;
+                        to.add(i).cast::<u64>().write_unaligned(both);
+                        i += 4;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Widened rows by a widened panel.
+    ///
+    /// # Safety
+    /// `rows` rows of `4 · steps` elements exist, as many rows of the panel, and room for the sums; the CPU has AVX2.
+    #[target_feature(enable = "avx2")]
+    pub(super) unsafe fn wide_tile(rows: usize, a: *const i16, steps: usize, b: *const i16, out: *mut i32) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match rows {
+                1 => wide_rows::<1>(a, steps, b, out),
+                2 => wide_rows::<2>(a, steps, b, out),
+                3 => wide_rows::<3>(a, steps, b, out),
+                4 => wide_rows::<4>(a, steps, b, out),
+                5 => wide_rows::<5>(a, steps, b, out),
+                _ => wide_rows::<6>(a, steps, b, out),
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`wide_tile`].
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn wide_rows<const R: usize>(a: *const i16, steps: usize, b: *const i16, out: *mut i32) {
+        let mut acc = [[_mm256_setzero_si256(); 2]; R];
+        // SAFETY: the caller's promise; loads and stores need no alignment.
+        unsafe {
+            // Two bases, so that two multiples of the stride are all the addresses need.
+            let bases = [a, a.wrapping_add(3 * 4 * steps)];
+            for g in 0..steps {
+                for half in 0..2 {
+                    let w = b.add(g * STEP + 32 * half);
+                    let w = [_mm256_loadu_si256(w.cast()), _mm256_loadu_si256(w.add(16).cast())];
+                    for r in 0..R {
+                        let at = bases[r / 3].wrapping_add(r % 3 * 4 * steps + 4 * g + 2 * half);
+                        let a = _mm256_set1_epi32(at.cast::<i32>().read_unaligned());
+                        for i in 0..2 {
+                            acc[r][i] = _mm256_add_epi32(acc[r][i], _mm256_madd_epi16(a, w[i]));
+                        }
+                    }
+                }
+            }
+            for r in 0..R {
+                for i in 0..2 {
+                    _mm256_storeu_si256(out.add(r * COLUMNS + 8 * i).cast(), acc[r][i]);
+                }
+            }
+        }
+    }
+
+    /// One panel.
+    ///
+    /// # Safety
+    /// As [`block`].
+    #[target_feature(enable = "avx2")]
+    pub(super) unsafe fn avx2(t: &Tile, table: &Table<u8>, b: *const i8, out: *mut i32) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut r = 0;
+            while r + 2 <= t.rows {
+                avx2_tile::<2>(t, r, table, b, out);
+                r += 2;
+            }
+            if r < t.rows {
+                avx2_tile::<1>(t, r, table, b, out);
+            }
+        }
+    }
+
+    /// `R` rows of the tile, from `first` on.
+    ///
+    /// # Safety
+    /// As [`block`]; the tile has the rows.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn avx2_tile<const R: usize>(t: &Tile, first: usize, table: &Table<u8>, b: *const i8, out: *mut i32) {
+        let (pointers, positions) = table.of(t);
+        // Four columns a vector, each as the sums of steps 0 and 1 and of steps 2 and 3.
+        let mut acc = [[_mm256_setzero_si256(); 4]; R];
+        // SAFETY: the caller's promise; loads and stores need no alignment.
+        unsafe {
+            for s in 0..t.segments {
+                let rows: [*const u8; R] = std::array::from_fn(|r| *pointers.add(s * t.rows + first + r));
+                let b = b.add(*positions.add(s) as usize * NR);
+                let (whole, rest) = groups(t.len);
+                macro_rules! group {
+                    ($g:expr, $read:expr) => {
+                        let mut a = [_mm256_setzero_si256(); R];
+                        for r in 0..R {
+                            a[r] = _mm256_cvtepu8_epi16(_mm_set1_epi32($read(rows[r].add(4 * $g))));
+                        }
+                        for i in 0..4 {
+                            let w = _mm256_cvtepi8_epi16(_mm_loadu_si128(b.add($g * STEP + 16 * i).cast()));
+                            for r in 0..R {
+                                acc[r][i] = _mm256_add_epi32(acc[r][i], _mm256_madd_epi16(a[r], w));
+                            }
+                        }
+                    };
+                }
+                for g in 0..whole {
+                    group!(g, |p: *const u8| p.cast::<i32>().read_unaligned());
+                }
+                if rest > 0 {
+                    group!(whole, |p: *const u8| tail(p, rest));
+                }
+            }
+            for r in 0..R {
+                for i in 0..2 {
+                    let pairs = _mm256_hadd_epi32(acc[r][2 * i], acc[r][2 * i + 1]);
+                    let eight = _mm256_permute4x64_epi64::<0b11_01_10_00>(pairs);
+                    _mm256_storeu_si256(out.add((first + r) * COLUMNS + 8 * i).cast(), eight);
+                }
+            }
+        }
+    }
+
+    /// One panel.
+    ///
+    /// # Safety
+    /// As [`block`].
+    #[target_feature(enable = "avx2,avxvnni")]
+    pub(super) unsafe fn vnni256(t: &Tile, table: &Table<u8>, b: *const i8, out: *mut i32) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match t.rows {
+                1 => vnni256_tile::<1>(t, table, b, out),
+                2 => vnni256_tile::<2>(t, table, b, out),
+                3 => vnni256_tile::<3>(t, table, b, out),
+                4 => vnni256_tile::<4>(t, table, b, out),
+                5 => vnni256_tile::<5>(t, table, b, out),
+                _ => vnni256_tile::<6>(t, table, b, out),
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`block`]; the tile has `R` rows.
+    #[inline]
+    #[target_feature(enable = "avx2,avxvnni")]
+    unsafe fn vnni256_tile<const R: usize>(t: &Tile, table: &Table<u8>, b: *const i8, out: *mut i32) {
+        let (pointers, positions) = table.of(t);
+        let mut acc = [[_mm256_setzero_si256(); 2]; R];
+        // SAFETY: the caller's promise; loads and stores need no alignment.
+        unsafe {
+            for s in 0..t.segments {
+                let rows: [*const u8; R] = std::array::from_fn(|r| *pointers.add(s * R + r));
+                let b = b.add(*positions.add(s) as usize * NR);
+                let (whole, rest) = groups(t.len);
+                macro_rules! group {
+                    ($g:expr, $read:expr) => {
+                        let w = [
+                            _mm256_loadu_si256(b.add($g * STEP).cast()),
+                            _mm256_loadu_si256(b.add($g * STEP + 32).cast()),
+                        ];
+                        for r in 0..R {
+                            let a = _mm256_set1_epi32($read(rows[r].add(4 * $g)));
+                            for i in 0..2 {
+                                acc[r][i] = _mm256_dpbusd_avx_epi32(acc[r][i], a, w[i]);
+                            }
+                        }
+                    };
+                }
+                for g in 0..whole {
+                    group!(g, |p: *const u8| p.cast::<i32>().read_unaligned());
+                }
+                if rest > 0 {
+                    group!(whole, |p: *const u8| tail(p, rest));
+                }
+            }
+            for r in 0..R {
+                for i in 0..2 {
+                    _mm256_storeu_si256(out.add(r * COLUMNS + 8 * i).cast(), acc[r][i]);
+                }
+            }
+        }
+    }
+
+    /// `count` panels, at most 4, and at most 6 rows when there are more than 2.
+    ///
+    /// # Safety
+    /// As [`block`].
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    pub(super) unsafe fn vnni512(t: &Tile, table: &Table<u8>, b: *const i8, steps: usize, count: usize, out: *mut i32) {
+        macro_rules! by_height {
+            ($($r:literal)*; $($s:literal)*) => {
+                match (t.rows, count) {
+                    // SAFETY: the caller's promise.
+                    $(($r, 4) => unsafe { vnni512_tile::<$r, 4>(t, table, b, steps, out) },
+                    ($r, 3) => unsafe { vnni512_tile::<$r, 3>(t, table, b, steps, out) },)*
+                    // SAFETY: the caller's promise.
+                    $(($s, 2) => unsafe { vnni512_tile::<$s, 2>(t, table, b, steps, out) },
+                    ($s, 1) => unsafe { vnni512_tile::<$s, 1>(t, table, b, steps, out) },)*
+                    _ => {
+                        // Tall tiles before wide panels: two at a time.
+                        // SAFETY: the caller's promise.
+                        unsafe {
+                            vnni512(t, table, b, steps, 2, out);
+                            vnni512(t, table, b.add(2 * steps * STEP), steps, count - 2, out.add(2 * NR));
+                        }
+                    }
+                }
+            };
+        }
+        by_height!(1 2 3 4 5 6; 1 2 3 4 5 6 7 8 9 10 11 12);
+    }
+
+    /// # Safety
+    /// As [`block`]; the tile has `R` rows, and there are `P` panels.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    unsafe fn vnni512_tile<const R: usize, const P: usize>(
+        t: &Tile,
+        table: &Table<u8>,
+        b: *const i8,
+        steps: usize,
+        out: *mut i32,
+    ) {
+        let (pointers, positions) = table.of(t);
+        let mut acc = [[_mm512_setzero_si512(); P]; R];
+        // SAFETY: the caller's promise; loads and stores need no alignment.
+        unsafe {
+            for s in 0..t.segments {
+                let rows: [*const u8; R] = std::array::from_fn(|r| *pointers.add(s * R + r));
+                let b = b.add(*positions.add(s) as usize * NR);
+                let (whole, rest) = groups(t.len);
+                macro_rules! group {
+                    ($g:expr, $read:expr) => {
+                        let mut w = [_mm512_setzero_si512(); P];
+                        for i in 0..P {
+                            w[i] = _mm512_loadu_si512(b.add((i * steps + $g) * STEP).cast());
+                        }
+                        for r in 0..R {
+                            let a = _mm512_set1_epi32($read(rows[r].add(4 * $g)));
+                            for i in 0..P {
+                                acc[r][i] = _mm512_dpbusd_epi32(acc[r][i], a, w[i]);
+                            }
+                        }
+                    };
+                }
+                for g in 0..whole {
+                    group!(g, |p: *const u8| p.cast::<i32>().read_unaligned());
+                }
+                if rest > 0 {
+                    group!(whole, |p: *const u8| tail(p, rest));
+                }
+            }
+            // Written out row by row: a loop over twelve rows is not unrolled, and the accumulators would live in memory.
+            macro_rules! rows {
+                ($($r:literal)*) => {
+                    $(if $r < R {
+                        for i in 0..P {
+                            _mm512_storeu_si512(out.add($r * COLUMNS + i * NR).cast(), acc[$r % R][i]);
+                        }
+                    })*
+                };
+            }
+            rows!(0 1 2 3 4 5 6 7 8 9 10 11);
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! Where the rows of a convolution lie when channels are innermost, as a [`Table`] for a matrix product.
+
+use std::mem::MaybeUninit;
+
+use crate::conv::Window;
+use crate::tile::{POINTERS, Table, heights};
+
+/// Most channels of a group: what a row of padding is long.
+pub(crate) const CHANNELS: usize = 8192;
+/// Most kernel positions.
+pub(crate) const TAPS: usize = 2048;
+/// Elements of rows that are copied together because their segments would be short.
+const COPIED: usize = 12 * 1024;
+/// Segments shorter than this are copied together at the border of the image.
+const SHORT: usize = 16;
+
+/// Memory of one thread that a block of rows may point to.
+pub(crate) struct Scratch<T> {
+    pub(crate) table: Table<T>,
+    pad: [MaybeUninit<T>; CHANNELS],
+    copied: [MaybeUninit<T>; COPIED],
+    used: usize,
+}
+
+impl<T: Copy> Scratch<T> {
+    /// Memory on the caller's stack made usable, with `channels` elements of padding of that value.
+    #[inline(always)]
+    pub(crate) fn of(memory: &mut MaybeUninit<Scratch<T>>, channels: usize, value: T) -> &mut Scratch<T> {
+        // SAFETY: all that is not written here may be uninitialised: its type says so.
+        let scratch = unsafe {
+            let at = memory.as_mut_ptr();
+            (&raw mut (*at).used).write(0);
+            Table::start(&raw mut (*at).table);
+            &mut *at
+        };
+        scratch.pad[..channels].iter_mut().for_each(|p| {
+            p.write(value);
+        });
+        scratch
+    }
+}
+
+/// How one group of a convolution reads an image with channels innermost.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Geometry {
+    window: Window,
+    /// Elements from pixel to pixel.
+    pixel: usize,
+    /// Channels of a group.
+    channels: usize,
+    /// Segments are a multiple of this, or are copied; rows of copies are filled up to a multiple of it.
+    unit: usize,
+    /// A segment that is padding for all rows of a tile is left out.
+    skip: bool,
+}
+
+impl Geometry {
+    pub(crate) fn new(window: &Window, pixel: usize, channels: usize, unit: usize, skip: bool) -> Geometry {
+        let mut w = *window;
+        // A window that has no width slides along its height: there, neighbours in the kernel are neighbours in memory.
+        if w.input[2] == 1 && w.kernel[2] == 1 && w.output[2] == 1 && w.pad[2] == 0 {
+            for axis in [&mut w.input, &mut w.kernel, &mut w.output, &mut w.stride, &mut w.dilation] {
+                axis.swap(1, 2);
+            }
+            w.pad.swap(1, 2);
+        }
+        Geometry { window: w, pixel, channels, unit, skip }
+    }
+
+    /// Elements of a row of the left matrix.
+    pub(crate) fn k(&self) -> usize {
+        self.window.taps() * self.channels
+    }
+
+    /// Fills the table with tiles of rows from `first` on, at most `count` rows; returns how many.
+    ///
+    /// # Safety
+    /// `x` leads to the first channel of the group in the first pixel of images enough for `first + count` output positions.
+    #[inline(always)]
+    pub(crate) unsafe fn rows<T: Copy>(
+        &self,
+        x: *const T,
+        first: usize,
+        count: usize,
+        most: usize,
+        scratch: &mut Scratch<T>,
+    ) -> usize {
+        let g = &self.window;
+        let [_, height, width] = g.input;
+        let taps = g.taps();
+        // Neighbouring kernel positions that are neighbours in memory.
+        let run = if g.dilation[2] == 1 && self.pixel == self.channels { g.kernel[2] } else { 1 };
+        let whole = (run * self.channels).is_multiple_of(self.unit);
+        scratch.table.clear();
+        scratch.used = 0;
+        let mut at = Position::new(g, first);
+        let mut done = 0;
+        let copied = !self.channels.is_multiple_of(self.unit);
+        let few = if copied { COPIED / self.k().next_multiple_of(self.unit) } else { POINTERS / taps };
+        let few = few.clamp(1, most);
+        for (row, rows) in heights(count, few) {
+            if !scratch.table.has_room(taps, rows) {
+                break;
+            }
+            let mut origins = [Origin { at: [0; 3], x }; 16];
+            let mut inside = true;
+            for o in &mut origins[..rows] {
+                *o = at.origin(self, x);
+                inside &= (0..3).all(|a| {
+                    let last = o.at[a] + ((g.kernel[a] - 1) * g.dilation[a]) as isize;
+                    o.at[a] >= 0 && last < g.input[a] as isize
+                });
+                at.next(g);
+            }
+            let origins = &origins[..rows];
+            if inside && whole {
+                scratch.table.push(first + row, rows, run * self.channels);
+                for d in 0..g.kernel[0] {
+                    for h in 0..g.kernel[1] {
+                        for v in (0..g.kernel[2]).step_by(run) {
+                            let tap = (d * g.kernel[1] + h) * g.kernel[2] + v;
+                            let [d, h, v] = [d * g.dilation[0], h * g.dilation[1], v * g.dilation[2]];
+                            let offset = ((d * height + h) * width + v) * self.pixel;
+                            scratch.table.segment(tap * self.channels, |r| origins[r].x.wrapping_add(offset));
+                        }
+                    }
+                }
+            } else if copied || self.channels < SHORT && self.fits(rows) {
+                let len = self.k().next_multiple_of(self.unit);
+                if scratch.used + rows * len > COPIED {
+                    break;
+                }
+                // SAFETY: the caller's promise.
+                unsafe { self.copy(origins, len, scratch) };
+                let copied = scratch.copied[scratch.used..].as_ptr().cast::<T>();
+                scratch.used += rows * len;
+                scratch.table.push(first + row, rows, len);
+                scratch.table.segment(0, |r| copied.wrapping_add(r * len));
+            } else {
+                scratch.table.push(first + row, rows, self.channels);
+                let pad = scratch.pad.as_ptr().cast::<T>();
+                for tap in 0..taps {
+                    let [_, kh, kw] = g.kernel;
+                    let k = [tap / kw / kh * g.dilation[0], tap / kw % kh * g.dilation[1], tap % kw * g.dilation[2]];
+                    let meets = |o: &Origin<T>| {
+                        (0..3).all(|a| {
+                            let i = o.at[a] + k[a] as isize;
+                            i >= 0 && i < g.input[a] as isize
+                        })
+                    };
+                    if self.skip && !origins.iter().any(meets) {
+                        continue;
+                    }
+                    let offset = ((k[0] * height + k[1]) * width + k[2]) * self.pixel;
+                    scratch.table.segment(tap * self.channels, |r| {
+                        if meets(&origins[r]) { origins[r].x.wrapping_add(offset) } else { pad }
+                    });
+                }
+            }
+            done = row + rows;
+        }
+        done
+    }
+
+    /// Whether rows can be copied at all.
+    fn fits(&self, rows: usize) -> bool {
+        rows * self.k().next_multiple_of(self.unit) <= COPIED
+    }
+
+    /// Copies rows into the scratch, padding and all.
+    ///
+    /// # Safety
+    /// As [`Geometry::rows`]; the copies fit.
+    unsafe fn copy<T: Copy>(&self, origins: &[Origin<T>], len: usize, scratch: &mut Scratch<T>) {
+        let g = &self.window;
+        let [_, height, width] = g.input;
+        let c = self.channels;
+        let pad = scratch.pad[0];
+        let together = g.dilation[2] == 1 && self.pixel == c;
+        for (r, o) in origins.iter().enumerate() {
+            let to = &mut scratch.copied[scratch.used + r * len..][..len];
+            let mut at = 0;
+            let whole = (0..3).all(|a| {
+                let last = o.at[a] + ((g.kernel[a] - 1) * g.dilation[a]) as isize;
+                o.at[a] >= 0 && last < g.input[a] as isize
+            });
+            if whole && together {
+                let n = g.kernel[2] * c;
+                for d in 0..g.kernel[0] {
+                    for h in 0..g.kernel[1] {
+                        let row = (d * g.dilation[0] * height + h * g.dilation[1]) * width * self.pixel;
+                        // SAFETY: all positions meet the input, and the copy has room for them.
+                        unsafe { copy_few(o.x.wrapping_add(row), to.as_mut_ptr().add(at).cast(), n) };
+                        at += n;
+                    }
+                }
+                to[at..].fill(pad);
+                continue;
+            }
+            for d in 0..g.kernel[0] {
+                for h in 0..g.kernel[1] {
+                    let [d, h] = [d * g.dilation[0], h * g.dilation[1]];
+                    let (y, z) = (o.at[0] + d as isize, o.at[1] + h as isize);
+                    let there = y >= 0 && y < g.input[0] as isize && z >= 0 && z < height as isize;
+                    let to = &mut to[at..at + g.kernel[2] * c];
+                    at += to.len();
+                    // Kernel positions of the row that meet the input: `low..high`.
+                    let step = g.dilation[2] as isize;
+                    let clip = |v: isize| v.clamp(0, g.kernel[2] as isize) as usize;
+                    let low = clip((step - 1 - o.at[2]).max(0) / step);
+                    let high = clip((width as isize - o.at[2] + step - 1).max(0) / step);
+                    if !there || low >= high {
+                        to.fill(pad);
+                        continue;
+                    }
+                    to[..low * c].fill(pad);
+                    to[high * c..].fill(pad);
+                    let row = o.x.wrapping_add((d * height + h) * width * self.pixel);
+                    // SAFETY: these positions meet the input, `c` channels each.
+                    unsafe {
+                        if together {
+                            let from = row.wrapping_offset(low as isize * c as isize).cast();
+                            std::ptr::copy_nonoverlapping(from, to[low * c..].as_mut_ptr(), (high - low) * c);
+                        } else {
+                            for v in low..high {
+                                let from = row.wrapping_add(v * g.dilation[2] * self.pixel);
+                                for i in 0..c {
+                                    to[v * c + i].write(*from.wrapping_add(i));
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+            to[at..].fill(pad);
+        }
+    }
+}
+
+/// Copies `n` elements, few, without calling for it.
+///
+/// # Safety
+/// They exist on both sides, and do not overlap.
+#[inline(always)]
+unsafe fn copy_few<T: Copy>(from: *const T, to: *mut T, n: usize) {
+    let (from, to, bytes) = (from.cast::<u8>(), to.cast::<u8>(), n * size_of::<T>());
+    // SAFETY: the caller's promise; the last word may overlap the one before it.
+    unsafe {
+        if bytes >= 8 {
+            let mut i = 0;
+            while i + 8 <= bytes {
+                to.add(i).cast::<u64>().write_unaligned(from.add(i).cast::<u64>().read_unaligned());
+                i += 8;
+            }
+            let last = bytes - 8;
+            to.add(last).cast::<u64>().write_unaligned(from.add(last).cast::<u64>().read_unaligned());
+        } else {
+            for i in 0..bytes {
+                *to.add(i) = *from.add(i);
+            }
+        }
+    }
+}
+
+/// The first kernel position of an output position, which may lie before the image.
+#[derive(Clone, Copy)]
+struct Origin<T> {
+    at: [isize; 3],
+    x: *const T,
+}
+
+/// An output position, counted along.
+#[derive(Clone, Copy)]
+struct Position {
+    image: usize,
+    at: [usize; 3],
+}
+
+impl Position {
+    fn new(g: &Window, p: usize) -> Position {
+        let [depth, height, width] = g.output;
+        let at = [p / width / height % depth.max(1), p / width % height.max(1), p % width.max(1)];
+        Position { image: p / g.positions().max(1), at }
+    }
+
+    #[inline(always)]
+    fn origin<T>(&self, geometry: &Geometry, x: *const T) -> Origin<T> {
+        let g = &geometry.window;
+        let at: [isize; 3] = std::array::from_fn(|a| (self.at[a] * g.stride[a]) as isize - g.pad[a]);
+        let row = (self.image * g.input[0]) as isize + at[0];
+        let pixel = (row * g.input[1] as isize + at[1]) * g.input[2] as isize + at[2];
+        Origin { at, x: x.wrapping_offset(pixel * geometry.pixel as isize) }
+    }
+
+    #[inline(always)]
+    fn next(&mut self, g: &Window) {
+        for a in [2, 1, 0] {
+            self.at[a] += 1;
+            if self.at[a] < g.output[a] {
+                return;
+            }
+            self.at[a] = 0;
+        }
+        self.image += 1;
+    }
+}

@@ -1,0 +1,155 @@
+//! Convolution with channels last, ending in a sum and an activation.
+use hone_kernels::conv::Window;
+use hone_kernels::epilogue::{Activation, Epilogue};
+use hone_kernels::gemm::{self, Packed};
+use hone_kernels::nhwc;
+
+use super::{Conv, FUSED_CONV, activation};
+use crate::ops::internal::{DOMAIN, first, reference_last, shape_last};
+use crate::ops::{Attrs, OpDef, OpError};
+use crate::plan::{Io, Kernel, Lowered, Lowering, Weight};
+use crate::tensor::{DType, Data};
+
+/// `activation(Conv(X, W, B) + Z)` with `X`, `Z` and the result channels last; `W` as in the file.
+pub(crate) static CONV: OpDef = OpDef::new(
+    "ConvLast",
+    "convolution with channels last, an optional sum with Z, and an activation",
+    |attrs, inputs| shape_last(&FUSED_CONV, attrs, inputs, &[3]),
+    |attrs, inputs| reference_last(&FUSED_CONV, attrs, inputs, &[3]),
+)
+.domain(DOMAIN)
+.kernel(lower);
+
+/// Whether a convolution of `x: [N, C, …]` with constant weights of that shape has a kernel here.
+pub(crate) fn takes(attrs: &Attrs, x: &[usize], w: &[usize]) -> bool {
+    Conv::of(attrs, x, w, None).is_ok_and(|c| window(&c).is_some())
+}
+
+fn window(c: &Conv) -> Option<Window> {
+    c.geometry.window().filter(|w| nhwc::supports(w, c.c * c.groups, c.groups))
+}
+
+fn lower(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
+    let floats = [0, 2, 3].into_iter().all(|i| !l.has(i) || l.dtype(i) == Some(DType::F32));
+    let Some(weight) = l.weight(1).filter(|_| floats) else { return Ok(None) };
+    let conv = Conv::of(l.attrs, &first(l.shape(0)?), l.shape(1)?, if l.has(2) { Some(l.shape(2)?) } else { None })?;
+    let Some(window) = window(&conv) else { return Ok(None) };
+    let Some(weights) = Weights::of(&conv, window.taps(), &weight)? else { return Ok(None) };
+    let mut reads = vec![0];
+    let mut read = |i: usize| {
+        l.has(i).then(|| {
+            reads.push(i);
+            reads.len() - 1
+        })
+    };
+    let (bias, residual) = (read(2), read(3));
+    let bytes = weights.bytes();
+    let kernel = Last { conv, window, weights, bias, residual, activation: activation(l.attrs)? };
+    Ok(Some(Lowered::new(kernel, reads).with_weights(bytes)))
+}
+
+/// Weights as the kernels read them.
+enum Weights {
+    /// `[taps, C]`.
+    Depthwise(Vec<f32>),
+    F32(Vec<f32>),
+    Q8 {
+        q: Vec<i8>,
+        scale: Vec<f32>,
+    },
+}
+
+impl Weights {
+    /// `None` for scales that run along another axis than the channels out.
+    fn of(c: &Conv, taps: usize, weight: &Weight) -> Result<Option<Weights>, OpError> {
+        let per = c.o / c.groups;
+        // Row `o` has the channels of a group innermost; in the file the kernel positions are.
+        let at = |o: usize, k: usize| (o * c.c + k % c.c) * taps + k / c.c;
+        Ok(Some(match weight {
+            Weight::F32(w) => {
+                let w = w.as_f32()?;
+                if depthwise(c) {
+                    Weights::Depthwise((0..taps * c.o).map(|i| w[i % c.o * taps + i / c.o]).collect())
+                } else {
+                    Weights::F32(packed(c, per, taps, |o, k| w[at(o, k)]))
+                }
+            }
+            Weight::Q8 { q, scale, axis } => {
+                let Data::I8(w) = q.data() else { return Ok(None) };
+                let scale = match scale.len() {
+                    1 => vec![scale[0]; c.o],
+                    n if n == c.o && *axis == 0 => scale.clone(),
+                    _ => return Ok(None),
+                };
+                if depthwise(c) {
+                    // Few enough to be expanded.
+                    let of = |i: usize| f32::from(w[i % c.o * taps + i / c.o]) * scale[i % c.o];
+                    Weights::Depthwise((0..taps * c.o).map(of).collect())
+                } else {
+                    Weights::Q8 { q: packed(c, per, taps, |o, k| w[at(o, k)]), scale }
+                }
+            }
+        }))
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Weights::Depthwise(w) | Weights::F32(w) => w.len() * 4,
+            Weights::Q8 { q, scale } => q.len() + scale.len() * 4,
+        }
+    }
+}
+
+fn depthwise(c: &Conv) -> bool {
+    c.c == 1 && c.groups > 1 && c.o == c.groups
+}
+
+/// The matrices of all groups, one after the other.
+fn packed<T: Copy + Default>(c: &Conv, per: usize, taps: usize, w: impl Fn(usize, usize) -> T) -> Vec<T> {
+    let k = c.c * taps;
+    let len = gemm::packed_len(per, k);
+    let mut out = vec![T::default(); c.groups * len];
+    for (g, out) in out.chunks_mut(len.max(1)).enumerate() {
+        gemm::pack(per, k, |j, kk| w(g * per + j, kk), out);
+    }
+    out
+}
+
+struct Last {
+    conv: Conv,
+    window: Window,
+    weights: Weights,
+    bias: Option<usize>,
+    residual: Option<usize>,
+    activation: Activation,
+}
+
+impl Kernel for Last {
+    fn name(&self) -> &'static str {
+        match self.weights {
+            Weights::Depthwise(_) => "conv-last-depthwise-f32",
+            Weights::F32(_) => "conv-last-f32",
+            Weights::Q8 { .. } => "conv-last-f32w8",
+        }
+    }
+
+    fn run(&self, io: &mut Io<'_>) {
+        let pool = io.pool;
+        let (reads, writes) = io.split();
+        let Last { conv: c, window, .. } = self;
+        let (window, batch, x) = (*window, c.n, reads.f32(0));
+        let bias = self.bias.map(|i| reads.f32(i));
+        let residual = self.residual.map(|i| reads.f32(i));
+        let epilogue = Epilogue { residual, after: false, activation: self.activation };
+        let w = match &self.weights {
+            Weights::Depthwise(w) => {
+                let d = nhwc::Depthwise { window, batch, channels: c.o, x, w, bias, epilogue };
+                return nhwc::depthwise(pool, &d, writes.f32(0));
+            }
+            Weights::F32(w) => Packed::F32(w),
+            Weights::Q8 { q, scale } => Packed::I8 { q, scale },
+        };
+        let (channels, outputs, groups) = (c.c * c.groups, c.o, c.groups);
+        nhwc::conv(pool, &nhwc::Conv { window, batch, channels, outputs, groups, x, w, bias, epilogue }, writes.f32(0));
+    }
+}
