@@ -232,7 +232,9 @@ fn confidence_follows_confirmed_presses_and_what_is_not_sure_enough_is_held_back
     // Where a person means other digits by the same strokes, the model is far surer than it is right.
     let (dir, data) = (tempfile::tempdir().unwrap(), world("left-handed"));
     let mut app = open(dir.path(), Settings::default());
-    data.split("stream").take(30).for_each(|row| drop(thumb(&mut app, row, true)));
+    for row in data.split("stream").take(30) {
+        thumb(&mut app, row, true);
+    }
     assert!(app.temperature().t > 1.5, "{:?}", app.temperature());
 }
 
@@ -281,7 +283,9 @@ fn a_log_that_explored_says_how_good_heads_are_and_one_that_did_not_is_refused()
         hone().args(args).args(more).output().unwrap()
     };
     let mut app = open(&certain, Settings::default());
-    data.split("stream").take(10).for_each(|row| drop(thumb(&mut app, row, false)));
+    for row in data.split("stream").take(10) {
+        thumb(&mut app, row, false);
+    }
     drop(app);
     fails(&estimate(&certain, &["--compare", "factory", "factory"]), 7, &["--display explore", "no estimate is made"]);
     fails(&estimate(&certain, &[]), 1, &["came later"]);
