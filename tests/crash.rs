@@ -27,6 +27,9 @@ fn a_hundred_kills_of_a_running_loop_lose_nothing_and_tear_nothing() {
     let pad =
         Emulator::start(EmulatorConfig { link: Some(link.clone()), virtual_time: true, ..EmulatorConfig::default() })
             .unwrap();
+    // Its fingers are quicker than a person's.
+    let config = dir.path().join("hone.toml");
+    std::fs::write(&config, "[feedback]\napart_ms = 0\nper_minute = 10000\n").unwrap();
     let frames = dir.path().join("frames");
     std::fs::create_dir(&frames).unwrap();
     for i in 0..40 {
@@ -45,6 +48,8 @@ fn a_hundred_kills_of_a_running_loop_lose_nothing_and_tear_nothing() {
             .arg(state.root())
             .arg("--pad")
             .arg(&link)
+            .arg("--config")
+            .arg(&config)
             .args(["--allow-unpaired", "--hold", "0", "--jsonl", "--camera"])
             .arg(format!("fps=60,repeat=yes,file:{}", frames.display()))
             .stdout(Stdio::null())
@@ -84,6 +89,8 @@ fn a_hundred_kills_of_a_running_loop_lose_nothing_and_tear_nothing() {
         .arg(state.root())
         .arg("--pad")
         .arg(&link)
+        .arg("--config")
+        .arg(&config)
         .args(["--allow-unpaired", "--camera"])
         .arg(format!("fps=5,repeat=yes,file:{}", frames.display()))
         .stdout(Stdio::null())

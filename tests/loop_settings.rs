@@ -30,14 +30,19 @@ fn world(name: &str) -> Dataset {
 
 /// Shows what the settings show and says of it what is true; whether the most probable answer is right.
 fn thumb(app: &mut App, row: &Row, confirmed: bool) -> bool {
+    let (press, right) = judged(app, row, confirmed);
+    app.press(&press).unwrap();
+    right
+}
+
+/// As [`thumb`], the press not yet made.
+fn judged(app: &mut App, row: &Row, confirmed: bool) -> (Press, bool) {
     let answer = app.answer(&row.sample()).unwrap();
     let right = app.classes().name(answer.class) == row.label;
     let answer = app.explore(answer);
     let id = app.show(&answer).unwrap();
     let up = app.classes().name(answer.class) == row.label;
-    let press = Press { confirmed, ..Press::new(Some(id), PressKind::Thumb { up }, Source::Stdin) };
-    app.press(&press).unwrap();
-    right
+    (Press { confirmed, ..Press::new(Some(id), PressKind::Thumb { up }, Source::Stdin) }, right)
 }
 
 fn correct(app: &mut App, row: &Row) {
@@ -290,14 +295,15 @@ fn a_log_that_explored_says_how_good_heads_are_and_one_that_did_not_is_refused()
     fails(&estimate(&certain, &["--compare", "factory", "factory"]), 7, &["--display explore", "no estimate is made"]);
     fails(&estimate(&certain, &[]), 1, &["came later"]);
 
-    // The gate never publishes, so that the whole log is about the shipped head and one that is trained elsewhere is judged.
-    let settings =
-        Settings { display: Display::Explore, gate: Mode::Superiority, seed: Some(5), ..Settings::default() };
+    // Nothing is learned on the way, which would take most of the time: the whole log is about the shipped head.
+    let settings = Settings { display: Display::Explore, seed: Some(5), ..Settings::default() };
     let mut app = open(&explored, settings);
     let rows: Vec<&Row> = data.split("stream").take(250).collect();
     let mut right = 0;
     for row in &rows {
-        right += usize::from(thumb(&mut app, row, false));
+        let (press, is_right) = judged(&mut app, row, false);
+        app.journal().lock().unwrap().press(&press).unwrap();
+        right += usize::from(is_right);
     }
     assert_eq!(app.current(), None);
     let truth = right as f64 / rows.len() as f64;

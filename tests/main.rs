@@ -11,6 +11,7 @@ mod hostile;
 mod import;
 mod loop_settings;
 mod onnx;
+mod pads;
 mod rollback;
 mod support;
 mod unplugged;

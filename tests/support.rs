@@ -2,10 +2,11 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// The program under test, with nothing of the caller's own state in its environment.
+/// The program under test, with nothing of the caller's own state or configuration in its environment.
 pub(crate) fn hone() -> Command {
     let mut c = Command::new(env!("CARGO_BIN_EXE_hone"));
     c.env_remove("STATE_DIRECTORY").env_remove("XDG_STATE_HOME").env("NO_COLOR", "1");
+    c.env("CONFIGURATION_DIRECTORY", "/nonexistent").env("XDG_CONFIG_HOME", "/nonexistent").env_remove("HONE_CONFIG");
     c
 }
 

@@ -30,8 +30,13 @@ pub(crate) fn code_of(error: &anyhow::Error) -> u8 {
             hone_runtime::app::rehearsal::RehearsalError,
             hone_runtime::bundle::BundleError,
             hone_runtime::cases::CaseError,
+            hone_runtime::config::ConfigError,
+            hone_runtime::compress::CompressError,
             hone_runtime::dataset::DatasetError,
             hone_runtime::export::ExportError,
+            hone_runtime::feedback::SourceError,
+            hone_runtime::flash::FlashError,
+            hone_runtime::gpio::GpioError,
             hone_runtime::import::ImportError,
             hone_runtime::journal::StoreError,
             hone_runtime::learn::ClassesError,
@@ -41,6 +46,7 @@ pub(crate) fn code_of(error: &anyhow::Error) -> u8 {
             hone_runtime::model::ModelError,
             hone_runtime::session::SessionError,
             hone_runtime::state::StateError,
+            hone_runtime::trial::WorldError,
         );
     }
     Class::Failed.exit_code()

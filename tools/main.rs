@@ -12,6 +12,7 @@ mod input;
 mod machine;
 mod open;
 mod output;
+mod quantize_report;
 mod report;
 
 /// Models that learn from a thumb: run, be told, adapt, on the device.

@@ -5,7 +5,7 @@ use hone_runtime::metrics::Latency;
 
 use crate::cmd::eval::{Document, Figures};
 
-const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1c2733}\
+pub(crate) const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1c2733}\
 h1{font-size:1.5rem}h2{font-size:1.1rem;margin-top:2rem}table{border-collapse:collapse}td,th{padding:.2rem .7rem;\
 text-align:right;border-bottom:1px solid #dde3ea}th:first-child,td:first-child{text-align:left}\
 .plots{display:flex;flex-wrap:wrap;gap:2rem}figure{margin:0}figcaption{color:#5b6b7b;font-size:.85rem}\
@@ -82,11 +82,11 @@ pub(crate) fn html(d: &Document, latency: &Latency) -> String {
     h
 }
 
-fn percent(v: f64) -> String {
+pub(crate) fn percent(v: f64) -> String {
     format!("{:.1} %", 100.0 * v)
 }
 
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 

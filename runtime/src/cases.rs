@@ -150,26 +150,13 @@ impl Case {
     /// # Errors
     /// [`CaseError`] when the file cannot be read, a member names nothing of the model, or there is no output.
     pub fn read(path: &Path, session: &Session) -> Result<Case, CaseError> {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let (name, members) = members(path)?;
         let bad = |why: String| CaseError::Case { case: name.clone(), why };
-        let bytes = std::fs::read(path).map_err(|source| CaseError::Read { path: path.to_path_buf(), source })?;
-        let mut members = npz::read_npz(&bytes).map_err(|e| bad(e.to_string()))?;
-        let mut types: BTreeMap<String, DType> = BTreeMap::new();
-        for (member, dtype) in type_names(&mut members).map_err(bad)? {
-            match DType::from_name(&dtype) {
-                Some(known) => types.insert(member, known),
-                None => return Err(CaseError::Type { case: name.clone(), member, dtype }),
-            };
-        }
         let names = session.output_names();
         let mut inputs = Vec::new();
         let mut outputs: Vec<(String, Tensor)> = Vec::new();
         let mut numbered: Vec<(usize, Tensor)> = Vec::new();
         for (key, tensor) in members {
-            let tensor = match types.get(&key) {
-                Some(&dtype) => coded(dtype, tensor).map_err(|why| bad(format!("`{key}` {why}")))?,
-                None => tensor,
-            };
             if let Some(input) = key.strip_prefix("in_") {
                 inputs.push((input.to_string(), tensor));
             } else if let Some(output) = key.strip_prefix("out_") {
@@ -191,6 +178,20 @@ impl Case {
             return Err(bad("it has no outputs (out_NAME)".into()));
         }
         Ok(Case { name, inputs, outputs })
+    }
+
+    /// The inputs alone (`in_NAME`); what else the file holds is not looked at.
+    ///
+    /// # Errors
+    /// [`CaseError`] when the file cannot be read or has no inputs.
+    pub fn inputs(path: &Path) -> Result<Vec<(String, Tensor)>, CaseError> {
+        let (case, members) = members(path)?;
+        let named = |(key, t): (String, Tensor)| Some((key.strip_prefix("in_")?.to_string(), t));
+        let inputs: Vec<(String, Tensor)> = members.into_iter().filter_map(named).collect();
+        if inputs.is_empty() {
+            return Err(CaseError::Case { case, why: "it has no inputs (in_NAME)".into() });
+        }
+        Ok(inputs)
     }
 
     /// Every recorded output beside the one found.
@@ -237,6 +238,27 @@ pub fn tolerance(dir: &Path) -> Result<Tolerance, CaseError> {
         tolerance.relative = tolerance.relative.max(10.0 * spread);
     }
     Ok(tolerance)
+}
+
+/// The file's name and its arrays, those of types NumPy has not as what they are.
+fn members(path: &Path) -> Result<(String, Vec<(String, Tensor)>), CaseError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let bad = |why: String| CaseError::Case { case: name.clone(), why };
+    let bytes = std::fs::read(path).map_err(|source| CaseError::Read { path: path.to_path_buf(), source })?;
+    let mut members = npz::read_npz(&bytes).map_err(|e| bad(e.to_string()))?;
+    let mut types: BTreeMap<String, DType> = BTreeMap::new();
+    for (member, dtype) in type_names(&mut members).map_err(bad)? {
+        match DType::from_name(&dtype) {
+            Some(known) => types.insert(member, known),
+            None => return Err(CaseError::Type { case: name.clone(), member, dtype }),
+        };
+    }
+    let typed = |(key, tensor): (String, Tensor)| match types.get(&key) {
+        Some(&dtype) => coded(dtype, tensor).map(|t| (key.clone(), t)).map_err(|why| bad(format!("`{key}` {why}"))),
+        None => Ok((key, tensor)),
+    };
+    let members = members.into_iter().map(typed).collect::<Result<_, _>>()?;
+    Ok((name, members))
 }
 
 /// Takes the member `dtypes` out and reads it.

@@ -4,16 +4,22 @@
 pub mod adapters;
 #[cfg(feature = "import")]
 pub mod app;
+pub mod autodiff;
 pub mod bundle;
 pub mod capture;
 #[cfg(feature = "import")]
 pub mod cases;
 pub mod class;
+#[cfg(feature = "import")]
+pub mod compress;
+pub mod config;
 pub mod cpu;
 pub mod dataset;
 #[cfg(feature = "import")]
 pub mod export;
 pub mod feedback;
+pub mod flash;
+pub mod gpio;
 pub mod graph;
 #[cfg(feature = "import")]
 pub mod import;
@@ -26,10 +32,13 @@ pub mod model;
 pub mod note;
 pub mod ops;
 pub mod plan;
+pub mod quant;
 #[cfg(feature = "import")]
 pub mod session;
 pub mod state;
 pub mod tensor;
+pub mod train;
+pub mod trial;
 
 pub use bundle::Bundle;
 pub use class::{Class, Classified};

@@ -262,6 +262,24 @@ pub(crate) fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), StateError> 
     write().map_err(|e| StateError::io(path, e))
 }
 
+/// Puts a file at `path` that only its owner may read, whole or not at all, in place of one that is there; durable on
+/// return.
+pub(crate) fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
+    let fresh = path.with_extension(format!("new-{}", std::process::id()));
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let write = || {
+        let mut file = options.open(&fresh)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&fresh, path)
+    };
+    write().map_err(|e| StateError::io(path, e))?;
+    path.parent().map_or(Ok(()), sync_dir)
+}
+
 /// The bytes of `path`, or `None` when the file is not there.
 ///
 /// # Errors

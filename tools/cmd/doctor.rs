@@ -5,8 +5,10 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
+use hone_runtime::config::Config;
 use hone_runtime::cpu;
 use hone_runtime::feedback::serial::list_ports;
+use hone_runtime::feedback::source;
 use hone_runtime::journal::Reader;
 use hone_runtime::state::{StateDir, StateError};
 use hone_runtime::{Class, Classified};
@@ -82,6 +84,7 @@ impl Doctor {
         checks.extend(state(self.state.as_deref()));
         checks.push(serial());
         checks.push(gpio());
+        checks.extend(pads());
         checks.push(command(
             "camera",
             &["rpicam-vid", "libcamera-vid", "ffmpeg"],
@@ -249,6 +252,31 @@ fn gpio() -> Check {
     }
     let next = "sudo usermod -aG gpio $USER, then log in again";
     Check::warn("gpio", format!("may not open all of {}", names.join(", ")), next)
+}
+
+/// The configuration, and every pad in it that has a port: whether it opens, and what its lines say at rest.
+fn pads() -> Vec<Check> {
+    let settings = match Config::load(None) {
+        Ok(settings) => settings,
+        Err(e) => return vec![Check::fail("config", e.class(), e.to_string(), "hone config check")],
+    };
+    let found: Vec<String> = settings.files.iter().map(|f| f.display().to_string()).collect();
+    let found = if found.is_empty() { "no file, all is by default".into() } else { found.join(", ") };
+    let mut checks = vec![Check::ok("config", found)];
+    for pad in &settings.pads {
+        let Some(port) = &pad.port else { continue };
+        let opened = source::parse(port).and_then(|mut source| source.open());
+        checks.push(match opened {
+            Err(e) => {
+                Check::warn("pad", format!("{}: {e}", pad.name), "hone pad list; plug it in, or correct its port")
+            }
+            Ok(mut port) => match port.io.remark() {
+                Some(remark) => Check::warn("pad", format!("{}: {remark}", pad.name), "see to the wiring"),
+                None => Check::ok("pad", format!("{} opens at {}", pad.name, port.device)),
+            },
+        });
+    }
+    checks
 }
 
 /// The first of `commands` on `$PATH`; having none of them only matters to who wants that input.

@@ -233,7 +233,8 @@ impl Inspect {
     }
 }
 
-/// Every operator and how it will run, in the order of the plan; after an operator that runs graphs those of its graphs.
+/// Every step and how it will run, in the order of the plan; after an operator that runs graphs those of its graphs. What
+/// runs nothing (`shared`) follows, then what is planned later.
 fn rows(graph: &Graph, plan: &Plan) -> Vec<OpRow> {
     let mut rows = Vec::new();
     let inner = |rows: &mut Vec<OpRow>, node: &str| {
@@ -244,6 +245,7 @@ fn rows(graph: &Graph, plan: &Plan) -> Vec<OpRow> {
         rows.push(OpRow { node: s.node.clone(), op: s.op, runs_as: s.kernel });
         inner(&mut rows, &s.node);
     }
+    rows.extend(plan.shared().iter().map(|s| OpRow { node: s.node.clone(), op: s.op.clone(), runs_as: s.kernel }));
     for (node, op) in plan.later() {
         rows.push(OpRow { node: node.clone(), op, runs_as: LATER });
         inner(&mut rows, &node);

@@ -14,7 +14,9 @@ use hone_runtime::app::question::Ask;
 use hone_runtime::app::{App, Learned, Settings};
 use hone_runtime::bundle::Bundle;
 use hone_runtime::capture::{Medium, ShownConfig};
-use hone_runtime::feedback::serial::{Notice, PortSpec, SerialConfig};
+use hone_runtime::config::Config;
+use hone_runtime::feedback::words::{self, Phrase, Said};
+use hone_runtime::feedback::{Meaning, Notice, uid_text};
 use hone_runtime::journal::{ClassChange, PressKind, Source};
 use hone_runtime::learn::Display;
 use hone_runtime::model::Model;
@@ -45,17 +47,19 @@ pub(crate) struct Listen {
     /// What asks for the next answer to be shown: `gpio:CHIP/LINE`.
     #[arg(long, value_name = "SOURCE")]
     trigger: Vec<String>,
-    /// A pad: a path, `by-id:NAME` or `usb:VID:PID[:SERIAL]`.
-    #[arg(long, value_name = "PORT")]
+    /// A pad: a name in the configuration, `auto`, a path, `usb:VID:PID[:SERIAL]`, `gpio:[CHIP/]LINE,LINE`, `lines:PORT` …
+    ///
+    /// Without any, every pad of the configuration that has a port.
+    #[arg(long, value_name = "PAD")]
     pad: Vec<String>,
-    /// Buttons of the pads: one is 👎, two are 👍 👎, more are classes and 👎.
-    #[arg(long, default_value_t = 2)]
-    buttons: usize,
-    /// Hear pads that were never paired.
+    /// Hear pads that were never paired, whatever the configuration says.
     #[arg(long)]
     allow_unpaired: bool,
-    /// Hear lines on standard input: up, down, correct LABEL, stars N, undo, add NAME (a class more), rollback, show, quit;
-    /// `!` in front confirms.
+    /// The configuration; otherwise /etc/hone/hone.toml and ~/.config/hone/hone.toml.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Hear lines on standard input: up, down, correct LABEL, class N, stars N, unsure, undo, add NAME (a class more),
+    /// rollback, show, quit; `!` in front confirms.
     #[arg(long)]
     stdin: bool,
     /// Seconds a new answer must hold before it is shown.
@@ -111,11 +115,11 @@ impl Listen {
             config.sources.extend(spec.iter().map(|s| (medium, s.clone())));
         }
         config.sources.extend(self.trigger.iter().map(|s| (Medium::Trigger, s.clone())));
-        for pad in &self.pad {
-            let port: PortSpec = pad.parse()?;
-            let serial =
-                SerialConfig { allow_unpaired: self.allow_unpaired, wait_for_port: true, ..SerialConfig::new(port) };
-            config.pads.push((serial, self.buttons));
+        let settings = Config::load(self.config.as_deref())?;
+        config.pads = super::pad::sources(&self.pad, &settings)?;
+        config.policy = settings.policy;
+        if self.allow_unpaired {
+            config.policy.allow_unpaired();
         }
         let state = StateDir::resolve(self.state.as_deref())?;
         let model = Model::open(Bundle::open(&self.bundle)?, SessionOptions::default())?;
@@ -181,29 +185,22 @@ fn read_words(words: &Sender<Word>) {
 
 /// One line of the protocol of `--stdin`.
 fn word(line: &str) -> Result<Option<Word>, String> {
-    let line = line.trim();
-    let (confirmed, line) = line.strip_prefix('!').map_or((false, line), |l| (true, l.trim()));
-    let said = |kind| Ok(Some(Word::Said { kind, confirmed, source: Source::Stdin }));
-    let (verb, rest) = line.split_once(char::is_whitespace).map_or((line, ""), |(v, r)| (v, r.trim()));
-    match verb {
-        "" => Ok(None),
-        "up" | "y" | "+" => said(PressKind::Thumb { up: true }),
-        "down" | "n" | "-" => said(PressKind::Thumb { up: false }),
-        "undo" => said(PressKind::Undo { press_id: None }),
-        "unsure" => said(PressKind::NotSure),
-        "correct" => Ok(Some(Word::Named { label: rest.to_string(), confirmed, source: Source::Stdin })),
-        "add" => Ok(Some(Word::Classes(ClassChange::Add { name: rest.to_string() }))),
-        "stars" => match rest.parse() {
-            Ok(stars @ 1..=5) => said(PressKind::Stars { stars }),
-            _ => Err(format!("`{rest}` is no number of stars from 1 to 5")),
+    let Some(phrase) = words::parse(line)? else { return Ok(None) };
+    let (confirmed, source) = (phrase.confirmed, Source::Stdin);
+    // What names a class goes to the loop, which knows the classes there are by then.
+    Ok(match phrase.said {
+        Said::Show => Some(Word::Trigger),
+        Said::Quit => Some(Word::Stop),
+        Said::Add(name) => Some(Word::Classes(ClassChange::Add { name })),
+        Said::Correct(label) => Some(Word::Named { label, confirmed, source }),
+        Said::Class(class) => Some(Word::Said { kind: PressKind::Correction { class }, confirmed, source }),
+        said => match Meaning::of(&Phrase { said, confirmed }, &[])? {
+            Meaning::Said { kind, confirmed } => Some(Word::Said { kind, confirmed, source }),
+            Meaning::Undo => Some(Word::Said { kind: PressKind::Undo { press_id: None }, confirmed, source }),
+            Meaning::Rollback => Some(Word::Rollback),
+            Meaning::Nothing { .. } => None,
         },
-        "show" => Ok(Some(Word::Trigger)),
-        "rollback" => Ok(Some(Word::Rollback)),
-        "quit" => Ok(Some(Word::Stop)),
-        other => Err(format!(
-            "`{other}` is not understood; say up, down, correct LABEL, stars N, unsure, undo, add NAME, rollback, show or quit"
-        )),
-    }
+    })
 }
 
 /// What goes wrong around the loop and comes right again: said on stderr, whatever stdout carries.
@@ -211,7 +208,12 @@ fn for_people(what: &Happening<'_>) -> Option<String> {
     match what {
         Happening::Source { medium, event } => Some(format!("{medium}: {}", event.what)),
         Happening::Pad(
-            notice @ (Notice::Up { .. } | Notice::Down { .. } | Notice::Searching { .. } | Notice::Refused { .. }),
+            notice @ (Notice::Up { .. }
+            | Notice::Down { .. }
+            | Notice::Searching { .. }
+            | Notice::Ended { .. }
+            | Notice::Remark { .. }
+            | Notice::Refused { .. }),
         ) => Some(notice.to_string()),
         _ => None,
     }
@@ -238,6 +240,9 @@ fn as_text(app: &App, what: &Happening<'_>) -> Option<String> {
             format!("press {} heard: {outcome:?}", id.0).to_lowercase()
         }
         Happening::Learned(Learned::Undone { id }) => format!("press {} taken back", id.0),
+        Happening::Learned(Learned::Contradicted { .. }) => {
+            "these presses contradict each other; hold a button to confirm, or correct the answer".to_string()
+        }
         Happening::Learned(Learned::Decided { decision, changed, kept }) => match changed {
             Some(Some(id)) => format!("adapter {id} is in use: {}; {}", decision.reason, output::kept(kept.as_ref())),
             Some(None) => format!("the factory head is back: {}", decision.reason),
@@ -270,6 +275,7 @@ fn as_json(app: &App, what: &Happening<'_>) -> Option<Value> {
             json!({"event": "press", "press_id": id.0, "outcome": format!("{outcome:?}").to_lowercase()})
         }
         Happening::Learned(Learned::Undone { id }) => json!({"event": "undone", "press_id": id.0}),
+        Happening::Learned(Learned::Contradicted { gain }) => json!({"event": "contradicted", "gain": gain}),
         Happening::Learned(Learned::Decided { decision, changed, kept }) => json!({
             "event": "decided", "kept": kept, "action": format!("{:?}", decision.action).to_lowercase(), "reason": decision.reason,
             "adapter": changed.as_ref().map(|c| c.as_ref().map_or("factory", |a| a.as_str())),
@@ -283,10 +289,21 @@ fn as_json(app: &App, what: &Happening<'_>) -> Option<Value> {
         Happening::Source { medium, event } => {
             json!({"event": "source", "medium": medium.name(), "what": event.what.to_string()})
         }
-        Happening::Pad(Notice::Up { port, .. }) => json!({"event": "pad-up", "port": port}),
-        Happening::Pad(Notice::Down { why }) => json!({"event": "pad-down", "why": format!("{why:?}")}),
+        Happening::Pad(Notice::Up { port, uid, authenticated, hello, .. }) => json!({
+            "event": "pad-up", "port": port, "uid": uid_text(&uid), "authenticated": authenticated,
+            "buttons": hello.buttons, "firmware": super::pad::version(hello.firmware),
+        }),
+        Happening::Pad(Notice::Down { source, why }) => {
+            json!({"event": "pad-down", "source": source, "why": format!("{why:?}")})
+        }
+        Happening::Pad(Notice::Ended { source }) => json!({"event": "pad-ended", "source": source}),
+        Happening::Pad(Notice::Remark { source, text }) => {
+            json!({"event": "pad-remark", "source": source, "what": text})
+        }
         Happening::Pad(Notice::Searching { why }) => json!({"event": "pad-searching", "why": why}),
-        Happening::Pad(Notice::Refused { why }) => json!({"event": "pad-refused", "why": format!("{why:?}")}),
+        Happening::Pad(Notice::Refused { source, why }) => {
+            json!({"event": "pad-refused", "source": source, "why": format!("{why:?}")})
+        }
         Happening::Pad(Notice::Committed { events, .. }) => json!({"event": "committed", "events": events.len()}),
         Happening::Pad(_) => return None,
         Happening::Refused(e) => json!({"event": "refused", "why": e.to_string()}),
@@ -305,6 +322,7 @@ mod tests {
         let named = |label: &str| Word::Named { label: label.into(), confirmed: false, source: Source::Stdin };
         assert_eq!(word("correct hot dog"), Ok(Some(named("hot dog"))));
         assert_eq!(word("add cow"), Ok(Some(Word::Classes(ClassChange::Add { name: "cow".into() }))));
+        assert_eq!(word("class 12"), said(PressKind::Correction { class: 12 }, false));
         assert!(word("stars 6").is_err());
         assert!(word("dance").unwrap_err().contains("not understood"));
         assert_eq!(word(""), Ok(None));

@@ -7,18 +7,22 @@ use hone_runtime::learn::{Mode, Retain};
 
 mod adapter;
 mod bench;
+mod bench_feedback;
 mod check;
 mod completions;
+mod config;
 mod demo;
 mod doctor;
 pub(crate) mod eval;
 mod export;
 mod feedback;
+mod flash;
 mod inspect;
 mod listen;
 mod man;
 mod offpolicy;
 mod pad;
+pub(crate) mod quantize;
 mod run;
 mod tune;
 
@@ -29,15 +33,18 @@ pub(crate) enum Verb {
     Bench(bench::Bench),
     Check(check::Check),
     Completions(completions::Completions),
+    Config(config::Config),
     Demo(demo::Demo),
     Doctor(doctor::Doctor),
     Eval(eval::Eval),
     Export(export::Export),
     Feedback(feedback::Feedback),
+    Flash(flash::Flash),
     Inspect(inspect::Inspect),
     Listen(listen::Listen),
     Man(man::Man),
     Pad(pad::Pad),
+    Quantize(quantize::Quantize),
     Run(run::Run),
     Tune(tune::Tune),
 }
@@ -53,15 +60,18 @@ impl Verb {
             Verb::Bench(v) => v.run(),
             Verb::Check(v) => v.run(),
             Verb::Completions(v) => v.run(),
+            Verb::Config(v) => v.run(),
             Verb::Demo(v) => v.run(),
             Verb::Doctor(v) => v.run(),
             Verb::Eval(v) => v.run(),
             Verb::Export(v) => v.run(),
             Verb::Feedback(v) => v.run(),
+            Verb::Flash(v) => v.run(),
             Verb::Inspect(v) => v.run(),
             Verb::Listen(v) => v.run(),
             Verb::Man(v) => v.run(),
             Verb::Pad(v) => v.run(),
+            Verb::Quantize(v) => v.run(),
             Verb::Run(v) => v.run(),
             Verb::Tune(v) => v.run(),
         }

@@ -1,22 +1,34 @@
 //! `hone pad`: the pads at this machine, and one without hardware.
 use std::io::BufRead;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use hone_runtime::Class;
+use hone_runtime::bundle::Bundle;
+use hone_runtime::config::Config;
 use hone_runtime::feedback::emulate::{Emulator, EmulatorConfig, parse_script};
+use hone_runtime::feedback::keys::{PadKeys, check_code, new_key, parse_uid};
 use hone_runtime::feedback::serial::{PortInfo, list_ports};
+use hone_runtime::feedback::setup::{self, Guest, PadHello};
+use hone_runtime::feedback::source::{self, Source, SourceError};
+use hone_runtime::feedback::{Notice, uid_text};
+use hone_runtime::model::Model;
+use hone_runtime::session::SessionOptions;
+use hone_runtime::state::StateDir;
 use serde_json::{Value, json};
 
 use crate::exit::fail;
 use crate::{input, output};
 
-/// Lists serial ports, or runs the pad's firmware core on a pseudo-terminal.
+/// How long a pad is waited for.
+const GREETING: Duration = Duration::from_secs(10);
+
+/// Lists, tests, pairs and explains pads, or runs the pad's firmware core on a pseudo-terminal.
 #[derive(Args)]
 pub(crate) struct Pad {
     #[command(subcommand)]
@@ -31,12 +43,60 @@ enum What {
         #[arg(long)]
         json: bool,
     },
+    /// Shows what a pad does, button by button, until stopped; its presses stay on it.
+    Test(Test),
+    /// Gives a pad a key, by which it and this host know each other from then on; hold two of its buttons together.
+    Pair(PairArgs),
+    /// Shows what each button of a pad means here, and where that stands.
+    Config(ConfigArgs),
     /// A pad without hardware; its port's path is the first line on standard output.
     ///
     /// Without --script, lines on standard input are done one by one until its end: click B, long B, double B, hold B MS,
     /// chord A B [MS], wait MS, prompt, drained, unplug, replug, crash, reboot. A line that cannot be done is said and
     /// skipped.
     Emulate(Emulate),
+}
+
+#[derive(Args)]
+struct Test {
+    /// The pad, as `hone listen --pad` takes it.
+    #[arg(default_value = "auto")]
+    pad: String,
+    /// End after so many seconds.
+    #[arg(long, value_name = "SECONDS")]
+    seconds: Option<u64>,
+    /// The state directory, for the pad's key.
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct PairArgs {
+    /// The pad, as `hone listen --pad` takes it.
+    #[arg(default_value = "auto")]
+    pad: String,
+    /// Wait so long for the buttons.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    seconds: u64,
+    /// The state directory, where the key is kept.
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct ConfigArgs {
+    /// The pad, as `hone listen --pad` takes it.
+    #[arg(default_value = "auto")]
+    pad: String,
+    /// A .hone bundle, for the names of its classes.
+    #[arg(long, value_name = "BUNDLE")]
+    bundle: Option<PathBuf>,
+    /// The configuration; otherwise /etc/hone/hone.toml and ~/.config/hone/hone.toml.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The state directory, for the pad's key.
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -62,21 +122,46 @@ impl Pad {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         match self.what {
             What::List { json } => list(json)?,
+            What::Test(t) => t.run()?,
+            What::Pair(p) => p.run()?,
+            What::Config(c) => c.run()?,
             What::Emulate(e) => e.run()?,
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
+/// What `--pad` names: pads of the configuration by name, every pad there is for `auto`, else a way to name one. Without
+/// any, the pads of the configuration that have a port.
+pub(super) fn sources(named: &[String], settings: &Config) -> Result<Vec<Box<dyn Source>>, SourceError> {
+    let mut specs = Vec::new();
+    for name in named {
+        let known = settings.pads.iter().find(|pad| pad.name == *name).and_then(|pad| pad.port.clone());
+        let here = || list_ports().iter().filter(|port| port.is_pad()).map(spec).collect::<Vec<String>>();
+        match known {
+            Some(port) => specs.push(port),
+            None if name == "auto" => match here() {
+                // The first one to come.
+                none if none.is_empty() => specs.push(name.clone()),
+                some => specs.extend(some),
+            },
+            None => specs.push(name.clone()),
+        }
+    }
+    if named.is_empty() {
+        specs.extend(settings.pads.iter().filter_map(|pad| pad.port.clone()));
+    }
+    specs.iter().map(|spec| source::parse(spec)).collect()
+}
+
+/// Firmware's version as people write it.
+pub(super) fn version([major, minor, patch]: [u8; 3]) -> String {
+    format!("{major}.{minor}.{patch}")
+}
+
 /// What `--pad` takes for a port.
 fn spec(port: &PortInfo) -> String {
-    match &port.usb {
-        None => port.device.clone(),
-        Some(u) => match &u.serial {
-            Some(serial) => format!("usb:{:04x}:{:04x}:{serial}", u.vid, u.pid),
-            None => format!("usb:{:04x}:{:04x}", u.vid, u.pid),
-        },
-    }
+    port.spec().to_string()
 }
 
 fn list(as_json: bool) -> anyhow::Result<()> {
@@ -87,7 +172,7 @@ fn list(as_json: bool) -> anyhow::Result<()> {
             json!({
                 "device": p.device, "spec": spec(p), "vid": usb.map(|u| format!("{:04x}", u.vid)),
                 "pid": usb.map(|u| format!("{:04x}", u.pid)), "serial": usb.and_then(|u| u.serial.clone()),
-                "product": usb.and_then(|u| u.product.clone()),
+                "product": usb.and_then(|u| u.product.clone()), "pad": p.is_pad(),
             })
         };
         return output::document("hone.pad-list/1", json!({"ports": ports.iter().map(row).collect::<Vec<Value>>()}));
@@ -100,6 +185,113 @@ fn list(as_json: bool) -> anyhow::Result<()> {
         output::line(output::table(&[vec![p.device.clone(), spec(p), product]]))?;
     }
     Ok(())
+}
+
+/// Greets the one pad that `name` names.
+pub(super) fn greet(name: &str, state: Option<&Path>, patience: Duration) -> anyhow::Result<(Guest, PadHello)> {
+    let settings = Config::load(None)?;
+    let mut found = sources(&[name.to_owned()], &settings)?;
+    if found.len() > 1 {
+        let specs: Vec<String> = found.iter().map(|source| source.spec()).collect();
+        return Err(fail(Class::Usage, format!("there are several pads: {}; say which", specs.join(", "))));
+    }
+    let source = found.pop().ok_or_else(|| fail(Class::Usage, "name a pad; `hone pad list` has what is here"))?;
+    let keys = PadKeys::of(&StateDir::resolve(state)?);
+    Guest::greet(source, Some(keys), patience).map_err(|error| fail(Class::Device, error.to_string()))
+}
+
+fn introduce(hello: &PadHello) -> String {
+    format!(
+        "pad {}: {} buttons, firmware {} {}, {}, {} presses waiting on it",
+        uid_text(&hello.uid),
+        hello.buttons,
+        version(hello.firmware),
+        digits(&hello.firmware_hash),
+        if hello.is_paired() { "paired" } else { "not paired" },
+        hello.next.wrapping_sub(hello.first),
+    )
+}
+
+/// Bytes in hexadecimal.
+pub(super) fn digits(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Test {
+    fn run(self) -> anyhow::Result<()> {
+        let (guest, hello) = greet(&self.pad, self.state.as_deref(), GREETING)?;
+        output::line(introduce(&hello))?;
+        output::say("press its buttons; presses made before or now stay on the pad");
+        let end = self.seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+        let (mut down, mut since_ms) = (0u16, [0u32; 16]);
+        loop {
+            let left = end.map_or(Duration::from_secs(3600), |end| end.saturating_duration_since(Instant::now()));
+            let notice = match guest.next(left) {
+                Some(notice) => notice,
+                None if end.is_some() => return Ok(()),
+                None => continue,
+            };
+            let Notice::Input(input) = notice else {
+                if !setup::is_expected(&notice) {
+                    output::line(notice.to_string())?;
+                }
+                continue;
+            };
+            for button in (0..16).filter(|b| (down ^ input.buttons) & 1 << b != 0) {
+                if input.buttons & 1 << button != 0 {
+                    since_ms[button] = input.now_ms;
+                    output::line(format!("button {button} down"))?;
+                } else {
+                    let held_ms = input.now_ms.wrapping_sub(since_ms[button]);
+                    output::line(format!("button {button} up after {held_ms} ms"))?;
+                }
+            }
+            down = input.buttons;
+        }
+    }
+}
+
+impl PairArgs {
+    fn run(self) -> anyhow::Result<()> {
+        let (guest, hello) = greet(&self.pad, self.state.as_deref(), GREETING)?;
+        output::say(introduce(&hello));
+        if hello.buttons < 2 {
+            output::say("it has one button; a pad with fewer than two is paired when it is flashed");
+        }
+        output::say(format!("hold two of its buttons together until this ends, at most {} s", self.seconds));
+        let key = new_key().map_err(|why| fail(Class::Failed, why))?;
+        let paired = guest.pair(key, Duration::from_secs(self.seconds));
+        paired.map_err(|error| fail(Class::Device, error.to_string()))?;
+        output::line(format!("paired: pad {}, check code {:06}", uid_text(&hello.uid), check_code(&key)))?;
+        Ok(())
+    }
+}
+
+impl ConfigArgs {
+    fn run(self) -> anyhow::Result<()> {
+        let settings = Config::load(self.config.as_deref())?;
+        let labels = match &self.bundle {
+            Some(bundle) => Model::open(Bundle::open(bundle)?, SessionOptions::default())?.labels().to_vec(),
+            None => (0..256).map(|class| format!("class {class}")).collect(),
+        };
+        let (_guest, hello) = greet(&self.pad, self.state.as_deref(), GREETING)?;
+        output::line(introduce(&hello))?;
+        let rules = settings.policy.rules(&hello.uid);
+        if let Some(name) = &rules.name {
+            output::line(format!("its rules are those of pads.{name}"))?;
+        }
+        let layout = settings.policy.layout(&hello.uid, hello.buttons, None, &labels);
+        let layout = layout.map_err(|why| fail(Class::Config, why))?;
+        let rows: Vec<Vec<String>> = layout
+            .meanings()
+            .map(|(act, meaning)| {
+                let origin = rules.mapping.get(&act).map_or("default", |given| given.origin.as_str());
+                vec![act.to_string(), meaning.in_words(&labels), format!("# {origin}")]
+            })
+            .collect();
+        output::line(output::table(&rows))?;
+        Ok(())
+    }
 }
 
 impl Emulate {
@@ -180,6 +372,5 @@ fn watch(pad: &Emulator, done: &AtomicBool, buttons: usize) {
 }
 
 fn uid(text: &str) -> Result<[u8; 8], String> {
-    let value = u64::from_str_radix(text, 16).ok().filter(|_| text.len() == 16);
-    value.map(u64::to_be_bytes).ok_or(format!("`{text}` is not 16 hexadecimal digits"))
+    parse_uid(text).ok_or(format!("`{text}` is not 16 hexadecimal digits"))
 }

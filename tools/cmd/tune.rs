@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use clap::Args;
 use hone_runtime::Class;
-use hone_runtime::app::{App, Learned};
+use hone_runtime::app::{App, Learned, Settings};
 use hone_runtime::bundle::Bundle;
 use hone_runtime::journal::ClassChange;
 use hone_runtime::learn::{Action, Kept, OBJECTIVES};
@@ -25,9 +25,9 @@ pub(crate) struct Tune {
     /// The state directory; $STATE_DIRECTORY or the XDG state directory if not given.
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
-    /// The objective.
-    #[arg(long, default_value = "posterior")]
-    objective: String,
+    /// The objective; the recipe's, or `posterior`, if not given.
+    #[arg(long)]
+    objective: Option<String>,
     /// What is trained.
     #[arg(long, default_value = "head")]
     scope: String,
@@ -81,11 +81,13 @@ struct Changed {
 
 impl Tune {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
-        if !OBJECTIVES.iter().any(|o| o.name == self.objective) {
+        if let Some(name) = &self.objective
+            && !OBJECTIVES.iter().any(|o| o.name == name)
+        {
             let known: Vec<&str> = OBJECTIVES.iter().map(|o| o.name).collect();
             return Err(fail(
                 Class::Unsupported,
-                format!("there is no objective `{}` in this version; there is {}", self.objective, known.join(", ")),
+                format!("there is no objective `{name}` in this version; there are {}", known.join(", ")),
             ));
         }
         if self.scope != "head" {
@@ -97,7 +99,8 @@ impl Tune {
         let started = Instant::now();
         let state = StateDir::resolve(self.state.as_deref())?;
         let model = Model::open(Bundle::open(&self.bundle)?, SessionOptions::default())?;
-        let mut app = App::open_with(model, &state, self.learning.settings(self.guard))?;
+        let settings = Settings { objective: self.objective.clone(), ..self.learning.settings(self.guard) };
+        let mut app = App::open_with(model, &state, settings)?;
         if !(self.add_class.is_empty() && self.rename_class.is_empty() && self.merge_class.is_empty()) {
             self.change_classes(&mut app)?;
             return Ok(ExitCode::SUCCESS);
@@ -117,7 +120,7 @@ impl Tune {
             schema: "hone.tune/1",
             adapter: app.current().map_or_else(|| "factory".into(), |a| a.to_string()),
             scope: self.scope,
-            objective: self.objective,
+            objective: app.learner().config().objective.clone(),
             presses,
             confirmed: app.learner().reservoir_ids().len(),
             theta_norm: candidate.norm(),

@@ -42,6 +42,9 @@ pub struct Debounce {
 }
 
 impl Debounce {
+    /// The debouncer of a button not yet seen.
+    pub const NEW: Self = Self { level: Level::Unarmed, last: false, run: 0, edge_ms: None };
+
     /// Takes one sample, `down` or not. Samples are to be 1 ms apart; `samples` equal ones in a row make a level.
     pub fn sample(&mut self, down: bool, now_ms: u32, samples: u8) -> Option<Edge> {
         self.run = if down == self.last { self.run.saturating_add(1) } else { 1 };

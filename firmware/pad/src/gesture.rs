@@ -38,12 +38,14 @@ pub struct Gesture {
     pub context: Context,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Press {
     began_ms: u32,
     context: Context,
 }
 
+// Numbered from 0 so that idle buttons are zeros; see `Pad::idle`.
+#[repr(u8)]
 #[derive(Clone, Copy, Debug, Default)]
 enum Button {
     #[default]
@@ -60,9 +62,10 @@ enum Button {
     InChord,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Chord {
     press: Press,
+    /// Its buttons; 0 = there is no chord.
     mask: u16,
     held: bool,
     stuck: bool,
@@ -72,10 +75,23 @@ struct Chord {
 #[derive(Clone, Debug, Default)]
 pub struct Gestures {
     buttons: [Button; MAX_BUTTONS],
-    chord: Option<Chord>,
+    chord: Chord,
+}
+
+impl Context {
+    /// Nothing is shown.
+    pub const NONE: Self = Self { prompt: 0, ambiguous: false };
+}
+
+impl Chord {
+    const NONE: Self =
+        Self { press: Press { began_ms: 0, context: Context::NONE }, mask: 0, held: false, stuck: false };
 }
 
 impl Gestures {
+    /// All buttons up.
+    pub const NEW: Self = Self { buttons: [Button::Up; MAX_BUTTONS], chord: Chord::NONE };
+
     /// A button below [`MAX_BUTTONS`] was pressed at `at_ms`, with what was shown then.
     pub fn pressed(
         &mut self,
@@ -152,7 +168,8 @@ impl Gestures {
                 Button::Up | Button::Stuck | Button::InChord => {}
             }
         }
-        if let Some(chord) = &mut self.chord {
+        let chord = &mut self.chord;
+        if chord.mask != 0 {
             let button = chord.mask.trailing_zeros() as usize;
             if !chord.held && passed(chord.press.began_ms, now_ms, CHORD_HELD_MS) {
                 chord.held = true;
@@ -168,7 +185,7 @@ impl Gestures {
     /// Whether a chord has been held for [`CHORD_HELD_MS`] and still is: the sign by which a person at the pad consents.
     #[must_use]
     pub fn is_chord_held(&self) -> bool {
-        self.chord.is_some_and(|chord| chord.held)
+        self.chord.held
     }
 
     fn become_long(
@@ -205,7 +222,7 @@ impl Gestures {
                 }
             }
         }
-        if mask.count_ones() < 2 && self.chord.is_none() {
+        if mask.count_ones() < 2 && self.chord.mask == 0 {
             return;
         }
         mask |= 1 << button;
@@ -218,10 +235,10 @@ impl Gestures {
             }
             self.buttons[other] = Button::InChord;
         }
-        match &mut self.chord {
-            Some(chord) => chord.mask |= mask,
-            none => *none = Some(Chord { press: earliest, mask, held: false, stuck: false }),
+        if self.chord.mask == 0 {
+            self.chord.press = earliest;
         }
+        self.chord.mask |= mask;
     }
 
     /// A chord ends when its last button is released.
@@ -229,7 +246,8 @@ impl Gestures {
         if self.buttons.iter().any(|state| matches!(state, Button::InChord)) {
             return;
         }
-        if let Some(Chord { press, mask, held: false, stuck: false }) = self.chord.take() {
+        let Chord { press, mask, held, stuck } = core::mem::take(&mut self.chord);
+        if mask != 0 && !held && !stuck {
             let button = mask.trailing_zeros() as usize;
             let lasted_ms = at_ms.wrapping_sub(press.began_ms);
             emit(Gesture { value: mask, ..press.gesture(Kind::Chord, button, lasted_ms) });

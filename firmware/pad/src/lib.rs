@@ -8,8 +8,10 @@
 //! | [`debounce`] | samples | edges |
 //! | [`gesture`] | edges | clicks, long presses, doubles, chords |
 //! | [`queue`] | gestures | numbered events that wait until the host has them |
+//! | [`flash`] | that queue | records in NOR flash that outlive a power cut |
 //! | [`link`] | events | frames, again and again until acknowledged |
 //! | [`pad`] | all of them | one core, with lamps that say how far a press has come |
+//! | [`shell`] | a board's hardware | the loop every board runs |
 //!
 //! The pad decides what was *done*; what it *means* is the host's. Nothing here reads a clock: `now_ms` is an argument,
 //! wrapping modulo 2³². Nothing allocates, and nothing a host sends can make it panic.
@@ -36,15 +38,20 @@
 #![forbid(unsafe_code)]
 
 pub mod debounce;
+pub mod flash;
 pub mod gesture;
 pub mod link;
 pub mod pad;
 pub mod pins;
 pub mod queue;
+pub mod shell;
 
+pub use flash::FlashStore;
+pub use hone_wire::message::RebootTarget;
 pub use pad::{Lamp, Pad, PadConfig, Request};
 pub use pins::Buttons;
 pub use queue::{RamStore, Store, StoreError};
+pub use shell::{Board, Shell};
 
 /// Most buttons a pad may have.
 pub const MAX_BUTTONS: usize = 16;

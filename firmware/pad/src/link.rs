@@ -51,6 +51,12 @@ pub struct Identity {
     pub firmware_hash: [u8; 8],
 }
 
+impl Identity {
+    /// Of a pad that has not yet been told who it is.
+    pub const NOBODY: Self =
+        Self { uid: [0; 8], boot: 0, buttons: 0, leds: 0, firmware: [0; 3], firmware_hash: [0; 8] };
+}
+
 /// What a received frame asks of the pad beyond the link itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::large_enum_variant, reason = "without a heap there is nothing to box it in")]
@@ -99,15 +105,13 @@ pub struct PadLink {
 }
 
 impl PadLink {
-    /// A link that announces the pad at its first [`PadLink::poll`]. `nonce` is to differ in every boot: random, or a
-    /// boot counter where there is no source of chance.
-    #[must_use]
-    pub fn new(identity: Identity, pairing_key: Option<Key>, nonce: [u8; 8], faults: Faults) -> Self {
+    /// A link of nobody, of zeros only; see [`crate::Pad::idle`].
+    pub const IDLE: Self = {
         Self {
-            identity,
-            pairing_key,
-            faults,
-            nonce: next_nonce(nonce),
+            identity: Identity::NOBODY,
+            pairing_key: None,
+            faults: Faults::NONE,
+            nonce: [0; 8],
             answered: false,
             up: false,
             keys: None,
@@ -117,14 +121,24 @@ impl PadLink {
             sent: 0,
             limit: 0,
             resend_since_ms: 0,
-            resend_ms: RESEND_MS,
+            resend_ms: 0,
             heard_ms: 0,
             announced_ms: None,
-            announce_ms: ANNOUNCE_MS,
+            announce_ms: 0,
             deframer: Deframer::new(),
-            counters: Counters::default(),
+            counters: Counters::new(),
             out: Deque::new(),
         }
+    };
+
+    /// Says who the pad is. It announces itself at the next [`PadLink::poll`]. `nonce` is to differ in every boot: random,
+    /// or a boot counter where there is no source of chance.
+    pub fn boot(&mut self, identity: Identity, pairing_key: Option<Key>, nonce: [u8; 8], faults: Faults) {
+        self.identity = identity;
+        self.pairing_key = pairing_key;
+        self.nonce = next_nonce(nonce);
+        self.faults = faults;
+        self.announce_ms = ANNOUNCE_MS;
     }
 
     /// Takes one byte from the port.
@@ -194,6 +208,7 @@ impl PadLink {
         &self.counters
     }
 
+    #[inline(never)]
     fn frame<S: Store>(&mut self, raw: &Raw, now_ms: u32, store: &mut S) -> Option<Heard> {
         let key = self.keys.map(|keys| keys.host_to_pad);
         let frame = match Frame::parse_with(raw, key.as_ref(), self.faults) {
@@ -208,7 +223,7 @@ impl PadLink {
             }
         };
         if frame.kind == number::HostHello && !frame.tagged {
-            match Message::parse(frame.kind, frame.body) {
+            match Message::parse_for_pad(frame.kind, frame.body) {
                 Ok(Message::HostHello(hello)) => self.answer(&hello, frame.body, now_ms, store),
                 _ => bump(&mut self.counters.body),
             }
@@ -219,7 +234,7 @@ impl PadLink {
             return None;
         }
         if !self.up {
-            let welcome = Message::parse(frame.kind, frame.body);
+            let welcome = Message::parse_for_pad(frame.kind, frame.body);
             let Ok(Message::Welcome(welcome)) = welcome else {
                 bump(&mut self.counters.session);
                 return None;
@@ -236,7 +251,7 @@ impl PadLink {
         }
         self.rx_ctr = frame.ctr;
         self.heard_ms = now_ms;
-        match Message::parse(frame.kind, frame.body) {
+        match Message::parse_for_pad(frame.kind, frame.body) {
             Ok(message) => {
                 bump(&mut self.counters.accepted);
                 match message {
@@ -247,6 +262,11 @@ impl PadLink {
             Err(BodyError::UnknownType) => {
                 bump(&mut self.counters.unknown);
                 self.nak(frame.kind, NakReason::UnknownType, frame.ctr);
+                None
+            }
+            Err(BodyError::WrongWay) => {
+                bump(&mut self.counters.accepted);
+                self.nak(frame.kind, NakReason::Forbidden, frame.ctr);
                 None
             }
             Err(BodyError::Short | BodyError::Malformed) => {
@@ -307,18 +327,23 @@ impl PadLink {
             bump(&mut self.counters.replay);
             return None;
         }
-        self.up = true;
-        self.session = frame.session;
-        self.rx_ctr = frame.ctr;
-        self.heard_ms = now_ms;
-        self.announce_ms = ANNOUNCE_MS;
         if welcome.epoch == store.epoch() {
             // Beyond `next` lies nothing that could have been acknowledged.
             store.trim(welcome.ack.min(store.next()));
         } else {
             // Under a new name nothing can have been acknowledged, whatever the welcome says.
             store.adopt_epoch(welcome.epoch);
+            if store.epoch() != welcome.epoch {
+                // Presses told under a name that the next boot does not know would be recorded twice.
+                bump(&mut self.counters.overrun);
+                return None;
+            }
         }
+        self.up = true;
+        self.session = frame.session;
+        self.rx_ctr = frame.ctr;
+        self.heard_ms = now_ms;
+        self.announce_ms = ANNOUNCE_MS;
         self.sent = store.first();
         self.limit = self.sent.saturating_add(u32::from(welcome.credit));
         self.resend_ms = RESEND_MS;
@@ -343,6 +368,7 @@ impl PadLink {
         advanced.then_some(Heard::Acknowledged)
     }
 
+    #[inline(never)]
     fn send_events<S: Store>(&mut self, now_ms: u32, store: &mut S) {
         let (first, next) = (store.first(), store.next());
         if first == next || self.out.len() + TX_SPARE > TX_FRAMES {

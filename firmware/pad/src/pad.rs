@@ -10,8 +10,8 @@ use hone_wire::auth::Key;
 use hone_wire::faults::Faults;
 use hone_wire::frame::{Counters, Encoded};
 use hone_wire::message::{
-    Buzzer, Config, Display, Event, Input, Kind, Message, NakReason, Pair, Pong, Prompt, Reboot, RebootTarget, Stats,
-    number,
+    Buzzer, Config, Diagnostic, Display, Event, Input, Kind, Message, NakReason, Pair, Pong, Prompt, Reboot,
+    RebootTarget, Stats, number,
 };
 
 /// Presses beginning within this time of a change of prompt may answer the one before.
@@ -87,18 +87,59 @@ struct Track {
     recorded_ms: Option<u32>,
 }
 
+/// Where gestures become numbered events, and how far each button's latest one has come.
+#[derive(Debug)]
+struct Keeper<S> {
+    boot: u16,
+    store: S,
+    tracks: [Track; MAX_BUTTONS],
+}
+
+impl<S: Store> Keeper<S> {
+    /// Number of the event, or `None` when it was lost.
+    fn keep(&mut self, gesture: Gesture) -> Option<u32> {
+        let Gesture { kind, button, value, began_ms, lasted_ms, context } = gesture;
+        let event = Event {
+            seq: 0,
+            t_ms: began_ms,
+            boot: self.boot,
+            kind,
+            src: button & 0x1f | if context.ambiguous { Event::AMBIGUOUS } else { 0 },
+            value,
+            dur_10ms: u16::try_from(lasted_ms / 10).unwrap_or(u16::MAX),
+            prompt: context.prompt,
+        };
+        let seq = enqueue(&mut self.store, event)?;
+        self.track(&event, seq);
+        Some(seq)
+    }
+
+    /// Lights the lamps of the buttons an event came from.
+    fn track(&mut self, event: &Event, seq: u32) {
+        let mask = match event.kind {
+            Kind::Chord | Kind::ChordHeld => event.value,
+            Kind::Click | Kind::Long | Kind::Double | Kind::LongRelease => 1 << event.button().min(15),
+            _ => 0,
+        };
+        for (button, track) in self.tracks.iter_mut().enumerate() {
+            if mask & 1 << button != 0 {
+                *track = Track { seq, recorded_ms: None };
+            }
+        }
+    }
+}
+
 /// The core of a pad with its events in `S`.
 #[derive(Debug)]
 pub struct Pad<S> {
-    config: PadConfig,
+    keeper: Keeper<S>,
+    reset_cause: u8,
     timing: Config,
-    store: S,
     link: PadLink,
     debounce: [Debounce; MAX_BUTTONS],
     /// What was shown at each button's latest first edge.
     contexts: [Context; MAX_BUTTONS],
     gestures: Gestures,
-    tracks: [Track; MAX_BUTTONS],
     sampled_ms: Option<u32>,
     pressed: u16,
     prompt: Prompt,
@@ -120,35 +161,56 @@ impl<S: Store> Pad<S> {
     #[doc(hidden)]
     #[must_use]
     pub fn with_faults(config: PadConfig, store: S, faults: Faults) -> Self {
-        let link = PadLink::new(config.identity.clone(), config.pairing_key, config.nonce, faults);
-        let mut pad = Self {
-            timing: config.timing,
-            config,
-            store,
-            link,
-            debounce: Default::default(),
-            contexts: Default::default(),
-            gestures: Gestures::default(),
-            tracks: Default::default(),
+        let mut pad = Self::idle(store);
+        pad.start(config, faults);
+        pad
+    }
+
+    /// A pad that does not yet know who it is; [`Pad::boot`] tells it.
+    ///
+    /// A constant, and one of zeros only: a microcontroller must neither build a thing of this size on its stack nor keep
+    /// a copy of it in flash.
+    #[must_use]
+    pub const fn idle(store: S) -> Self {
+        Self {
+            keeper: Keeper { boot: 0, store, tracks: [Track { seq: 0, recorded_ms: None }; MAX_BUTTONS] },
+            reset_cause: 0,
+            timing: Config { debounce_ms: 0, long_ms: 0, double_ms: 0, chord_ms: 0, hash: 0 },
+            link: PadLink::IDLE,
+            debounce: [Debounce::NEW; MAX_BUTTONS],
+            contexts: [Context::NONE; MAX_BUTTONS],
+            gestures: Gestures::NEW,
             sampled_ms: None,
             pressed: 0,
-            prompt: Prompt::default(),
+            prompt: Prompt::NONE,
             prompt_since_ms: 0,
             prompt_is_new: false,
             host_leds: 0,
             stats_ms: 0,
             requests: Deque::new(),
-        };
-        for seq in pad.store.first()..pad.store.next() {
-            if let Some(event) = pad.store.event(seq) {
-                pad.track(&event, seq);
+        }
+    }
+
+    /// Tells an idle pad who it is, once; it takes up whatever its store holds.
+    pub fn boot(&mut self, config: PadConfig) {
+        self.start(config, Faults::NONE);
+    }
+
+    fn start(&mut self, config: PadConfig, faults: Faults) {
+        self.keeper.boot = config.identity.boot;
+        self.reset_cause = config.reset_cause;
+        self.timing = config.timing;
+        self.link.boot(config.identity, config.pairing_key, config.nonce, faults);
+        for seq in self.keeper.store.first()..self.keeper.store.next() {
+            if let Some(event) = self.keeper.store.event(seq) {
+                self.keeper.track(&event, seq);
             }
         }
-        pad
     }
 
     /// Takes a sample of all buttons; bit i is set while button i is down. To be called once each millisecond; a second
     /// call within the same one is ignored.
+    #[inline(never)]
     pub fn tick(&mut self, now_ms: u32, buttons: u16) {
         if self.sampled_ms.replace(now_ms) == Some(now_ms) {
             return;
@@ -187,13 +249,16 @@ impl<S: Store> Pad<S> {
     pub fn rx(&mut self, bytes: &[u8], now_ms: u32) {
         self.age_prompt(now_ms);
         for &byte in bytes {
-            let (first, epoch) = (self.store.first(), self.store.epoch());
-            match self.link.rx(byte, now_ms, &mut self.store) {
+            let (first, epoch) = (self.keeper.store.first(), self.keeper.store.epoch());
+            match self.link.rx(byte, now_ms, &mut self.keeper.store) {
                 None => {}
                 Some(Heard::Up) => {
-                    if self.store.epoch() != epoch {
+                    if self.keeper.store.epoch() != epoch {
                         // Numbered anew from 1.
-                        self.tracks.iter_mut().for_each(|track| track.seq = (track.seq + 1).saturating_sub(first));
+                        self.keeper
+                            .tracks
+                            .iter_mut()
+                            .for_each(|track| track.seq = (track.seq + 1).saturating_sub(first));
                     }
                     self.acknowledged(now_ms);
                     self.send_stats(now_ms);
@@ -207,10 +272,10 @@ impl<S: Store> Pad<S> {
     /// Does what is due. To be called at least every 20 ms, and after [`Pad::tick`] and [`Pad::rx`].
     pub fn poll(&mut self, now_ms: u32) {
         self.age_prompt(now_ms);
-        for track in &mut self.tracks {
+        for track in &mut self.keeper.tracks {
             track.recorded_ms = track.recorded_ms.filter(|at| !passed(*at, now_ms, RECORDED_MS));
         }
-        self.link.poll(now_ms, &mut self.store);
+        self.link.poll(now_ms, &mut self.keeper.store);
         if self.link.is_up() && passed(self.stats_ms, now_ms, STATS_EVERY_MS) {
             self.send_stats(now_ms);
         }
@@ -232,13 +297,29 @@ impl<S: Store> Pad<S> {
     pub fn report(&mut self, kind: Kind, src: u8, value: u16, now_ms: u32) -> Option<u32> {
         self.age_prompt(now_ms);
         let context = self.context();
-        self.keep(kind, src, value, now_ms, 0, context)
+        self.keeper.keep(Gesture { kind, button: src, value, began_ms: now_ms, lasted_ms: 0, context })
+    }
+
+    /// Reports the panic by which the last boot ended: the line, and a hash that tells the file.
+    ///
+    /// Returns as [`Pad::report`] does.
+    pub fn report_panic(&mut self, line: u16, file: u32, now_ms: u32) -> Option<u32> {
+        let event = Event {
+            t_ms: now_ms,
+            boot: self.keeper.boot,
+            kind: Kind::Diagnostic,
+            value: Diagnostic::Panic as u16,
+            dur_10ms: line,
+            prompt: file,
+            ..Event::default()
+        };
+        enqueue(&mut self.keeper.store, event)
     }
 
     /// How far the latest press of each button has come.
     #[must_use]
     pub fn lamps(&self) -> [Lamp; MAX_BUTTONS] {
-        self.tracks.map(|track| match track {
+        self.keeper.tracks.map(|track| match track {
             Track { seq: 0, recorded_ms: None } => Lamp::Off,
             Track { seq: 0, .. } => Lamp::Recorded,
             Track { seq, .. } if self.link.is_up() && seq < self.link.sent() => Lamp::Sent,
@@ -280,7 +361,7 @@ impl<S: Store> Pad<S> {
     /// Events not yet acknowledged.
     #[must_use]
     pub fn pending(&self) -> u32 {
-        self.store.next() - self.store.first()
+        self.keeper.store.next() - self.keeper.store.first()
     }
 
     /// Timings in force.
@@ -298,15 +379,21 @@ impl<S: Store> Pad<S> {
     /// The events' store.
     #[must_use]
     pub fn store(&self) -> &S {
-        &self.store
+        &self.keeper.store
+    }
+
+    /// The events' store, for a board to mount before [`Pad::boot`].
+    pub fn store_mut(&mut self) -> &mut S {
+        &mut self.keeper.store
     }
 
     /// Gives the store back, for the next boot.
     #[must_use]
     pub fn into_store(self) -> S {
-        self.store
+        self.keeper.store
     }
 
+    #[inline(never)]
     fn obey(&mut self, message: Message, tagged: bool, ctr: u32, now_ms: u32) {
         match message {
             Message::Ping(ping) => {
@@ -326,8 +413,9 @@ impl<S: Store> Pad<S> {
             Message::Buzzer(buzzer) => self.request(Request::Buzzer(buzzer), number::Buzzer, ctr),
             Message::Reboot(Reboot { target }) if tagged => self.request(Request::Reboot(target), number::Reboot, ctr),
             Message::Pair(Pair { key }) if self.gestures.is_chord_held() => {
+                self.keeper.store.keep_pairing_key(key);
                 self.request(Request::KeepPairingKey(key), number::Pair, ctr);
-                self.link.pair(key, now_ms, &mut self.store);
+                self.link.pair(key, now_ms, &mut self.keeper.store);
             }
             Message::Nak(_) => {}
             // Without a tag, without consent at the pad, or what only a pad may say.
@@ -362,58 +450,22 @@ impl<S: Store> Pad<S> {
         Context { prompt: self.prompt.prompt_id, ambiguous: self.prompt_is_new }
     }
 
-    /// Runs the gestures and keeps what they report.
+    /// Runs the gestures and keeps what they report, as they report it.
     fn gestures(&mut self, run: impl FnOnce(&mut Gestures, &Config, &mut dyn FnMut(Gesture))) {
-        // Every button can end a click and become something else at once.
-        let mut reported = heapless::Vec::<Gesture, { 2 * MAX_BUTTONS + 2 }>::new();
-        run(&mut self.gestures, &self.timing, &mut |gesture| {
-            let fitted = reported.push(gesture);
-            debug_assert!(fitted.is_ok(), "no button reports more than twice in one sample");
+        let Self { gestures, timing, keeper, .. } = self;
+        run(gestures, timing, &mut |gesture| {
+            keeper.keep(gesture);
         });
-        for gesture in reported {
-            let Gesture { kind, button, value, began_ms, lasted_ms, context } = gesture;
-            self.keep(kind, button, value, began_ms, lasted_ms, context);
-        }
-    }
-
-    fn keep(&mut self, kind: Kind, src: u8, value: u16, t_ms: u32, lasted_ms: u32, context: Context) -> Option<u32> {
-        let event = Event {
-            seq: 0,
-            t_ms,
-            boot: self.config.identity.boot,
-            kind,
-            src: src & 0x1f | if context.ambiguous { Event::AMBIGUOUS } else { 0 },
-            value,
-            dur_10ms: u16::try_from(lasted_ms / 10).unwrap_or(u16::MAX),
-            prompt: context.prompt,
-        };
-        let seq = enqueue(&mut self.store, event)?;
-        self.track(&event, seq);
-        Some(seq)
-    }
-
-    /// Lights the lamps of the buttons an event came from.
-    fn track(&mut self, event: &Event, seq: u32) {
-        let mask = match event.kind {
-            Kind::Chord | Kind::ChordHeld => event.value,
-            Kind::Click | Kind::Long | Kind::Double | Kind::LongRelease => 1 << event.button().min(15),
-            _ => 0,
-        };
-        for (button, track) in self.tracks.iter_mut().enumerate() {
-            if mask & 1 << button != 0 {
-                *track = Track { seq, recorded_ms: None };
-            }
-        }
     }
 
     fn acknowledged(&mut self, now_ms: u32) {
-        for track in &mut self.tracks {
-            if track.seq != 0 && track.seq < self.store.first() {
+        for track in &mut self.keeper.tracks {
+            if track.seq != 0 && track.seq < self.keeper.store.first() {
                 *track = Track { seq: 0, recorded_ms: Some(now_ms) };
             }
         }
         // There may be room now to say what was lost; if not, the count stands.
-        let _ = report_lost(&mut self.store, self.config.identity.boot, now_ms);
+        let _ = report_lost(&mut self.keeper.store, self.keeper.boot, now_ms);
     }
 
     fn send_stats(&mut self, now_ms: u32) {
@@ -423,9 +475,9 @@ impl<S: Store> Pad<S> {
         let tag = counters.tag.saturating_add(counters.untagged);
         let stats = Stats {
             uptime_ms: now_ms,
-            reset_cause: self.config.reset_cause,
+            reset_cause: self.reset_cause,
             queued: u16::try_from(self.pending()).unwrap_or(u16::MAX),
-            lost: self.store.lost(),
+            lost: self.keeper.store.lost(),
             noise,
             tag,
             other: counters.refused().saturating_sub(noise.saturating_add(tag)),

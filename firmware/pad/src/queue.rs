@@ -1,9 +1,10 @@
 //! Where presses wait until the host has them, and where a loss is counted when they cannot.
 //!
-//! [`Store`] is what a board implements over its flash; [`RamStore`] is the one for boards without. A store only keeps
+//! [`FlashStore`](crate::FlashStore) is the [`Store`] of a board with flash; [`RamStore`] is for those without. A store only keeps
 //! records and numbers; what happens when it is full is decided here, once, in [`enqueue`].
 
 use heapless::Deque;
+use hone_wire::auth::Key;
 use hone_wire::message::{Event, Kind};
 
 /// Durable storage of numbered events. Every change is durable when the call returns: the lamp says "queued" then.
@@ -12,7 +13,7 @@ pub trait Store {
     fn epoch(&self) -> u32;
 
     /// Gives the numbering a new name, and numbers what is held from 1, in order. Numbers that the host gave up knowing
-    /// cannot be continued.
+    /// cannot be continued. A store that cannot keep the name keeps its old one.
     fn adopt_epoch(&mut self, epoch: u32);
 
     /// Number of the oldest event held; equal to [`Store::next`] when none is.
@@ -45,6 +46,10 @@ pub trait Store {
     /// # Errors
     /// As for [`Store::push`].
     fn push_dropped(&mut self, event: Event) -> Result<u32, StoreError>;
+
+    /// Keeps the pad's pairing key, where the store has a place for it; else that is the board's to do, which is asked by
+    /// [`Request::KeepPairingKey`](crate::Request::KeepPairingKey).
+    fn keep_pairing_key(&mut self, _key: Key) {}
 }
 
 /// Why a store kept nothing.
@@ -83,7 +88,8 @@ pub fn report_lost<S: Store>(store: &mut S, boot: u16, now_ms: u32) -> Result<()
 #[derive(Clone, Debug)]
 pub struct RamStore<const N: usize> {
     epoch: u32,
-    next: u32,
+    /// Numbers used.
+    used: u32,
     lost: u32,
     events: Deque<Event, N>,
 }
@@ -92,7 +98,7 @@ impl<const N: usize> RamStore<N> {
     /// An empty store without an epoch.
     #[must_use]
     pub const fn new() -> Self {
-        Self { epoch: 0, next: 1, lost: 0, events: Deque::new() }
+        Self { epoch: 0, used: 0, lost: 0, events: Deque::new() }
     }
 }
 
@@ -109,26 +115,25 @@ impl<const N: usize> Store for RamStore<N> {
 
     fn adopt_epoch(&mut self, epoch: u32) {
         self.epoch = epoch;
-        let mut seq = 1;
+        self.used = 0;
         for event in &mut self.events {
-            event.seq = seq;
-            seq += 1;
+            self.used += 1;
+            event.seq = self.used;
         }
-        self.next = seq;
     }
 
     fn first(&self) -> u32 {
-        self.next - self.events.len() as u32
+        self.next() - self.events.len() as u32
     }
 
     fn next(&self) -> u32 {
-        self.next
+        self.used + 1
     }
 
     fn push(&mut self, event: Event) -> Result<u32, StoreError> {
-        let seq = self.next;
+        let seq = self.next();
         self.events.push_back(Event { seq, ..event }).map_err(|_| StoreError::Full)?;
-        self.next += 1;
+        self.used = seq;
         Ok(seq)
     }
 

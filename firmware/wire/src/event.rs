@@ -103,7 +103,7 @@ impl Kind {
 pub enum Diagnostic {
     /// A button has been down for more than 10 s; `src` = the button.
     StuckButton = 1,
-    /// The firmware restarted after a panic; `dur_10ms` = the board's code for the place.
+    /// The firmware restarted after a panic; `dur_10ms` = the line, `prompt` = FNV-1a of the file's path.
     Panic = 2,
     /// Made by the **host**: numbers before this one will never come, because their acknowledgement was remembered by the
     /// pad alone (the host's journal is younger than the pad's numbering). `prompt` = how many.

@@ -14,4 +14,17 @@ pub struct Faults {
     pub ignore_crc: bool,
     /// Neither side checks that a greeting answers its own.
     pub greet_without_echo: bool,
+    /// The host acknowledges what its ledger refused.
+    pub ack_unstored: bool,
+}
+
+impl Faults {
+    /// All rules kept.
+    pub const NONE: Self = Self {
+        no_dedupe: false,
+        trim_at_send: false,
+        ignore_crc: false,
+        greet_without_echo: false,
+        ack_unstored: false,
+    };
 }

@@ -15,6 +15,8 @@ use nom::number::complete::{le_u8, le_u32};
 pub const MAX_RAW: usize = 240;
 /// Longest frame on the wire, in bytes: one stuffing byte and two delimiters more.
 pub const MAX_ENCODED: usize = MAX_RAW + 3;
+/// Where a frame begins in [`Encoded`], before it is stuffed.
+const RAW_AT: usize = 2;
 /// Bytes of a frame before its body.
 pub const HEADER_LEN: usize = 10;
 /// Bytes of a frame's checksum.
@@ -33,8 +35,22 @@ pub type Body = Vec<u8, MAX_BODY>;
 const TAGGED: u8 = 1 << 4;
 /// Features without which a frame cannot be understood; this version knows none.
 const INCOMPATIBLE: u8 = 0x0f;
-/// 16 entries of table: firmware has more time than flash, and a frame is short.
-const CRC: crc::Crc<u32, crc::Table<1>> = crc::Crc::<u32, crc::Table<1>>::new(&crc::CRC_32_ISCSI);
+/// CRC-32C of each half byte: firmware has more time than flash, and a frame is short.
+const CRC_TABLE: [u32; 16] = {
+    let mut table = [0; 16];
+    let mut half = 0;
+    while half < 16 {
+        let mut crc = half as u32;
+        let mut bit = 0;
+        while bit < 4 {
+            crc = crc >> 1 ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 };
+            bit += 1;
+        }
+        table[half] = crc;
+        half += 1;
+    }
+    table
+};
 
 /// A checked frame, borrowing its body from the bytes it came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +106,7 @@ impl<'a> Frame<'a> {
             return Err(FrameError::Short);
         }
         let (checked, crc) = raw.split_at(raw.len() - CRC_LEN);
-        if CRC.checksum(checked).to_le_bytes() != crc && !faults.ignore_crc {
+        if crc32c(checked).to_le_bytes() != crc && !faults.ignore_crc {
             return Err(FrameError::Crc);
         }
         let (body, (flags, kind, session, ctr)) = header(checked).map_err(|_| FrameError::Short)?;
@@ -128,19 +144,24 @@ pub fn encode(message: &Message, session: u32, ctr: u32, key: Option<&Key>) -> E
 /// for tests of types this version does not know.
 #[must_use]
 pub fn encode_body(kind: u8, body: &Body, session: u32, ctr: u32, key: Option<&Key>) -> Encoded {
-    let mut raw = Raw::new();
+    // A leading delimiter ends whatever half frame or banner the line carried before; the second zero is where stuffing
+    // begins.
+    let mut out = Encoded::new();
+    append(&mut out, &[0, 0]);
     let flags = WIRE_MAJOR << 5 | if key.is_some() { TAGGED } else { 0 };
-    append(&mut raw, &[flags, kind]);
-    append(&mut raw, &session.to_le_bytes());
-    append(&mut raw, &ctr.to_le_bytes());
-    append(&mut raw, body);
+    append(&mut out, &[flags, kind]);
+    append(&mut out, &session.to_le_bytes());
+    append(&mut out, &ctr.to_le_bytes());
+    append(&mut out, body);
     if let Some(key) = key {
-        let tag = auth::tag(key, &raw);
-        append(&mut raw, &tag);
+        let tag = auth::tag(key, &out[RAW_AT..]);
+        append(&mut out, &tag);
     }
-    let crc = CRC.checksum(&raw).to_le_bytes();
-    append(&mut raw, &crc);
-    stuff(&raw)
+    let crc = crc32c(&out[RAW_AT..]).to_le_bytes();
+    append(&mut out, &crc);
+    stuff(&mut out[RAW_AT - 1..]);
+    append(&mut out, &[0]);
+    out
 }
 
 /// What became of the frames one side received. All counts saturate.
@@ -177,6 +198,27 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// Nothing counted yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            accepted: 0,
+            stuffing: 0,
+            overlong: 0,
+            short: 0,
+            crc: 0,
+            version: 0,
+            incompatible: 0,
+            tag: 0,
+            untagged: 0,
+            replay: 0,
+            session: 0,
+            unknown: 0,
+            body: 0,
+            overrun: 0,
+        }
+    }
+
     /// Counts one refused frame.
     pub fn count(&mut self, error: FrameError) {
         bump(match error {
@@ -244,8 +286,8 @@ pub enum Deframed {
 impl Deframer {
     /// A deframer that has seen nothing.
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+    pub const fn new() -> Self {
+        Self { raw: Raw::new(), code: 0, left: 0, overlong: false }
     }
 
     /// Takes the next byte of the stream.
@@ -293,30 +335,28 @@ impl Deframer {
     }
 }
 
+/// CRC-32C (Castagnoli).
+fn crc32c(bytes: &[u8]) -> u32 {
+    let step = |crc: u32, half: u32| crc >> 4 ^ CRC_TABLE[((crc ^ half) & 0xf) as usize];
+    !bytes.iter().fold(u32::MAX, |crc, byte| step(step(crc, u32::from(*byte)), u32::from(*byte >> 4)))
+}
+
 fn header(bytes: &[u8]) -> nom::IResult<&[u8], (u8, u8, u32, u32)> {
     (le_u8, le_u8, le_u32, le_u32).parse(bytes)
 }
 
-/// Consistent overhead byte stuffing: each zero is replaced by the distance to the next one.
-fn stuff(raw: &Raw) -> Encoded {
-    let mut out = Encoded::new();
-    // A leading delimiter ends whatever half frame or banner the line carried before.
-    append(&mut out, &[0, 0]);
-    let (mut code_at, mut run) = (1, 1u8);
-    for &byte in raw {
-        if byte == 0 {
-            out[code_at] = run;
-            code_at = out.len();
-            run = 1;
+/// Consistent overhead byte stuffing, in place: each zero becomes the distance to the next one or to the end. The first
+/// byte is a zero put before the frame. Shorter than 254 bytes, no run needs splitting.
+fn stuff(bytes: &mut [u8]) {
+    let mut distance = 1;
+    for byte in bytes.iter_mut().rev() {
+        if *byte == 0 {
+            *byte = distance;
+            distance = 1;
         } else {
-            // `raw` is shorter than 254 bytes, so a run never needs splitting.
-            run += 1;
+            distance += 1;
         }
-        append(&mut out, &[byte]);
     }
-    out[code_at] = run;
-    append(&mut out, &[0]);
-    out
 }
 
 /// Appends to a vector whose capacity the callers' types guarantee.
@@ -327,6 +367,7 @@ pub(crate) fn append<const N: usize>(out: &mut Vec<u8, N>, bytes: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
     use super::*;
     use crate::message::{Ping, Pong};
 
@@ -345,7 +386,7 @@ mod tests {
         let mut raw = unstuffed(&encode(message, 0, 1, None));
         raw[0] = flags;
         let end = raw.len() - CRC_LEN;
-        let crc = CRC.checksum(&raw[..end]).to_le_bytes();
+        let crc = crc32c(&raw[..end]).to_le_bytes();
         raw[end..].copy_from_slice(&crc);
         raw
     }
@@ -353,7 +394,13 @@ mod tests {
     #[test]
     fn the_checksum_is_crc_32c() {
         // The check value every catalogue of checksums gives for "123456789".
-        assert_eq!(CRC.checksum(b"123456789"), 0xe306_9283);
+        assert_eq!(crc32c(b"123456789"), 0xe306_9283);
+        // And each byte counts, as somebody else's implementation has it.
+        let theirs = crc::Crc::<u32>::new(&crc::CRC_32_ISCSI);
+        let bytes: std::vec::Vec<u8> = (0..=255).chain((0..=255).rev()).collect();
+        for len in 0..bytes.len() {
+            assert_eq!(crc32c(&bytes[..len]), theirs.checksum(&bytes[..len]), "{len} bytes");
+        }
     }
 
     #[test]
@@ -392,7 +439,7 @@ mod tests {
             let mut forged = raw.clone();
             forged[bit / 8] ^= 1 << (bit % 8);
             // The forger knows the checksum, so it always fits.
-            let crc = CRC.checksum(&forged[..end]).to_le_bytes();
+            let crc = crc32c(&forged[..end]).to_le_bytes();
             forged[end..].copy_from_slice(&crc);
             match Frame::parse(&forged, Some(&key)) {
                 Err(_) => {}

@@ -456,7 +456,7 @@ impl HostLink {
                 bump(&mut self.counters.unknown);
                 self.nak(frame.kind, NakReason::UnknownType, frame.ctr);
             }
-            Err(BodyError::Short | BodyError::Malformed) => {
+            Err(BodyError::Short | BodyError::Malformed | BodyError::WrongWay) => {
                 bump(&mut self.counters.body);
                 self.nak(frame.kind, NakReason::Body, frame.ctr);
             }
@@ -570,6 +570,9 @@ impl HostLink {
                 // Whether a failed commit took place is for the ledger to say, the next time it can.
                 self.mark_is_exact = false;
                 self.refuse(Refusal::Ledger(error), notices);
+                if self.faults.ack_unstored {
+                    self.mark = frame.events.last().map_or(self.mark, |event| event.seq + 1);
+                }
                 0
             }
         };

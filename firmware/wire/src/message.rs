@@ -29,13 +29,17 @@ pub enum BodyError {
     UnknownType,
     /// Shorter than its type's fields.
     Short,
+    /// Of a type that only the other side may send. Only [`Message::parse_for_pad`] says so.
+    WrongWay,
     /// Long enough, but a field has a value that cannot be: a count over its bound, a label that is not UTF-8.
     Malformed,
 }
 
-/// The table of messages: type number, name. Everything else follows from it.
+/// The table of messages: type number, to whom it goes, name. Everything else follows from it.
 macro_rules! messages {
-    ($(#[doc = $doc:literal] $kind:literal $name:ident,)+) => {
+    (@for_pad to_host $name:ident $body:ident) => { return Err(BodyError::WrongWay) };
+    (@for_pad $way:ident $name:ident $body:ident) => { $name::parse($body).map(|(_, message)| Self::$name(message)) };
+    ($(#[doc = $doc:literal] $kind:literal $way:ident $name:ident,)+) => {
         /// One message, of any type.
         #[derive(Clone, Debug, PartialEq, Eq)]
         pub enum Message {
@@ -79,10 +83,19 @@ macro_rules! messages {
                     $($kind => $name::parse(body).map(|(_, message)| Self::$name(message)),)+
                     _ => return Err(BodyError::UnknownType),
                 };
-                parsed.map_err(|error| match error {
-                    nom::Err::Error(NomError { code: ErrorKind::Eof, .. }) | nom::Err::Incomplete(_) => BodyError::Short,
-                    nom::Err::Error(_) | nom::Err::Failure(_) => BodyError::Malformed,
-                })
+                parsed.map_err(body_error)
+            }
+
+            /// As [`Message::parse`], for a pad: what only a pad sends is not read, and a pad's image need not know how.
+            ///
+            /// # Errors
+            /// [`BodyError`], by cause.
+            pub fn parse_for_pad(kind: u8, body: &[u8]) -> Result<Self, BodyError> {
+                let parsed = match kind {
+                    $($kind => messages!(@for_pad $way $name body),)+
+                    _ => return Err(BodyError::UnknownType),
+                };
+                parsed.map_err(body_error)
             }
         }
 
@@ -96,39 +109,39 @@ macro_rules! messages {
 
 messages! {
     /// Host to pad, untagged: who is there?
-    1 HostHello,
+    1 to_pad HostHello,
     /// Pad to host, untagged: I am, and this is where my numbering stands.
-    2 PadHello,
+    2 to_host PadHello,
     /// Host to pad: the session begins; first tagged frame.
-    3 Welcome,
+    3 to_pad Welcome,
     /// Pad to host: presses.
-    4 Events,
+    4 to_host Events,
     /// Host to pad: all before this number is durable.
-    5 Ack,
+    5 to_pad Ack,
     /// Host to pad: lamps.
-    6 Leds,
+    6 to_pad Leds,
     /// Host to pad: are you there?
-    7 Ping,
+    7 to_pad Ping,
     /// Pad to host: yes, and this is the state I hold.
-    8 Pong,
+    8 to_host Pong,
     /// Host to pad: text.
-    9 Display,
+    9 to_pad Display,
     /// Host to pad: a tone.
-    10 Buzzer,
+    10 to_pad Buzzer,
     /// Host to pad: the question presses now answer.
-    11 Prompt,
+    11 to_pad Prompt,
     /// Host to pad: timings.
-    12 Config,
+    12 to_pad Config,
     /// Pad to host: which buttons are down; for tests and set-up, not durable.
-    13 Input,
+    13 to_host Input,
     /// Pad to host: health.
-    14 Stats,
+    14 to_host Stats,
     /// Either way: that frame was of no use to me, and why.
-    15 Nak,
+    15 either Nak,
     /// Host to pad, tag required: restart.
-    16 Reboot,
+    16 to_pad Reboot,
     /// Host to pad: a pairing key, heeded only while two buttons have been held for 5 s.
-    17 Pair,
+    17 to_pad Pair,
 }
 
 /// The host's greeting, repeated until answered.
@@ -303,9 +316,14 @@ pub struct Config {
     pub hash: u32,
 }
 
+impl Config {
+    /// The pad's own, until a host says otherwise.
+    pub const OWN: Self = Self { debounce_ms: 8, long_ms: 600, double_ms: 0, chord_ms: 150, hash: 0 };
+}
+
 impl Default for Config {
     fn default() -> Self {
-        Self { debounce_ms: 8, long_ms: 600, double_ms: 0, chord_ms: 150, hash: 0 }
+        Self::OWN
     }
 }
 
@@ -393,7 +411,15 @@ impl core::fmt::Debug for Pair {
     }
 }
 
+impl Prompt {
+    /// Nothing is being asked.
+    pub const NONE: Self = Self { prompt_id: 0, ttl_ms: 0, labels: Labels::NONE };
+}
+
 impl Labels {
+    /// No labels.
+    pub const NONE: Self = Self { packed: Vec::new(), count: 0 };
+
     /// Packs labels; what does not fit into [`MAX_LABELS`] bytes is refused whole, not cut.
     ///
     /// # Errors
@@ -749,6 +775,13 @@ impl Pair {
 
     fn parse(i: &[u8]) -> IResult<&[u8], Self> {
         array.map(|key| Self { key }).parse(i)
+    }
+}
+
+fn body_error(error: nom::Err<NomError<&[u8]>>) -> BodyError {
+    match error {
+        nom::Err::Error(NomError { code: ErrorKind::Eof, .. }) | nom::Err::Incomplete(_) => BodyError::Short,
+        nom::Err::Error(_) | nom::Err::Failure(_) => BodyError::Malformed,
     }
 }
 

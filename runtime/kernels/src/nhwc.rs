@@ -317,23 +317,12 @@ per_isa! { lines = lines_of; (d: &Depthwise<'_>, lines: Range<usize>, channels: 
 /// `check` has passed, lines and channels exist, nobody else is at those results, and the CPU has the instructions.
 #[inline(always)]
 unsafe fn lines_of<S: F32s>(d: &Depthwise<'_>, lines: Range<usize>, channels: Range<usize>, y: *mut f32) {
-    // So many channels at a time that the lines under a kernel stay in the first-level cache while it moves down.
-    let held = d.window.kernel[1] * d.window.input[2];
-    let some = (LINES / held.max(1)).max(NR) / NR * NR;
     let mut lists: [List; 3] = std::array::from_fn(|_| List::default());
-    let mut first = channels.start;
-    while first < channels.end {
-        let last = channels.end.min(first + some);
-        for line in lines.clone() {
-            // SAFETY: the caller's promise.
-            unsafe { one_line::<S>(d, line, &(first..last), &mut lists, y) };
-        }
-        first = last;
+    for line in lines {
+        // SAFETY: the caller's promise.
+        unsafe { one_line::<S>(d, line, &channels, &mut lists, y) };
     }
 }
-
-/// Floats of lines that stay in the first-level cache.
-const LINES: usize = 6 * 1024;
 
 /// One output line of [`lines_of`].
 ///

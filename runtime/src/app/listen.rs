@@ -2,11 +2,12 @@
 //!
 //! One thread runs it. Sources and pads have threads of their own; what they bring waits in their mailboxes and in the
 //! journal, so that a slow model delays answers and loses no press.
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use hone_wire::message::{Kind as EventKind, Labels, Prompt};
+use hone_wire::message::{Labels, Prompt};
 
 use super::question::Ask;
 use super::{Answer, App, AppError, Learned};
@@ -16,9 +17,11 @@ use crate::capture::{
 };
 use crate::class::{Class, Classified};
 use crate::feedback::ledger::JournalLedger;
-use crate::feedback::meaning::Layout;
-use crate::feedback::serial::{Notice, SerialConfig, SerialError, SerialSource};
+use crate::feedback::listener::{Listener, Notice, Opening};
+use crate::feedback::policy::Policy;
+use crate::feedback::source::{Source as PressSource, SourceError};
 use crate::journal::{ClassChange, Press, PressKind, Source};
+use crate::learn::ClassesError;
 use crate::modality::{Audio, Image, ModalityError, Pixels, Sample};
 use crate::model::ModelError;
 use crate::note::Note;
@@ -44,7 +47,13 @@ pub enum ListenError {
     },
     /// A pad.
     #[error(transparent)]
-    Serial(#[from] SerialError),
+    Pad(#[from] SourceError),
+    /// The configuration gives buttons meanings that this model does not have.
+    #[error("the configuration does not fit the model: {}", wrong.join("; "))]
+    Meanings {
+        /// Each with its file and line.
+        wrong: Vec<String>,
+    },
     /// Nothing to look at.
     #[error("nothing to look at: give --camera, --mic or --sensor; the model takes {}", takes.join(", "))]
     NoSource {
@@ -66,19 +75,22 @@ impl Classified for ListenError {
         match self {
             ListenError::App(e) => e.class(),
             ListenError::Capture { source, .. } => source.class(),
-            ListenError::Serial(_) => Class::Device,
+            ListenError::Pad(e) => e.class(),
+            ListenError::Meanings { .. } => Class::Config,
             ListenError::NoSource { .. } | ListenError::NotTaken { .. } => Class::Usage,
         }
     }
 }
 
 /// What to look at, whom to hear, when to show.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct ListenConfig {
     /// Sources by what they give, each in the words of `capture::SOURCES`.
     pub sources: Vec<(Medium, String)>,
-    /// Pads, each with the number of its buttons.
-    pub pads: Vec<(SerialConfig, usize)>,
+    /// Where presses come from; what is not there is waited for.
+    pub pads: Vec<Box<dyn PressSource>>,
+    /// Whom to hear, and what buttons mean.
+    pub policy: Policy,
     /// When an answer counts as shown.
     pub shown: ShownConfig,
     /// After a 👎, offer the class next in line.
@@ -192,10 +204,15 @@ pub fn listen(
     }
     let (notices, heard) = channel();
     let mut pads = Vec::new();
-    for (serial, buttons) in config.pads {
-        let ledger = JournalLedger::new(app.journal(), Layout::for_buttons(buttons));
-        pads.push(SerialSource::open(serial, Box::new(ledger), notices.clone())?);
+    // By class number, as buttons name them; merged classes under their old names.
+    let names = app.classes().names().to_vec();
+    config.policy.check(&names).map_err(|wrong| ListenError::Meanings { wrong })?;
+    let policy = Arc::new(config.policy);
+    for source in config.pads {
+        let ledger = JournalLedger::new(app.journal(), policy.clone(), &names);
+        pads.push(Listener::start(source, Opening::WhenThere, Box::new(ledger), notices.clone())?);
     }
+    let mut open_pads = pads.len();
     let mut rule = ShownRule::new(config.shown);
     let mut latest = Latest::default();
     let mut last_shown = None;
@@ -251,11 +268,12 @@ pub fn listen(
         while let Ok(notice) = heard.try_recv() {
             if let Notice::Committed { events, .. } = &notice {
                 // First, because it is about what is in use and not about what may be published in a moment.
-                if events.iter().any(|e| e.event.kind == EventKind::ChordHeld) {
+                if events.iter().any(|e| policy.may_roll_back(&e.event)) {
                     finish_rollbacks(app, &mut tell)?;
                 }
                 learn(app, &mut tell)?;
             }
+            open_pads -= usize::from(matches!(notice, Notice::Ended { .. }));
             tell(app, Happening::Pad(notice));
         }
         while words_open {
@@ -263,6 +281,12 @@ pub fn listen(
                 Ok(Word::Stop) => return Ok(()),
                 Ok(Word::Trigger) => rule.trigger(Instant::now()),
                 Ok(Word::Rollback) => roll_back(app, &mut tell)?,
+                Ok(Word::Said { kind: PressKind::Correction { class }, .. })
+                    if class as usize >= app.classes().len() =>
+                {
+                    let (class, known) = (class.to_string(), app.classes().visible_names());
+                    tell(app, Happening::Refused(&ClassesError::Unknown { class, known }.into()));
+                }
                 Ok(Word::Said { kind, confirmed, source }) => {
                     let about = if matches!(kind, PressKind::Undo { .. }) { None } else { last_shown };
                     say(app, &mut tell, Press { confirmed, ..Press::new(about, kind, source) });
@@ -290,7 +314,7 @@ pub fn listen(
             prompt(app, &pads, prediction_id, [answer.class])?;
             tell(app, Happening::Offered { prediction_id, after, answer: &answer });
         }
-        if ended && pads.is_empty() && !words_open {
+        if ended && open_pads == 0 && !words_open {
             return Ok(());
         }
         if ended {
@@ -303,13 +327,13 @@ pub fn listen(
 /// Puts the classes on the pads' labels; without room for all of them the pads ask without labels.
 fn prompt(
     app: &App,
-    pads: &[SerialSource],
+    pads: &[Listener],
     prompt_id: u32,
     classes: impl IntoIterator<Item = usize>,
-) -> Result<(), SerialError> {
+) -> Result<(), SourceError> {
     let names = classes.into_iter().map(|class| app.classes().name(class));
     let labels = Labels::pack(names).unwrap_or_default();
-    pads.iter().try_for_each(|pad| pad.prompt(Prompt { prompt_id, ttl_ms: 0, labels: labels.clone() }).map(drop))
+    pads.iter().try_for_each(|pad| pad.prompt(Prompt { prompt_id, ttl_ms: 0, labels: labels.clone() }))
 }
 
 /// Records what was said and learns from it.

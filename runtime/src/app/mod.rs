@@ -136,6 +136,8 @@ pub struct Answer {
 pub struct Settings {
     /// The gate's rule.
     pub gate: Mode,
+    /// The objective, by its name; `None`: as the recipe says, else `posterior`.
+    pub objective: Option<String>,
     /// How much of the source is learned beside the presses; `None`: as with the adapter in use, else as the recipe says, else
     /// nothing.
     pub retain: Option<Retain>,
@@ -180,6 +182,11 @@ pub enum Learned {
         /// The press.
         id: PressId,
     },
+    /// The last thumbs have begun to contradict each other: only confirmed presses and corrections help now.
+    Contradicted {
+        /// Nats a thumb by which they were foretold better than by their frequency; below zero, worse.
+        gain: f64,
+    },
     /// A candidate went before the gate.
     Decided {
         /// The verdict with its numbers.
@@ -222,6 +229,8 @@ pub struct App {
     last_seq: u64,
     /// The newest asked-for rollback that is known to be settled.
     rollbacks_until: u64,
+    /// That presses contradict each other has been said.
+    contradicted: bool,
 }
 
 /// Changes of the journal on their way to the learner. They wait here, so that an error on the way loses none of them.
@@ -239,10 +248,13 @@ impl Backlog {
     }
 }
 
-/// A learner's settings from a bundle's recipe.
-pub fn learner_config(model: &Model, gate: Mode) -> LearnerConfig {
+/// A learner's settings from a bundle's recipe, where `settings` do not say otherwise.
+pub fn learner_config(model: &Model, settings: &Settings) -> LearnerConfig {
     let mut config = LearnerConfig::default();
     let defaults = &model.recipe().defaults;
+    if let Some(name) = settings.objective.as_ref().or(defaults.objective.as_ref()) {
+        config.objective = name.clone();
+    }
     if let Some(v) = defaults.epsilon {
         config.solver.hyper.epsilon = f64::from(v);
     }
@@ -264,7 +276,7 @@ pub fn learner_config(model: &Model, gate: Mode) -> LearnerConfig {
     if let Some(prior) = &model.recipe().prior {
         config.tripwire.prior = prior.iter().map(|&p| f64::from(p)).collect();
     }
-    config.gate.mode = gate;
+    config.gate.mode = settings.gate;
     config
 }
 
@@ -305,7 +317,7 @@ impl App {
         };
         let shown = journal.reader().next_prediction_id()?.saturating_sub(1);
         let mut app = App {
-            learner: Learner::new(base.clone(), learner_config(&model, settings.gate))?,
+            learner: Learner::new(base.clone(), learner_config(&model, &settings))?,
             live: base.classes(),
             base,
             retain,
@@ -326,6 +338,7 @@ impl App {
             backlog: Backlog::default(),
             last_seq: 0,
             rollbacks_until: 0,
+            contradicted: false,
         };
         let effective = lock(&app.journal).reader().changes(&mut app.follower)?.appeared;
         let published = app.in_use(app.adapters.current_id()?)?;
@@ -484,6 +497,10 @@ impl App {
                 self.temperature = Temperature::fit(&self.learner.told()?);
             }
             self.heard(&refused);
+        }
+        let said = std::mem::replace(&mut self.contradicted, self.learner.contradicted());
+        if let Some(gain) = self.learner.foretelling_gain().filter(|_| self.contradicted && !said) {
+            learned.push(Learned::Contradicted { gain });
         }
         if self.learner.candidate_due() {
             learned.push(self.decide()?);
@@ -645,7 +662,7 @@ impl App {
         Adapter {
             provenance: Provenance {
                 base_digest: self.model.bundle().base_digest().to_string(),
-                objective: "posterior".to_string(),
+                objective: self.learner.config().objective.clone(),
                 presses: self.learner.training_predictions() as u64,
                 journal_seq: self.last_seq,
                 lambda: solver.lambda_partial,

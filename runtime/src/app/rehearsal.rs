@@ -13,8 +13,12 @@ use crate::class::{Class, Classified};
 use crate::dataset::Row;
 use crate::feedback::emulate::{Emulator, EmulatorConfig, EmulatorError, Gesture, Step};
 use crate::feedback::ledger::{JournalLedger, lock};
+use crate::feedback::limit::Limit;
+use crate::feedback::listener::{Listener, Notice, Opening};
 use crate::feedback::meaning::{Layout, Role};
-use crate::feedback::serial::{Notice, PortSpec, SerialConfig, SerialError, SerialSource};
+use crate::feedback::policy::{Policy, Rules};
+use crate::feedback::serial::SerialPad;
+use crate::feedback::source::SourceError;
 use crate::journal::{Filter, Kind, Record};
 
 /// How long anything on the line may take before the rehearsal gives up.
@@ -33,7 +37,7 @@ pub enum RehearsalError {
     Pad(#[from] EmulatorError),
     /// The line.
     #[error("the line to the emulated pad: {0}")]
-    Serial(#[from] SerialError),
+    Serial(#[from] SourceError),
     /// A label of the data that the model does not know.
     #[error("the data says `{label}`, which is no label of the model")]
     Label {
@@ -198,11 +202,11 @@ pub fn play(
     })?;
     let port = emulator.port_name().unwrap_or_default();
     let (notices, heard) = channel();
-    let serial = SerialSource::open(
-        SerialConfig { allow_unpaired: true, ..SerialConfig::new(PortSpec::Path(port.clone().into())) },
-        Box::new(JournalLedger::new(app.journal(), layout.clone())),
-        notices,
-    )?;
+    // Whoever presses at the speed of a machine is a machine, here with leave.
+    let limit = Limit { apart_ms: 0, per_minute: u32::MAX };
+    let policy = Policy { common: Rules { allow_unpaired: true, limit, ..Rules::default() }, ..Policy::default() };
+    let ledger = JournalLedger::new(app.journal(), policy.into(), app.model().labels());
+    let serial = Listener::start(Box::new(SerialPad::at(&port)), Opening::Now, Box::new(ledger), notices)?;
     let finger = Finger { emulator: &emulator, heard: &heard };
     finger.wait_up()?;
 

@@ -63,7 +63,7 @@ impl App {
         awake: usize,
         published: Theta,
     ) -> Result<Learner, AppError> {
-        let mut config = learner_config(&self.model, self.settings.gate);
+        let mut config = learner_config(&self.model, &self.settings);
         if let Some(coreset) = self.model.coreset() {
             config.source = coreset.train.iter().take(self.retain.samples()).cloned().collect();
         }

@@ -1,4 +1,5 @@
 //! Why a source could not be had, or had to stop.
+use crate::gpio::GpioError;
 use crate::{Class, Classified};
 
 /// Why a source could not be had, or had to stop.
@@ -66,31 +67,9 @@ pub enum CaptureError {
         /// How the last attempt ended.
         last: String,
     },
-    /// The machine shows no GPIO chips.
-    #[error(
-        "this machine has no GPIO that this user can see (no usable /dev/gpiochip*): {detail}; on a Raspberry Pi or a \
-         Jetson add the user to the group `gpio`, elsewhere use `key` or a pad on a serial port"
-    )]
-    NoGpio {
-        /// What was found instead.
-        detail: String,
-    },
-    /// No such GPIO line.
-    #[error("no GPIO line matches `{line}`; chips here: {chips}")]
-    NoLine {
-        /// What was looked for.
-        line: String,
-        /// Labels of the chips, or names of the chip's lines.
-        chips: String,
-    },
-    /// The GPIO line could not be used.
-    #[error("cannot use GPIO line `{line}`: {detail}; another program may hold it (`gpioinfo` names it)")]
-    Gpio {
-        /// The line.
-        line: String,
-        /// What the kernel said.
-        detail: String,
-    },
+    /// The GPIO line cannot be had.
+    #[error(transparent)]
+    Gpio(#[from] GpioError),
     /// The thread could not be started, or has died.
     #[error("the thread of `{spec}` is not running: {detail}")]
     Thread {
@@ -111,9 +90,7 @@ impl Classified for CaptureError {
             CaptureError::Spawn { .. }
             | CaptureError::Open { .. }
             | CaptureError::GivenUp { .. }
-            | CaptureError::NoGpio { .. }
-            | CaptureError::NoLine { .. }
-            | CaptureError::Gpio { .. } => Class::Device,
+            | CaptureError::Gpio(_) => Class::Device,
         }
     }
 }

@@ -1,97 +1,22 @@
 //! Edges of a GPIO line as triggers, through the kernel's character device.
 //!
-//! The chip is found by its label and the line by its name: numbers move between kernels (the header of a Pi 5 went from
-//! `gpiochip4` to `gpiochip0`). The line is held as long as the source lives, and should live as long as the program: on
+//! The line is held as long as the source lives, and should live as long as the program: on
 //! some Jetson kernels a line that is let go is disconnected until the next boot. That a pull resistor was asked for does
-//! not mean there is one: the level at rest is told when the source starts, and by [`idle_level`].
-use std::path::PathBuf;
+//! not mean there is one: the level at rest is told when the source starts, and by [`idle_level`](crate::gpio::idle_level).
 use std::time::Duration;
 
 use gpiocdev::Request;
-use gpiocdev::chip::Chip;
 use gpiocdev::line::{self, EdgeDetection, EdgeKind, Value};
 
 use super::mailbox::{Full, Mailbox, Threaded};
 use super::options::{Bias, Edge};
 use super::{CaptureError, Kind, Medium, Source, Spec, Trigger, What};
 use crate::Note;
+use crate::gpio::{CONSUMER, GpioError, GpioPlace};
 
-const CONSUMER: &str = "hone";
 const DEBOUNCE: Duration = Duration::from_millis(5);
 /// How soon a dropped source is noticed.
 const TICK: Duration = Duration::from_millis(100);
-
-/// Where a line is: `[CHIP/]LINE`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GpioPlace {
-    /// Label of the chip (`pinctrl-rp1`), its name (`gpiochip0`) or its device file; none: whichever has the line.
-    pub chip: Option<String>,
-    /// Name of the line (`GPIO17`, `PQ.05`), or its offset on the chip.
-    pub line: String,
-}
-
-impl GpioPlace {
-    /// Parses `[CHIP/]LINE`; `None` when a part is empty, or the line is a number without a chip.
-    pub fn parse(text: &str) -> Option<GpioPlace> {
-        let (chip, line) = match text.rsplit_once('/') {
-            Some((chip, line)) => (Some(chip.to_owned()), line),
-            None => (None, text),
-        };
-        let numbered = chip.is_none() && line.parse::<u32>().is_ok();
-        let empty = line.is_empty() || chip.as_deref() == Some("");
-        (!numbered && !empty).then(|| GpioPlace { chip, line: line.to_owned() })
-    }
-
-    /// The chip's device file and the line's offset.
-    fn find(&self) -> Result<(PathBuf, u32), CaptureError> {
-        let none = |detail: String| CaptureError::NoGpio { detail };
-        let paths = gpiocdev::chip::chips().map_err(|error| none(error.to_string()))?;
-        if paths.is_empty() {
-            return Err(none("there is none".into()));
-        }
-        let mut seen = vec![];
-        for path in paths {
-            // A chip this user may not open is not one to be chosen; the message shows which could be.
-            let Ok(chip) = Chip::from_path(&path) else { continue };
-            let Ok(info) = chip.info() else { continue };
-            seen.push(format!("{} ({}, {} lines)", info.label, info.name, info.num_lines));
-            let wanted = self
-                .chip
-                .as_ref()
-                .is_none_or(|name| *name == info.label || *name == info.name || *name == path.to_string_lossy());
-            if !wanted {
-                continue;
-            }
-            if let Some(found) = chip.find_line_info(&self.line) {
-                return Ok((path, found.offset));
-            }
-            if let Ok(offset) = self.line.parse::<u32>()
-                && self.chip.is_some()
-                && offset < info.num_lines
-            {
-                return Ok((path, offset));
-            }
-        }
-        if seen.is_empty() {
-            return Err(none("there are some, but none can be opened".into()));
-        }
-        let line = self.chip.iter().map(String::as_str).chain([self.line.as_str()]).collect::<Vec<_>>().join("/");
-        Err(CaptureError::NoLine { line, chips: seen.join(", ") })
-    }
-}
-
-/// Whether the line is high now: with nothing pressed, true for a button to ground whose pull-up works.
-///
-/// # Errors
-/// [`CaptureError::NoGpio`], [`CaptureError::NoLine`], [`CaptureError::Gpio`]; by class a device.
-pub fn idle_level(place: &GpioPlace) -> Result<bool, CaptureError> {
-    let (chip, offset) = place.find()?;
-    let refuse = |error: gpiocdev::Error| CaptureError::Gpio { line: place.line.clone(), detail: error.to_string() };
-    let mut builder = Request::builder();
-    let request =
-        builder.on_chip(chip).with_consumer(CONSUMER).with_line(offset).as_input().request().map_err(refuse)?;
-    Ok(request.value(offset).map_err(refuse)? == Value::Active)
-}
 
 /// The row `gpio` of [`super::SOURCES`].
 pub(super) fn open(medium: Medium, spec: &Spec) -> Result<Box<dyn Source>, CaptureError> {
@@ -99,7 +24,7 @@ pub(super) fn open(medium: Medium, spec: &Spec) -> Result<Box<dyn Source>, Captu
         spec.refuse("a line is a name (`gpio:GPIO17`) or `CHIP/LINE` with a name or offset (`gpio:pinctrl-rp1/17`)")
     })?;
     let (chip, offset) = place.find()?;
-    let refuse = |error: gpiocdev::Error| CaptureError::Gpio { line: place.line.clone(), detail: error.to_string() };
+    let refuse = |error: gpiocdev::Error| GpioError::Line { line: place.line.clone(), detail: error.to_string() };
     let options = spec.options();
     let edge = options.edge.unwrap_or(Edge::Falling);
     let mut builder = Request::builder();
@@ -134,7 +59,7 @@ struct Edges {
 
 impl Edges {
     fn serve(&self, mailbox: &Mailbox) -> Result<(), CaptureError> {
-        let refuse = |error: gpiocdev::Error| CaptureError::Gpio { line: self.name.clone(), detail: error.to_string() };
+        let refuse = |error: gpiocdev::Error| GpioError::Line { line: self.name.clone(), detail: error.to_string() };
         mailbox.update(|status| status.starts += 1);
         mailbox.tell(What::Started { what: self.what.clone() });
         let mut last = None;
@@ -165,17 +90,6 @@ fn lost_edges(last: &mut Option<u32>, seqno: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_line_is_named_alone_or_behind_its_chip_and_a_number_alone_names_none() {
-        let place = |chip: Option<&str>, line: &str| Some(GpioPlace { chip: chip.map(Into::into), line: line.into() });
-        assert_eq!(GpioPlace::parse("GPIO17"), place(None, "GPIO17"));
-        assert_eq!(GpioPlace::parse("tegra234-gpio/PQ.05"), place(Some("tegra234-gpio"), "PQ.05"));
-        assert_eq!(GpioPlace::parse("/dev/gpiochip0/17"), place(Some("/dev/gpiochip0"), "17"));
-        for text in ["", "17", "/17", "chip/"] {
-            assert_eq!(GpioPlace::parse(text), None, "{text}");
-        }
-    }
 
     #[test]
     fn a_gap_in_the_kernels_numbers_is_that_many_lost_edges_also_over_their_end() {

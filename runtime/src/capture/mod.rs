@@ -43,8 +43,6 @@ mod words;
 
 pub use change::{ShowReason, ShownConfig, ShownRule};
 pub use error::CaptureError;
-#[cfg(all(feature = "gpio", target_os = "linux"))]
-pub use gpio::{GpioPlace, idle_level};
 pub use options::{Bias, Edge, KEYS, Key, Options, Spec};
 pub use status::{Event, State, Status, What};
 

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::mjpeg::tests::picture;
 use super::*;
+#[cfg(all(feature = "gpio", target_os = "linux"))]
+use crate::gpio::GpioError;
 use crate::{Class, Classified};
 
 /// Generous: the machine that runs the tests may be busy.
@@ -320,10 +322,10 @@ fn gpio_that_is_not_there_is_a_device_error_that_says_what_to_do() {
     assert_eq!(error.class(), Class::Device, "{error}");
     let text = error.to_string();
     match error {
-        CaptureError::NoGpio { .. } => {
+        CaptureError::Gpio(GpioError::NoGpio { .. }) => {
             assert!(text.contains("group `gpio`") && text.contains("/dev/gpiochip"), "{text}")
         }
-        CaptureError::NoLine { .. } => assert!(text.contains("chips here"), "{text}"),
+        CaptureError::Gpio(GpioError::NoLine { .. }) => assert!(text.contains("chips here"), "{text}"),
         other => panic!("{other}"),
     }
 }

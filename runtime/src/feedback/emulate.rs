@@ -108,6 +108,8 @@ pub struct EmulatorConfig {
     pub virtual_time: bool,
     /// Whether the queue survives the loss of power, as in flash; otherwise it is lost with its epoch, as in memory.
     pub durable: bool,
+    /// The version and digest it says its firmware has.
+    pub firmware: ([u8; 3], [u8; 8]),
     /// A link to keep pointing at the terminal, whatever its name is after a replug: what `/dev/serial/by-id` is for a
     /// real device. Its directory must exist; a link of that name is replaced, a file is not.
     pub link: Option<PathBuf>,
@@ -122,6 +124,7 @@ impl Default for EmulatorConfig {
             timing: Config::default(),
             virtual_time: false,
             durable: true,
+            firmware: (firmware_version(), *b"emulated"),
             link: None,
         }
     }
@@ -649,8 +652,8 @@ impl Board {
                 boot: self.boots,
                 buttons: self.config.buttons,
                 leds: self.config.buttons,
-                firmware: firmware_version(),
-                firmware_hash: *b"emulated",
+                firmware: self.config.firmware.0,
+                firmware_hash: self.config.firmware.1,
             },
             pairing_key: self.pairing_key,
             nonce,

@@ -1,63 +1,20 @@
 //! The serial source against the emulated pad over a real pseudo-terminal.
 
 use super::*;
-use crate::feedback::serial::{Down, Notice, PortSpec, SerialConfig, SerialError, SerialSource};
-use hone_wire::host::{Ledger, LedgerError, Received, Refusal};
-use hone_wire::message::{Kind, Labels};
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use crate::feedback::faulty::Book;
+use crate::feedback::listener::{Down, Listener, Notice, Opening};
+use crate::feedback::serial::SerialPad;
+use crate::feedback::source::{Keeper, SourceError, Terms};
+use hone_wire::host::{CommandError, Ledger, LedgerError, Received, Refusal};
+use hone_wire::message::{Kind, Labels, PadHello};
+use std::sync::atomic::Ordering;
 
 const KEY: Key = *b"emulator pairing";
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A ledger in memory, shared with the test. It does not look for repeats itself.
-#[derive(Clone, Default)]
-struct Book {
-    pages: Arc<Mutex<Pages>>,
-    full: Arc<AtomicBool>,
-    refused: Arc<AtomicU32>,
-}
-
-#[derive(Default)]
-struct Pages {
-    marks: HashMap<([u8; 8], u32), u32>,
-    log: Vec<Received>,
-    epochs: u32,
-}
-
-impl Ledger for Book {
-    fn mark(&mut self, uid: &[u8; 8], epoch: u32) -> Result<u32, LedgerError> {
-        Ok(*self.pages.lock().unwrap().marks.get(&(*uid, epoch)).unwrap_or(&1))
-    }
-
-    fn commit(&mut self, uid: &[u8; 8], epoch: u32, events: &[Received]) -> Result<(), LedgerError> {
-        if self.full.load(Ordering::SeqCst) {
-            self.refused.fetch_add(1, Ordering::SeqCst);
-            return Err(LedgerError::Full);
-        }
-        let mut pages = self.pages.lock().unwrap();
-        pages.log.extend_from_slice(events);
-        pages.marks.insert((*uid, epoch), events.last().unwrap().event.seq + 1);
-        Ok(())
-    }
-
-    fn new_epoch(&mut self, _: &[u8; 8]) -> Result<u32, LedgerError> {
-        let mut pages = self.pages.lock().unwrap();
-        pages.epochs += 1;
-        Ok(pages.epochs)
-    }
-}
-
-impl Book {
-    /// Kind and button of each press, in order.
-    fn presses(&self) -> Vec<(Kind, u8)> {
-        self.pages.lock().unwrap().log.iter().map(|r| (r.event.kind, r.event.button())).collect()
-    }
-}
-
 struct Bench {
     emulator: Emulator,
-    source: SerialSource,
+    source: Listener,
     book: Book,
     told: Receiver<Notice>,
     // The link's directory lives as long as the bench.
@@ -68,16 +25,15 @@ fn bench(config: EmulatorConfig, key: Option<Key>) -> Bench {
     let directory = tempfile::tempdir().unwrap();
     let config = EmulatorConfig { link: Some(directory.path().join("usb-hone_pad")), virtual_time: true, ..config };
     let emulator = Emulator::start(config).unwrap();
-    let book = Book::default();
-    let (source, told) = listen(&emulator, &book, key);
+    let book = Book { key, ..Book::default() };
+    let (source, told) = listen(&emulator, &book);
     Bench { emulator, source, book, told, _directory: directory }
 }
 
-fn listen(emulator: &Emulator, book: &Book, key: Option<Key>) -> (SerialSource, Receiver<Notice>) {
-    let port: PortSpec = emulator.port_name().unwrap().parse().unwrap();
-    let config = SerialConfig { pairing_key: key, allow_unpaired: key.is_none(), ..SerialConfig::new(port) };
+fn listen(emulator: &Emulator, book: &Book) -> (Listener, Receiver<Notice>) {
+    let pad = Box::new(SerialPad::at(emulator.port_name().unwrap()));
     let (notices, told) = mpsc::channel();
-    (SerialSource::open(config, Box::new(book.clone()), notices).unwrap(), told)
+    (Listener::start(pad, Opening::Now, Box::new(book.clone()), notices).unwrap(), told)
 }
 
 impl Bench {
@@ -178,7 +134,7 @@ fn a_pad_pulled_out_and_put_back_under_another_name_loses_nothing() {
     assert_eq!(bench.emulator.port_name(), None);
     click(&bench.emulator, 10, 15);
     bench.told("loss of the port", |notice| match notice {
-        Notice::Down { why: Down::PortLost { .. } } => Some(()),
+        Notice::Down { why: Down::PortLost { .. }, .. } => Some(()),
         _ => None,
     });
     assert!(bench.emulator.pending() >= 5);
@@ -231,7 +187,7 @@ fn a_full_ledger_stops_acknowledgements_and_nothing_is_lost_once_it_has_room() {
     bench.book.full.store(true, Ordering::SeqCst);
     click(&bench.emulator, 0, 30);
     bench.told("refusal", |notice| match notice {
-        Notice::Refused { why: Refusal::Ledger(LedgerError::Full) } => Some(()),
+        Notice::Refused { why: Refusal::Ledger(LedgerError::Full), .. } => Some(()),
         _ => None,
     });
     assert_eq!(bench.emulator.pending(), 30);
@@ -248,7 +204,7 @@ fn a_host_that_restarts_goes_on_where_it_stopped() {
     click(&emulator, 0, 10);
     drop((source, told));
     click(&emulator, 10, 20);
-    let (_source, _told) = listen(&emulator, &book, None);
+    let (_source, _told) = listen(&emulator, &book);
     emulator.await_drained(PATIENCE).unwrap();
     assert_eq!(book.presses(), clicks(20));
 }
@@ -281,7 +237,7 @@ fn a_press_answers_the_prompt_it_was_made_under() {
 fn a_pad_with_another_key_is_refused() {
     let bench = bench(EmulatorConfig { pairing_key: Some([1; 16]), ..EmulatorConfig::default() }, Some(KEY));
     bench.told("refusal", |notice| match notice {
-        Notice::Refused { why: Refusal::WrongKey } => Some(()),
+        Notice::Refused { why: Refusal::WrongKey, .. } => Some(()),
         Notice::Up { .. } => panic!("connected with the wrong key"),
         _ => None,
     });
@@ -293,10 +249,82 @@ fn a_pad_with_another_key_is_refused() {
 #[test]
 fn a_port_that_is_taken_is_refused_while_its_owner_keeps_it() {
     let bench = bench(EmulatorConfig::default(), None);
-    let port = bench.emulator.port_name().unwrap().parse().unwrap();
+    let pad = Box::new(SerialPad::at(bench.emulator.port_name().unwrap()));
     let (notices, _told) = mpsc::channel();
-    let second = SerialSource::open(SerialConfig::new(port), Box::new(bench.book.clone()), notices);
-    assert!(matches!(second, Err(SerialError::Open { .. } | SerialError::Busy { .. })), "{second:?}");
+    let second = Listener::start(pad, Opening::Now, Box::new(bench.book.clone()), notices);
+    assert!(matches!(second, Err(SourceError::Open { .. } | SourceError::Busy { .. })), "{second:?}");
+}
+
+#[test]
+fn a_port_that_is_not_there_is_an_error_that_names_it_or_is_waited_for_aloud() {
+    let (notices, told) = mpsc::channel();
+    let absent = || Box::new(SerialPad::at("/dev/no-such-pad"));
+    let error = Listener::start(absent(), Opening::Now, Box::new(Book::default()), notices.clone()).unwrap_err();
+    assert!(error.to_string().contains("/dev/no-such-pad"), "{error}");
+    let source = Listener::start(absent(), Opening::WhenThere, Box::new(Book::default()), notices).unwrap();
+    assert!(matches!(told.recv_timeout(PATIENCE), Ok(Notice::Searching { .. })));
+    assert!(matches!(source.buzz(Default::default()), Err(SourceError::Refused(CommandError::Down))));
+    assert!(source.prompt(Prompt { prompt_id: 4, ..Prompt::default() }).is_ok());
+    assert!(matches!(
+        source.prompt(Prompt { prompt_id: 4, ..Prompt::default() }),
+        Err(SourceError::Refused(CommandError::NotRising { highest: 4 }))
+    ));
+}
+
+#[test]
+fn several_pads_at_once_keep_their_presses_apart_and_a_key_goes_with_its_pad() {
+    let start = |uid: &[u8; 8], pairing_key| {
+        let config = EmulatorConfig { uid: *uid, pairing_key, virtual_time: true, ..EmulatorConfig::default() };
+        Emulator::start(config).unwrap()
+    };
+    let pads = [start(b"pad-nr-1", None), start(b"pad-nr-2", Some(KEY)), start(b"pad-nr-3", Some([3; 16]))];
+    /// Knows two pads, one by its key.
+    #[derive(Clone)]
+    struct Two(Book);
+    impl Ledger for Two {
+        fn mark(&mut self, uid: &[u8; 8], epoch: u32) -> Result<u32, LedgerError> {
+            self.0.mark(uid, epoch)
+        }
+        fn commit(&mut self, uid: &[u8; 8], epoch: u32, events: &[Received]) -> Result<(), LedgerError> {
+            self.0.commit(uid, epoch, events)
+        }
+        fn new_epoch(&mut self, uid: &[u8; 8]) -> Result<u32, LedgerError> {
+            self.0.new_epoch(uid)
+        }
+    }
+    impl Keeper for Two {
+        fn terms(&mut self, hello: &PadHello) -> Terms {
+            let pairing_key = (hello.uid == *b"pad-nr-2").then_some(KEY);
+            Terms { pairing_key, allow_unpaired: hello.uid == *b"pad-nr-1", timing: None }
+        }
+    }
+    let book = Book::default();
+    let (notices, told) = mpsc::channel();
+    let listeners: Vec<Listener> = pads
+        .iter()
+        .map(|pad| {
+            let source = Box::new(SerialPad::at(pad.port_name().unwrap()));
+            Listener::start(source, Opening::Now, Box::new(Two(book.clone())), notices.clone()).unwrap()
+        })
+        .collect();
+    for (pad, n) in pads.iter().zip([3, 5, 2]) {
+        click(pad, 0, n);
+    }
+    pads[0].await_drained(PATIENCE).unwrap();
+    pads[1].await_drained(PATIENCE).unwrap();
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match told.recv_timeout(end.saturating_duration_since(Instant::now())).expect("the third is refused") {
+            Notice::Refused { why: Refusal::NoKey, .. } => break,
+            Notice::Up { uid, .. } => assert_ne!(uid, *b"pad-nr-3", "its key is not known here"),
+            _ => {}
+        }
+    }
+    drop(listeners);
+    assert_eq!(pads[2].pending(), 2);
+    let pages = book.pages.lock().unwrap();
+    let marks = |uid: &[u8; 8]| pages.marks.iter().find(|((u, _), _)| u == uid).map(|(_, mark)| *mark);
+    assert_eq!((marks(b"pad-nr-1"), marks(b"pad-nr-2"), marks(b"pad-nr-3")), (Some(4), Some(6), None));
 }
 
 #[test]

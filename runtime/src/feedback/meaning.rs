@@ -1,6 +1,10 @@
 //! What a button means. The pad says what was done; here it becomes something said about an answer.
+use std::collections::BTreeMap;
+use std::fmt;
+
 use hone_wire::message::{Diagnostic, Event, Kind};
 
+use super::words::{Phrase, Said};
 use crate::journal::{Age, PadEvent, PadPress, Press, PressKind, Source};
 
 /// What one button stands for.
@@ -14,10 +18,81 @@ pub enum Role {
     Class(u32),
 }
 
-/// Which button stands for what.
+/// What a hand does, as far as it can be given a meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Act {
+    /// A short press of a button.
+    Click(u8),
+    /// A long one.
+    Long(u8),
+    /// Two in quick succession.
+    Double(u8),
+    /// Several buttons together.
+    Chord,
+    /// Several buttons together for five seconds.
+    ChordHeld,
+}
+
+impl Act {
+    /// `3.click`, `3.long`, `3.double`, `chord`, `chord-held`.
+    pub fn parse(text: &str) -> Option<Act> {
+        match text.split_once('.') {
+            None if text == "chord" => Some(Act::Chord),
+            None if text == "chord-held" => Some(Act::ChordHeld),
+            None => None,
+            Some((button, gesture)) => {
+                let button = button.parse().ok().filter(|b| usize::from(*b) < hone_pad::MAX_BUTTONS)?;
+                match gesture {
+                    "click" => Some(Act::Click(button)),
+                    "long" => Some(Act::Long(button)),
+                    "double" => Some(Act::Double(button)),
+                    _ => None,
+                }
+            }
+        }
+    }
+
+    /// What the event reports, if it is one.
+    pub fn of(event: &Event) -> Option<Act> {
+        match event.kind {
+            Kind::Click => Some(Act::Click(event.button())),
+            Kind::Long => Some(Act::Long(event.button())),
+            Kind::Double => Some(Act::Double(event.button())),
+            Kind::Chord => Some(Act::Chord),
+            Kind::ChordHeld => Some(Act::ChordHeld),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Act {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Act::Click(button) => write!(f, "{button}.click"),
+            Act::Long(button) => write!(f, "{button}.long"),
+            Act::Double(button) => write!(f, "{button}.double"),
+            Act::Chord => f.write_str("chord"),
+            Act::ChordHeld => f.write_str("chord-held"),
+        }
+    }
+}
+
+/// Meanings somebody gave, each with where that stands.
+pub type Mapping = BTreeMap<Act, Given>;
+
+/// A meaning somebody gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Given {
+    /// What is said.
+    pub phrase: Phrase,
+    /// Where it stands, `hone.toml:12`.
+    pub origin: String,
+}
+
+/// What each act means on one pad, in one pair of hands.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Layout {
-    roles: Vec<Role>,
+    meanings: BTreeMap<Act, Meaning>,
 }
 
 /// What an event comes to.
@@ -45,43 +120,64 @@ pub enum Meaning {
 
 impl Layout {
     /// The default for a pad with that many buttons: one is 👎; two are 👍 and 👎; with more, each is a class but the
-    /// last, which is 👎.
+    /// last, which is 👎. A long press says it with emphasis, a double click and a chord take back, a chord held for
+    /// five seconds rolls back.
     pub fn for_buttons(buttons: usize) -> Layout {
         let roles = match buttons {
             0 | 1 => vec![Role::Down],
             2 => vec![Role::Up, Role::Down],
             n => (0..n as u32 - 1).map(Role::Class).chain([Role::Down]).collect(),
         };
-        Layout { roles }
+        Layout::new(&roles)
     }
 
-    /// A layout of one's own.
-    pub fn new(roles: Vec<Role>) -> Layout {
-        Layout { roles }
+    /// Buttons that stand for these roles, with the gestures of [`Layout::for_buttons`].
+    pub fn new(roles: &[Role]) -> Layout {
+        let mut meanings = BTreeMap::from([(Act::Chord, Meaning::Undo), (Act::ChordHeld, Meaning::Rollback)]);
+        for (button, role) in (0..).zip(roles) {
+            let said = |confirmed| Meaning::Said { kind: role.says(), confirmed };
+            meanings.insert(Act::Click(button), said(false));
+            meanings.insert(Act::Long(button), said(true));
+            meanings.insert(Act::Double(button), Meaning::Undo);
+        }
+        Layout { meanings }
     }
 
-    /// The button that stands for `role`.
+    /// Puts given meanings over these. `labels` are the model's.
+    ///
+    /// # Errors
+    /// A meaning that no button can have, or a label or class the model does not have, with its origin.
+    pub fn overlay(&mut self, mapping: &Mapping, labels: &[String]) -> Result<(), String> {
+        for (act, Given { phrase, origin }) in mapping {
+            let meaning = Meaning::of(phrase, labels).map_err(|why| format!("{origin}: {act}: {why}"))?;
+            self.meanings.insert(*act, meaning);
+        }
+        Ok(())
+    }
+
+    /// The button a click of which stands for `role`.
     pub fn button(&self, role: Role) -> Option<usize> {
-        self.roles.iter().position(|&r| r == role)
+        self.meanings.iter().find_map(|(act, meaning)| match (act, meaning) {
+            (Act::Click(button), Meaning::Said { kind, .. }) if *kind == role.says() => Some(usize::from(*button)),
+            _ => None,
+        })
     }
 
-    /// What an event means: a click says it, a long press says it with emphasis, a double click or a chord takes back,
-    /// a chord held for five seconds rolls back.
+    /// What each act means, in order.
+    pub fn meanings(&self) -> impl Iterator<Item = (Act, &Meaning)> {
+        self.meanings.iter().map(|(act, meaning)| (*act, meaning))
+    }
+
+    /// What an event means.
     pub fn meaning(&self, event: &Event) -> Meaning {
         let said = |kind, confirmed| Meaning::Said { kind, confirmed };
         let nothing = |name, detail: String| Meaning::Nothing { name, detail };
+        if let Some(act) = Act::of(event) {
+            let meaning = self.meanings.get(&act).cloned();
+            return meaning.unwrap_or_else(|| nothing("button", format!("{act} has no meaning")));
+        }
         match event.kind {
-            Kind::Click | Kind::Long => {
-                let confirmed = event.kind == Kind::Long;
-                match self.roles.get(usize::from(event.button())) {
-                    Some(Role::Up) => said(PressKind::Thumb { up: true }, confirmed),
-                    Some(Role::Down) => said(PressKind::Thumb { up: false }, confirmed),
-                    Some(Role::Class(class)) => said(PressKind::Correction { class: *class }, confirmed),
-                    None => nothing("button", format!("button {} has no meaning", event.button())),
-                }
-            }
-            Kind::Double | Kind::Chord | Kind::Undo => Meaning::Undo,
-            Kind::ChordHeld => Meaning::Rollback,
+            Kind::Undo => Meaning::Undo,
             Kind::Class => said(PressKind::Correction { class: u32::from(event.value) }, false),
             Kind::Rating => {
                 let (max, rating) = (f64::from(event.value >> 8), f64::from(event.value & 0xff));
@@ -89,6 +185,9 @@ impl Layout {
                     return nothing("rating", format!("{rating} of {max}"));
                 }
                 said(PressKind::Stars { stars: 1 + (4.0 * rating / max).round() as u8 }, false)
+            }
+            Kind::Click | Kind::Long | Kind::Double | Kind::Chord | Kind::ChordHeld => {
+                nothing("button", format!("button {}", event.button()))
             }
             Kind::LongRelease => nothing("long-release", format!("button {}", event.button())),
             Kind::Rotary => nothing("rotary", format!("{} detents", event.value as i16)),
@@ -101,29 +200,107 @@ impl Layout {
             Kind::Other(code) => nothing("unknown", format!("kind {code}, value {}", event.value)),
         }
     }
+}
 
-    /// The journal's form of a pad's event.
-    pub fn pad_press(&self, uid: &str, event: &Event, age_ms: Option<u32>) -> PadPress {
+impl Role {
+    fn says(self) -> PressKind {
+        match self {
+            Role::Up => PressKind::Thumb { up: true },
+            Role::Down => PressKind::Thumb { up: false },
+            Role::Class(class) => PressKind::Correction { class },
+        }
+    }
+}
+
+impl Meaning {
+    /// What a phrase means on a button.
+    ///
+    /// # Errors
+    /// A label or class that is none of `labels`; what only makes sense typed in.
+    pub fn of(phrase: &Phrase, labels: &[String]) -> Result<Meaning, String> {
+        let said = |kind| Ok(Meaning::Said { kind, confirmed: phrase.confirmed });
+        match &phrase.said {
+            Said::Up => said(PressKind::Thumb { up: true }),
+            Said::Down => said(PressKind::Thumb { up: false }),
+            Said::Unsure => said(PressKind::NotSure),
+            Said::Stars(stars) => said(PressKind::Stars { stars: *stars }),
+            Said::Correct(label) => match labels.iter().position(|l| l == label) {
+                Some(class) => said(PressKind::Correction { class: class as u32 }),
+                None => Err(format!("`{label}` is no label; the labels are {}", labels.join(", "))),
+            },
+            Said::Class(class) if (*class as usize) < labels.len() => said(PressKind::Correction { class: *class }),
+            Said::Class(class) => {
+                Err(format!("there is no class {class}; the classes are 0 to {}", labels.len().saturating_sub(1)))
+            }
+            Said::Undo => Ok(Meaning::Undo),
+            Said::Rollback => Ok(Meaning::Rollback),
+            Said::Nothing => Ok(Meaning::Nothing { name: "button", detail: "it was given no meaning".into() }),
+            Said::Add(_) | Said::Show | Said::Quit => {
+                Err("`add`, `show` and `quit` are for lines typed in, not for buttons".into())
+            }
+        }
+    }
+
+    /// For people. `labels` are the model's.
+    pub fn in_words(&self, labels: &[String]) -> String {
+        match self {
+            Meaning::Said { kind, confirmed } => {
+                let emphasis = if *confirmed { ", with emphasis" } else { "" };
+                let said = match kind {
+                    PressKind::Thumb { up: true } => "up".into(),
+                    PressKind::Thumb { up: false } => "down".into(),
+                    PressKind::Correction { class } => {
+                        format!("it is {}", labels.get(*class as usize).map_or("of no class", String::as_str))
+                    }
+                    PressKind::Stars { stars } => format!("{stars} stars"),
+                    _ => "unsure".into(),
+                };
+                said + emphasis
+            }
+            Meaning::Undo => "undo".into(),
+            Meaning::Rollback => "rollback".into(),
+            Meaning::Nothing { .. } => "nothing".into(),
+        }
+    }
+
+    /// The journal's form of `event` under this meaning. `suspect` presses are stored and never train; what is over the
+    /// limit takes nothing back either.
+    pub fn pad_press(self, uid: &str, event: &Event, age_ms: Option<u32>, judged: Judged) -> PadPress {
         let age = age_ms.map_or(Age::Unknown, |ms| Age::Exact { ms: u64::from(ms) });
         let prediction_id = (event.prompt != 0).then_some(event.prompt);
         let press = |prediction_id, said, confirmed| {
             PadEvent::Press(Press {
                 confirmed,
                 ambiguous: event.is_ambiguous(),
+                suspect: judged != Judged::Trusted,
                 age,
                 ..Press::new(prediction_id, said, Source::Pad(uid.to_string()))
             })
         };
+        let over = |what: &str| PadEvent::Other { name: "over-limit".into(), detail: what.into() };
         let is_gap = event.kind == Kind::Diagnostic && event.value == Diagnostic::Gap as u16;
-        let event_of = match self.meaning(event) {
+        let event_of = match self {
             _ if is_gap => PadEvent::Gap { missing: event.prompt },
             Meaning::Said { kind, confirmed } => press(prediction_id, kind, confirmed),
-            Meaning::Undo => press(None, PressKind::Undo { press_id: None }, false),
-            Meaning::Rollback => PadEvent::Other { name: "rollback".into(), detail: "chord held".into() },
+            Meaning::Undo if judged == Judged::Trusted => press(None, PressKind::Undo { press_id: None }, false),
+            Meaning::Undo => over("undo"),
+            Meaning::Rollback if judged == Judged::Trusted => {
+                PadEvent::Other { name: "rollback".into(), detail: "chord held".into() }
+            }
+            Meaning::Rollback => over("rollback"),
             Meaning::Nothing { name, detail } => PadEvent::Other { name: name.into(), detail },
         };
         PadPress { seq: event.seq, event: event_of }
     }
+}
+
+/// What is thought of a press.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Judged {
+    /// Nothing against it.
+    Trusted,
+    /// Over the limit, or by somebody whose presses are not to train.
+    Suspect,
 }
 
 /// A pad's identity as the journal spells it: lowercase hexadecimal.
@@ -173,12 +350,51 @@ mod tests {
     #[test]
     fn a_press_carries_the_prompt_it_began_under_and_an_undo_none() {
         let l = Layout::for_buttons(2);
-        let PadEvent::Press(p) = l.pad_press("00", &event(Kind::Click, 0, 0), Some(40)).event else {
-            panic!("a press")
+        let pressed = |kind, age_ms| {
+            let event = event(kind, 0, 3);
+            let press = l.meaning(&event).pad_press("00", &event, age_ms, Judged::Trusted);
+            let PadEvent::Press(p) = press.event else { panic!("a press") };
+            (p.prediction_id, p.age)
         };
-        assert_eq!((p.prediction_id, p.age), (Some(7), Age::Exact { ms: 40 }));
-        let PadEvent::Press(p) = l.pad_press("00", &event(Kind::Chord, 0, 3), None).event else { panic!("a press") };
-        assert_eq!((p.prediction_id, p.age), (None, Age::Unknown));
+        assert_eq!(pressed(Kind::Click, Some(40)), (Some(7), Age::Exact { ms: 40 }));
+        assert_eq!(pressed(Kind::Chord, None), (None, Age::Unknown));
+    }
+
+    #[test]
+    fn what_is_suspect_is_stored_and_takes_nothing_back() {
+        let l = Layout::for_buttons(2);
+        let judge = |kind| {
+            let event = event(kind, 0, 3);
+            l.meaning(&event).pad_press("00", &event, None, Judged::Suspect).event
+        };
+        assert!(matches!(judge(Kind::Click), PadEvent::Press(Press { suspect: true, .. })));
+        for kind in [Kind::Chord, Kind::ChordHeld, Kind::Double] {
+            assert!(matches!(judge(kind), PadEvent::Other { name, .. } if name == "over-limit"), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_given_meaning_replaces_that_of_its_act_alone_and_must_fit_the_model() {
+        let labels = ["cat".to_string(), "dog".to_string()];
+        let given = |act: &str, words: &str| {
+            let phrase = crate::feedback::words::parse(words).unwrap().unwrap();
+            Mapping::from([(Act::parse(act).unwrap(), Given { phrase, origin: "hone.toml:3".into() })])
+        };
+        let mut l = Layout::for_buttons(2);
+        l.overlay(&given("0.long", "!correct dog"), &labels).unwrap();
+        let dog = Meaning::Said { kind: PressKind::Correction { class: 1 }, confirmed: true };
+        assert_eq!(l.meaning(&event(Kind::Long, 0, 0)), dog);
+        let up = Meaning::Said { kind: PressKind::Thumb { up: true }, confirmed: false };
+        assert_eq!(l.meaning(&event(Kind::Click, 0, 0)), up);
+        l.overlay(&given("chord", "nothing"), &labels).unwrap();
+        assert!(matches!(l.meaning(&event(Kind::Chord, 0, 3)), Meaning::Nothing { .. }));
+        for words in ["correct cow", "class 2", "show"] {
+            let why = l.overlay(&given("1.double", words), &labels).unwrap_err();
+            assert!(why.starts_with("hone.toml:3: 1.double: "), "{why}");
+        }
+        for act in ["16.click", "0.triple", "0", "chords", "x.click"] {
+            assert_eq!(Act::parse(act), None, "{act}");
+        }
     }
 
     #[test]

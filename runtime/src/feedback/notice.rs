@@ -3,7 +3,7 @@ use std::fmt;
 
 use hone_wire::host::{LedgerError, Refusal};
 
-use super::serial::{Down, Notice};
+use super::listener::{Down, Notice};
 
 impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -11,11 +11,18 @@ impl fmt::Display for Notice {
             Notice::Up { port, authenticated, .. } => {
                 write!(f, "the pad on {port} is connected{}", if *authenticated { "" } else { ", unpaired" })
             }
-            Notice::Down { why } => write!(f, "the pad is gone: {why}; what it has not handed over waits on it"),
+            Notice::Down { source, why } => {
+                write!(f, "the pad {source} is gone: {why}; what it has not handed over waits on it")
+            }
             Notice::Committed { events, .. } => write!(f, "{} events of the pad are durable", events.len()),
-            Notice::Refused { why } => f.write_str(&refused(*why)),
+            Notice::Refused { source, why } => write!(f, "{source}: {}", refused(*why)),
+            Notice::Ended { source } => write!(f, "{source} has ended"),
+            Notice::Remark { source, text } => write!(f, "{source}: {text}"),
             Notice::Searching { why } => write!(f, "looking for the pad: {why}"),
-            Notice::Paired { .. } => f.write_str("the pad took the pairing key"),
+            Notice::Paired { kept: Ok(()), .. } => f.write_str("the pad took the pairing key"),
+            Notice::Paired { kept: Err(why), .. } => {
+                write!(f, "the pad took the pairing key, but it could not be kept here: {why}; pair it again")
+            }
             Notice::Input(_) => f.write_str("the pad's inputs have changed"),
             Notice::Stats(_) => f.write_str("the pad told its statistics"),
             Notice::Nak(nak) => write!(f, "the pad could not use a frame: {nak:?}"),
@@ -28,6 +35,7 @@ impl fmt::Display for Down {
         match self {
             Down::Silent => f.write_str("it has fallen silent"),
             Down::Restarted => f.write_str("it has restarted"),
+            Down::Replaced => f.write_str("another pad is in its place"),
             Down::PortLost { detail } => write!(f, "its port is lost ({detail})"),
         }
     }
@@ -35,7 +43,9 @@ impl fmt::Display for Down {
 
 fn refused(why: Refusal) -> String {
     match why {
-        Refusal::Unpaired => "the pad is not paired, so it is not heard; --allow-unpaired hears it".into(),
+        Refusal::Unpaired => {
+            "the pad is not paired, so it is not heard; `hone pad pair` pairs it, --allow-unpaired hears it".into()
+        }
         Refusal::NoKey => "the pad is paired with another host, whose key is not known here; it is not heard".into(),
         Refusal::WrongKey => "the pad has another key than this host; it is not heard".into(),
         Refusal::Version { min, max } => {

@@ -177,6 +177,21 @@ impl Graph {
         self.inputs.iter().chain(&self.outputs).copied().find(|&v| self.values[v].name == name)
     }
 
+    /// Drops the nodes no output depends on.
+    pub fn prune(&mut self) {
+        let mut needed = vec![false; self.values.len()];
+        self.outputs.iter().for_each(|&v| needed[v] = true);
+        let mut kept = Vec::with_capacity(self.nodes.len());
+        for node in std::mem::take(&mut self.nodes).into_iter().rev() {
+            if node.outputs.iter().flatten().any(|&v| needed[v]) {
+                node.inputs.iter().flatten().for_each(|&v| needed[v] = true);
+                kept.push(node);
+            }
+        }
+        kept.reverse();
+        self.nodes = kept;
+    }
+
     /// How many times each operator occurs, nested graphs included: `(name, ours)` → count.
     pub fn census(&self) -> BTreeMap<(String, bool), usize> {
         let mut out = BTreeMap::new();

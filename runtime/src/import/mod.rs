@@ -16,9 +16,11 @@ mod functions;
 mod preflight;
 mod proto;
 mod wire;
+mod write;
 
 pub use preflight::Limits;
 pub use proto::ExternalData;
+pub use write::{WriteError, to_onnx};
 
 /// Why a model cannot be imported.
 #[derive(Debug, thiserror::Error)]

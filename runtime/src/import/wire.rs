@@ -107,7 +107,8 @@ struct Total {
     nodes: usize,
 }
 
-fn varint(bytes: &mut &[u8]) -> Option<u64> {
+/// The next number; `None` when there is none.
+pub(super) fn varint(bytes: &mut &[u8]) -> Option<u64> {
     let mut v = 0u64;
     for shift in (0..70).step_by(7) {
         let (&b, rest) = bytes.split_first()?;

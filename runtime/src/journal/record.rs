@@ -129,7 +129,8 @@ impl Kind {
 pub enum Source {
     /// A pad, by its unique id in lowercase hexadecimal (at most 64 digits).
     Pad(String),
-    /// Buttons wired to this machine.
+    /// Buttons wired to this machine whose lines are not told apart; those heard as a pad are a `pad:` whose id begins with
+    /// `6770696f`, "gpio".
     Gpio,
     /// Lines on standard input.
     Stdin,

@@ -338,25 +338,75 @@ pub(super) fn multiply_likelihood(
     group: Option<&[usize]>,
 ) -> Result<(), LearnError> {
     let Some(group) = group else { return posterior::multiply_likelihood(likelihood, press, shown, hyper) };
-    let classes = likelihood.len();
-    press.feedback.check(shown, classes)?;
-    let standing: Vec<usize> = (0..classes).filter(|&c| stands_for(Some(group), c) == c).collect();
-    let place = |class: usize| {
-        let stands = stands_for(Some(group), class);
-        standing.iter().position(|&c| c == stands).unwrap_or(0)
-    };
-    let feedback = match press.feedback {
-        Feedback::Correction { class } => Feedback::Correction { class: place(class) },
-        Feedback::Demonstration { class } => Feedback::Demonstration { class: place(class) },
-        // Between two names of one class there is nothing to prefer.
-        Feedback::Preference { over } if place(over) == place(shown) => Feedback::NotSure,
-        Feedback::Preference { over } => Feedback::Preference { over: place(over) },
-        other => other,
-    };
-    let mut grouped = vec![1.0; standing.len()];
-    posterior::multiply_likelihood(&mut grouped, Press { feedback, ..press }, place(shown), hyper)?;
-    likelihood.iter_mut().enumerate().for_each(|(y, l)| *l *= grouped[place(y)]);
+    press.feedback.check(shown, likelihood.len())?;
+    let grouped = Grouped::of(group, likelihood.len());
+    let mut of_groups = vec![1.0; grouped.len()];
+    posterior::multiply_likelihood(&mut of_groups, grouped.press(press, shown), grouped.place(shown), hyper)?;
+    likelihood.iter_mut().enumerate().for_each(|(y, l)| *l *= of_groups[grouped.place(y)]);
     Ok(())
+}
+
+/// A head whose classes are groups of the classes of another.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Grouped {
+    /// The group of each class.
+    place: Vec<usize>,
+    groups: usize,
+}
+
+impl Grouped {
+    /// `group` names the class that stands for each of the first of `classes` classes; later ones stand for themselves.
+    pub fn of(group: &[usize], classes: usize) -> Grouped {
+        let stands = |class| stands_for(Some(group), class);
+        let standing: Vec<usize> = (0..classes).filter(|&c| stands(c) == c).collect();
+        let place = (0..classes).map(|c| standing.iter().position(|&s| s == stands(c)).unwrap_or(0)).collect();
+        Grouped { place, groups: standing.len() }
+    }
+
+    /// How many groups there are; at least one class is in each.
+    pub(super) fn len(&self) -> usize {
+        self.groups
+    }
+
+    /// The group of a class.
+    pub(super) fn place(&self, class: usize) -> usize {
+        self.place[class]
+    }
+
+    /// A press on the shown class as one on groups.
+    pub(super) fn press(&self, press: Press, shown: usize) -> Press {
+        let feedback = match press.feedback {
+            Feedback::Correction { class } => Feedback::Correction { class: self.place(class) },
+            Feedback::Demonstration { class } => Feedback::Demonstration { class: self.place(class) },
+            // Between two names of one class there is nothing to prefer.
+            Feedback::Preference { over } if self.place(over) == self.place(shown) => Feedback::NotSure,
+            Feedback::Preference { over } => Feedback::Preference { over: self.place(over) },
+            other => other,
+        };
+        Press { feedback, ..press }
+    }
+
+    /// The sums over each group, given to every class in it.
+    pub(super) fn spread(&self, values: &[f64]) -> Vec<f64> {
+        let mut sums = vec![0.0; self.groups];
+        values.iter().zip(&self.place).for_each(|(v, &g)| sums[g] += v);
+        self.place.iter().map(|&g| sums[g]).collect()
+    }
+
+    /// Logits of the groups, whose softmax is the sum over each: `ln Σ exp f`.
+    pub(super) fn logits(&self, logits: &[f64]) -> Vec<f64> {
+        let mut most = vec![f64::NEG_INFINITY; self.groups];
+        logits.iter().zip(&self.place).for_each(|(&f, &g)| most[g] = most[g].max(f));
+        let mut sums = vec![0.0; self.groups];
+        logits.iter().zip(&self.place).for_each(|(f, &g)| sums[g] += (f - most[g]).exp());
+        most.iter().zip(sums).map(|(most, sum)| most + sum.ln()).collect()
+    }
+
+    /// dL/dlogits from dL/d[`Grouped::logits`]: each class has its share of its group.
+    pub(super) fn gradient(&self, of_groups: &[f64], logits: &[f64]) -> Vec<f64> {
+        let whole = self.logits(logits);
+        logits.iter().zip(&self.place).map(|(f, &g)| of_groups[g] * (f - whole[g]).exp()).collect()
+    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 use super::*;
 use crate::learn::fixture::{Kind, Sample, World, vectors};
+use crate::learn::objective::{log_softmax, softmax_into};
 use crate::learn::{Action, GateConfig, HeadBase, Learner, LearnerConfig, Mode, Outcome, Theta, TrainingPress};
 use crate::model;
 
@@ -225,4 +226,76 @@ fn a_head_with_added_classes_is_not_merged_into_a_graph_that_has_none_of_them() 
     let base = without_nine().base.with_classes(10);
     let e = base.merge(&Theta::zeros(10, base.features() + 1)).unwrap_err();
     assert_eq!(e, LearnError::Unmergeable { added: 1 });
+}
+
+#[test]
+fn the_gradient_over_groups_is_the_derivative_over_classes() {
+    let (group, f) = (Grouped::of(&[0, 0, 2], 4), [0.3, -1.2, 2.0, 0.1]);
+    assert_eq!((group.len(), group.place(1), group.place(3)), (3, 0, 2));
+    let loss = |f: &[f64]| -log_softmax(&group.logits(f))[0];
+    let mut of_groups = vec![0.0; 3];
+    softmax_into(&group.logits(&f), &mut of_groups);
+    of_groups[0] -= 1.0;
+    for (c, g) in group.gradient(&of_groups, &f).into_iter().enumerate() {
+        let moved = |h: f64| {
+            let mut f = f;
+            f[c] += h;
+            loss(&f)
+        };
+        // Central differences: a third derivative below 1 leaves h²/6, rounding 1e-16/h.
+        let h = 1e-5;
+        assert!((g - (moved(h) - moved(-h)) / (2.0 * h)).abs() < 1e-9, "class {c}");
+    }
+    assert_eq!(group.spread(&[0.0, 1.0, 0.0, 0.0]), [1.0, 1.0, 0.0, 0.0]);
+}
+
+#[test]
+fn every_objective_learns_of_merged_classes_as_of_one() {
+    let world = vectors().world(Kind::Source);
+    let mut group: Vec<usize> = (0..10).collect();
+    group[9] = 4;
+    for objective in crate::learn::OBJECTIVES {
+        let config = LearnerConfig {
+            objective: objective.name.into(),
+            merged: vec![Merged { since: 0, group: group.clone() }],
+            gate: GateConfig { mode: Mode::Off, ..GateConfig::default() },
+            ..LearnerConfig::default()
+        };
+        let sample = world.stream.iter().find(|s| argmax(&s.logits) == 9).unwrap();
+        let together = |theta: &Theta| {
+            let served = theta.apply(&world.base.standardise(&sample.feature).unwrap(), &sample.logits).unwrap();
+            let p = model::probabilities(&served);
+            p[4] + p[9]
+        };
+        // Down where thumbs are learned from; otherwise another class is named.
+        let feedback = match objective.learns_from.contains(&"thumb") {
+            true => Feedback::Thumb { up: false },
+            false => Feedback::Correction { class: 2 },
+        };
+        let mut learner = Learner::new(world.base.clone(), config).unwrap();
+        assert_eq!(learner.press(press(sample, 1, 9, feedback, 10)).unwrap(), Outcome::Trained, "{}", objective.name);
+        let before = together(&world.factory());
+        assert!(together(&learner.refit().unwrap()) < before, "{}", objective.name);
+        assert!(together(learner.incremental()) < before, "{}", objective.name);
+    }
+}
+
+#[test]
+fn a_press_from_before_a_merge_is_no_evidence_against_whoever_made_it() {
+    let world = vectors().world(Kind::Source);
+    let mut group: Vec<usize> = (0..10).collect();
+    group[9] = 4;
+    let config = LearnerConfig { merged: vec![Merged { since: 5, group }], ..LearnerConfig::default() };
+    let mut learner = Learner::new(world.base.clone(), config).unwrap();
+    // "Not a nine", when nine and four were two; then, of both as one: "it is that".
+    learner.press(press(&world.stream[0], 1, 9, Feedback::Thumb { up: false }, 10)).unwrap();
+    let truth = press(&world.stream[0], 6, 9, Feedback::Correction { class: 4 }, 10);
+    learner.press(TrainingPress { prediction_id: 1, confirmed: true, source: "desk".into(), ..truth }).unwrap();
+    assert!(learner.raters().is_empty());
+    // Named, it is judged by the classes of now.
+    let named = press(&world.stream[1], 2, 9, Feedback::Correction { class: 9 }, 10);
+    learner.press(named).unwrap();
+    let truth = press(&world.stream[1], 7, 9, Feedback::Correction { class: 4 }, 10);
+    learner.press(TrainingPress { prediction_id: 2, confirmed: true, source: "desk".into(), ..truth }).unwrap();
+    assert_eq!((learner.raters()["pad"].checked, learner.raters()["pad"].wrong), (1, 0));
 }

@@ -64,6 +64,20 @@ pub enum LearnError {
         /// The kind of press.
         feedback: &'static str,
     },
+    /// There is no objective of that name.
+    #[error("there is no objective {name:?}; there are posterior, ce, policy-gradient, kto, dpo, q-learning")]
+    UnknownObjective {
+        /// The name asked for.
+        name: String,
+    },
+    /// The objective's solver holds on to no source samples.
+    #[error(
+        "objective {objective} cannot learn source samples beside the presses; use posterior or ce, or --retain adapt"
+    )]
+    CannotRetain {
+        /// The objective's registered name.
+        objective: &'static str,
+    },
     /// No press of that id is in the log.
     #[error("press {press_id} is not in the training log; it was never recorded or already undone")]
     UnknownPress {
@@ -119,9 +133,11 @@ impl Classified for LearnError {
             | LearnError::PressConflict { .. }
             | LearnError::PredictionConflict { .. } => Class::Invalid,
             LearnError::OutOfRange { .. } => Class::Config,
-            LearnError::UnsupportedFeedback { .. } | LearnError::Unmergeable { .. } | LearnError::Bent { .. } => {
-                Class::Unsupported
-            }
+            LearnError::UnsupportedFeedback { .. }
+            | LearnError::UnknownObjective { .. }
+            | LearnError::CannotRetain { .. }
+            | LearnError::Unmergeable { .. }
+            | LearnError::Bent { .. } => Class::Unsupported,
             LearnError::UnknownPress { .. } => Class::Usage,
             LearnError::NotPositiveDefinite { .. } => Class::Failed,
         }

@@ -104,7 +104,7 @@ mod tests {
             .take(presses)
             .map(|s| world.row(s, argmax(&s.logits), Feedback::Correction { class: s.label }, &hyper))
             .collect();
-        let theta = canonical_refit(10, world.base.width() - 1, &rows, &SolverConfig::default()).unwrap();
+        let theta = canonical_refit(&world.base, &rows, &SolverConfig::default()).unwrap();
         [world.accuracy(&theta), source.accuracy(&theta)]
     }
 

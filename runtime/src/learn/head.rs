@@ -108,6 +108,11 @@ impl HeadBase {
         self.bias.len()
     }
 
+    /// Classes of the graph, those added on the device left out.
+    pub(crate) fn shipped_classes(&self) -> usize {
+        self.classes() - self.added
+    }
+
     /// `d`, the width of the feature.
     pub fn features(&self) -> usize {
         self.mean.len()
@@ -171,6 +176,23 @@ impl HeadBase {
             bias[c] = (f64::from(bias[c]) + shift) as f32;
         }
         Ok(MergedHead { weight, bias })
+    }
+
+    /// The shipped head as a function of `z`, `[C, width]`: `weight · std · √d`, 0 for random features, and in the last column
+    /// what the mean feature gives.
+    pub(crate) fn over_z(&self) -> Vec<f64> {
+        let (classes, d, width) = (self.classes(), self.features(), self.width());
+        let mut out = vec![0.0; classes * width];
+        for c in 0..classes {
+            let mut constant = f64::from(self.bias[c]);
+            for j in 0..d {
+                let w = f64::from(self.weight[c * d + j]);
+                out[c * width + j] = w / self.inverse_scale(j);
+                constant += w * f64::from(self.mean[j]);
+            }
+            out[c * width + width - 1] = constant;
+        }
+        out
     }
 
     fn inverse_scale(&self, j: usize) -> f64 {

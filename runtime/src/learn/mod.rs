@@ -24,6 +24,8 @@
 //! ```
 pub mod ask;
 pub mod classes;
+pub mod contradiction;
+mod engine;
 pub mod error;
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -33,6 +35,7 @@ pub mod head;
 pub mod learner;
 mod linalg;
 pub mod objective;
+mod rater;
 pub mod retention;
 pub mod solver;
 pub mod temperature;
@@ -45,7 +48,9 @@ pub use gate::{Action, Decision, GateConfig, Mode};
 pub use head::{HeadBase, MergedHead, Theta, argmax};
 pub use learner::{Learner, LearnerConfig, Outcome, TrainingPress};
 pub use objective::{Feedback, Hyper, OBJECTIVES, ObjectiveDef};
+pub use rater::Rater;
 pub use retention::{Coreset, Kept, Retain, SourceSample};
-pub use solver::{HeadSolver, Row, SolverConfig, canonical_refit};
+pub use solver::minibatch::MinibatchConfig;
+pub use solver::{HeadSolver, Prior, Row, SolverConfig, canonical_refit};
 pub use temperature::Temperature;
 pub use tripwire::{Trip, Tripwire, TripwireConfig};

@@ -122,3 +122,15 @@ fn the_samples_chosen_are_balanced_and_closer_to_their_classes_than_the_first_on
     let kept = Coreset { train: Vec::new(), probe }.kept(&world.base, &world.factory()).unwrap().unwrap();
     assert_eq!((kept.factory, kept.now, kept.forgotten()), (1.0, 1.0, 0.0));
 }
+
+#[test]
+fn an_objective_that_cannot_hold_on_to_the_source_says_so() {
+    let source = coreset().train;
+    for objective in crate::learn::OBJECTIVES {
+        let config =
+            LearnerConfig { objective: objective.name.into(), source: source.clone(), ..LearnerConfig::default() };
+        let made = Learner::new(vectors().world(Kind::Source).base, config);
+        let holds = matches!(objective.fit, crate::learn::objective::HeadFit::Map);
+        assert_eq!(made.is_ok(), holds, "{}", objective.name);
+    }
+}

@@ -18,25 +18,25 @@ use crate::import::{Limits, from_onnx};
 use crate::plan::{RunOptions, Runner};
 use crate::tensor::{DType, Data, Tensor};
 
-struct Case {
-    name: String,
+pub(crate) struct Case {
+    pub(crate) name: String,
     /// Largest difference allowed to floats.
     tolerance: f64,
     /// The same for integers.
     codes: f64,
-    model: Vec<u8>,
-    runs: Vec<Recorded>,
+    pub(crate) model: Vec<u8>,
+    pub(crate) runs: Vec<Recorded>,
 }
 
-struct Recorded {
-    inputs: Vec<(String, Tensor)>,
-    outputs: Vec<(String, Tensor)>,
+pub(crate) struct Recorded {
+    pub(crate) inputs: Vec<(String, Tensor)>,
+    pub(crate) outputs: Vec<(String, Tensor)>,
 }
 
 type TensorIndex = Vec<(String, String, Vec<usize>)>;
 type CaseIndex = (String, f64, f64, usize, Vec<(TensorIndex, TensorIndex)>);
 
-fn cases() -> Vec<Case> {
+pub(crate) fn cases() -> Vec<Case> {
     let archive = read_npz(include_bytes!("testdata/conformance.npz")).unwrap();
     let member = |name: &str| match archive.iter().find(|(n, _)| n == name).map(|(_, t)| t.data()) {
         Some(Data::U8(bytes)) => bytes.clone(),
@@ -179,7 +179,11 @@ fn kernels(graph: &Graph, runner: &mut Runner, recorded: &Recorded) -> Vec<(Stri
         Some(Op::Own(def, _)) => Some(def.spelled()),
         _ => None,
     };
-    plan.steps().into_iter().filter_map(|s| Some((own(&s.node)?, s.kernel))).collect()
+    plan.steps()
+        .into_iter()
+        .chain(plan.shared().iter().cloned())
+        .filter_map(|s| Some((own(&s.node)?, s.kernel)))
+        .collect()
 }
 
 /// What all cases came to.

@@ -11,10 +11,6 @@ pub(crate) use super::pool::last::{AVERAGE_POOL, MAX_POOL};
 /// The domain of these operators.
 pub(crate) const DOMAIN: &str = "hone";
 
-/// All of them.
-#[cfg(test)]
-pub(crate) static INTERNAL: &[&OpDef] = &[&CONV, &MAX_POOL, &AVERAGE_POOL];
-
 /// The standard's `Transpose`.
 pub(crate) fn transpose() -> &'static OpDef {
     standard("Transpose")
@@ -99,7 +95,9 @@ pub(crate) fn reference_last(
     let turned: Vec<Option<Tensor>> = inputs
         .iter()
         .enumerate()
-        .map(|(i, t)| t.map(|t| if i == 0 || also.contains(&i) { reordered(t, first) } else { Ok(t.clone()) }).transpose())
+        .map(|(i, t)| {
+            t.map(|t| if i == 0 || also.contains(&i) { reordered(t, first) } else { Ok(t.clone()) }).transpose()
+        })
         .collect::<Result<_, _>>()?;
     let refs: Vec<Option<&Tensor>> = turned.iter().map(Option::as_ref).collect();
     (def.reference)(attrs, &refs)?.iter().map(|t| reordered(t, last)).collect()

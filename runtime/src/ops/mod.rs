@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock};
 
+use crate::autodiff::Backward;
 use crate::graph::Graph;
 use crate::plan::{Lowered, Lowering};
 use crate::tensor::{DType, Data, Tensor, TensorError};
@@ -30,9 +31,9 @@ pub(crate) mod shape;
 mod signal;
 
 #[cfg(all(test, feature = "import"))]
-mod conformance;
+pub(crate) mod conformance;
 #[cfg(test)]
-mod support;
+pub(crate) mod support;
 
 /// The operators that are ours, by family.
 pub static FAMILIES: &[&[&OpDef]] = &[
@@ -52,6 +53,9 @@ pub static FAMILIES: &[&[&OpDef]] = &[
     reduce::OPS,
     signal::OPS,
 ];
+
+/// The domain of operators that only passes of ours make; no file has them.
+pub(crate) use internal::DOMAIN as HONE;
 
 /// The domain of the operators of ONNX Runtime that are not in the standard.
 pub const MICROSOFT: &str = "com.microsoft";
@@ -98,12 +102,14 @@ pub struct OpDef {
     pub reference: Reference,
     /// The fast form at concrete shapes; `None` inside means "not these shapes or types: run the reference".
     pub lower: Lower,
+    /// The gradients of its inputs from those of its outputs; `None` when it is not differentiated.
+    pub vjp: Option<Vjp>,
 }
 
 impl OpDef {
     /// A pure operator of the standard domain without a kernel.
     pub const fn new(name: &'static str, doc: &'static str, shape: ShapeRule, reference: Reference) -> OpDef {
-        OpDef { name, domain: "", doc, kind: Kind::Pure, shape, reference, lower: no_kernel }
+        OpDef { name, domain: "", doc, kind: Kind::Pure, shape, reference, lower: no_kernel, vjp: None }
     }
 
     /// The same in another domain.
@@ -115,6 +121,12 @@ impl OpDef {
     /// The same with a kernel.
     pub const fn kernel(mut self, lower: Lower) -> OpDef {
         self.lower = lower;
+        self
+    }
+
+    /// The same with gradients.
+    pub const fn vjp(mut self, vjp: Vjp) -> OpDef {
+        self.vjp = Some(vjp);
         self
     }
 
@@ -145,6 +157,14 @@ pub type ShapeRule = fn(&Attrs, &[Option<&Fact>]) -> Result<Option<Vec<Fact>>, O
 pub type Reference = fn(&Attrs, &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError>;
 /// A lowering to a kernel.
 pub type Lower = fn(&Lowering<'_>) -> Result<Option<Lowered>, OpError>;
+
+/// Gradients: adds nodes that make a vector-Jacobian product to the tape, and gives it to the inputs that want one.
+pub type Vjp = fn(&mut Backward<'_>) -> Result<(), OpError>;
+
+/// The gradients of an operator that is constant almost everywhere: none.
+pub(crate) fn flat(_: &mut Backward<'_>) -> Result<(), OpError> {
+    Ok(())
+}
 
 /// The lowering of operators that have no kernel of their own yet.
 pub(crate) fn no_kernel(_: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {

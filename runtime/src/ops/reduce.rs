@@ -6,7 +6,9 @@
 use hone_kernels::reduce::{self, Fold, Rows};
 
 use super::shape::{Known, axes_of, elements, list, list_fact};
-use super::{Attrs, Fact, MICROSOFT, OpDef, OpError, for_each_strided, need, strides_of};
+use super::{Attr, Attrs, Fact, MICROSOFT, OpDef, OpError, for_each_strided, need, strides_of};
+use crate::autodiff::Backward;
+use crate::graph::ValueId;
 use crate::plan::{Io, Kernel, Lowered, Lowering};
 use crate::tensor::{DType, Tensor};
 
@@ -47,7 +49,8 @@ macro_rules! reduction {
             let mask = reduced(attrs, x.shape().len(), list(attrs, inputs, 1, "axes")?.as_deref())?;
             forward($of, x, &mask, attrs.flag("keepdims", true)?, x.dtype())
         })
-        .kernel(|l| lower($of, l));
+        .kernel(|l| lower($of, l))
+        .vjp(|b| vjp($of, b));
     };
 }
 
@@ -277,6 +280,88 @@ fn rows(shape: &[usize], mask: &[bool]) -> (usize, bool, Vec<u32>) {
         for_each_strided(0, &strides, &outer, |t| targets.push(t as u32));
     }
     (len, along, targets)
+}
+
+/// The gradient by each element of what it was reduced to.
+fn vjp(of: Of, b: &mut Backward<'_>) -> Result<(), OpError> {
+    let (dy, x, y) = (b.dy()?, b.x(0)?, b.y()?);
+    let shape = b.shape(x).to_vec();
+    let axes = match b.optional(1) {
+        Some(v) => Some(b.fact(v).ints().ok_or_else(|| OpError::unsupported("axes that depend on data"))?),
+        None => b.attrs().ints("axes")?.map(<[i64]>::to_vec),
+    };
+    let mask = reduced(&b.attrs(), shape.len(), axes.as_deref())?;
+    let kept = reduced_shape(&shape, &mask, true);
+    let count = shape.iter().zip(&mask).filter(|&(_, &r)| r).map(|(&d, _)| d).product::<usize>();
+    let (dy, y) = (b.reshape(dy, &kept)?, b.reshape(y, &kept)?);
+    let dx = match of {
+        Of::Sum => dy,
+        Of::Mean => b.scaled(dy, 1.0 / count as f64)?,
+        Of::Max | Of::Min => {
+            // To all that are the extreme, in equal parts.
+            let equal = b.binary("Equal", x, y)?;
+            let dtype = b.dtype(x);
+            let marks = b.indicator(equal, dtype)?;
+            let axes: Vec<usize> = (0..shape.len()).filter(|&i| mask[i]).collect();
+            let ties = b.sum(marks, &axes)?;
+            let part = b.div(dy, ties)?;
+            b.mul(part, marks)?
+        }
+        Of::L1 => {
+            let sign = b.unary("Sign", x)?;
+            b.mul(dy, sign)?
+        }
+        Of::L2 => {
+            // The norm of nothing but zeros has the gradient 0, one of those it may have.
+            let ratio = b.div(x, y)?;
+            let zero = b.scalar_like(y, 0.0)?;
+            let some = b.binary("Greater", y, zero)?;
+            let ratio = b.only(some, ratio)?;
+            b.mul(dy, ratio)?
+        }
+        Of::SumSquare => {
+            let twice = b.scaled(x, 2.0)?;
+            b.mul(dy, twice)?
+        }
+        Of::LogSum => {
+            let y = b.unary("Neg", y)?;
+            let inverse = b.unary("Exp", y)?;
+            b.mul(dy, inverse)?
+        }
+        Of::LogSumExp => {
+            let share = b.sub(x, y)?;
+            let share = b.unary("Exp", share)?;
+            b.mul(dy, share)?
+        }
+        Of::Prod => {
+            let others = product_of_others(b, x, &mask)?;
+            b.mul(dy, others)?
+        }
+    };
+    let dx = b.expand(dx, &shape)?;
+    b.give(0, dx);
+    Ok(())
+}
+
+/// For each element, the product of those it is reduced with, itself left out: right also where one of them is 0.
+fn product_of_others(b: &mut Backward<'_>, x: ValueId, mask: &[bool]) -> Result<ValueId, OpError> {
+    let shape = b.shape(x).to_vec();
+    let order: Vec<usize> = (0..mask.len()).filter(|&i| !mask[i]).chain((0..mask.len()).filter(|&i| mask[i])).collect();
+    let turned: Vec<usize> = order.iter().map(|&i| shape[i]).collect();
+    let kept = mask.iter().filter(|&&r| !r).count();
+    let (rows, count) = (turned[..kept].iter().product(), turned[kept..].iter().product());
+    let x = b.transpose(x, &order)?;
+    let x = b.reshape(x, &[rows, count])?;
+    let axis = b.constant(Tensor::i64(&[], vec![1])?);
+    let running = |b: &mut Backward<'_>, reverse: i64| {
+        b.standard("CumProd", [("exclusive", Attr::Int(1)), ("reverse", Attr::Int(reverse))], &[x, axis])
+    };
+    let (before, after) = (running(b, 0)?, running(b, 1)?);
+    let others = b.mul(before, after)?;
+    let others = b.reshape(others, &turned)?;
+    let mut back = vec![0; order.len()];
+    order.iter().enumerate().for_each(|(i, &o)| back[o] = i);
+    b.transpose(others, &back)
 }
 
 struct Reduce {

@@ -8,7 +8,7 @@ const RANDOM: &str = "draws random numbers, of another generator than ONNX Runti
 const GPU_ONLY: &str = "ONNX Runtime has it on GPUs only";
 
 /// Operators no case was recorded of, and why.
-pub(super) const NOT_RECORDED: &[(&str, &str)] = &[
+pub(crate) const NOT_RECORDED: &[(&str, &str)] = &[
     ("Bernoulli", RANDOM),
     ("Multinomial", RANDOM),
     ("RandomNormal", RANDOM),
@@ -31,7 +31,7 @@ pub(super) const NOT_RECORDED: &[(&str, &str)] = &[
 ];
 
 /// Operators that ran by no kernel of their own in any case: they run by their reference function.
-pub(super) const WITHOUT_KERNEL: &[&str] = &[
+pub(crate) const WITHOUT_KERNEL: &[&str] = &[
     "AffineGrid",
     "BitCast",
     "BitShift",
@@ -86,6 +86,168 @@ pub(super) const WITHOUT_KERNEL: &[&str] = &[
     "com.microsoft.Unique",
 ];
 
+/// Operators without a gradient, and why.
+pub(crate) const NOT_DIFFERENTIABLE: &[(&str, &str)] = &[
+    ("AffineGrid", "not written yet"),
+    ("And", "its result is no number with a slope"),
+    ("ArgMax", "its results are integers"),
+    ("ArgMin", "its results are integers"),
+    ("Bernoulli", "it draws random numbers"),
+    ("BitCast", "bits have no slope"),
+    ("BitShift", "its results are integers"),
+    ("BitwiseAnd", "its results are integers"),
+    ("BitwiseNot", "its results are integers"),
+    ("BitwiseOr", "its results are integers"),
+    ("BitwiseXor", "its results are integers"),
+    ("BlackmanWindow", "it makes constants"),
+    ("CausalConvWithState", "with a cache: for generating, not for training"),
+    ("Col2Im", "not written yet"),
+    ("Compress", "its shapes depend on the data"),
+    ("ConstantOfShape", "it makes constants"),
+    (
+        "ConvInteger",
+        "a fused form of integers: its float form, or QuantizeLinear and DequantizeLinear around it, has a gradient",
+    ),
+    ("CumProd", "not written yet"),
+    ("DFT", "feature extraction at the beginning of a model: nothing to train lies before it"),
+    ("DeformConv", "not written yet"),
+    ("Det", "not written yet"),
+    ("Equal", "its result is no number with a slope"),
+    ("EyeLike", "it makes constants"),
+    ("Greater", "its result is no number with a slope"),
+    ("GreaterOrEqual", "its result is no number with a slope"),
+    ("GridSample", "not written yet"),
+    ("HammingWindow", "it makes constants"),
+    ("HannWindow", "it makes constants"),
+    ("If", "a graph inside a node is not differentiated; an `If` that is decided by shapes is no node"),
+    ("IsInf", "its result is no number with a slope"),
+    ("IsNaN", "its result is no number with a slope"),
+    ("Less", "its result is no number with a slope"),
+    ("LessOrEqual", "its result is no number with a slope"),
+    ("LinearAttention", "with a cache: for generating, not for training"),
+    ("Loop", "a graph inside a node is not differentiated; an `If` that is decided by shapes is no node"),
+    ("LpPool", "not written yet"),
+    ("MaxRoiPool", "not written yet"),
+    ("MelWeightMatrix", "it makes constants"),
+    ("Multinomial", "it draws random numbers"),
+    ("NegativeLogLikelihoodLoss", "an objective of the trainer computes the same"),
+    ("NonMaxSuppression", "its results are integers"),
+    ("NonZero", "its results are integers"),
+    ("Not", "its result is no number with a slope"),
+    ("OneHot", "not written yet"),
+    ("Or", "its result is no number with a slope"),
+    (
+        "QLinearConv",
+        "a fused form of integers: its float form, or QuantizeLinear and DequantizeLinear around it, has a gradient",
+    ),
+    (
+        "QLinearMatMul",
+        "a fused form of integers: its float form, or QuantizeLinear and DequantizeLinear around it, has a gradient",
+    ),
+    ("RandomNormal", "it draws random numbers"),
+    ("RandomNormalLike", "it draws random numbers"),
+    ("RandomUniform", "it draws random numbers"),
+    ("RandomUniformLike", "it draws random numbers"),
+    ("Range", "its shapes depend on the data"),
+    ("RoiAlign", "not written yet"),
+    ("STFT", "feature extraction at the beginning of a model: nothing to train lies before it"),
+    ("Scan", "a graph inside a node is not differentiated; an `If` that is decided by shapes is no node"),
+    ("Shape", "its results are integers"),
+    ("Size", "its results are integers"),
+    ("SoftmaxCrossEntropyLoss", "an objective of the trainer computes the same"),
+    ("TensorScatter", "with a cache: for generating, not for training"),
+    ("TfIdfVectorizer", "its results are integers"),
+    ("Unique", "its shapes depend on the data"),
+    ("Xor", "its result is no number with a slope"),
+    ("com.microsoft.ComplexMul", "not written yet"),
+    ("com.microsoft.ComplexMulConj", "not written yet"),
+    ("com.microsoft.CropAndResize", "not written yet"),
+    (
+        "com.microsoft.DynamicQuantizeLSTM",
+        "a fused form of integers: its float form, or QuantizeLinear and DequantizeLinear around it, has a gradient",
+    ),
+    (
+        "com.microsoft.DynamicQuantizeMatMul",
+        "a fused form of integers: its float form, or QuantizeLinear and DequantizeLinear around it, has a gradient",
+    ),
+    (
+        "com.microsoft.GatherBlockQuantized",
+        "a table of codes, at the beginning of a model: nothing to train lies before it",
+    ),
+    ("com.microsoft.GridSample", "not written yet"),
+    ("com.microsoft.GroupNorm", "not written yet"),
+    ("com.microsoft.GroupQueryAttention", "with a cache: for generating, not for training"),
+    ("com.microsoft.Inverse", "not written yet"),
+    (
+        "com.microsoft.MatMulIntegerToFloat",
+        "a fused form of integers: its float form, or QuantizeLinear and DequantizeLinear around it, has a gradient",
+    ),
+    (
+        "com.microsoft.NhwcMaxPool",
+        "a fused form of integers: its float form, or QuantizeLinear and DequantizeLinear around it, has a gradient",
+    ),
+    (
+        "com.microsoft.QAttention",
+        "a fused form of integers: its float form, or QuantizeLinear and DequantizeLinear around it, has a gradient",
+    ),
+    (
+        "com.microsoft.QEmbedLayerNormalization",
+        "a fused form of integers: its float form, or QuantizeLinear and DequantizeLinear around it, has a gradient",
+    ),
+    (
+        "com.microsoft.QGemm",
+        "a fused form of integers: its float form, or QuantizeLinear and DequantizeLinear around it, has a gradient",
+    ),
+    (
+        "com.microsoft.QLinearAdd",
+        "a fused form of integers: its float form, or QuantizeLinear and DequantizeLinear around it, has a gradient",
+    ),
+    (
+        "com.microsoft.QLinearAveragePool",
+        "a fused form of integers: its float form, or QuantizeLinear and DequantizeLinear around it, has a gradient",
+    ),
+    (
+        "com.microsoft.QLinearConcat",
+        "a fused form of integers: its float form, or QuantizeLinear and DequantizeLinear around it, has a gradient",
+    ),
+    (
+        "com.microsoft.QLinearConv",
+        "a fused form of integers: its float form, or QuantizeLinear and DequantizeLinear around it, has a gradient",
+    ),
+    (
+        "com.microsoft.QLinearGlobalAveragePool",
+        "a fused form of integers: its float form, or QuantizeLinear and DequantizeLinear around it, has a gradient",
+    ),
+    (
+        "com.microsoft.QLinearLeakyRelu",
+        "a fused form of integers: its float form, or QuantizeLinear and DequantizeLinear around it, has a gradient",
+    ),
+    (
+        "com.microsoft.QLinearMul",
+        "a fused form of integers: its float form, or QuantizeLinear and DequantizeLinear around it, has a gradient",
+    ),
+    (
+        "com.microsoft.QLinearReduceMean",
+        "a fused form of integers: its float form, or QuantizeLinear and DequantizeLinear around it, has a gradient",
+    ),
+    (
+        "com.microsoft.QLinearSigmoid",
+        "a fused form of integers: its float form, or QuantizeLinear and DequantizeLinear around it, has a gradient",
+    ),
+    (
+        "com.microsoft.QLinearSoftmax",
+        "a fused form of integers: its float form, or QuantizeLinear and DequantizeLinear around it, has a gradient",
+    ),
+    (
+        "com.microsoft.QLinearWhere",
+        "a fused form of integers: its float form, or QuantizeLinear and DequantizeLinear around it, has a gradient",
+    ),
+    ("com.microsoft.Range", "its shapes depend on the data"),
+    ("com.microsoft.ReduceSumInteger", "its results are integers"),
+    ("com.microsoft.SkipGroupNorm", "not written yet"),
+    ("com.microsoft.Unique", "its shapes depend on the data"),
+];
+
 const HEAD: &str = "\
 # Operators
 
@@ -93,7 +255,8 @@ const HEAD: &str = "\
 
 What hone runs by code of its own, at every opset version of ONNX and for every element type the operator takes.
 *Kernel*: some recorded case runs by a fast form; the other cases, and operators without one, run by the reference
-function, which is the formula. *Compared with*: where the results the tests compare with come from. An operator that is
+function, which is the formula. *Differentiable*: its gradients are checked with finite differences, rounding taken for
+the identity. *Compared with*: where the results the tests compare with come from. An operator that is
 not here runs by tract when tract has it, and is refused by name otherwise; `hone inspect` says which it is.
 
 | operator | domain | what it computes | kernel | differentiable | compared with |
@@ -116,7 +279,9 @@ fn table() -> String {
         };
         let doc = d.doc.replace('|', "\\|");
         let compared = reason.map_or("ONNX Runtime".to_string(), |why| format!("not recorded: {why}"));
-        let _ = writeln!(text, "| {} | {domain} | {doc} | {kernel} | not yet | {compared} |", d.name);
+        let gradient = NOT_DIFFERENTIABLE.iter().find(|(n, _)| *n == spelled);
+        let gradient = gradient.map_or("yes".to_string(), |(_, why)| format!("no: {why}"));
+        let _ = writeln!(text, "| {} | {domain} | {doc} | {kernel} | {gradient} | {compared} |", d.name);
     }
     text
 }

@@ -133,6 +133,7 @@ pub struct Lowered {
     pub(super) reads: Vec<usize>,
     pub(super) scratch_floats: usize,
     pub(super) weight_bytes: usize,
+    pub(super) in_place: bool,
     /// The node input whose bytes are the first result's.
     pub(super) same: Option<usize>,
 }
@@ -140,12 +141,19 @@ pub struct Lowered {
 impl Lowered {
     /// A kernel that reads the node inputs `reads` while it runs.
     pub fn new(kernel: impl Fallible + 'static, reads: Vec<usize>) -> Lowered {
-        Lowered { kernel: Box::new(kernel), reads, scratch_floats: 0, weight_bytes: 0, same: None }
+        Lowered { kernel: Box::new(kernel), reads, scratch_floats: 0, weight_bytes: 0, same: None, in_place: false }
     }
 
     /// Asks for a scratch area of that many `f32`.
     pub fn with_scratch(mut self, floats: usize) -> Lowered {
         self.scratch_floats = floats;
+        self
+    }
+
+    /// States that the kernel updates: where a result takes the place of an operand, it finds the operand in the result,
+    /// and nothing where it would read it.
+    pub fn in_place(mut self) -> Lowered {
+        self.in_place = true;
         self
     }
 

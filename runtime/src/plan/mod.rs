@@ -17,18 +17,23 @@ use crate::ops::{Attrs, Fact, Kind, OpDef, OpError};
 use crate::tensor::{DType, Data, Tensor, TensorError};
 
 mod arena;
+mod concrete;
 mod control;
 mod lowering;
 mod passes;
 mod profile;
+mod resident;
 mod runner;
 mod specialise;
+pub use concrete::Concrete;
 pub use control::with_captures;
 pub use lowering::{Fallible, Io, Kernel, Lowered, Lowering, Reads, Weight, Writes};
 pub use profile::{Profile, StepTime};
+pub use resident::Resident;
 pub use runner::{RunOptions, Runner};
 
 use control::{Control, ControlError};
+use resident::Residents;
 use runner::Budget;
 use specialise::{How, Known, Special};
 
@@ -44,6 +49,22 @@ pub enum PlanError {
     /// A graph gives a value that nothing makes.
     #[error("output `{value}` is made by no node")]
     Unmade {
+        /// The value.
+        value: String,
+    },
+    /// A shape depends on data where every shape must be known.
+    #[error("the shape of what node `{node}` ({op}) makes depends on the data: every shape must be known here")]
+    DataDependent {
+        /// The node.
+        node: String,
+        /// Its operator.
+        op: String,
+    },
+    /// A node reads a resident value after what replaces it was written.
+    #[error("node `{node}` reads `{value}` after it was updated: a step must update last")]
+    ReadAfterUpdate {
+        /// The node.
+        node: String,
         /// The value.
         value: String,
     },
@@ -194,6 +215,7 @@ struct Rest {
 /// A graph at concrete shapes, ready to run.
 pub struct Plan {
     steps: Vec<Step>,
+    shared: Vec<StepInfo>,
     slots: Vec<Slot>,
     inputs: Vec<ValueId>,
     outputs: Vec<Output>,
@@ -222,8 +244,23 @@ impl Plan {
     /// # Errors
     /// [`PlanError`] naming the value or node that cannot be planned.
     pub fn new(graph: &Graph, inputs: &[Fact], options: &RunOptions) -> Result<Plan, PlanError> {
+        Plan::with_residents(graph, inputs, &[], options)
+    }
+
+    /// The same with inputs that stay in the arena. They are no inputs of a run, and what replaces them is no output.
+    /// They take the first bytes of the arena, in their order, so that plans with equal residents can share it.
+    ///
+    /// # Errors
+    /// [`PlanError`] as [`Plan::new`]; [`PlanError::ReadAfterUpdate`] when a node comes too late.
+    pub fn with_residents(
+        graph: &Graph,
+        inputs: &[Fact],
+        residents: &[Resident],
+        options: &RunOptions,
+    ) -> Result<Plan, PlanError> {
         let mut special = Special::new(graph, inputs, options.bytes)?;
-        if !options.reference {
+        // A pass may move a node, and what reads a resident may not come after what replaces it.
+        if !options.reference && residents.is_empty() {
             passes::optimise(&mut special)?;
         }
         let mut slots: Vec<Slot> = special
@@ -256,6 +293,7 @@ impl Plan {
                 _ => Output::Here(v),
             })
             .collect();
+        let resident = Residents::new(residents, &special.inputs, &special.outputs, &slots);
         let Special { nodes, inputs, .. } = special;
 
         // Values that outlive the steps.
@@ -278,6 +316,7 @@ impl Plan {
         let mut scratch_bytes = Vec::new();
         let mut weight_bytes = 0;
         // Values that are another value's bytes under another shape.
+        let mut shared = Vec::new();
         let mut same_as: Vec<Option<ValueId>> = vec![None; slots.len()];
         let lowered: Vec<crate::graph::Node> = nodes.iter().map(|p| p.node.clone()).collect();
         for planned in nodes.into_iter().rev() {
@@ -301,9 +340,15 @@ impl Plan {
                         Lowering { nodes: &lowered, node, attrs: &attrs, slots: &slots, producers: &producers };
                     let fast = !options.reference && !planned.probe;
                     match if fast { (def.lower)(&lowering).map_err(op_error)? } else { None } {
-                        Some(l) if let Some(of) = shared(&l, node, &slots) => {
+                        // A kernel that does not know of it must not find its operand in its result.
+                        Some(l) if !l.in_place && resident.updates(node) => {
+                            (Run::Reference(def, attrs), node.inputs.clone())
+                        }
+                        Some(l) if let Some(of) = same_area(&l, node, &slots) => {
                             needed[of] = true;
                             same_as[node.outputs[0].unwrap_or(of)] = Some(of);
+                            let (node, op) = (node.name.clone(), node.op.name().to_string());
+                            shared.push(StepInfo { node, op, kernel: "shared" });
                             continue;
                         }
                         Some(l) if l.reads.len() + node.outputs.len() < MAX_SLOTS => {
@@ -314,7 +359,9 @@ impl Plan {
                                 return Err(PlanError::TooLarge { value, shape, limit });
                             }
                             weight_bytes += l.weight_bytes;
-                            let reads = l.reads.iter().map(|&i| node.inputs[i]).collect();
+                            let in_result = |v: &Option<ValueId>| v.is_some_and(|v| resident.replaced_by(v, node));
+                            let reads = l.reads.iter().map(|&i| node.inputs[i].filter(|_| !in_result(&node.inputs[i])));
+                            let reads = reads.collect();
                             (Run::Fast(l.kernel), reads)
                         }
                         _ => (Run::Reference(def, attrs), node.inputs.clone()),
@@ -364,7 +411,7 @@ impl Plan {
         let mut requests = Vec::new();
         let mut owner = Vec::new();
         let mut ask = |v: ValueId, born: usize| {
-            if matches!(slots[v].place, Place::Constant(_) | Place::Held) {
+            if resident.place(v).is_some() || matches!(slots[v].place, Place::Constant(_) | Place::Held) {
                 return;
             }
             let bytes = slots[v].shape.iter().product::<usize>() * slots[v].dtype.size_bytes();
@@ -383,7 +430,10 @@ impl Plan {
             requests.push(arena::Request { bytes, first: i, last: i });
             owner.push(None);
         }
-        let (ranges, arena_bytes) = arena::place(&requests);
+        let (ranges, moving_bytes) = arena::place(&requests);
+        let shift = |r: Range<usize>| r.start + resident.bytes..r.end + resident.bytes;
+        let arena_bytes = resident.bytes + moving_bytes;
+        resident.check(&steps, &slots, area)?;
         let size = |(r, _): &(&arena::Request, &Option<ValueId>)| r.bytes;
         let largest = requests.iter().zip(&owner).max_by_key(size).and_then(|(_, owner)| *owner);
         let largest = largest.map_or_else(String::new, |v| slots[v].name.clone());
@@ -392,6 +442,7 @@ impl Plan {
         }
         let mut step_of_scratch = 0;
         for (range, owner) in ranges.into_iter().zip(owner) {
+            let range = shift(range);
             match owner {
                 Some(v) => slots[v].place = Place::Arena(range),
                 None => {
@@ -400,6 +451,12 @@ impl Plan {
                 }
             }
         }
+        for (v, range) in &resident.places {
+            slots[*v].place = Place::Arena(range.clone());
+        }
+        let inputs: Vec<ValueId> = inputs.into_iter().filter(|&v| resident.place(v).is_none()).collect();
+        let outputs: Vec<Output> =
+            (outputs.into_iter()).filter(|o| !matches!(o, Output::Here(v) if resident.place(*v).is_some())).collect();
         for v in 0..slots.len() {
             if same_as[v].is_some() {
                 slots[v].place = slots[area(v)].place.clone();
@@ -408,7 +465,22 @@ impl Plan {
         let held = slots.iter().map(|_| None).collect();
         let pool = options.pool.clone();
         let (bytes, profile) = (options.bytes, options.profile.clone());
-        Ok(Plan { steps, slots, inputs, outputs, rest, held, pool, profile, bytes, largest, arena_bytes, weight_bytes })
+        shared.reverse();
+        Ok(Plan {
+            steps,
+            shared,
+            slots,
+            inputs,
+            outputs,
+            rest,
+            held,
+            pool,
+            profile,
+            bytes,
+            largest,
+            arena_bytes,
+            weight_bytes,
+        })
     }
 
     /// Bytes of the arena: every activation and scratch area, overlapped by liveness.
@@ -438,6 +510,16 @@ impl Plan {
         self.steps.iter().map(Step::info).collect()
     }
 
+    /// The nodes that run nothing: their results are their operands' bytes under another shape.
+    pub fn shared(&self) -> &[StepInfo] {
+        &self.shared
+    }
+
+    /// Types and shapes of the inputs of a run, residents left out.
+    pub fn inputs(&self) -> Vec<(DType, &[usize])> {
+        self.inputs.iter().map(|&v| (self.slots[v].dtype, &self.slots[v].shape[..])).collect()
+    }
+
     /// Types and shapes of the outputs; `None` for one whose shape depends on data.
     pub fn output_facts(&self) -> Vec<Option<(DType, &[usize])>> {
         self.outputs
@@ -449,6 +531,15 @@ impl Plan {
                 _ => None,
             })
             .collect()
+    }
+
+    /// Runs once in an arena of the caller's. `inputs` in the order of [`Graph::inputs`], residents left out; so are what
+    /// replaces them among the results.
+    ///
+    /// # Errors
+    /// [`PlanError`] when an input has another type or shape, or a node fails.
+    pub fn run_in(&mut self, arena: &mut Arena, inputs: &[&Tensor]) -> Result<Vec<Tensor>, PlanError> {
+        self.run(arena, inputs, &mut Budget { turns: u64::MAX })
     }
 
     /// Runs once. `inputs` in the order of [`Graph::inputs`]; the results in the order of [`Graph::outputs`].
@@ -675,10 +766,37 @@ impl Arena {
     pub fn len_bytes(&self) -> usize {
         self.words.len() * 8
     }
+
+    /// Puts a tensor at byte `at`, a multiple of 64: where [`Resident::layout`] says a resident value is.
+    ///
+    /// # Errors
+    /// [`PlanError::Memory`] when the memory cannot be had.
+    pub fn put(&mut self, at: usize, t: &Tensor) -> Result<(), PlanError> {
+        let bytes = t.data().as_bytes();
+        let words = (at + bytes.len()).div_ceil(8);
+        let missing = words.saturating_sub(self.words.len());
+        let refused = |_| PlanError::Memory { bytes: at + bytes.len(), largest: String::new() };
+        self.words.try_reserve_exact(missing).map_err(refused)?;
+        self.words.resize(words.max(self.words.len()), 0);
+        let all: &mut [u8] = bytemuck::cast_slice_mut(&mut self.words);
+        all[at..at + bytes.len()].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    /// The tensor at byte `at`.
+    ///
+    /// # Errors
+    /// [`PlanError::Tensor`] when there is none of that size.
+    pub fn take(&self, at: usize, dtype: DType, shape: &[usize]) -> Result<Tensor, PlanError> {
+        let all: &[u8] = bytemuck::cast_slice(&self.words);
+        let n = shape.iter().product::<usize>() * dtype.size_bytes();
+        let bytes = all.get(at..at + n).unwrap_or(&[]);
+        Ok(Tensor::new(shape, Data::from_bytes(dtype, bytes))?)
+    }
 }
 
 /// The value whose bytes the only result of a node is, when one area of the arena can serve both.
-fn shared(l: &Lowered, node: &crate::graph::Node, slots: &[Slot]) -> Option<ValueId> {
+fn same_area(l: &Lowered, node: &crate::graph::Node, slots: &[Slot]) -> Option<ValueId> {
     let of = node.inputs.get(l.same?).copied().flatten()?;
     let &[Some(made)] = &node.outputs[..] else { return None };
     let bytes = |v: ValueId| slots[v].shape.iter().product::<usize>() * slots[v].dtype.size_bytes();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use crate::{arch, onnx_node_tests, zoo};
+use crate::{arch, boards, e2e, onnx_node_tests, zoo};
 
 /// How much is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +41,8 @@ static STEPS: &[Step] = &[
     Step { name: "real models", run: real_models },
     Step { name: "documentation", run: documentation },
     Step { name: "no_std link", run: no_std },
+    Step { name: "boards", run: firmware },
+    Step { name: "end to end", run: end_to_end },
     Step { name: "dependencies", run: deny },
     Step { name: "bench smoke", run: benches },
     Step { name: "fuzzing", run: fuzz },
@@ -212,6 +214,33 @@ fn write_no_std(dir: &Path, root: &Path) -> anyhow::Result<()> {
     // The same versions as the product's.
     std::fs::copy(root.join("Cargo.lock"), dir.join("Cargo.lock")).context("cannot copy Cargo.lock")?;
     Ok(())
+}
+
+/// The images that the tests without hardware run on; `--full` builds every board.
+fn firmware(root: &Path, extent: Extent) -> anyhow::Result<Outcome> {
+    let options = match extent {
+        Extent::Usual => boards::Options::of_ci(),
+        Extent::Full => boards::Options::default(),
+    };
+    boards::run(root, &options)?;
+    Ok(Outcome::Done)
+}
+
+/// The firmware in QEMU, heard by the program that the tests have built; `--full` five times each.
+fn end_to_end(root: &Path, extent: Extent) -> anyhow::Result<Outcome> {
+    let there = || Command::new("qemu-system-arm").arg("--version").output().is_ok_and(|out| out.status.success());
+    if !there() && Path::new("/etc/debian_version").exists() && Path::new("/usr/bin/apt-get").exists() {
+        // Where it may not be installed, the step says what is missing.
+        let install = ["install", "-y", "-qq", "--no-install-recommends", "qemu-system-arm"];
+        let _ = Command::new("apt-get").args(install).env("DEBIAN_FRONTEND", "noninteractive").status();
+    }
+    execute(cargo_command(root).args(["build", "--locked"]))?;
+    let runs = if extent == Extent::Full { 5 } else { 1 };
+    let options = e2e::Options::with_program(crate::target_dir(root).join("debug/hone"), runs);
+    match e2e::run(root, &options)? {
+        e2e::Ended::Unavailable(why) => Ok(Outcome::Skipped(why)),
+        ended => check(matches!(ended, e2e::Ended::Well), "presses and journal differ, see above"),
+    }
 }
 
 /// `cargo deny check licenses bans sources`, when cargo-deny is there or may be installed.

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 mod arch;
+mod boards;
 mod ci;
+mod e2e;
 mod onnx_node_tests;
 mod worlds;
 mod zoo;
@@ -24,6 +26,14 @@ usage: cargo xtask <task>
                      --hone PATH   a built program instead of `cargo run --release`
   onnx-node-tests  run the ONNX standard's node tests through hone and compare with the expected failures (needs python3,
                    and a package index the first time); with --results FILE.jsonl, judge what hone printed before
+  boards [...]     build the pads' firmware, hold it to its budget, stamp it (needs rustup or Debian's rustc-web; gets them):
+                     --board NAME  one board; may be repeated
+                     --out DIR     where images and boards.json go instead of target/boards/images
+                     --list        say what there is
+  e2e [...]        a pad's firmware in QEMU, heard by a real `hone listen`: every press recorded once (needs qemu-system-arm):
+                     --runs N      of each kind, 1 if not given
+                     --timed N     also time N presses up to the lamp
+                     --hone PATH   a built program instead of `cargo build`
   ci [--full]      everything CI runs, timed; --full adds release benches and cargo-deny (installed when missing)
 ";
 
@@ -39,6 +49,14 @@ fn main() -> ExitCode {
             Some(options) => zoo::run(&root(), &options).map(|ended| ended == zoo::Ended::Well),
             None => return usage(),
         },
+        ["boards", ref rest @ ..] => match boards::Options::parse(rest) {
+            Some(options) => boards::run(&root(), &options).map(|()| true),
+            None => return usage(),
+        },
+        ["e2e", ref rest @ ..] => match e2e::Options::parse(rest) {
+            Some(options) => end_to_end(&options),
+            None => return usage(),
+        },
         ["ci"] => ci::run(&root(), ci::Extent::Usual),
         ["ci", "--full"] => ci::run(&root(), ci::Extent::Full),
         _ => return usage(),
@@ -50,6 +68,15 @@ fn main() -> ExitCode {
             eprintln!("xtask: {e:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Asked for by name, a machine without QEMU is a failure and not a skipped step.
+fn end_to_end(options: &e2e::Options) -> anyhow::Result<bool> {
+    match e2e::run(&root(), options)? {
+        e2e::Ended::Well => Ok(true),
+        e2e::Ended::Badly => Ok(false),
+        e2e::Ended::Unavailable(why) => anyhow::bail!("{why}"),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Doubles for the tests of the link: a ledger, a flash that survives restarts, a source of chance.
 #![allow(dead_code, missing_docs, unreachable_pub, reason = "each test binary uses its own part")]
 
+pub mod nor;
 pub mod table;
 
 use hone_pad::queue::{Store, StoreError};
@@ -32,6 +33,15 @@ impl Rng {
 
     pub fn nonce(&mut self) -> [u8; 8] {
         std::array::from_fn(|_| self.below(256) as u8)
+    }
+}
+
+/// The result of a future that never waits.
+pub fn ready<T>(future: impl Future<Output = T>) -> T {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match std::pin::pin!(future).poll(&mut context) {
+        std::task::Poll::Ready(result) => result,
+        std::task::Poll::Pending => panic!("it waits"),
     }
 }
 

@@ -15,7 +15,8 @@ use crate::tensor::{DType, Tensor};
 pub(super) static ATTENTION: OpDef =
     OpDef::new("Attention", "self-attention with its input projection, mask and cache", shape, reference)
         .domain(MICROSOFT)
-        .kernel(lower);
+        .kernel(lower)
+        .vjp(super::backward::projected);
 
 /// Which inputs of a node say what.
 #[derive(Clone, Copy, Debug)]
@@ -184,7 +185,7 @@ pub(super) fn padding_layer(
 const OPERANDS: Operands = Operands { mask_index: 3, past: 4, attention_bias: Some(5) };
 
 /// Checks input, weights and bias; gives the attention and the length of the input's features.
-fn call<'a>(attrs: &Attrs, of: impl Fn(usize) -> Option<Seen<'a>>) -> Result<(Projected, usize), OpError> {
+pub(super) fn call<'a>(attrs: &Attrs, of: impl Fn(usize) -> Option<Seen<'a>>) -> Result<(Projected, usize), OpError> {
     let must = |index: usize, name: &'static str| of(index).map(|t| t.1).ok_or(OpError::MissingInput { index, name });
     let (x, w) = (must(0, "input")?, must(1, "weights")?);
     let (&[b, s, i], &[wi, width]) = (x, w) else {

@@ -8,6 +8,7 @@
 //! `P` keys of the past, `L` keys in all, `D` head size of Q and K, `E` head size of V.
 use super::OpDef;
 
+mod backward;
 mod core;
 mod fused;
 mod grouped;

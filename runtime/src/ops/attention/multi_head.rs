@@ -13,7 +13,8 @@ use crate::tensor::{DType, Tensor};
 pub(super) static MULTI_HEAD_ATTENTION: OpDef =
     OpDef::new("MultiHeadAttention", "attention of projected queries, keys and values", shape, reference)
         .domain(MICROSOFT)
-        .kernel(lower);
+        .kernel(lower)
+        .vjp(super::backward::multi_head);
 
 /// What the operands say, by types and shapes.
 pub(super) struct Call {

@@ -11,7 +11,8 @@ pub(super) static ROTARY_EMBEDDING: OpDef =
     OpDef::new("RotaryEmbedding", "rotary position embedding of heads", same_as_input, |attrs, inputs| {
         reference(attrs, inputs, Dialect::Standard)
     })
-    .kernel(|l| lower(l, Dialect::Standard));
+    .kernel(|l| lower(l, Dialect::Standard))
+    .vjp(|b| super::backward::rotary(b, 2));
 
 /// The same with the position ids second.
 pub(super) static MICROSOFT_ROTARY_EMBEDDING: OpDef =
@@ -19,7 +20,8 @@ pub(super) static MICROSOFT_ROTARY_EMBEDDING: OpDef =
         reference(attrs, inputs, Dialect::Microsoft)
     })
     .domain(MICROSOFT)
-    .kernel(|l| lower(l, Dialect::Microsoft));
+    .kernel(|l| lower(l, Dialect::Microsoft))
+    .vjp(|b| super::backward::rotary(b, 3));
 
 /// Whose operator it is.
 #[derive(Clone, Copy, PartialEq)]

@@ -13,7 +13,8 @@ use crate::tensor::{DType, Tensor};
 /// the number of keys that count, `[B]`. Gives Y in the layout of Q, the keys and values with the past, and scores.
 pub(super) static ATTENTION: OpDef =
     OpDef::new("Attention", "scaled dot-product attention with masks, a cache and grouped heads", shape, reference)
-        .kernel(lower);
+        .kernel(lower)
+        .vjp(super::backward::standard);
 
 /// What the operands say, by types and shapes.
 pub(super) struct Call {

@@ -1,6 +1,6 @@
 //! Lowering of convolutions to matrix products over tiles of columns, and to direct loops for depthwise ones.
-use hone_kernels::epilogue::{self, Activation};
 use hone_kernels::conv::{self, NR, Packed, Product, Window};
+use hone_kernels::epilogue::{self, Activation};
 
 use super::transpose::Transposed;
 use super::{Conv, activation};

@@ -7,6 +7,7 @@ use hone_kernels::epilogue::Activation;
 use super::{Attrs, Fact, MICROSOFT, OpDef, OpError, need, optional};
 use crate::tensor::{Data, Tensor};
 
+mod backward;
 mod causal;
 mod deform;
 mod geometry;
@@ -43,7 +44,8 @@ static CONV: OpDef = OpDef::new(
         Ok(vec![Tensor::from_f64(x.dtype(), &conv.output_shape(), &y)?])
     },
 )
-.kernel(lower::conv);
+.kernel(lower::conv)
+.vjp(backward::conv);
 
 /// ONNX Runtime's `activation(Conv(X, W, B) + Z)`.
 static FUSED_CONV: OpDef = OpDef::new(
@@ -77,7 +79,8 @@ static FUSED_CONV: OpDef = OpDef::new(
     },
 )
 .domain(MICROSOFT)
-.kernel(lower::conv);
+.kernel(lower::conv)
+.vjp(backward::fused_conv);
 
 /// A convolution at concrete shapes.
 pub(super) struct Conv {

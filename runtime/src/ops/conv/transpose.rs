@@ -46,7 +46,8 @@ pub(super) static CONV_TRANSPOSE: OpDef = OpDef::new(
         Ok(vec![Tensor::from_f64(x.dtype(), &t.output_shape(), &y)?])
     },
 )
-.kernel(lower::conv_transpose);
+.kernel(lower::conv_transpose)
+.vjp(super::backward::conv_transpose);
 
 /// A transposed convolution at concrete shapes.
 pub(super) struct Transposed {

@@ -2,27 +2,22 @@
 use hone_kernels::elementwise as fast;
 
 use super::super::shape::elements;
-use super::super::{Attrs, Fact, MICROSOFT, OpDef, OpError, need, optional};
+use super::super::{Attr, Attrs, Fact, MICROSOFT, OpDef, OpError, Vjp, need, optional};
+use super::derivative::derivative;
 use super::walk::{mapped, zipped};
-use super::{alike, broadcast_indices, erf, floats, numbers, same_as_input, sigmoid, softplus};
+use super::{alike, broadcast_indices, erf, floats, numbers, parameters, same_as_input, sigmoid, softplus};
+use crate::autodiff::Backward;
+use crate::graph::ValueId;
 use crate::plan::{Lowered, Lowering};
 use crate::tensor::{DType, Tensor};
 
-/// Float attributes and their defaults, as a function of one number sees them.
-fn parameters<const N: usize>(attrs: &Attrs, names: [(&str, f32); N]) -> Result<[f32; N], OpError> {
-    let mut out = [0.0; N];
-    for (o, (name, default)) in out.iter_mut().zip(names) {
-        *o = attrs.float(name, default)?;
-    }
-    Ok(out)
-}
-
 macro_rules! activation {
-    ($konst:ident, $name:literal, $doc:literal, [$($p:ident = $default:expr),*], |$x:ident| $float:expr, f32: $f32:expr) => {
-        activation!($konst, $name, $doc, "", [$($p = $default),*], |$x| $float, f32: $f32);
+    ($konst:ident, $name:literal, $doc:literal, [$($p:ident = $default:expr),*], |$x:ident| $float:expr, f32: $f32:expr,
+     $of:ident: |$v:ident| $slope:expr, f32: $slope32:expr) => {
+        activation!($konst, $name, $doc, "", [$($p = $default),*], |$x| $float, f32: $f32, $of: |$v| $slope, f32: $slope32);
     };
     ($konst:ident, $name:literal, $doc:literal, $domain:expr, [$($p:ident = $default:expr),*], |$x:ident| $float:expr,
-     f32: $f32:expr) => {
+     f32: $f32:expr, $of:ident: |$v:ident| $slope:expr, f32: $slope32:expr) => {
         #[doc = $doc]
         pub(super) static $konst: OpDef = OpDef::new($name, $doc, same_as_input, |attrs, inputs| {
             let [$($p),*] = parameters(attrs, [$((stringify!($p), $default)),*])?.map(f64::from);
@@ -32,7 +27,8 @@ macro_rules! activation {
         .kernel(|l| {
             let [$($p),*] = parameters(l.attrs, [$((stringify!($p), $default)),*])?;
             Ok((l.dtype(0) == Some(DType::F32)).then(|| mapped::<f32, f32, _>($name, move |$x: f32| $f32)))
-        });
+        })
+        .vjp(derivative!($name, $of, [$($p = $default),*], |$v| $slope, f32: $slope32));
     };
 }
 
@@ -43,59 +39,94 @@ pub(super) static RELU: OpDef = OpDef::new("Relu", "max(x, 0)", same_as_input, |
 .kernel(|l| {
     let relu = |x: f32| if x < 0.0 { 0.0 } else { x };
     Ok((l.dtype(0) == Some(DType::F32)).then(|| mapped::<f32, f32, _>("Relu", relu)))
-});
+})
+.vjp(derivative!("Relu", Y, [], |y| f64::from(u8::from(y > 0.0)), f32: if y > 0.0 { 1.0 } else { 0.0 }));
 
 activation!(LEAKY_RELU, "LeakyRelu", "x below zero is multiplied by alpha", [alpha = 0.01],
     |x| if x < 0.0 { alpha * x } else { x },
-    f32: if x < 0.0 { alpha * x } else { x });
+    f32: if x < 0.0 { alpha * x } else { x },
+    X: |x| if x < 0.0 { alpha } else { 1.0 },
+    f32: if x < 0.0 { alpha } else { 1.0 });
 activation!(THRESHOLDED_RELU, "ThresholdedRelu", "x above alpha, else 0", [alpha = 1.0],
     |x| if x > alpha { x } else { 0.0 },
-    f32: if x > alpha { x } else { 0.0 });
+    f32: if x > alpha { x } else { 0.0 },
+    X: |x| if x > alpha { 1.0 } else { 0.0 },
+    f32: if x > alpha { 1.0 } else { 0.0 });
 activation!(ELU, "Elu", "x below zero becomes alpha (e^x - 1)", [alpha = 1.0],
     |x| if x < 0.0 { alpha * x.exp_m1() } else { x },
-    f32: if x < 0.0 { alpha * fast::exp_m1(x) } else { x });
+    f32: if x < 0.0 { alpha * fast::exp_m1(x) } else { x },
+    X: |x| if x < 0.0 { alpha * x.exp() } else { 1.0 },
+    f32: if x < 0.0 { alpha * fast::exp(x) } else { 1.0 });
 activation!(SELU, "Selu", "gamma times Elu", [alpha = 1.673_263_2, gamma = 1.050_701],
     |x| gamma * if x <= 0.0 { alpha * x.exp_m1() } else { x },
-    f32: gamma * if x <= 0.0 { alpha * fast::exp_m1(x) } else { x });
+    f32: gamma * if x <= 0.0 { alpha * fast::exp_m1(x) } else { x },
+    X: |x| gamma * if x <= 0.0 { alpha * x.exp() } else { 1.0 },
+    f32: gamma * if x <= 0.0 { alpha * fast::exp(x) } else { 1.0 });
 activation!(CELU, "Celu", "x below zero becomes alpha (e^(x/alpha) - 1)", [alpha = 1.0],
     |x| if x < 0.0 { alpha * (x / alpha).exp_m1() } else { x },
-    f32: if x < 0.0 { alpha * fast::exp_m1(x / alpha) } else { x });
+    f32: if x < 0.0 { alpha * fast::exp_m1(x / alpha) } else { x },
+    X: |x| if x < 0.0 { (x / alpha).exp() } else { 1.0 },
+    f32: if x < 0.0 { fast::exp(x / alpha) } else { 1.0 });
 activation!(SIGMOID, "Sigmoid", "1 / (1 + e^-x)", [],
     |x| sigmoid(x),
-    f32: fast::sigmoid(x));
+    f32: fast::sigmoid(x),
+    Y: |y| y * (1.0 - y),
+    f32: y * (1.0 - y));
 activation!(HARD_SIGMOID, "HardSigmoid", "alpha x + beta, between 0 and 1", [alpha = 0.2, beta = 0.5],
     |x| between(alpha * x + beta),
-    f32: between_f32(alpha * x + beta));
+    f32: between_f32(alpha * x + beta),
+    X: |x| if alpha * x + beta > 0.0 && alpha * x + beta < 1.0 { alpha } else { 0.0 },
+    f32: if alpha * x + beta > 0.0 && alpha * x + beta < 1.0 { alpha } else { 0.0 });
 activation!(HARD_SWISH, "HardSwish", "x times x/6 + 1/2, that between 0 and 1", [],
     |x| x * between(x / 6.0 + 0.5),
-    f32: x * between_f32(x * (1.0 / 6.0) + 0.5));
+    f32: x * between_f32(x * (1.0 / 6.0) + 0.5),
+    X: |x| hard_swish_slope(x),
+    f32: hard_swish_slope_f32(x));
 activation!(SWISH, "Swish", "x · sigmoid(alpha x)", [alpha = 1.0],
     |x| x * sigmoid(alpha * x),
-    f32: x * fast::sigmoid(alpha * x));
+    f32: x * fast::sigmoid(alpha * x),
+    X: |x| swish_slope(alpha, x),
+    f32: swish_slope_f32(alpha, x));
 activation!(SOFTPLUS, "Softplus", "ln(1 + e^x)", [],
     |x| softplus(x),
-    f32: fast::softplus(x));
+    f32: fast::softplus(x),
+    X: |x| sigmoid(x),
+    f32: fast::sigmoid(x));
 activation!(SOFTSIGN, "Softsign", "x / (1 + |x|)", [],
     |x| x / (1.0 + x.abs()),
-    f32: x / (1.0 + x.abs()));
+    f32: x / (1.0 + x.abs()),
+    X: |x| 1.0 / ((1.0 + x.abs()) * (1.0 + x.abs())),
+    f32: 1.0 / ((1.0 + x.abs()) * (1.0 + x.abs())));
 activation!(MISH, "Mish", "x · tanh(softplus(x))", [],
     |x| x * softplus(x).tanh(),
-    f32: fast::mish(x));
+    f32: fast::mish(x),
+    X: |x| mish_slope(x),
+    f32: mish_slope_f32(x));
 activation!(AFFINE, "Affine", "alpha x + beta", [alpha = 1.0, beta = 0.0],
     |x| alpha * x + beta,
-    f32: alpha * x + beta);
+    f32: alpha * x + beta,
+    X: |x| alpha + 0.0 * x * beta,
+    f32: alpha + 0.0 * x * beta);
 activation!(SCALED_TANH, "ScaledTanh", "alpha · tanh(beta x)", [alpha = 1.0, beta = 1.0],
     |x| alpha * (beta * x).tanh(),
-    f32: alpha * fast::tanh(beta * x));
+    f32: alpha * fast::tanh(beta * x),
+    X: |x| alpha * beta * (1.0 - (beta * x).tanh().powi(2)),
+    f32: scaled_tanh_slope_f32(alpha, beta, x));
 activation!(PARAMETRIC_SOFTPLUS, "ParametricSoftplus", "alpha · softplus(beta x)", [alpha = 1.0, beta = 1.0],
     |x| alpha * softplus(beta * x),
-    f32: alpha * fast::softplus(beta * x));
+    f32: alpha * fast::softplus(beta * x),
+    X: |x| alpha * beta * sigmoid(beta * x),
+    f32: alpha * beta * fast::sigmoid(beta * x));
 activation!(MS_GELU, "Gelu", "x · Φ(x)", MICROSOFT, [],
     |x| gelu(x),
-    f32: fast::gelu(x));
+    f32: fast::gelu(x),
+    X: |x| gelu_slope(x),
+    f32: gelu_slope_f32(x));
 activation!(QUICK_GELU, "QuickGelu", "x · sigmoid(alpha x)", MICROSOFT, [alpha = 1.702],
     |x| x * sigmoid(alpha * x),
-    f32: x * fast::sigmoid(alpha * x));
+    f32: x * fast::sigmoid(alpha * x),
+    X: |x| swish_slope(alpha, x),
+    f32: swish_slope_f32(alpha, x));
 
 /// Keeps NaN, unlike `clamp` of a comparison the other way round.
 fn between(x: f64) -> f64 {
@@ -106,6 +137,80 @@ fn between(x: f64) -> f64 {
 fn between_f32(x: f32) -> f32 {
     let x = if x < 0.0 { 0.0 } else { x };
     if x > 1.0 { 1.0 } else { x }
+}
+
+/// d/dx of `x · sigmoid(alpha x)`.
+fn swish_slope(alpha: f64, x: f64) -> f64 {
+    let s = sigmoid(alpha * x);
+    s + alpha * x * s * (1.0 - s)
+}
+
+#[inline(always)]
+fn swish_slope_f32(alpha: f32, x: f32) -> f32 {
+    let s = fast::sigmoid(alpha * x);
+    s + alpha * x * s * (1.0 - s)
+}
+
+/// d/dx of `x · (x/6 + 1/2)`, that between 0 and 1.
+fn hard_swish_slope(x: f64) -> f64 {
+    if x <= -3.0 {
+        0.0
+    } else if x >= 3.0 {
+        1.0
+    } else {
+        x / 3.0 + 0.5
+    }
+}
+
+#[inline(always)]
+fn hard_swish_slope_f32(x: f32) -> f32 {
+    let inside = x * (1.0 / 3.0) + 0.5;
+    let low = if x <= -3.0 { 0.0 } else { inside };
+    if x >= 3.0 { 1.0 } else { low }
+}
+
+/// d/dx of `x · tanh(softplus(x))`.
+fn mish_slope(x: f64) -> f64 {
+    let t = softplus(x).tanh();
+    t + x * (1.0 - t * t) * sigmoid(x)
+}
+
+#[inline(always)]
+fn mish_slope_f32(x: f32) -> f32 {
+    let t = fast::tanh(fast::softplus(x));
+    t + x * (1.0 - t * t) * fast::sigmoid(x)
+}
+
+#[inline(always)]
+fn scaled_tanh_slope_f32(alpha: f32, beta: f32, x: f32) -> f32 {
+    let t = fast::tanh(beta * x);
+    alpha * beta * (1.0 - t * t)
+}
+
+/// d/dx of `x · Φ(x)`: `Φ(x) + x φ(x)`.
+fn gelu_slope(x: f64) -> f64 {
+    let density = (-0.5 * x * x).exp() * 0.5 * std::f64::consts::FRAC_1_SQRT_2 * std::f64::consts::FRAC_2_SQRT_PI;
+    0.5 * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2)) + x * density
+}
+
+#[inline(always)]
+fn gelu_slope_f32(x: f32) -> f32 {
+    const DENSITY: f32 = 0.398_942_3;
+    0.5 * (1.0 + fast::erf(x * std::f32::consts::FRAC_1_SQRT_2)) + x * DENSITY * fast::exp(-0.5 * x * x)
+}
+
+/// d/dx of the form of Gelu with tanh.
+fn gelu_tanh_slope(x: f64) -> f64 {
+    let root = (2.0 / std::f64::consts::PI).sqrt();
+    let t = (root * (x + 0.044_715 * x * x * x)).tanh();
+    0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * root * (1.0 + 3.0 * 0.044_715 * x * x)
+}
+
+#[inline(always)]
+fn gelu_tanh_slope_f32(x: f32) -> f32 {
+    const ROOT: f32 = 0.797_884_6;
+    let t = fast::tanh(ROOT * (x + 0.044_715 * x * x * x));
+    0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * ROOT * (1.0 + 3.0 * 0.044_715 * x * x)
 }
 
 fn gelu(x: f64) -> f64 {
@@ -135,6 +240,11 @@ pub(super) static GELU: OpDef = OpDef::new("Gelu", "x · Φ(x), exactly or by ta
     Ok((l.dtype(0) == Some(DType::F32)).then(|| {
         if tanh { mapped::<f32, f32, _>("Gelu", fast::gelu_tanh) } else { mapped::<f32, f32, _>("Gelu", fast::gelu) }
     }))
+})
+.vjp(|b| {
+    let by_tanh: Vjp = derivative!("GeluTanh", X, [], |x| gelu_tanh_slope(x), f32: gelu_tanh_slope_f32(x));
+    let exact: Vjp = derivative!("Gelu", X, [], |x| gelu_slope(x), f32: gelu_slope_f32(x));
+    if self::by_tanh(&b.attrs())? { by_tanh(b) } else { exact(b) }
 });
 
 /// Rows of `C` elements with a bias of `C`: the elements `f(x + bias)`.
@@ -151,24 +261,40 @@ fn biased(inputs: &[Option<&Tensor>], name: &str, f: fn(f64) -> f64) -> Result<V
 }
 
 macro_rules! biased {
-    ($konst:ident, $name:literal, $doc:literal, $float:expr, f32: $f32:expr) => {
+    ($konst:ident, $name:literal, $doc:literal, $float:expr, f32: $f32:expr, approximate: $how:literal) => {
         #[doc = $doc]
         pub(super) static $konst: OpDef =
-            OpDef::new($name, $doc, same_as_input, |_, inputs| biased(inputs, $name, $float)).domain(MICROSOFT).kernel(
-                |l| match (l.dtype(0), l.dtype(1)) {
+            OpDef::new($name, $doc, same_as_input, |_, inputs| biased(inputs, $name, $float))
+                .domain(MICROSOFT)
+                .vjp(|b| {
+                    b.through(|b| {
+                        let x = sum_with_bias(b)?;
+                        Ok(vec![b.standard("Gelu", [("approximate", Attr::Str($how.into()))], &[x])?])
+                    })
+                })
+                .kernel(|l| match (l.dtype(0), l.dtype(1)) {
                     (Some(DType::F32), None) => Ok(Some(mapped::<f32, f32, _>($name, $f32))),
                     (Some(DType::F32), Some(DType::F32)) => {
                         let (x, bias) = (l.shape(0)?, l.shape(1)?);
                         zipped::<f32, f32, f32, _>(l, $name, x, bias, |x: f32, b: f32| $f32(x + b))
                     }
                     _ => Ok(None),
-                },
-            );
+                });
     };
 }
 
-biased!(FAST_GELU, "FastGelu", "Gelu by tanh of x + bias", gelu_tanh, f32: fast::gelu_tanh);
-biased!(BIAS_GELU, "BiasGelu", "Gelu of x + bias", gelu, f32: fast::gelu);
+/// The first input plus the second, when there is one, as nodes.
+fn sum_with_bias(b: &mut Backward<'_>) -> Result<ValueId, OpError> {
+    let x = b.x(0)?;
+    match b.optional(1) {
+        Some(bias) => b.add(x, bias),
+        None => Ok(x),
+    }
+}
+
+biased!(FAST_GELU, "FastGelu", "Gelu by tanh of x + bias", gelu_tanh, f32: fast::gelu_tanh,
+    approximate: "tanh");
+biased!(BIAS_GELU, "BiasGelu", "Gelu of x + bias", gelu, f32: fast::gelu, approximate: "none");
 
 /// The left half of x + bias times Gelu of the right half
 pub(super) static BIAS_SPLIT_GELU: OpDef = OpDef::new(
@@ -199,7 +325,16 @@ pub(super) static BIAS_SPLIT_GELU: OpDef = OpDef::new(
         Ok(vec![Tensor::from_f64(x.dtype(), &to, &y)?])
     },
 )
-.domain(MICROSOFT);
+.domain(MICROSOFT)
+.vjp(|b| {
+    b.through(|b| {
+        let x = sum_with_bias(b)?;
+        let (axis, half) = (b.shape(x).len() - 1, b.shape(x).last().copied().unwrap_or(0) / 2);
+        let (left, right) = (b.slice(x, axis, 0, half)?, b.slice(x, axis, half, 2 * half)?);
+        let right = b.standard("Gelu", [("approximate", Attr::Str("none".into()))], &[right])?;
+        Ok(vec![b.mul(left, right)?])
+    })
+});
 
 /// x + bias + skip
 pub(super) static BIAS_ADD: OpDef = OpDef::new("BiasAdd", "x + bias + skip", same_as_input, |_, inputs| {
@@ -210,7 +345,11 @@ pub(super) static BIAS_ADD: OpDef = OpDef::new("BiasAdd", "x + bias + skip", sam
     let y: Vec<f64> = sum[0].data().to_f64().iter().zip(at).map(|(v, i)| v + s[i]).collect();
     Ok(vec![Tensor::from_f64(sum[0].dtype(), sum[0].shape(), &y)?])
 })
-.domain(MICROSOFT);
+.domain(MICROSOFT)
+.vjp(|b| {
+    let dy = b.dy()?;
+    (0..3).try_for_each(|i| b.give_unbroadcast(i, dy))
+});
 
 /// swish(a) · b
 pub(super) static SWIGLU: OpDef = OpDef::new("SwiGLU", "a · sigmoid(alpha a) · b", same_as_input, |attrs, inputs| {
@@ -230,11 +369,39 @@ pub(super) static SWIGLU: OpDef = OpDef::new("SwiGLU", "a · sigmoid(alpha a) ·
         return Ok(None);
     }
     zipped::<f32, f32, f32, _>(l, "SwiGLU", a, b, move |a: f32, b: f32| a * fast::sigmoid(alpha * a) * b)
+})
+.vjp(|b| {
+    b.through(|b| {
+        let alpha = b.attrs().float("alpha", 1.0)?;
+        let (x, gate) = (b.x(1)?, b.x(0)?);
+        let gate = b.standard("Swish", [("alpha", Attr::Float(alpha))], &[gate])?;
+        Ok(vec![b.mul(gate, x)?])
+    })
 });
 
 /// x below zero is multiplied by the slope
 pub(super) static PRELU: OpDef =
-    OpDef::new("PRelu", "x below zero is multiplied by the slope", same_as_input, prelu_reference).kernel(prelu_lower);
+    OpDef::new("PRelu", "x below zero is multiplied by the slope", same_as_input, prelu_reference)
+        .kernel(prelu_lower)
+        .vjp(|b| {
+            let (dy, x, slope) = (b.dy()?, b.x(0)?, b.x(1)?);
+            let (own, aligned) = (b.x_shape(1)?, slope_shape(&b.attrs(), b.shape(x), b.shape(slope)));
+            let zero = b.scalar_like(x, 0.0)?;
+            let below = b.binary("Less", x, zero)?;
+            if b.wants(0) {
+                let slope = b.reshape(slope, &aligned)?;
+                let steep = b.mul(dy, slope)?;
+                let dx = b.standard("Where", [], &[below, steep, dy])?;
+                b.give(0, dx);
+            }
+            if b.wants(1) {
+                let product = b.mul(dy, x)?;
+                let product = b.only(below, product)?;
+                let ds = b.unbroadcast(product, &aligned, &own)?;
+                b.give(1, ds);
+            }
+            Ok(())
+        });
 
 /// The shape the slope broadcasts with. Before version 7 a vector had a slope for each channel.
 fn slope_shape(attrs: &Attrs, x: &[usize], slope: &[usize]) -> Vec<usize> {
@@ -285,7 +452,9 @@ pub(super) static SHRINK: OpDef = OpDef::new(
         };
         numbers(need(inputs, 0, "input")?, "Shrink", f, |x| f(x as f64) as i128)
     },
-);
+)
+.vjp(derivative!("Shrink", X, [lambd = 0.5], |x| f64::from(u8::from(x.abs() > lambd)),
+    f32: if x.abs() > lambd { 1.0 } else { 0.0 }));
 
 /// scale · x + bias of the channel
 pub(super) static IMAGE_SCALER: OpDef =
@@ -308,4 +477,11 @@ pub(super) static IMAGE_SCALER: OpDef =
             .map(|(i, v)| scale * v + f64::from(bias[i / plane % channels]))
             .collect();
         Ok(vec![Tensor::from_f64(x.dtype(), x.shape(), &y)?])
+    })
+    .vjp(|b| {
+        let scale = f64::from(b.attrs().float("scale", 1.0)?);
+        let dy = b.dy()?;
+        let dx = b.scaled(dy, scale)?;
+        b.give(0, dx);
+        Ok(())
     });

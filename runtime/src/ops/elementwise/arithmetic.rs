@@ -2,12 +2,14 @@
 use super::super::shape::{broadcast_all, broadcast_indices};
 use super::super::{Attrs, Fact, OpDef, OpError, need};
 use super::walk::{folded, mapped, zipped};
-use super::{aligned, alike, broadcast_shape, pairs};
+use super::{aligned, alike, broadcast_shape, give_second, paired, pairs};
+use crate::autodiff::Backward;
 use crate::plan::{Lowered, Lowering};
 use crate::tensor::{DType, Data, Tensor};
 
 macro_rules! binary {
-    ($konst:ident, $name:literal, $doc:literal, $float:expr, $int:expr, f32: $f32:expr, i64: $i64:expr, i32: $i32:expr) => {
+    ($konst:ident, $name:literal, $doc:literal, $float:expr, $int:expr, f32: $f32:expr, i64: $i64:expr, i32: $i32:expr,
+     vjp: $vjp:expr) => {
         #[doc = $doc]
         pub(super) static $konst: OpDef =
             OpDef::new($name, $doc, broadcast_shape, |attrs, inputs| binary(attrs, inputs, $name, $float, $int))
@@ -20,20 +22,21 @@ macro_rules! binary {
                         (Some(DType::I32), Some(DType::I32)) => zipped::<i32, i32, i32, _>(l, $name, a, b, $i32),
                         _ => Ok(None),
                     }
-                });
+                })
+                .vjp($vjp);
     };
 }
 
 binary!(ADD, "Add", "a + b", |a, b| a + b, i128::wrapping_add,
-    f32: |a, b| a + b, i64: i64::wrapping_add, i32: i32::wrapping_add);
+    f32: |a, b| a + b, i64: i64::wrapping_add, i32: i32::wrapping_add, vjp: |b| sum_vjp(b, 1.0));
 binary!(SUB, "Sub", "a - b", |a, b| a - b, i128::wrapping_sub,
-    f32: |a, b| a - b, i64: i64::wrapping_sub, i32: i32::wrapping_sub);
+    f32: |a, b| a - b, i64: i64::wrapping_sub, i32: i32::wrapping_sub, vjp: |b| sum_vjp(b, -1.0));
 binary!(MUL, "Mul", "a · b", |a, b| a * b, i128::wrapping_mul,
-    f32: |a, b| a * b, i64: i64::wrapping_mul, i32: i32::wrapping_mul);
+    f32: |a, b| a * b, i64: i64::wrapping_mul, i32: i32::wrapping_mul, vjp: mul_vjp);
 binary!(DIV, "Div", "a / b; integers towards zero, by 0 to 0", |a, b| a / b, |a, b| if b == 0 { 0 } else { a / b },
     f32: |a, b| a / b,
     i64: |a: i64, b: i64| if b == 0 { 0 } else { a.wrapping_div(b) },
-    i32: |a: i32, b: i32| if b == 0 { 0 } else { a.wrapping_div(b) });
+    i32: |a: i32, b: i32| if b == 0 { 0 } else { a.wrapping_div(b) }, vjp: div_vjp);
 
 /// a ^ b, of the type of a
 pub(super) static POW: OpDef =
@@ -80,7 +83,8 @@ pub(super) static POW: OpDef =
             Some(DType::I32) => zipped::<f32, i32, f32, _>(l, "Pow", a, b, |x: f32, y: i32| x.powf(y as f32)),
             _ => Ok(None),
         }
-    });
+    })
+    .vjp(pow_vjp);
 
 /// The power, wrapped; a negative exponent gives the quotient towards zero, and 0 for a base of 0.
 fn integer_power(base: i128, exponent: i128) -> i128 {
@@ -134,7 +138,8 @@ pub(super) static MOD: OpDef = OpDef::new(
         }),
         _ => Ok(None),
     }
-});
+})
+.vjp(mod_vjp);
 
 /// `a - floor(a / b) · b`; a zero takes the sign of `b`.
 fn floor_mod(a: f64, b: f64) -> f64 {
@@ -171,11 +176,12 @@ fn binary(
 }
 
 macro_rules! variadic {
-    ($konst:ident, $name:literal, $doc:literal, $float:expr, $int:expr, f32: $f32:expr, i64: $i64:expr, i32: $i32:expr) => {
+    ($konst:ident, $name:literal, $doc:literal, $float:expr, $int:expr, f32: $f32:expr, i64: $i64:expr, i32: $i32:expr,
+     vjp: $vjp:expr) => {
         #[doc = $doc]
         pub(super) static $konst: OpDef =
-            OpDef::new($name, $doc, variadic_shape, |_, inputs| variadic(inputs, $name, $float, $int, false)).kernel(
-                |l| {
+            OpDef::new($name, $doc, variadic_shape, |_, inputs| variadic(inputs, $name, $float, $int, false))
+                .kernel(|l| {
                     let one = |l: &Lowering<'_>, t| (0..l.inputs()).all(|i| l.dtype(i) == Some(t));
                     let pair = l.inputs() == 2;
                     if one(l, DType::F32) && pair {
@@ -189,24 +195,28 @@ macro_rules! variadic {
                     } else {
                         Ok(None)
                     }
-                },
-            );
+                })
+                .vjp($vjp);
     };
 }
 
 variadic!(MIN, "Min", "the smallest of any number of operands; NaN wins", least, Ord::min,
-    f32: |a: f32, b: f32| if a < b || a.is_nan() { a } else { b }, i64: Ord::min, i32: Ord::min);
+    f32: |a: f32, b: f32| if a < b || a.is_nan() { a } else { b }, i64: Ord::min, i32: Ord::min, vjp: extreme_vjp);
 variadic!(MAX, "Max", "the largest of any number of operands; NaN wins", most, Ord::max,
-    f32: |a: f32, b: f32| if a > b || a.is_nan() { a } else { b }, i64: Ord::max, i32: Ord::max);
+    f32: |a: f32, b: f32| if a > b || a.is_nan() { a } else { b }, i64: Ord::max, i32: Ord::max, vjp: extreme_vjp);
 variadic!(SUM, "Sum", "the sum of any number of operands", |a, b| a + b, i128::wrapping_add,
-    f32: |a, b| a + b, i64: i64::wrapping_add, i32: i32::wrapping_add);
+    f32: |a, b| a + b, i64: i64::wrapping_add, i32: i32::wrapping_add, vjp: |b| shared_vjp(b, 1.0));
 
 /// the mean of any number of operands
 pub(super) static MEAN: OpDef =
     OpDef::new("Mean", "the mean of any number of operands", variadic_shape, |_, inputs| {
         variadic(inputs, "Mean", |a, b| a + b, i128::wrapping_add, true)
     })
-    .kernel(mean_lower);
+    .kernel(mean_lower)
+    .vjp(|b| {
+        let n = b.inputs() as f64;
+        shared_vjp(b, 1.0 / n)
+    });
 
 fn mean_lower(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
     if !(0..l.inputs()).all(|i| l.dtype(i) == Some(DType::F32)) {
@@ -267,4 +277,119 @@ fn variadic(
 
 fn pick<T: Copy>(v: &[T], at: &[usize]) -> Vec<T> {
     at.iter().map(|&i| v[i]).collect()
+}
+
+/// Of `a ± b`.
+fn sum_vjp(b: &mut Backward<'_>, sign: f64) -> Result<(), OpError> {
+    let dy = b.dy()?;
+    b.give_unbroadcast(0, dy)?;
+    if b.wants(1) {
+        let (_, _, aligned, own) = paired(b)?;
+        let g = b.unbroadcast(dy, &aligned, &own)?;
+        let g = if sign < 0.0 { b.unary("Neg", g)? } else { g };
+        b.give(1, g);
+    }
+    Ok(())
+}
+
+fn mul_vjp(b: &mut Backward<'_>) -> Result<(), OpError> {
+    let (dy, (x, y, aligned, own)) = (b.dy()?, paired(b)?);
+    if b.wants(0) {
+        let g = b.mul(dy, y)?;
+        b.give_unbroadcast(0, g)?;
+    }
+    if b.wants(1) {
+        let g = b.mul(dy, x)?;
+        give_second(b, g, &aligned, &own)?;
+    }
+    Ok(())
+}
+
+/// `d(a/b) = da/b - (a/b) db/b`.
+fn div_vjp(b: &mut Backward<'_>) -> Result<(), OpError> {
+    let (dy, (_, divisor, aligned, own)) = (b.dy()?, paired(b)?);
+    let g = b.div(dy, divisor)?;
+    b.give_unbroadcast(0, g)?;
+    if b.wants(1) {
+        let y = b.y()?;
+        let g = b.mul(g, y)?;
+        let g = b.unary("Neg", g)?;
+        give_second(b, g, &aligned, &own)?;
+    }
+    Ok(())
+}
+
+/// `d(a^b) = b a^(b-1) da + a^b ln(a) db`; the second is 0 where `a` is not positive.
+fn pow_vjp(b: &mut Backward<'_>) -> Result<(), OpError> {
+    let (dy, (x, exponent, aligned, own)) = (b.dy()?, paired(b)?);
+    let dtype = b.dtype(x);
+    let power = b.cast(exponent, dtype)?;
+    if b.wants(0) {
+        let one = b.scalar(dtype, 1.0)?;
+        let less = b.sub(power, one)?;
+        let slope = b.binary("Pow", x, less)?;
+        let slope = b.mul(slope, power)?;
+        // The power 0 is constant, also at 0, where the formula is 0 · ∞.
+        let zero = b.scalar(dtype, 0.0)?;
+        let constant = b.binary("Equal", power, zero)?;
+        let varies = b.unary("Not", constant)?;
+        let slope = b.only(varies, slope)?;
+        let g = b.mul(dy, slope)?;
+        b.give_unbroadcast(0, g)?;
+    }
+    if b.wants(1) {
+        let y = b.y()?;
+        let zero = b.scalar(dtype, 0.0)?;
+        let positive = b.binary("Greater", x, zero)?;
+        let log = b.unary("Log", x)?;
+        let log = b.only(positive, log)?;
+        let g = b.mul(y, log)?;
+        let g = b.mul(dy, g)?;
+        give_second(b, g, &aligned, &own)?;
+    }
+    Ok(())
+}
+
+/// The remainder is `a - q b` with a quotient `q` that is constant almost everywhere.
+fn mod_vjp(b: &mut Backward<'_>) -> Result<(), OpError> {
+    let dy = b.dy()?;
+    b.give_unbroadcast(0, dy)?;
+    if b.wants(1) {
+        let (x, divisor, aligned, own) = paired(b)?;
+        let y = b.y()?;
+        let q = b.sub(y, x)?;
+        let q = b.div(q, divisor)?;
+        let q = b.unary("Round", q)?;
+        let g = b.mul(dy, q)?;
+        give_second(b, g, &aligned, &own)?;
+    }
+    Ok(())
+}
+
+/// To every operand the same, times `share`.
+fn shared_vjp(b: &mut Backward<'_>, share: f64) -> Result<(), OpError> {
+    let dy = b.dy()?;
+    let g = b.scaled(dy, share)?;
+    (0..b.inputs()).try_for_each(|i| b.give_unbroadcast(i, g))
+}
+
+/// To the operands that are the result, in equal parts.
+fn extreme_vjp(b: &mut Backward<'_>) -> Result<(), OpError> {
+    let (dy, y) = (b.dy()?, b.y()?);
+    let dtype = b.dtype(y);
+    let mut marks = Vec::with_capacity(b.inputs());
+    for i in 0..b.inputs() {
+        let x = b.x(i)?;
+        let equal = b.binary("Equal", x, y)?;
+        marks.push(b.indicator(equal, dtype)?);
+    }
+    let count = b.standard("Sum", [], &marks)?;
+    let part = b.div(dy, count)?;
+    for (i, mark) in marks.into_iter().enumerate() {
+        if b.wants(i) {
+            let g = b.mul(part, mark)?;
+            b.give_unbroadcast(i, g)?;
+        }
+    }
+    Ok(())
 }

@@ -3,6 +3,7 @@ use half::{bf16, f16};
 
 use super::super::{Attrs, Fact, OpDef, OpError, need};
 use super::walk::{Element, mapped};
+use crate::autodiff::Backward;
 use crate::plan::{Lowered, Lowering};
 use crate::tensor::{DType, Data, Tensor, small};
 
@@ -16,7 +17,8 @@ pub(super) static CAST: OpDef = OpDef::new(
     },
     |attrs, inputs| cast(attrs, need(inputs, 0, "input")?, target(attrs)?),
 )
-.kernel(|l| Ok(kernel(l, target(l.attrs)?)));
+.kernel(|l| Ok(kernel(l, target(l.attrs)?)))
+.vjp(vjp);
 
 /// to the type of another tensor, by value
 pub(super) static CAST_LIKE: OpDef = OpDef::new(
@@ -28,7 +30,21 @@ pub(super) static CAST_LIKE: OpDef = OpDef::new(
     },
     |attrs, inputs| cast(attrs, need(inputs, 0, "input")?, need(inputs, 1, "target_type")?.dtype()),
 )
-.kernel(|l| Ok(l.dtype(1).and_then(|to| kernel(l, to))));
+.kernel(|l| Ok(l.dtype(1).and_then(|to| kernel(l, to))))
+.vjp(vjp);
+
+/// The gradient as numbers of the operand's type; none where floats become integers, since rounding is constant almost
+/// everywhere.
+fn vjp(b: &mut Backward<'_>) -> Result<(), OpError> {
+    let (dy, x, y) = (b.dy()?, b.x(0)?, b.y()?);
+    let dtype = b.cotangent(x);
+    // The sum of a product of codes has a gradient in floats; other integers have no use for one.
+    if b.dtype(y).is_float() && (b.dtype(x).is_float() || b.dtype(x) == DType::I32) {
+        let dx = b.cast(dy, dtype)?;
+        b.give(0, dx);
+    }
+    Ok(())
+}
 
 /// another type of as many bits, bit by bit
 pub(super) static BIT_CAST: OpDef = OpDef::new(

@@ -183,7 +183,19 @@ pub(super) static IS_INF: OpDef =
 
 /// x where the condition holds, else y
 pub(super) static WHERE: OpDef =
-    OpDef::new("Where", "x where the condition holds, else y", where_shape, where_reference).kernel(where_lower);
+    OpDef::new("Where", "x where the condition holds, else y", where_shape, where_reference).kernel(where_lower).vjp(
+        |b| {
+            let (dy, condition) = (b.dy()?, b.x(0)?);
+            let zero = b.scalar_like(dy, 0.0)?;
+            for (i, sides) in [(1, [dy, zero]), (2, [zero, dy])] {
+                if b.wants(i) {
+                    let g = b.standard("Where", [], &[condition, sides[0], sides[1]])?;
+                    b.give_unbroadcast(i, g)?;
+                }
+            }
+            Ok(())
+        },
+    );
 
 fn where_shape(_: &Attrs, inputs: &[Option<&Fact>]) -> Result<Option<Vec<Fact>>, OpError> {
     let (c, x, y) = (need(inputs, 0, "condition")?, need(inputs, 1, "X")?, need(inputs, 2, "Y")?);

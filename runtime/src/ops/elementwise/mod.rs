@@ -5,11 +5,14 @@
 //! [`hone_kernels::elementwise`], whose errors are stated there.
 use super::shape::{broadcast_indices, same_as_input};
 use super::{Attrs, Fact, OpDef, OpError, need};
+use crate::autodiff::Backward;
+use crate::graph::ValueId;
 use crate::tensor::Tensor;
 
 mod activation;
 mod arithmetic;
 mod cast;
+mod derivative;
 mod logic;
 mod math;
 mod value;
@@ -103,6 +106,15 @@ pub(super) static OPS: &[&OpDef] = &[
     &value::CONSTANT,
 ];
 
+/// Float attributes and their defaults, as a function of one number sees them.
+fn parameters<const N: usize>(attrs: &Attrs, names: [(&str, f32); N]) -> Result<[f32; N], OpError> {
+    let mut out = [0.0; N];
+    for (o, (name, default)) in out.iter_mut().zip(names) {
+        *o = attrs.float(name, default)?;
+    }
+    Ok(out)
+}
+
 /// `f` of each element of a float tensor.
 fn floats(x: &Tensor, what: &str, f: impl Fn(f64) -> f64) -> Result<Vec<Tensor>, OpError> {
     if !x.dtype().is_float() {
@@ -143,6 +155,22 @@ fn pairs(attrs: &Attrs, a: &[usize], b: &[usize]) -> Result<Pairs, OpError> {
     let b = aligned(attrs, a, b)?;
     let to = super::shape::broadcast(a, &b)?;
     Ok((broadcast_indices(a, &to)?, broadcast_indices(&b, &to)?, to))
+}
+
+/// The operands of a node on two, the second under the shape it broadcasts with, that shape, and its own.
+fn paired(b: &mut Backward<'_>) -> Result<(ValueId, ValueId, Vec<usize>, Vec<usize>), OpError> {
+    let (x, y) = (b.x(0)?, b.x(1)?);
+    let own = b.shape(y).to_vec();
+    let aligned = aligned(&b.attrs(), b.shape(x), &own)?;
+    let y = b.reshape(y, &aligned)?;
+    Ok((x, y, aligned, own))
+}
+
+/// Gives a gradient of the shape of the result to the second of two operands.
+fn give_second(b: &mut Backward<'_>, gradient: ValueId, aligned: &[usize], own: &[usize]) -> Result<(), OpError> {
+    let g = b.unbroadcast(gradient, aligned, own)?;
+    b.give(1, g);
+    Ok(())
 }
 
 /// The shape rule of operators on two operands, with results of the type of the first.

@@ -2,15 +2,49 @@
 use hone_kernels::elementwise::map;
 
 use super::super::random::Generator;
-use super::super::{Attrs, Fact, OpDef, OpError, need, optional};
+use super::super::{Attrs, Fact, OpDef, OpError, flat, need, optional};
 use super::{floats, same_as_input};
+use crate::autodiff::Backward;
 use crate::plan::{Io, Kernel, Lowered, Lowering};
 use crate::tensor::{DType, Data, Tensor};
 
 /// x between min and max
 pub(super) static CLIP: OpDef =
     OpDef::new("Clip", "x between min and max; the largest and smallest number when not given", same_as_input, clip)
-        .kernel(clip_lower);
+        .kernel(clip_lower)
+        .vjp(clip_vjp);
+
+/// Of what is passed on; a bound that is an input has the gradients of what it bounds.
+fn clip_vjp(b: &mut Backward<'_>) -> Result<(), OpError> {
+    let (dy, x, y) = (b.dy()?, b.x(0)?, b.y()?);
+    if b.wants(0) {
+        let kept = b.binary("Equal", x, y)?;
+        let dx = b.only(kept, dy)?;
+        b.give(0, dx);
+    }
+    // The lower bound is applied first, so that of two that cross the upper one holds.
+    let mut raised = x;
+    if let Some(low) = b.optional(1) {
+        raised = b.binary("Max", x, low)?;
+        if b.wants(1) {
+            let shape = b.shape(low).to_vec();
+            let (below, stays) = (b.binary("Less", x, low)?, b.binary("Equal", raised, y)?);
+            let at = b.binary("And", below, stays)?;
+            let g = b.only(at, dy)?;
+            let g = b.unbroadcast(g, &shape, &shape)?;
+            b.give(1, g);
+        }
+    }
+    if b.wants(2) {
+        let high = b.x(2)?;
+        let shape = b.shape(high).to_vec();
+        let at = b.binary("Greater", raised, high)?;
+        let g = b.only(at, dy)?;
+        let g = b.unbroadcast(g, &shape, &shape)?;
+        b.give(2, g);
+    }
+    Ok(())
+}
 
 /// The bounds: attributes before version 11, then inputs. A bound that is not given is the last finite number.
 fn clip(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
@@ -105,6 +139,18 @@ pub(super) static DROPOUT: OpDef = OpDef::new(
 .kernel(|l| {
     let training = l.has(2) && !matches!(l.constant(2).map(|t| t.data()), Some(Data::Bool(v)) if v == &[false]);
     if training || l.wants(1) || trains_by_attribute(l.attrs)? { Ok(None) } else { copied(l) }
+})
+.vjp(|b| {
+    let training = match b.optional(2).map(|v| b.fact(v).value.clone()) {
+        None => trains_by_attribute(&b.attrs())?,
+        Some(known) => known.is_none_or(|t| t.data().to_i128().first().is_some_and(|&v| v != 0)),
+    };
+    if training {
+        return Err(OpError::unsupported("a gradient through Dropout that drops"));
+    }
+    let dy = b.dy()?;
+    b.give(0, dy);
+    Ok(())
 });
 
 /// The mask is of booleans since version 10.
@@ -148,7 +194,13 @@ fn dropout(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpE
 
 /// x
 pub(super) static IDENTITY: OpDef =
-    OpDef::new("Identity", "x", same_as_input, |_, inputs| Ok(vec![need(inputs, 0, "input")?.clone()])).kernel(copied);
+    OpDef::new("Identity", "x", same_as_input, |_, inputs| Ok(vec![need(inputs, 0, "input")?.clone()]))
+        .kernel(copied)
+        .vjp(|b| {
+            let dy = b.dy()?;
+            b.give(0, dy);
+            Ok(())
+        });
 
 /// Lowers to a copy of input 0.
 pub(super) fn copied(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
@@ -177,7 +229,8 @@ pub(super) static CONSTANT: OpDef = OpDef::new(
         Ok(Some(vec![Fact::constant(std::sync::Arc::new(t))]))
     },
     |attrs, _| Ok(vec![constant(attrs)?]),
-);
+)
+.vjp(flat);
 
 fn constant(attrs: &Attrs) -> Result<Tensor, OpError> {
     if let Some(t) = attrs.tensor("value")? {

@@ -3,6 +3,7 @@
 //! Interpolation is separable: every axis has a map from output positions to a few input positions and their weights,
 //! and a tensor is resized one axis after the other.
 use super::lower;
+use crate::autodiff::Backward;
 use crate::ops::shape::{axes_of, elements};
 use crate::ops::{Attrs, Fact, MICROSOFT, OpDef, OpError, ints_of, need, optional};
 use crate::tensor::{Data, Tensor};
@@ -17,7 +18,11 @@ pub(super) static RESIZE: OpDef = OpDef::new(
     |attrs, inputs| facts(&Settings::resize(attrs)?, attrs, inputs),
     |attrs, inputs| resize(&Settings::resize(attrs)?, attrs, inputs),
 )
-.kernel(lower::resize);
+.kernel(lower::resize)
+.vjp(|b| {
+    let settings = Settings::resize(&b.attrs())?;
+    vjp(b, &settings)
+});
 
 /// Upsample, all versions: what became Resize.
 pub(super) static UPSAMPLE: OpDef = OpDef::new(
@@ -26,7 +31,11 @@ pub(super) static UPSAMPLE: OpDef = OpDef::new(
     |attrs, inputs| facts(&Settings::first(attrs)?, attrs, inputs),
     |attrs, inputs| resize(&Settings::first(attrs)?, attrs, inputs),
 )
-.kernel(lower::upsample);
+.kernel(lower::upsample)
+.vjp(|b| {
+    let settings = Settings::first(&b.attrs())?;
+    vjp(b, &settings)
+});
 
 /// Regions of images, each resized to one size with aligned corners. `rois: [R, 4]` is y1, x1, y2, x2 in units of the
 /// image.
@@ -490,6 +499,45 @@ fn resize(settings: &Settings, attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Res
         y.iter_mut().for_each(|v| *v = v.round_ties_even());
     }
     Ok(vec![Tensor::from_f64(x.dtype(), &shape, &y)?])
+}
+
+/// Resizing is a product with a small matrix along each axis; its gradient that with the transposed one.
+fn vjp(b: &mut Backward<'_>, settings: &Settings) -> Result<(), OpError> {
+    let (mut dy, shape, attrs) = (b.dy()?, b.x_shape(0)?, b.attrs());
+    let value = |b: &Backward<'_>, i: usize| -> Result<Option<Vec<f64>>, OpError> {
+        let Some(v) = b.optional(i) else { return Ok(None) };
+        let fact = b.fact(v);
+        let empty = fact.shape == [0];
+        match &fact.value {
+            Some(t) => Ok(Some(t.data().to_f64())),
+            None if empty => Ok(Some(Vec::new())),
+            None => Err(OpError::unsupported("a gradient through resizing by operands that depend on data")),
+        }
+    };
+    let [roi, scales, sizes] = operands(settings);
+    let roi = value(b, roi)?.unwrap_or_default();
+    let scales = match value(b, scales)? {
+        Some(v) => v,
+        None => scales_attribute(&attrs)?,
+    };
+    let sizes: Vec<i64> = value(b, sizes)?.unwrap_or_default().into_iter().map(|v| v as i64).collect();
+    let (axes, _) = axes(settings, &attrs, &shape, &roi, &scales, &sizes)?;
+    for axis in axes.iter().rev() {
+        let Map { axis, input, output, taps, at, weights, outside } = settings.map(axis);
+        let mut matrix = vec![0.0; elements(&[output, input])?];
+        for o in (0..output).filter(|o| !outside.contains(o)) {
+            (o * taps..(o + 1) * taps).for_each(|t| matrix[o * input + at[t]] += weights[t]);
+        }
+        let matrix = Tensor::from_f64(b.dtype(dy), &[output, input], &matrix)?;
+        let matrix = b.constant(matrix);
+        let mut order: Vec<usize> = (0..shape.len()).collect();
+        order.swap(axis, shape.len() - 1);
+        let turned = b.transpose(dy, &order)?;
+        let made = b.binary("MatMul", turned, matrix)?;
+        dy = b.transpose(made, &order)?;
+    }
+    b.give(0, dy);
+    Ok(())
 }
 
 /// Where every element of the output comes from; `None` outside the input.

@@ -7,7 +7,8 @@ use crate::tensor::{DType, Data, Tensor};
 /// `CumSum`: `y[i] = Σ x[..=i]` along an axis; `exclusive` without `x[i]`, `reverse` from the end.
 pub(super) static CUM_SUM: OpDef =
     OpDef::new("CumSum", "the running sum along an axis", rule, |a, i| run(a, i, &Fold::SUM))
-        .kernel(|l| lower(l, false));
+        .kernel(|l| lower(l, false))
+        .vjp(super::backward::cum_sum);
 
 /// `CumProd`: `y[i] = Π x[..=i]` along an axis; `exclusive` without `x[i]`, `reverse` from the end.
 pub(super) static CUM_PROD: OpDef =

@@ -1,5 +1,5 @@
 //! Elements, slices and blocks chosen by index.
-use super::{Ints, around, by_bytes, indices_of, position};
+use super::{Ints, around, backward, by_bytes, indices_of, position};
 use crate::map_data;
 use crate::ops::shape::elements;
 use crate::ops::{Attrs, Fact, MICROSOFT, OpDef, OpError, axis_of, need, strides_of};
@@ -46,7 +46,8 @@ pub(super) static GATHER: OpDef = OpDef::new(
         }
     }
     Ok(Some(Lowered::new(Slices { at, block: inner * dtype.size_bytes() }, vec![0, 1])))
-});
+})
+.vjp(backward::gather);
 
 fn gathered(attrs: &Attrs, data: &[usize], indices: &[usize]) -> Result<(usize, Vec<usize>), OpError> {
     let axis = axis_of(attrs.int("axis", 0)?, data.len())?;
@@ -158,7 +159,8 @@ pub(super) static GATHER_ELEMENTS: OpDef = OpDef::new(
     let (Some(dtype), Some(wide)) = (l.dtype(0), Ints::takes(l.dtype(1))) else { return Ok(None) };
     let rows = Rows::new(l.attrs, l.shape(0)?, l.shape(1)?)?;
     Ok(Some(Lowered::new(Elements { rows, wide, unit: dtype.size_bytes() }, vec![0, 1])))
-});
+})
+.vjp(backward::gather_elements);
 
 /// Where each index of an elementwise gather or scatter points: `bases[r] + index · step + j · lane` for the index in
 /// column `j` of row `r`.
@@ -240,13 +242,16 @@ fn pick_elements<const N: usize>(rows: &Rows, indices: Ints<'_>, x: &[u8], y: &m
 
 /// `GatherND`: each tuple along the last axis of `indices` names a block of `data` (of its batch entry).
 pub(super) static GATHER_ND: OpDef =
-    OpDef::new("GatherND", "blocks of a tensor chosen by tuples of indices", nd_rule, nd).kernel(nd_lower);
+    OpDef::new("GatherND", "blocks of a tensor chosen by tuples of indices", nd_rule, nd)
+        .kernel(nd_lower)
+        .vjp(backward::gather_nd);
 
 /// ONNX Runtime's `GatherND`, as it was before the standard took it.
 pub(super) static GATHER_ND_MICROSOFT: OpDef =
     OpDef::new("GatherND", "blocks of a tensor chosen by tuples of indices", nd_rule, nd)
         .kernel(nd_lower)
-        .domain(MICROSOFT);
+        .domain(MICROSOFT)
+        .vjp(backward::gather_nd);
 
 fn nd_rule(attrs: &Attrs, inputs: &[Option<&Fact>]) -> Result<Option<Vec<Fact>>, OpError> {
     let (x, indices) = (need(inputs, 0, "data")?, need(inputs, 1, "indices")?);

@@ -6,6 +6,7 @@ use super::{OpError, ints_of};
 use crate::plan::Reads;
 use crate::tensor::{DType, Data, Tensor};
 
+mod backward;
 mod cumulative;
 mod gather;
 mod nms;

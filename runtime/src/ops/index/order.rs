@@ -178,7 +178,8 @@ pub(super) static TOP_K: OpDef = OpDef::new(
     }
     let largest = l.attrs.flag("largest", true)?;
     Ok(Some(Lowered::new(Top { dim, inner, k, largest }, vec![0]).with_scratch(2 * dim)))
-});
+})
+.vjp(super::backward::top_k);
 
 /// Axis, shape and `k`, which is an attribute before version 10.
 fn top_shape(attrs: &Attrs, from: &[usize], given: Option<Vec<i64>>) -> Result<(usize, Vec<usize>, usize), OpError> {

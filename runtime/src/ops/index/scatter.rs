@@ -13,12 +13,14 @@ pub(super) static SCATTER_ELEMENTS: OpDef = OpDef::new(
     elements_rule,
     scatter_elements,
 )
-.kernel(elements_lower);
+.kernel(elements_lower)
+.vjp(|b| super::backward::scatter(b, "ScatterElements", "GatherElements"));
 
 /// `Scatter`, the name of `ScatterElements` before version 11.
 pub(super) static SCATTER: OpDef =
     OpDef::new("Scatter", "single elements replaced, by index along one axis", elements_rule, scatter_elements)
-        .kernel(elements_lower);
+        .kernel(elements_lower)
+        .vjp(|b| super::backward::scatter(b, "ScatterElements", "GatherElements"));
 
 fn elements_rule(attrs: &Attrs, inputs: &[Option<&Fact>]) -> Result<Option<Vec<Fact>>, OpError> {
     let (x, indices) = (need(inputs, 0, "data")?, need(inputs, 1, "indices")?);
@@ -186,7 +188,8 @@ pub(super) static SCATTER_ND: OpDef = OpDef::new(
     let tuples = Tuples::new(0, l.shape(0)?, l.shape(1)?)?;
     same_updates(l.shape(2)?, &tuples.shape)?;
     Ok(Fast::of(l)?.map(|how| Lowered::new(Blocks { tuples, how }, vec![0, 1, 2])))
-});
+})
+.vjp(|b| super::backward::scatter(b, "ScatterND", "GatherND"));
 
 struct Blocks {
     tuples: Tuples,

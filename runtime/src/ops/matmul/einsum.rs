@@ -3,8 +3,10 @@ use std::collections::BTreeMap;
 
 use super::Contraction;
 use super::contraction::{Epilogue, Numbers, lower, offsets};
+use crate::autodiff::Backward;
+use crate::graph::ValueId;
 use crate::ops::shape::elements;
-use crate::ops::{Attrs, Fact, OpDef, OpError, need, no_kernel, strides_of};
+use crate::ops::{Attr, Attrs, Fact, OpDef, OpError, need, no_kernel, strides_of};
 use crate::plan::{Lowered, Lowering};
 use crate::tensor::Tensor;
 
@@ -51,7 +53,8 @@ pub(super) static EINSUM: OpDef = OpDef::new(
         Ok(vec![Tensor::new(&e.shape(&e.output), y.into_data(first.dtype()))?])
     },
 )
-.kernel(einsum_kernel);
+.kernel(einsum_kernel)
+.vjp(einsum_vjp);
 
 /// The shapes of all operands.
 fn operands<'a, T>(
@@ -217,6 +220,58 @@ fn einsum_kernel(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
         _ => None,
     };
     lower(l, contraction, row_axis, Epilogue::default(), scatter)
+}
+
+/// To each operand the sum over everything it does not have of the gradient times the other operands: one equation more.
+fn einsum_vjp(b: &mut Backward<'_>) -> Result<(), OpError> {
+    let dy = b.dy()?;
+    let xs: Vec<ValueId> = (0..b.inputs()).map(|i| b.x(i)).collect::<Result<_, _>>()?;
+    let shapes: Vec<Vec<usize>> = xs.iter().map(|&v| b.shape(v).to_vec()).collect();
+    let e = Equation::new(attr_equation(&b.attrs())?, &shapes.iter().map(|s| &s[..]).collect::<Vec<_>>())?;
+    // Letters for the axes an ellipsis stands for.
+    let free = (b'a'..=b'z').chain(b'A'..=b'Z').map(Label::from).filter(|l| !e.lengths.contains_key(l));
+    let hidden: BTreeMap<Label, Label> = e.lengths.keys().copied().filter(|&l| l >= ELLIPSIS).zip(free).collect();
+    let letter = |l: &Label| -> Result<char, OpError> {
+        let l = if *l < ELLIPSIS { Some(l) } else { hidden.get(l) };
+        l.and_then(|&l| char::from_u32(l)).ok_or_else(|| OpError::unsupported("a gradient by that many axes"))
+    };
+    let text = |labels: &[Label]| labels.iter().map(letter).collect::<Result<String, _>>();
+    for i in 0..xs.len() {
+        if !b.wants(i) {
+            continue;
+        }
+        let term = &e.terms[i];
+        if (1..term.len()).any(|k| term[..k].contains(&term[k])) {
+            return Err(OpError::unsupported("a gradient by an operand with a letter twice (a diagonal)"));
+        }
+        let others: Vec<usize> = (0..xs.len()).filter(|&j| j != i).collect();
+        // An axis of an operand that has length one there while it is longer elsewhere is broadcast: that operand is read
+        // without it.
+        let mut operands = vec![dy];
+        let mut parts = vec![text(&e.output)?];
+        let mut seen: Vec<Label> = e.output.clone();
+        for &j in &others {
+            let real: Vec<usize> =
+                (0..e.terms[j].len()).filter(|&k| shapes[j][k] == e.lengths[&e.terms[j][k]]).collect();
+            let labels: Vec<Label> = real.iter().map(|&k| e.terms[j][k]).collect();
+            let shape: Vec<usize> = real.iter().map(|&k| shapes[j][k]).collect();
+            operands.push(b.reshape(xs[j], &shape)?);
+            parts.push(text(&labels)?);
+            seen.extend(labels);
+        }
+        // Broadcast axes of this operand are summed away; those nobody else has are repeated.
+        let own: Vec<usize> = (0..term.len()).filter(|&k| shapes[i][k] == e.lengths[&term[k]]).collect();
+        let made: Vec<Label> = own.iter().map(|&k| term[k]).filter(|l| seen.contains(l)).collect();
+        let equation = format!("{}->{}", parts.join(","), text(&made)?);
+        let g = b.standard("Einsum", [("equation", Attr::Str(equation))], &operands)?;
+        let kept: Vec<usize> = (0..term.len())
+            .map(|k| if own.contains(&k) && seen.contains(&term[k]) { shapes[i][k] } else { 1 })
+            .collect();
+        let g = b.reshape(g, &kept)?;
+        let g = b.expand(g, &shapes[i])?;
+        b.give(i, g);
+    }
+    Ok(())
 }
 
 fn attr_equation(attrs: &Attrs) -> Result<&str, OpError> {

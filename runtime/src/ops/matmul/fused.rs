@@ -2,8 +2,8 @@
 use std::sync::Arc;
 
 use super::contraction::Epilogue;
-use super::product::{MATMUL, gemm, gemm_kernel, gemm_shape};
-use crate::ops::{Attrs, MICROSOFT, OpDef, OpError, optional};
+use super::product::{GEMM, MATMUL, gemm, gemm_kernel, gemm_shape};
+use crate::ops::{Attr, Attrs, MICROSOFT, OpDef, OpError, optional};
 use crate::tensor::Tensor;
 
 /// `activation(alpha · A' · B' + beta · C)`.
@@ -16,6 +16,30 @@ pub(super) static FUSED_GEMM: OpDef =
         let f = activation(l.attrs)?;
         let activation: super::contraction::Activation = Arc::new(move |v| f(f64::from(v)) as f32);
         gemm_kernel(l, Epilogue { activation: Some(activation), ..Epilogue::default() })
+    })
+    .vjp(|b| {
+        b.through(|b| {
+            let attrs = b.attrs();
+            let kept = ["transA", "transB", "alpha", "beta"];
+            let map = attrs.map.iter().filter(|(k, _)| kept.contains(&&***k)).map(|(k, v)| (k.clone(), v.clone()));
+            let gemm = Attrs { opset: 22, outputs: 1, map: map.collect() };
+            let operands = b.operands();
+            let y = b.one(&GEMM, gemm, &operands)?;
+            let name = attrs.str("activation", "")?.to_string();
+            if name.is_empty() {
+                return Ok(vec![y]);
+            }
+            let op = crate::ops::find("", &name);
+            let op = op.ok_or_else(|| OpError::attribute("activation", format!("`{name}` is no operator")))?;
+            let mut own = Attrs::of([]);
+            for key in ["alpha", "beta", "gamma"] {
+                if attrs.has(&format!("activation_{key}")) {
+                    let v = attrs.float(&format!("activation_{key}"), 0.0)?;
+                    own.map.insert(key.to_string(), Attr::Float(v));
+                }
+            }
+            Ok(vec![b.one(op, own, &[Some(y)])?])
+        })
     });
 
 /// `FastGelu(X · W + bias)`.
@@ -40,7 +64,17 @@ pub(super) static GEMM_FAST_GELU: OpDef = OpDef::new(
         Ok(out)
     },
 )
-.domain(MICROSOFT);
+.domain(MICROSOFT)
+.vjp(|b| {
+    b.through(|b| {
+        let (x, w) = (b.x(0)?, b.x(1)?);
+        let mut y = b.binary("MatMul", x, w)?;
+        if let Some(bias) = b.optional(2) {
+            y = b.add(y, bias)?;
+        }
+        Ok(vec![b.standard("Gelu", [("approximate", Attr::Str("tanh".into()))], &[y])?])
+    })
+});
 
 fn check_bias(shape: &[usize], n: usize) -> Result<(), OpError> {
     if shape == [n] { Ok(()) } else { Err(OpError::shape("bias", [n], shape)) }

@@ -6,6 +6,7 @@ use hone_kernels::gemm::{self, Packed};
 use super::{OpDef, OpError};
 use crate::plan::Weight;
 
+mod backward;
 mod contraction;
 mod einsum;
 mod fused;

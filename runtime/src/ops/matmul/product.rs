@@ -1,6 +1,6 @@
 //! `MatMul` and its forms with transposed operands, and `Gemm`.
-use super::Contraction;
 use super::contraction::{Addend, Epilogue, Numbers, lower, offsets};
+use super::{Contraction, backward};
 use crate::ops::shape::{broadcast, elements};
 use crate::ops::{Attrs, Fact, MICROSOFT, OpDef, OpError, need, no_kernel, optional, strides_of};
 use crate::plan::{Lowered, Lowering};
@@ -13,7 +13,8 @@ pub(super) static MATMUL: OpDef = OpDef::new(
     |_, inputs| matmul_shape(Turned::default(), inputs),
     |_, inputs| matmul(Turned::default(), 1.0, inputs),
 )
-.kernel(|l| matmul_kernel(Turned::default(), 1.0, l));
+.kernel(|l| matmul_kernel(Turned::default(), 1.0, l))
+.vjp(backward::matmul);
 
 /// The same with either operand transposed, its first axis moved behind the batch, and the product scaled.
 pub(super) static FUSED_MATMUL: OpDef = OpDef::new(
@@ -23,7 +24,8 @@ pub(super) static FUSED_MATMUL: OpDef = OpDef::new(
     |attrs, inputs| matmul(Turned::of(attrs)?, attrs.float("alpha", 1.0)?, inputs),
 )
 .domain(MICROSOFT)
-.kernel(|l| matmul_kernel(Turned::of(l.attrs)?, l.attrs.float("alpha", 1.0)?, l));
+.kernel(|l| matmul_kernel(Turned::of(l.attrs)?, l.attrs.float("alpha", 1.0)?, l))
+.vjp(backward::fused_matmul);
 
 /// The same under its old name.
 pub(super) static TRANSPOSE_MATMUL: OpDef = OpDef::new(
@@ -33,14 +35,16 @@ pub(super) static TRANSPOSE_MATMUL: OpDef = OpDef::new(
     FUSED_MATMUL.reference,
 )
 .domain(MICROSOFT)
-.kernel(FUSED_MATMUL.lower);
+.kernel(FUSED_MATMUL.lower)
+.vjp(backward::fused_matmul);
 
 /// `alpha · A' · B' + beta · C`.
 pub(super) static GEMM: OpDef =
     OpDef::new("Gemm", "alpha · A' · B' + beta · C, either operand transposed", gemm_shape, |attrs, inputs| {
         gemm(attrs, inputs, None)
     })
-    .kernel(|l| gemm_kernel(l, Epilogue::default()));
+    .kernel(|l| gemm_kernel(l, Epilogue::default()))
+    .vjp(backward::gemm);
 
 /// How the operands of a matrix product are turned.
 #[derive(Clone, Copy, Default)]

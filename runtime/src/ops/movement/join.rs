@@ -56,6 +56,24 @@ pub(super) static CONCAT: OpDef = OpDef::new(
     let (joint, Some(dtype)) = (Joint::new(l.attrs, &shapes)?, l.dtype(0)) else { return Ok(None) };
     let runs = joint.runs.iter().map(|r| r * dtype.size_bytes()).collect();
     Ok(Some(Lowered::new(Join { outer: joint.outer, runs }, (0..n).collect())))
+})
+.vjp(|b| {
+    let dy = b.dy()?;
+    let shapes: Vec<Vec<usize>> = (0..b.inputs()).map(|i| b.x_shape(i)).collect::<Result<_, _>>()?;
+    let joint = Joint::new(&b.attrs(), &shapes.iter().map(|s| &s[..]).collect::<Vec<_>>())?;
+    let rank = joint.shape.len();
+    let axis = axis_of(b.attrs().int("axis", if b.attrs().opset < 4 { 1 } else { 0 })?, rank)?;
+    let mut at = 0;
+    for (i, shape) in shapes.iter().enumerate() {
+        // An empty vector among tensors of another rank takes no part.
+        let len = if shape.len() == rank { shape[axis] } else { 0 };
+        if b.wants(i) && len > 0 {
+            let g = b.slice(dy, axis, at, at + len)?;
+            b.give(i, g);
+        }
+        at += len;
+    }
+    Ok(())
 });
 
 /// How parts lie in the whole: `outer` times one run of each.
@@ -148,6 +166,24 @@ pub(super) static SPLIT: OpDef = OpDef::new(
         layouts.push(layout);
     }
     Ok(Some(Lowered::new(Parts(layouts), vec![0])))
+})
+.vjp(|b| {
+    let x = b.x(0)?;
+    let (shape, dtype) = (b.shape(x).to_vec(), b.dtype(x));
+    let axis = axis_of(b.attrs().int("axis", 0)?, shape.len())?;
+    let facts: Vec<Option<Fact>> = b.operands().iter().map(|v| v.map(|v| b.fact(v).clone())).collect();
+    let refs: Vec<Option<&Fact>> = facts.iter().map(Option::as_ref).collect();
+    let views = parts(&Facts(&b.attrs(), &refs))?.unwrap_or_default();
+    let mut grads = Vec::with_capacity(views.len());
+    for (i, view) in views.iter().enumerate() {
+        grads.push(match b.dy_of(i) {
+            Some(dy) => dy,
+            None => b.zeros(dtype, &view.shape)?,
+        });
+    }
+    let dx = b.concat(&grads, axis)?;
+    b.give(0, dx);
+    Ok(())
 });
 
 /// The parts of a `Split` as views.

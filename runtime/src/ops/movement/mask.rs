@@ -1,5 +1,6 @@
 //! Triangles of matrices, and sequences reversed up to their length.
 use super::operands::{Facts, Operands, Tensors};
+use crate::autodiff::Backward;
 use crate::map_data;
 use crate::ops::{Attrs, Fact, MICROSOFT, OpDef, OpError, axis_of, ints_of, need, strides_of};
 use crate::plan::{Io, Kernel, Lowered, Lowering};
@@ -8,13 +9,28 @@ use crate::tensor::{Data, Tensor};
 /// `Trilu`: of each matrix the part on and above (`upper`), or on and below, diagonal `k`; zeros elsewhere.
 pub(super) static TRILU: OpDef =
     OpDef::new("Trilu", "the upper or lower triangle of each matrix, zeros elsewhere", trilu_rule, trilu)
-        .kernel(trilu_lower);
+        .kernel(trilu_lower)
+        .vjp(again);
 
 /// ONNX Runtime's `Trilu`, as it was before the standard took it.
 pub(super) static TRILU_MICROSOFT: OpDef =
     OpDef::new("Trilu", "the upper or lower triangle of each matrix, zeros elsewhere", trilu_rule, trilu)
         .kernel(trilu_lower)
-        .domain(MICROSOFT);
+        .domain(MICROSOFT)
+        .vjp(again);
+
+/// The same operator on the gradient: it keeps a triangle, or is its own inverse.
+fn again(b: &mut Backward<'_>) -> Result<(), OpError> {
+    let (dy, attrs) = (b.dy()?, Attrs::clone(&b.attrs()));
+    let mut operands = b.operands();
+    operands[0] = Some(dy);
+    let dx = match &b.node_op() {
+        Some(op) => b.one(op, attrs, &operands)?,
+        None => return Err(OpError::unsupported("a gradient of an operator that is not ours")),
+    };
+    b.give(0, dx);
+    Ok(())
+}
 
 fn trilu_rule(_: &Attrs, inputs: &[Option<&Fact>]) -> Result<Option<Vec<Fact>>, OpError> {
     let x = need(inputs, 0, "input")?;
@@ -139,7 +155,8 @@ pub(super) static REVERSE_SEQUENCE: OpDef = OpDef::new(
         });
         Ok(vec![Tensor::new(shape, data)?])
     },
-);
+)
+.vjp(again);
 
 fn sequence_axes(o: &dyn Operands) -> Result<(usize, usize), OpError> {
     let shape = o.shape(0, "input")?;

@@ -12,6 +12,7 @@ mod pad;
 mod permute;
 mod reshape;
 mod slice;
+mod unview;
 pub(super) mod view;
 
 /// The rows of this family.

@@ -2,21 +2,87 @@
 use hone_kernels::strided::{Axis, Layout};
 
 use super::operands::{Facts, Operands, Tensors};
+use crate::autodiff::Backward;
+use crate::graph::ValueId;
 use crate::ops::shape::{axes_of, elements};
-use crate::ops::{Attrs, Fact, MICROSOFT, OpDef, OpError, need, strides_of};
+use crate::ops::{Attr, Attrs, Fact, MICROSOFT, OpDef, OpError, need, strides_of};
 use crate::plan::{Io, Kernel, Lowered, Lowering};
 use crate::tensor::{Data, Tensor};
 
 /// `Pad`: elements added (or with negative numbers cut off) at both ends of each axis.
 pub(super) static PAD: OpDef =
     OpDef::new("Pad", "a border of a constant, or of the tensor's own elements, around it", pad_rule, pad)
-        .kernel(pad_lower);
+        .kernel(pad_lower)
+        .vjp(pad_vjp);
 
 /// ONNX Runtime's `Pad`, whose pads were an input before the standard's were.
 pub(super) static PAD_MICROSOFT: OpDef =
     OpDef::new("Pad", "a border of a constant, or of the tensor's own elements, around it", pad_rule, pad)
         .kernel(pad_lower)
-        .domain(MICROSOFT);
+        .domain(MICROSOFT)
+        .vjp(pad_vjp);
+
+/// Of a border of a constant, the gradient of the inside; else what was copied to the border is gathered along each axis.
+fn pad_vjp(b: &mut Backward<'_>) -> Result<(), OpError> {
+    if b.wants(2) {
+        let dy = b.dy()?;
+        let whole: Vec<usize> = (0..b.shape(dy).len()).collect();
+        let sum = b.sum(dy, &whole)?;
+        let facts = operand_facts(b);
+        let refs: Vec<Option<&Fact>> = facts.iter().map(Option::as_ref).collect();
+        let border = Border::of_pad(&Facts(&b.attrs(), &refs))?;
+        let inside = match border {
+            Some(border) if border.mode == Mode::Constant => inner(b, dy, &border)?,
+            _ => return Err(OpError::unsupported("a gradient by the constant of a border that is none")),
+        };
+        let inside = b.sum(inside, &whole)?;
+        let shape = b.x_shape(2)?;
+        let g = b.sub(sum, inside)?;
+        let g = b.reshape(g, &shape)?;
+        b.give(2, g);
+    }
+    unpadded(b, |o| Border::of_pad(o))
+}
+
+fn operand_facts(b: &Backward<'_>) -> Vec<Option<Fact>> {
+    b.operands().iter().map(|v| v.map(|v| b.fact(v).clone())).collect()
+}
+
+/// The part of `dy` the operand is in, with zeros where the operand was cut.
+fn inner(b: &mut Backward<'_>, dy: ValueId, border: &Border) -> Result<ValueId, OpError> {
+    let shape = b.x_shape(0)?;
+    let before = border.edges.iter().map(|e| e.start as i64 - e.before as i64);
+    let after = border.edges.iter().zip(&shape).map(|(e, &d)| (d - e.start - e.kept) as i64 - e.after as i64);
+    let pads = b.ints(before.chain(after).collect::<Vec<_>>())?;
+    b.standard("Pad", [], &[dy, pads])
+}
+
+fn unpadded(
+    b: &mut Backward<'_>,
+    border: impl Fn(&dyn Operands) -> Result<Option<Border>, OpError>,
+) -> Result<(), OpError> {
+    if !b.wants(0) {
+        return Ok(());
+    }
+    let facts = operand_facts(b);
+    let refs: Vec<Option<&Fact>> = facts.iter().map(Option::as_ref).collect();
+    let border = border(&Facts(&b.attrs(), &refs))?.ok_or_else(|| OpError::unsupported("pads that depend on data"))?;
+    if border.mode == Mode::Constant {
+        let dy = b.dy()?;
+        let dx = inner(b, dy, &border)?;
+        b.give(0, dx);
+        return Ok(());
+    }
+    b.through(|b| {
+        let mut x = b.x(0)?;
+        for (axis, edge) in border.edges.iter().enumerate() {
+            let at: Vec<i64> = edge.sources(border.mode).into_iter().flatten().map(|i| i as i64).collect();
+            let at = b.ints(at)?;
+            x = b.standard("Gather", [("axis", Attr::Int(axis as i64))], &[x, at])?;
+        }
+        Ok(vec![x])
+    })
+}
 
 fn pad_rule(attrs: &Attrs, inputs: &[Option<&Fact>]) -> Result<Option<Vec<Fact>>, OpError> {
     let x = need(inputs, 0, "data")?;
@@ -67,7 +133,8 @@ pub(super) static CENTER_CROP_PAD: OpDef = OpDef::new(
 .kernel(|l| match (Border::of_center(l)?, l.dtype(0)) {
     (Some(border), Some(dtype)) => border.lower(l, &Data::zeros(dtype, 1)),
     _ => Ok(None),
-});
+})
+.vjp(|b| unpadded(b, |o| Border::of_center(o)));
 
 #[derive(Clone, Copy, PartialEq)]
 enum Mode {

@@ -1,11 +1,20 @@
 //! Axes in another order.
 use super::operands::Operands;
+use super::unview::unviewed;
 use super::view::{View, view_op};
 use crate::ops::shape::permutation;
 use crate::ops::{OpDef, OpError, strides_of};
 
 /// `Transpose`: result axis `i` is operand axis `perm[i]`; all axes reversed without `perm`.
-pub(super) static TRANSPOSE: OpDef = view_op!("Transpose", "axes in another order", transpose);
+pub(super) static TRANSPOSE: OpDef = view_op!("Transpose", "axes in another order", transpose).vjp(|b| {
+    let (dy, rank) = (b.dy()?, b.x_shape(0)?.len());
+    let perm = permutation(b.attrs().ints("perm")?, rank)?;
+    let mut back = vec![0; rank];
+    perm.iter().enumerate().for_each(|(i, &p)| back[p] = i);
+    let dx = b.transpose(dy, &back)?;
+    b.give(0, dx);
+    Ok(())
+});
 
 fn transpose(o: &dyn Operands) -> Result<Option<View>, OpError> {
     let from = o.shape(0, "data")?;
@@ -20,7 +29,8 @@ fn permuted(from: &[usize], perm: &[usize]) -> View {
 
 /// `DepthToSpace`: blocks of channels to blocks of pixels, `[N, C, H, W]` to `[N, C/b², H·b, W·b]`.
 pub(super) static DEPTH_TO_SPACE: OpDef =
-    view_op!("DepthToSpace", "blocks of channels laid out as blocks of pixels", depth_to_space);
+    view_op!("DepthToSpace", "blocks of channels laid out as blocks of pixels", depth_to_space)
+        .vjp(|b| unviewed(b, depth_to_space));
 
 fn depth_to_space(o: &dyn Operands) -> Result<Option<View>, OpError> {
     let (from, b) = (o.shape(0, "input")?, block(o)?);
@@ -37,7 +47,8 @@ fn depth_to_space(o: &dyn Operands) -> Result<Option<View>, OpError> {
 
 /// `SpaceToDepth`: blocks of pixels to blocks of channels, `[N, C, H, W]` to `[N, C·b², H/b, W/b]`.
 pub(super) static SPACE_TO_DEPTH: OpDef =
-    view_op!("SpaceToDepth", "blocks of pixels laid out as blocks of channels", space_to_depth);
+    view_op!("SpaceToDepth", "blocks of pixels laid out as blocks of channels", space_to_depth)
+        .vjp(|b| unviewed(b, space_to_depth));
 
 fn space_to_depth(o: &dyn Operands) -> Result<Option<View>, OpError> {
     let (from, b) = (o.shape(0, "input")?, block(o)?);

@@ -3,13 +3,22 @@ use std::sync::Arc;
 
 use super::operands::Operands;
 use super::view::{View, view_op};
+use crate::autodiff::Backward;
 use crate::ops::shape::{axes_of, elements};
 use crate::ops::{Attrs, Fact, MICROSOFT, OpDef, OpError, axis_of, need};
 use crate::tensor::{Data, Tensor};
 
 /// `Reshape`: 0 copies a dimension unless `allowzero`, one -1 is what is left.
 pub(super) static RESHAPE: OpDef =
-    view_op!("Reshape", "the same elements in the same order under another shape", reshape);
+    view_op!("Reshape", "the same elements in the same order under another shape", reshape).vjp(reshaped);
+
+/// The gradient under the shape of the operand.
+fn reshaped(b: &mut Backward<'_>) -> Result<(), OpError> {
+    let (dy, shape) = (b.dy()?, b.x_shape(0)?);
+    let dx = b.reshape(dy, &shape)?;
+    b.give(0, dx);
+    Ok(())
+}
 
 fn reshape(o: &dyn Operands) -> Result<Option<View>, OpError> {
     let from = o.shape(0, "data")?;
@@ -43,7 +52,7 @@ fn reshape(o: &dyn Operands) -> Result<Option<View>, OpError> {
 
 /// `Flatten`: axes before `axis` and from it on, as a matrix.
 pub(super) static FLATTEN: OpDef =
-    view_op!("Flatten", "a matrix of the axes before `axis` and those from it on", flatten);
+    view_op!("Flatten", "a matrix of the axes before `axis` and those from it on", flatten).vjp(reshaped);
 
 fn flatten(o: &dyn Operands) -> Result<Option<View>, OpError> {
     let from = o.shape(0, "input")?;
@@ -56,7 +65,7 @@ fn flatten(o: &dyn Operands) -> Result<Option<View>, OpError> {
 }
 
 /// `Squeeze`: axes of length one left out; all of them when none is named.
-pub(super) static SQUEEZE: OpDef = view_op!("Squeeze", "without axes of length one", squeeze);
+pub(super) static SQUEEZE: OpDef = view_op!("Squeeze", "without axes of length one", squeeze).vjp(reshaped);
 
 fn squeeze(o: &dyn Operands) -> Result<Option<View>, OpError> {
     let from = o.shape(0, "data")?;
@@ -73,11 +82,11 @@ fn squeeze(o: &dyn Operands) -> Result<Option<View>, OpError> {
 }
 
 /// `Unsqueeze`: `axes` count in the result.
-pub(super) static UNSQUEEZE: OpDef = view_op!("Unsqueeze", "with axes of length one inserted", unsqueeze);
+pub(super) static UNSQUEEZE: OpDef = view_op!("Unsqueeze", "with axes of length one inserted", unsqueeze).vjp(reshaped);
 
 /// ONNX Runtime's `ExpandDims`: one axis of length one; its only input besides the data is that axis.
 pub(super) static EXPAND_DIMS: OpDef =
-    view_op!("ExpandDims", "with one axis of length one inserted", unsqueeze).domain(MICROSOFT);
+    view_op!("ExpandDims", "with one axis of length one inserted", unsqueeze).domain(MICROSOFT).vjp(reshaped);
 
 fn unsqueeze(o: &dyn Operands) -> Result<Option<View>, OpError> {
     let from = o.shape(0, "data")?;

@@ -1,5 +1,6 @@
 //! Parts and repetitions of a tensor.
 use super::operands::Operands;
+use super::unview::unviewed;
 use super::view::{View, view_op};
 use crate::ops::shape::{axes_of, broadcast, broadcast_strides, elements};
 use crate::ops::{OpDef, OpError, axis_of, strides_of};
@@ -7,7 +8,8 @@ use crate::ops::{OpDef, OpError, axis_of, strides_of};
 /// `Slice`: along each named axis the elements from `start` to `end`, exclusive, by `step`.
 ///
 /// Lists are attributes before version 10. What lies outside the axis is clamped to it.
-pub(super) static SLICE: OpDef = view_op!("Slice", "every so many elements of a range, along any axes", slice);
+pub(super) static SLICE: OpDef =
+    view_op!("Slice", "every so many elements of a range, along any axes", slice).vjp(|b| unviewed(b, slice));
 
 fn slice(o: &dyn Operands) -> Result<Option<View>, OpError> {
     let from = o.shape(0, "data")?;
@@ -68,7 +70,11 @@ fn range(start: i64, end: i64, step: i64, dim: usize) -> Result<(usize, usize), 
 }
 
 /// `Expand`: the operand and the target shape broadcast to each other by NumPy's rules.
-pub(super) static EXPAND: OpDef = view_op!("Expand", "repeated along axes of length one (NumPy broadcasting)", expand);
+pub(super) static EXPAND: OpDef = view_op!("Expand", "repeated along axes of length one (NumPy broadcasting)", expand)
+    .vjp(|b| {
+        let dy = b.dy()?;
+        b.give_unbroadcast(0, dy)
+    });
 
 fn expand(o: &dyn Operands) -> Result<Option<View>, OpError> {
     let from = o.shape(0, "input")?;
@@ -83,7 +89,16 @@ fn expand(o: &dyn Operands) -> Result<Option<View>, OpError> {
 }
 
 /// `Tile`: the whole operand `repeats[i]` times along axis `i`; before version 6 along one axis.
-pub(super) static TILE: OpDef = view_op!("Tile", "the whole tensor several times along each axis", tile);
+pub(super) static TILE: OpDef = view_op!("Tile", "the whole tensor several times along each axis", tile).vjp(|b| {
+    let (dy, shape) = (b.dy()?, b.x_shape(0)?);
+    let tiled = b.shape(dy).to_vec();
+    let split: Vec<usize> = (0..shape.len()).flat_map(|i| [tiled[i] / shape[i].max(1), shape[i]]).collect();
+    let dy = b.reshape(dy, &split)?;
+    let dx = b.sum(dy, &(0..shape.len()).map(|i| 2 * i).collect::<Vec<_>>())?;
+    let dx = b.reshape(dx, &shape)?;
+    b.give(0, dx);
+    Ok(())
+});
 
 fn tile(o: &dyn Operands) -> Result<Option<View>, OpError> {
     let from = o.shape(0, "input")?;

@@ -25,7 +25,19 @@ pub(super) static LP_NORMALIZATION: OpDef = OpDef::new(
         v.iter_mut().zip(&at).for_each(|(v, &g)| *v = if norm[g] == 0.0 { 0.0 } else { *v / norm[g] });
         Ok(vec![Tensor::from_f64(x.dtype(), x.shape(), &v)?])
     },
-);
+)
+.vjp(|b| {
+    b.through(|b| {
+        let (x, attrs) = (b.x(0)?, b.attrs());
+        let axis = axis_of(attrs.int("axis", -1)?, b.shape(x).len())?;
+        let name = if attrs.int("p", 2)? == 1 { "ReduceL1" } else { "ReduceL2" };
+        let norm = b.reduce(name, x, &[axis], true)?;
+        let y = b.div(x, norm)?;
+        let zero = b.scalar_like(x, 0.0)?;
+        let some = b.binary("Greater", norm, zero)?;
+        Ok(vec![b.only(some, y)?])
+    })
+});
 
 /// `(x - mean) / (standard deviation + 1e-9)` over axes.
 pub(super) static MEAN_VARIANCE_NORMALIZATION: OpDef = OpDef::new(
@@ -48,7 +60,25 @@ pub(super) static MEAN_VARIANCE_NORMALIZATION: OpDef = OpDef::new(
         }
         Ok(vec![Tensor::from_f64(x.dtype(), x.shape(), &v)?])
     },
-);
+)
+.vjp(|b| {
+    b.through(|b| {
+        let (x, attrs) = (b.x(0)?, b.attrs());
+        let rank = b.shape(x).len();
+        let axes = axes_of(&moment_axes(&attrs, rank)?, rank)?;
+        let mean = b.reduce("ReduceMean", x, &axes, true)?;
+        let y = b.sub(x, mean)?;
+        if !attrs.flag("normalize_variance", true)? {
+            return Ok(vec![y]);
+        }
+        let square = b.mul(y, y)?;
+        let var = b.reduce("ReduceMean", square, &axes, true)?;
+        let deviation = b.unary("Sqrt", var)?;
+        let least = b.scalar_like(x, 1e-9)?;
+        let deviation = b.add(deviation, least)?;
+        Ok(vec![b.div(y, deviation)?])
+    })
+});
 
 /// The axes moments are taken over: all but the channels when nothing is said. Before opset 9 an attribute says whether
 /// the channels are among them.

@@ -4,6 +4,7 @@
 use hone_kernels::normalise;
 
 use super::{moments, parameter};
+use crate::autodiff::Backward;
 use crate::ops::shape::same_as_input;
 use crate::ops::{Attrs, Fact, OpDef, OpError, need, no_kernel};
 use crate::plan::{Io, Kernel, Lowered, Lowering};
@@ -50,7 +51,52 @@ pub(super) static BATCH_NORMALIZATION: OpDef = OpDef::new(
     }
     let kernel = Affine { c, len, epsilon, frozen: None };
     Ok(Some(Lowered::new(kernel, vec![0, 1, 2, 3, 4]).with_scratch(2 * c)))
-});
+})
+.vjp(batch_vjp);
+
+/// Outside of training the moments are constants: `dx = dy · scale / root`, `dscale = Σ dy · (x - mean) / root`,
+/// `dB = Σ dy`.
+fn batch_vjp(b: &mut Backward<'_>) -> Result<(), OpError> {
+    let attrs = b.attrs();
+    if trained_outputs(&attrs)?.is_some() {
+        return Err(OpError::unsupported("a gradient through BatchNormalization in training: export it for inference"));
+    }
+    if b.wants(3) || b.wants(4) {
+        return Err(OpError::unsupported("a gradient by the moments of BatchNormalization"));
+    }
+    let (dy, x) = (b.dy()?, b.x(0)?);
+    let shape = b.shape(x).to_vec();
+    let (n, c, len) = batch_layout(&attrs, &shape)?;
+    let (dtype, own) = (b.dtype(x), b.x_shape(1)?);
+    let epsilon = b.scalar(dtype, f64::from(attrs.float("epsilon", 1e-5)?))?;
+    let (scale, mean, var) = (b.x(1)?, b.x(3)?, b.x(4)?);
+    let root = b.add(var, epsilon)?;
+    let root = b.unary("Sqrt", root)?;
+    let dy = b.reshape(dy, &[n, c, len])?;
+    if b.wants(0) {
+        let factor = b.div(scale, root)?;
+        let factor = b.reshape(factor, &[c, 1])?;
+        let dx = b.mul(dy, factor)?;
+        let dx = b.reshape(dx, &shape)?;
+        b.give(0, dx);
+    }
+    if b.wants(1) {
+        let (x, mean, root) = (b.reshape(x, &[n, c, len])?, b.reshape(mean, &[c, 1])?, b.reshape(root, &[c, 1])?);
+        let centred = b.sub(x, mean)?;
+        let product = b.mul(dy, centred)?;
+        let sum = b.sum(product, &[0, 2])?;
+        let g = b.div(sum, root)?;
+        let g = b.reshape(g, &own)?;
+        b.give(1, g);
+    }
+    if b.wants(2) {
+        let own = b.x_shape(2)?;
+        let sum = b.sum(dy, &[0, 2])?;
+        let g = b.reshape(sum, &own)?;
+        b.give(2, g);
+    }
+    Ok(())
+}
 
 /// How many outputs follow the first in training; `None` outside of it. Versions before 14 say so by asking for them,
 /// and have the moments of the batch as fourth and fifth output.
@@ -163,6 +209,31 @@ pub(super) static LRN: OpDef = OpDef::new(
         return no_kernel(l);
     }
     Ok(Some(Lowered::new(Response::new(l.attrs, l.shape(0)?)?, vec![0])))
+})
+.vjp(|b| {
+    b.through(|b| {
+        let x = b.x(0)?;
+        let shape = b.shape(x).to_vec();
+        let p = Response::new(&b.attrs(), &shape)?;
+        let n = shape.first().copied().unwrap_or(1);
+        let rows = b.reshape(x, &[n, p.c, p.len])?;
+        let square = b.mul(rows, rows)?;
+        let before = (p.size - 1) / 2;
+        let pads = b.ints([0, before as i64, 0, 0, (p.size - 1 - before) as i64, 0])?;
+        let wide = b.standard("Pad", [], &[square, pads])?;
+        let mut sum = b.slice(wide, 1, 0, p.c)?;
+        for k in 1..p.size {
+            let next = b.slice(wide, 1, k, k + p.c)?;
+            sum = b.add(sum, next)?;
+        }
+        let sum = b.scaled(sum, f64::from(p.alpha) / p.size as f64)?;
+        let bias = b.scalar_like(x, f64::from(p.bias))?;
+        let base = b.add(sum, bias)?;
+        let power = b.scalar_like(x, -f64::from(p.beta))?;
+        let factor = b.binary("Pow", base, power)?;
+        let y = b.mul(rows, factor)?;
+        Ok(vec![b.reshape(y, &shape)?])
+    })
 });
 
 struct Response {

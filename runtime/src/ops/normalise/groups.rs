@@ -3,8 +3,11 @@
 //! Dimension letters: `N` batch, `C` channels, `G` groups, `L` elements of a channel.
 use hone_kernels::normalise;
 
+use super::backward::plain_rows;
 use super::channels::channels;
 use super::{PIECE, moments, parameter};
+use crate::autodiff::Backward;
+use crate::graph::ValueId;
 use crate::ops::shape::same_as_input;
 use crate::ops::{Attrs, Fact, MICROSOFT, OpDef, OpError, need, no_kernel, optional};
 use crate::plan::{Io, Kernel, Lowered, Lowering};
@@ -24,6 +27,10 @@ pub(super) static INSTANCE_NORMALIZATION: OpDef = OpDef::new(
 .kernel(|l| {
     let (_, c, _) = channels(l.shape(0)?)?;
     lower(l, c)
+})
+.vjp(|b| {
+    let (_, c, _) = channels(&b.x_shape(0)?)?;
+    vjp(b, c)
 });
 
 /// Each group of channels of each example by its own moments; scale and bias by group (opset 18) or channel (21).
@@ -33,7 +40,49 @@ pub(super) static GROUP_NORMALIZATION: OpDef = OpDef::new(
     same_as_input,
     |attrs, inputs| grouped(attrs, inputs, group_count(attrs, "num_groups")?),
 )
-.kernel(|l| lower(l, group_count(l.attrs, "num_groups")?));
+.kernel(|l| lower(l, group_count(l.attrs, "num_groups")?))
+.vjp(|b| {
+    let groups = group_count(&b.attrs(), "num_groups")?;
+    vjp(b, groups)
+});
+
+/// By way of rows that are the groups.
+fn vjp(b: &mut Backward<'_>, groups: usize) -> Result<(), OpError> {
+    b.through(|b| {
+        let (x, epsilon) = (b.x(0)?, b.attrs().float("epsilon", 1e-5)?);
+        let y = by_rows(b, x, groups, epsilon, [1, 2])?;
+        Ok(vec![y])
+    })
+}
+
+/// `[N, C, …]` normalised by groups of channels, scaled and shifted by inputs of one element a channel or a group.
+fn by_rows(
+    b: &mut Backward<'_>,
+    x: ValueId,
+    groups: usize,
+    epsilon: f32,
+    parameters: [usize; 2],
+) -> Result<ValueId, OpError> {
+    let shape = b.shape(x).to_vec();
+    let (n, c, len) = channels(&shape)?;
+    let each = channels_of(c, groups)?;
+    let rows = b.reshape(x, &[n, groups, each * len])?;
+    let y = plain_rows(b, rows, None, epsilon, true)?;
+    let mut y = b.reshape(y, &[n, c, len])?;
+    for (i, op) in parameters.into_iter().zip(["Mul", "Add"]) {
+        let p = b.x(i)?;
+        let count: usize = b.shape(p).iter().product();
+        let p = if count == groups && count != c {
+            let p = b.reshape(p, &[groups, 1])?;
+            b.expand(p, &[groups, each])?
+        } else {
+            p
+        };
+        let p = b.reshape(p, &[c, 1])?;
+        y = b.binary(op, y, p)?;
+    }
+    b.reshape(y, &shape)
+}
 
 fn group_count(attrs: &Attrs, name: &str) -> Result<usize, OpError> {
     usize::try_from(attrs.int(name, 0)?)

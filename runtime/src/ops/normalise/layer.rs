@@ -3,7 +3,7 @@
 //! `N` is the number of elements normalised together: those of the axes from `axis` on.
 use hone_kernels::normalise;
 
-use super::PIECE;
+use super::{PIECE, backward};
 use crate::ops::shape::{broadcast, broadcast_indices};
 use crate::ops::{Attrs, Fact, MICROSOFT, OpDef, OpError, axis_of, need, no_kernel, optional};
 use crate::plan::{Io, Kernel, Lowered, Lowering};
@@ -16,13 +16,15 @@ pub(super) static LAYER_NORMALIZATION: OpDef = OpDef::new(
     |attrs, inputs| shape_rule(attrs, inputs, true),
     |attrs, inputs| forward(attrs, inputs, true),
 )
-.kernel(|l| lower(l, true));
+.kernel(|l| lower(l, true))
+.vjp(|b| backward::layer(b, true));
 
 /// The same in ONNX Runtime's domain.
 pub(super) static MS_LAYER_NORMALIZATION: OpDef =
     OpDef::new("LayerNormalization", LAYER_NORMALIZATION.doc, LAYER_NORMALIZATION.shape, LAYER_NORMALIZATION.reference)
         .domain(MICROSOFT)
-        .kernel(LAYER_NORMALIZATION.lower);
+        .kernel(LAYER_NORMALIZATION.lower)
+        .vjp(|b| backward::layer(b, true));
 
 /// `x / sqrt(mean(x²) + epsilon) · scale`.
 pub(super) static RMS_NORMALIZATION: OpDef = OpDef::new(
@@ -31,7 +33,8 @@ pub(super) static RMS_NORMALIZATION: OpDef = OpDef::new(
     |attrs, inputs| shape_rule(attrs, inputs, false),
     |attrs, inputs| forward(attrs, inputs, false),
 )
-.kernel(|l| lower(l, false));
+.kernel(|l| lower(l, false))
+.vjp(|b| backward::layer(b, false));
 
 /// The same with the inverse of the root as second output, as ONNX Runtime had it first.
 pub(super) static SIMPLIFIED_LAYER_NORMALIZATION: OpDef = OpDef::new(
@@ -40,7 +43,8 @@ pub(super) static SIMPLIFIED_LAYER_NORMALIZATION: OpDef = OpDef::new(
     RMS_NORMALIZATION.shape,
     RMS_NORMALIZATION.reference,
 )
-.kernel(RMS_NORMALIZATION.lower);
+.kernel(RMS_NORMALIZATION.lower)
+.vjp(|b| backward::layer(b, false));
 
 /// The same in ONNX Runtime's domain.
 pub(super) static MS_SIMPLIFIED_LAYER_NORMALIZATION: OpDef = OpDef::new(
@@ -50,7 +54,8 @@ pub(super) static MS_SIMPLIFIED_LAYER_NORMALIZATION: OpDef = OpDef::new(
     RMS_NORMALIZATION.reference,
 )
 .domain(MICROSOFT)
-.kernel(RMS_NORMALIZATION.lower);
+.kernel(RMS_NORMALIZATION.lower)
+.vjp(|b| backward::layer(b, false));
 
 /// The type of the moments an operator gives: 32-bit floats unless `stash_type` says otherwise.
 pub(super) fn stash_type(attrs: &Attrs) -> Result<DType, OpError> {
@@ -83,7 +88,7 @@ pub(super) fn normalised(mut v: Vec<f64>, rows: usize, n: usize, epsilon: f64, c
     Normalised { rows: v, mean: means, inverse: inverses }
 }
 
-fn axis(attrs: &Attrs, shape: &[usize]) -> Result<usize, OpError> {
+pub(super) fn axis(attrs: &Attrs, shape: &[usize]) -> Result<usize, OpError> {
     axis_of(attrs.int("axis", -1)?, shape.len())
 }
 
@@ -133,7 +138,7 @@ fn places(name: &str, t: &Tensor, to: &[usize]) -> Result<Vec<usize>, OpError> {
 }
 
 /// Whether a parameter of `shape` has one element for each element normalised together.
-fn is_row(shape: &[usize], normalised: &[usize]) -> bool {
+pub(super) fn is_row(shape: &[usize], normalised: &[usize]) -> bool {
     fn bare(s: &[usize]) -> &[usize] {
         &s[s.iter().take_while(|&&d| d == 1).count()..]
     }

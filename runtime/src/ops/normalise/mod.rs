@@ -3,6 +3,7 @@ use super::{OpDef, OpError};
 use crate::tensor::Tensor;
 
 mod axes;
+mod backward;
 mod channels;
 mod groups;
 mod layer;

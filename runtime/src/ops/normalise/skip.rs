@@ -1,8 +1,10 @@
 //! Layer normalisation of a sum, as transformers use it after ONNX Runtime's optimiser: of a residual, of embeddings.
 use hone_kernels::normalise;
 
+use super::backward::plain_rows;
 use super::layer::normalised;
 use super::parameter;
+use crate::autodiff::Backward;
 use crate::ops::{Attrs, Fact, MICROSOFT, OpDef, OpError, ints_of, need, no_kernel, optional};
 use crate::plan::{Io, Kernel, Lowered, Lowering};
 use crate::tensor::{DType, Tensor};
@@ -15,7 +17,8 @@ pub(super) static SKIP_LAYER_NORMALIZATION: OpDef = OpDef::new(
     |attrs, inputs| skip(attrs, inputs, true),
 )
 .domain(MICROSOFT)
-.kernel(|l| lower(l, true));
+.kernel(|l| lower(l, true))
+.vjp(|b| skip_vjp(b, true));
 
 /// The same by the mean square.
 pub(super) static SKIP_SIMPLIFIED_LAYER_NORMALIZATION: OpDef = OpDef::new(
@@ -25,7 +28,28 @@ pub(super) static SKIP_SIMPLIFIED_LAYER_NORMALIZATION: OpDef = OpDef::new(
     |attrs, inputs| skip(attrs, inputs, false),
 )
 .domain(MICROSOFT)
-.kernel(|l| lower(l, false));
+.kernel(|l| lower(l, false))
+.vjp(|b| skip_vjp(b, false));
+
+/// By way of the sum and a layer normalisation of it.
+fn skip_vjp(b: &mut Backward<'_>, centred: bool) -> Result<(), OpError> {
+    if b.dy_of(1).is_some() || b.dy_of(2).is_some() {
+        return Err(OpError::unsupported("a gradient through the moments of a fused layer normalisation"));
+    }
+    b.through(|b| {
+        let (x, skip, gamma) = (b.x(0)?, b.x(1)?, b.x(2)?);
+        let mut sum = b.add(x, skip)?;
+        if let Some(bias) = b.optional(bias_index(centred)) {
+            sum = b.add(sum, bias)?;
+        }
+        let epsilon = b.attrs().float("epsilon", EPSILON)?;
+        let mut y = plain_rows(b, sum, Some(gamma), epsilon, centred)?;
+        if centred && let Some(beta) = b.optional(3) {
+            y = b.add(y, beta)?;
+        }
+        Ok(vec![y, y, y, sum])
+    })
+}
 
 /// Epsilon of the operators here when none is given.
 const EPSILON: f32 = 1e-12;
@@ -168,7 +192,28 @@ pub(super) static EMBED_LAYER_NORMALIZATION: OpDef = OpDef::new(
     },
     embed,
 )
-.domain(MICROSOFT);
+.domain(MICROSOFT)
+.vjp(|b| {
+    b.through(|b| {
+        let (ids, words, places, gamma, beta) = (b.x(0)?, b.x(2)?, b.x(3)?, b.x(5)?, b.x(6)?);
+        let mut sum = b.binary("Gather", words, ids)?;
+        let length = b.shape(ids).last().copied().unwrap_or(0);
+        let at = match b.optional(8) {
+            Some(own) => own,
+            None => b.ints(0..length as i64)?,
+        };
+        let place = b.binary("Gather", places, at)?;
+        sum = b.add(sum, place)?;
+        if let (Some(segments), Some(table)) = (b.optional(1), b.optional(4)) {
+            let segment = b.binary("Gather", table, segments)?;
+            sum = b.add(sum, segment)?;
+        }
+        let epsilon = b.attrs().float("epsilon", EPSILON)?;
+        let y = plain_rows(b, sum, Some(gamma), epsilon, true)?;
+        let y = b.add(y, beta)?;
+        Ok(vec![y, y, sum])
+    })
+});
 
 fn embed(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
     let (ids, words) = (need(inputs, 0, "input_ids")?, need(inputs, 2, "word_embedding")?);

@@ -1,9 +1,10 @@
 //! Softmax, its logarithm and its limit along one axis; before opset 13, over all axes from `axis` on.
-use hone_kernels::normalise;
+use hone_kernels::{gradient, normalise};
 
 use super::PIECE;
+use crate::autodiff::Backward;
 use crate::ops::shape::{broadcast, broadcast_indices, elements, same_as_input};
-use crate::ops::{Attrs, MICROSOFT, OpDef, OpError, axis_of, need, no_kernel};
+use crate::ops::{Attr, Attrs, HONE, MICROSOFT, OpDef, OpError, axis_of, flat, need, no_kernel};
 use crate::plan::{Io, Kernel, Lowered, Lowering};
 use crate::tensor::{DType, Tensor};
 
@@ -14,7 +15,8 @@ pub(super) static SOFTMAX: OpDef = OpDef::new(
     same_as_input,
     |attrs, inputs| along(attrs, need(inputs, 0, "input")?, &softmax),
 )
-.kernel(|l| lower(l, false));
+.kernel(|l| lower(l, false))
+.vjp(|b| backward(b, &SOFTMAX_VJP));
 
 /// Its logarithm.
 pub(super) static LOG_SOFTMAX: OpDef = OpDef::new(
@@ -23,7 +25,8 @@ pub(super) static LOG_SOFTMAX: OpDef = OpDef::new(
     same_as_input,
     |attrs, inputs| along(attrs, need(inputs, 0, "input")?, &log_softmax),
 )
-.kernel(|l| lower(l, true));
+.kernel(|l| lower(l, true))
+.vjp(|b| backward(b, &LOG_SOFTMAX_VJP));
 
 /// One where the first of the largest is, zero elsewhere.
 pub(super) static HARDMAX: OpDef = OpDef::new(
@@ -31,7 +34,8 @@ pub(super) static HARDMAX: OpDef = OpDef::new(
     "one at the first of the largest along one axis (from opset 13), or over the axis and all after it (before)",
     same_as_input,
     |attrs, inputs| along(attrs, need(inputs, 0, "input")?, &hardmax),
-);
+)
+.vjp(flat);
 
 /// Softmax of a sum, over all axes from `axis` on.
 pub(super) static BIAS_SOFTMAX: OpDef = OpDef::new(
@@ -49,7 +53,106 @@ pub(super) static BIAS_SOFTMAX: OpDef = OpDef::new(
         Ok(vec![Tensor::from_f64(x.dtype(), x.shape(), &v)?])
     },
 )
-.domain(MICROSOFT);
+.domain(MICROSOFT)
+.vjp(|b| {
+    b.through(|b| {
+        let attrs = b.attrs();
+        let (x, bias) = (b.x(0)?, b.x(1)?);
+        let axis = attrs.int("axis", 1)?;
+        if broadcast(b.shape(bias), b.shape(x)).ok().as_deref() != Some(b.shape(x)) {
+            return Err(OpError::unsupported("a gradient through a bias that does not broadcast by NumPy's rules"));
+        }
+        let sum = b.add(x, bias)?;
+        // The version before 13 takes all axes from `axis` on together.
+        let old = Attrs { opset: 11, ..Attrs::of([("axis", Attr::Int(axis))]) };
+        Ok(vec![b.one(&SOFTMAX, old, &[Some(sum)])?])
+    })
+});
+
+/// Of the softmax `y`: `y · (dy - Σ dy · y)`.
+static SOFTMAX_VJP: OpDef =
+    OpDef::new("SoftmaxVjp", "y · (dy - Σ dy y) along one axis", same_as_input, |attrs, inputs| {
+        paired(attrs, inputs, |dy, y| {
+            let sum: f64 = dy.iter().zip(y).map(|(g, y)| g * y).sum();
+            dy.iter_mut().zip(y).for_each(|(g, y)| *g = y * (*g - sum));
+        })
+    })
+    .domain(HONE)
+    .kernel(|l| lower_backward(l, false));
+
+/// Of its logarithm `y`: `dy - e^y Σ dy`.
+static LOG_SOFTMAX_VJP: OpDef =
+    OpDef::new("LogSoftmaxVjp", "dy - e^y Σ dy along one axis", same_as_input, |attrs, inputs| {
+        paired(attrs, inputs, |dy, y| {
+            let sum: f64 = dy.iter().sum();
+            dy.iter_mut().zip(y).for_each(|(g, y)| *g -= y.exp() * sum);
+        })
+    })
+    .domain(HONE)
+    .kernel(|l| lower_backward(l, true));
+
+fn backward(b: &mut Backward<'_>, op: &'static OpDef) -> Result<(), OpError> {
+    let (dy, y, attrs) = (b.dy()?, b.y()?, Attrs::clone(&b.attrs()));
+    let dx = b.one(op, attrs, &[Some(dy), Some(y)])?;
+    b.give(0, dx);
+    Ok(())
+}
+
+/// `f` of each run of the gradient, which it changes, and of the result.
+fn paired(attrs: &Attrs, inputs: &[Option<&Tensor>], f: impl Fn(&mut [f64], &[f64])) -> Result<Vec<Tensor>, OpError> {
+    let (dy, y) = (need(inputs, 0, "dY")?, need(inputs, 1, "Y")?);
+    let Run { len, inner } = Run::new(attrs, y.shape())?;
+    let (mut g, v) = (dy.data().to_f64(), y.data().to_f64());
+    if g.len() != v.len() {
+        return Err(OpError::shape("dY", y.shape(), dy.shape()));
+    }
+    let block = (len * inner).max(1);
+    let (mut row, mut result) = (vec![0.0; len], vec![0.0; len]);
+    for (g, v) in g.chunks_exact_mut(block).zip(v.chunks_exact(block)) {
+        for i in 0..inner {
+            (0..len).for_each(|j| (row[j], result[j]) = (g[j * inner + i], v[j * inner + i]));
+            f(&mut row, &result);
+            (0..len).for_each(|j| g[j * inner + i] = row[j]);
+        }
+    }
+    Ok(vec![Tensor::from_f64(dy.dtype(), dy.shape(), &g)?])
+}
+
+fn lower_backward(l: &Lowering<'_>, log: bool) -> Result<Option<Lowered>, OpError> {
+    let run = Run::new(l.attrs, l.shape(1)?)?;
+    if l.dtype(0) != Some(DType::F32) || l.dtype(1) != Some(DType::F32) {
+        return no_kernel(l);
+    }
+    let scratch = if run.inner == 1 { 0 } else { run.inner };
+    Ok(Some(Lowered::new(SoftmaxBackward { run, log }, vec![0, 1]).with_scratch(scratch)))
+}
+
+struct SoftmaxBackward {
+    run: Run,
+    log: bool,
+}
+
+impl Kernel for SoftmaxBackward {
+    fn name(&self) -> &'static str {
+        if self.run.inner == 1 { "softmax-vjp-rows" } else { "softmax-vjp-columns" }
+    }
+
+    fn run(&self, io: &mut Io<'_>) {
+        let pool = io.pool;
+        let (reads, writes, scratch) = io.parts();
+        let Run { len, inner } = self.run;
+        let (dy, y, dx) = (reads.f32(0), reads.f32(1), writes.f32(0));
+        if inner == 1 {
+            let piece = pool.share(dx.len(), len, PIECE);
+            pool.pieces(dx, piece, |i, dx| {
+                let at = i * piece..i * piece + dx.len();
+                gradient::softmax(len, self.log, &dy[at.clone()], &y[at], dx);
+            });
+        } else {
+            gradient::softmax_inner(len, inner, self.log, dy, y, dx, scratch);
+        }
+    }
+}
 
 /// For each element of the data, its element of the bias: by NumPy's rules where they fit; otherwise the bias is rows that
 /// are each repeated (`is_inner_broadcast`) or that repeat as a whole.

@@ -4,6 +4,7 @@ use super::shape::elements;
 use super::{Attr, Attrs, Fact, OpDef, OpError, ints_of, need, optional};
 use crate::tensor::{DType, Data, Tensor};
 
+mod backward;
 pub(crate) mod last;
 mod lower;
 mod roi;
@@ -68,7 +69,8 @@ static MAX_POOL: OpDef = OpDef::new(
         Ok(out)
     },
 )
-.kernel(lower::max_pool);
+.kernel(lower::max_pool)
+.vjp(backward::max_pool);
 
 /// The mean under each window. Positions in the padding count, as zeros, only with `count_include_pad`; positions that
 /// `ceil_mode` lets a window have beyond the padding never do.
@@ -79,7 +81,8 @@ static AVERAGE_POOL: OpDef =
         let padded = attrs.flag("count_include_pad", false)?;
         w.sums(x, |at, sum| sum / w.count(at, padded).max(1) as f64, |v| v)
     })
-    .kernel(lower::average_pool);
+    .kernel(lower::average_pool)
+    .vjp(backward::average_pool);
 
 /// `(Σ |x|^p)^(1/p)` under each window.
 static LP_POOL: OpDef =
@@ -95,7 +98,8 @@ static GLOBAL_AVERAGE_POOL: OpDef = OpDef::new(
     |_, inputs| global_facts(inputs),
     |_, inputs| global(inputs, |plane| plane.iter().sum::<f64>() / plane.len() as f64),
 )
-.kernel(lower::global_average_pool);
+.kernel(lower::global_average_pool)
+.vjp(|b| backward::global(b, |b, x, axes| b.reduce("ReduceMean", x, axes, true)));
 
 static GLOBAL_MAX_POOL: OpDef = OpDef::new(
     "GlobalMaxPool",
@@ -105,7 +109,8 @@ static GLOBAL_MAX_POOL: OpDef = OpDef::new(
         global(inputs, |plane| plane.iter().fold(f64::NEG_INFINITY, |a, &v| if v > a || v.is_nan() { v } else { a }))
     },
 )
-.kernel(lower::global_max_pool);
+.kernel(lower::global_max_pool)
+.vjp(|b| backward::global(b, |b, x, axes| b.reduce("ReduceMax", x, axes, true)));
 
 static GLOBAL_LP_POOL: OpDef = OpDef::new(
     "GlobalLpPool",
@@ -115,7 +120,11 @@ static GLOBAL_LP_POOL: OpDef = OpDef::new(
         let p = norm_order(attrs)?;
         global(inputs, |plane| plane.iter().map(|v| v.abs().powf(p)).sum::<f64>().powf(1.0 / p))
     },
-);
+)
+.vjp(|b| {
+    let p = norm_order(&b.attrs())?;
+    backward::global(b, |b, x, axes| backward::norm(b, x, axes, p))
+});
 
 /// The inverse of `MaxPool`: every value goes where its index says, all else is zero. Indices count positions in the
 /// tensor the window implies; a larger `output_shape` has that tensor in its corner.
@@ -159,7 +168,8 @@ static MAX_UNPOOL: OpDef = OpDef::new(
         };
         Ok(vec![Tensor::new(&shape, x.data().pick_or(&source, &Data::zeros(x.dtype(), 1)))?])
     },
-);
+)
+.vjp(backward::max_unpool);
 
 /// What sliding a window over planes `[N, C, …]` gives.
 struct Windows {

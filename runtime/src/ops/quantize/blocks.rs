@@ -34,7 +34,8 @@ pub(super) static MATMUL_NBITS: OpDef = OpDef::new(
     },
 )
 .domain(MICROSOFT)
-.kernel(super::packed::lower);
+.kernel(super::packed::lower)
+.vjp(super::backward::nbits);
 
 /// The geometry of a `MatMulNBits`.
 #[derive(Clone, Copy, Debug)]
@@ -120,7 +121,7 @@ impl NBits {
     }
 
     /// The weight `[N, K]`, dequantised.
-    fn weight(&self, inputs: &[Option<&Tensor>]) -> Result<Vec<f32>, OpError> {
+    pub(super) fn weight(&self, inputs: &[Option<&Tensor>]) -> Result<Vec<f32>, OpError> {
         let (b, scales) = (need(inputs, 1, "B")?, need(inputs, 2, "scales")?);
         let zeros = optional(inputs, 3);
         let Data::U8(codes) = b.data() else {

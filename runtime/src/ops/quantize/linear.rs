@@ -7,26 +7,30 @@ use crate::tensor::{DType, Data, Tensor, small};
 /// `y = saturate(round(x / scale) + zero_point)`.
 pub(super) static QUANTIZE_LINEAR: OpDef =
     OpDef::new("QuantizeLinear", "round(x / scale) + zero_point, per tensor, per axis or per block", q_shape, quantize)
-        .kernel(q_lower);
+        .kernel(q_lower)
+        .vjp(super::backward::quantize);
 
 /// The same in ONNX Runtime's domain, with 16-bit and 4-bit types before the standard had them.
 pub(super) static MS_QUANTIZE_LINEAR: OpDef =
     OpDef::new("QuantizeLinear", "round(x / scale) + zero_point, per tensor, per axis or per block", q_shape, quantize)
         .domain(MICROSOFT)
-        .kernel(q_lower);
+        .kernel(q_lower)
+        .vjp(super::backward::quantize);
 
 /// `y = (x - zero_point) · scale`.
 pub(super) static DEQUANTIZE_LINEAR: OpDef =
     OpDef::new("DequantizeLinear", "(x - zero_point) · scale, per tensor, per axis or per block", d_shape, dequantize)
         .kind(Kind::Kept)
-        .kernel(super::convert::dequantise);
+        .kernel(super::convert::dequantise)
+        .vjp(super::backward::dequantize);
 
 /// The same in ONNX Runtime's domain.
 pub(super) static MS_DEQUANTIZE_LINEAR: OpDef =
     OpDef::new("DequantizeLinear", "(x - zero_point) · scale, per tensor, per axis or per block", d_shape, dequantize)
         .domain(MICROSOFT)
         .kind(Kind::Kept)
-        .kernel(super::convert::dequantise);
+        .kernel(super::convert::dequantise)
+        .vjp(super::backward::dequantize);
 
 /// Scale and zero point from the data, then `QuantizeLinear` to `u8`.
 pub(super) static DYNAMIC_QUANTIZE_LINEAR: OpDef = OpDef::new(
@@ -48,7 +52,8 @@ pub(super) static DYNAMIC_QUANTIZE_LINEAR: OpDef = OpDef::new(
         ])
     },
 )
-.kernel(super::convert::dynamic);
+.kernel(super::convert::dynamic)
+.vjp(super::backward::dynamic);
 
 /// Scale and zero point of `u8` codes for that data: 0 is always exact, and a range of nothing but 0 has scale 1.
 pub(in crate::ops) fn dynamic_range(x: &[f32]) -> (f32, i32) {

@@ -22,7 +22,8 @@ pub(super) static MATMUL_INTEGER: OpDef = OpDef::new(
         Ok(vec![Tensor::new(&p.shape, Data::I32(y))?])
     },
 )
-.kernel(super::product::integer);
+.kernel(super::product::integer)
+.vjp(super::backward::integer);
 
 /// `requantise(Σ (a - a_zero_point)(b - b_zero_point) · a_scale · b_scale / y_scale)`.
 pub(super) static QLINEAR_MATMUL: OpDef = OpDef::new(

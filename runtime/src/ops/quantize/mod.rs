@@ -7,6 +7,7 @@ use super::{Fact, OpDef, OpError, need, optional};
 use crate::tensor::{DType, Data, Tensor};
 
 mod attention;
+mod backward;
 mod blocks;
 mod conv;
 mod convert;

@@ -78,6 +78,44 @@ impl Activation {
         }
     }
 
+    /// The derivative at `x`.
+    pub(super) fn slope(self, x: f64) -> f64 {
+        match self {
+            Activation::Sigmoid => {
+                let s = self.at(x);
+                s * (1.0 - s)
+            }
+            Activation::Tanh => 1.0 - x.tanh() * x.tanh(),
+            Activation::Relu => f64::from(u8::from(x > 0.0)),
+            Activation::Affine { alpha, .. } => f64::from(alpha),
+            Activation::LeakyRelu { alpha } => {
+                if x >= 0.0 {
+                    1.0
+                } else {
+                    f64::from(alpha)
+                }
+            }
+            Activation::ThresholdedRelu { alpha } => f64::from(u8::from(x > f64::from(alpha))),
+            Activation::ScaledTanh { alpha, beta } => {
+                let (alpha, beta) = (f64::from(alpha), f64::from(beta));
+                alpha * beta * (1.0 - (beta * x).tanh().powi(2))
+            }
+            Activation::HardSigmoid { alpha, beta } => {
+                let v = f64::from(alpha) * x + f64::from(beta);
+                if v > 0.0 && v < 1.0 { f64::from(alpha) } else { 0.0 }
+            }
+            Activation::Elu { alpha } => {
+                if x >= 0.0 {
+                    1.0
+                } else {
+                    f64::from(alpha) * x.exp()
+                }
+            }
+            Activation::Softsign => 1.0 / ((1.0 + x.abs()) * (1.0 + x.abs())),
+            Activation::Softplus => 1.0 / (1.0 + (-x).exp()),
+        }
+    }
+
     /// The value at `x`.
     pub(super) fn at(self, x: f64) -> f64 {
         match self {

@@ -6,6 +6,7 @@ use crate::ops::shape::elements;
 use crate::tensor::Tensor;
 
 mod activation;
+mod backward;
 mod quantized;
 mod reference;
 mod sequence;
@@ -20,7 +21,8 @@ static LSTM: OpDef = OpDef::new(
     |attrs, inputs| shape(attrs, inputs, Cell::Lstm),
     |attrs, inputs| reference::run(attrs, inputs, Cell::Lstm),
 )
-.kernel(|l| sequence::lower(l, Cell::Lstm));
+.kernel(|l| sequence::lower(l, Cell::Lstm))
+.vjp(|b| backward::vjp(b, "LSTM"));
 
 /// Gated recurrent unit.
 static GRU: OpDef = OpDef::new(
@@ -29,7 +31,8 @@ static GRU: OpDef = OpDef::new(
     |attrs, inputs| shape(attrs, inputs, Cell::Gru),
     |attrs, inputs| reference::run(attrs, inputs, Cell::Gru),
 )
-.kernel(|l| sequence::lower(l, Cell::Gru));
+.kernel(|l| sequence::lower(l, Cell::Gru))
+.vjp(|b| backward::vjp(b, "GRU"));
 
 /// One layer of the simplest recurrence.
 static RNN: OpDef = OpDef::new(
@@ -38,7 +41,8 @@ static RNN: OpDef = OpDef::new(
     |attrs, inputs| shape(attrs, inputs, Cell::Rnn),
     |attrs, inputs| reference::run(attrs, inputs, Cell::Rnn),
 )
-.kernel(|l| sequence::lower(l, Cell::Rnn));
+.kernel(|l| sequence::lower(l, Cell::Rnn))
+.vjp(|b| backward::vjp(b, "RNN"));
 
 /// Which recurrence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -86,8 +86,11 @@ pub(super) fn normalisation(net: &Net<'_>, here: Here<'_>, channels: usize) -> O
     let epsilon = attrs.float("epsilon", 1e-5).ok()?;
     let of = |k: usize| Some(net.constant(here.input(k)?)?.as_f32().ok()?.to_vec()).filter(|v| v.len() == channels);
     let (scale, bias, mean, var) = (of(1)?, of(2)?, of(3)?, of(4)?);
-    let gain: Vec<f32> =
-        scale.iter().zip(&var).map(|(s, v)| (f64::from(*s) / (f64::from(*v) + f64::from(epsilon)).sqrt()) as f32).collect();
+    let gain: Vec<f32> = scale
+        .iter()
+        .zip(&var)
+        .map(|(s, v)| (f64::from(*s) / (f64::from(*v) + f64::from(epsilon)).sqrt()) as f32)
+        .collect();
     let shift = (0..channels).map(|c| bias[c] - mean[c] * gain[c]).collect();
     Some(Affine { gain, shift })
 }

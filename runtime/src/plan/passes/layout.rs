@@ -106,9 +106,9 @@ impl Walk<'_, '_> {
         };
         let whole = matches!(form, Form::Whole(..));
         let (def, attrs, inputs) = match form {
-            Form::Whole(def, attrs, operands) | Form::Twin(def, attrs, operands) | Form::Parts(def, attrs, operands) => {
-                (def, Arc::new(attrs), self.operands(&p.node.name, operands)?)
-            }
+            Form::Whole(def, attrs, operands)
+            | Form::Twin(def, attrs, operands)
+            | Form::Parts(def, attrs, operands) => (def, Arc::new(attrs), self.operands(&p.node.name, operands)?),
             Form::Affine(x, gain, shift) => {
                 let (mul, add) = internal::affine();
                 let scaled = self.operands(&p.node.name, vec![Operand::Twin(x), Operand::New(gain)])?;
@@ -181,7 +181,12 @@ impl Walk<'_, '_> {
                 let rank = self.net.shape(v).len() as i64;
                 let perm: Vec<i64> = last(&(0..rank).collect::<Vec<_>>());
                 let name = format!("{}.last", self.net.name(v));
-                self.net.emit(&name, internal::transpose(), Arc::new(Attrs::of([("perm", Attr::Ints(perm))])), vec![Some(v)])?
+                self.net.emit(
+                    &name,
+                    internal::transpose(),
+                    Arc::new(Attrs::of([("perm", Attr::Ints(perm))])),
+                    vec![Some(v)],
+                )?
             }
         };
         self.settle();
@@ -247,7 +252,8 @@ impl Walk<'_, '_> {
             }
             "BatchNormalization" if standard && has_twin(x) => self.normalise(node, attrs)?,
             "GlobalAveragePool" | "GlobalMaxPool" if standard && has_twin(x) => {
-                let Some(reduce) = find("", if def.name == "GlobalMaxPool" { "ReduceMax" } else { "ReduceMean" }) else {
+                let Some(reduce) = find("", if def.name == "GlobalMaxPool" { "ReduceMax" } else { "ReduceMean" })
+                else {
                     return Ok(None);
                 };
                 let axes: Vec<i64> = (1..rank as i64 - 1).collect();
@@ -438,9 +444,40 @@ impl Walk<'_, '_> {
 
 /// Operators on one tensor, element by element; every other operand is one number.
 static UNARY: &[&str] = &[
-    "Relu", "LeakyRelu", "ThresholdedRelu", "Elu", "Selu", "Celu", "Sigmoid", "HardSigmoid", "HardSwish", "Swish",
-    "Softplus", "Softsign", "Mish", "Gelu", "FastGelu", "QuickGelu", "Tanh", "Erf", "Exp", "Log", "Sqrt", "Reciprocal",
-    "Abs", "Neg", "Sign", "Floor", "Ceil", "Round", "Clip", "Cast", "Identity", "Dropout", "Not", "QuantizeLinear",
+    "Relu",
+    "LeakyRelu",
+    "ThresholdedRelu",
+    "Elu",
+    "Selu",
+    "Celu",
+    "Sigmoid",
+    "HardSigmoid",
+    "HardSwish",
+    "Swish",
+    "Softplus",
+    "Softsign",
+    "Mish",
+    "Gelu",
+    "FastGelu",
+    "QuickGelu",
+    "Tanh",
+    "Erf",
+    "Exp",
+    "Log",
+    "Sqrt",
+    "Reciprocal",
+    "Abs",
+    "Neg",
+    "Sign",
+    "Floor",
+    "Ceil",
+    "Round",
+    "Clip",
+    "Cast",
+    "Identity",
+    "Dropout",
+    "Not",
+    "QuantizeLinear",
     "DequantizeLinear",
 ];
 

@@ -15,11 +15,21 @@ static KNOWS_NOTHING_OF: &[(&str, &[&str])] = &[
         &["graph", "ops", "plan", "import", "model", "learn", "feedback", "journal", "capture", "adapters", "app"],
     ),
     ("class", EVERYTHING),
+    (
+        "config",
+        &["session", "model", "graph", "ops", "plan", "import", "learn", "journal", "capture", "adapters", "app"],
+    ),
+    ("compress", &["feedback", "journal", "app", "capture", "adapters", "learn", "model"]),
     ("cpu", EVERYTHING),
     ("dataset", &["session", "model", "graph", "ops", "plan", "import", "learn", "feedback", "journal", "app"]),
     ("device", &["import", "bundle", "learn", "feedback", "journal", "capture", "modality"]),
     ("export", &["feedback", "journal", "app", "capture", "adapters"]),
     ("feedback", &["session", "model", "graph", "ops", "plan", "import", "learn", "adapters", "capture", "modality"]),
+    (
+        "flash",
+        &["session", "model", "graph", "ops", "plan", "import", "learn", "feedback", "journal", "capture", "app"],
+    ),
+    ("gpio", &["session", "model", "graph", "ops", "plan", "import", "learn", "feedback", "journal", "capture", "app"]),
     ("graph", &["import", "bundle", "session", "plan", "learn", "feedback", "journal", "capture", "device", "std::fs"]),
     ("import", &["bundle", "session", "model", "learn", "feedback", "journal", "capture", "modality", "std::fs"]),
     ("journal", &["session", "model", "graph", "ops", "plan", "import", "learn", "modality", "feedback::serial"]),
@@ -34,6 +44,11 @@ static KNOWS_NOTHING_OF: &[(&str, &[&str])] = &[
     ("session", &["feedback", "journal", "learn", "adapters", "app", "capture", "modality"]),
     ("state", &["session", "model", "graph", "ops", "plan", "import", "learn", "feedback", "capture", "modality"]),
     ("tensor", EVERYTHING),
+    ("trial", &["session", "model", "import", "app", "feedback", "journal", "capture", "adapters", "std::fs"]),
+    (
+        "train",
+        &["import", "bundle", "session", "model", "learn", "feedback", "journal", "capture", "modality", "std::fs"],
+    ),
 ];
 
 /// A leaf: it may name no module of ours.

@@ -1,0 +1,116 @@
+//! A hone pad on the Stellaris LM3S6965 evaluation board, which QEMU emulates (`-M lm3s6965evb`): the reference board.
+//!
+//! Budget: flash 24 KiB, RAM 8 KiB with the stack (`memory.x`).
+//!
+//! | what | where |
+//! |---|---|
+//! | button 0 up, 1 down, 2 left, 3 right | PE0, PE1, PE2, PE3, to ground, pull-ups inside |
+//! | button 4 select | PF1, to ground, pull-up inside |
+//! | lamp 0 | PF0 |
+//! | serial port | UART0 (PA0 in, PA1 out), 115200 8N1 |
+//!
+//! The pad's identity is the board's Ethernet address. There is no flash that QEMU lets a program write.
+#![no_std]
+#![no_main]
+
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use cortex_m::peripheral::{SCB, syst::SystClkSource};
+use cortex_m_rt::{entry, exception};
+use hone_board::retained;
+use hone_pad::link::Identity;
+use hone_pad::pins::{Buttons, Wiring};
+use hone_pad::{Board, MAX_BUTTONS, Pad, PadConfig, RamStore, Shell};
+
+mod chip;
+
+hone_board::name_plate!("lm3s6965");
+
+/// The crystal's frequency over a thousand: the clock after reset.
+const TICKS_PER_MS: u32 = 12_000;
+
+static MS: AtomicU32 = AtomicU32::new(0);
+
+#[exception]
+fn SysTick() {
+    // The only writer.
+    MS.store(MS.load(Relaxed).wrapping_add(1), Relaxed);
+}
+
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    cortex_m::interrupt::disable();
+    retained::note_panic(info);
+    SCB::sys_reset()
+}
+
+struct Lm3s6965 {
+    buttons: Buttons<chip::Pin, 5>,
+}
+
+impl Board for Lm3s6965 {
+    fn now_ms(&mut self) -> u32 {
+        MS.load(Relaxed)
+    }
+
+    fn buttons(&mut self) -> u16 {
+        let Ok(buttons) = self.buttons.sample();
+        buttons
+    }
+
+    fn read(&mut self, bytes: &mut [u8]) -> usize {
+        chip::receive(bytes)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> usize {
+        chip::send(bytes)
+    }
+
+    fn lamps(&mut self, brightness: &[u8; MAX_BUTTONS]) {
+        chip::lamp(brightness.iter().any(|lamp| *lamp >= 128));
+    }
+
+    fn reboot(&mut self, _: hone_pad::RebootTarget) {
+        // The chip's boot loader, where there is one, runs at every reset.
+        SCB::sys_reset()
+    }
+
+    fn sleep(&mut self) {
+        cortex_m::asm::wfi();
+    }
+}
+
+#[entry]
+fn main() -> ! {
+    static mut SHELL: Shell<RamStore<32>> = Shell::new(Pad::idle(RamStore::new()));
+    let shell = SHELL;
+    let boot = retained::boot();
+    let pins = chip::start();
+    if let Some(mut core) = cortex_m::Peripherals::take() {
+        core.SYST.set_clock_source(SystClkSource::Core);
+        core.SYST.set_reload(TICKS_PER_MS - 1);
+        core.SYST.clear_current();
+        core.SYST.enable_counter();
+        core.SYST.enable_interrupt();
+    }
+    let uid = chip::uid();
+    let mut nonce = uid;
+    nonce[..2].copy_from_slice(&boot.number.to_le_bytes());
+    let config = PadConfig {
+        identity: Identity {
+            uid,
+            boot: boot.number,
+            buttons: 5,
+            leds: 1,
+            firmware: PLATE.version(),
+            firmware_hash: PLATE.digest(),
+        },
+        nonce,
+        reset_cause: chip::reset_cause(),
+        ..PadConfig::default()
+    };
+    let mut board = Lm3s6965 { buttons: Buttons::new(pins, Wiring::ActiveLow) };
+    shell.pad_mut().boot(config);
+    loop {
+        shell.step(&mut board);
+    }
+}

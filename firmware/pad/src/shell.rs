@@ -1,0 +1,119 @@
+//! The loop around a pad that every board runs: samples, bytes, lamps, requests.
+//!
+//! A board implements [`Board`], which is nothing but its hardware, and calls [`Shell::step`] for ever. Nothing here
+//! waits: a port that is busy takes the rest of a frame at a later step, and buttons are sampled meanwhile.
+
+use crate::queue::Store;
+use crate::{MAX_BUTTONS, Pad, Request};
+use hone_wire::auth::Key;
+use hone_wire::frame::Encoded;
+use hone_wire::message::{Buzzer, Display, RebootTarget};
+
+/// Bytes read from the port at once.
+const READ: usize = 32;
+
+/// The hardware of a pad. No function waits.
+pub trait Board {
+    /// Milliseconds since boot, wrapping.
+    fn now_ms(&mut self) -> u32;
+
+    /// Bit i: button i is down.
+    fn buttons(&mut self) -> u16;
+
+    /// Takes what has arrived on the port. Returns how many bytes that was.
+    fn read(&mut self, bytes: &mut [u8]) -> usize;
+
+    /// Gives the port what it takes now. Returns how many bytes that was.
+    fn write(&mut self, bytes: &[u8]) -> usize;
+
+    /// Sets the lamps, 0 to 255 each. Called each millisecond.
+    fn lamps(&mut self, brightness: &[u8; MAX_BUTTONS]);
+
+    /// Restarts; may return where the target is not there.
+    fn reboot(&mut self, target: RebootTarget);
+
+    /// Keeps a pairing key for the next boot.
+    fn keep_pairing_key(&mut self, _key: Key) {}
+
+    /// Shows text, where there is a display.
+    fn display(&mut self, _display: &Display) {}
+
+    /// Sounds a tone, where there is a buzzer.
+    fn buzz(&mut self, _buzzer: Buzzer) {}
+
+    /// Waits for an interrupt; the clock's comes each millisecond.
+    fn sleep(&mut self);
+}
+
+/// A pad with the frame that is going out.
+#[derive(Debug)]
+pub struct Shell<S> {
+    pad: Pad<S>,
+    frame: Encoded,
+    written: usize,
+    shown_ms: Option<u32>,
+}
+
+impl<S: Store> Shell<S> {
+    /// The shell of a pad. In constants, so that it need not be built on a stack.
+    #[must_use]
+    pub const fn new(pad: Pad<S>) -> Self {
+        Self { pad, frame: Encoded::new(), written: 0, shown_ms: None }
+    }
+
+    /// Does everything that is due, then sleeps until the next interrupt.
+    pub fn step(&mut self, board: &mut impl Board) {
+        let mut bytes = [0; READ];
+        loop {
+            let n = board.read(&mut bytes);
+            let now_ms = board.now_ms();
+            self.pad.rx(&bytes[..n], now_ms);
+            if n < READ {
+                break;
+            }
+        }
+        let now_ms = board.now_ms();
+        self.pad.tick(now_ms, board.buttons());
+        self.pad.poll(now_ms);
+        self.write(board);
+        while let Some(request) = self.pad.pop_request() {
+            match request {
+                Request::Display(display) => board.display(&display),
+                Request::Buzzer(buzzer) => board.buzz(buzzer),
+                Request::Reboot(target) => board.reboot(target),
+                Request::KeepPairingKey(key) => board.keep_pairing_key(key),
+            }
+        }
+        if self.shown_ms.replace(now_ms) != Some(now_ms) {
+            board.lamps(&self.pad.leds(now_ms));
+        }
+        board.sleep();
+    }
+
+    /// The pad within.
+    #[must_use]
+    pub fn pad(&self) -> &Pad<S> {
+        &self.pad
+    }
+
+    /// The pad within.
+    pub fn pad_mut(&mut self) -> &mut Pad<S> {
+        &mut self.pad
+    }
+
+    #[inline(never)]
+    fn write(&mut self, board: &mut impl Board) {
+        loop {
+            if self.written == self.frame.len() {
+                let Some(frame) = self.pad.pop_tx() else { return };
+                self.frame = frame;
+                self.written = 0;
+            }
+            let n = board.write(&self.frame[self.written..]);
+            if n == 0 {
+                return;
+            }
+            self.written += n;
+        }
+    }
+}

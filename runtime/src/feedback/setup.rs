@@ -1,0 +1,196 @@
+//! A pad for setting it up: greeted, paired, watched, restarted — without taking a press from it.
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use hone_wire::auth::Key;
+use hone_wire::host::{Ledger, LedgerError, Received, Refusal};
+pub use hone_wire::message::PadHello;
+use hone_wire::message::{NakReason, Reboot, RebootTarget, number};
+
+use super::keys::PadKeys;
+use super::listener::{Listener, Notice, Opening};
+use super::source::{Keeper, Source, SourceError, Terms};
+
+/// How often a pairing key is offered.
+const OFFER_EVERY: Duration = Duration::from_millis(500);
+
+/// A pad that is greeted and keeps its presses.
+pub struct Guest {
+    listener: Listener,
+    told: Receiver<Notice>,
+}
+
+/// What a pad was asked in vain.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// The source.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// It does not answer.
+    #[error("{spec} did not greet within {} s{}", waited.as_secs(), why.as_ref().map(|w| format!(": {w}")).unwrap_or_default())]
+    Silent {
+        /// The source.
+        spec: String,
+        /// How long it was waited for.
+        waited: Duration,
+        /// What happened meanwhile.
+        why: Option<String>,
+    },
+    /// Nobody held two buttons.
+    #[error("the pad did not take the key within {} s; hold two of its buttons together until it does", waited.as_secs())]
+    NotPaired {
+        /// How long.
+        waited: Duration,
+    },
+    /// It has the key and this host has not.
+    #[error("the pad took the key, but it could not be kept here: {why}; see to that and pair it again")]
+    NotKept {
+        /// Why.
+        why: String,
+    },
+}
+
+/// Keeps nothing but keys: presses stay on the pad.
+struct Porter {
+    keys: Option<PadKeys>,
+}
+
+impl Ledger for Porter {
+    fn mark(&mut self, _: &[u8; 8], _: u32) -> Result<u32, LedgerError> {
+        Ok(1)
+    }
+
+    fn commit(&mut self, _: &[u8; 8], _: u32, _: &[Received]) -> Result<(), LedgerError> {
+        Err(LedgerError::Full)
+    }
+
+    fn new_epoch(&mut self, _: &[u8; 8]) -> Result<u32, LedgerError> {
+        // A name no journal gives, and unlikely to have been given before: a journal that meets it takes it over.
+        let mut name = [0; 4];
+        getrandom::fill(&mut name).map_err(|_| LedgerError::Failed)?;
+        Ok(u32::from_le_bytes(name) & 0x3fff_ffff | 0x4000_0000)
+    }
+}
+
+impl Keeper for Porter {
+    fn terms(&mut self, hello: &PadHello) -> Terms {
+        let pairing_key = self.keys.as_ref().and_then(|keys| keys.get(&hello.uid).ok().flatten());
+        Terms { pairing_key, allow_unpaired: true, timing: None }
+    }
+
+    fn paired(&mut self, uid: &[u8; 8], key: &Key) -> Result<(), String> {
+        let keys = self.keys.as_ref().ok_or("there is no state directory")?;
+        keys.put(uid, key).map_err(|error| error.to_string())
+    }
+}
+
+impl Guest {
+    /// Opens the source, when it is there, and waits for the greeting.
+    ///
+    /// # Errors
+    /// [`SetupError::Silent`] after `patience`.
+    pub fn greet(
+        source: Box<dyn Source>,
+        keys: Option<PadKeys>,
+        patience: Duration,
+    ) -> Result<(Guest, PadHello), SetupError> {
+        let spec = source.spec();
+        let (notices, told) = channel();
+        let listener = Listener::start(source, Opening::WhenThere, Box::new(Porter { keys }), notices)?;
+        let guest = Guest { listener, told };
+        let mut why = None;
+        let end = Instant::now() + patience;
+        loop {
+            match guest.next(end.saturating_duration_since(Instant::now())) {
+                Some(Notice::Up { hello, .. }) => return Ok((guest, hello)),
+                Some(notice @ (Notice::Refused { .. } | Notice::Searching { .. } | Notice::Remark { .. })) => {
+                    why = Some(notice.to_string());
+                }
+                Some(_) => {}
+                None => return Err(SetupError::Silent { spec, waited: patience, why }),
+            }
+        }
+    }
+
+    /// What happens next; none within `patience`.
+    pub fn next(&self, patience: Duration) -> Option<Notice> {
+        self.told.recv_timeout(patience).ok()
+    }
+
+    /// Offers `key` until somebody has held two buttons for five seconds.
+    ///
+    /// # Errors
+    /// [`SetupError::NotPaired`] after `patience`, [`SetupError::NotKept`].
+    pub fn pair(&self, key: Key, patience: Duration) -> Result<(), SetupError> {
+        let end = Instant::now() + patience;
+        let mut offer_at = Instant::now();
+        while Instant::now() < end {
+            if Instant::now() >= offer_at {
+                // While it greets anew there is nobody to offer it to.
+                let _ = self.listener.pair(key);
+                offer_at = Instant::now() + OFFER_EVERY;
+            }
+            match self.next(offer_at.saturating_duration_since(Instant::now())) {
+                Some(Notice::Paired { kept: Ok(()), .. }) => return Ok(()),
+                Some(Notice::Paired { kept: Err(why), .. }) => return Err(SetupError::NotKept { why }),
+                _ => {}
+            }
+        }
+        Err(SetupError::NotPaired { waited: patience })
+    }
+
+    /// Restarts it into its loader. No pad obeys this unless it is paired.
+    ///
+    /// # Errors
+    /// [`SourceError::Refused`].
+    pub fn reboot_to_loader(&self) -> Result<(), SetupError> {
+        Ok(self.listener.reboot(Reboot { target: RebootTarget::Bootloader })?)
+    }
+}
+
+/// Whether a notice only says that presses stay where they are, or that a key was not taken yet.
+pub fn is_expected(notice: &Notice) -> bool {
+    match notice {
+        Notice::Refused { why, .. } => matches!(why, Refusal::Ledger(_)),
+        Notice::Nak(nak) => nak.kind == number::Pair && nak.reason == NakReason::Forbidden,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::feedback::emulate::{Emulator, EmulatorConfig, Gesture, Step};
+    use crate::feedback::serial::SerialPad;
+    use crate::state::StateDir;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn a_pad_is_paired_while_two_buttons_are_held_keeps_its_presses_and_is_known_from_then_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = PadKeys::of(&StateDir::at(dir.path()));
+        let pad = Emulator::start(EmulatorConfig { virtual_time: true, ..EmulatorConfig::default() }).unwrap();
+        let source = || Box::new(SerialPad::at(pad.port_name().unwrap()));
+        pad.press(0, Gesture::Click).unwrap();
+        let (guest, hello) = Guest::greet(source(), Some(keys.clone()), PATIENCE).unwrap();
+        assert!(!hello.is_paired());
+        let key = *b"a key of its own";
+        std::thread::scope(|scope| {
+            let paired = scope.spawn(move || guest.pair(key, PATIENCE));
+            // Long enough in the pad's time, in portions, so that it sees its host meanwhile.
+            while !paired.is_finished() {
+                pad.step(Step::Chord { mask: 0b11, ms: 8_000 }).unwrap();
+            }
+            paired.join().unwrap().unwrap();
+        });
+        assert_eq!(pad.pairing_key(), Some(key));
+        assert_eq!(keys.get(&hello.uid).unwrap(), Some(key));
+        assert!(pad.pending() >= 1, "the press is still on the pad");
+
+        let (_guest, again) = Guest::greet(source(), Some(keys), PATIENCE).unwrap();
+        assert!(again.is_paired() && again.next > again.first);
+        let stranger = Guest::greet(source(), None, Duration::from_millis(300));
+        assert!(stranger.is_err(), "its port is taken, and without the key it would not be heard");
+    }
+}

@@ -1,0 +1,240 @@
+//! Gradients of convolutions.
+//!
+//! That by the input is a transposed convolution with the same weight, and the other way round; that by the weight is an
+//! operator of its own: each tap is the product of the gradient with what it was multiplied with.
+use hone_kernels::gemm::{self, Gemm, Packed};
+
+use super::geometry::reach;
+use super::transpose::Transposed;
+use super::{Conv, Geometry, groups};
+use crate::autodiff::Backward;
+use crate::graph::ValueId;
+use crate::ops::shape::elements;
+use crate::ops::{Attr, Attrs, Fact, HONE, OpDef, OpError, need, no_kernel};
+use crate::plan::{Io, Kernel, Lowered, Lowering};
+use crate::tensor::{DType, Tensor};
+
+/// `X [N, C, …]` and `dY [N, O, …]` of a convolution with the node's attributes (`kernel_shape` among them) to
+/// `dW [O, C/G, …]`.
+static CONV_VJP_WEIGHT: OpDef = OpDef::new(
+    "ConvVjpWeight",
+    "gradient of a convolution by its weight",
+    |attrs, inputs| {
+        let (x, dy) = (need(inputs, 0, "X")?, need(inputs, 1, "dY")?);
+        let shape = weight_shape(attrs, &x.shape, &dy.shape)?;
+        checked(attrs, &x.shape, &dy.shape, &shape)?;
+        Ok(Some(vec![Fact::new(x.dtype, shape)]))
+    },
+    |attrs, inputs| {
+        let (x, dy) = (need(inputs, 0, "X")?, need(inputs, 1, "dY")?);
+        let shape = weight_shape(attrs, x.shape(), dy.shape())?;
+        let Conv { n, c, o, groups, geometry } = checked(attrs, x.shape(), dy.shape(), &shape)?;
+        let (xs, gs) = (x.data().to_f64(), dy.data().to_f64());
+        let (pixels, taps_len, windows) = (geometry.input_len(), geometry.kernel_len(), geometry.output_len());
+        let mut dw = vec![0.0; elements(&shape)?];
+        let per_group = (o / groups).max(1);
+        let mut p = 0;
+        geometry.for_each_window(|_, taps| {
+            for n in 0..n {
+                for o in 0..o {
+                    let g = gs[(n * shape[0] + o) * windows + p];
+                    for ch in 0..c {
+                        let x = &xs[(n * c * groups + o / per_group * c + ch) * pixels..];
+                        let dw = &mut dw[(o * c + ch) * taps_len..];
+                        taps.iter().for_each(|&(i, k)| dw[k] += g * x[i]);
+                    }
+                }
+            }
+            p += 1;
+        });
+        Ok(vec![Tensor::from_f64(x.dtype(), &shape, &dw)?])
+    },
+)
+.domain(HONE)
+.kernel(weight_lower);
+
+fn weight_shape(attrs: &Attrs, x: &[usize], dy: &[usize]) -> Result<Vec<usize>, OpError> {
+    let groups = groups(attrs)?;
+    let kernel = attrs.ints("kernel_shape")?.ok_or_else(|| OpError::attribute("kernel_shape", "is missing"))?;
+    match (x, dy) {
+        ([_, c, ..], [_, o, ..]) => {
+            Ok([*o, c / groups].into_iter().chain(kernel.iter().map(|&k| k as usize)).collect())
+        }
+        _ => Err(OpError::shape("X and dY", "[N, C, …]", (x, dy))),
+    }
+}
+
+fn checked(attrs: &Attrs, x: &[usize], dy: &[usize], w: &[usize]) -> Result<Conv, OpError> {
+    let conv = Conv::of(attrs, x, w, None)?;
+    if conv.output_shape() != dy {
+        return Err(OpError::shape("dY", conv.output_shape(), dy));
+    }
+    Ok(conv)
+}
+
+fn weight_lower(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
+    let (x, dy) = (l.shape(0)?, l.shape(1)?);
+    let conv = checked(l.attrs, x, dy, &weight_shape(l.attrs, x, dy)?)?;
+    if l.dtype(0) != Some(DType::F32) || l.dtype(1) != Some(DType::F32) || elements(x)? == 0 || elements(dy)? == 0 {
+        return no_kernel(l);
+    }
+    let (columns, windows) = (conv.c * conv.geometry.kernel_len(), conv.geometry.output_len());
+    // The position of every tap in a plane, or none: as the packing reads them.
+    let mut places = vec![NOWHERE; conv.geometry.kernel_len() * windows];
+    let mut p = 0;
+    conv.geometry.for_each_window(|_, taps| {
+        taps.iter().for_each(|&(i, k)| places[k * windows + p] = i as u32);
+        p += 1;
+    });
+    let scratch = gemm::packed_len(columns, windows);
+    let bytes = 4 * places.len();
+    Ok(Some(Lowered::new(WeightVjp { conv, places }, vec![0, 1]).with_scratch(scratch).with_weights(bytes)))
+}
+
+/// No position of the input.
+const NOWHERE: u32 = u32::MAX;
+
+/// For each example and group the product `dY · patchesᵀ`, added up in this order.
+struct WeightVjp {
+    conv: Conv,
+    places: Vec<u32>,
+}
+
+impl Kernel for WeightVjp {
+    fn name(&self) -> &'static str {
+        "conv-vjp-weight-gemm"
+    }
+
+    fn run(&self, io: &mut Io<'_>) {
+        let pool = io.pool;
+        let (reads, writes, scratch) = io.parts();
+        let (x, dy, dw) = (reads.f32(0), reads.f32(1), writes.f32(0));
+        let Conv { n, c, o, groups, ref geometry } = self.conv;
+        let (pixels, taps, windows) = (geometry.input_len(), geometry.kernel_len(), geometry.output_len());
+        let (per_group, columns) = (o / groups, c * taps);
+        for b in 0..n {
+            for g in 0..groups {
+                let x = &x[(b * groups + g) * c * pixels..][..c * pixels];
+                gemm::pack(
+                    columns,
+                    windows,
+                    |j, p| {
+                        let at = self.places[j % taps * windows + p];
+                        if at == NOWHERE { 0.0 } else { x[j / taps * pixels + at as usize] }
+                    },
+                    scratch,
+                );
+                let problem = Gemm {
+                    x: &dy[(b * o + g * per_group) * windows..][..per_group * windows],
+                    x_stride: windows,
+                    w: Packed::F32(scratch),
+                    m: per_group,
+                    k: windows,
+                    n: columns,
+                    bias: None,
+                    accumulate: b > 0,
+                };
+                gemm::gemm_on(pool, &problem, &mut dw[g * per_group * columns..][..per_group * columns]);
+            }
+        }
+    }
+}
+
+/// Attributes of a window, with padding spelled out.
+fn window(g: &Geometry, group: usize) -> Attrs {
+    let ints = |v: &[usize]| Attr::Ints(v.iter().map(|&d| d as i64).collect());
+    Attrs::of([
+        ("group", Attr::Int(group as i64)),
+        ("kernel_shape", ints(&g.kernel)),
+        ("strides", ints(&g.stride)),
+        ("dilations", ints(&g.dilation)),
+        ("pads", Attr::Ints(g.begin.iter().chain(&g.end).copied().collect())),
+    ])
+}
+
+/// Of `Conv`.
+pub(super) fn conv(b: &mut Backward<'_>) -> Result<(), OpError> {
+    let attrs = b.attrs();
+    let (dy, x, w) = (b.dy()?, b.x(0)?, b.x(1)?);
+    let conv = Conv::of(&attrs, b.shape(x), b.shape(w), None)?;
+    let g = &conv.geometry;
+    if b.wants(0) {
+        let mut own = window(g, conv.groups);
+        let extra = (0..g.axes()).map(|a| {
+            let full = (g.output[a] as i64 - 1) * g.stride[a] as i64 + reach(g.kernel[a], g.dilation[a]);
+            g.input[a] as i64 - (full - g.begin[a] - g.end[a])
+        });
+        own.map.insert("output_padding".into(), Attr::Ints(extra.collect()));
+        let op = crate::ops::find("", "ConvTranspose").ok_or_else(|| OpError::unsupported("ConvTranspose"))?;
+        let dx = b.one(op, own, &[Some(dy), Some(w)])?;
+        b.give(0, dx);
+    }
+    if b.wants(1) {
+        let dw = b.one(&CONV_VJP_WEIGHT, window(g, conv.groups), &[Some(x), Some(dy)])?;
+        b.give(1, dw);
+    }
+    bias(b, dy)
+}
+
+/// The gradient by a bias of channels.
+fn bias(b: &mut Backward<'_>, dy: ValueId) -> Result<(), OpError> {
+    if b.wants(2) {
+        let axes: Vec<usize> = (0..b.shape(dy).len()).filter(|&a| a != 1).collect();
+        let g = b.reduce("ReduceSum", dy, &axes, false)?;
+        b.give(2, g);
+    }
+    Ok(())
+}
+
+/// Of `ConvTranspose`: a convolution with the same weight, and the gradient of that by its weight.
+pub(super) fn conv_transpose(b: &mut Backward<'_>) -> Result<(), OpError> {
+    let attrs = b.attrs();
+    let (dy, x, w) = (b.dy()?, b.x(0)?, b.x(1)?);
+    let t = Transposed::of(&attrs, b.shape(x), b.shape(w), None)?;
+    let mut g = t.geometry.clone();
+    // Windows that only an output padding made room for are not ours: the end is cut until just those of `x` fit.
+    for a in 0..g.axes() {
+        let reached = (g.output[a] as i64 - 1) * g.stride[a] as i64 + reach(g.kernel[a], g.dilation[a]);
+        g.end[a] = reached - g.input[a] as i64 - g.begin[a];
+    }
+    if b.wants(0) {
+        let op = crate::ops::find("", "Conv").ok_or_else(|| OpError::unsupported("Conv"))?;
+        let dx = b.one(op, window(&g, t.groups), &[Some(dy), Some(w)])?;
+        b.give(0, dx);
+    }
+    if b.wants(1) {
+        let dw = b.one(&CONV_VJP_WEIGHT, window(&g, t.groups), &[Some(dy), Some(x)])?;
+        b.give(1, dw);
+    }
+    bias(b, dy)
+}
+
+/// Of ONNX Runtime's `activation(Conv(X, W, B) + Z)`, by way of its parts.
+pub(super) fn fused_conv(b: &mut Backward<'_>) -> Result<(), OpError> {
+    b.through(|b| {
+        let attrs = b.attrs();
+        let op = crate::ops::find("", "Conv").ok_or_else(|| OpError::unsupported("Conv"))?;
+        let mut own = Attrs::clone(&attrs);
+        own.map.retain(|k, _| !k.starts_with("activation"));
+        let operands = b.operands();
+        let mut y = b.one(op, own, &operands[..operands.len().min(3)])?;
+        if let Some(z) = b.optional(3) {
+            y = b.add(y, z)?;
+        }
+        let params = attrs.floats("activation_params")?.unwrap_or(&[]).to_vec();
+        let param = |i: usize, default: f32| Attr::Float(params.get(i).copied().unwrap_or(default));
+        let y = match attrs.str("activation", "")? {
+            "" => y,
+            name @ ("Relu" | "Tanh" | "Sigmoid") => b.unary(name, y)?,
+            "LeakyRelu" => b.standard("LeakyRelu", [("alpha", param(0, 0.01))], &[y])?,
+            "HardSigmoid" => b.standard("HardSigmoid", [("alpha", param(0, 0.2)), ("beta", param(1, 0.5))], &[y])?,
+            "Clip" => {
+                let bound = |i: usize, default: f32| f64::from(params.get(i).copied().unwrap_or(default));
+                let (low, high) = (b.scalar_like(y, bound(0, f32::MIN))?, b.scalar_like(y, bound(1, f32::MAX))?);
+                b.standard("Clip", [], &[y, low, high])?
+            }
+            other => return Err(OpError::unsupported(format!("the activation `{other}` of FusedConv"))),
+        };
+        Ok(vec![y])
+    })
+}

@@ -1,0 +1,96 @@
+//! Inputs that outlive a run: parameters and the state of optimizers, updated where they lie.
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use super::{PlanError, Slot, Step};
+use crate::graph::{Node, ValueId};
+use crate::tensor::DType;
+
+/// An input that stays in the arena from one run to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resident {
+    /// Its position among the graph's inputs.
+    pub input: usize,
+    /// The position among the graph's outputs of what takes its place, of the same type and shape; `None` when it stays.
+    pub next: Option<usize>,
+}
+
+/// Residents begin at multiples of a cache line.
+const ALIGN: usize = 64;
+
+impl Resident {
+    /// Where residents of those types and shapes lie in the arena, in their order, and the bytes they take.
+    pub fn layout<'a>(facts: impl IntoIterator<Item = (DType, &'a [usize])>) -> (Vec<Range<usize>>, usize) {
+        let mut at = 0;
+        let mut ranges = Vec::new();
+        for (dtype, shape) in facts {
+            let bytes = shape.iter().product::<usize>() * dtype.size_bytes();
+            ranges.push(at..at + bytes);
+            at = (at + bytes).next_multiple_of(ALIGN);
+        }
+        (ranges, at)
+    }
+}
+
+/// The residents of a plan by value.
+pub(super) struct Residents {
+    /// Where residents, and what replaces them, lie.
+    pub(super) places: BTreeMap<ValueId, Range<usize>>,
+    /// What each replacement replaces.
+    replaces: BTreeMap<ValueId, ValueId>,
+    pub(super) bytes: usize,
+}
+
+impl Residents {
+    pub(super) fn new(list: &[Resident], inputs: &[ValueId], outputs: &[ValueId], slots: &[Slot]) -> Residents {
+        let (ranges, bytes) =
+            Resident::layout(list.iter().map(|r| (slots[inputs[r.input]].dtype, &slots[inputs[r.input]].shape[..])));
+        let mut all = Residents { places: BTreeMap::new(), replaces: BTreeMap::new(), bytes };
+        for (r, range) in list.iter().zip(ranges) {
+            let v = inputs[r.input];
+            all.places.insert(v, range.clone());
+            if let Some(next) = r.next.map(|n| outputs[n])
+                && next != v
+            {
+                all.places.insert(next, range);
+                all.replaces.insert(next, v);
+            }
+        }
+        all
+    }
+
+    /// Where `v` lies, if it is a resident or replaces one.
+    pub(super) fn place(&self, v: ValueId) -> Option<&Range<usize>> {
+        self.places.get(&v)
+    }
+
+    /// Whether `node` makes what replaces a resident.
+    pub(super) fn updates(&self, node: &Node) -> bool {
+        node.outputs.iter().flatten().any(|v| self.replaces.contains_key(v))
+    }
+
+    /// Whether `node` makes what replaces `v`.
+    pub(super) fn replaced_by(&self, v: ValueId, node: &Node) -> bool {
+        node.outputs.iter().flatten().any(|o| self.replaces.get(o) == Some(&v))
+    }
+
+    /// That nothing reads a resident after it was replaced; `area` gives the value whose bytes a value is.
+    ///
+    /// # Errors
+    /// [`PlanError::ReadAfterUpdate`].
+    pub(super) fn check(
+        &self,
+        steps: &[Step],
+        slots: &[Slot],
+        area: impl Fn(ValueId) -> ValueId,
+    ) -> Result<(), PlanError> {
+        let mut gone = Vec::new();
+        for step in steps {
+            if let Some(&v) = step.reads.iter().flatten().find(|&&v| gone.contains(&area(v))) {
+                return Err(PlanError::ReadAfterUpdate { node: step.node.clone(), value: slots[v].name.clone() });
+            }
+            gone.extend(step.writes.iter().flatten().filter_map(|o| self.replaces.get(o)).copied());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,714 @@
+//! Training on the device: forward, loss, backward and update as one plan in one arena.
+//!
+//! A [`Trainer`] is a graph with some of its constants made parameters, an [`Objective`] on one of its values, and an
+//! [`Optimizer`]. Parameters and what the optimizer remembers are resident in the arena; each update takes the place of
+//! what it updates, where its gradient is complete, so that no gradient outlives its use. What a step needs is known
+//! before the first one, and refused with both figures when it is more than it may be.
+//! It deliberately knows nothing of files, of what a scope is and of where examples come from.
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::Arc;
+
+use hone_kernels::threads::Pool;
+
+use crate::autodiff::{AutodiffError, Tape, differentiate};
+use crate::graph::{Graph, ValueId};
+use crate::ops::{Attrs, Fact, OpError};
+use crate::plan::{Arena, Concrete, Plan, PlanError, Resident, RunOptions};
+use crate::tensor::{DType, Tensor, TensorError};
+
+mod loss;
+mod optimizer;
+mod recompute;
+
+pub use loss::Objective;
+pub use optimizer::{Optimizer, Schedule};
+
+#[cfg(all(test, feature = "import"))]
+mod tests;
+
+/// What is trained, and how.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    /// The value the objective is of, by name: an output of the graph, or any value before it.
+    pub output: String,
+    /// What is made small.
+    pub objective: Objective,
+    /// Constants of the graph that are trained, by name.
+    pub trainable: Vec<String>,
+    /// Those of them that weight decay leaves alone; commonly biases and scales of normalisation.
+    pub undecayed: Vec<String>,
+    /// How parameters move.
+    pub optimizer: Optimizer,
+    /// Largest norm of all gradients together; longer ones are shortened to it.
+    pub clip: Option<f32>,
+    /// Whether [`Trainer::accumulate`] will be used: a gradient of each parameter is then kept.
+    pub accumulate: bool,
+    /// Most bytes of a step: parameters, optimizer, activations and frozen weights. Activations are computed twice
+    /// rather than kept where that is needed.
+    pub max_bytes: Option<usize>,
+}
+
+/// How a trainer runs.
+#[derive(Clone, Debug)]
+pub struct TrainOptions {
+    /// The threads that compute. Results do not depend on how many they are.
+    pub pool: Arc<Pool>,
+    /// Run by reference functions: slow and obvious.
+    pub reference: bool,
+}
+
+impl Default for TrainOptions {
+    /// Kernels, the calling thread alone.
+    fn default() -> TrainOptions {
+        TrainOptions { pool: Arc::new(Pool::new(1)), reference: false }
+    }
+}
+
+/// Why something cannot be trained.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// A name nothing has.
+    #[error("the graph has no {what} `{name}`")]
+    Unknown {
+        /// `constant` or `value`.
+        what: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// A parameter the loss does not depend on.
+    #[error("the loss does not depend on `{0}`: leave it out of what is trained")]
+    Untouched(String),
+    /// A parameter that is no `f32`.
+    #[error("`{name}` is {dtype}; only floats can be trained: an adapter beside it can")]
+    NotFloat {
+        /// The constant.
+        name: String,
+        /// Its type.
+        dtype: DType,
+    },
+    /// A step needs more memory than it may use.
+    #[error(
+        "a step needs {needs} bytes, may use {may}: of them {parameters} are parameters and optimizer, {weights} frozen \
+         weights; a smaller batch, a lower rank or fewer layers need less"
+    )]
+    Memory {
+        /// Planned peak with everything recomputed that helps.
+        needs: usize,
+        /// The limit.
+        may: usize,
+        /// Bytes that are resident.
+        parameters: usize,
+        /// Bytes of frozen weights.
+        weights: usize,
+    },
+    /// The batch does not fit.
+    #[error("{what}: expected {expected}, found {found}")]
+    Batch {
+        /// Which input.
+        what: String,
+        /// What it should be.
+        expected: String,
+        /// What it is.
+        found: String,
+    },
+    /// A graph that cannot be differentiated.
+    #[error(transparent)]
+    Autodiff(#[from] AutodiffError),
+    /// A loss or an update that does not fit.
+    #[error("objective: {0}")]
+    Op(#[from] OpError),
+    /// The plan.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// A tensor.
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+}
+
+/// Examples of one step, or of a part of it.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// The graph's inputs, in its order.
+    pub inputs: Vec<Tensor>,
+    /// What the objective compares with, as [`Objective::target`] says.
+    pub target: Option<Tensor>,
+    /// A weight for each row, as [`Objective::weights`] says; all 1 when `None`.
+    pub weights: Option<Tensor>,
+}
+
+/// What a step did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepReport {
+    /// The weighed mean of the objective before the step; NaN for [`Objective::Handed`].
+    pub loss: f32,
+    /// Norm of all gradients before clipping; `None` without clipping.
+    pub norm: Option<f32>,
+}
+
+/// Bytes a step takes, as planned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Footprint {
+    /// Arena: residents, activations, gradients, scratch.
+    pub arena: usize,
+    /// Of the arena: parameters, optimizer, accumulated gradients.
+    pub resident: usize,
+    /// Frozen weights, packed or plain.
+    pub weights: usize,
+    /// Values that are computed a second time rather than kept.
+    pub recomputed: usize,
+}
+
+impl Footprint {
+    /// All of it.
+    pub fn total(&self) -> usize {
+        self.arena + self.weights
+    }
+}
+
+/// What is resident: name, type, shape and place.
+#[derive(Clone, Debug)]
+struct Slot {
+    name: String,
+    dtype: DType,
+    shape: Vec<usize>,
+    place: Range<usize>,
+}
+
+/// What a plan is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Task {
+    /// Loss, gradients and update.
+    Step,
+    /// Loss and gradients, added to what was accumulated.
+    Accumulate,
+    /// Update by what was accumulated.
+    Apply,
+    /// Loss alone.
+    Evaluate,
+    /// The gradients themselves.
+    Gradients,
+}
+
+struct Made {
+    task: Task,
+    shapes: Vec<(DType, Vec<usize>)>,
+    plan: Plan,
+    footprint: Footprint,
+    /// Shape of the weights of the objective.
+    weights: Option<Vec<usize>>,
+}
+
+/// A model while it is trained.
+pub struct Trainer {
+    recipe: Recipe,
+    options: TrainOptions,
+    /// The graph with its parameters as inputs after its own.
+    graph: Graph,
+    own_inputs: usize,
+    residents: Vec<Slot>,
+    resident_bytes: usize,
+    arena: Arena,
+    plans: Vec<Made>,
+    step: u64,
+}
+
+/// Plans kept.
+const PLANS: usize = 8;
+
+impl Trainer {
+    /// A trainer at the values the graph's constants have.
+    ///
+    /// # Errors
+    /// [`TrainError`] naming what is not in the graph or cannot be trained.
+    pub fn new(graph: &Graph, recipe: Recipe, options: TrainOptions) -> Result<Trainer, TrainError> {
+        let (graph, initial) = with_parameters(graph, &recipe.trainable)?;
+        if !graph.values.iter().any(|v| v.name == recipe.output) {
+            return Err(TrainError::Unknown { what: "value", name: recipe.output.clone() });
+        }
+        let mut list: Vec<(String, Tensor)> = recipe.trainable.iter().cloned().zip(initial).collect();
+        for i in 0..recipe.trainable.len() {
+            let (name, dtype, shape) = (list[i].0.clone(), list[i].1.dtype(), list[i].1.shape().to_vec());
+            for (suffix, shape) in recipe.optimizer.states(&shape) {
+                list.push((format!("{name}/{suffix}"), Tensor::zeros(dtype, &shape)?));
+            }
+        }
+        if recipe.accumulate {
+            for i in 0..recipe.trainable.len() {
+                let zeros = Tensor::zeros(list[i].1.dtype(), list[i].1.shape())?;
+                list.push((format!("{}/gradient", list[i].0), zeros));
+            }
+        }
+        let (places, resident_bytes) = Resident::layout(list.iter().map(|(_, t)| (t.dtype(), t.shape())));
+        let mut arena = Arena::default();
+        let mut residents = Vec::with_capacity(list.len());
+        for ((name, t), place) in list.into_iter().zip(places) {
+            arena.put(place.start, &t)?;
+            residents.push(Slot { name, dtype: t.dtype(), shape: t.shape().to_vec(), place });
+        }
+        let own_inputs = graph.inputs.len() - recipe.trainable.len();
+        let plans = Vec::new();
+        Ok(Trainer { recipe, options, graph, own_inputs, residents, resident_bytes, arena, plans, step: 0 })
+    }
+
+    /// One step on all of `batches` together, at a learning rate: their gradients are accumulated when they are several.
+    ///
+    /// # Errors
+    /// [`TrainError`]; nothing is updated when a batch does not fit.
+    pub fn step(&mut self, batches: &[Batch], rate: f32) -> Result<StepReport, TrainError> {
+        let mut totals = 0.0;
+        for batch in batches {
+            totals += self.total_weight(batch)?;
+        }
+        match batches {
+            [] => Err(TrainError::Batch { what: "batches".into(), expected: "at least one".into(), found: "0".into() }),
+            [only] => {
+                let out = self.run(Task::Step, Some(only), totals, rate)?;
+                self.step += 1;
+                Ok(report(&out))
+            }
+            many => {
+                let mut loss = 0.0;
+                for batch in many {
+                    let out = self.run(Task::Accumulate, Some(batch), totals, rate)?;
+                    loss += report(&out).loss;
+                }
+                let out = self.run(Task::Apply, None, 1.0, rate)?;
+                self.step += 1;
+                Ok(StepReport { loss, norm: report(&out).norm })
+            }
+        }
+    }
+
+    /// The loss on a batch, the weighed mean over its rows, without learning from it.
+    ///
+    /// # Errors
+    /// [`TrainError`].
+    pub fn evaluate(&mut self, batch: &Batch) -> Result<f32, TrainError> {
+        let total = self.total_weight(batch)?;
+        Ok(report(&self.run(Task::Evaluate, Some(batch), total, 0.0)?).loss)
+    }
+
+    /// The loss on a batch and its gradient by each parameter, in the recipe's order; nothing is updated.
+    ///
+    /// # Errors
+    /// [`TrainError`].
+    pub fn gradients(&mut self, batch: &Batch) -> Result<(f32, Vec<Tensor>), TrainError> {
+        let total = self.total_weight(batch)?;
+        let mut out = self.run(Task::Gradients, Some(batch), total, 0.0)?;
+        let gradients = out.split_off(1);
+        Ok((report(&out).loss, gradients))
+    }
+
+    /// What a step on batches of those inputs takes.
+    ///
+    /// # Errors
+    /// [`TrainError::Memory`] when it is more than it may, and what else planning refuses.
+    pub fn footprint(&mut self, inputs: &[(DType, Vec<usize>)]) -> Result<Footprint, TrainError> {
+        let at = self.plan(Task::Step, inputs)?;
+        Ok(self.plans[at].footprint)
+    }
+
+    /// Names, kernels and operators of the steps of a training step.
+    ///
+    /// # Errors
+    /// As [`Trainer::footprint`].
+    pub fn steps(&mut self, inputs: &[(DType, Vec<usize>)]) -> Result<Vec<crate::plan::StepInfo>, TrainError> {
+        let at = self.plan(Task::Step, inputs)?;
+        Ok(self.plans[at].plan.steps())
+    }
+
+    /// Updates made so far.
+    pub fn steps_done(&self) -> u64 {
+        self.step
+    }
+
+    /// The value of a parameter.
+    ///
+    /// # Errors
+    /// [`TrainError::Unknown`].
+    pub fn parameter(&self, name: &str) -> Result<Tensor, TrainError> {
+        let trained = &self.residents[..self.recipe.trainable.len()];
+        let slot = trained.iter().find(|s| s.name == name);
+        let slot = slot.ok_or_else(|| TrainError::Unknown { what: "parameter", name: name.to_string() })?;
+        Ok(self.arena.take(slot.place.start, slot.dtype, &slot.shape)?)
+    }
+
+    /// Everything that outlives a step, by name: parameters, and under their names what the optimizer remembers. With
+    /// [`Trainer::steps_done`] it is all that a trainer needs to go on as if it had never stopped.
+    ///
+    /// # Errors
+    /// [`TrainError::Tensor`].
+    pub fn state(&self) -> Result<Vec<(String, Tensor)>, TrainError> {
+        let take = |s: &Slot| Ok((s.name.clone(), self.arena.take(s.place.start, s.dtype, &s.shape)?));
+        self.residents.iter().map(take).collect()
+    }
+
+    /// Goes back to a state. What `state` does not name stays.
+    ///
+    /// # Errors
+    /// [`TrainError::Unknown`] and [`TrainError::Batch`] when a tensor is none of this trainer's; nothing is changed then.
+    pub fn restore(&mut self, state: &[(String, Tensor)], steps_done: u64) -> Result<(), TrainError> {
+        let mut places = Vec::with_capacity(state.len());
+        for (name, t) in state {
+            let slot = self.residents.iter().find(|s| s.name == *name);
+            let slot = slot.ok_or_else(|| TrainError::Unknown { what: "parameter", name: name.clone() })?;
+            fits(name, (slot.dtype, &slot.shape), t)?;
+            places.push(slot.place.start);
+        }
+        for ((_, t), at) in state.iter().zip(places) {
+            self.arena.put(at, t)?;
+        }
+        self.step = steps_done;
+        Ok(())
+    }
+
+    /// The graph with the parameters' values now.
+    ///
+    /// # Errors
+    /// [`TrainError::Tensor`].
+    pub fn trained(&self) -> Result<Graph, TrainError> {
+        let mut graph = self.graph.clone();
+        let parameters = graph.inputs.split_off(self.own_inputs);
+        for (v, slot) in parameters.into_iter().zip(&self.residents) {
+            let t = self.arena.take(slot.place.start, slot.dtype, &slot.shape)?;
+            graph.values[v].constant = Some(Arc::new(t));
+        }
+        Ok(graph)
+    }
+
+    fn total_weight(&mut self, batch: &Batch) -> Result<f64, TrainError> {
+        if let Some(w) = &batch.weights {
+            return Ok(w.data().to_f64().iter().sum());
+        }
+        let shapes: Vec<(DType, Vec<usize>)> = batch.inputs.iter().map(|t| (t.dtype(), t.shape().to_vec())).collect();
+        // Every task has the same rows; evaluating is the cheapest to plan.
+        if let Some(made) = self.plans.iter().find(|m| m.shapes == shapes) {
+            return Ok(made.weights.as_ref().map_or(1.0, |s| s.iter().product::<usize>() as f64));
+        }
+        let at = self.plan(Task::Evaluate, &shapes)?;
+        Ok(self.plans[at].weights.as_ref().map_or(1.0, |s| s.iter().product::<usize>() as f64))
+    }
+
+    fn run(&mut self, task: Task, batch: Option<&Batch>, total: f64, rate: f32) -> Result<Vec<Tensor>, TrainError> {
+        let inputs = batch.map_or(&[][..], |b| &b.inputs);
+        let shapes: Vec<(DType, Vec<usize>)> = inputs.iter().map(|t| (t.dtype(), t.shape().to_vec())).collect();
+        let at = self.plan(task, &shapes)?;
+        let made = &mut self.plans[at];
+        let mut given: Vec<Tensor> = inputs.to_vec();
+        if let Some(batch) = batch {
+            given.extend(batch.target.clone());
+            if let Some(shape) = &made.weights {
+                let dtype = self.residents.first().map_or(DType::F32, |s| s.dtype);
+                let n: usize = shape.iter().product();
+                let weights = match &batch.weights {
+                    Some(w) => {
+                        fits("weights", (w.dtype(), shape), w)?;
+                        w.data().to_f64()
+                    }
+                    None => vec![1.0; n],
+                };
+                let total = if total == 0.0 { 1.0 } else { total };
+                let weights: Vec<f64> = weights.iter().map(|w| w / total).collect();
+                given.push(Tensor::from_f64(dtype, shape, &weights)?);
+            }
+        }
+        if matches!(task, Task::Step | Task::Apply) {
+            given.push(Tensor::f32(&[2], vec![rate, (self.step + 1) as f32])?);
+        }
+        let refs: Vec<&Tensor> = given.iter().collect();
+        let wants = made.plan.inputs();
+        if wants.len() != refs.len() {
+            let (expected, found) = (format!("{} tensors", wants.len()), format!("{}", refs.len()));
+            return Err(TrainError::Batch { what: "inputs and target".into(), expected, found });
+        }
+        Ok(made.plan.run_in(&mut self.arena, &refs)?)
+    }
+
+    /// The plan for a task at those shapes, made if need be; its place among the plans.
+    fn plan(&mut self, task: Task, shapes: &[(DType, Vec<usize>)]) -> Result<usize, TrainError> {
+        if let Some(i) = self.plans.iter().position(|m| m.task == task && m.shapes == shapes) {
+            return Ok(i);
+        }
+        let made = self.make(task, shapes)?;
+        if self.plans.len() == PLANS {
+            self.plans.remove(0);
+        }
+        self.plans.push(made);
+        Ok(self.plans.len() - 1)
+    }
+
+    fn make(&self, task: Task, shapes: &[(DType, Vec<usize>)]) -> Result<Made, TrainError> {
+        let options =
+            RunOptions { reference: self.options.reference, pool: self.options.pool.clone(), ..RunOptions::default() };
+        let mut built = self.build(task, shapes, &options)?;
+        let plan = |tape: &Tape, residents: &[Resident]| {
+            let graph = tape.graph();
+            let inputs: Vec<Fact> =
+                graph.inputs.iter().map(|&v| Fact { value: None, ..tape.fact(v).clone() }).collect();
+            Plan::with_residents(graph, &inputs, residents, &options)
+        };
+        let footprint = |plan: &Plan, recomputed: usize| Footprint {
+            arena: plan.arena_bytes(),
+            resident: self.resident_bytes,
+            weights: plan.weight_bytes(),
+            recomputed,
+        };
+        let mut made = plan(&built.tape, &built.residents)?;
+        let mut taken = footprint(&made, 0);
+        if let Some(may) = self.recipe.max_bytes
+            && taken.total() > may
+        {
+            // What the steps themselves take beyond activations (scratch, fragmentation) is known from the first plan.
+            let fixed = taken.weights + self.resident_bytes;
+            let mut target = may.saturating_sub(fixed);
+            for _ in 0..recompute::ATTEMPTS {
+                let Some(chosen) = recompute::choose(&built.tape, built.forward, &built.pinned, target) else { break };
+                let tape = recompute::apply(&built.tape, built.forward, &chosen);
+                let tried = plan(&tape, &built.residents)?;
+                let now = footprint(&tried, chosen.len());
+                if now.total() < taken.total() {
+                    (made, taken) = (tried, now);
+                }
+                if taken.total() <= may {
+                    break;
+                }
+                target = target.saturating_sub((now.total().saturating_sub(may)).max(target / 16));
+            }
+            if taken.total() > may {
+                return Err(TrainError::Memory {
+                    needs: taken.total(),
+                    may,
+                    parameters: self.resident_bytes,
+                    weights: taken.weights,
+                });
+            }
+        }
+        Ok(Made { task, shapes: shapes.to_vec(), plan: made, footprint: taken, weights: built.weights.take() })
+    }
+
+    /// The graph of a task.
+    fn build(&self, task: Task, shapes: &[(DType, Vec<usize>)], options: &RunOptions) -> Result<Built, TrainError> {
+        let trainable = self.recipe.trainable.len();
+        let parameters = &self.residents[..trainable];
+        let mut tape;
+        let (mut loss, mut weights, mut forward) = (None, None, 0);
+        let mut seed = None;
+        let leaves: Vec<ValueId>;
+        if task == Task::Apply {
+            let mut graph = Graph::default();
+            let mut facts = Vec::new();
+            for slot in parameters {
+                let v = graph.add_value(&slot.name, None, None);
+                graph.inputs.push(v);
+                facts.push(Fact::new(slot.dtype, slot.shape.clone()));
+            }
+            leaves = graph.inputs.clone();
+            tape = Tape::new(Concrete { graph, facts });
+        } else {
+            if shapes.len() != self.own_inputs {
+                let (expected, found) = (format!("{} tensors", self.own_inputs), format!("{}", shapes.len()));
+                return Err(TrainError::Batch { what: "inputs".into(), expected, found });
+            }
+            let mut facts: Vec<Fact> = shapes.iter().map(|(t, s)| Fact::new(*t, s.clone())).collect();
+            facts.extend(parameters.iter().map(|s| Fact::new(s.dtype, s.shape.clone())));
+            let mut graph = self.graph.clone();
+            let output = graph.values.iter().position(|v| v.name == self.recipe.output);
+            graph.outputs = output.into_iter().collect();
+            graph.prune();
+            let concrete = Concrete::new(&graph, &facts, options)?;
+            let output = concrete.graph.outputs.first().copied();
+            let output =
+                output.ok_or_else(|| TrainError::Unknown { what: "value", name: self.recipe.output.clone() })?;
+            leaves = concrete.graph.inputs[self.own_inputs..].to_vec();
+            tape = Tape::new(concrete);
+            let placed = self.recipe.objective.place(&mut tape, output)?;
+            weights = placed.weight.map(|v| tape.shape(v).to_vec());
+            loss = placed.loss;
+            seed = Some(placed.seed);
+            forward = tape.graph().nodes.len();
+        }
+        // States and accumulated gradients are inputs of every plan, so that all have the same residents.
+        let mut others = Vec::with_capacity(self.residents.len() - trainable);
+        for slot in &self.residents[trainable..] {
+            others.push(tape.input(&slot.name, slot.dtype, &slot.shape));
+        }
+        let now = match task {
+            Task::Step | Task::Apply => Some(tape.input("now", DType::F32, &[2])),
+            _ => None,
+        };
+        let mut next: Vec<Option<ValueId>> = vec![None; self.residents.len()];
+        let mut gradients: BTreeMap<ValueId, ValueId> = BTreeMap::new();
+        let at_once = task == Task::Step && self.recipe.clip.is_none();
+        let update = Update { trainer: self, leaves: &leaves, others: &others, now };
+        match (task, seed) {
+            (Task::Apply, _) => {
+                let held = &others[others.len() - trainable..];
+                gradients = leaves.iter().copied().zip(held.iter().copied()).collect();
+            }
+            (Task::Evaluate, _) | (_, None) => {}
+            (_, Some(seed)) => differentiate(&mut tape, &[seed], &leaves, &mut |tape, leaf, g| {
+                let i = leaves.iter().position(|&v| v == leaf).unwrap_or(0);
+                if at_once {
+                    update.add(tape, i, g, None, &mut next)?;
+                } else if task == Task::Accumulate {
+                    let at = self.residents.len() - trainable + i;
+                    let attrs = Attrs::of([]);
+                    let held = others[at - trainable];
+                    next[at] = Some(tape.one(&optimizer::ACCUMULATE, attrs, &[Some(held), Some(g)])?);
+                }
+                gradients.insert(leaf, g);
+                Ok(())
+            })?,
+        }
+        if task != Task::Evaluate
+            && let Some(i) = leaves.iter().position(|v| !gradients.contains_key(v))
+        {
+            return Err(TrainError::Untouched(self.recipe.trainable[i].clone()));
+        }
+        tape.enter("update");
+        let mut outputs = Vec::new();
+        let nan = tape.scalar(DType::F32, f64::NAN)?;
+        outputs.push(loss.unwrap_or(nan));
+        if matches!(task, Task::Step | Task::Apply) && !at_once {
+            let factor = match self.recipe.clip {
+                Some(most) => {
+                    let (norm, factor) = clipping(&mut tape, gradients.values().copied(), most)?;
+                    outputs.push(norm);
+                    Some(factor)
+                }
+                None => None,
+            };
+            for (i, leaf) in leaves.iter().enumerate() {
+                update.add(&mut tape, i, gradients[leaf], factor, &mut next)?;
+            }
+        }
+        if task == Task::Apply {
+            for i in self.residents.len() - trainable..self.residents.len() {
+                let held = others[i - trainable];
+                next[i] = Some(tape.one(&optimizer::CLEAR, Attrs::of([]), &[Some(held)])?);
+            }
+        }
+        if task == Task::Gradients {
+            outputs.extend(leaves.iter().map(|leaf| gradients[leaf]));
+        }
+        let mut residents = Vec::with_capacity(self.residents.len());
+        let input_of = |v: ValueId, tape: &Tape| tape.graph().inputs.iter().position(|&i| i == v).unwrap_or(0);
+        for (v, next) in leaves.iter().chain(&others).zip(next) {
+            let input = input_of(*v, &tape);
+            let next = next.map(|next| {
+                outputs.push(next);
+                outputs.len() - 1
+            });
+            residents.push(Resident { input, next });
+        }
+        let pinned: BTreeSet<ValueId> = outputs.iter().copied().collect();
+        tape.set_outputs(outputs);
+        Ok(Built { tape, residents, weights, forward, pinned })
+    }
+}
+
+struct Built {
+    tape: Tape,
+    residents: Vec<Resident>,
+    weights: Option<Vec<usize>>,
+    /// Nodes before this one are the forward part.
+    forward: usize,
+    /// Values that are results.
+    pinned: BTreeSet<ValueId>,
+}
+
+/// Makes update nodes.
+struct Update<'a> {
+    trainer: &'a Trainer,
+    leaves: &'a [ValueId],
+    others: &'a [ValueId],
+    now: Option<ValueId>,
+}
+
+impl Update<'_> {
+    /// Of parameter `i` by gradient `g`.
+    fn add(
+        &self,
+        tape: &mut Tape,
+        i: usize,
+        g: ValueId,
+        factor: Option<ValueId>,
+        next: &mut [Option<ValueId>],
+    ) -> Result<(), OpError> {
+        let Recipe { optimizer, trainable, undecayed, .. } = &self.trainer.recipe;
+        let count = |k: usize| optimizer.states(&self.trainer.residents[k].shape).len();
+        let first: usize = (0..i).map(count).sum();
+        let (op, attrs) = optimizer.operator(!undecayed.contains(&trainable[i]));
+        let mut inputs = vec![Some(self.leaves[i]), Some(g), self.now, factor];
+        inputs.extend((first..first + count(i)).map(|k| Some(self.others[k])));
+        tape.enter(&trainable[i]);
+        let made = tape.apply(op, attrs, &inputs, &vec![true; 1 + count(i)])?;
+        next[i] = made[0];
+        for (k, v) in made[1..].iter().enumerate() {
+            next[trainable.len() + first + k] = *v;
+        }
+        Ok(())
+    }
+}
+
+/// The norm of all gradients together, and the factor that brings it to at most `most`.
+fn clipping(
+    tape: &mut Tape,
+    gradients: impl Iterator<Item = ValueId>,
+    most: f32,
+) -> Result<(ValueId, ValueId), OpError> {
+    let mut total: Option<ValueId> = None;
+    for g in gradients {
+        let axes: Vec<usize> = (0..tape.shape(g).len()).collect();
+        let square = tape.reduce("ReduceSumSquare", g, &axes, false)?;
+        let square = tape.cast(square, DType::F32)?;
+        total = Some(match total {
+            Some(total) => tape.add(total, square)?,
+            None => square,
+        });
+    }
+    let total = match total {
+        Some(total) => total,
+        None => tape.scalar(DType::F32, 0.0)?,
+    };
+    let norm = tape.unary("Sqrt", total)?;
+    // As PyTorch does, so that a norm of 0 has a factor.
+    let least = tape.scalar(DType::F32, 1e-6)?;
+    let length = tape.add(norm, least)?;
+    let most = tape.scalar(DType::F32, f64::from(most))?;
+    let factor = tape.div(most, length)?;
+    let one = tape.scalar(DType::F32, 1.0)?;
+    let factor = tape.standard("Min", [], &[factor, one])?;
+    Ok((norm, factor))
+}
+
+fn report(out: &[Tensor]) -> StepReport {
+    let number = |i: usize| out.get(i).and_then(|t| t.data().to_f64().first().map(|&v| v as f32));
+    StepReport { loss: number(0).unwrap_or(f32::NAN), norm: number(1) }
+}
+
+fn fits(what: &str, (dtype, shape): (DType, &[usize]), t: &Tensor) -> Result<(), TrainError> {
+    if t.dtype() == dtype && t.shape() == shape {
+        return Ok(());
+    }
+    let (expected, found) = (format!("{dtype} {shape:?}"), format!("{} {:?}", t.dtype(), t.shape()));
+    Err(TrainError::Batch { what: what.to_string(), expected, found })
+}
+
+/// The graph with those constants as inputs after its own, and their values.
+fn with_parameters(graph: &Graph, names: &[String]) -> Result<(Graph, Vec<Tensor>), TrainError> {
+    let mut graph = graph.clone();
+    let mut values = Vec::with_capacity(names.len());
+    for name in names {
+        let unknown = || TrainError::Unknown { what: "constant", name: name.clone() };
+        let v = graph.values.iter().position(|v| v.name == *name).ok_or_else(unknown)?;
+        let t = graph.values[v].constant.take().ok_or_else(unknown)?;
+        if !matches!(t.dtype(), DType::F32 | DType::F64) {
+            return Err(TrainError::NotFloat { name: name.clone(), dtype: t.dtype() });
+        }
+        graph.inputs.push(v);
+        values.push(Arc::unwrap_or_clone(t));
+    }
+    Ok((graph, values))
+}

@@ -1,0 +1,447 @@
+//! Gradients and steps against PyTorch (`testdata/record.py`), and the promises of the trainer.
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::*;
+use crate::bundle::npz::read_npz;
+use crate::import::{Limits, from_onnx};
+
+#[derive(serde::Deserialize)]
+struct Case {
+    name: String,
+    model: String,
+    output: String,
+    objective: String,
+    clip: Option<f32>,
+    inputs: Vec<String>,
+    filled: Vec<String>,
+    loss: f64,
+    gradients: BTreeMap<String, Vec<f64>>,
+    steps: BTreeMap<String, Steps>,
+}
+
+#[derive(serde::Deserialize)]
+struct Steps {
+    losses: Vec<f64>,
+    norms: Vec<f64>,
+    after: BTreeMap<String, Vec<f64>>,
+}
+
+struct Archive(Vec<(String, Tensor)>);
+
+impl Archive {
+    fn read() -> Archive {
+        Archive(read_npz(include_bytes!("testdata/gradients.npz")).unwrap())
+    }
+
+    fn tensor(&self, name: &str) -> Option<Tensor> {
+        self.0.iter().find(|(n, _)| n == name).map(|(_, t)| t.clone())
+    }
+
+    fn bytes(&self, name: &str) -> Vec<u8> {
+        match self.tensor(name).map(Tensor::into_data) {
+            Some(crate::tensor::Data::U8(v)) => v,
+            _ => panic!("the archive has no bytes named {name}"),
+        }
+    }
+
+    fn cases(&self) -> Vec<Case> {
+        serde_json::from_slice(&self.bytes("index")).unwrap()
+    }
+
+    fn case(&self, name: &str) -> Case {
+        self.cases().into_iter().find(|c| c.name == name).unwrap()
+    }
+
+    /// The graph with its weights.
+    fn graph(&self, case: &Case) -> Graph {
+        let bytes = match case.model.contains('/') {
+            true => std::fs::read(format!("{}/../{}", env!("CARGO_MANIFEST_DIR"), case.model)).unwrap(),
+            false => self.bytes(&case.model),
+        };
+        let (mut graph, _) = from_onnx(&bytes, &Limits::default()).unwrap();
+        for v in std::mem::take(&mut graph.inputs) {
+            let value = &mut graph.values[v];
+            if !case.filled.contains(&value.name) {
+                graph.inputs.push(v);
+                continue;
+            }
+            let shape = value.declared.as_ref().and_then(|d| d.shape.clone()).unwrap();
+            let shape: Vec<usize> = shape.iter().map(|d| d.known().unwrap()).collect();
+            value.constant = Some(Arc::new(weight(&value.name, &shape)));
+        }
+        graph
+    }
+
+    fn batch(&self, case: &Case, graph: &Graph) -> Batch {
+        let input = |&v: &ValueId| {
+            let name = &graph.values[v].name;
+            assert!(case.inputs.contains(name));
+            self.tensor(&format!("{}/{name}", case.name)).unwrap()
+        };
+        Batch {
+            inputs: graph.inputs.iter().map(input).collect(),
+            target: self.tensor(&format!("{}/~target", case.name)),
+            weights: self.tensor(&format!("{}/~weights", case.name)),
+        }
+    }
+}
+
+/// `n` numbers in -1..1, by the recipe's rule of `name`.
+fn numbers(name: &str, n: usize) -> Vec<f64> {
+    let mut s = name.bytes().fold(7u64, |s, b| s.wrapping_mul(31).wrapping_add(u64::from(b)));
+    (0..n)
+        .map(|_| {
+            s = s.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (s >> 11) as f64 / (1u64 << 52) as f64 - 1.0
+        })
+        .collect()
+}
+
+/// The recipe's weights.
+fn weight(name: &str, shape: &[usize]) -> Tensor {
+    let mut v = numbers(name, shape.iter().product());
+    if shape.len() > 1 {
+        let fan: usize = shape[1..].iter().product();
+        v.iter_mut().for_each(|v| *v *= (3.0 / fan as f64).sqrt());
+    } else if name.contains("scale") || name.contains("var") {
+        v.iter_mut().for_each(|v| *v = 1.0 + 0.3 * *v);
+    } else {
+        v.iter_mut().for_each(|v| *v *= 0.1);
+    }
+    Tensor::from_f64(DType::F32, shape, &v).unwrap()
+}
+
+fn objective(name: &str) -> Objective {
+    match name {
+        "CrossEntropy" => Objective::CrossEntropy,
+        "Labels" => Objective::Labels,
+        "BinaryCrossEntropy" => Objective::BinaryCrossEntropy,
+        "MeanSquared" => Objective::MeanSquared,
+        "Cosine" => Objective::Cosine,
+        "Contrastive" => Objective::Contrastive { temperature: 0.1 },
+        other => panic!("{other}"),
+    }
+}
+
+fn recipe(case: &Case) -> Recipe {
+    Recipe {
+        output: case.output.clone(),
+        objective: objective(&case.objective),
+        trainable: case.gradients.keys().cloned().collect(),
+        undecayed: Vec::new(),
+        optimizer: Optimizer::ADAMW,
+        clip: None,
+        accumulate: false,
+        max_bytes: None,
+    }
+}
+
+fn trainer(archive: &Archive, case: &Case, change: impl FnOnce(&mut Recipe)) -> (Trainer, Batch) {
+    let graph = archive.graph(case);
+    let batch = archive.batch(case, &graph);
+    let mut recipe = recipe(case);
+    change(&mut recipe);
+    (Trainer::new(&graph, recipe, TrainOptions::default()).unwrap(), batch)
+}
+
+/// What differs from the recorded norm and products with two tensors, relative to the norm or to `floor`, if that is more:
+/// some gradients are 0 by symmetry and all rounding.
+fn differs(name: &str, want: &[f64], t: &Tensor, allowed: f64, floor: f64) -> Option<String> {
+    let v = t.data().to_f64();
+    let norm = v.iter().map(|v| v * v).sum::<f64>().sqrt();
+    let product = |k: usize| numbers(&format!("{name}:{k}"), v.len()).iter().zip(&v).map(|(a, b)| a * b).sum::<f64>();
+    let got = [norm, product(0), product(1)];
+    // A difference e has products of about |e| / √3 with numbers in -1..1.
+    let worst = got.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0f64, f64::max) / want[0].max(floor);
+    (worst > allowed || worst.is_nan()).then(|| format!("{name} is off by {worst:e} of its norm {:e}", want[0]))
+}
+
+#[test]
+fn gradients_of_whole_models_are_those_of_pytorch() {
+    let archive = Archive::read();
+    let mut wrong = Vec::new();
+    for case in archive.cases() {
+        let (mut trainer, batch) = trainer(&archive, &case, |_| {});
+        let (loss, gradients) = match trainer.gradients(&batch) {
+            Ok(found) => found,
+            Err(e) => {
+                wrong.push(format!("{}: {e}", case.name));
+                continue;
+            }
+        };
+        if (f64::from(loss) - case.loss).abs() > 1e-5 * case.loss.abs().max(1.0) {
+            wrong.push(format!("{}: loss {loss}, recorded {}", case.name, case.loss));
+        }
+        let floor = 1e-3 * case.gradients.values().map(|v| v[0]).fold(0f64, f64::max);
+        for ((name, want), g) in case.gradients.iter().zip(&gradients) {
+            wrong.extend(differs(name, want, g, 1e-4, floor).map(|w| format!("{}: {w}", case.name)));
+        }
+    }
+    assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn steps_of_every_optimizer_are_those_of_pytorch() {
+    let archive = Archive::read();
+    let mut wrong = Vec::new();
+    for case in archive.cases() {
+        for (optimizer, steps) in &case.steps {
+            let (optimizer, rate) = match &optimizer[..] {
+                "sgd" => (Optimizer::Sgd { momentum: 0.9, nesterov: true, weight_decay: 0.01 }, 0.05),
+                "adamw" => (Optimizer::AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.1 }, 0.01),
+                "adafactor" => {
+                    (Optimizer::Adafactor { beta2_decay: -0.8, epsilon: 1e-3, threshold: 1.0, weight_decay: 0.1 }, 0.01)
+                }
+                other => panic!("{other}"),
+            };
+            let (mut trainer, batch) = trainer(&archive, &case, |r| {
+                r.optimizer = optimizer;
+                r.clip = case.clip;
+            });
+            let name = format!("{} {optimizer:?}", case.name);
+            for (i, want) in steps.losses.iter().enumerate() {
+                let report = trainer.step(std::slice::from_ref(&batch), rate).unwrap();
+                if (f64::from(report.loss) - want).abs() > 1e-4 * want.abs() {
+                    wrong.push(format!("{name}: loss {i} is {}, recorded {want}", report.loss));
+                }
+                if let (Some(norm), Some(want)) = (report.norm, steps.norms.get(i))
+                    && (f64::from(norm) - want).abs() > 1e-4 * want
+                {
+                    wrong.push(format!("{name}: norm {i} is {norm}, recorded {want}"));
+                }
+            }
+            for (parameter, want) in &steps.after {
+                let t = trainer.parameter(parameter).unwrap();
+                wrong.extend(differs(parameter, want, &t, 1e-4, 1e-6).map(|w| format!("{name}: {w}")));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+fn values(trainer: &Trainer) -> Vec<(String, Tensor)> {
+    trainer.state().unwrap()
+}
+
+#[test]
+fn micro_batches_accumulate_to_the_step_of_the_whole_batch() {
+    let archive = Archive::read();
+    let case = archive.case("mlp-labels");
+    let (mut whole, batch) = trainer(&archive, &case, |_| {});
+    let (mut parts, _) = trainer(&archive, &case, |r| r.accumulate = true);
+    let rows = |t: &Tensor, from: usize, to: usize| {
+        let width = t.len() / 8;
+        let mut shape = t.shape().to_vec();
+        shape[0] = to - from;
+        Tensor::new(&shape, t.data().pick(&(from * width..to * width).collect::<Vec<_>>())).unwrap()
+    };
+    let part = |from: usize, to: usize| Batch {
+        inputs: batch.inputs.iter().map(|t| rows(t, from, to)).collect(),
+        target: batch.target.as_ref().map(|t| rows(t, from, to)),
+        weights: batch.weights.as_ref().map(|t| rows(t, from, to)),
+    };
+    for _ in 0..3 {
+        let a = whole.step(std::slice::from_ref(&batch), 0.01).unwrap();
+        let b = parts.step(&[part(0, 3), part(3, 8)], 0.01).unwrap();
+        assert!((a.loss - b.loss).abs() < 1e-5, "{a:?} {b:?}");
+    }
+    for ((name, a), (_, b)) in values(&whole).iter().zip(&values(&parts)) {
+        let (a, b) = (a.as_f32().unwrap(), b.as_f32().unwrap());
+        assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5), "{name}");
+    }
+}
+
+#[test]
+fn the_number_of_threads_does_not_change_a_bit() {
+    let archive = Archive::read();
+    let case = archive.case("transformer-full");
+    let after = |threads: usize| {
+        let graph = archive.graph(&case);
+        let batch = archive.batch(&case, &graph);
+        let options = TrainOptions { pool: Arc::new(Pool::new(threads)), reference: false };
+        let mut trainer = Trainer::new(&graph, recipe(&case), options).unwrap();
+        for _ in 0..2 {
+            trainer.step(std::slice::from_ref(&batch), 0.01).unwrap();
+        }
+        values(&trainer)
+    };
+    assert!(after(1) == after(3));
+}
+
+#[test]
+fn a_trainer_restored_from_its_state_goes_on_bit_for_bit() {
+    let archive = Archive::read();
+    let case = archive.case("mlp-cross-entropy");
+    let (mut first, batch) = trainer(&archive, &case, |_| {});
+    let step = |t: &mut Trainer| t.step(std::slice::from_ref(&batch), 0.01).unwrap();
+    for _ in 0..3 {
+        step(&mut first);
+    }
+    let (mut second, _) = trainer(&archive, &case, |_| {});
+    second.restore(&values(&first), first.steps_done()).unwrap();
+    (0..3).for_each(|_| assert_eq!(step(&mut first), step(&mut second)));
+    assert!(values(&first) == values(&second));
+}
+
+#[test]
+fn handing_in_the_gradient_of_the_output_is_the_step_of_the_loss_it_is_of() {
+    let archive = Archive::read();
+    let case = archive.case("mlp-squared");
+    let (mut by_loss, mut batch) = trainer(&archive, &case, |_| {});
+    batch.weights = None;
+    let (_, want) = by_loss.gradients(&batch).unwrap();
+    let (mut handed, _) = trainer(&archive, &case, |r| r.objective = Objective::Handed);
+    // Of the mean over 8 · 5 squares: 2 (y - t) / 40, with y as the graph computes it.
+    let mut runner = crate::plan::Runner::new(Arc::new(archive.graph(&case)), RunOptions::default());
+    let y = runner.run(&batch.inputs.iter().collect::<Vec<_>>()).unwrap().remove(0);
+    let (y, t) = (y.as_f32().unwrap().to_vec(), batch.target.clone().unwrap());
+    let g = y.iter().zip(t.as_f32().unwrap()).map(|(y, t)| (y - t) / 20.0).collect();
+    batch.target = Some(Tensor::f32(&[8, 5], g).unwrap());
+    let (_, got) = handed.gradients(&batch).unwrap();
+    for (a, b) in want.iter().zip(&got) {
+        assert!(a.as_f32().unwrap().iter().zip(b.as_f32().unwrap()).all(|(a, b)| (a - b).abs() < 1e-6));
+    }
+}
+
+#[test]
+fn a_step_fits_into_less_by_computing_again_to_the_same_bits_or_is_refused_with_both_figures() {
+    let archive = Archive::read();
+    let case = archive.case("transformer-full");
+    let (mut free, batch) = trainer(&archive, &case, |_| {});
+    let shapes: Vec<(DType, Vec<usize>)> = batch.inputs.iter().map(|t| (t.dtype(), t.shape().to_vec())).collect();
+    let all = free.footprint(&shapes).unwrap();
+    let moving = all.arena - all.resident;
+    let may = all.total() - moving / 6;
+    let (mut tight, _) = trainer(&archive, &case, |r| r.max_bytes = Some(may));
+    let less = tight.footprint(&shapes).unwrap();
+    assert!(less.total() <= may && less.recomputed > 0, "{less:?} of {all:?}");
+    for _ in 0..2 {
+        let step = |t: &mut Trainer| t.step(std::slice::from_ref(&batch), 0.01).unwrap();
+        assert_eq!(step(&mut free), step(&mut tight));
+    }
+    assert!(values(&free) == values(&tight));
+    let (mut none, _) = trainer(&archive, &case, |r| r.max_bytes = Some(all.resident + all.weights));
+    match none.footprint(&shapes) {
+        Err(TrainError::Memory { needs, may, .. }) => assert!(needs > may && may == all.resident + all.weights),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_operator_without_a_gradient_on_the_way_is_named_with_what_avoids_it() {
+    let archive = Archive::read();
+    let case = archive.case("mlp-squared");
+    let mut graph = archive.graph(&case);
+    let y = graph.outputs[0];
+    let made = graph.add_value("turned", None, None);
+    let op = crate::graph::Op::Own(crate::ops::find("", "CumProd").unwrap(), Arc::new(Attrs::of([])));
+    let axis = graph.add_value("axis", None, Some(Arc::new(Tensor::i64(&[], vec![1]).unwrap())));
+    let inputs = vec![Some(y), Some(axis)];
+    graph.nodes.push(crate::graph::Node { name: "products".into(), op, inputs, outputs: vec![Some(made)] });
+    graph.outputs = vec![made];
+    let batch = archive.batch(&case, &graph);
+    let recipe = Recipe { output: "turned".into(), ..recipe(&case) };
+    let mut trainer = Trainer::new(&graph, recipe, TrainOptions::default()).unwrap();
+    let e = trainer.gradients(&batch).unwrap_err().to_string();
+    assert!(e.contains("products") && e.contains("CumProd") && e.contains("--scope head"), "{e}");
+}
+
+/// The case's graph with every matrix of its products as int8 codes, a scale a column, behind `DequantizeLinear`; or with
+/// what those stand for.
+fn quantised(archive: &Archive, case: &Case, codes: bool) -> Graph {
+    let mut graph = archive.graph(case);
+    let mut made = Vec::new();
+    for v in 0..graph.values.len() {
+        let name = graph.values[v].name.clone();
+        let Some(t) = graph.values[v].constant.clone().filter(|_| name.ends_with(".w") && name != "head.w") else {
+            continue;
+        };
+        let &[_, n] = t.shape() else { panic!("{name}") };
+        let w = t.as_f32().unwrap();
+        let most = |j: usize| w.iter().skip(j).step_by(n).fold(0f32, |m, v| m.max(v.abs()));
+        let scale: Vec<f32> = (0..n).map(|j| most(j) / 127.0).collect();
+        let q: Vec<i8> = w.iter().enumerate().map(|(i, v)| (v / scale[i % n]).round() as i8).collect();
+        if !codes {
+            let plain = q.iter().enumerate().map(|(i, &q)| f32::from(q) * scale[i % n]).collect();
+            graph.values[v].constant = Some(Arc::new(Tensor::f32(t.shape(), plain).unwrap()));
+            continue;
+        }
+        graph.values[v].constant = None;
+        let q = Tensor::new(t.shape(), crate::tensor::Data::I8(q)).unwrap();
+        let q = graph.add_value(&format!("{name}.q"), None, Some(Arc::new(q)));
+        let scale = Tensor::f32(&[n], scale).unwrap();
+        let scale = graph.add_value(&format!("{name}.s"), None, Some(Arc::new(scale)));
+        let attrs = Attrs::of([("axis", crate::ops::Attr::Int(1))]);
+        let op = crate::graph::Op::Own(crate::ops::find("", "DequantizeLinear").unwrap(), Arc::new(attrs));
+        let inputs = vec![Some(q), Some(scale)];
+        made.push(crate::graph::Node { name: format!("dequantise {name}"), op, inputs, outputs: vec![Some(v)] });
+    }
+    graph.nodes.splice(0..0, made);
+    graph
+}
+
+#[test]
+fn gradients_through_frozen_int8_weights_are_those_through_what_they_stand_for_and_the_codes_stay() {
+    let archive = Archive::read();
+    let case = archive.case("transformer-lora");
+    let batch = archive.batch(&case, &archive.graph(&case));
+    let shapes: Vec<(DType, Vec<usize>)> = batch.inputs.iter().map(|t| (t.dtype(), t.shape().to_vec())).collect();
+    let run = |codes: bool| {
+        let graph = quantised(&archive, &case, codes);
+        let mut trainer = Trainer::new(&graph, recipe(&case), TrainOptions::default()).unwrap();
+        let gradients = trainer.gradients(&batch).unwrap().1;
+        (gradients, trainer.footprint(&shapes).unwrap().weights, trainer.steps(&shapes).unwrap())
+    };
+    let (plain, plain_bytes, _) = run(false);
+    let (coded, coded_bytes, steps) = run(true);
+    for ((name, _), (a, b)) in case.gradients.iter().zip(plain.iter().zip(&coded)) {
+        let (a, b) = (a.as_f32().unwrap(), b.as_f32().unwrap());
+        let norm = a.iter().map(|v| v * v).sum::<f32>().sqrt();
+        let off = a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f32>().sqrt();
+        assert!(off <= 1e-5 * norm, "{name}: {off} of {norm}");
+    }
+    // Forward and backward: twice the codes, where floats were. Before the first three products there is nothing to train.
+    assert!(coded_bytes * 2 < plain_bytes, "{coded_bytes} of {plain_bytes}");
+    let backward = steps.iter().filter(|s| s.op == "FusedMatMul" && s.kernel == "gemm-f32w8").count();
+    assert!(backward >= 9, "{backward} products with codes in the backward part");
+    assert!(steps.iter().all(|s| s.op != "DequantizeLinear"), "a weight was dequantised");
+}
+
+#[test]
+fn rounding_of_activations_passes_gradients_where_it_does_not_saturate() {
+    let mut graph = Graph::default();
+    let value = |graph: &mut Graph, name: &str, t: Option<Tensor>| graph.add_value(name, None, t.map(Arc::new));
+    let x = value(&mut graph, "x", None);
+    let w = value(&mut graph, "w", Some(Tensor::f32(&[4], vec![0.3, -0.7, 5.0, -5.0]).unwrap()));
+    let scale = value(&mut graph, "scale", Some(Tensor::f32(&[], vec![0.01]).unwrap()));
+    let zero = value(&mut graph, "zero", Some(Tensor::new(&[], crate::tensor::Data::I8(vec![3])).unwrap()));
+    let [product, codes, y] = ["product", "codes", "y"].map(|n| value(&mut graph, n, None));
+    for (op, inputs, made) in [
+        ("Mul", vec![x, w], product),
+        ("QuantizeLinear", vec![product, scale, zero], codes),
+        ("DequantizeLinear", vec![codes, scale, zero], y),
+    ] {
+        let own = crate::graph::Op::Own(crate::ops::find("", op).unwrap(), Arc::new(Attrs::of([])));
+        let inputs = inputs.into_iter().map(Some).collect();
+        graph.nodes.push(crate::graph::Node { name: op.into(), op: own, inputs, outputs: vec![Some(made)] });
+    }
+    (graph.inputs, graph.outputs) = (vec![x], vec![y]);
+    let recipe = Recipe {
+        output: "y".into(),
+        objective: Objective::Handed,
+        trainable: vec!["w".into()],
+        undecayed: Vec::new(),
+        optimizer: Optimizer::SGD,
+        clip: None,
+        accumulate: false,
+        max_bytes: None,
+    };
+    let x = Tensor::f32(&[1, 4], vec![1.0, 1.5, 1.0, 1.0]).unwrap();
+    let batch = Batch { inputs: vec![x], target: Some(Tensor::f32(&[1, 4], vec![1.0; 4]).unwrap()), weights: None };
+    let mut trainer = Trainer::new(&graph, recipe, TrainOptions::default()).unwrap();
+    let gradients = trainer.gradients(&batch).unwrap().1;
+    // 0.3 and -1.05 are within ±1.3, 5 and -5 are not.
+    let g = gradients[0].as_f32().unwrap();
+    assert!(g.iter().zip([1.0, 1.5, 0.0, 0.0]).all(|(a, b)| (a - b).abs() < 1e-5), "{g:?}");
+}

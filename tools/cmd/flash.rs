@@ -1,0 +1,215 @@
+//! `hone flash`: firmware onto a pad, done when the pad itself says that it runs it.
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use clap::{Args, Subcommand};
+use hone_runtime::Class;
+use hone_runtime::flash::{Board, Drive, FlashError, Image, Plate, Way, find_drive, uf2};
+
+use super::pad::{digits, greet, version};
+use crate::exit::fail;
+use crate::machine::which;
+use crate::output;
+
+/// Looking for a pad that may not be there, or not be running.
+const SHORT: Duration = Duration::from_secs(2);
+/// From the loader to the drive.
+const DRIVE: Duration = Duration::from_secs(20);
+/// From the new firmware to its greeting.
+const BOOT: Duration = Duration::from_secs(30);
+
+/// Puts firmware onto a board.
+#[derive(Args)]
+pub(crate) struct Flash {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// A pad's firmware: checks it against the board, writes it, and waits until the pad greets with its version and digest.
+    Pad(FlashPad),
+}
+
+#[derive(Args)]
+struct FlashPad {
+    /// pico, pico2, stm32f103, nrf52840, esp32c3.
+    #[arg(long)]
+    board: String,
+    /// An ELF or UF2 file, or `built-in`.
+    firmware: String,
+    /// The pad as `hone listen --pad` takes it, before and after.
+    #[arg(long, default_value = "auto")]
+    pad: String,
+    /// Where the board is mounted as a drive, if it is not to be looked for.
+    #[arg(long, value_name = "DIR")]
+    drive: Option<PathBuf>,
+    /// Flash although the pad still holds presses, which another version may not be able to read.
+    #[arg(long)]
+    force: bool,
+    /// Say what would be done.
+    #[arg(long)]
+    dry_run: bool,
+    /// Leave it at the bytes: do not wait for the pad to greet. The exit code then says nothing about what it runs.
+    #[arg(long)]
+    no_wait: bool,
+    /// The state directory, for the pad's key.
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+}
+
+impl Flash {
+    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+        let What::Pad(pad) = self.what;
+        pad.run()
+    }
+}
+
+impl FlashPad {
+    fn run(self) -> anyhow::Result<ExitCode> {
+        let board = Board::named(&self.board)?;
+        let image = Image::parse(&self.firmware()?)?;
+        let plate = board.accepts(&image)?;
+        let (start, end) = image.range();
+        output::say(format!(
+            "{} {} ({} bytes at {start:#x}) for {}",
+            version(plate.version),
+            digits(&plate.digest),
+            end - start,
+            board.title
+        ));
+        let running = self.before(&plate)?;
+        if self.dry_run {
+            let how = match board.way {
+                Way::Uf2 { .. } => match find_drive(board, self.drive.as_deref(), Drive::mounted()) {
+                    Ok(drive) => format!("copied to {}", drive.path.display()),
+                    Err(FlashError::NoDrive { .. }) => "copied to its drive, which is not there yet".into(),
+                    Err(error) => return Err(error.into()),
+                },
+                Way::Tool { command, .. } => format!("given to `{}`", command.join(" ")),
+            };
+            output::line(format!("would be {how}; nothing was done"))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        match board.way {
+            Way::Uf2 { family, .. } => {
+                let drive = self.find(board, running)?;
+                drive.write(&uf2::write(&image, family))?;
+                output::say(format!("written to {}", drive.path.display()));
+            }
+            Way::Tool { command, install } => self.call(board, command, install)?,
+        }
+        if self.no_wait {
+            output::line("written; whether the pad runs it was not waited for")?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        self.after(&plate)?;
+        output::line(format!("the pad runs {} {}", version(plate.version), digits(&plate.digest)))?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn firmware(&self) -> anyhow::Result<Vec<u8>> {
+        if self.firmware == "built-in" {
+            return built_in(&self.board);
+        }
+        std::fs::read(&self.firmware)
+            .map_err(|error| fail(Class::Invalid, format!("cannot read the firmware {}: {error}", self.firmware)))
+    }
+
+    /// Looks at the pad as it is, if it runs: what it holds is not to be lost. True when it goes into its loader.
+    fn before(&self, plate: &Plate) -> anyhow::Result<bool> {
+        // A board in its loader, or a new one, does not greet; then there is nothing to lose that could be kept.
+        let Ok((guest, hello)) = greet(&self.pad, self.state.as_deref(), SHORT) else { return Ok(false) };
+        let held = hello.next.wrapping_sub(hello.first);
+        output::say(format!("the pad runs {} {}", version(hello.firmware), digits(&hello.firmware_hash)));
+        if held > 0 && !self.force {
+            return Err(fail(
+                Class::TryAgain,
+                format!(
+                    "the pad still holds {held} events that {} may not be able to read; let `hone listen` fetch them first, or \
+                     say --force",
+                    version(plate.version)
+                ),
+            ));
+        }
+        if self.dry_run {
+            return Ok(true);
+        }
+        if let Err(error) = guest.reboot_to_loader() {
+            output::say(format!("it does not go into its loader by itself ({error}); use its button"));
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    fn find(&self, board: &'static Board, coming: bool) -> Result<Drive, FlashError> {
+        let end = Instant::now() + DRIVE;
+        loop {
+            match find_drive(board, self.drive.as_deref(), Drive::mounted()) {
+                Err(FlashError::NoDrive { .. }) if coming && Instant::now() < end => {
+                    std::thread::sleep(Duration::from_millis(200));
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn call(
+        &self,
+        board: &'static Board,
+        command: &'static [&'static str],
+        install: &'static str,
+    ) -> anyhow::Result<()> {
+        let (Some((program, arguments)), true) = (command.split_first(), self.firmware != "built-in") else {
+            return Err(fail(Class::Usage, format!("{} is flashed from a file", board.title)));
+        };
+        if which(program).is_none() {
+            return Err(FlashError::NoTool { title: board.title, tools: program, install }.into());
+        }
+        let arguments = arguments.iter().map(|a| if *a == "{}" { self.firmware.as_str() } else { a });
+        let status = Command::new(program).args(arguments).status()?;
+        if !status.success() {
+            return Err(fail(Class::Device, format!("{program} ended with {status}")));
+        }
+        Ok(())
+    }
+
+    /// Waits for the greeting of what was flashed.
+    fn after(&self, plate: &Plate) -> anyhow::Result<()> {
+        let end = Instant::now() + BOOT;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let (_guest, hello) = greet(&self.pad, self.state.as_deref(), left)?;
+            let runs = (hello.firmware, hello.firmware_hash);
+            if runs == (plate.version, plate.digest) {
+                return Ok(());
+            }
+            if Instant::now() + SHORT > end {
+                let runs = format!("{} {}", version(runs.0), digits(&runs.1));
+                return Err(fail(Class::Device, format!("the pad greets, but it runs {runs}, not what was flashed")));
+            }
+            std::thread::sleep(SHORT / 4);
+        }
+    }
+}
+
+#[cfg(feature = "firmware")]
+fn built_in(board: &str) -> anyhow::Result<Vec<u8>> {
+    const PICO: &[u8] = include_bytes!(concat!(env!("HONE_FIRMWARE"), "/pico.elf"));
+    match board {
+        "pico" => Ok(PICO.to_vec()),
+        _ => Err(fail(Class::Usage, format!("no firmware for {board} is built in; name a file"))),
+    }
+}
+
+#[cfg(not(feature = "firmware"))]
+fn built_in(board: &str) -> anyhow::Result<Vec<u8>> {
+    Err(fail(
+        Class::Unsupported,
+        format!(
+            "no firmware is built into this program; `cargo xtask boards --board {board}` makes it, or build with \
+             `HONE_FIRMWARE=DIR cargo build --features firmware`"
+        ),
+    ))
+}
