@@ -610,18 +610,7 @@ mod generic {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn noise(n: usize, seed: u32) -> Vec<f32> {
-        let mut s = seed.wrapping_mul(2_654_435_761) | 1;
-        (0..n)
-            .map(|_| {
-                s ^= s << 13;
-                s ^= s >> 17;
-                s ^= s << 5;
-                (s >> 8) as f32 / (1 << 23) as f32 - 1.0
-            })
-            .collect()
-    }
+    use crate::nhwc::tests::noise;
 
     #[test]
     fn every_kernel_agrees_with_the_formula_at_every_tile_edge_and_writes_nothing_else() {
