@@ -4,6 +4,7 @@ use hone_kernels::epilogue::{Activation, Epilogue};
 use hone_kernels::gemm::{self, Packed};
 use hone_kernels::nhwc;
 
+use super::lower::Operands;
 use super::{Conv, FUSED_CONV, activation};
 use crate::ops::internal::{DOMAIN, first, reference_last, shape_last};
 use crate::ops::{Attrs, OpDef, OpError};
@@ -35,17 +36,11 @@ fn lower(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
     let conv = Conv::of(l.attrs, &first(l.shape(0)?), l.shape(1)?, if l.has(2) { Some(l.shape(2)?) } else { None })?;
     let Some(window) = window(&conv) else { return Ok(None) };
     let Some(weights) = Weights::of(&conv, window.taps(), &weight)? else { return Ok(None) };
-    let mut reads = vec![0];
-    let mut read = |i: usize| {
-        l.has(i).then(|| {
-            reads.push(i);
-            reads.len() - 1
-        })
-    };
-    let (bias, residual) = (read(2), read(3));
+    let mut operands = Operands::new(l);
+    let (bias, residual) = (operands.read(2), operands.read(3));
     let bytes = weights.bytes();
     let kernel = Last { conv, window, weights, bias, residual, activation: activation(l.attrs)? };
-    Ok(Some(Lowered::new(kernel, reads).with_weights(bytes)))
+    Ok(Some(Lowered::new(kernel, operands.reads).with_weights(bytes)))
 }
 
 /// Weights as the kernels read them.

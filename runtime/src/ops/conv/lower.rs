@@ -72,19 +72,19 @@ pub(super) fn conv_transpose(l: &Lowering<'_>) -> Result<Option<Lowered>, OpErro
 }
 
 /// Collects what a kernel reads while it runs.
-struct Operands<'l> {
+pub(super) struct Operands<'l> {
     l: &'l Lowering<'l>,
-    reads: Vec<usize>,
+    pub(super) reads: Vec<usize>,
 }
 
 impl<'l> Operands<'l> {
     /// The input `X`, always the first.
-    fn new(l: &'l Lowering<'_>) -> Operands<'l> {
+    pub(super) fn new(l: &'l Lowering<'_>) -> Operands<'l> {
         Operands { l, reads: vec![0] }
     }
 
     /// Reads input `i` too, if it is given: its position among the operands.
-    fn read(&mut self, i: usize) -> Option<usize> {
+    pub(super) fn read(&mut self, i: usize) -> Option<usize> {
         self.l.has(i).then(|| {
             self.reads.push(i);
             self.reads.len() - 1
