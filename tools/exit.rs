@@ -44,6 +44,7 @@ pub(crate) fn code_of(error: &anyhow::Error) -> u8 {
             hone_runtime::model::ModelError,
             hone_runtime::session::SessionError,
             hone_runtime::state::StateError,
+            hone_runtime::trial::WorldError,
         );
     }
     Class::Failed.exit_code()

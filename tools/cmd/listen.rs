@@ -190,6 +190,9 @@ fn as_text(app: &App, what: &Happening<'_>) -> Option<String> {
             format!("press {} heard: {outcome:?}", id.0).to_lowercase()
         }
         Happening::Learned(Learned::Undone { id }) => format!("press {} taken back", id.0),
+        Happening::Learned(Learned::Contradicted { .. }) => {
+            "these presses contradict each other; hold a button to confirm, or correct the answer".to_string()
+        }
         Happening::Learned(Learned::Decided { decision, changed }) => match changed {
             Some(Some(id)) => format!("adapter {id} is in use: {}", decision.reason),
             Some(None) => format!("the factory head is back: {}", decision.reason),
@@ -216,6 +219,7 @@ fn as_json(app: &App, what: &Happening<'_>) -> Option<Value> {
             json!({"event": "press", "press_id": id.0, "outcome": format!("{outcome:?}").to_lowercase()})
         }
         Happening::Learned(Learned::Undone { id }) => json!({"event": "undone", "press_id": id.0}),
+        Happening::Learned(Learned::Contradicted { gain }) => json!({"event": "contradicted", "gain": gain}),
         Happening::Learned(Learned::Decided { decision, changed }) => json!({
             "event": "decided", "action": format!("{:?}", decision.action).to_lowercase(), "reason": decision.reason,
             "adapter": changed.as_ref().map(|c| c.as_ref().map_or("factory", |a| a.as_str())),

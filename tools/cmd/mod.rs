@@ -6,6 +6,7 @@ use hone_runtime::learn::Mode;
 
 mod adapter;
 mod bench;
+mod bench_feedback;
 mod check;
 mod completions;
 mod config;

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use clap::Args;
 use hone_runtime::Class;
-use hone_runtime::app::{App, Learned};
+use hone_runtime::app::{App, Learned, learner_config};
 use hone_runtime::bundle::Bundle;
 use hone_runtime::learn::{Action, OBJECTIVES};
 use hone_runtime::model::Model;
@@ -24,9 +24,9 @@ pub(crate) struct Tune {
     /// The state directory; $STATE_DIRECTORY or the XDG state directory if not given.
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
-    /// The objective.
-    #[arg(long, default_value = "posterior")]
-    objective: String,
+    /// The objective; the recipe's, or `posterior`, if not given.
+    #[arg(long)]
+    objective: Option<String>,
     /// What is trained.
     #[arg(long, default_value = "head")]
     scope: String,
@@ -57,11 +57,13 @@ struct Document {
 
 impl Tune {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
-        if !OBJECTIVES.iter().any(|o| o.name == self.objective) {
+        if let Some(name) = &self.objective
+            && !OBJECTIVES.iter().any(|o| o.name == name)
+        {
             let known: Vec<&str> = OBJECTIVES.iter().map(|o| o.name).collect();
             return Err(fail(
                 Class::Unsupported,
-                format!("there is no objective `{}` in this version; there is {}", self.objective, known.join(", ")),
+                format!("there is no objective `{name}` in this version; there are {}", known.join(", ")),
             ));
         }
         if self.scope != "head" {
@@ -73,7 +75,11 @@ impl Tune {
         let started = Instant::now();
         let state = StateDir::resolve(self.state.as_deref())?;
         let model = Model::open(Bundle::open(&self.bundle)?, SessionOptions::default())?;
-        let mut app = App::open(model, &state, self.guard.mode())?;
+        let mut config = learner_config(&model, self.guard.mode());
+        if let Some(name) = self.objective {
+            config.objective = name;
+        }
+        let mut app = App::open_with(model, &state, config)?;
         let presses = app.learner().training_predictions();
         if presses == 0 {
             return Err(fail(
@@ -89,7 +95,7 @@ impl Tune {
             schema: "hone.tune/1",
             adapter: app.current().map_or_else(|| "factory".into(), |a| a.to_string()),
             scope: self.scope,
-            objective: self.objective,
+            objective: app.learner().config().objective.clone(),
             presses,
             confirmed: app.learner().reservoir_ids().len(),
             theta_norm: candidate.norm(),

@@ -104,6 +104,11 @@ pub enum Learned {
         /// The press.
         id: PressId,
     },
+    /// The last thumbs have begun to contradict each other: only confirmed presses and corrections help now.
+    Contradicted {
+        /// Nats a thumb by which they were foretold better than by their frequency; below zero, worse.
+        gain: f64,
+    },
     /// A candidate went before the gate.
     Decided {
         /// The verdict with its numbers.
@@ -129,6 +134,8 @@ pub struct App {
     last_seq: u64,
     /// The newest asked-for rollback that is known to be settled.
     rollbacks_until: u64,
+    /// That presses contradict each other has been said.
+    contradicted: bool,
 }
 
 /// Changes of the journal on their way to the learner. They wait here, so that an error on the way loses none of them.
@@ -150,6 +157,9 @@ impl Backlog {
 pub fn learner_config(model: &Model, gate: Mode) -> LearnerConfig {
     let mut config = LearnerConfig::default();
     let defaults = &model.recipe().defaults;
+    if let Some(name) = &defaults.objective {
+        config.objective = name.clone();
+    }
     if let Some(v) = defaults.epsilon {
         config.solver.hyper.epsilon = f64::from(v);
     }
@@ -182,6 +192,15 @@ impl App {
     /// [`AppError::State`] with [`Class::TryAgain`] when another process holds the state; otherwise whatever is wrong
     /// with journal, adapter or model.
     pub fn open(model: Model, state: &StateDir, gate: Mode) -> Result<App, AppError> {
+        let config = learner_config(&model, gate);
+        App::open_with(model, state, config)
+    }
+
+    /// [`App::open`] with other settings of the learner than the bundle's recipe has.
+    ///
+    /// # Errors
+    /// Those of [`App::open`]; [`LearnError::UnknownObjective`].
+    pub fn open_with(model: Model, state: &StateDir, config: LearnerConfig) -> Result<App, AppError> {
         state.create()?;
         let journal = Journal::open(state.lock()?)?;
         let adapters = AdapterStore::new(state, model.bundle().base_digest())?;
@@ -189,7 +208,6 @@ impl App {
             None => (None, Theta::zeros(model.base().classes(), model.base().features() + 1)),
             Some(a) => (adapters.current_id()?, Theta::new(a.classes, a.columns, a.theta)?),
         };
-        let config = learner_config(&model, gate);
         let mut app = App {
             learner: Learner::new(model.base().clone(), config.clone())?,
             model,
@@ -201,6 +219,7 @@ impl App {
             backlog: Backlog::default(),
             last_seq: 0,
             rollbacks_until: 0,
+            contradicted: false,
         };
         let mut presses = Vec::new();
         let effective = lock(&app.journal).reader().changes(&mut app.follower)?.appeared;
@@ -331,6 +350,10 @@ impl App {
             }
             self.last_seq = self.last_seq.max(id.0);
             self.backlog.appeared.pop_front();
+        }
+        let said = std::mem::replace(&mut self.contradicted, self.learner.contradicted());
+        if let Some(gain) = self.learner.foretelling_gain().filter(|_| self.contradicted && !said) {
+            learned.push(Learned::Contradicted { gain });
         }
         if self.learner.candidate_due() {
             learned.push(self.decide()?);
@@ -472,7 +495,7 @@ impl App {
         Adapter {
             provenance: Provenance {
                 base_digest: self.model.bundle().base_digest().to_string(),
-                objective: "posterior".to_string(),
+                objective: self.learner.config().objective.clone(),
                 presses: self.learner.training_predictions() as u64,
                 journal_seq: self.last_seq,
                 lambda: solver.lambda_partial,

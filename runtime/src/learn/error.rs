@@ -64,6 +64,12 @@ pub enum LearnError {
         /// The kind of press.
         feedback: &'static str,
     },
+    /// There is no objective of that name.
+    #[error("there is no objective {name:?}; there are posterior, ce, policy-gradient, kto, dpo, q-learning")]
+    UnknownObjective {
+        /// The name asked for.
+        name: String,
+    },
     /// No press of that id is in the log.
     #[error("press {press_id} is not in the training log; it was never recorded or already undone")]
     UnknownPress {
@@ -103,7 +109,7 @@ impl Classified for LearnError {
             | LearnError::PressConflict { .. }
             | LearnError::PredictionConflict { .. } => Class::Invalid,
             LearnError::OutOfRange { .. } => Class::Config,
-            LearnError::UnsupportedFeedback { .. } => Class::Unsupported,
+            LearnError::UnsupportedFeedback { .. } | LearnError::UnknownObjective { .. } => Class::Unsupported,
             LearnError::UnknownPress { .. } => Class::Usage,
             LearnError::NotPositiveDefinite { .. } => Class::Failed,
         }

@@ -57,7 +57,7 @@ pub(crate) struct World {
     pub(crate) test: Vec<Sample>,
 }
 
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Kind {
     /// Nothing changed.
     Source,

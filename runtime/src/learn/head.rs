@@ -124,6 +124,22 @@ impl HeadBase {
         Ok(MergedHead { weight, bias })
     }
 
+    /// The shipped head as a function of `z`, `[C, d+1]`: `weight · std · √d`, and in the last column what the mean feature gives.
+    pub(crate) fn over_z(&self) -> Vec<f64> {
+        let (classes, d) = (self.classes(), self.features());
+        let mut out = vec![0.0; classes * (d + 1)];
+        for c in 0..classes {
+            let mut constant = f64::from(self.bias[c]);
+            for j in 0..d {
+                let w = f64::from(self.weight[c * d + j]);
+                out[c * (d + 1) + j] = w / self.inverse_scale(j);
+                constant += w * f64::from(self.mean[j]);
+            }
+            out[c * (d + 1) + d] = constant;
+        }
+        out
+    }
+
     fn inverse_scale(&self, j: usize) -> f64 {
         1.0 / (f64::from(self.std[j]) * (self.features() as f64).sqrt())
     }

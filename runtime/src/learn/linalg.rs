@@ -126,6 +126,12 @@ impl Cholesky {
         Ok(())
     }
 
+    /// Keeps the first `n` rows.
+    pub(crate) fn truncate(&mut self, n: usize) {
+        self.factor.values.truncate(start(n));
+        self.factor.n = self.factor.n.min(n);
+    }
+
     /// `x ← L⁻¹ x`.
     pub(crate) fn solve_lower(&self, x: &mut [f64]) {
         for i in 0..self.factor.n {

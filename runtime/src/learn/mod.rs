@@ -22,6 +22,8 @@
 //! assert!(logits[1] > logits[0]);
 //! # Ok::<(), hone_runtime::learn::LearnError>(())
 //! ```
+pub mod contradiction;
+mod engine;
 pub mod error;
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -30,6 +32,7 @@ pub mod head;
 pub mod learner;
 mod linalg;
 pub mod objective;
+mod rater;
 pub mod solver;
 pub mod tripwire;
 
@@ -38,5 +41,7 @@ pub use gate::{Action, Decision, GateConfig, Mode};
 pub use head::{HeadBase, MergedHead, Theta, argmax};
 pub use learner::{Learner, LearnerConfig, Outcome, TrainingPress};
 pub use objective::{Feedback, Hyper, OBJECTIVES, ObjectiveDef};
-pub use solver::{HeadSolver, Row, SolverConfig, canonical_refit};
+pub use rater::Rater;
+pub use solver::minibatch::MinibatchConfig;
+pub use solver::{HeadSolver, Prior, Row, SolverConfig, canonical_refit};
 pub use tripwire::{Trip, Tripwire, TripwireConfig};
