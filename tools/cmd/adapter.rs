@@ -227,6 +227,9 @@ fn explain(
             p.objective, p.scope, p.presses, p.journal_seq, p.lambda, p.delta, p.epsilon
         ))?;
     }
+    if let Some(classes) = adapter.as_ref().and_then(|a| a.provenance.classes.as_ref()) {
+        output::line(format!("  classes {}", classes.visible_names().join(", ")))?;
+    }
     if events.is_empty() {
         output::line("  the journal says nothing about it")?;
     }

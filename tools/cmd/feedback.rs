@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use hone_runtime::Class;
-use hone_runtime::app::{App, Learned};
+use hone_runtime::app::{App, Learned, classes};
 use hone_runtime::bundle::Bundle;
 use hone_runtime::journal::{
     Age, Journal, Press, PressId, PressKind, PressLine, PressStatus, Reader, Redact, Signal, Source, Stats, StoreError,
@@ -377,7 +377,7 @@ impl Add {
         // An orphan would be stored and never used: better said now.
         let story = shown(self.prediction.unwrap_or(0))?;
         if let Some(label) = &self.said.correct {
-            return Ok(PressKind::Correction { class: self.class(label, &story)? });
+            return Ok(PressKind::Correction { class: self.class(label, &story, reader)? });
         }
         Ok(match self.said.stars {
             Some(stars) => PressKind::Stars { stars },
@@ -386,15 +386,12 @@ impl Add {
     }
 
     /// The class of a label: by the bundle's names if there is one, else a class number within the prediction's logits.
-    fn class(&self, label: &str, story: &Story) -> anyhow::Result<u32> {
+    fn class(&self, label: &str, story: &Story, reader: &Reader) -> anyhow::Result<u32> {
         let classes = story.example.logits.len();
         if let Some(path) = &self.bundle {
-            let labels = Bundle::open(path).and_then(|b| b.labels()).with_context(|| path.display().to_string())?;
-            if let Some(class) = labels.iter().position(|l| l == label) {
-                return Ok(class as u32);
-            }
-            let text = format!("`{label}` is no class of {}; there are: {}", path.display(), labels.join(", "));
-            return Err(fail(Class::Usage, text));
+            let bundle = Bundle::open(path).with_context(|| path.display().to_string())?;
+            let labels = bundle.labels().with_context(|| path.display().to_string())?;
+            return Ok(classes::told(&labels, bundle.base_digest(), reader)?.find(label)? as u32);
         }
         if label == story.label {
             return Ok(story.class);

@@ -48,7 +48,7 @@ impl Engine {
                 config.solver.check()?;
                 Engine::Minibatch(MinibatchSolver::new(
                     base.classes(),
-                    base.features(),
+                    base.width() - 1,
                     objective,
                     config.solver.hyper,
                     config.learning_rate.unwrap_or(learning_rate),

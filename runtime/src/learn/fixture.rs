@@ -72,6 +72,11 @@ pub(crate) fn vectors() -> Vectors {
 }
 
 impl Vectors {
+    /// Mean and standard deviation of the features.
+    pub(crate) fn statistics(&self) -> (Vec<f32>, Vec<f32>) {
+        (self.mean.clone(), self.std.clone())
+    }
+
     pub(crate) fn world(&self, kind: Kind) -> World {
         let base = HeadBase::new(self.weight.clone(), self.bias.clone(), self.mean.clone(), self.std.clone())
             .expect("the recorded head is sound");

@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::classes::{self, Grouped, Merged};
 use super::contradiction::Contradiction;
 use super::engine::{Engine, TrainingRow, objective};
 use super::error::{LearnError, check_finite, check_len};
@@ -22,8 +23,10 @@ use super::gate::{self, Action, Answered, Decision, GateConfig, Mode, Verdict};
 use super::head::{HeadBase, Theta, argmax};
 use super::objective::{Feedback, HeadFit, Hyper, ObjectiveDef, Press, ce, posterior, softmax_into};
 use super::rater::{Rater, agrees};
+use super::retention::SourceSample;
 use super::solver::minibatch::{MinibatchConfig, Pressed};
 use super::solver::{Row, SolverConfig, splitmix64};
+use super::temperature::Told;
 use super::tripwire::{Trip, Tripwire, TripwireConfig};
 
 /// Settings of a learner.
@@ -49,6 +52,10 @@ pub struct LearnerConfig {
     pub reservoir: usize,
     /// Seed of the reservoir's choice.
     pub seed: u64,
+    /// From which press on which classes are one, oldest first; empty where all are apart.
+    pub merged: Vec<Merged>,
+    /// Samples of the source that are held on to beside the presses.
+    pub source: Vec<SourceSample>,
 }
 
 impl Default for LearnerConfig {
@@ -64,6 +71,8 @@ impl Default for LearnerConfig {
             confirm_every: 10,
             reservoir: 64,
             seed: 0,
+            merged: Vec::new(),
+            source: Vec::new(),
         }
     }
 }
@@ -149,8 +158,11 @@ impl Learner {
     /// A learner with an empty log that serves the factory head.
     ///
     /// # Errors
-    /// [`LearnError::OutOfRange`] or [`LearnError::Length`] for settings that make no sense.
-    pub fn new(base: HeadBase, config: LearnerConfig) -> Result<Learner, LearnError> {
+    /// [`LearnError::OutOfRange`] or [`LearnError::Length`] for settings that make no sense, [`LearnError::UnknownObjective`],
+    /// [`LearnError::CannotRetain`].
+    pub fn new(base: HeadBase, mut config: LearnerConfig) -> Result<Learner, LearnError> {
+        config.solver.source =
+            config.source.iter().map(|sample| source_row(&base, sample)).collect::<Result<_, _>>()?;
         config.gate.check()?;
         for (what, value) in [
             ("publish_every", config.publish_every),
@@ -161,9 +173,13 @@ impl Learner {
                 return Err(LearnError::OutOfRange { what, value: 0.0, range: "[1, inf)" });
             }
         }
-        let factory = Theta::zeros(base.classes(), base.features() + 1);
+        let objective = objective(&config)?;
+        if matches!(objective.fit, HeadFit::Minibatch { .. }) && !config.source.is_empty() {
+            return Err(LearnError::CannotRetain { objective: objective.name });
+        }
+        let factory = Theta::zeros(base.classes(), base.width());
         Ok(Learner {
-            objective: objective(&config)?,
+            objective,
             engine: Engine::new(&base, &config)?,
             raters: BTreeMap::new(),
             tripwire: Tripwire::new(base.classes(), config.tripwire.clone())?,
@@ -413,7 +429,7 @@ impl Learner {
     /// [`LearnError::Length`] when `candidate` is of another head.
     pub fn decide(&mut self, candidate: Theta) -> Result<Decision, LearnError> {
         check_len("the candidate's classes", self.base.classes(), candidate.classes())?;
-        check_len("the candidate's width", self.base.features() + 1, candidate.width())?;
+        check_len("the candidate's width", self.base.width(), candidate.width())?;
         self.since_candidate = 0;
         if !candidate.is_finite() {
             self.tripwire.norm(f64::NAN);
@@ -448,38 +464,84 @@ impl Learner {
     /// Keeping the smallest hashes is reservoir sampling that does not depend on the order of arrival.
     pub fn reservoir_ids(&self) -> Vec<u32> {
         let mut ids: Vec<u32> =
-            self.predictions.iter().filter(|(_, p)| p.truth().is_some()).map(|(&id, _)| id).collect();
+            self.predictions.iter().filter(|(_, p)| self.truth(p).is_some()).map(|(&id, _)| id).collect();
         ids.sort_by_key(|&id| splitmix64(self.config.seed ^ u64::from(id)));
         ids.truncate(self.config.reservoir);
         ids
     }
 
-    /// The probability that the shown class is approved, by the correction after the last press.
+    /// What confirmed presses tell of the answers of the head in use: its logits and the truth, for a temperature. Classes that
+    /// are one stand as one.
+    ///
+    /// # Errors
+    /// [`LearnError::Length`] when the correction in use is of another head.
+    pub fn told(&self) -> Result<Vec<(Vec<f32>, Told)>, LearnError> {
+        let mut told = Vec::new();
+        for id in self.reservoir_ids() {
+            let prediction = &self.predictions[&id];
+            let Some(truth) = self.truth(prediction) else { continue };
+            let mut logits = self.published.apply(&self.base.standardise(&prediction.feature)?, &prediction.logits)?;
+            classes::collapse(self.group_now(), &mut logits);
+            told.push((
+                logits,
+                match truth {
+                    Truth::Is(class) => Told::Is(class),
+                    Truth::IsNot(class) => Told::IsNot(class),
+                },
+            ));
+        }
+        Ok(told)
+    }
+
+    /// The probability that the shown class, with what it is one with, is approved, by the correction after the last press.
     fn foretell(&self, press: &TrainingPress) -> Result<f64, LearnError> {
-        let served = self.incremental.apply(&self.base.standardise(&press.feature)?, &press.logits)?;
+        let mut served = self.incremental.apply(&self.base.standardise(&press.feature)?, &press.logits)?;
+        let group = classes::group_at(&self.config.merged, press.press_id);
+        classes::collapse(group, &mut served);
         let logits: Vec<f64> = served.iter().map(|&f| f64::from(f)).collect();
         let mut pi = vec![0.0; logits.len()];
         softmax_into(&logits, &mut pi);
         let hyper = self.hyper_of(&press.source);
-        Ok(hyper.epsilon + (1.0 - 2.0 * hyper.epsilon) * pi[press.shown])
+        Ok(hyper.epsilon + (1.0 - 2.0 * hyper.epsilon) * pi[classes::stands_for(group, press.shown)])
     }
 
     fn factory(&self) -> Theta {
-        Theta::zeros(self.base.classes(), self.base.features() + 1)
+        Theta::zeros(self.base.classes(), self.base.width())
     }
 
     fn evidence(&self, candidate: &Theta) -> Result<Vec<Verdict>, LearnError> {
         let mut evidence = Vec::new();
         for id in self.reservoir_ids() {
             let prediction = &self.predictions[&id];
-            let Some(truth) = prediction.truth() else { continue };
+            let Some(truth) = self.truth(prediction) else { continue };
             let z = self.base.standardise(&prediction.feature)?;
             let factory = prediction.logits.clone();
             let (candidate, incumbent) = (candidate.apply(&z, &factory)?, self.published.apply(&z, &factory)?);
-            let answered = truth.judge([&candidate, &incumbent, &factory]);
+            let mut heads = [candidate, incumbent, factory];
+            heads.iter_mut().for_each(|logits| classes::collapse(self.group_now(), logits));
+            let answered = truth.judge([&heads[0], &heads[1], &heads[2]]);
             evidence.push(Verdict { candidate: answered[0], incumbent: answered[1], factory: answered[2] });
         }
         Ok(evidence)
+    }
+
+    /// Which classes are one now.
+    fn group_now(&self) -> Option<&[usize]> {
+        classes::group_at(&self.config.merged, u64::MAX)
+    }
+
+    /// The truth as a prediction's last confirmed press tells it, in the classes of now; `None` without one or when that press
+    /// does not tell.
+    fn truth(&self, prediction: &Prediction) -> Option<Truth> {
+        let said = prediction.presses.iter().rev().find(|said| said.confirmed)?;
+        let (then, now) = (classes::group_at(&self.config.merged, said.press_id), self.group_now());
+        let truth = said.truth(prediction.shown)?;
+        match truth {
+            Truth::Is(class) => Some(Truth::Is(classes::stands_for(now, class))),
+            // "Not a" of a time when a was one class says nothing about what a has been merged with since.
+            Truth::IsNot(class) => classes::same_members(then, now, class, self.base.classes())
+                .then(|| Truth::IsNot(classes::stands_for(now, class))),
+        }
     }
 
     fn check(&self, press: &TrainingPress) -> Result<(), LearnError> {
@@ -574,14 +636,29 @@ impl Learner {
     fn estimate_raters(&self) -> BTreeMap<String, Rater> {
         let mut raters: BTreeMap<String, Rater> = BTreeMap::new();
         for prediction in self.predictions.values() {
-            let Some(truth) = prediction.truth() else { continue };
+            let Some(truth) = self.truth(prediction) else { continue };
             for (source, said) in prediction.last_plain() {
-                if let Some(right) = agrees(said.feedback, prediction.shown, truth) {
+                if let Some(right) = self.was_right(said, prediction.shown, truth) {
                     raters.entry(source.to_string()).or_default().count(right);
                 }
             }
         }
         raters
+    }
+
+    /// Whether a press agrees with the truth in the classes of now; `None` where that does not tell.
+    fn was_right(&self, said: &Said, shown: usize, truth: Truth) -> Option<bool> {
+        let (then, now) = (classes::group_at(&self.config.merged, said.press_id), self.group_now());
+        // What was said of a class that has been merged with others since was not said of those.
+        if !said.feedback.names_class() && !classes::same_members(then, now, shown, self.base.classes()) {
+            return None;
+        }
+        let feedback = match said.feedback {
+            Feedback::Correction { class } => Feedback::Correction { class: classes::stands_for(now, class) },
+            Feedback::Demonstration { class } => Feedback::Demonstration { class: classes::stands_for(now, class) },
+            other => other,
+        };
+        agrees(feedback, classes::stands_for(now, shown), truth)
     }
 
     /// A confirmed press may have told something about those who pressed before it: their other presses then count anew.
@@ -612,18 +689,27 @@ impl Learner {
         let presses: Vec<Press> = last.values().map(|said| Press::plain(said.feedback)).collect();
         let z = self.base.standardise(&prediction.feature)?;
         let logits = prediction.logits.clone();
+        // Two presses on one prediction may stand on both sides of a merge; where they have to be taken together, the newer
+        // meaning counts for both.
+        let newest = last.values().map(|said| said.press_id).max().unwrap_or(0);
+        let group = classes::group_at(&self.config.merged, newest);
         if let HeadFit::Minibatch { .. } = self.objective.fit {
             let says = presses.iter().any(|p| !matches!(p.feedback, Feedback::NotSure | Feedback::Stars { stars: 3 }));
             let (shown, mu) = (prediction.shown, prediction.mu);
-            return Ok(says.then_some(TrainingRow::Pressed(Pressed { z, logits, shown, mu, presses })));
+            let group = group.map(|group| Grouped::of(group, self.base.classes()));
+            return Ok(says.then_some(TrainingRow::Pressed(Pressed { z, logits, shown, mu, presses, group })));
         }
         let likelihood = if self.objective.name == ce::CE.name {
-            ce::target(self.base.classes(), &presses)
+            ce::target(self.base.classes(), &presses).map(|target| match group {
+                Some(group) => Grouped::of(group, target.len()).spread(&target),
+                None => target,
+            })
         } else {
             let mut likelihood = vec![1.0; self.base.classes()];
             for (source, said) in &last {
-                let hyper = self.hyper_of(source);
-                posterior::multiply_likelihood(&mut likelihood, Press::plain(said.feedback), prediction.shown, &hyper)?;
+                let (press, hyper) = (Press::plain(said.feedback), self.hyper_of(source));
+                let group = classes::group_at(&self.config.merged, said.press_id);
+                classes::multiply_likelihood(&mut likelihood, press, prediction.shown, &hyper, group)?;
             }
             posterior::is_informative(&likelihood).then_some(likelihood)
         };
@@ -637,6 +723,14 @@ impl Learner {
         let epsilon = self.raters.get(source).map_or(hyper.epsilon, |rater| rater.epsilon(hyper.epsilon));
         Hyper { epsilon, ..hyper }
     }
+}
+
+/// A source sample for the solver: what the shipped head believes, to go on being believed.
+fn source_row(base: &HeadBase, sample: &SourceSample) -> Result<Row, LearnError> {
+    let logits = classes::continued(&sample.logits, base.classes());
+    let mut belief = vec![0.0; logits.len()];
+    softmax_into(&logits.iter().map(|&f| f64::from(f)).collect::<Vec<f64>>(), &mut belief);
+    Ok(Row { z: base.standardise(&sample.feature)?, logits, likelihood: belief, names_class: false })
 }
 
 /// What a confirmed press says about the true class.
@@ -681,13 +775,15 @@ impl Prediction {
     fn last_plain(&self) -> BTreeMap<&str, &Said> {
         self.presses.iter().filter(|said| !said.confirmed).map(|said| (said.source.as_str(), said)).collect()
     }
+}
 
-    /// The truth as its last confirmed press tells it; `None` without one or when that press does not tell.
-    fn truth(&self) -> Option<Truth> {
-        match self.presses.iter().rev().find(|said| said.confirmed)?.feedback {
+impl Said {
+    /// What it says about the truth, the class shown given; `None` when it does not tell.
+    fn truth(&self, shown: usize) -> Option<Truth> {
+        match self.feedback {
             Feedback::Correction { class } | Feedback::Demonstration { class } => Some(Truth::Is(class)),
-            Feedback::Thumb { up: true } | Feedback::Stars { stars: 5 } => Some(Truth::Is(self.shown)),
-            Feedback::Thumb { up: false } | Feedback::Stars { stars: 1 } => Some(Truth::IsNot(self.shown)),
+            Feedback::Thumb { up: true } | Feedback::Stars { stars: 5 } => Some(Truth::Is(shown)),
+            Feedback::Thumb { up: false } | Feedback::Stars { stars: 1 } => Some(Truth::IsNot(shown)),
             Feedback::Stars { .. } | Feedback::Preference { .. } | Feedback::NotSure => None,
         }
     }

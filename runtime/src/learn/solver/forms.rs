@@ -2,7 +2,6 @@
 use super::super::error::LearnError;
 use super::super::head::Theta;
 use super::super::linalg::{Cholesky, Packed, axpy, dot};
-use super::super::objective::posterior::gradient_in_place;
 use super::super::objective::softmax_into;
 use super::rows::{Phi, Rows};
 use super::{Prior, SolverConfig};
@@ -44,17 +43,11 @@ impl Course {
 }
 
 impl Fit {
-    /// Nothing learned yet.
-    pub(super) fn new(classes: usize, prior: Prior, config: &SolverConfig) -> Fit {
-        let lambda = config.lambda_partial * prior.lambda_factor;
-        Fit { prior, state: State::Dual(Dual::new(classes, lambda)), score: 0.0 }
-    }
-
     /// The canonical refit of `rows`: from zero, fresh Cholesky, the configured iterations.
     pub(super) fn canonical(rows: &Rows, prior: Prior, config: &SolverConfig) -> Result<Fit, LearnError> {
         let course = Course {
             lambda: rows.lambda(config) * prior.lambda_factor,
-            delta: config.delta(rows.n),
+            delta: config.delta(rows.pressed()),
             iterations: config.canonical_iterations,
             momentum: config.canonical_momentum,
         };
@@ -156,7 +149,7 @@ impl Fit {
     pub(super) fn iterate(&mut self, rows: &Rows, config: &SolverConfig, iterations: usize) {
         let course = Course {
             lambda: rows.lambda(config) * self.prior.lambda_factor,
-            delta: config.delta(rows.n),
+            delta: config.delta(rows.pressed()),
             iterations,
             momentum: 0.0,
         };
@@ -325,7 +318,7 @@ pub(super) fn descend(
                 logits[c] = rows.logits(i)[c] + phi.dot(&theta[c * m..(c + 1) * m]);
             }
             softmax_into(&logits, &mut g);
-            gradient_in_place(&mut g, rows.likelihood(i), course.delta);
+            rows.gradient(i, &mut g, course.delta);
             for c in 0..classes {
                 phi.axpy(g[c], &mut gradient[c * m..(c + 1) * m]);
             }
@@ -456,7 +449,7 @@ impl Dual {
                     logits[c] = rows.logits(i)[c] + self.change[c][i];
                 }
                 softmax_into(&logits, &mut g);
-                gradient_in_place(&mut g, rows.likelihood(i), course.delta);
+                rows.gradient(i, &mut g, course.delta);
                 for c in 0..classes {
                     step[c][i] = g[c] + course.lambda * self.coefficients[c][i];
                 }

@@ -9,7 +9,8 @@
 //! of wanted and unwanted examples within 4 : 3 (`kto`).
 use serde::{Deserialize, Serialize};
 
-use super::super::error::{LearnError, check_finite, check_len};
+use super::super::classes::Grouped;
+use super::super::error::{LearnError, check_class, check_finite, check_len};
 use super::super::head::Theta;
 use super::super::objective::{Example, Hyper, ObjectiveDef, Press, check_example, reward};
 use super::splitmix64;
@@ -75,6 +76,8 @@ pub struct Pressed {
     pub mu: f32,
     /// What was said.
     pub presses: Vec<Press>,
+    /// Which classes are one; `None` where every class stands for itself.
+    pub group: Option<Grouped>,
 }
 
 /// The head's correction under an objective, by minibatches.
@@ -105,7 +108,11 @@ impl std::fmt::Debug for MinibatchSolver {
 #[derive(Clone)]
 struct Held {
     z: Vec<f64>,
+    /// The graph's logits.
+    graph: Vec<f64>,
+    /// The graph's logits of the classes that presses tell apart, which `shown` and `presses` are about too.
     reference: Vec<f64>,
+    group: Option<Grouped>,
     shown: usize,
     mu: f64,
     presses: Vec<Press>,
@@ -162,14 +169,24 @@ impl MinibatchSolver {
         check_len("z", self.width, pressed.z.len())?;
         check_finite("z", &pressed.z)?;
         check_len("the graph's logits", self.classes, pressed.logits.len())?;
-        let rewards: Vec<f64> = pressed.presses.iter().filter_map(|p| reward(p.feedback, pressed.shown)).collect();
+        let (mut shown, mut presses) = (pressed.shown, pressed.presses.clone());
+        if let Some(group) = &pressed.group {
+            presses.iter().try_for_each(|p| p.feedback.check(shown, self.classes))?;
+            check_class("the shown class", shown, self.classes)?;
+            presses.iter_mut().for_each(|p| *p = group.press(*p, shown));
+            shown = group.place(shown);
+        }
+        let rewards: Vec<f64> = presses.iter().filter_map(|p| reward(p.feedback, shown)).collect();
         let mean = rewards.iter().sum::<f64>() / rewards.len().max(1) as f64;
+        let graph: Vec<f64> = pressed.logits.iter().map(|&v| f64::from(v)).collect();
         let held = Held {
             z: pressed.z.iter().map(|&v| f64::from(v)).collect(),
-            reference: pressed.logits.iter().map(|&v| f64::from(v)).collect(),
-            shown: pressed.shown,
+            reference: pressed.group.as_ref().map_or_else(|| graph.clone(), |group| group.logits(&graph)),
+            graph,
+            group: pressed.group.clone(),
+            shown,
             mu: f64::from(pressed.mu),
-            presses: pressed.presses.clone(),
+            presses,
             praise: (!rewards.is_empty() && mean != 0.0).then_some(mean > 0.0),
         };
         let step = (self.objective.step)(&self.example(&held, &held.reference), &self.hyper)?;
@@ -208,12 +225,16 @@ impl MinibatchSolver {
 
     fn step(&mut self) -> Result<(), LearnError> {
         let batch = self.draw();
-        let logits: Vec<Vec<f64>> = batch.iter().map(|&i| self.logits(&self.examples[i])).collect();
+        let full: Vec<Vec<f64>> = batch.iter().map(|&i| self.logits(&self.examples[i])).collect();
+        let logits: Vec<Vec<f64>> = batch.iter().zip(&full).map(|(&i, f)| self.examples[i].told_apart(f)).collect();
         let hyper = self.settings(&batch, &logits)?;
         let mut gradient: Vec<f64> = self.theta.iter().map(|t| self.config.anchor * t).collect();
-        for (&i, logits) in batch.iter().zip(&logits) {
+        for ((&i, logits), full) in batch.iter().zip(&logits).zip(&full) {
             let held = &self.examples[i];
-            let g = (self.objective.step)(&self.example(held, logits), &hyper)?.gradient;
+            let mut g = (self.objective.step)(&self.example(held, logits), &hyper)?.gradient;
+            if let Some(group) = &held.group {
+                g = group.gradient(&g, full);
+            }
             for (c, g) in g.iter().enumerate() {
                 let row = &mut gradient[c * self.width..(c + 1) * self.width];
                 row.iter_mut().zip(&held.z).for_each(|(o, z)| *o += g * z / batch.len() as f64);
@@ -246,11 +267,18 @@ impl MinibatchSolver {
     fn logits(&self, held: &Held) -> Vec<f64> {
         let rows = self.theta.chunks_exact(self.width);
         let dot = |row: &[f64]| row.iter().zip(&held.z).map(|(t, z)| t * z).sum::<f64>();
-        rows.zip(&held.reference).map(|(row, r)| r + dot(row)).collect()
+        rows.zip(&held.graph).map(|(row, r)| r + dot(row)).collect()
     }
 
     fn example<'a>(&self, held: &'a Held, logits: &'a [f64]) -> Example<'a> {
         Example { logits, reference: &held.reference, shown: held.shown, mu: held.mu, presses: &held.presses }
+    }
+}
+
+impl Held {
+    /// Logits of the classes that presses tell apart.
+    fn told_apart(&self, logits: &[f64]) -> Vec<f64> {
+        self.group.as_ref().map_or_else(|| logits.to_vec(), |group| group.logits(logits))
     }
 }
 
@@ -281,6 +309,7 @@ mod tests {
             shown,
             mu: 1.0,
             presses: vec![Press::plain(feedback)],
+            group: None,
         }
     }
 
@@ -311,9 +340,10 @@ mod tests {
             let mut again = self::solver(objective);
             for held in &solver.examples {
                 let z = held.z.iter().map(|&v| v as f32).collect();
-                let logits = held.reference.iter().map(|&v| v as f32).collect();
+                let logits = held.graph.iter().map(|&v| v as f32).collect();
                 let presses = held.presses.clone();
-                again.push(&Pressed { z, logits, shown: held.shown, mu: held.mu as f32, presses }).unwrap();
+                let (shown, mu) = (held.shown, held.mu as f32);
+                again.push(&Pressed { z, logits, shown, mu, presses, group: None }).unwrap();
             }
             assert_eq!(again.theta(), solver.theta(), "{}", objective.name);
         }

@@ -100,6 +100,8 @@ pub struct SolverConfig {
     pub max_features: usize,
     /// Width after projection.
     pub projected_features: usize,
+    /// Rows that are held on to beside the presses: their `likelihood` is what the head shall go on believing, a fixed target.
+    pub source: Vec<Row>,
 }
 
 impl Default for SolverConfig {
@@ -120,6 +122,7 @@ impl Default for SolverConfig {
             refresh_every: 256,
             max_features: 1024,
             projected_features: 512,
+            source: Vec::new(),
         }
     }
 }
@@ -172,7 +175,7 @@ impl SolverConfig {
 }
 
 impl SolverConfig {
-    /// δ for a log of `n` rows.
+    /// δ for a log of `n` pressed rows.
     pub fn delta(&self, n: usize) -> f64 {
         let delta = self.hyper.delta;
         if self.delta_presses.is_infinite() {
@@ -186,7 +189,7 @@ impl SolverConfig {
 const MOST_DOUBT: f64 = 0.5;
 
 /// One pressed prediction as the solver sees it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     /// Standardised feature with its constant, `[d+1]`.
     pub z: Vec<f32>,
@@ -213,7 +216,7 @@ impl HeadSolver {
     /// Those of [`SolverConfig::check`]; [`LearnError::Length`] when `classes < 2` or `features < 1`.
     pub fn new(classes: usize, features: usize, config: SolverConfig) -> Result<HeadSolver, LearnError> {
         config.check()?;
-        Ok(HeadSolver::on(Rows::new(classes, features, &config)?, config))
+        HeadSolver::at_rest(Rows::new(classes, features, &config)?, config)
     }
 
     /// A solver of the corrections of `base`, with no rows.
@@ -222,12 +225,16 @@ impl HeadSolver {
     /// Those of [`SolverConfig::check`].
     pub fn for_head(base: &HeadBase, config: SolverConfig) -> Result<HeadSolver, LearnError> {
         config.check()?;
-        Ok(HeadSolver::on(Rows::of_head(base, &config)?, config))
+        HeadSolver::at_rest(Rows::of_head(base, &config)?, config)
     }
 
-    fn on(rows: Rows, config: SolverConfig) -> HeadSolver {
-        let fits = config.priors.iter().map(|&prior| Fit::new(rows.classes, prior, &config)).collect();
-        HeadSolver { config, rows, fits }
+    /// The solver that stands at the canonical refit of `rows`.
+    fn at_rest(rows: Rows, config: SolverConfig) -> Result<HeadSolver, LearnError> {
+        let mut fits = Vec::new();
+        for (&prior, score) in config.priors.iter().zip(scores(&rows, &config)?) {
+            fits.push(Fit { score, ..Fit::canonical(&rows, prior, &config)? });
+        }
+        Ok(HeadSolver { config, rows, fits })
     }
 
     /// A solver that holds `rows` and stands at their canonical refit.
@@ -235,25 +242,22 @@ impl HeadSolver {
     /// # Errors
     /// Those of [`HeadSolver::for_head`] and [`HeadSolver::push`].
     pub fn with_rows(base: &HeadBase, rows: &[Row], config: SolverConfig) -> Result<HeadSolver, LearnError> {
-        let mut solver = HeadSolver::for_head(base, config)?;
+        config.check()?;
+        let mut all = Rows::of_head(base, &config)?;
         for row in rows {
-            solver.rows.push(row)?;
+            all.push(row)?;
         }
-        let scores = scores(&solver.rows, &solver.config)?;
-        for (fit, score) in solver.fits.iter_mut().zip(scores) {
-            *fit = Fit { score, ..Fit::canonical(&solver.rows, fit.prior, &solver.config)? };
-        }
-        Ok(solver)
+        HeadSolver::at_rest(all, config)
     }
 
-    /// Number of rows.
+    /// Number of rows, those of the source left out.
     pub fn len(&self) -> usize {
-        self.rows.n
+        self.rows.pressed()
     }
 
     /// True when there is no row.
     pub fn is_empty(&self) -> bool {
-        self.rows.n == 0
+        self.len() == 0
     }
 
     /// Adds a row and takes the warm iterations; returns the row's index.
@@ -262,20 +266,20 @@ impl HeadSolver {
     /// [`LearnError::Length`], [`LearnError::NonFinite`]; [`LearnError::NotPositiveDefinite`] when the feature is so large
     /// that the curvature loses all precision. The solver is unchanged then.
     pub fn push(&mut self, row: &Row) -> Result<usize, LearnError> {
-        let index = self.rows.n;
+        let last = self.rows.n;
         self.rows.push(row)?;
-        let kernel: Vec<(f64, f64)> = (0..=index).map(|i| self.rows.kernel(i, index)).collect();
+        let kernel: Vec<(f64, f64)> = (0..=last).map(|i| self.rows.kernel(i, last)).collect();
         for f in 0..self.fits.len() {
             if let Err(error) = self.fits[f].absorb_last(&self.rows, &kernel, &self.config) {
                 self.rows.pop();
                 for fit in &mut self.fits[..f] {
-                    fit.forget_last(index);
+                    fit.forget_last(last);
                 }
                 return Err(error);
             }
         }
         self.iterate();
-        Ok(index)
+        Ok(self.len() - 1)
     }
 
     /// Replaces what was said about row `index` (another presser, or a changed mind) and takes the warm iterations.
@@ -293,10 +297,10 @@ impl HeadSolver {
     /// # Errors
     /// Those of [`HeadSolver::replace`].
     pub fn set(&mut self, index: usize, likelihood: &[f64], names_class: bool) -> Result<(), LearnError> {
-        if index >= self.rows.n {
+        if index >= self.len() {
             return Err(LearnError::OutOfRange { what: "the row", value: index as f64, range: "[0, rows)" });
         }
-        self.rows.set_likelihood(index, likelihood, names_class)
+        self.rows.set_likelihood(self.rows.fixed + index, likelihood, names_class)
     }
 
     /// The correction as it stands, `[C, d+1]`.
@@ -333,7 +337,7 @@ impl HeadSolver {
             let iterations = match weight {
                 w if w >= LIKELY => self.config.warm_iterations,
                 // Out of the running, but not for good: kept within a few presses of where it would be.
-                0.0 if !self.rows.n.is_multiple_of(OUT_OF_THE_RUNNING) => 0,
+                0.0 if !self.rows.pressed().is_multiple_of(OUT_OF_THE_RUNNING) => 0,
                 _ => 1,
             };
             fit.iterate(&self.rows, &self.config, iterations);
@@ -356,11 +360,11 @@ pub fn canonical_refit(base: &HeadBase, rows: &[Row], config: &SolverConfig) -> 
     for row in rows {
         all.push(row)?;
     }
-    if all.n == 0 {
-        return Ok(Theta::zeros(base.classes(), base.features() + 1));
+    if all.pressed() == 0 {
+        return Ok(Theta::zeros(base.classes(), base.width()));
     }
     let mut weights = weights(scores(&all, config)?.into_iter());
-    if all.n > SCORED_ROWS {
+    if all.pressed() > SCORED_ROWS {
         // So many presses outweigh any prior; one fit is enough.
         let best = (0..weights.len()).fold(0, |b, h| if weights[h] > weights[b] { h } else { b });
         (0..weights.len()).for_each(|h| weights[h] = f64::from(u8::from(h == best)));
@@ -382,12 +386,13 @@ fn scores(rows: &Rows, config: &SolverConfig) -> Result<Vec<f64>, LearnError> {
     let iterations = config.canonical_iterations.min(SCORING_ITERATIONS);
     let config = &SolverConfig { canonical_iterations: iterations, ..config.clone() };
     let (mut known, mut next) = (rows.emptied(), FIRST_SCORED);
-    while next < rows.n.min(SCORED_ROWS) {
-        (known.n..next).for_each(|i| known.copy(rows, i));
-        let until = (2 * next).min(rows.n).min(SCORED_ROWS);
+    let (first, scored) = (rows.fixed, rows.pressed().min(SCORED_ROWS));
+    while next < scored {
+        (known.n..first + next).for_each(|i| known.copy(rows, i));
+        let until = (2 * next).min(scored);
         for (score, &prior) in scores.iter_mut().zip(&config.priors) {
             let fit = Fit::canonical(&known, prior, config)?;
-            *score += fit.foretell_range(&known, rows, next..until);
+            *score += fit.foretell_range(&known, rows, first + next..first + until);
         }
         next *= 2;
     }

@@ -2,6 +2,7 @@
 use super::super::error::{LearnError, check_finite, check_len};
 use super::super::head::{HeadBase, Theta};
 use super::super::linalg::{axpy, dot};
+use super::super::objective::posterior::gradient_in_place;
 use super::{Row, SolverConfig, splitmix64};
 
 /// What of a row a prior looks at: `φ = (z, s·b)` with `b = Bz` the shipped head's own directions and `s² = κ`.
@@ -43,6 +44,8 @@ pub(super) struct Rows {
     /// no head was given.
     directions: Vec<f64>,
     pub(super) n: usize,
+    /// The first rows, [`SolverConfig::source`], whose likelihood is a fixed target.
+    pub(super) fixed: usize,
     z: Vec<f64>,
     b: Vec<f64>,
     logits: Vec<f64>,
@@ -51,7 +54,12 @@ pub(super) struct Rows {
 }
 
 impl Rows {
+    /// The source's rows of a head whose own directions are not known.
     pub(super) fn new(classes: usize, features: usize, config: &SolverConfig) -> Result<Rows, LearnError> {
+        Rows::empty(classes, features, config)?.with_source(config)
+    }
+
+    fn empty(classes: usize, features: usize, config: &SolverConfig) -> Result<Rows, LearnError> {
         for (what, least, found) in [("the classes of a head", 2, classes), ("the features of a head", 1, features)] {
             if found < least {
                 return Err(LearnError::Length { what, expected: least, found });
@@ -66,6 +74,7 @@ impl Rows {
             projection,
             directions: Vec::new(),
             n: 0,
+            fixed: 0,
             z: Vec::new(),
             b: Vec::new(),
             logits: Vec::new(),
@@ -74,35 +83,44 @@ impl Rows {
         })
     }
 
+    fn with_source(mut self, config: &SolverConfig) -> Result<Rows, LearnError> {
+        for row in &config.source {
+            self.push(row)?;
+        }
+        self.fixed = self.n;
+        Ok(self)
+    }
+
     /// Rows that also know the directions of the shipped head. A head that answers the same to everything has none.
     pub(super) fn of_head(base: &HeadBase, config: &SolverConfig) -> Result<Rows, LearnError> {
-        let mut rows = Rows::new(base.classes(), base.features(), config)?;
-        let (classes, m) = (rows.classes, rows.features + 1);
+        let mut rows = Rows::empty(base.classes(), base.width() - 1, config)?;
+        // Classes added on the device have no directions, and random features are none of the head's.
+        let (shipped, m, d) = (base.shipped_classes(), base.width(), base.features());
         let mut directions = base.over_z();
         for j in 0..m {
-            let mean = (0..classes).map(|c| directions[c * m + j]).sum::<f64>() / classes as f64;
-            (0..classes).for_each(|c| directions[c * m + j] -= mean);
+            let mean = (0..shipped).map(|c| directions[c * m + j]).sum::<f64>() / shipped as f64;
+            (0..shipped).for_each(|c| directions[c * m + j] -= mean);
         }
-        // z has mean 0 and variance 1/d on source data, so E|Bz|² is the mean square of the columns but the last.
+        // z has mean 0 and variance 1/d on source data, so E|Bz|² is the mean square of the graph's columns.
         let power =
-            (0..classes).map(|c| dot(&directions[c * m..][..m - 1], &directions[c * m..][..m - 1])).sum::<f64>()
-                / (m - 1) as f64;
+            (0..shipped).map(|c| dot(&directions[c * m..][..d], &directions[c * m..][..d])).sum::<f64>() / d as f64;
         if power > 0.0 {
             directions.iter_mut().for_each(|v| *v /= power.sqrt());
             rows.directions = directions;
         }
-        Ok(rows)
+        rows.with_source(config)
     }
 
-    /// Rows of the same head with none in them.
+    /// Rows of the same head with only the source's in them.
     pub(super) fn emptied(&self) -> Rows {
+        let n = self.fixed;
         Rows {
-            n: 0,
-            z: Vec::new(),
-            b: Vec::new(),
-            logits: Vec::new(),
-            likelihood: Vec::new(),
-            names_class: Vec::new(),
+            n,
+            z: self.z[..n * self.width].to_vec(),
+            b: self.b[..n * self.directions_len()].to_vec(),
+            logits: self.logits[..n * self.classes].to_vec(),
+            likelihood: self.likelihood[..n * self.classes].to_vec(),
+            names_class: self.names_class[..n].to_vec(),
             projection: self.projection.clone(),
             directions: self.directions.clone(),
             ..*self
@@ -191,13 +209,28 @@ impl Rows {
         &self.likelihood[i * self.classes..(i + 1) * self.classes]
     }
 
+    /// Rows that were pressed.
+    pub(super) fn pressed(&self) -> usize {
+        self.n - self.fixed
+    }
+
+    /// Writes `g` over the probabilities `pi` of row `i`: `π − t` with its fixed target, or as the presses on it ask.
+    pub(super) fn gradient(&self, i: usize, pi: &mut [f64], delta: f64) {
+        if i < self.fixed {
+            pi.iter_mut().zip(self.likelihood(i)).for_each(|(p, t)| *p -= t);
+        } else {
+            gradient_in_place(pi, self.likelihood(i), delta);
+        }
+    }
+
     /// λ of this log; counted rather than summed so that the order of rows cannot change it.
     pub(super) fn lambda(&self, config: &SolverConfig) -> f64 {
-        let labels = self.names_class.iter().filter(|n| **n).count();
-        if self.n == 0 {
+        let labels = self.names_class[self.fixed..].iter().filter(|n| **n).count();
+        let n = self.pressed();
+        if n == 0 {
             return config.lambda_partial;
         }
-        (labels as f64 * config.lambda_label + (self.n - labels) as f64 * config.lambda_partial) / self.n as f64
+        (labels as f64 * config.lambda_label + (n - labels) as f64 * config.lambda_partial) / n as f64
     }
 
     pub(super) fn project(&self, z: &[f32]) -> Vec<f64> {
