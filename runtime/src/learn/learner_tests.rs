@@ -365,9 +365,10 @@ fn clean_presses_under_the_gate_reach_95_per_cent_of_the_unguarded_learner_at_eq
 
 #[test]
 fn a_gate_that_wants_proof_is_too_strict_so_the_test_above_can_fail() {
-    let world = vectors().world(Kind::Shifted);
-    let strict = live(&world, Mode::Superiority, 120, 0.0, 0).accuracy;
-    let free = live(&world, Mode::Off, 120, 0.0, 0).accuracy;
+    // Under the same presses; one run alone hangs on which few of them were confirmed.
+    let world = vectors().world(Kind::Relabelled);
+    let mean = |mode| (0..2).map(|seed| live(&world, mode, 200, 0.0, seed).accuracy).sum::<f64>() / 2.0;
+    let (strict, free) = (mean(Mode::Superiority), mean(Mode::Off));
     assert!(strict < 0.95 * free, "strict {strict}, free {free}");
 }
 

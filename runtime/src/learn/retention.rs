@@ -156,14 +156,30 @@ impl Coreset {
     }
 
     /// Chooses from labelled source samples: `train` of them to learn from and `probe` of the others to measure by, the classes
-    /// in turn. Those to learn from are herded (Welling 2009): each next one brings the mean of the chosen features of its class
-    /// closest to the mean of the whole class. Those to measure by are spread evenly over what is left of each class.
+    /// in turn. Those to measure by are taken first, spread evenly over each class, for they stand for the whole source: what
+    /// herding leaves would be the samples least like their class. Those to learn from are herded out of the rest (Welling
+    /// 2009): each next one brings the mean of the chosen features of its class closest to the mean of the whole class. Where
+    /// there are too few samples for both, they are shared in proportion.
     pub fn choose(samples: &[SourceSample], train: usize, probe: usize) -> Coreset {
         let class = |s: &SourceSample| s.label.unwrap_or_else(|| argmax(&s.logits));
         let classes = samples.iter().map(|s| class(s) + 1).max().unwrap_or(0);
         let mut left: Vec<Vec<usize>> =
             (0..classes).map(|c| (0..samples.len()).filter(|&i| class(&samples[i]) == c).collect()).collect();
         let means: Vec<Vec<f64>> = left.iter().map(|of| mean(of.iter().map(|&i| &samples[i]))).collect();
+        let probe = probe.min((samples.len() * probe).div_ceil((train + probe).max(1)));
+        let mut quota = vec![0; classes];
+        for _ in 0..probe {
+            // The class with the fewest so far, of those with samples left.
+            let next = (0..classes).filter(|&c| quota[c] < left[c].len()).min_by_key(|&c| quota[c]);
+            let Some(next) = next else { break };
+            quota[next] += 1;
+        }
+        let mut measured = Vec::new();
+        for (left, quota) in left.iter_mut().zip(quota) {
+            let of: Vec<usize> = (0..quota).map(|k| left[k * left.len() / quota]).collect();
+            left.retain(|i| !of.contains(i));
+            measured.extend(of);
+        }
         let mut sums: Vec<Vec<f64>> = means.iter().map(|m| vec![0.0; m.len()]).collect();
         let (mut chosen, mut taken) = (Vec::new(), vec![0.0; classes]);
         while chosen.len() < train && left.iter().any(|l| !l.is_empty()) {
@@ -184,15 +200,6 @@ impl Coreset {
                 chosen.push(i);
             }
         }
-        let mut quota = vec![0; classes];
-        for _ in 0..probe {
-            // The class with the fewest so far, of those with samples left.
-            let next = (0..classes).filter(|&c| quota[c] < left[c].len()).min_by_key(|&c| quota[c]);
-            let Some(next) = next else { break };
-            quota[next] += 1;
-        }
-        let even = |c: usize| (0..quota[c]).map(move |k| (c, k));
-        let measured = (0..classes).flat_map(even).map(|(c, k)| left[c][k * left[c].len() / quota[c]]).collect();
         let pick = |of: Vec<usize>| of.into_iter().map(|i| samples[i].clone()).collect();
         Coreset { train: pick(chosen), probe: pick(measured) }
     }

@@ -1,9 +1,11 @@
 //! The two forms of the same iteration under one prior; see [`super`] for when each is taken.
+use hone_kernels::refit;
+
 use super::super::error::LearnError;
 use super::super::head::Theta;
 use super::super::linalg::{Cholesky, Packed, axpy, dot};
 use super::super::objective::softmax_into;
-use super::rows::{Phi, Rows};
+use super::rows::{Kernel, Phi, Rows};
 use super::{Prior, SolverConfig};
 
 /// The iteration under one prior: its state and how well it has foretold the presses.
@@ -43,7 +45,8 @@ impl Course {
 }
 
 impl Fit {
-    /// The canonical refit of `rows`: from zero, fresh Cholesky, the configured iterations.
+    /// The canonical refit of `rows`: from zero, fresh Cholesky, the configured iterations. A primal form has no preconditioner
+    /// to go on with; see [`Fit::to_go_on`].
     pub(super) fn canonical(rows: &Rows, prior: Prior, config: &SolverConfig) -> Result<Fit, LearnError> {
         let course = Course {
             lambda: rows.lambda(config) * prior.lambda_factor,
@@ -56,12 +59,21 @@ impl Fit {
             dual.iterate(rows, &course);
             State::Dual(dual)
         } else {
-            let mut primal = Primal::of(rows, course.lambda, prior.kappa, None)?;
             let factor = Cholesky::of(&curvature(rows, course.lambda, prior.kappa))?;
-            descend(rows, prior.kappa, &mut primal.theta, &course, |g| factor.solve(g));
-            State::Primal(primal)
+            let mut theta = vec![0.0; rows.classes * phi_width(rows, prior.kappa)];
+            descend(rows, prior.kappa, &mut theta, &course, |g| factor.solve(g));
+            State::Primal(Primal { inverse: Packed::default(), theta, lambda: course.lambda, updates: 0 })
         };
         Ok(Fit { prior, state, score: 0.0 })
+    }
+
+    /// With the preconditioner that further rows need.
+    pub(super) fn to_go_on(mut self, rows: &Rows) -> Result<Fit, LearnError> {
+        if let State::Primal(primal) = self.state {
+            let Primal { theta, lambda, .. } = primal;
+            self.state = State::Primal(Primal::of(rows, lambda, self.prior.kappa, Some(theta))?);
+        }
+        Ok(self)
     }
 
     /// Takes up the last row of `rows`; `kernel` holds its products with every row (see [`Rows::kernel`]).
@@ -70,7 +82,7 @@ impl Fit {
     pub(super) fn absorb_last(
         &mut self,
         rows: &Rows,
-        kernel: &[(f64, f64)],
+        kernel: &Kernel,
         config: &SolverConfig,
     ) -> Result<(), LearnError> {
         let n = rows.n;
@@ -78,11 +90,10 @@ impl Fit {
         let kappa = self.prior.kappa;
         let held = self.state.lambda();
         let drifted = (held - lambda).abs() > 0.25 * held;
-        let foretold = self.foretell(rows, n - 1, kernel);
+        let foretold = self.foretell(rows, n - 1, Some(kernel));
         match &mut self.state {
             State::Dual(dual) if n <= dual_limit(rows) && !drifted => {
-                let k: Vec<f64> = kernel.iter().map(|(own, along)| own + kappa * along).collect();
-                dual.push(&k)?;
+                dual.push(&kernel.at(kappa, n))?;
             }
             State::Dual(dual) if n <= dual_limit(rows) => {
                 let mut fresh = Dual::of(rows, lambda, kappa)?;
@@ -119,12 +130,12 @@ impl Fit {
             updates: 0,
         });
         let fit = Fit { prior: self.prior, state: weights, score: 0.0 };
-        range.map(|i| fit.foretell(all, i, &[])).sum()
+        range.map(|i| fit.foretell(all, i, None)).sum()
     }
 
     /// `log Σ_y π̃_y L_y` of row `i`, which this fit need not hold, with π as it stands. A dual form needs the row's products with
     /// the rows it holds.
-    fn foretell(&self, rows: &Rows, i: usize, kernel: &[(f64, f64)]) -> f64 {
+    fn foretell(&self, rows: &Rows, i: usize, kernel: Option<&Kernel>) -> f64 {
         let classes = rows.classes;
         let mut logits = rows.logits(i).to_vec();
         match &self.state {
@@ -134,8 +145,7 @@ impl Fit {
                 (0..classes).for_each(|c| logits[c] += phi.dot(&primal.theta[c * m..(c + 1) * m]));
             }
             State::Dual(dual) => {
-                let held = &kernel[..dual.len()];
-                let k: Vec<f64> = held.iter().map(|(own, along)| own + self.prior.kappa * along).collect();
+                let k = kernel.map_or_else(Vec::new, |kernel| kernel.at(self.prior.kappa, dual.len()));
                 (0..classes).for_each(|c| logits[c] += dot(&k, &dual.coefficients[c]));
             }
         }
@@ -157,11 +167,7 @@ impl Fit {
             State::Dual(dual) => dual.iterate(rows, &course),
             State::Primal(primal) => {
                 let inverse = &primal.inverse;
-                let mut product = vec![0.0; inverse.order()];
-                descend(rows, self.prior.kappa, &mut primal.theta, &course, |gradient| {
-                    inverse.times(gradient, &mut product);
-                    gradient.copy_from_slice(&product);
-                });
+                descend(rows, self.prior.kappa, &mut primal.theta, &course, |gradient| inverse.times(gradient));
             }
         }
     }
@@ -190,8 +196,8 @@ impl Fit {
             State::Primal(primal) => {
                 let mut full = vec![0.0; primal.inverse.order()];
                 phi.axpy(1.0, &mut full);
-                let mut product = vec![0.0; full.len()];
-                primal.inverse.times(&full, &mut product);
+                let mut product = full.clone();
+                primal.inverse.times(&mut product);
                 dot(&full, &product)
             }
         }
@@ -207,8 +213,8 @@ pub(super) fn mixed(fits: &[Fit], weights: &[f64], rows: &Rows) -> Theta {
     let (classes, m) = (rows.classes, rows.width);
     let mut theta = vec![0.0; classes * m];
     let mut along = if rows.has_directions() { vec![0.0; classes * classes] } else { Vec::new() };
-    // The dual forms of all priors multiply the same rows: their coefficients are added first.
-    let mut dual: Vec<(Vec<f64>, Vec<f64>)> = Vec::new();
+    // The dual forms of all priors multiply the same rows: their coefficients are added first, `[n, C]`.
+    let (mut own, mut with_head) = (Vec::new(), Vec::new());
     for (fit, &weight) in fits.iter().zip(weights).filter(|(_, w)| **w > 0.0) {
         let scale = fit.prior.kappa.sqrt();
         match &fit.state {
@@ -223,26 +229,16 @@ pub(super) fn mixed(fits: &[Fit], weights: &[f64], rows: &Rows) -> Theta {
                 }
             }
             State::Dual(state) => {
-                dual.resize(classes, Default::default());
-                for (c, coefficients) in state.coefficients.iter().enumerate() {
-                    let (own, with_head) = &mut dual[c];
-                    own.resize(coefficients.len(), 0.0);
-                    with_head.resize(coefficients.len(), 0.0);
-                    axpy(weight, coefficients, own);
-                    axpy(weight * fit.prior.kappa, coefficients, with_head);
-                }
+                let coefficients = state.by_row();
+                own.resize(coefficients.len(), 0.0);
+                with_head.resize(coefficients.len(), 0.0);
+                axpy(weight, &coefficients, &mut own);
+                axpy(weight * fit.prior.kappa, &coefficients, &mut with_head);
             }
         }
     }
-    for (c, (own, with_head)) in dual.iter().enumerate() {
-        for i in 0..own.len() {
-            let row = rows.phi(i, 0.0);
-            axpy(own[i], row.z, &mut theta[c * m..(c + 1) * m]);
-            if !along.is_empty() {
-                axpy(with_head[i], row.b, &mut along[c * classes..(c + 1) * classes]);
-            }
-        }
-    }
+    axpy(1.0, &rows.gather(&own).0, &mut theta);
+    axpy(1.0, &rows.gather(&with_head).1, &mut along);
     rows.unproject(&theta, &along)
 }
 
@@ -264,16 +260,7 @@ impl State {
     fn theta(&self, rows: &Rows, kappa: f64) -> Vec<f64> {
         match self {
             State::Primal(primal) => primal.theta.clone(),
-            State::Dual(dual) => {
-                let width = phi_width(rows, kappa);
-                let mut theta = vec![0.0; rows.classes * width];
-                for (c, coefficients) in dual.coefficients.iter().enumerate() {
-                    for (i, &a) in coefficients.iter().enumerate() {
-                        rows.phi(i, kappa).axpy(a, &mut theta[c * width..(c + 1) * width]);
-                    }
-                }
-                theta
-            }
+            State::Dual(dual) => dual.theta(rows, kappa),
         }
     }
 }
@@ -284,18 +271,15 @@ fn phi_width(rows: &Rows, kappa: f64) -> usize {
 
 /// `½ Σ φ φᵀ + λI`.
 pub(super) fn curvature(rows: &Rows, lambda: f64, kappa: f64) -> Packed {
-    let width = phi_width(rows, kappa);
-    let mut curvature = Packed::scaled_identity(width, lambda);
-    let mut full = vec![0.0; width];
-    for i in 0..rows.n {
-        full.fill(0.0);
-        rows.phi(i, kappa).axpy(1.0, &mut full);
-        curvature.add_outer(0.5, &full);
-    }
+    let mut curvature = Packed::scaled_identity(phi_width(rows, kappa), lambda);
+    curvature.add_outer(0.5, &rows.dense(kappa));
     curvature
 }
 
-/// Takes `Θ ← Θ − (Σ g φᵀ + λΘ) M` along `course`; `precondition` multiplies one class's gradient by `M` in place.
+/// Rows that are multiplied with the classes and back while they lie in the cache.
+const BLOCK: usize = 32;
+
+/// Takes `Θ ← Θ − (Σ g φᵀ + λΘ) M` along `course`; `precondition` multiplies the gradient of every class, `[C, width]`, by `M`.
 pub(super) fn descend(
     rows: &Rows,
     kappa: f64,
@@ -305,29 +289,29 @@ pub(super) fn descend(
 ) {
     let classes = rows.classes;
     let m = theta.len() / classes;
+    let phi = rows.dense(kappa);
     let mut gradient = vec![0.0; classes * m];
     let mut previous = theta.to_vec();
-    let (mut logits, mut g) = (vec![0.0; classes], vec![0.0; classes]);
+    let (mut logits, mut g) = (Vec::new(), Vec::new());
     for k in 0..course.iterations {
         for (gradient, theta) in gradient.iter_mut().zip(theta.iter()) {
             *gradient = course.lambda * theta;
         }
-        for i in 0..rows.n {
-            let phi = rows.phi(i, kappa);
-            for c in 0..classes {
-                logits[c] = rows.logits(i)[c] + phi.dot(&theta[c * m..(c + 1) * m]);
+        for first in (0..rows.n).step_by(BLOCK) {
+            let until = rows.n.min(first + BLOCK);
+            let phi = &phi[first * m..until * m];
+            logits.clear();
+            (first..until).for_each(|i| logits.extend_from_slice(rows.logits(i)));
+            refit::products(m, phi, theta, &mut logits);
+            g.resize(logits.len(), 0.0);
+            for ((i, f), g) in (first..until).zip(logits.chunks_exact(classes)).zip(g.chunks_exact_mut(classes)) {
+                softmax_into(f, g);
+                rows.gradient(i, g, course.delta);
             }
-            softmax_into(&logits, &mut g);
-            rows.gradient(i, &mut g, course.delta);
-            for c in 0..classes {
-                phi.axpy(g[c], &mut gradient[c * m..(c + 1) * m]);
-            }
+            refit::gather(m, phi, &g, &mut gradient);
         }
-        for c in 0..classes {
-            let step = &mut gradient[c * m..(c + 1) * m];
-            precondition(step);
-            axpy(-1.0, step, &mut theta[c * m..(c + 1) * m]);
-        }
+        precondition(&mut gradient);
+        axpy(-1.0, &gradient, theta);
         course.extrapolate(k, theta, &mut previous);
     }
     theta.copy_from_slice(&previous);
@@ -353,8 +337,8 @@ impl Primal {
     pub(super) fn update(&mut self, phi: &Phi<'_>) {
         let mut full = vec![0.0; self.inverse.order()];
         phi.axpy(1.0, &mut full);
-        let mut product = vec![0.0; full.len()];
-        self.inverse.times(&full, &mut product);
+        let mut product = full.clone();
+        self.inverse.times(&mut product);
         let scale = -0.5 / (1.0 + 0.5 * dot(&full, &product));
         self.inverse.add_outer(scale, &product);
         self.updates += 1;
@@ -382,13 +366,7 @@ impl Dual {
     pub(super) fn of(rows: &Rows, lambda: f64, kappa: f64) -> Result<Dual, LearnError> {
         let mut dual = Dual::new(rows.classes, lambda);
         for n in 0..rows.n {
-            let k: Vec<f64> = (0..=n)
-                .map(|i| {
-                    let (own, along) = rows.kernel(i, n);
-                    own + kappa * along
-                })
-                .collect();
-            dual.push(&k)?;
+            dual.push(&rows.kernel(n).at(kappa, n + 1))?;
         }
         Ok(dual)
     }
@@ -423,23 +401,38 @@ impl Dual {
         for (new, old) in self.coefficients.iter_mut().zip(&older.coefficients) {
             new[..old.len()].copy_from_slice(old);
         }
-        for i in 0..self.len() {
-            let k: Vec<f64> = (0..older.len())
-                .map(|j| {
-                    let (own, along) = rows.kernel(i, j);
-                    own + kappa * along
-                })
-                .collect();
-            for c in 0..rows.classes {
-                self.change[c][i] = dot(&k, &older.coefficients[c]);
-            }
+        let (theta, phi) = (self.theta(rows, kappa), rows.dense(kappa));
+        let mut change = vec![0.0; self.len() * rows.classes];
+        refit::products(
+            theta.len() / rows.classes,
+            &phi[..self.len() * theta.len() / rows.classes],
+            &theta,
+            &mut change,
+        );
+        for (i, change) in change.chunks_exact(rows.classes).enumerate() {
+            change.iter().enumerate().for_each(|(c, &v)| self.change[c][i] = v);
         }
+    }
+
+    /// `A`, `[n, C]`.
+    fn by_row(&self) -> Vec<f64> {
+        (0..self.len()).flat_map(|i| self.coefficients.iter().map(move |of| of[i])).collect()
+    }
+
+    /// Weights over φ, `[C, width of φ]`.
+    fn theta(&self, rows: &Rows, kappa: f64) -> Vec<f64> {
+        let (m, phi) = (phi_width(rows, kappa), rows.dense(kappa));
+        let mut theta = vec![0.0; rows.classes * m];
+        refit::gather(m, &phi[..self.len() * m], &self.by_row(), &mut theta);
+        theta
     }
 
     pub(super) fn iterate(&mut self, rows: &Rows, course: &Course) {
         let (n, classes) = (self.len(), rows.classes);
-        let mut step: Vec<Vec<f64>> = vec![vec![0.0; n]; classes];
-        let mut right = vec![0.0; n];
+        if n == 0 {
+            return;
+        }
+        let mut step = vec![0.0; classes * n];
         // Without momentum nothing moves ahead of itself, so nothing has to be remembered.
         let mut previous = (course.momentum > 0.0).then(|| (self.coefficients.clone(), self.change.clone()));
         let (mut logits, mut g) = (vec![0.0; classes], vec![0.0; classes]);
@@ -451,15 +444,16 @@ impl Dual {
                 softmax_into(&logits, &mut g);
                 rows.gradient(i, &mut g, course.delta);
                 for c in 0..classes {
-                    step[c][i] = g[c] + course.lambda * self.coefficients[c][i];
+                    step[c * n + i] = g[c] + course.lambda * self.coefficients[c][i];
                 }
             }
+            let right = step.clone();
+            self.factor.solve(&mut step);
             for c in 0..classes {
-                right.copy_from_slice(&step[c]);
-                self.factor.solve(&mut step[c]);
-                axpy(-1.0, &step[c], &mut self.coefficients[c]);
+                let (step, right) = (&step[c * n..(c + 1) * n], &right[c * n..(c + 1) * n]);
+                axpy(-1.0, step, &mut self.coefficients[c]);
                 for i in 0..n {
-                    self.change[c][i] -= 2.0 * (right[i] - self.lambda * step[c][i]);
+                    self.change[c][i] -= 2.0 * (right[i] - self.lambda * step[i]);
                 }
                 if let Some((coefficients, change)) = &mut previous {
                     course.extrapolate(k, &mut self.coefficients[c], &mut coefficients[c]);

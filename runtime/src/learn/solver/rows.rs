@@ -1,4 +1,8 @@
 //! The rows a solver fits, flat, and the second view of them: what the shipped head makes of each.
+use std::borrow::Cow;
+
+use hone_kernels::refit;
+
 use super::super::error::{LearnError, check_finite, check_len};
 use super::super::head::{HeadBase, Theta};
 use super::super::linalg::{axpy, dot};
@@ -28,6 +32,19 @@ impl Phi<'_> {
         if w.len() > m {
             axpy(s * self.scale, self.b, &mut w[m..]);
         }
+    }
+}
+
+/// Products of one row with others.
+pub(super) struct Kernel {
+    own: Vec<f64>,
+    along: Vec<f64>,
+}
+
+impl Kernel {
+    /// `φ · φ` with each of the first `n` rows.
+    pub(super) fn at(&self, kappa: f64, n: usize) -> Vec<f64> {
+        self.own[..n].iter().zip(&self.along).map(|(own, along)| own + kappa * along).collect()
     }
 }
 
@@ -196,9 +213,36 @@ impl Rows {
         Phi { z: self.z(i), b: self.b(i), scale: kappa.sqrt() }
     }
 
-    /// `φᵢ · φⱼ` at κ = 0, and what κ multiplies.
-    pub(super) fn kernel(&self, i: usize, j: usize) -> (f64, f64) {
-        (dot(self.z(i), self.z(j)), dot(self.b(i), self.b(j)))
+    /// `φᵢ · φⱼ` at κ = 0 and what κ multiplies, of row `i` with each up to itself.
+    pub(super) fn kernel(&self, i: usize) -> Kernel {
+        let n = i + 1;
+        let mut kernel = Kernel { own: vec![0.0; n], along: vec![0.0; n] };
+        refit::products(self.width, &self.z[..n * self.width], self.z(i), &mut kernel.own);
+        if let m @ 1.. = self.directions_len() {
+            refit::products(m, &self.b[..n * m], self.b(i), &mut kernel.along);
+        }
+        kernel
+    }
+
+    /// Every `φ`, row after row.
+    pub(super) fn dense(&self, kappa: f64) -> Cow<'_, [f64]> {
+        if kappa == 0.0 || !self.has_directions() {
+            return Cow::Borrowed(&self.z);
+        }
+        let scale = kappa.sqrt();
+        let row = |i: usize| self.z(i).iter().copied().chain(self.b(i).iter().map(move |b| scale * b));
+        Cow::Owned((0..self.n).flat_map(row).collect())
+    }
+
+    /// `Σ_i g[i, c] (z, b)ᵢ` over the first rows, for `g [_, C]`: `[C, width]`, and `[C, C]` or nothing.
+    pub(super) fn gather(&self, g: &[f64]) -> (Vec<f64>, Vec<f64>) {
+        let (n, m) = (g.len() / self.classes, self.directions_len());
+        let (mut own, mut along) = (vec![0.0; self.classes * self.width], vec![0.0; self.classes * m]);
+        refit::gather(self.width, &self.z[..n * self.width], g, &mut own);
+        if m > 0 {
+            refit::gather(m, &self.b[..n * m], g, &mut along);
+        }
+        (own, along)
     }
 
     pub(super) fn logits(&self, i: usize) -> &[f64] {
