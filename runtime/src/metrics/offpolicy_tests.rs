@@ -43,7 +43,7 @@ fn world(n: usize, seed: u64) -> (Vec<Logged>, f64) {
     let log = (0..n)
         .map(|i| {
             let draw = |k: u64| uniform(seed * 1_000_003 + i as u64 * 17 + k);
-            let chance: Vec<f64> = (0..3).map(|k| draw(k)).collect();
+            let chance: Vec<f64> = (0..3).map(&draw).collect();
             // The log's favourite is the first action; the rule's is the one it wrongly or rightly thinks best.
             let guess: Vec<f64> = (0..3).map(|k| chance[k as usize] + 0.4 * (draw(3 + k) - 0.5)).collect();
             let best = (0..3).max_by(|&a, &b| guess[a].total_cmp(&guess[b])).unwrap();

@@ -46,7 +46,7 @@ impl Course {
 
 impl Fit {
     /// The canonical refit of `rows`: from zero, fresh Cholesky, the configured iterations. A primal form has no preconditioner
-    /// to go on with; see [`Fit::to_go_on`].
+    /// to go on with; see [`Fit::ready_to_go_on`].
     pub(super) fn canonical(rows: &Rows, prior: Prior, config: &SolverConfig) -> Result<Fit, LearnError> {
         let course = Course {
             lambda: rows.lambda(config) * prior.lambda_factor,
@@ -68,7 +68,7 @@ impl Fit {
     }
 
     /// With the preconditioner that further rows need.
-    pub(super) fn to_go_on(mut self, rows: &Rows) -> Result<Fit, LearnError> {
+    pub(super) fn ready_to_go_on(mut self, rows: &Rows) -> Result<Fit, LearnError> {
         if let State::Primal(primal) = self.state {
             let Primal { theta, lambda, .. } = primal;
             self.state = State::Primal(Primal::of(rows, lambda, self.prior.kappa, Some(theta))?);

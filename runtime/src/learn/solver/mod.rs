@@ -233,7 +233,7 @@ impl HeadSolver {
         let mut fits = Vec::new();
         for (&prior, score) in config.priors.iter().zip(scores(&rows, &config)?) {
             let fit = Fit { score, ..Fit::canonical(&rows, prior, &config)? };
-            fits.push(fit.to_go_on(&rows)?);
+            fits.push(fit.ready_to_go_on(&rows)?);
         }
         Ok(HeadSolver { config, rows, fits })
     }
