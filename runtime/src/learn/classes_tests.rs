@@ -1,8 +1,7 @@
 use super::*;
-use crate::learn::fixture::{Kind, Sample, World, vectors};
+use crate::learn::fixture::{Kind, Sample, World, probabilities, vectors};
 use crate::learn::objective::{log_softmax, softmax_into};
 use crate::learn::{Action, GateConfig, HeadBase, Learner, LearnerConfig, Mode, Outcome, Theta, TrainingPress};
-use crate::model;
 
 fn labels(n: usize) -> Vec<String> {
     (0..n).map(|c| format!("c{c}")).collect()
@@ -54,7 +53,7 @@ fn a_class_that_nobody_has_named_changes_no_bit_of_any_probability() {
     let mut classes = Classes::shipped(&labels(9));
     classes.apply(1, &add("nine")).unwrap();
     for s in &world.test {
-        let (before, after) = (model::probabilities(&s.logits), classes.probabilities(&s.logits));
+        let (before, after) = (probabilities(&s.logits), classes.probabilities(&s.logits));
         assert_eq!(after.len(), 10);
         assert!(before.iter().zip(&after).all(|(a, b)| a.to_bits() == b.to_bits()));
         assert_eq!(after[9], 0.0);
@@ -110,7 +109,7 @@ fn merged_classes_are_one_answer_and_the_others_keep_every_bit() {
     assert_eq!((classes.class_of("c1"), classes.name(1), classes.visible().len()), (Some(7), "c7", 9));
     let mut disagreed = 0;
     for s in &world.test {
-        let (before, after) = (model::probabilities(&s.logits), classes.probabilities(&s.logits));
+        let (before, after) = (probabilities(&s.logits), classes.probabilities(&s.logits));
         for c in (0..10).filter(|c| ![1, 7].contains(c)) {
             assert_eq!(before[c].to_bits(), after[c].to_bits());
         }
@@ -264,7 +263,7 @@ fn every_objective_learns_of_merged_classes_as_of_one() {
         let sample = world.stream.iter().find(|s| argmax(&s.logits) == 9).unwrap();
         let together = |theta: &Theta| {
             let served = theta.apply(&world.base.standardise(&sample.feature).unwrap(), &sample.logits).unwrap();
-            let p = model::probabilities(&served);
+            let p = probabilities(&served);
             p[4] + p[9]
         };
         // Down where thumbs are learned from; otherwise another class is named.

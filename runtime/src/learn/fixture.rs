@@ -146,3 +146,11 @@ impl World {
 pub(crate) fn uniform(seed: u64, t: u64) -> f64 {
     (splitmix64(splitmix64(seed) ^ t) >> 11) as f64 / (1_u64 << 53) as f64
 }
+
+/// Softmax as a model answers it.
+pub(crate) fn probabilities(logits: &[f32]) -> Vec<f32> {
+    let max = logits.iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b));
+    let e: Vec<f64> = logits.iter().map(|&v| f64::from(v - max).exp()).collect();
+    let sum: f64 = e.iter().sum();
+    e.iter().map(|v| (v / sum) as f32).collect()
+}

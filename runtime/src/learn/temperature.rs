@@ -145,7 +145,7 @@ mod tests {
         let error = |t: &Temperature| {
             let (mut confidence, mut right) = (Vec::new(), Vec::new());
             for (logits, told) in &many {
-                let p = crate::model::probabilities(&t.apply(logits));
+                let p = crate::learn::fixture::probabilities(&t.apply(logits));
                 let class = argmax(&p);
                 confidence.push(f64::from(p[class]));
                 right.push(*told == Told::Is(class));
