@@ -6,14 +6,14 @@ use super::super::head::Theta;
 use super::super::linalg::{Cholesky, Packed, axpy, dot};
 use super::super::objective::softmax_into;
 use super::rows::{Kernel, Phi, Rows};
-use super::{Prior, SolverConfig};
+use super::{Prior, SCORED_ROWS, SolverConfig};
 
 /// The iteration under one prior: its state and how well it has foretold the presses.
 #[derive(Clone, Debug)]
 pub(super) struct Fit {
     pub(super) prior: Prior,
     pub(super) state: State,
-    /// `Σ log P(press | the presses before it)`.
+    /// `log share + Σ log P(press | the presses before it)`, over the first [`SCORED_ROWS`] presses.
     pub(super) score: f64,
 }
 
@@ -108,7 +108,9 @@ impl Fit {
                 self.state = State::Primal(Primal::of(rows, lambda, kappa, Some(theta))?);
             }
         }
-        self.score += foretold;
+        if rows.pressed() <= SCORED_ROWS {
+            self.score += foretold;
+        }
         Ok(())
     }
 
@@ -118,19 +120,6 @@ impl Fit {
         if let State::Dual(dual) = &mut self.state {
             dual.truncate(n);
         }
-    }
-
-    /// `Σ log Σ_y π̃_y L_y` over a range of rows of `all`, of which this fit holds the first ones, `known`.
-    pub(super) fn foretell_range(&self, known: &Rows, all: &Rows, range: std::ops::Range<usize>) -> f64 {
-        // As weights, so that the cost of a row does not rise with the rows held.
-        let weights = State::Primal(Primal {
-            inverse: Packed::default(),
-            theta: self.state.theta(known, self.prior.kappa),
-            lambda: 1.0,
-            updates: 0,
-        });
-        let fit = Fit { prior: self.prior, state: weights, score: 0.0 };
-        range.map(|i| fit.foretell(all, i, None)).sum()
     }
 
     /// `log Σ_y π̃_y L_y` of row `i`, which this fit need not hold, with π as it stands. A dual form needs the row's products with

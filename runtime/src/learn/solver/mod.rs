@@ -21,12 +21,11 @@
 //! `λ⁻¹(I + κBᵀB)` with `B` the shipped head, and the corrections are averaged with the weights `∝ exp(s_h)`, `s_h` the logarithm
 //! of the probability the prior gave to each press *before* it was told (prequential scores, Dawid 1984). Fits of the presses
 //! already told cannot judge: every prior explains those, and the marginal likelihood by Laplace's method chose worse than no
-//! choice. Incrementally the scores are kept press by press; the canonical refit, which may depend on the log alone, fits the
-//! first 8, 16, 32 … rows and scores what follows, up to [`SCORED_ROWS`].
+//! choice. The scores are kept press by press over the first [`SCORED_ROWS`]; the canonical refit, which may depend on the log
+//! alone, tells itself those presses once more, one by one, and so weighs the priors as the incremental solver does.
 //!
-//! By default there is one prior. Three of them gained on average over tasks, but the press-by-press and the canonical scores
-//! can disagree, so that what is shown and what is published differ more than one prior's two solutions do, and where pixels
-//! moved they forgot more of the source than they gained.
+//! By default there is one prior. [`Prior::THREE`] gain two points at 100 and 200 thumbs on average over tasks
+//! (`benches/feedback/README.md`), but where pixels moved they lose a point or two and forget more of the source.
 //!
 //! λ of a log that mixes presses: the mean over its rows of λ(partial) for thumbs, stars and preferences and λ(label) for rows
 //! in which a class was named. The preconditioner keeps the λ it was factored with until the mean has moved by a quarter: the
@@ -48,12 +47,10 @@ mod rows;
 use forms::{Fit, mixed};
 use rows::Rows;
 
-/// Rows by which the canonical refit judges its priors; past them they hardly differ.
-pub const SCORED_ROWS: usize = 1024;
-/// Rows of the first fit by which priors are judged.
-const FIRST_SCORED: usize = 8;
-/// Iterations of those fits at most: they only have to foretell.
-const SCORING_ITERATIONS: usize = 20;
+/// Rows by which priors are judged, the first ones; past them they hardly differ.
+pub const SCORED_ROWS: usize = 256;
+/// Rows up to which the canonical refit averages over priors; past them it takes the likeliest.
+const AVERAGED_ROWS: usize = 1024;
 /// A prior whose weight falls below this is left out of the average.
 const NEGLIGIBLE: f64 = 1e-2;
 /// Weight from which a prior gets every warm iteration; the others get one, which keeps them ready.
@@ -68,11 +65,19 @@ pub struct Prior {
     pub lambda_factor: f64,
     /// How much more the directions count that the shipped head reads; 0 where all count the same.
     pub kappa: f64,
+    /// How much it counts beside the others before a press has told, above 0; only ratios matter.
+    pub share: f64,
 }
 
 impl Prior {
     /// λ as it is, every direction alike.
-    pub const PLAIN: Prior = Prior { lambda_factor: 1.0, kappa: 0.0 };
+    pub const PLAIN: Prior = Prior { lambda_factor: 1.0, kappa: 0.0, share: 1.0 };
+    /// The plain one, and two by which what is to be learned lies mostly in the directions that the shipped head reads already.
+    pub const THREE: [Prior; 3] = [
+        Prior { share: 0.8, ..Prior::PLAIN },
+        Prior { lambda_factor: 10.0, kappa: 3.0, share: 0.1 },
+        Prior { lambda_factor: 10.0, kappa: 30.0, share: 0.1 },
+    ];
 }
 
 /// Settings of the refit.
@@ -153,6 +158,9 @@ impl SolverConfig {
             }
             if !(prior.kappa >= 0.0 && prior.kappa.is_finite()) {
                 return Err(LearnError::OutOfRange { what: "a prior's kappa", value: prior.kappa, range: "[0, inf)" });
+            }
+            if !(prior.share > 0.0 && prior.share.is_finite()) {
+                return Err(LearnError::OutOfRange { what: "a prior's share", value: prior.share, range: "(0, inf)" });
             }
         }
         if !(0.0..1.0).contains(&self.canonical_momentum) {
@@ -267,8 +275,14 @@ impl HeadSolver {
     /// [`LearnError::Length`], [`LearnError::NonFinite`]; [`LearnError::NotPositiveDefinite`] when the feature is so large
     /// that the curvature loses all precision. The solver is unchanged then.
     pub fn push(&mut self, row: &Row) -> Result<usize, LearnError> {
-        let last = self.rows.n;
         self.rows.push(row)?;
+        self.absorb_last()?;
+        Ok(self.len() - 1)
+    }
+
+    /// Takes up the last of the rows and the warm iterations; takes the row out again where that fails.
+    fn absorb_last(&mut self) -> Result<(), LearnError> {
+        let last = self.rows.n - 1;
         let kernel = self.rows.kernel(last);
         for f in 0..self.fits.len() {
             if let Err(error) = self.fits[f].absorb_last(&self.rows, &kernel, &self.config) {
@@ -280,7 +294,7 @@ impl HeadSolver {
             }
         }
         self.iterate();
-        Ok(self.len() - 1)
+        Ok(())
     }
 
     /// Replaces what was said about row `index` (another presser, or a changed mind) and takes the warm iterations.
@@ -365,7 +379,7 @@ pub fn canonical_refit(base: &HeadBase, rows: &[Row], config: &SolverConfig) -> 
         return Ok(Theta::zeros(base.classes(), base.width()));
     }
     let mut weights = weights(scores(&all, config)?.into_iter());
-    if all.pressed() > SCORED_ROWS {
+    if all.pressed() > AVERAGED_ROWS {
         // So many presses outweigh any prior; one fit is enough.
         let best = (0..weights.len()).fold(0, |b, h| if weights[h] > weights[b] { h } else { b });
         (0..weights.len()).for_each(|h| weights[h] = f64::from(u8::from(h == best)));
@@ -378,26 +392,23 @@ pub fn canonical_refit(base: &HeadBase, rows: &[Row], config: &SolverConfig) -> 
     Ok(mixed(&fits, &weights, &all))
 }
 
-/// The score of each prior by what it foretells: fits of the first 8, 16, 32 … rows, each judged by the rows up to the next.
+/// The score of each prior by what it foretells: the rows are told once more, one by one, as a person told them.
 fn scores(rows: &Rows, config: &SolverConfig) -> Result<Vec<f64>, LearnError> {
-    let mut scores = vec![0.0; config.priors.len()];
     if config.priors.len() == 1 {
-        return Ok(scores);
+        return Ok(vec![0.0]);
     }
-    let iterations = config.canonical_iterations.min(SCORING_ITERATIONS);
-    let config = &SolverConfig { canonical_iterations: iterations, ..config.clone() };
-    let (mut known, mut next) = (rows.emptied(), FIRST_SCORED);
-    let (first, scored) = (rows.fixed, rows.pressed().min(SCORED_ROWS));
-    while next < scored {
-        (known.n..first + next).for_each(|i| known.copy(rows, i));
-        let until = (2 * next).min(scored);
-        for (score, &prior) in scores.iter_mut().zip(&config.priors) {
-            let fit = Fit::canonical(&known, prior, config)?;
-            *score += fit.foretell_range(&known, rows, first + next..first + until);
-        }
-        next *= 2;
+    let known = rows.emptied();
+    let fresh = config.priors.iter().map(|&prior| Fit::canonical(&known, prior, config)?.ready_to_go_on(&known));
+    let mut fits = fresh.collect::<Result<Vec<_>, LearnError>>()?;
+    for fit in &mut fits {
+        fit.score = fit.prior.share.ln();
     }
-    Ok(scores)
+    let mut solver = HeadSolver { config: config.clone(), rows: known, fits };
+    for i in rows.fixed..rows.n.min(rows.fixed + SCORED_ROWS) {
+        solver.rows.copy(rows, i);
+        solver.absorb_last()?;
+    }
+    Ok(solver.fits.iter().map(|fit| fit.score).collect())
 }
 
 /// `∝ exp(score)`, what is negligible set to 0; they sum to 1.

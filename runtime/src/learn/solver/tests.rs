@@ -7,9 +7,7 @@ use crate::learn::objective::Feedback;
 
 /// Priors between which there is something to choose.
 fn several() -> SolverConfig {
-    let priors = [(1.0, 0.0), (10.0, 3.0), (10.0, 30.0)];
-    let priors = priors.map(|(lambda_factor, kappa)| Prior { lambda_factor, kappa }).to_vec();
-    SolverConfig { priors, ..SolverConfig::default() }
+    SolverConfig { priors: Prior::THREE.to_vec(), ..SolverConfig::default() }
 }
 
 /// One prior and a δ that stays, as the numpy reference has them.
@@ -443,6 +441,24 @@ fn priors_are_judged_by_what_they_foretell_press_by_press_and_the_best_fits_the_
 }
 
 #[test]
+fn the_canonical_refit_weighs_priors_bit_for_bit_as_the_press_by_press_solver_does() {
+    let vectors = vectors();
+    let world = vectors.world(Kind::Relabelled);
+    let rows = recorded_rows(&world, &vectors.thumbs, true);
+    let mut solver = HeadSolver::for_head(&world.base, several()).unwrap();
+    assert_eq!(solver.weights(), [0.8, 0.1, 0.1]);
+    for (n, row) in rows.iter().enumerate() {
+        solver.push(row).unwrap();
+        if [9, 60, 150].contains(&(n + 1)) {
+            let again = HeadSolver::with_rows(&world.base, &rows[..=n], several()).unwrap();
+            assert_eq!(solver.weights(), again.weights(), "after {} presses", n + 1);
+        }
+    }
+    let moved = solver.weights();
+    assert!((moved[0] - 0.8).abs() > 0.05, "nothing was judged: {moved:?}");
+}
+
+#[test]
 fn the_average_over_priors_is_the_weighted_sum_of_their_corrections() {
     let vectors = vectors();
     let world = vectors.world(Kind::Shifted);
@@ -467,9 +483,10 @@ fn the_average_over_priors_is_the_weighted_sum_of_their_corrections() {
 fn settings_of_priors_out_of_range_are_refused() {
     for priors in [
         vec![],
-        vec![Prior { lambda_factor: 0.0, kappa: 0.0 }],
-        vec![Prior { lambda_factor: 1.0, kappa: -1.0 }],
-        vec![Prior { lambda_factor: f64::NAN, kappa: 0.0 }],
+        vec![Prior { lambda_factor: 0.0, ..Prior::PLAIN }],
+        vec![Prior { kappa: -1.0, ..Prior::PLAIN }],
+        vec![Prior { lambda_factor: f64::NAN, ..Prior::PLAIN }],
+        vec![Prior { share: 0.0, ..Prior::PLAIN }],
     ] {
         assert!(SolverConfig { priors, ..SolverConfig::default() }.check().is_err());
     }
