@@ -24,6 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
 use serde::{Deserialize, Serialize};
 
+use crate::learn::{Classes, Retain};
 use crate::state::{self, StateDir, StateError};
 use crate::{Class, Classified};
 
@@ -185,6 +186,19 @@ pub struct Provenance {
     pub order: u64,
     /// The adapter in use when this one was published; `None` is factory. [`AdapterStore::publish`] sets it.
     pub parent: Option<AdapterId>,
+    /// The classes as they were known, where they are not those of the bundle.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classes: Option<Classes>,
+    /// How much of the source was learned beside the presses.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub retain: Retain,
+    /// Random Fourier features Θ is over, beside the graph's.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub random_features: usize,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// A head adapter: Θ with its provenance.

@@ -38,6 +38,7 @@ pub mod session;
 pub mod state;
 pub mod tensor;
 pub mod train;
+pub mod trial;
 
 pub use bundle::Bundle;
 pub use class::{Class, Classified};

@@ -5,11 +5,14 @@ use std::time::{Duration, Instant};
 
 use crate::bundle::{Bundle, BundleError, Recipe};
 use crate::class::{Class, Classified};
-use crate::learn::{HeadBase, LearnError};
+use crate::learn::{Coreset, HeadBase, LearnError};
 use crate::modality::{ModalityError, Preprocessor, Sample};
 use crate::note::Note;
 use crate::session::{Session, SessionError, SessionOptions};
 use crate::tensor::{Tensor, TensorError};
+
+/// Where a bundle has its source samples.
+pub const CORESET: &str = "train/coreset.safetensors";
 
 /// Why a model cannot be opened or cannot answer.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +47,12 @@ pub enum ModelError {
         /// What is there.
         found: String,
     },
+    /// The shipped source samples cannot be read.
+    #[error("{CORESET}: {why}")]
+    Coreset {
+        /// Why.
+        why: String,
+    },
     /// The shipped head cannot be read.
     #[error("train/head.safetensors: {why}")]
     Head {
@@ -59,13 +68,16 @@ impl Classified for ModelError {
             ModelError::Session(e) => e.class(),
             ModelError::Modality(e) => e.class(),
             ModelError::Learn(e) => e.class(),
-            ModelError::Output { .. } | ModelError::Mismatch { .. } | ModelError::Head { .. } => Class::Invalid,
+            ModelError::Output { .. }
+            | ModelError::Mismatch { .. }
+            | ModelError::Coreset { .. }
+            | ModelError::Head { .. } => Class::Invalid,
         }
     }
 }
 
 /// What the graph made of one sample, before any adapter.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Seen {
     /// Pooled feature, `[d]`.
     pub feature: Vec<f32>,
@@ -85,6 +97,7 @@ pub struct Model {
     session: Session,
     preprocessor: Preprocessor,
     base: HeadBase,
+    coreset: Option<Coreset>,
 }
 
 impl Model {
@@ -116,7 +129,15 @@ impl Model {
             });
         }
         let base = HeadBase::new(weight, bias, recipe.mean.clone(), recipe.std.clone())?;
-        Ok(Model { bundle, recipe, labels, session, preprocessor, base })
+        let coreset = match bundle.contains(CORESET) {
+            true => {
+                let bytes = bundle.read(CORESET)?;
+                let read = Coreset::from_safetensors(&bytes, base.features(), base.classes());
+                Some(read.map_err(|why| ModelError::Coreset { why })?)
+            }
+            false => None,
+        };
+        Ok(Model { bundle, recipe, labels, session, preprocessor, base, coreset })
     }
 
     /// The bundle.
@@ -142,6 +163,11 @@ impl Model {
     /// The shipped head with the statistics of its feature.
     pub fn base(&self) -> &HeadBase {
         &self.base
+    }
+
+    /// Samples of the source, where the bundle ships any.
+    pub fn coreset(&self) -> Option<&Coreset> {
+        self.coreset.as_ref()
     }
 
     /// The session.
