@@ -10,6 +10,7 @@ mod fuzz;
 mod hostile;
 mod import;
 mod loop_settings;
+mod memory;
 mod onnx;
 mod pads;
 mod rollback;

@@ -202,6 +202,22 @@ impl Session {
         Ok(graph.outputs.iter().map(|&v| graph.values[v].name.clone()).zip(out).collect())
     }
 
+    /// Runs on inputs in the graph's order into `outputs`, in the graph's order: a tensor there of the type and shape of the
+    /// result is overwritten, anything else replaced. A run like the one before allocates nothing, where every step has a kernel
+    /// of ours.
+    ///
+    /// # Errors
+    /// [`SessionError`] when the inputs do not fit; what is in `outputs` is then undefined.
+    pub fn run_into(&mut self, inputs: &[&Tensor], outputs: &mut Vec<Tensor>) -> Result<(), SessionError> {
+        if !self.runner.is_planned(inputs) {
+            let names = self.input_names();
+            let given: Vec<(&str, DType, &[usize])> =
+                names.iter().zip(inputs).map(|(n, t)| (*n, t.dtype(), t.shape())).collect();
+            self.graph().bind(&given)?;
+        }
+        Ok(self.runner.run_into(inputs, outputs)?)
+    }
+
     /// The load-time self test: `samples/input.npz` must give `samples/expected.npz`.
     fn golden(&mut self, bundle: &Bundle) -> Result<(), SessionError> {
         let listed = |p: &str| bundle.manifest().files.iter().any(|f| f.path == p);
