@@ -26,7 +26,7 @@ usage: cargo xtask <task>
                      --hone PATH   a built program instead of `cargo run --release`
   onnx-node-tests  run the ONNX standard's node tests through hone and compare with the expected failures (needs python3,
                    and a package index the first time); with --results FILE.jsonl, judge what hone printed before
-  boards [...]     build the pads' firmware, hold it to its budget, stamp it (needs rustup or Debian's rustc-web; gets them):
+  boards [...]     build the pads' firmware, hold it to its budget, stamp it (needs rustup for the targets):
                      --board NAME  one board; may be repeated
                      --out DIR     where images and boards.json go instead of target/boards/images
                      --list        say what there is
@@ -50,7 +50,7 @@ fn main() -> ExitCode {
             None => return usage(),
         },
         ["boards", ref rest @ ..] => match boards::Options::parse(rest) {
-            Some(options) => boards::run(&root(), &options).map(|()| true),
+            Some(options) => firmware(&options),
             None => return usage(),
         },
         ["e2e", ref rest @ ..] => match e2e::Options::parse(rest) {
@@ -68,6 +68,14 @@ fn main() -> ExitCode {
             eprintln!("xtask: {e:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Asked for by name, a compiler that is missing is a failure and not a skipped step.
+fn firmware(options: &boards::Options) -> anyhow::Result<bool> {
+    match boards::run(&root(), options)? {
+        boards::Ended::Built => Ok(true),
+        boards::Ended::Unavailable(why) => anyhow::bail!("{why}"),
     }
 }
 

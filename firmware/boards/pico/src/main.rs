@@ -14,7 +14,6 @@
 #![no_std]
 #![no_main]
 
-#[path = "rp.rs"]
 mod rp;
 
 use embassy_rp::pac;
@@ -28,6 +27,14 @@ const TITLE: &str = "hone pad (Pico)";
 /// Microseconds since boot, wrapping.
 fn micros() -> u32 {
     pac::TIMER.timerawl().read()
+}
+
+/// The flash chip's number, which its maker gave it.
+fn uid(flash: &mut rp::Kept) -> [u8; 8] {
+    let mut uid = [0; 8];
+    // A chip that does not tell has zeros; the host tells its pads apart by port then.
+    let _ = flash.blocking_unique_id(&mut uid);
+    uid
 }
 
 /// Bits: 0 power, 1 RUN pin, 2 debugger, 3 watchdog, 4 none of these: software.

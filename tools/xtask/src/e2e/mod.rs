@@ -100,7 +100,9 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<Ended> {
         ));
     }
     let image = crate::target_dir(root).join("boards/images/lm3s6965.elf");
-    boards::run(root, &boards::Options::only("lm3s6965"))?;
+    if let boards::Ended::Unavailable(why) = boards::run(root, &boards::Options::only("lm3s6965"))? {
+        return Ok(Ended::Unavailable(why));
+    }
     let hone = match &options.hone {
         Some(path) => path.clone(),
         None => {
