@@ -9,6 +9,7 @@
 //! | [`gesture`] | edges | clicks, long presses, doubles, chords |
 //! | [`queue`] | gestures | numbered events that wait until the host has them |
 //! | [`flash`] | that queue | records in NOR flash that outlive a power cut |
+//! | [`warm`] | that queue | memory that a reset does not clear, for boards without flash to write |
 //! | [`link`] | events | frames, again and again until acknowledged |
 //! | [`pad`] | all of them | one core, with lamps that say how far a press has come |
 //! | [`shell`] | a board's hardware | the loop every board runs |
@@ -45,6 +46,7 @@ pub mod pad;
 pub mod pins;
 pub mod queue;
 pub mod shell;
+pub mod warm;
 
 pub use flash::FlashStore;
 pub use hone_wire::message::RebootTarget;
@@ -52,6 +54,7 @@ pub use pad::{Lamp, Pad, PadConfig, Request};
 pub use pins::Buttons;
 pub use queue::{RamStore, Store, StoreError};
 pub use shell::{Board, Shell};
+pub use warm::WarmStore;
 
 /// Most buttons a pad may have.
 pub const MAX_BUTTONS: usize = 16;

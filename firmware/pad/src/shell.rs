@@ -11,6 +11,8 @@ use hone_wire::message::{Buzzer, Display, RebootTarget};
 
 /// Bytes read from the port at once.
 const READ: usize = 32;
+/// Most times that it is read in a step: a host that floods the port must not keep buttons from being sampled.
+const READS: usize = 8;
 
 /// The hardware of a pad. No function waits.
 pub trait Board {
@@ -64,7 +66,7 @@ impl<S: Store> Shell<S> {
     /// Does everything that is due, then sleeps until the next interrupt.
     pub fn step(&mut self, board: &mut impl Board) {
         let mut bytes = [0; READ];
-        loop {
+        for _ in 0..READS {
             let n = board.read(&mut bytes);
             let now_ms = board.now_ms();
             self.pad.rx(&bytes[..n], now_ms);

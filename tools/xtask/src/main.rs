@@ -30,7 +30,9 @@ usage: cargo xtask <task>
                      --board NAME  one board; may be repeated
                      --out DIR     where images and boards.json go instead of target/boards/images
                      --list        say what there is
-  e2e [...]        a pad's firmware in QEMU, heard by a real `hone listen`: every press recorded once (needs qemu-system-arm):
+  e2e [...]        a pad's firmware, emulated, heard by a real `hone listen`: every press recorded once (needs qemu-system-arm;
+                   for the Pico node and npm):
+                     --board NAME  one of lm3s6965, microbit, pico; may be repeated
                      --runs N      of each kind, 1 if not given
                      --timed N     also time N presses up to the lamp
                      --hone PATH   a built program instead of `cargo build`

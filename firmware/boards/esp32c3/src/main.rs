@@ -133,8 +133,7 @@ fn main() -> ! {
         Output::new(p.GPIO3, Level::Low, output),
         Output::new(p.GPIO10, Level::Low, output),
     ];
-    let store = FlashStore::<FlashStorage<'_>, HOLDS>::new(FlashStorage::new(p.FLASH), STORE);
-    let mut shell = Shell::new(Pad::idle(store));
+    let mut shell = Shell::new(Pad::idle(FlashStore::<FlashStorage<'_>, HOLDS>::idle()));
     let random = Rng::new();
     let [a, b, c, d] = random.random().to_le_bytes();
     let [e, f, g, h] = random.random().to_le_bytes();
@@ -146,7 +145,7 @@ fn main() -> ! {
         // The chip's own codes: 1 power, 3 and 12 software, 15 brown-out, the others watchdogs.
         reset_cause: reset_reason().map_or(0, |reason| reason as u8),
     };
-    start::boot(&mut shell, &PLATE, hardware);
+    start::boot(&mut shell, FlashStorage::new(p.FLASH), STORE, &PLATE, hardware);
     let mut board =
         Esp32c3 { buttons: Buttons::new(pins, Wiring::ActiveLow), lamps, usb: UsbSerialJtag::new(p.USB_DEVICE), ms: 0 };
     loop {

@@ -9,7 +9,8 @@
 //! | lamp 0 | PF0 |
 //! | serial port | UART0 (PA0 in, PA1 out), 115200 8N1 |
 //!
-//! The pad's identity is the board's Ethernet address. There is no flash that QEMU lets a program write.
+//! The pad's identity is the board's Ethernet address. There is no flash that QEMU lets a program write: presses, numbering
+//! and the pairing key are in memory that a reset does not clear, and go with the power.
 #![no_std]
 #![no_main]
 
@@ -17,7 +18,8 @@ use cortex_m_rt::entry;
 use hone_board::{cortex, retained};
 use hone_pad::link::Identity;
 use hone_pad::pins::{Buttons, Wiring};
-use hone_pad::{Board, MAX_BUTTONS, Pad, PadConfig, RamStore, Shell};
+use hone_pad::warm::Memory;
+use hone_pad::{Board, MAX_BUTTONS, Pad, PadConfig, Shell, WarmStore};
 
 mod chip;
 
@@ -64,9 +66,18 @@ impl Board for Lm3s6965 {
 
 #[entry]
 fn main() -> ! {
-    static mut SHELL: Shell<RamStore<32>> = Shell::new(Pad::idle(RamStore::new()));
+    static mut SHELL: Shell<WarmStore<32>> = Shell::new(Pad::idle(WarmStore::new()));
     let shell = SHELL;
     let boot = retained::boot();
+    let reset_cause = chip::reset_cause();
+    let memory = chip::warm();
+    if reset_cause & chip::POWER != 0 {
+        // What is left of it is not to be trusted.
+        *memory = Memory::ZEROS;
+    }
+    let store = shell.pad_mut().store_mut();
+    store.mount(memory);
+    let pairing_key = store.pairing_key();
     let pins = chip::start();
     if let Some(core) = cortex_m::Peripherals::take() {
         cortex::tick(core.SYST, CRYSTAL);
@@ -83,8 +94,9 @@ fn main() -> ! {
             firmware: PLATE.version(),
             firmware_hash: PLATE.digest(),
         },
+        pairing_key,
         nonce,
-        reset_cause: chip::reset_cause(),
+        reset_cause,
         ..PadConfig::default()
     };
     let mut board = Lm3s6965 { buttons: Buttons::new(pins, Wiring::ActiveLow) };

@@ -68,15 +68,14 @@ impl Board for Microbit {
 
 #[entry]
 fn main() -> ! {
+    static mut SHELL: Shell<FlashStore<chip::Flash, HOLDS>> = Shell::new(Pad::idle(FlashStore::idle()));
     let reset_cause = chip::reset_cause();
     let Some(mut core) = cortex_m::Peripherals::take() else { cortex::restart() };
     let pins = chip::start(&mut core.NVIC);
     let mut board = Microbit { buttons: Buttons::new(pins, Wiring::ActiveLow), clock: Clock::new(1_000_000, 32) };
-    let store = FlashStore::<chip::Flash, HOLDS>::new(chip::Flash, END - STORE..END);
-    let mut shell = Shell::new(Pad::idle(store));
     let hardware = start::Hardware { uid: chip::uid(), buttons: 2, leds: 2, chance: chip::chance(), reset_cause };
-    start::boot(&mut shell, &PLATE, hardware);
+    start::boot(SHELL, chip::Flash, END - STORE..END, &PLATE, hardware);
     loop {
-        shell.step(&mut board);
+        SHELL.step(&mut board);
     }
 }

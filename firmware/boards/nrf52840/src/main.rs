@@ -98,6 +98,7 @@ impl Board for Nrf52840<'_> {
 
 #[entry]
 fn main() -> ! {
+    static mut SHELL: Shell<FlashStore<Nvmc<'static>, HOLDS>> = Shell::new(Pad::idle(FlashStore::idle()));
     static mut MEMORY: hone_board::usb::Memory = hone_board::usb::Memory::new();
     let mut config = Config::default();
     // What USB asks for, and what keeps time.
@@ -112,8 +113,6 @@ fn main() -> ! {
     let buttons = Buttons::new(pins.map(|pin| Input::new(pin, Pull::Up)), Wiring::ActiveLow);
     let lamps = lamps.map(|pin| Output::new(pin, Level::High, OutputDrive::Standard));
     let driver = usb::Driver::new(p.USBD, Irqs, HardwareVbusDetect::new(Irqs));
-    let store = FlashStore::<Nvmc<'_>, HOLDS>::new(Nvmc::new(p.NVMC), END - STORE..END);
-    let mut shell = Shell::new(Pad::idle(store));
     let uid = uid();
     let hardware = start::Hardware {
         uid,
@@ -122,11 +121,11 @@ fn main() -> ! {
         chance: Rng::new_blocking(p.RNG).blocking_next_u64().to_le_bytes(),
         reset_cause: reset_cause(),
     };
-    start::boot(&mut shell, &PLATE, hardware);
+    start::boot(SHELL, Nvmc::new(p.NVMC), END - STORE..END, &PLATE, hardware);
     hone_board::usb::with(driver, MEMORY, "hone pad (nRF52840)", uid, |usb| {
         let mut board = Nrf52840 { buttons, lamps, usb, rtc, clock: Clock::new(TICKS_PER_SECOND, 24), ms: 0 };
         loop {
-            shell.step(&mut board);
+            SHELL.step(&mut board);
         }
     })
 }

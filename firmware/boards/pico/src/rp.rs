@@ -7,8 +7,8 @@ use embassy_rp::flash::{Blocking, ERASE_SIZE, Flash};
 use embassy_rp::gpio::{AnyPin, Input, Level, Output, Pull};
 use embassy_rp::peripherals::{FLASH, USB};
 use embassy_rp::uart::{self, Uart};
-use embassy_rp::{Peri, bind_interrupts, rom_data, usb};
-use embedded_hal_nb::serial::{Read, Write};
+use embassy_rp::{Peri, bind_interrupts, pac, rom_data, usb};
+use embedded_hal_nb::serial::Read;
 use hone_board::clock::Clock;
 use hone_board::{cortex, start};
 use hone_pad::pins::{Buttons, Wiring};
@@ -18,6 +18,7 @@ use hone_pad::{Board, FlashStore, MAX_BUTTONS, Pad, RebootTarget, Shell};
 const HOLDS: usize = 200;
 /// Bytes of flash for events, settings and the key, at its end.
 const STORE: u32 = 16 * ERASE_SIZE as u32;
+const END: u32 = FLASH_SIZE as u32;
 const BUTTONS: usize = 5;
 
 /// The flash.
@@ -75,7 +76,11 @@ impl Board for Rp<'_> {
 
     fn write(&mut self, bytes: &[u8]) -> usize {
         match self.heard {
-            Heard::Uart => bytes.iter().take_while(|byte| self.uart.write(**byte).is_ok()).count(),
+            Heard::Uart => {
+                // The driver would wait for room.
+                let room = |_: &&u8| !pac::UART0.uartfr().read().txff();
+                bytes.iter().take_while(room).take_while(|byte| self.uart.blocking_write(&[**byte]).is_ok()).count()
+            }
             Heard::Usb => self.usb.write(bytes),
         }
     }
@@ -103,6 +108,7 @@ impl Board for Rp<'_> {
 
 #[entry]
 fn main() -> ! {
+    static mut SHELL: Shell<FlashStore<Kept, HOLDS>> = Shell::new(Pad::idle(FlashStore::idle()));
     static mut MEMORY: hone_board::usb::Memory = hone_board::usb::Memory::new();
     let p = embassy_rp::init(embassy_rp::config::Config::default());
     let reset_cause = reset_cause();
@@ -120,16 +126,14 @@ fn main() -> ! {
     let own = Output::new(p.PIN_25, Level::Low);
     let uart = Uart::new_blocking(p.UART0, p.PIN_0, p.PIN_1, uart::Config::default());
     let driver = usb::Driver::new(p.USB, Irqs);
-    let store = FlashStore::<Kept, HOLDS>::new(flash, FLASH_SIZE as u32 - STORE..FLASH_SIZE as u32);
-    let mut shell = Shell::new(Pad::idle(store));
     let chance = RoscRng.next_u64().to_le_bytes();
     let hardware = start::Hardware { uid, buttons: BUTTONS as u8, leds: BUTTONS as u8, chance, reset_cause };
-    start::boot(&mut shell, &PLATE, hardware);
+    start::boot(SHELL, flash, END - STORE..END, &PLATE, hardware);
     hone_board::usb::with(driver, MEMORY, TITLE, uid, |usb| {
         let clock = Clock::new(1_000_000, 32);
         let mut board = Rp { buttons, lamps, own, uart, usb, heard: Heard::Uart, clock, ms: 0 };
         loop {
-            shell.step(&mut board);
+            SHELL.step(&mut board);
         }
     })
 }

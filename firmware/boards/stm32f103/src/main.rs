@@ -92,6 +92,7 @@ impl Board for Stm32f103<'_> {
 
 #[entry]
 fn main() -> ! {
+    static mut SHELL: Shell<FlashStore<Kept, HOLDS>> = Shell::new(Pad::idle(FlashStore::idle()));
     static mut MEMORY: hone_board::usb::Memory = hone_board::usb::Memory::new();
     let reset_cause = reset_cause();
     let mut config = Config::default();
@@ -116,18 +117,16 @@ fn main() -> ! {
     let buttons = Buttons::new(pins.map(|pin| Input::new(pin, Pull::Up)), Wiring::ActiveLow);
     let lamps = lamps.map(|pin| Output::new(pin, Level::Low, Speed::Low));
     let own = Output::new(p.PC13, Level::High, Speed::Low);
-    let store = FlashStore::<Kept, HOLDS>::new(Flash::new_blocking(p.FLASH), END - STORE..END);
-    let mut shell = Shell::new(Pad::idle(store));
     let uid = uid();
     // There is no source of chance.
     let chance = [0; 8];
     let hardware = start::Hardware { uid, buttons: BUTTONS as u8, leds: BUTTONS as u8, chance, reset_cause };
-    start::boot(&mut shell, &PLATE, hardware);
+    start::boot(SHELL, Flash::new_blocking(p.FLASH), END - STORE..END, &PLATE, hardware);
     hone_board::usb::with(driver, MEMORY, "hone pad (STM32F103)", uid, |usb| {
         let clock = Clock::new(TICKS_PER_SECOND, 16);
         let mut board = Stm32f103 { buttons, lamps, own, usb, clock, ms: 0 };
         loop {
-            shell.step(&mut board);
+            SHELL.step(&mut board);
         }
     })
 }

@@ -130,10 +130,12 @@ impl Elf {
         places
     }
 
-    /// Bytes that sections take of the memory at these addresses, less what is left for a stack.
+    /// Bytes of the memory at these addresses up to the end of the last section in it, less what is left for a stack.
     pub(super) fn takes(&self, memory: &Range<u32>) -> u32 {
-        let within = |section: &&Section| memory.contains(&section.address) && section.name != STACK;
-        self.sections.iter().filter(within).map(|section| section.size).sum()
+        let within =
+            |section: &&Section| section.size > 0 && memory.contains(&section.address) && section.name != STACK;
+        let ends = self.sections.iter().filter(within).map(|section| section.address.saturating_add(section.size));
+        ends.max().map_or(0, |end| end - memory.start)
     }
 
     /// Writes the digest onto the plate.
@@ -216,7 +218,7 @@ mod tests {
         assert_eq!(image.len(), 0x30);
         assert_eq!((&image[..4], &image[36..40]), (&[1, 2, 3, 4][..], &[0xff; 4][..]));
         assert_eq!(image[40..], [9; 8]);
-        assert_eq!((elf.takes(&(0x2000_0000..0x2000_1000)), elf.takes(&(0..0x1000))), (64, 36));
+        assert_eq!((elf.takes(&(0x2000_0000..0x2000_1000)), elf.takes(&(0..0x1000))), (64, 0x100 + 36));
     }
 
     #[test]

@@ -126,6 +126,26 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<Ended> {
     Ok(Ended::Built)
 }
 
+/// Bytes of memory that an image takes, or may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Memory {
+    /// Below the stack.
+    pub(crate) statics: u32,
+    /// Most for the stack.
+    pub(crate) stack: u32,
+}
+
+/// Memory of the image that [`run`] has built last.
+///
+/// # Errors
+/// When there is none.
+pub(crate) fn memory(root: &Path, name: &str) -> anyhow::Result<Memory> {
+    let board = board::all(root)?.into_iter().find(|board| board.name == name).context("no such board")?;
+    let image = crate::target_dir(root).join("boards/images").join(format!("{name}.elf"));
+    let bytes = std::fs::read(&image).with_context(|| format!("cannot read {}", image.display()))?;
+    Ok(Memory { statics: Elf::parse(bytes)?.takes(&board.ram()), stack: board.stack() })
+}
+
 /// The tests of what boards share, which need none.
 fn test_common(root: &Path, target_dir: &Path) -> anyhow::Result<()> {
     let mut command = crate::ci::cargo_command(&board::folder(root).join("common"));

@@ -3,7 +3,7 @@
 //! Two sockets: QMP for keys, reset and the list of devices; qtest for pins. Traps met: QEMU *connects* to the qtest
 //! socket, so this side listens; the PL061 port forgets its input levels at a reset, so lines at rest are raised again;
 //! without `-icount` a busy machine swallows the guest's clock ticks.
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -13,15 +13,51 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
 
+use super::BETWEEN;
+use super::rig::{Rig, hex};
+
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A line of a GPIO port.
+/// A board that QEMU has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Machine {
+    Lm3s6965,
+    Microbit,
+}
+
+/// A button's pin, low when pressed.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Line {
-    /// Index of the port, from A.
-    pub(super) port: usize,
-    /// Bit of it.
-    pub(super) bit: u8,
+struct Pin {
+    /// Index of the GPIO port.
+    port: usize,
+    line: u8,
+    /// The key that the board's model has on it.
+    key: Option<&'static str>,
+}
+
+const LM3S6965: [Pin; 5] = [
+    Pin { port: 4, line: 0, key: Some("up") },
+    Pin { port: 4, line: 1, key: Some("down") },
+    Pin { port: 4, line: 2, key: Some("left") },
+    Pin { port: 4, line: 3, key: Some("right") },
+    Pin { port: 5, line: 1, key: Some("ctrl") },
+];
+const MICROBIT: [Pin; 2] = [Pin { port: 0, line: 17, key: None }, Pin { port: 0, line: 26, key: None }];
+
+impl Machine {
+    fn name(self) -> &'static str {
+        match self {
+            Machine::Lm3s6965 => "lm3s6965evb",
+            Machine::Microbit => "microbit",
+        }
+    }
+
+    fn pins(self) -> &'static [Pin] {
+        match self {
+            Machine::Lm3s6965 => &LM3S6965,
+            Machine::Microbit => &MICROBIT,
+        }
+    }
 }
 
 /// A running machine. Dropping it ends it.
@@ -30,21 +66,23 @@ pub(super) struct Qemu {
     qmp: BufReader<UnixStream>,
     qtest: BufReader<UnixStream>,
     /// The serial port's end on this machine.
-    pub(super) pty: String,
+    pty: String,
     ports: Vec<String>,
+    machine: Machine,
+    presses: usize,
 }
 
 impl Qemu {
-    /// Starts the LM3S6965 board with `image`, stopped. `dir` holds the sockets.
+    /// Starts a board with `image`; its buttons are up. `dir` holds the sockets.
     ///
     /// # Errors
     /// When QEMU is not there or does not do what it is known to do.
-    pub(super) fn lm3s6965(image: &Path, dir: &Path) -> anyhow::Result<Qemu> {
+    pub(super) fn start(machine: Machine, image: &Path, dir: &Path) -> anyhow::Result<Qemu> {
         let (qmp_at, qtest_at) = (dir.join("qmp"), dir.join("qtest"));
         let _ = (std::fs::remove_file(&qmp_at), std::fs::remove_file(&qtest_at));
         let listener = UnixListener::bind(&qtest_at).context("cannot make the qtest socket")?;
         let mut child = Command::new("qemu-system-arm")
-            .args(["-M", "lm3s6965evb", "-display", "none", "-serial", "pty", "-monitor", "none", "-S"])
+            .args(["-M", machine.name(), "-display", "none", "-serial", "pty", "-monitor", "none", "-S"])
             .args(["-accel", "tcg", "-icount", "shift=7", "-qtest-log", "/dev/null", "-qmp"])
             .arg(format!("unix:{},server=on,wait=off", qmp_at.display()))
             .arg("-qtest")
@@ -64,9 +102,14 @@ impl Qemu {
                 return Err(error);
             }
         };
-        let mut qemu = Qemu { child, qmp, qtest, pty, ports: Vec::new() };
+        let mut qemu = Qemu { child, qmp, qtest, pty, ports: Vec::new(), machine, presses: 0 };
         qemu.command("qmp_capabilities", json!({}))?;
-        qemu.ports = qemu.ports()?;
+        qemu.ports = match machine {
+            Machine::Lm3s6965 => qemu.stellaris_ports()?,
+            Machine::Microbit => vec!["/machine/nrf51".into()],
+        };
+        qemu.at_rest()?;
+        qemu.command("cont", json!({}))?;
         Ok(qemu)
     }
 
@@ -105,7 +148,7 @@ impl Qemu {
     }
 
     /// The GPIO ports in the order of their letters: devices are numbered as they were made.
-    fn ports(&mut self) -> anyhow::Result<Vec<String>> {
+    fn stellaris_ports(&mut self) -> anyhow::Result<Vec<String>> {
         const AT: &str = "/machine/unattached";
         let list = self.command("qom-list", json!({"path": AT}))?;
         let mut found: Vec<(u32, String)> = list
@@ -154,21 +197,20 @@ impl Qemu {
         }
     }
 
-    /// Lets it run.
-    pub(super) fn go(&mut self) -> anyhow::Result<()> {
-        self.command("cont", json!({})).map(drop)
+    fn at_rest(&mut self) -> anyhow::Result<()> {
+        self.machine.pins().iter().try_for_each(|pin| self.level(*pin, true))
     }
 
-    /// Presses or lets go of a key, which the board's model has on its buttons.
-    pub(super) fn key(&mut self, name: &str, down: bool) -> anyhow::Result<()> {
+    /// Presses or lets go of a key.
+    fn key(&mut self, name: &str, down: bool) -> anyhow::Result<()> {
         let key = json!({"type": "key", "data": {"down": down, "key": {"type": "qcode", "data": name}}});
         self.command("input-send-event", json!({"events": [key]})).map(drop)
     }
 
-    /// Puts a level on a line.
-    pub(super) fn level(&mut self, line: Line, high: bool) -> anyhow::Result<()> {
-        let port = self.ports[line.port].clone();
-        self.qtest(&format!("set_irq_in {port} unnamed-gpio-in {} {}", line.bit, u8::from(high))).map(drop)
+    /// Puts a level on a pin.
+    fn level(&mut self, pin: Pin, high: bool) -> anyhow::Result<()> {
+        let port = self.ports[pin.port].clone();
+        self.qtest(&format!("set_irq_in {port} unnamed-gpio-in {} {}", pin.line, u8::from(high))).map(drop)
     }
 
     /// A word of memory or of a register.
@@ -176,83 +218,45 @@ impl Qemu {
         let text = self.qtest(&format!("readl {address:#x}"))?;
         u32::from_str_radix(text.trim_start_matches("0x"), 16).with_context(|| format!("`{text}` is no word"))
     }
+}
 
-    /// Resets the board.
-    pub(super) fn reset(&mut self) -> anyhow::Result<()> {
-        self.command("system_reset", json!({})).map(drop)
+impl Rig for Qemu {
+    fn pty(&self) -> &str {
+        &self.pty
+    }
+
+    /// By key and by pin in turn, where there are keys.
+    fn set(&mut self, button: usize, down: bool) -> anyhow::Result<()> {
+        let pin = self.machine.pins()[button];
+        match pin.key.filter(|_| self.presses.is_multiple_of(2)) {
+            Some(key) => self.key(key, down),
+            None => self.level(pin, !down),
+        }
+    }
+
+    fn press(&mut self, button: usize, hold: Duration) -> anyhow::Result<()> {
+        self.set(button, true)?;
+        thread::sleep(hold);
+        self.set(button, false)?;
+        self.presses += 1;
+        thread::sleep(BETWEEN);
+        Ok(())
+    }
+
+    fn reset(&mut self) -> anyhow::Result<()> {
+        self.command("system_reset", json!({}))?;
+        // Ports forget what is on their pins.
+        self.at_rest()
+    }
+
+    fn memory(&mut self, address: u32, len: u32) -> anyhow::Result<Vec<u8>> {
+        let text = self.qtest(&format!("read {address:#x} {len:#x}"))?;
+        hex(text.trim_start_matches("0x")).with_context(|| format!("`{text}` are no bytes"))
     }
 }
 
 impl Drop for Qemu {
     fn drop(&mut self) {
         let _ = (self.child.kill(), self.child.wait());
-    }
-}
-
-/// A serial line that damages what it carries: of every 256 bytes either way one is flipped or lost. Its near end is a
-/// pseudo-terminal of its own. Dropping it ends it.
-pub(super) struct BadLine {
-    /// What to open.
-    pub(super) pty: String,
-    stop: std::sync::Arc<std::sync::atomic::AtomicBool>,
-    threads: Vec<thread::JoinHandle<u32>>,
-    _far: serialport::TTYPort,
-}
-
-impl BadLine {
-    /// In front of the serial port at `pty`.
-    pub(super) fn before(pty: &str) -> anyhow::Result<BadLine> {
-        use serialport::SerialPort;
-        let (near, far) = serialport::TTYPort::pair().context("cannot make a pseudo-terminal")?;
-        let board = serialport::new(pty, 115_200).timeout(Duration::from_millis(10)).open_native()?;
-        let stop = std::sync::Arc::<std::sync::atomic::AtomicBool>::default();
-        let mut near = near;
-        near.set_timeout(Duration::from_millis(10))?;
-        let name = far.name().context("the pseudo-terminal has no name")?;
-        let ends = [(board.try_clone_native()?, near.try_clone_native()?, 1u64), (near, board, 2)];
-        let threads = ends
-            .into_iter()
-            .map(|(mut from, mut to, seed)| {
-                let stop = std::sync::Arc::clone(&stop);
-                thread::spawn(move || {
-                    let (mut chance, mut damaged) = (seed, 0);
-                    let mut bytes = [0; 256];
-                    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                        // Nothing has come, or nobody is there yet.
-                        let Ok(n) = from.read(&mut bytes) else { continue };
-                        let mut out = Vec::with_capacity(n);
-                        for &byte in &bytes[..n] {
-                            chance =
-                                chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                            match (chance >> 33) % 512 {
-                                0 => out.push(byte ^ 0x04),
-                                1 => {}
-                                _ => {
-                                    out.push(byte);
-                                    continue;
-                                }
-                            }
-                            damaged += 1;
-                        }
-                        // What nobody reads is lost, as on a real line.
-                        let _ = to.write_all(&out);
-                    }
-                    damaged
-                })
-            })
-            .collect();
-        Ok(BadLine { pty: name, stop, threads, _far: far })
-    }
-
-    /// Ends it; how many bytes it damaged.
-    pub(super) fn end(mut self) -> u32 {
-        self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
-        self.threads.drain(..).filter_map(|thread| thread.join().ok()).sum()
-    }
-}
-
-impl Drop for BadLine {
-    fn drop(&mut self) {
-        self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
     }
 }
