@@ -99,6 +99,12 @@ impl<const N: usize> WarmStore<N> {
         }
     }
 
+    /// Gives the memory back, for the next boot.
+    #[must_use]
+    pub fn into_memory(self) -> Option<&'static mut Memory<N>> {
+        self.memory
+    }
+
     /// The key that the pad was paired with.
     #[must_use]
     pub fn pairing_key(&self) -> Option<Key> {
