@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | [`debounce`] | samples | edges |
 //! | [`gesture`] | edges | clicks, long presses, doubles, chords |
+//! | [`knob`] | an encoder's contacts | turns |
 //! | [`queue`] | gestures | numbered events that wait until the host has them |
 //! | [`flash`] | that queue | records in NOR flash that outlive a power cut |
 //! | [`warm`] | that queue | memory that a reset does not clear, for boards without flash to write |
@@ -41,6 +42,7 @@
 pub mod debounce;
 pub mod flash;
 pub mod gesture;
+pub mod knob;
 pub mod link;
 pub mod pad;
 pub mod pins;
@@ -58,6 +60,9 @@ pub use warm::WarmStore;
 
 /// Most buttons a pad may have.
 pub const MAX_BUTTONS: usize = 16;
+
+/// Most knobs a pad may have.
+pub const MAX_KNOBS: usize = 2;
 
 /// Whether `ms` have passed from `since_ms` to `now_ms` on the wrapping clock.
 pub(crate) fn passed(since_ms: u32, now_ms: u32, ms: u32) -> bool {

@@ -22,6 +22,11 @@ pub trait Board {
     /// Bit i: button i is down.
     fn buttons(&mut self) -> u16;
 
+    /// Bits 2i and 2i + 1: contacts of knob i that are closed. `None` where there is no knob.
+    fn knobs(&mut self) -> Option<u8> {
+        None
+    }
+
     /// Takes what has arrived on the port. Returns how many bytes that was.
     fn read(&mut self, bytes: &mut [u8]) -> usize;
 
@@ -76,6 +81,9 @@ impl<S: Store> Shell<S> {
         }
         let now_ms = board.now_ms();
         self.pad.tick(now_ms, board.buttons());
+        if let Some(contacts) = board.knobs() {
+            self.pad.turn(now_ms, contacts);
+        }
         self.pad.poll(now_ms);
         self.write(board);
         while let Some(request) = self.pad.pop_request() {

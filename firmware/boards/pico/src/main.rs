@@ -5,6 +5,7 @@
 //! | what | where |
 //! |---|---|
 //! | buttons 0 to 4 | GP2, GP3, GP4, GP5, GP6, to ground, pull-ups inside |
+//! | knob 0 | GP7, GP8: an encoder's contacts to ground, pull-ups inside |
 //! | lamps 0 to 4 | GP10, GP11, GP12, GP13, GP14, through a resistor to ground |
 //! | any lamp | GP25, the board's own LED |
 //! | serial port | USB (CDC-ACM), or UART0 (GP0 out, GP1 in), 115200 8N1 |

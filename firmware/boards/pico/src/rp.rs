@@ -37,6 +37,7 @@ enum Heard {
 
 struct Rp<'u> {
     buttons: Buttons<Input<'static>, BUTTONS>,
+    knob: Buttons<Input<'static>, 2>,
     lamps: [Output<'static>; BUTTONS],
     own: Output<'static>,
     uart: Uart<'static, uart::Blocking>,
@@ -55,6 +56,11 @@ impl Board for Rp<'_> {
     fn buttons(&mut self) -> u16 {
         let Ok(buttons) = self.buttons.sample();
         buttons
+    }
+
+    fn knobs(&mut self) -> Option<u8> {
+        let Ok(contacts) = self.knob.sample();
+        Some(contacts as u8)
     }
 
     fn read(&mut self, bytes: &mut [u8]) -> usize {
@@ -122,6 +128,8 @@ fn main() -> ! {
     let lamps: [Peri<'static, AnyPin>; BUTTONS] =
         [p.PIN_10.into(), p.PIN_11.into(), p.PIN_12.into(), p.PIN_13.into(), p.PIN_14.into()];
     let buttons = Buttons::new(pins.map(|pin| Input::new(pin, Pull::Up)), Wiring::ActiveLow);
+    let contacts: [Peri<'static, AnyPin>; 2] = [p.PIN_7.into(), p.PIN_8.into()];
+    let knob = Buttons::new(contacts.map(|pin| Input::new(pin, Pull::Up)), Wiring::ActiveLow);
     let lamps = lamps.map(|pin| Output::new(pin, Level::Low));
     let own = Output::new(p.PIN_25, Level::Low);
     let uart = Uart::new_blocking(p.UART0, p.PIN_0, p.PIN_1, uart::Config::default());
@@ -131,7 +139,7 @@ fn main() -> ! {
     start::boot(SHELL, flash, END - STORE..END, &PLATE, hardware);
     hone_board::usb::with(driver, MEMORY, TITLE, uid, |usb| {
         let clock = Clock::new(1_000_000, 32);
-        let mut board = Rp { buttons, lamps, own, uart, usb, heard: Heard::Uart, clock, ms: 0 };
+        let mut board = Rp { buttons, knob, lamps, own, uart, usb, heard: Heard::Uart, clock, ms: 0 };
         loop {
             SHELL.step(&mut board);
         }
