@@ -75,7 +75,17 @@ fn the_firmware_built_in_is_for_every_board_that_can_be_flashed() {
     let dir = tempfile::tempdir().unwrap();
     for board in hone_runtime::flash::BOARDS {
         let mut command = hone();
-        command.args(["flash", "pad", "--dry-run", "--pad", "/nonexistent", "--board", board.name, "built-in", "--state"]);
+        command.args([
+            "flash",
+            "pad",
+            "--dry-run",
+            "--pad",
+            "/nonexistent",
+            "--board",
+            board.name,
+            "built-in",
+            "--state",
+        ]);
         let out = command.arg(dir.path()).output().unwrap();
         assert!(out.status.success(), "{}: {}", board.name, said(&out));
     }

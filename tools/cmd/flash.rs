@@ -88,7 +88,9 @@ impl FlashPad {
             let how = match board.way {
                 Way::Uf2 { without_drive, .. } => match find_drive(board, self.drive.as_deref(), Drive::mounted()) {
                     Ok(drive) => format!("copied to {}", drive.path.display()),
-                    Err(FlashError::NoDrive { .. }) if self.by_tool(without_drive) => format!("given to `{without_drive}`"),
+                    Err(FlashError::NoDrive { .. }) if self.by_tool(without_drive) => {
+                        format!("given to `{without_drive}`")
+                    }
                     Err(FlashError::NoDrive { .. }) => "copied to its drive, which is not there yet".into(),
                     Err(error) => return Err(error.into()),
                 },

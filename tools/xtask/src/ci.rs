@@ -48,8 +48,13 @@ static STEPS: &[Step] = &[
     Step { name: "fuzzing", run: fuzz },
 ];
 
-/// The targets of `tests/fuzz`, and how long `--full` runs each.
-const FUZZ_TARGETS: &[&str] = &["preflight", "import"];
+/// Fuzz targets: their folder, their name, and inputs to begin with.
+const FUZZ_TARGETS: &[(&str, &str, Option<&str>)] = &[
+    ("tests/fuzz", "preflight", Some("tests/fuzz/corpus")),
+    ("tests/fuzz", "import", Some("tests/fuzz/corpus")),
+    ("firmware/pad/fuzz", "life", None),
+];
+/// How long `--full` runs each.
 const FUZZ_SECONDS: u32 = 60;
 
 /// Runs every step and prints how long each took. False when one failed.
@@ -282,12 +287,12 @@ fn fuzz(root: &Path, extent: Extent) -> anyhow::Result<Outcome> {
     if !cargo(&["fuzz", "--version"]).output().is_ok_and(|o| o.status.success()) {
         return Ok(Outcome::Skipped("cargo-fuzz is not installed: cargo install cargo-fuzz".into()));
     }
-    for target in FUZZ_TARGETS {
+    for (dir, target, corpus) in FUZZ_TARGETS {
         let found = crate::target_dir(root).join("fuzz").join(target);
         std::fs::create_dir_all(&found).with_context(|| format!("cannot make {}", found.display()))?;
         let seconds = format!("-max_total_time={FUZZ_SECONDS}");
-        let mut command = cargo(&["fuzz", "run", "--fuzz-dir", "tests/fuzz", target]);
-        command.arg(found).args(["tests/fuzz/corpus", "--", &seconds, "-timeout=20", "-max_len=65536"]);
+        let mut command = cargo(&["fuzz", "run", "--fuzz-dir", dir, target]);
+        command.arg(found).args(*corpus).args(["--", &seconds, "-timeout=20", "-max_len=65536"]);
         execute(&mut command)?;
     }
     Ok(Outcome::Done)

@@ -6,12 +6,14 @@ use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use cortex_m::peripheral::{SCB, SYST, syst::SystClkSource};
 use cortex_m_rt::exception;
 
-static TICKS: AtomicU32 = AtomicU32::new(0);
+/// By a name of its own, so that a test can read it in a board's memory.
+#[unsafe(no_mangle)]
+static HONE_TICKS: AtomicU32 = AtomicU32::new(0);
 
 #[exception]
 fn SysTick() {
     // The only writer.
-    TICKS.store(TICKS.load(Relaxed).wrapping_add(1), Relaxed);
+    HONE_TICKS.store(HONE_TICKS.load(Relaxed).wrapping_add(1), Relaxed);
 }
 
 #[panic_handler]
@@ -33,7 +35,7 @@ pub fn tick(mut timer: SYST, hertz: u32) {
 /// Ticks since then. Those due while flash was written are missing: a board that writes flash has a
 /// [`Clock`](crate::clock::Clock).
 pub fn ticks() -> u32 {
-    TICKS.load(Relaxed)
+    HONE_TICKS.load(Relaxed)
 }
 
 /// Sleeps until the next interrupt.

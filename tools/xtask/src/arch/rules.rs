@@ -18,6 +18,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("hone-pad", &["hone-wire"]),
     ("hone-wire", &[]),
     ("hone-fuzz", &["hone-runtime"]),
+    ("hone-pad-fuzz", &["hone-pad", "hone-wire"]),
     ("xtask", &[]),
 ];
 

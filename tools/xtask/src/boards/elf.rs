@@ -19,6 +19,7 @@ const LONGEST_GAP: u32 = 64 << 10;
 
 const LOAD: u32 = 1;
 const ALLOCATED: u32 = 2;
+const SYMBOLS: usize = 2;
 /// What is left of a memory, where a linker script says so: the stack has its own budget.
 const STACK: &str = ".stack";
 
@@ -28,6 +29,8 @@ pub(super) struct Elf {
     bytes: Vec<u8>,
     segments: Vec<Segment>,
     sections: Vec<Section>,
+    /// Where in the file the headers of sections are.
+    headers: Vec<usize>,
 }
 
 /// A part of the file that is loaded.
@@ -83,7 +86,7 @@ impl Elf {
             None => bytes.len(),
         };
         let mut sections = Vec::new();
-        for at in headers {
+        for &at in &headers {
             let field = |i: usize| word(&bytes, at + 4 * i);
             if field(2)? & ALLOCATED != 0 {
                 let name = bytes.get(names.saturating_add(field(0)? as usize)..).unwrap_or_default();
@@ -94,7 +97,7 @@ impl Elf {
         }
         segments.sort_by_key(|segment| segment.address);
         ensure!(!segments.is_empty(), "nothing to load");
-        Ok(Self { bytes, segments, sections })
+        Ok(Self { bytes, segments, sections, headers })
     }
 
     /// The file.
@@ -136,6 +139,19 @@ impl Elf {
             |section: &&Section| section.size > 0 && memory.contains(&section.address) && section.name != STACK;
         let ends = self.sections.iter().filter(within).map(|section| section.address.saturating_add(section.size));
         ends.max().map_or(0, |end| end - memory.start)
+    }
+
+    /// Address of the static or function of that name, where the file has a table of symbols.
+    pub(super) fn symbol(&self, name: &str) -> Option<u32> {
+        let field = |at: usize, i: usize| word(&self.bytes, at.saturating_add(4 * i)).ok().map(|word| word as usize);
+        let table = self.headers.iter().copied().find(|at| field(*at, 1) == Some(SYMBOLS))?;
+        let (start, len) = (field(table, 4)?, field(table, 5)?);
+        let names = field(*self.headers.get(field(table, 6)?)?, 4)?;
+        (start..start.saturating_add(len)).step_by(16).find_map(|at| {
+            let text = self.bytes.get(names.saturating_add(field(at, 0)?)..)?;
+            let found = text.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.first() == Some(&0));
+            found.then_some(field(at, 1)? as u32)
+        })
     }
 
     /// Writes the digest onto the plate.

@@ -146,6 +146,15 @@ pub(crate) fn memory(root: &Path, name: &str) -> anyhow::Result<Memory> {
     Ok(Memory { statics: Elf::parse(bytes)?.takes(&board.ram()), stack: board.stack() })
 }
 
+/// Address of the static of that name in a board's image.
+///
+/// # Errors
+/// When the file has none.
+pub(crate) fn symbol(image: &Path, name: &str) -> anyhow::Result<u32> {
+    let bytes = std::fs::read(image).with_context(|| format!("cannot read {}", image.display()))?;
+    Elf::parse(bytes)?.symbol(name).with_context(|| format!("{} has no {name}", image.display()))
+}
+
 /// The tests of what boards share, which need none.
 fn test_common(root: &Path, target_dir: &Path) -> anyhow::Result<()> {
     let mut command = crate::ci::cargo_command(&board::folder(root).join("common"));

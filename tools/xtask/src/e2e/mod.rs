@@ -249,7 +249,7 @@ impl Stage<'_> {
             press(&mut *board, button, CLICK)?;
         }
         press(&mut *board, 0, Duration::from_millis(1_500))?;
-        thread::sleep(Duration::from_millis(300));
+        board.pass(Duration::from_millis(300))?;
 
         host.kill()?;
         for button in [2, 2, 3] {
@@ -257,7 +257,7 @@ impl Stage<'_> {
         }
         board.reset()?;
         // Until buttons that are up have been seen so.
-        thread::sleep(Duration::from_millis(500));
+        board.pass(Duration::from_millis(500))?;
         for button in [1, 2, 0] {
             press(&mut *board, button, CLICK)?;
         }
@@ -381,7 +381,7 @@ impl Stage<'_> {
         let status = pairing.wait()?;
         board.set(0, false)?;
         board.set(1, false)?;
-        thread::sleep(BETWEEN);
+        board.pass(BETWEEN)?;
         ensure!(status.success(), "`hone pad pair` ended with {status}");
         Ok(())
     }

@@ -15,7 +15,11 @@ use serde_json::{Value, json};
 
 use super::BETWEEN;
 use super::rig::{Rig, hex};
+use crate::boards;
 
+/// The micro:bit's timer, by a register that its firmware does not use.
+const CAPTURE_2: u32 = 0x4000_8048;
+const CC_2: u32 = 0x4000_8548;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A board that QEMU has.
@@ -69,6 +73,8 @@ pub(super) struct Qemu {
     pty: String,
     ports: Vec<String>,
     machine: Machine,
+    /// Where the board counts its ticks.
+    ticks: u32,
     presses: usize,
 }
 
@@ -78,6 +84,10 @@ impl Qemu {
     /// # Errors
     /// When QEMU is not there or does not do what it is known to do.
     pub(super) fn start(machine: Machine, image: &Path, dir: &Path) -> anyhow::Result<Qemu> {
+        let ticks = match machine {
+            Machine::Lm3s6965 => boards::symbol(image, "HONE_TICKS")?,
+            Machine::Microbit => 0,
+        };
         let (qmp_at, qtest_at) = (dir.join("qmp"), dir.join("qtest"));
         let _ = (std::fs::remove_file(&qmp_at), std::fs::remove_file(&qtest_at));
         let listener = UnixListener::bind(&qtest_at).context("cannot make the qtest socket")?;
@@ -102,7 +112,7 @@ impl Qemu {
                 return Err(error);
             }
         };
-        let mut qemu = Qemu { child, qmp, qtest, pty, ports: Vec::new(), machine, presses: 0 };
+        let mut qemu = Qemu { child, qmp, qtest, pty, ports: Vec::new(), machine, ticks, presses: 0 };
         qemu.command("qmp_capabilities", json!({}))?;
         qemu.ports = match machine {
             Machine::Lm3s6965 => qemu.stellaris_ports()?,
@@ -213,6 +223,17 @@ impl Qemu {
         self.qtest(&format!("set_irq_in {port} unnamed-gpio-in {} {}", pin.line, u8::from(high))).map(drop)
     }
 
+    /// The board's own clock: on a busy machine it stands while the wall's goes on.
+    fn board_ms(&mut self) -> anyhow::Result<u32> {
+        match self.machine {
+            Machine::Lm3s6965 => self.read(self.ticks),
+            Machine::Microbit => {
+                self.qtest(&format!("writel {CAPTURE_2:#x} 1"))?;
+                Ok(self.read(CC_2)? / 1000)
+            }
+        }
+    }
+
     /// A word of memory or of a register.
     pub(super) fn read(&mut self, address: u32) -> anyhow::Result<u32> {
         let text = self.qtest(&format!("readl {address:#x}"))?;
@@ -236,11 +257,24 @@ impl Rig for Qemu {
 
     fn press(&mut self, button: usize, hold: Duration) -> anyhow::Result<()> {
         self.set(button, true)?;
-        thread::sleep(hold);
+        self.pass(hold)?;
         self.set(button, false)?;
         self.presses += 1;
-        thread::sleep(BETWEEN);
-        Ok(())
+        self.pass(BETWEEN)
+    }
+
+    fn pass(&mut self, time: Duration) -> anyhow::Result<()> {
+        let (mut began, wall) = (self.board_ms()?, Instant::now());
+        loop {
+            let now = self.board_ms()?;
+            // It begins anew with a reset.
+            began = began.min(now);
+            if u128::from(now - began) >= time.as_millis() {
+                return Ok(());
+            }
+            ensure!(wall.elapsed() < PATIENCE, "the board's clock stands still");
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     fn reset(&mut self) -> anyhow::Result<()> {

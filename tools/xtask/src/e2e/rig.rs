@@ -9,8 +9,12 @@ pub(super) trait Rig {
     /// Puts a button down or lets it go.
     fn set(&mut self, button: usize, down: bool) -> anyhow::Result<()>;
 
-    /// Presses a button for so long and waits until it has been up for a while.
+    /// Presses a button for so long and waits until it has been up for a while, by the board's own clock: on a busy machine
+    /// that stands while the wall's goes on.
     fn press(&mut self, button: usize, hold: Duration) -> anyhow::Result<()>;
+
+    /// Waits until so much of the board's time has passed.
+    fn pass(&mut self, time: Duration) -> anyhow::Result<()>;
 
     /// Resets the board. Memory keeps what it holds, as it does without a power cut.
     fn reset(&mut self) -> anyhow::Result<()>;

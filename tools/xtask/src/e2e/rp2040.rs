@@ -151,6 +151,11 @@ impl Rig for Rp2040 {
         self.until("released").map(drop)
     }
 
+    fn pass(&mut self, time: Duration) -> anyhow::Result<()> {
+        self.order(&format!("pass {}", time.as_millis()))?;
+        self.until("passed").map(drop)
+    }
+
     fn reset(&mut self) -> anyhow::Result<()> {
         self.order("reset")?;
         self.until("boot").map(drop)

@@ -2,6 +2,7 @@
 //   rx HEX          bytes into UART0
 //   set PIN 0|1     a level on a pin
 //   press PIN MS    low for so long by the board's own clock; says `released` some time after
+//   pass MS         says `passed` when so much of the board's time has passed
 //   read AT LEN     says `memory HEX`: bytes of memory
 //   reset           as by the RUN pin: flash and memory stay
 // and telling what it does by lines on stdout:
@@ -191,7 +192,8 @@ createInterface({ input: process.stdin })
         set(pin, true);
         after(60, () => say('released'));
       });
-    } else if (verb === 'read') {
+    } else if (verb === 'pass') after(+words[0], () => say('passed'));
+    else if (verb === 'read') {
       const [at, length] = words.map(Number);
       say(`memory ${Buffer.from(board.chip.sram.slice(at - RAM, at - RAM + length)).toString('hex')}`);
     } else if (verb === 'reset') boot(board.chip.flash.slice(), board.chip.sram.slice());
