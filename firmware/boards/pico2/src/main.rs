@@ -1,4 +1,5 @@
-//! A hone pad on a Raspberry Pi Pico 2, on its Arm cores.
+//! A hone pad on a Raspberry Pi Pico 2, on its Arm cores. It was built and never run: no board was at hand, and no emulator
+//! here has one. What it shares with the Pico (`rp.rs`) has run.
 //!
 //! Budget: flash 48 KiB, RAM 32 KiB with the stack.
 //!

@@ -146,6 +146,14 @@ pub(crate) fn memory(root: &Path, name: &str) -> anyhow::Result<Memory> {
     Ok(Memory { statics: Elf::parse(bytes)?.takes(&board.ram()), stack: board.stack() })
 }
 
+/// Sees to the core library of a target.
+///
+/// # Errors
+/// Why there is none.
+pub(crate) fn see_to_target(target: &str) -> Result<(), String> {
+    toolchain::see_to(target)
+}
+
 /// Address of the static of that name in a board's image.
 ///
 /// # Errors

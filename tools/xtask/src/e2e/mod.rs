@@ -6,6 +6,8 @@
 //! | microbit | QEMU | flash |
 //! | pico | rp2040js, from the UF2 file that `hone flash` writes to a drive | flash |
 //!
+//! The other side, Linux, is in [`linux`].
+//!
 //! Fingers come from outside: keys by QMP, levels on pins by qtest or by the emulator. In each run presses are made with a
 //! host, without one after a SIGKILL, across a reset of the board that no host sees and across one that it sees; in the
 //! end the journal must have each of them once, in order, and the stack must have kept to its budget. Runs differ in the
@@ -22,6 +24,8 @@ use serde_json::Value;
 
 mod host;
 mod line;
+mod linux;
+mod process;
 mod qemu;
 mod rig;
 mod rp2040;
@@ -38,6 +42,8 @@ const PATIENCE: Duration = Duration::from_secs(40);
 const LAMP: u32 = 0x4002_5004;
 const CLICK: Duration = Duration::from_millis(120);
 const BETWEEN: Duration = Duration::from_millis(120);
+/// The name of the virtual machine among the boards.
+const LINUX: &str = "linux";
 const RAM: u32 = 0x2000_0000;
 
 /// What `cargo xtask e2e` was asked.
@@ -146,9 +152,9 @@ const SCENES: [Scene; 4] = [
 /// # Errors
 /// When something cannot be started. A journal that differs from what was pressed ends it badly.
 pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<Ended> {
-    let wanted = |scene: &&Scene| options.boards.is_empty() || options.boards.iter().any(|b| b == scene.board.name());
-    let scenes: Vec<Scene> = SCENES.iter().filter(wanted).copied().collect();
-    ensure!(!scenes.is_empty(), "there is no emulator for {}", options.boards.join(", "));
+    let wanted = |name: &str| options.boards.is_empty() || options.boards.iter().any(|board| board == name);
+    let scenes: Vec<Scene> = SCENES.iter().filter(|scene| wanted(scene.board.name())).copied().collect();
+    ensure!(!scenes.is_empty() || wanted(LINUX), "there is no emulator for {}", options.boards.join(", "));
     let on = |boards: &[Board]| scenes.iter().any(|scene| boards.contains(&scene.board));
     if on(&[Board::Lm3s6965, Board::Microbit]) && Command::new("qemu-system-arm").arg("--version").output().is_err() {
         let why = "qemu-system-arm is not installed (Debian: apt-get install qemu-system-arm)";
@@ -164,6 +170,10 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<Ended> {
             return Ok(Ended::Unavailable(why));
         }
     }
+    let machine = match wanted(LINUX).then(|| linux::see_to(root, &target_dir)).transpose()?.transpose() {
+        Ok(machine) => machine,
+        Err(why) => return Ok(Ended::Unavailable(why)),
+    };
     let hone = match &options.hone {
         Some(path) => path.clone(),
         None => {
@@ -188,6 +198,15 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<Ended> {
                 println!("  pressed  {:?}\n  recorded {:?}", outcome.pressed, outcome.recorded);
             }
         }
+    }
+    for (run, parts) in (1..=options.runs).zip(std::iter::repeat(&machine)) {
+        let Some(parts) = parts else { break };
+        let began = Instant::now();
+        let dir = tempfile::tempdir()?;
+        let outcome = linux::play(parts, &hone, dir.path()).with_context(|| format!("{LINUX}, run {run}"))?;
+        let what = "linux, GPIO lines, USB adapter pulled";
+        println!("e2e {what:<38} run {run}  {outcome}  {:.1} s", began.elapsed().as_secs_f64());
+        well &= outcome.is_well();
     }
     if options.timed > 0 {
         let dir = tempfile::tempdir()?;

@@ -1,19 +1,18 @@
 //! A board in QEMU whose pins, keys and reset are moved from outside.
 //!
-//! Two sockets: QMP for keys, reset and the list of devices; qtest for pins. Traps met: QEMU *connects* to the qtest
-//! socket, so this side listens; the PL061 port forgets its input levels at a reset, so lines at rest are raised again;
-//! without `-icount` a busy machine swallows the guest's clock ticks.
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
+//! Traps met: the PL061 port forgets its input levels at a reset, so lines at rest are raised again; without `-icount` a
+//! busy machine swallows the guest's clock ticks.
+use std::io::BufRead;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
-use serde_json::{Value, json};
+use anyhow::{Context, ensure};
+use serde_json::json;
 
 use super::BETWEEN;
+use super::process::Process;
 use super::rig::{Rig, hex};
 use crate::boards;
 
@@ -64,11 +63,9 @@ impl Machine {
     }
 }
 
-/// A running machine. Dropping it ends it.
+/// A running board. Dropping it ends it.
 pub(super) struct Qemu {
-    child: Child,
-    qmp: BufReader<UnixStream>,
-    qtest: BufReader<UnixStream>,
+    process: Process,
     /// The serial port's end on this machine.
     pty: String,
     ports: Vec<String>,
@@ -88,47 +85,9 @@ impl Qemu {
             Machine::Lm3s6965 => boards::symbol(image, "HONE_TICKS")?,
             Machine::Microbit => 0,
         };
-        let (qmp_at, qtest_at) = (dir.join("qmp"), dir.join("qtest"));
-        let _ = (std::fs::remove_file(&qmp_at), std::fs::remove_file(&qtest_at));
-        let listener = UnixListener::bind(&qtest_at).context("cannot make the qtest socket")?;
-        let mut child = Command::new("qemu-system-arm")
-            .args(["-M", machine.name(), "-display", "none", "-serial", "pty", "-monitor", "none", "-S"])
-            .args(["-accel", "tcg", "-icount", "shift=7", "-qtest-log", "/dev/null", "-qmp"])
-            .arg(format!("unix:{},server=on,wait=off", qmp_at.display()))
-            .arg("-qtest")
-            .arg(format!("unix:{}", qtest_at.display()))
-            .arg("-kernel")
-            .arg(image)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("cannot start qemu-system-arm")?;
-        let started = Self::attach(&mut child, &qmp_at, &listener);
-        let (qmp, qtest, pty) = match started {
-            Ok(parts) => parts,
-            Err(error) => {
-                let _ = (child.kill(), child.wait());
-                return Err(error);
-            }
-        };
-        let mut qemu = Qemu { child, qmp, qtest, pty, ports: Vec::new(), machine, ticks, presses: 0 };
-        qemu.command("qmp_capabilities", json!({}))?;
-        qemu.ports = match machine {
-            Machine::Lm3s6965 => qemu.stellaris_ports()?,
-            Machine::Microbit => vec!["/machine/nrf51".into()],
-        };
-        qemu.at_rest()?;
-        qemu.command("cont", json!({}))?;
-        Ok(qemu)
-    }
-
-    fn attach(
-        child: &mut Child,
-        qmp_at: &Path,
-        listener: &UnixListener,
-    ) -> anyhow::Result<(BufReader<UnixStream>, BufReader<UnixStream>, String)> {
-        let mut said = BufReader::new(child.stdout.take().context("QEMU has no output")?);
+        let mut command = Command::new("qemu-system-arm");
+        command.args(["-M", machine.name(), "-serial", "pty", "-S", "-icount", "shift=7", "-kernel"]).arg(image);
+        let (mut process, mut said) = Process::start(command, dir)?;
         let mut line = String::new();
         let pty = loop {
             line.clear();
@@ -140,71 +99,14 @@ impl Qemu {
         };
         // Read on, or QEMU would stop when the pipe is full.
         thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
-        let (qtest, _) = listener.accept().context("QEMU does not connect to the qtest socket")?;
-        let begun = Instant::now();
-        let qmp = loop {
-            match UnixStream::connect(qmp_at) {
-                Ok(stream) => break stream,
-                Err(error) if begun.elapsed() > PATIENCE => return Err(error).context("no QMP socket"),
-                Err(_) => thread::sleep(Duration::from_millis(20)),
-            }
+        let ports = match machine {
+            Machine::Lm3s6965 => process.devices("pl061_luminary")?,
+            Machine::Microbit => vec!["/machine/nrf51".into()],
         };
-        for stream in [&qmp, &qtest] {
-            stream.set_read_timeout(Some(PATIENCE))?;
-        }
-        let mut qmp = BufReader::new(qmp);
-        qmp.read_line(&mut line).context("QMP does not greet")?;
-        Ok((qmp, BufReader::new(qtest), pty))
-    }
-
-    /// The GPIO ports in the order of their letters: devices are numbered as they were made.
-    fn stellaris_ports(&mut self) -> anyhow::Result<Vec<String>> {
-        const AT: &str = "/machine/unattached";
-        let list = self.command("qom-list", json!({"path": AT}))?;
-        let mut found: Vec<(u32, String)> = list
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter(|child| child["type"] == "child<pl061_luminary>")
-            .filter_map(|child| {
-                let name = child["name"].as_str()?;
-                let number = name.strip_prefix("device[")?.strip_suffix(']')?.parse().ok()?;
-                Some((number, format!("{AT}/{name}")))
-            })
-            .collect();
-        ensure!(found.len() == 7, "the board has {} GPIO ports and should have 7", found.len());
-        found.sort();
-        Ok(found.into_iter().map(|(_, path)| path).collect())
-    }
-
-    fn command(&mut self, name: &str, arguments: Value) -> anyhow::Result<Value> {
-        let request = json!({"execute": name, "arguments": arguments});
-        writeln!(self.qmp.get_mut(), "{request}")?;
-        let mut line = String::new();
-        loop {
-            line.clear();
-            ensure!(self.qmp.read_line(&mut line)? > 0, "QEMU has ended");
-            let mut answer: Value = serde_json::from_str(&line)?;
-            if let Some(error) = answer.get("error") {
-                bail!("{name}: {error}");
-            }
-            if let Some(result) = answer.get_mut("return") {
-                return Ok(result.take());
-            }
-        }
-    }
-
-    fn qtest(&mut self, request: &str) -> anyhow::Result<String> {
-        writeln!(self.qtest.get_mut(), "{request}")?;
-        let mut line = String::new();
-        loop {
-            line.clear();
-            ensure!(self.qtest.read_line(&mut line)? > 0, "QEMU has ended");
-            if line.starts_with("OK") {
-                return Ok(line.trim()[2..].trim().to_owned());
-            }
-            ensure!(line.starts_with("IRQ"), "{request}: {}", line.trim());
-        }
+        let mut qemu = Qemu { process, pty, ports, machine, ticks, presses: 0 };
+        qemu.at_rest()?;
+        qemu.process.command("cont", json!({}))?;
+        Ok(qemu)
     }
 
     fn at_rest(&mut self) -> anyhow::Result<()> {
@@ -214,13 +116,13 @@ impl Qemu {
     /// Presses or lets go of a key.
     fn key(&mut self, name: &str, down: bool) -> anyhow::Result<()> {
         let key = json!({"type": "key", "data": {"down": down, "key": {"type": "qcode", "data": name}}});
-        self.command("input-send-event", json!({"events": [key]})).map(drop)
+        self.process.command("input-send-event", json!({"events": [key]})).map(drop)
     }
 
     /// Puts a level on a pin.
     fn level(&mut self, pin: Pin, high: bool) -> anyhow::Result<()> {
-        let port = self.ports[pin.port].clone();
-        self.qtest(&format!("set_irq_in {port} unnamed-gpio-in {} {}", pin.line, u8::from(high))).map(drop)
+        let port = self.ports.get(pin.port).context("the board has fewer GPIO ports than it should")?;
+        self.process.level(port, pin.line, high)
     }
 
     /// The board's own clock: on a busy machine it stands while the wall's goes on.
@@ -228,7 +130,7 @@ impl Qemu {
         match self.machine {
             Machine::Lm3s6965 => self.read(self.ticks),
             Machine::Microbit => {
-                self.qtest(&format!("writel {CAPTURE_2:#x} 1"))?;
+                self.process.qtest(&format!("writel {CAPTURE_2:#x} 1"))?;
                 Ok(self.read(CC_2)? / 1000)
             }
         }
@@ -236,7 +138,7 @@ impl Qemu {
 
     /// A word of memory or of a register.
     pub(super) fn read(&mut self, address: u32) -> anyhow::Result<u32> {
-        let text = self.qtest(&format!("readl {address:#x}"))?;
+        let text = self.process.qtest(&format!("readl {address:#x}"))?;
         u32::from_str_radix(text.trim_start_matches("0x"), 16).with_context(|| format!("`{text}` is no word"))
     }
 }
@@ -278,19 +180,13 @@ impl Rig for Qemu {
     }
 
     fn reset(&mut self) -> anyhow::Result<()> {
-        self.command("system_reset", json!({}))?;
+        self.process.command("system_reset", json!({}))?;
         // Ports forget what is on their pins.
         self.at_rest()
     }
 
     fn memory(&mut self, address: u32, len: u32) -> anyhow::Result<Vec<u8>> {
-        let text = self.qtest(&format!("read {address:#x} {len:#x}"))?;
+        let text = self.process.qtest(&format!("read {address:#x} {len:#x}"))?;
         hex(text.trim_start_matches("0x")).with_context(|| format!("`{text}` are no bytes"))
-    }
-}
-
-impl Drop for Qemu {
-    fn drop(&mut self) {
-        let _ = (self.child.kill(), self.child.wait());
     }
 }
