@@ -29,11 +29,14 @@ usage: cargo xtask <task>
                      --hone PATH   a built program instead of `cargo run --release`
   onnx-node-tests  run the ONNX standard's node tests through hone and compare with the expected failures (needs python3,
                    and a package index the first time); with --results FILE.jsonl, judge what hone printed before
-  boards [...]     build the pads' firmware, hold it to its budget, stamp it (needs rustup or Debian's rustc-web; gets them):
+  boards [...]     build the pads' firmware, hold it to its budget, stamp it (needs rustup for the targets):
                      --board NAME  one board; may be repeated
                      --out DIR     where images and boards.json go instead of target/boards/images
                      --list        say what there is
-  e2e [...]        a pad's firmware in QEMU, heard by a real `hone listen`: every press recorded once (needs qemu-system-arm):
+  e2e [...]        a pad's firmware, emulated, heard by a real `hone listen`: every press recorded once (needs qemu-system-arm;
+                   for the Pico node and npm):
+                     --board NAME  one of lm3s6965, microbit, pico, or linux: GPIO lines and a USB adapter on a kernel in a virtual
+                                   machine (qemu-system-aarch64, gcc-aarch64-linux-gnu); may be repeated
                      --runs N      of each kind, 1 if not given
                      --timed N     also time N presses up to the lamp
                      --hone PATH   a built program instead of `cargo build`
@@ -60,7 +63,7 @@ fn main() -> ExitCode {
             None => return usage(),
         },
         ["boards", ref rest @ ..] => match boards::Options::parse(rest) {
-            Some(options) => boards::run(&root(), &options).map(|()| true),
+            Some(options) => firmware(&options),
             None => return usage(),
         },
         ["aarch64", ref rest @ ..] if rest.iter().all(|m| aarch64::MODELS.contains(m)) => arm(rest),
@@ -92,6 +95,14 @@ fn arm(models: &[&str]) -> anyhow::Result<bool> {
         aarch64::Ended::Well => Ok(true),
         aarch64::Ended::Badly => Ok(false),
         aarch64::Ended::Unavailable(why) => anyhow::bail!("{why}"),
+    }
+}
+
+/// Asked for by name, a compiler that is missing is a failure and not a skipped step.
+fn firmware(options: &boards::Options) -> anyhow::Result<bool> {
+    match boards::run(&root(), options)? {
+        boards::Ended::Built => Ok(true),
+        boards::Ended::Unavailable(why) => anyhow::bail!("{why}"),
     }
 }
 
