@@ -7,7 +7,7 @@ use clap::Args;
 use hone_runtime::Class;
 use hone_runtime::adapters::{AdapterId, AdapterStore};
 use hone_runtime::bundle::Bundle;
-use hone_runtime::dataset::Dataset;
+use hone_runtime::dataset::{Dataset, Row};
 use hone_runtime::learn::{Theta, argmax};
 use hone_runtime::metrics::{Calibration, Classification, Latency};
 use hone_runtime::model::{Model, Seen, probabilities};
@@ -23,7 +23,7 @@ use crate::{input, output, report};
 pub(crate) struct Eval {
     /// A .hone bundle.
     bundle: PathBuf,
-    /// A directory with index.csv (split,label,image,audio,text).
+    /// A directory with index.csv (split,label,image,audio,text), or with CLASS/FILE or SPLIT/CLASS/FILE.
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
     /// Which split of the data.
@@ -101,17 +101,7 @@ impl Eval {
         let mut model = Model::open(Bundle::open(&self.bundle)?, SessionOptions::default())?;
         let mut seen: Vec<(Seen, usize)> = Vec::new();
         let mut notes = BTreeMap::new();
-        for row in data.split(&self.split) {
-            let truth = model.class_of(&row.label).ok_or_else(|| {
-                fail(Class::Invalid, format!("the data says `{}`, which is no label of the model", row.label))
-            })?;
-            let s = model.see(&row.sample())?;
-            for n in &s.notes {
-                *notes.entry(n.code.clone()).or_insert(0) += 1;
-            }
-            seen.push((s, truth));
-        }
-        if seen.is_empty() {
+        if data.split(&self.split).next().is_none() {
             let splits: std::collections::BTreeSet<&str> = data.rows.iter().map(|r| r.split.as_str()).collect();
             let known: Vec<&str> = splits.into_iter().collect();
             return Err(fail(
@@ -126,7 +116,13 @@ impl Eval {
         };
         let mut all = Vec::new();
         for name in &wanted {
-            let (name, theta) = self.theta(&model, name)?;
+            let body = model.body().cloned();
+            let (name, theta) = self.put_on(&mut model, name)?;
+            // Two adapters on one body differ in what they make of the same features.
+            if seen.is_empty() || model.body() != body.as_ref() {
+                notes.clear();
+                seen = look(&mut model, data.split(&self.split), &mut notes)?;
+            }
             all.push(figures(&model, name, theta.as_ref(), &seen)?);
         }
         let ms: Vec<f64> = seen.iter().map(|(s, _)| s.latency.as_secs_f64() * 1e3).collect();
@@ -158,9 +154,9 @@ impl Eval {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// The name and Θ of an adapter.
-    fn theta(&self, model: &Model, name: &str) -> anyhow::Result<(String, Option<Theta>)> {
-        if name == "factory" {
+    /// Puts an adapter on; its name and Θ.
+    fn put_on(&self, model: &mut Model, name: &str) -> anyhow::Result<(String, Option<Theta>)> {
+        if name == "factory" && self.state.is_none() {
             return Ok((name.to_string(), None));
         }
         let Some(dir) = &self.state else {
@@ -168,13 +164,34 @@ impl Eval {
         };
         let store = AdapterStore::new(&StateDir::at(dir), model.bundle().base_digest())?;
         let id = match name {
+            "factory" => None,
             "current" => store.current_id()?,
             id => Some(id.parse::<AdapterId>()?),
         };
-        let Some(id) = id else { return Ok(("factory".to_string(), None)) };
-        let a = store.load(&id)?;
-        Ok((id.to_string(), Some(Theta::new(a.classes, a.columns, a.theta)?)))
+        let theta = model.put_on(&store, id.as_ref())?;
+        Ok((id.map_or("factory".into(), |id| id.to_string()), theta))
     }
+}
+
+/// What the model sees in every row, with what is right.
+fn look<'a>(
+    model: &mut Model,
+    rows: impl Iterator<Item = &'a Row>,
+    notes: &mut BTreeMap<String, usize>,
+) -> anyhow::Result<Vec<(Seen, usize)>> {
+    let mut seen = Vec::new();
+    for row in rows {
+        let truth = model.class_of(&row.label).ok_or_else(|| {
+            fail(Class::Invalid, format!("the data says `{}`, which is no label of the model", row.label))
+        })?;
+        let s = model.see(&row.sample())?;
+        for n in &s.notes {
+            *notes.entry(n.code.clone()).or_insert(0) += 1;
+        }
+        // Thousands of pictures need not be in memory to be counted.
+        seen.push((Seen { inputs: Vec::new(), ..s }, truth));
+    }
+    Ok(seen)
 }
 
 fn figures(model: &Model, adapter: String, theta: Option<&Theta>, seen: &[(Seen, usize)]) -> anyhow::Result<Figures> {

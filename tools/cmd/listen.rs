@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::Args;
 use hone_runtime::Class;
 use hone_runtime::app::listen::{Happening, ListenConfig, Word, listen};
-use hone_runtime::app::{App, Learned};
+use hone_runtime::app::{App, Learned, Quota};
 use hone_runtime::bundle::Bundle;
 use hone_runtime::capture::{Medium, ShownConfig};
 use hone_runtime::config::Config;
@@ -66,6 +66,10 @@ pub(crate) struct Listen {
     /// The guard between a candidate and use.
     #[arg(long, value_enum, default_value_t = super::Guard::Veto)]
     guard: super::Guard,
+    /// Keep what was put into the model for predictions that are pressed about, up to this size (such as 64MiB), so that
+    /// features can be made again when another body is tuned.
+    #[arg(long, value_name = "QUOTA")]
+    keep_inputs: Option<Quota>,
     /// One JSON object a line on stdout in place of text.
     #[arg(long)]
     jsonl: bool,
@@ -95,6 +99,16 @@ impl Listen {
         let state = StateDir::resolve(self.state.as_deref())?;
         let model = Model::open(Bundle::open(&self.bundle)?, SessionOptions::default())?;
         let mut app = App::open(model, &state, self.guard.mode())?;
+        if let Some(quota) = self.keep_inputs {
+            app.keep_inputs(quota)?;
+        }
+        match app.stale()? {
+            0 => {}
+            n => output::say(format!(
+                "hone: {n} presses were about answers of another tuned adapter and their inputs were not kept, so that they \
+                 do not train; `--keep-inputs 64MiB` keeps them"
+            )),
+        }
 
         let stop = Arc::new(AtomicBool::new(false));
         let asked = stop.clone();

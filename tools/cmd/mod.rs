@@ -20,7 +20,7 @@ mod listen;
 mod man;
 mod pad;
 pub(crate) mod quantize;
-mod run;
+pub(crate) mod run;
 mod tune;
 
 /// What to do.

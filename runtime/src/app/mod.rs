@@ -21,10 +21,16 @@ use crate::modality::Sample;
 use crate::model::{Model, ModelError, Seen, probabilities};
 use crate::state::{StateDir, StateError};
 
+mod kept;
 pub mod listen;
 pub mod rehearsal;
+mod presses;
 mod rollback;
+mod tuned;
 
+use kept::Kept;
+pub use kept::Quota;
+pub use presses::Presses;
 use rollback::History;
 
 /// The name of the factory head in the journal.
@@ -129,6 +135,7 @@ pub struct App {
     last_seq: u64,
     /// The newest asked-for rollback that is known to be settled.
     rollbacks_until: u64,
+    kept: Kept,
 }
 
 /// Changes of the journal on their way to the learner. They wait here, so that an error on the way loses none of them.
@@ -181,14 +188,12 @@ impl App {
     /// # Errors
     /// [`AppError::State`] with [`Class::TryAgain`] when another process holds the state; otherwise whatever is wrong
     /// with journal, adapter or model.
-    pub fn open(model: Model, state: &StateDir, gate: Mode) -> Result<App, AppError> {
+    pub fn open(mut model: Model, state: &StateDir, gate: Mode) -> Result<App, AppError> {
         state.create()?;
         let journal = Journal::open(state.lock()?)?;
         let adapters = AdapterStore::new(state, model.bundle().base_digest())?;
-        let (current, published) = match adapters.current()? {
-            None => (None, Theta::zeros(model.base().classes(), model.base().features() + 1)),
-            Some(a) => (adapters.current_id()?, Theta::new(a.classes, a.columns, a.theta)?),
-        };
+        let current = adapters.current_id()?;
+        let published = put_on(&mut model, &adapters, current.as_ref())?;
         let config = learner_config(&model, gate);
         let mut app = App {
             learner: Learner::new(model.base().clone(), config.clone())?,
@@ -201,9 +206,11 @@ impl App {
             backlog: Backlog::default(),
             last_seq: 0,
             rollbacks_until: 0,
+            kept: Kept::new(state),
         };
         let mut presses = Vec::new();
         let effective = lock(&app.journal).reader().changes(&mut app.follower)?.appeared;
+        app.kept.remake(&mut app.model, &effective);
         for p in &effective {
             app.last_seq = app.last_seq.max(p.press_id.0);
             if let Some(press) = app.training_press(p) {
@@ -241,6 +248,23 @@ impl App {
         self.current.as_ref()
     }
 
+    /// Keeps the inputs of predictions from now on, within a quota.
+    ///
+    /// # Errors
+    /// [`AppError::Store`] when the kept ones cannot be counted.
+    pub fn keep_inputs(&mut self, quota: Quota) -> Result<(), AppError> {
+        Ok(self.kept.keep(quota)?)
+    }
+
+    /// Presses about this bundle that cannot train: another body has made their features, and their inputs are not kept.
+    ///
+    /// # Errors
+    /// [`AppError::Store`].
+    pub fn stale(&self) -> Result<usize, AppError> {
+        let presses = lock(&self.journal).reader().effective_presses()?;
+        Ok(presses.iter().filter(|p| self.kept.is_stale(&self.model, p)).count())
+    }
+
     /// Answers one sample with the adapter in use. Nothing is recorded.
     ///
     /// # Errors
@@ -258,8 +282,13 @@ impl App {
     /// # Errors
     /// [`AppError::Store`]; the answer must then not be shown as one that can be judged.
     pub fn show(&mut self, answer: &Answer) -> Result<u32, AppError> {
+        let inputs = self.kept.put(&answer.seen.inputs)?;
+        if self.kept.is_full() {
+            let presses = lock(&self.journal).reader().effective_presses()?;
+            self.kept.make_room(&presses.iter().flat_map(|p| p.example.inputs.iter().copied()).collect())?;
+        }
         let shown = Shown {
-            example: self.example(answer),
+            example: Example { inputs, ..self.example(answer) },
             class: answer.class as u32,
             label: self.model.labels()[answer.class].clone(),
             mu: 1.0,
@@ -287,7 +316,7 @@ impl App {
 
     fn example(&self, answer: &Answer) -> Example {
         Example {
-            model_digest: self.model.bundle().base_digest().to_string(),
+            model_digest: self.model.maker(),
             adapter_id: self.current.as_ref().map(|a| a.to_string()),
             feature: answer.seen.feature.clone(),
             logits: answer.seen.logits.clone(),
@@ -311,6 +340,7 @@ impl App {
     /// [`AppError`]; the journal is untouched and the next call tries again.
     pub fn catch_up(&mut self) -> Result<Vec<Learned>, AppError> {
         let changes = lock(&self.journal).reader().changes(&mut self.follower)?;
+        self.kept.remake(&mut self.model, &changes.appeared);
         self.backlog.add(changes);
         let mut learned = Vec::new();
         while let Some(&id) = self.backlog.vanished.front() {
@@ -441,15 +471,10 @@ impl App {
 
     /// Takes up the adapter `id` of the store as the one in use.
     fn adopt(&mut self, id: Option<AdapterId>) -> Result<(), AppError> {
-        let theta = match &id {
-            None => Theta::zeros(self.model.base().classes(), self.model.base().features() + 1),
-            Some(id) => {
-                let a = self.adapters.load(id)?;
-                Theta::new(a.classes, a.columns, a.theta)?
-            }
-        };
-        let presses: Vec<TrainingPress> =
-            lock(&self.journal).reader().effective_presses()?.iter().filter_map(|p| self.training_press(p)).collect();
+        let theta = put_on(&mut self.model, &self.adapters, id.as_ref())?;
+        let effective = lock(&self.journal).reader().effective_presses()?;
+        self.kept.remake(&mut self.model, &effective);
+        let presses: Vec<TrainingPress> = effective.iter().filter_map(|p| self.training_press(p)).collect();
         let config = self.learner.config().clone();
         self.learner = Learner::resume(self.model.base().clone(), config, presses, theta)?;
         self.current = id;
@@ -481,17 +506,19 @@ impl App {
                 scope: "head".to_string(),
                 order: 0,
                 parent: None,
+                body: self.model.body().cloned(),
             },
             classes: theta.classes(),
             columns: theta.width(),
             theta: theta.values().to_vec(),
+            tuned: None,
         }
     }
 
     /// The learner's form of an effective press; `None` when it may not train this model.
     fn training_press(&self, p: &EffectivePress) -> Option<TrainingPress> {
-        let same_model = p.example.model_digest == self.model.bundle().base_digest();
-        if !same_model || p.suspect || p.ambiguous {
+        let (feature, logits) = self.kept.current(&self.model, p)?;
+        if p.suspect || p.ambiguous {
             return None;
         }
         let class = |c: u32| c as usize;
@@ -504,7 +531,7 @@ impl App {
             Signal::NotSure => Feedback::NotSure,
             Signal::Undo => return None,
         };
-        let shown = p.shown_class.map_or_else(|| argmax(&p.example.logits), class);
+        let shown = p.shown_class.map_or_else(|| argmax(logits), class);
         if feedback.check(shown, self.model.base().classes()).is_err() {
             return None;
         }
@@ -513,14 +540,24 @@ impl App {
         Some(TrainingPress {
             press_id: p.press_id.0,
             prediction_id,
-            feature: p.example.feature.clone(),
-            logits: p.example.logits.clone(),
+            feature: feature.to_vec(),
+            logits: logits.to_vec(),
             shown,
             mu: p.mu.unwrap_or(1.0),
             feedback,
             confirmed: p.confirmed,
             source: p.source.to_string(),
         })
+    }
+}
+
+/// The model with the adapter `id` and its Θ; zeros for the factory's.
+fn put_on(model: &mut Model, adapters: &AdapterStore, id: Option<&AdapterId>) -> Result<Theta, AppError> {
+    match model.put_on(adapters, id) {
+        Ok(Some(theta)) => Ok(theta),
+        Ok(None) => Ok(Theta::zeros(model.base().classes(), model.base().features() + 1)),
+        Err(ModelError::Adapter(e)) => Err(e.into()),
+        Err(e) => Err(e.into()),
     }
 }
 
