@@ -5,8 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use hone_runtime::Bundle;
+use hone_runtime::app::App;
 use hone_runtime::app::rehearsal::Chance;
 use hone_runtime::bundle::npz::{read_npz, write_npz};
+use hone_runtime::learn::Mode;
+use hone_runtime::model::Model;
+use hone_runtime::session::SessionOptions;
+use hone_runtime::state::StateDir;
 use hone_runtime::tensor::Tensor;
 use serde_json::Value;
 
@@ -94,8 +100,11 @@ fn what_is_tuned_is_in_use_everywhere_and_one_command_takes_it_back() {
     let out = child.wait_with_output().unwrap();
     writer.join().unwrap();
     assert!(out.status.success(), "{}", said(&out));
-    let list = json(&hone().args(["adapter", "list"]).arg(bundle()).arg("--state").arg(&state).arg("--json").output().unwrap());
-    let on_it: Vec<&Value> = list["adapters"].as_array().unwrap().iter().filter(|a| a["provenance"]["body"] == id.as_str()).collect();
+    let list = json(
+        &hone().args(["adapter", "list"]).arg(bundle()).arg("--state").arg(&state).arg("--json").output().unwrap(),
+    );
+    let on_it: Vec<&Value> =
+        list["adapters"].as_array().unwrap().iter().filter(|a| a["provenance"]["body"] == id.as_str()).collect();
     assert!(!on_it.is_empty(), "{list}\n{}", String::from_utf8_lossy(&out.stdout));
     let kept: usize = fs::read_dir(state.join("blobs")).unwrap().count();
     assert!(kept > 0, "inputs are kept");
@@ -112,6 +121,34 @@ fn what_is_tuned_is_in_use_everywhere_and_one_command_takes_it_back() {
         }
     }
     assert_eq!(accuracy(Some(&state), &test), before);
+}
+
+#[test]
+fn presses_whose_inputs_were_kept_train_the_body_and_count_again_on_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let mut demo = hone();
+    demo.args(["demo", "--presses", "40", "--press", "corrections", "--keep-inputs", "64MiB", "--json", "--state"]);
+    json(&demo.arg(&state).output().unwrap());
+    let mut tune = hone();
+    tune.arg("tune").arg(bundle()).arg("--state").arg(&state).args(["--scope", "lora", "--rank", "2", "--epochs", "2"]);
+    let tuned = json(&tune.args(["--guard", "off", "--lr", "0.003", "--json"]).output().unwrap());
+    assert!(tuned["presses"].as_u64() > Some(30), "{tuned}");
+    assert_eq!((&tuned["objective"], &tuned["published"]), (&"posterior".into(), &true.into()), "{tuned}");
+    let app = || {
+        let model = Model::open(Bundle::open(&bundle()).unwrap(), SessionOptions::default()).unwrap();
+        App::open(model, &StateDir::at(&state), Mode::Off).unwrap()
+    };
+    let on_it = app();
+    assert_eq!(on_it.current().unwrap().as_str(), tuned["adapter"].as_str().unwrap());
+    assert_eq!(on_it.stale().unwrap(), 0);
+    assert!(on_it.learner().training_predictions() > 30, "their features are made again by the new body");
+    drop(on_it);
+    // Without the inputs the features are another body's, and say nothing about this one's.
+    fs::remove_dir_all(state.join("blobs")).unwrap();
+    let without = app();
+    assert!(without.stale().unwrap() > 30);
+    assert_eq!(without.learner().training_predictions(), 0);
 }
 
 /// The files of the adapter in use.

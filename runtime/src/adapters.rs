@@ -89,7 +89,9 @@ pub enum AdapterError {
         id: AdapterId,
     },
     /// Another adapter was learned on it.
-    #[error("adapter {by} was learned on the tuned adapter {id} and cannot answer without it; `hone adapter rm {by}` first")]
+    #[error(
+        "adapter {by} was learned on the tuned adapter {id} and cannot answer without it; `hone adapter rm {by}` first"
+    )]
     Needed {
         /// The tuned one.
         id: AdapterId,

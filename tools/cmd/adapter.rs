@@ -162,7 +162,10 @@ impl Adapter {
                 }
                 if let Some(dir) = peft {
                     let Some((_, tuned)) = store.body(&id)? else {
-                        return Err(fail(Class::Usage, format!("adapter {id} is a correction of the head, which PEFT has no form for")));
+                        return Err(fail(
+                            Class::Usage,
+                            format!("adapter {id} is a correction of the head, which PEFT has no form for"),
+                        ));
                     };
                     let opset = model.session().info().opset;
                     write_peft(&dir, &scope::peft(model.factory(), opset, &tuned.spec, &tuned.tensors)?)?;

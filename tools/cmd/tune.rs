@@ -174,7 +174,10 @@ impl Tune {
             let known: Vec<&str> = OBJECTIVES.iter().map(|o| o.name).collect();
             return Err(fail(
                 Class::Unsupported,
-                format!("there is no objective `{objective}` for presses in this version; there is {}", known.join(", ")),
+                format!(
+                    "there is no objective `{objective}` for presses in this version; there is {}",
+                    known.join(", ")
+                ),
             ));
         }
         let started = Instant::now();

@@ -121,7 +121,10 @@ impl Kept {
         }
         for p in presses {
             let Some(digest) = p.example.inputs.first() else { continue };
-            if p.example.model_digest == self.maker || !same_base(&p.example.model_digest, model) || self.remade.contains_key(digest) {
+            if p.example.model_digest == self.maker
+                || !same_base(&p.example.model_digest, model)
+                || self.remade.contains_key(digest)
+            {
                 continue;
             }
             if let Some(made) = inputs(&self.blobs, digest).and_then(|inputs| model.look(&inputs).ok()) {

@@ -23,8 +23,8 @@ use crate::state::{StateDir, StateError};
 
 mod kept;
 pub mod listen;
-pub mod rehearsal;
 mod presses;
+pub mod rehearsal;
 mod rollback;
 mod tuned;
 

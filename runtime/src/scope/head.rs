@@ -10,13 +10,22 @@ use crate::quant::edit::Edit;
 use crate::tensor::DType;
 
 /// The row of [`super::SCOPES`].
-pub(super) static HEAD: Scope =
-    Scope { name: "head", doc: "the last linear layer", changes_features: false, place };
+pub(super) static HEAD: Scope = Scope { name: "head", doc: "the last linear layer", changes_features: false, place };
 
 /// Operators between the last layer and the output, by which operand of theirs it is found.
 const BETWEEN: &[&str] = &[
-    "Cast", "DequantizeLinear", "Flatten", "Identity", "LogSoftmax", "QuantizeLinear", "Reshape", "Sigmoid", "Softmax",
-    "Squeeze", "Transpose", "Unsqueeze",
+    "Cast",
+    "DequantizeLinear",
+    "Flatten",
+    "Identity",
+    "LogSoftmax",
+    "QuantizeLinear",
+    "Reshape",
+    "Sigmoid",
+    "Softmax",
+    "Squeeze",
+    "Transpose",
+    "Unsqueeze",
 ];
 
 /// The value that holds what an output is before softmax or sigmoid: itself where it is neither.
@@ -96,7 +105,9 @@ fn last_layer(edit: &Edit, output: ValueId) -> Result<(usize, Vec<usize>), Scope
 
 /// A difference of the whole weight beside it, 0 at first, and a shift where no bias is trained.
 fn dense(p: &mut Placing<'_>, node: usize, shifted: bool) -> Result<(), ScopeError> {
-    let why = || ScopeError::NoHead { why: format!("the weight of node `{}` has no form known here", p.edit.graph.nodes[node].name) };
+    let why = || ScopeError::NoHead {
+        why: format!("the weight of node `{}` has no form known here", p.edit.graph.nodes[node].name),
+    };
     let target = lora::target(&p.edit, node).ok_or_else(why)?;
     let delta = format!("{}.delta", target.stem);
     let side = p.edit.value(&format!("{delta}/side"));

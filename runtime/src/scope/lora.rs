@@ -59,6 +59,8 @@ pub(super) struct Target {
     /// The constant that holds its weight, and whether the product takes it transposed.
     pub(super) weight: ValueId,
     pub(super) transposed: bool,
+    /// What the product is multiplied by.
+    pub(super) gain: f32,
 }
 
 /// The layer a node is, if it is one.
@@ -67,11 +69,11 @@ pub(super) fn target(edit: &Edit, node: usize) -> Option<Target> {
     let Op::Own(def, attrs) = &n.op else { return None };
     let input = |i: usize| n.inputs.get(i).copied().flatten();
     let flag = |name: &str| attrs.int(name, 0).is_ok_and(|v| v != 0);
-    let is_one = |name: &str| attrs.float(name, 1.0).is_ok_and(|v| v == 1.0);
+    let gain = attrs.float("alpha", 1.0).unwrap_or(0.0);
     let constant = |v: ValueId| edit.graph.values[v].constant.is_some();
     let of = |x: ValueId, weight: ValueId, kind: Kind, transposed: bool| {
         let stem = parameters::stem(edit, weight, node);
-        Some(Target { x, made_by: node, slot: 0, kind, stem, weight, transposed })
+        Some(Target { x, made_by: node, slot: 0, kind, stem, weight, transposed, gain: 1.0 })
     };
     let held = |v: ValueId| match parameters::behind(edit, v)? {
         Behind::Float(id) | Behind::Quantised(id) => Some(id),
@@ -82,13 +84,14 @@ pub(super) fn target(edit: &Edit, node: usize) -> Option<Target> {
             let (x, w) = (input(0)?, input(1)?);
             let weight = held(w)?;
             let &[rows, columns] = &parameters::shape(edit, w)?[..] else { return None };
-            let plain = !flag("transA") && is_one("alpha") && !flag("transBatchA") && !flag("transBatchB");
+            let plain =
+                !flag("transA") && gain != 0.0 && gain.is_finite() && !flag("transBatchA") && !flag("transBatchB");
             if !varies(x) || !plain {
                 return None;
             }
             let transposed = flag("transB");
             let (k, n) = if transposed { (columns, rows) } else { (rows, columns) };
-            of(x, weight, Kind::Linear { k, n }, transposed)
+            Some(Target { gain, ..of(x, weight, Kind::Linear { k, n }, transposed)? })
         }
         "Conv" => {
             let (x, w) = (input(0)?, input(1)?);
@@ -179,8 +182,10 @@ fn place(p: &mut Placing<'_>) -> Result<(), ScopeError> {
             return Err(ScopeError::Pattern { pattern: pattern.clone(), has });
         }
     }
-    let chosen: Vec<bool> =
-        all.iter().map(|t| p.spec.targets.is_empty() || p.spec.targets.iter().any(|pattern| fits(pattern, t))).collect();
+    let chosen: Vec<bool> = all
+        .iter()
+        .map(|t| p.spec.targets.is_empty() || p.spec.targets.iter().any(|pattern| fits(pattern, t)))
+        .collect();
     let scale = p.spec.alpha / p.spec.rank as f32;
     let mut made: BTreeMap<(ValueId, bool), (usize, ValueId, ValueId, ValueId)> = BTreeMap::new();
     for ((node, t), _) in all.iter().zip(chosen).filter(|(_, chosen)| *chosen) {

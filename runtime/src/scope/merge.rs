@@ -121,7 +121,10 @@ fn add(edit: &mut Edit, node: usize, t: &Target, nodes: &[usize], change: &[f64]
         "MatMulNBits" => blocks(edit, node, t, change),
         "MatMulInteger" => integers(edit, node, t, change),
         "DynamicQuantizeMatMul" => false,
-        _ => constant(edit, node, t, change).is_some(),
+        _ => {
+            let change: Vec<f64> = change.iter().map(|c| c / f64::from(t.gain)).collect();
+            constant(edit, node, t, &change).is_some()
+        }
     }
 }
 
@@ -131,7 +134,8 @@ fn only_readers(edit: &Edit, v: ValueId, nodes: &[usize]) -> bool {
         if !n.inputs.contains(&Some(v)) || nodes.contains(&i) {
             return true;
         }
-        let passes = n.op.name() == "DequantizeLinear" && n.inputs[0] == Some(v) || parameters::MOVERS.contains(&n.op.name());
+        let passes =
+            n.op.name() == "DequantizeLinear" && n.inputs[0] == Some(v) || parameters::MOVERS.contains(&n.op.name());
         passes && n.outputs.iter().flatten().all(|&y| !edit.is_output(y) && only_readers(edit, y, nodes))
     })
 }
@@ -183,14 +187,22 @@ fn constant(edit: &mut Edit, node: usize, t: &Target, change: &[f64]) -> Option<
     }
     let scales = scale.data().to_f64();
     let channel = crate::quant::channel(w.shape(), axis);
-    let real: Vec<f64> = w.data().to_f64().iter().zip(&change).enumerate().map(|(i, (q, d))| {
-        let c = channel(i);
-        (q - zeros[c]) * scales[c] + d
-    }).collect();
+    let real: Vec<f64> = w
+        .data()
+        .to_f64()
+        .iter()
+        .zip(&change)
+        .enumerate()
+        .map(|(i, (q, d))| {
+            let c = channel(i);
+            (q - zeros[c]) * scales[c] + d
+        })
+        .collect();
     let made = Whole::of(&real, w.dtype(), scales.len(), &channel, middle)?;
     let shape = w.shape().to_vec();
     edit.graph.values[t.weight].constant = Some(Arc::new(made.codes(w.dtype(), &shape)?));
-    edit.graph.values[s_id].constant = Some(Arc::new(Tensor::from_f64(scale.dtype(), scale.shape(), &made.scales).ok()?));
+    edit.graph.values[s_id].constant =
+        Some(Arc::new(Tensor::from_f64(scale.dtype(), scale.shape(), &made.scales).ok()?));
     if let (None, Some((z, t))) = (middle, &zero) {
         edit.graph.values[*z].constant = Some(Arc::new(Tensor::from_f64(t.dtype(), t.shape(), &made.zeros).ok()?));
     }
@@ -213,7 +225,13 @@ struct Whole {
 }
 
 impl Whole {
-    fn of(real: &[f64], dtype: DType, channels: usize, channel: &dyn Fn(usize) -> usize, middle: Option<f64>) -> Option<Whole> {
+    fn of(
+        real: &[f64],
+        dtype: DType,
+        channels: usize,
+        channel: &dyn Fn(usize) -> usize,
+        middle: Option<f64>,
+    ) -> Option<Whole> {
         let (low, high) = dtype.range()?;
         let (low, high) = (low as f64, high as f64);
         let (mut least, mut most) = (vec![0f64; channels], vec![0f64; channels]);
@@ -272,7 +290,9 @@ fn follow(edit: &mut Edit, node: usize, before: &[f64], after: &[f64]) {
         .map(|(c, q)| (q * at(&old, c) / at(&scale, c)).round_ties_even() as i128)
         .collect();
     let shape: Vec<usize> = if scale.len() == old.len() { s.shape().to_vec() } else { vec![scale.len()] };
-    if let (Ok(q), Ok(s)) = (Tensor::from_i128(DType::I32, b.shape(), &codes), Tensor::from_f64(s.dtype(), &shape, &scale)) {
+    if let (Ok(q), Ok(s)) =
+        (Tensor::from_i128(DType::I32, b.shape(), &codes), Tensor::from_f64(s.dtype(), &shape, &scale))
+    {
         edit.graph.values[b_id].constant = Some(Arc::new(q));
         edit.graph.values[s_id].constant = Some(Arc::new(s));
     }
@@ -352,7 +372,8 @@ fn blocks(edit: &mut Edit, node: usize, t: &Target, change: &[f64]) -> bool {
 pub fn add_head(graph: &mut Graph, weight: &str, bias: Option<&str>, dw: &[f32], db: &[f32]) -> Result<(), ScopeError> {
     let no = |why: String| ScopeError::NoHead { why };
     let id = |graph: &Graph, name: &str| {
-        let v = graph.values.iter().position(|v| v.name == name && v.constant.as_ref().is_some_and(|t| super::is_float(t)));
+        let v =
+            graph.values.iter().position(|v| v.name == name && v.constant.as_ref().is_some_and(|t| super::is_float(t)));
         v.ok_or_else(|| no(format!("`{name}` is no f32 constant of the graph")))
     };
     let w = id(graph, weight)?;

@@ -32,6 +32,8 @@ pub use peft::{Peft, peft};
 pub use sparse::{Contribution, choose};
 
 #[cfg(all(test, feature = "import"))]
+mod merge_tests;
+#[cfg(all(test, feature = "import"))]
 mod tests;
 
 /// The scopes, in the order in which they are placed.
@@ -352,7 +354,8 @@ impl Placing<'_> {
 /// `n` numbers uniform in -`bound`..`bound`, by a seed and a name (splitmix64 of Steele, Lea and Flood, 2014).
 fn uniform(seed: u64, name: &str, n: usize, bound: f32) -> Vec<f32> {
     // FNV-1a: names must not be told apart by their order in the graph.
-    let mut state = name.bytes().fold(0xcbf2_9ce4_8422_2325 ^ seed, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+    let mut state =
+        name.bytes().fold(0xcbf2_9ce4_8422_2325 ^ seed, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
     (0..n)
         .map(|_| {
             state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);

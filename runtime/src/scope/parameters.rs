@@ -97,13 +97,38 @@ pub(super) fn behind(edit: &Edit, v: ValueId) -> Option<Behind> {
     if let Some(t) = &edit.graph.values[v].constant {
         return super::is_float(t).then_some(Behind::Float(v));
     }
-    let node = maker(edit, v)?;
-    let from = edit.graph.nodes[node].inputs.first().copied().flatten()?;
-    match edit.graph.nodes[node].op.name() {
-        "DequantizeLinear" => edit.graph.values[from].constant.is_some().then_some(Behind::Quantised(from)),
-        op if MOVERS.contains(&op) => behind(edit, from),
-        _ => None,
+    let mut roots = Vec::new();
+    constants(edit, v, &mut roots)?;
+    // The weight is the largest of them, and the first of equals; the others are scales and zero points.
+    let len = |v: ValueId| edit.graph.values[v].constant.as_ref().map_or(0, |t| t.len());
+    let root = roots.into_iter().reduce(|a, b| if len(b) > len(a) { b } else { a })?;
+    let t = edit.graph.values[root].constant.as_deref()?;
+    if super::is_float(t) {
+        return Some(Behind::Float(root));
     }
+    // Wider whole numbers are shapes and positions, and 32 bits a bias behind its scale.
+    let held = t.dtype().bits() <= 16 || edit.graph.nodes[maker(edit, v)?].op.name() == "DequantizeLinear";
+    held.then_some(Behind::Quantised(root))
+}
+
+/// Operators of dequantisation spelled out, as some exporters do.
+const SPELLED: &[&str] = &["Add", "DequantizeLinear", "Div", "Mul", "Sub"];
+
+/// The constants a value is made of by movers and dequantisation; `None` when it is made of anything else.
+fn constants(edit: &Edit, v: ValueId, into: &mut Vec<ValueId>) -> Option<()> {
+    if edit.graph.values[v].constant.is_some() {
+        into.push(v);
+        return Some(());
+    }
+    let n = &edit.graph.nodes[maker(edit, v)?];
+    let op = n.op.name();
+    if MOVERS.contains(&op) {
+        return constants(edit, n.inputs.first().copied().flatten()?, into);
+    }
+    if !SPELLED.contains(&op) {
+        return None;
+    }
+    n.inputs.iter().flatten().try_for_each(|&v| constants(edit, v, into))
 }
 
 /// Shape of an operand that is behind constants, where it can be told without running anything.
@@ -115,6 +140,12 @@ pub(super) fn shape(edit: &Edit, v: ValueId) -> Option<Vec<usize>> {
     let own = shape(edit, node.inputs.first().copied().flatten()?)?;
     match node.op.name() {
         "Cast" | "DequantizeLinear" | "Identity" => Some(own),
+        "Add" | "Div" | "Mul" | "Sub" => {
+            let other = shape(edit, node.inputs.get(1).copied().flatten()?)?;
+            let rank = own.len().max(other.len());
+            let at = |s: &[usize], i: usize| if i + s.len() < rank { 1 } else { s[i + s.len() - rank] };
+            Some((0..rank).map(|i| at(&own, i).max(at(&other, i))).collect())
+        }
         "Transpose" => {
             let Op::Own(_, attrs) = &node.op else { return None };
             match attrs.ints("perm").ok()? {
@@ -157,11 +188,15 @@ fn is_vector(t: &Tensor) -> bool {
 }
 
 /// What a layer is called by the framework it comes from: its weight's name without what quantisation and PyTorch put
-/// behind it, or its node's, where an exporter has named the weight by a number.
+/// behind it. Where an exporter has named the weight by a number, the name of the bias that is added to the product tells, or
+/// the node's.
 pub(super) fn stem(edit: &Edit, weight: ValueId, node: usize) -> String {
     let mut name = edit.name(weight);
     let numbered = ["onnx::", "val_", "_val_", "const_", "_to_copy"];
     if numbered.iter().any(|p| name.starts_with(p)) {
+        if let Some(layer) = added(edit, node) {
+            return layer;
+        }
         let path = edit.graph.nodes[node].name.trim_start_matches('/');
         let path = path.rsplit_once('/').map_or(path, |(layer, _)| layer);
         if !path.is_empty() {
@@ -176,6 +211,14 @@ pub(super) fn stem(edit: &Edit, weight: ValueId, node: usize) -> String {
         }
     }
     name
+}
+
+/// The layer whose bias is added to a node's result.
+fn added(edit: &Edit, node: usize) -> Option<String> {
+    let y = edit.graph.nodes[node].outputs.first().copied().flatten()?;
+    let add = edit.graph.nodes.iter().find(|n| n.op.name() == "Add" && n.inputs.contains(&Some(y)))?;
+    let bias = add.inputs.iter().flatten().find(|&&v| edit.graph.values[v].constant.is_some())?;
+    edit.graph.values[*bias].name.strip_suffix(".bias").map(String::from)
 }
 
 /// The tensor of a constant.

@@ -81,7 +81,10 @@ impl Checkpoint {
         let fresh = path.with_extension(format!("new-{}", std::process::id()));
         state::write_synced(&fresh, &bytes)?;
         fs::rename(&fresh, path).map_err(|e| StateError::io(path, e))?;
-        Ok(path.parent().filter(|p| !p.as_os_str().is_empty()).map_or_else(|| state::sync_dir(Path::new(".")), state::sync_dir)?)
+        Ok(path
+            .parent()
+            .filter(|p| !p.as_os_str().is_empty())
+            .map_or_else(|| state::sync_dir(Path::new(".")), state::sync_dir)?)
     }
 
     /// The run at `path`; `None` when there is none.

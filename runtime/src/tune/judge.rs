@@ -24,7 +24,8 @@ pub fn answers(
     let v = graph.values.iter().position(|v| v.name == output);
     one.outputs = v.into_iter().collect();
     one.prune();
-    let batcher = Batcher::new(graph, Objective::Labels, 1);
+    // Targets are of no interest here, and may be of any kind.
+    let batcher = Batcher::new(graph, Objective::CrossEntropy, 1);
     let mut runner = Runner::new(Arc::new(one), options.clone());
     let mut out = Vec::with_capacity(of.len());
     for &i in of {
@@ -64,4 +65,3 @@ pub fn judge(
         .collect();
     gate::judge(config, &evidence)
 }
-

@@ -33,12 +33,13 @@ impl<'a> Labelled<'a> {
         let data = |what: String| TuneError::Data { what };
         let mut out = Vec::new();
         for row in rows {
-            let class = match class_of {
-                None => None,
-                Some(of) => Some(of(&row.label).ok_or_else(|| {
-                    data(format!("the data says `{}`, which is no label of the model", row.label))
-                })?),
-            };
+            let class =
+                match class_of {
+                    None => None,
+                    Some(of) => Some(of(&row.label).ok_or_else(|| {
+                        data(format!("the data says `{}`, which is no label of the model", row.label))
+                    })?),
+                };
             if row.tensors.is_none() && preprocessor.is_none() {
                 return Err(data(
                     "an .onnx file does not say how to make its inputs from a sample: give --config DIR with \

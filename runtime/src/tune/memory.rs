@@ -25,7 +25,11 @@ pub(super) fn smaller(
         tries.push((text, spec.clone(), batch));
     }
     let with_lora = spec.scopes.iter().any(|s| s == "lora");
-    let of = |scopes: &str| Spec { scopes: scopes.split(',').map(String::from).collect(), new_head: spec.new_head, ..spec.clone() };
+    let of = |scopes: &str| Spec {
+        scopes: scopes.split(',').map(String::from).collect(),
+        new_head: spec.new_head,
+        ..spec.clone()
+    };
     let head = if spec.scopes.iter().any(|s| s == "head") { "head," } else { "" };
     if with_lora || spec.scopes.iter().any(|s| s == "full" || s == "sparse") {
         let lora = of(&format!("{head}lora"));
@@ -55,7 +59,8 @@ pub(super) fn smaller(
         let scoped = scope::place(graph, opset, &spec).ok()?;
         let batcher = Batcher { rows: batch, rowed: batcher.rowed.clone(), ..*batcher };
         let settings = Settings { accumulate: rows.div_ceil(batch), batch, max_bytes: Some(may), ..settings.clone() };
-        let mut trainer = Trainer::new(&scoped.graph, super::recipe(&scoped, &spec, &settings, &batcher), options.clone()).ok()?;
+        let mut trainer =
+            Trainer::new(&scoped.graph, super::recipe(&scoped, &spec, &settings, &batcher), options.clone()).ok()?;
         let taken = trainer.footprint(&batcher.shapes(example)).ok()?;
         (taken.total() <= may).then(|| (text, taken.total()))
     })

@@ -20,16 +20,16 @@ use crate::tensor::{DType, Data, Tensor, TensorError};
 use crate::train::{Batch, Footprint, Objective, Optimizer, Recipe, Schedule, TrainError, TrainOptions, Trainer};
 
 mod checkpoint;
-mod loss;
-mod memory;
 pub mod examples;
 pub mod judge;
 mod labelled;
+mod loss;
+mod memory;
 
 use checkpoint::Checkpoint;
 pub use examples::{Example, Examples, Target};
-pub use loss::{LOSSES, Loss};
 pub use labelled::{Labelled, TARGET};
+pub use loss::{LOSSES, Loss};
 
 #[cfg(all(test, feature = "import"))]
 mod tests;
@@ -120,7 +120,9 @@ pub enum TuneError {
         expected: &'static str,
     },
     /// The loss is no number any more.
-    #[error("the loss is {loss} at step {step}; a smaller --lr, --clip 1 or --schedule cosine with --warmup 0.1 keeps it finite")]
+    #[error(
+        "the loss is {loss} at step {step}; a smaller --lr, --clip 1 or --schedule cosine with --warmup 0.1 keeps it finite"
+    )]
     Diverged {
         /// The step.
         step: u64,
@@ -231,6 +233,8 @@ pub struct Outcome {
     pub validation: Vec<usize>,
     /// Why it ended, when not by its last epoch.
     pub ended: Option<&'static str>,
+    /// Median time of the steps made in this life of the run.
+    pub step: Option<Duration>,
 }
 
 /// All that a run depends on.
@@ -260,12 +264,9 @@ impl Work<'_> {
         // How much memory and time there is changes no result; whoever has more of it goes on.
         let numbers = (s.rate, s.course, s.warmup, s.clip, s.batch, s.accumulate, s.epochs, s.seed);
         let rest = (s.validation, s.patience, s.sparse_bytes);
-        for part in [
-            base,
-            &spec,
-            &format!("{:?} {:?} {numbers:?} {rest:?}", s.objective, s.optimizer),
-            &self.examples.digest(),
-        ] {
+        for part in
+            [base, &spec, &format!("{:?} {:?} {numbers:?} {rest:?}", s.objective, s.optimizer), &self.examples.digest()]
+        {
             h.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
         }
         h.finalize().to_hex()[..16].to_string()
@@ -323,6 +324,7 @@ impl Work<'_> {
         let spent = Duration::from_secs_f64(now.progress.seconds);
         let mut written = Instant::now();
         let mut renewed = false;
+        let mut times = Vec::new();
         let warmup = (settings.warmup * steps as f64).round() as u64;
         let schedule = match settings.course {
             Course::Constant if warmup == 0 => Schedule::Constant,
@@ -348,7 +350,9 @@ impl Work<'_> {
             let part = &order[at * rows..order.len().min((at + 1) * rows)];
             let batches = batcher.batches(examples, part)?;
             let rate = (f64::from(settings.rate) * schedule.factor(now.progress.step)) as f32;
+            let started = Instant::now();
             let report = trainer.step(&batches, rate)?;
+            times.push(started.elapsed());
             now.progress.step += 1;
             if !report.loss.is_finite() {
                 return Err(TuneError::Diverged { step: now.progress.step, loss: report.loss });
@@ -372,7 +376,8 @@ impl Work<'_> {
                 written = Instant::now();
             }
         }
-        if now.progress.ended.as_deref() == Some(BUDGET) && now.progress.step % per_epoch != 0 && !validation.is_empty() {
+        if now.progress.ended.as_deref() == Some(BUDGET) && now.progress.step % per_epoch != 0 && !validation.is_empty()
+        {
             // An epoch that time has cut short is judged as a whole one would be.
             let at = (now.progress.step % per_epoch) as usize;
             let loss = now.progress.losses[now.progress.losses.len() - at..].iter().sum::<f32>() / at as f32;
@@ -385,6 +390,7 @@ impl Work<'_> {
             false => now.best,
         };
         let p = now.progress;
+        times.sort_unstable();
         let ended = p.ended.as_deref().map(|e| if e == BUDGET { BUDGET } else { PATIENCE });
         Ok(Outcome {
             scoped,
@@ -398,6 +404,7 @@ impl Work<'_> {
             footprint,
             validation,
             ended,
+            step: times.get(times.len() / 2).copied(),
         })
     }
 }
@@ -504,7 +511,11 @@ fn chosen(
     let order = shuffled(train, settings.seed, 0);
     let values = scope::values(&scoped.graph, &scoped.trainable);
     let mut sums: Vec<Vec<f64>> = values.iter().map(|(_, t)| vec![0.0; t.len()]).collect();
-    let mut trainer = Trainer::new(&scoped.graph, Recipe { accumulate: false, ..recipe(&scoped, spec, settings, batcher) }, options.clone())?;
+    let mut trainer = Trainer::new(
+        &scoped.graph,
+        Recipe { accumulate: false, ..recipe(&scoped, spec, settings, batcher) },
+        options.clone(),
+    )?;
     for part in order.chunks(batcher.rows).take(MEASURED) {
         for batch in batcher.batches(examples, part)? {
             let (_, gradients) = trainer.gradients(&batch)?;
@@ -514,7 +525,8 @@ fn chosen(
         }
     }
     let of_others = Spec { scopes: spec.scopes.iter().filter(|s| *s != "sparse").cloned().collect(), ..spec.clone() };
-    let others = if of_others.scopes.is_empty() { Vec::new() } else { scope::place(graph, opset, &of_others)?.trainable };
+    let others =
+        if of_others.scopes.is_empty() { Vec::new() } else { scope::place(graph, opset, &of_others)?.trainable };
     let contributions: Vec<Contribution> = values
         .iter()
         .zip(&sums)
@@ -530,7 +542,11 @@ fn chosen(
         let least = contributions.iter().map(|c| c.bytes).min().unwrap_or(0);
         let found = format!("{} bytes", settings.sparse_bytes);
         tracing::debug!(least, "no tensor fits");
-        return Err(TuneError::Setting { what: "--sparse-bytes", found, expected: "enough for one tensor of the model" });
+        return Err(TuneError::Setting {
+            what: "--sparse-bytes",
+            found,
+            expected: "enough for one tensor of the model",
+        });
     }
     Ok(chosen)
 }
@@ -619,10 +635,12 @@ impl Batcher {
                 (Tensor::i64(&[self.rows], classes)?, Tensor::f32(&[self.rows], weights)?)
             }
             (Target::Values(_), objective) => {
-                let all: Vec<&Tensor> = rows.iter().filter_map(|t| if let Target::Values(v) = t { Some(v) } else { None }).collect();
+                let all: Vec<&Tensor> =
+                    rows.iter().filter_map(|t| if let Target::Values(v) = t { Some(v) } else { None }).collect();
                 let target = stacked(&all)?;
                 let labels = objective == Objective::Labels;
-                let shape = if labels { target.shape().to_vec() } else { target.shape()[..target.shape().len() - 1].to_vec() };
+                let shape =
+                    if labels { target.shape().to_vec() } else { target.shape()[..target.shape().len() - 1].to_vec() };
                 let inner: usize = shape.iter().skip(1).product();
                 let mut weights: Vec<f32> = (0..self.rows).flat_map(|i| vec![weight(i); inner]).collect();
                 if labels {

@@ -25,7 +25,7 @@ use serde::Serialize;
 use super::{Method, Schedule, Tune};
 use crate::cmd::run::is_onnx;
 use crate::exit::fail;
-use crate::machine::peak_rss_bytes;
+use crate::machine::{peak_rss_bytes, rss_bytes};
 use crate::{input, output};
 
 /// Presses: what the model should believe after them, as distributions.
@@ -59,6 +59,9 @@ struct Document<'a> {
     planned_bytes: usize,
     recomputed: usize,
     peak_bytes: Option<u64>,
+    /// What the process took beyond what it held when the model and the data were there.
+    peak_increment_bytes: Option<u64>,
+    step_ms: Option<f64>,
     resumed_at: Option<u64>,
     ended: Option<&'static str>,
     published: bool,
@@ -74,6 +77,8 @@ struct Done {
     parameters: usize,
     /// Predictions with presses that it learned from, or was judged by.
     presses: usize,
+    /// Bytes the process held before.
+    held: Option<u64>,
     began: Instant,
 }
 
@@ -122,7 +127,8 @@ impl Tune {
         }
         self.only_bundles_options()?;
         let state = StateDir::resolve(self.state.as_deref())?;
-        let open = || -> anyhow::Result<Model> { Ok(Model::open(Bundle::open(&self.model)?, SessionOptions::default())?) };
+        let open =
+            || -> anyhow::Result<Model> { Ok(Model::open(Bundle::open(&self.model)?, SessionOptions::default())?) };
         // The lock is held while the presses are read, not while they train.
         let presses = App::open(open()?, &state, self.guard.mode())?.presses()?;
         if presses.count() == 0 {
@@ -159,9 +165,8 @@ impl Tune {
         let outcome = &done.outcome;
         let tuned = outcome.scoped.with(&outcome.tensors)?;
         let options = run_options(self.threads);
-        let mut answers = |graph: &Graph| {
-            judge::answers(graph, &outcome.spec.output, &mut examples, &outcome.validation, &options)
-        };
+        let mut answers =
+            |graph: &Graph| judge::answers(graph, &outcome.spec.output, &mut examples, &outcome.validation, &options);
         let (candidate, factory) = (answers(&tuned)?, answers(&graph)?);
         // What is in use answers with its own body and Θ.
         let mut using = Model::open(Bundle::open(&self.model)?, SessionOptions::default())?;
@@ -220,7 +225,10 @@ impl Tune {
 
     fn onnx(&self, loss: &Loss, rows: &[&Row]) -> anyhow::Result<ExitCode> {
         let Some(output) = self.output.clone().or_else(|| self.dry_run.then(PathBuf::new)) else {
-            return Err(fail(Class::Usage, "an .onnx file has no state directory: give --output OUT.safetensors for what is tuned"));
+            return Err(fail(
+                Class::Usage,
+                "an .onnx file has no state directory: give --output OUT.safetensors for what is tuned",
+            ));
         };
         let bytes = input::read(&self.model)?;
         let session = Session::from_onnx(&bytes, &self.model.display().to_string(), SessionOptions::default())?;
@@ -231,8 +239,7 @@ impl Tune {
             None => None,
             Some(dir) => {
                 let manifest = Manifest::new("model", "0.0.0", "1970-01-01T00:00:00Z");
-                let source =
-                    Source { onnx: &self.model, config: Some(dir), check: None, manifest, modalities: &[] };
+                let source = Source { onnx: &self.model, config: Some(dir), check: None, manifest, modalities: &[] };
                 Some(Preprocessor::from_bundle(&Export::prepare(&source)?.into_bundle()?)?)
             }
         };
@@ -245,7 +252,10 @@ impl Tune {
         if new_head.is_none() {
             labels.clear();
         } else if !self.new_head && !self.json {
-            output::say(format!("hone: the model has no names for {}: its last layer becomes a new one", labels.join(", ")));
+            output::say(format!(
+                "hone: the model has no names for {}: its last layer becomes a new one",
+                labels.join(", ")
+            ));
         }
         let mut spec = self.spec(logits, new_head);
         if new_head.is_some() && !spec.scopes.iter().any(|s| s == "head") {
@@ -349,7 +359,7 @@ impl Tune {
         base: &str,
         place: impl Fn(&str) -> PathBuf,
     ) -> anyhow::Result<Done> {
-        let began = Instant::now();
+        let (began, held) = (Instant::now(), rss_bytes());
         let presses = if loss.name == POSTERIOR.name { examples.count() } else { 0 };
         let options = TrainOptions::on_threads(self.threads);
         let settings = self.settings(loss)?;
@@ -374,7 +384,7 @@ impl Tune {
                 output::say(format!("hone tunes: {}", line(&what)));
             }
         })?;
-        Ok(Done { outcome, run, resumed_at, parameters, presses, began })
+        Ok(Done { outcome, run, resumed_at, parameters, presses, held, began })
     }
 
     fn report(
@@ -409,6 +419,8 @@ impl Tune {
             planned_bytes: o.footprint.total(),
             recomputed: o.footprint.recomputed,
             peak_bytes: peak_rss_bytes(),
+            peak_increment_bytes: peak_rss_bytes().zip(done.held).map(|(peak, held)| peak.saturating_sub(held)),
+            step_ms: o.step.map(|t| t.as_secs_f64() * 1e3),
             resumed_at: done.resumed_at,
             ended: o.ended,
             published,

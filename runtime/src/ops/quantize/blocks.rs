@@ -4,7 +4,6 @@ use crate::ops::shape::elements;
 use crate::ops::{Attrs, MICROSOFT, OpDef, OpError, axis_of, ints_of, need, optional};
 use crate::tensor::{DType, Data, Tensor};
 
-/// `y = x · dequant(B)ᵀ + bias`; `B: u8 [N, K/block, block·bits/8]`, the low bits first.
 /// The weight `[N, K]` of `MatMulNBits` with those operands, dequantised.
 ///
 /// # Errors
@@ -13,6 +12,7 @@ pub(crate) fn nbits_weight(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<
     NBits::of(attrs)?.weight(inputs)
 }
 
+/// `y = x · dequant(B)ᵀ + bias`; `B: u8 [N, K/block, block·bits/8]`, the low bits first.
 pub(super) static MATMUL_NBITS: OpDef = OpDef::new(
     "MatMulNBits",
     "matrix product with a weight of 2, 4 or 8 bits in blocks",

@@ -43,7 +43,10 @@ static KNOWS_NOTHING_OF: &[(&str, &[&str])] = &[
     ("quant", &["import", "bundle", "session", "learn", "feedback", "journal", "capture", "std::fs"]),
     (
         "scope",
-        &["import", "bundle", "session", "model", "learn", "feedback", "journal", "capture", "modality", "train", "std::fs"],
+        &[
+            "import", "bundle", "session", "model", "learn", "feedback", "journal", "capture", "modality", "train",
+            "std::fs",
+        ],
     ),
     ("session", &["feedback", "journal", "learn", "adapters", "app", "capture", "modality"]),
     ("state", &["session", "model", "graph", "ops", "plan", "import", "learn", "feedback", "capture", "modality"]),
