@@ -1,8 +1,10 @@
 //! What is done to a finished tile of a product or a convolution while it is in the cache: a residual, an activation.
 //!
 //! The activations are also functions of one element ([`Activation::reference`]), and loops over slices ([`apply`]).
+use crate::gemm::{Out, share};
 use crate::isa::Isa;
 use crate::simd::{F32s, per_isa};
+use crate::threads::Pool;
 
 /// A function of one element.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -127,6 +129,33 @@ pub fn apply_on(isa: Isa, activation: Activation, x: &mut [f32]) {
         // SAFETY: the CPU has the instruction set, and there is one row as long as `x`.
         unsafe { rows::on(isa, activation, x.as_mut_ptr(), x.len(), 1, 0, std::ptr::null()) };
     }
+}
+
+/// Elements taken together: they stay in the first-level cache between the copy and the function.
+const CHUNK: usize = 2048;
+/// Elements below which waking another thread costs more than it saves.
+const WORTH_SHARING: usize = 1 << 14;
+
+/// `y = activation(x)` for each element, on all threads of `pool`.
+///
+/// # Panics
+/// When `y` is shorter than `x`.
+pub fn apply_to(pool: &Pool, activation: Activation, x: &[f32], y: &mut [f32]) {
+    assert!(y.len() >= x.len(), "y is shorter than x");
+    let (isa, out) = (Isa::best(), Out(y.as_mut_ptr()));
+    let parts = if x.len() < WORTH_SHARING { 1 } else { pool.threads() };
+    pool.run(parts, &|i| {
+        let part = share(x.len(), parts, i);
+        for first in part.clone().step_by(CHUNK) {
+            let x = &x[first..part.end.min(first + CHUNK)];
+            let y = out.start().wrapping_add(first);
+            // SAFETY: the elements exist, as asserted, no other call has them, and the CPU has the instruction set.
+            unsafe {
+                std::ptr::copy_nonoverlapping(x.as_ptr(), y, x.len());
+                rows::on(isa, activation, y, x.len(), 1, 0, std::ptr::null());
+            }
+        }
+    });
 }
 
 per_isa! { pub(crate) rows = activate; (activation: Activation, y: *mut f32, width: usize, rows: usize, stride: usize, residual: *const f32) }

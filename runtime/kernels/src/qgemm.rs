@@ -1,7 +1,7 @@
 //! Matrix product of 8-bit integers in `i32`: `c = a · b`, exact modulo 2³².
 //!
 //! Dimension letters: `M` rows of `a`, `K` reduction, `N` columns of `b`.
-//! `a` is `u8`, or `i8` read with its top bit flipped (128 more). `b` is `i8`, packed into panels of [`NR`] columns, four
+//! `a` is `u8`; `i8` with the top bit flipped is 128 more. `b` is `i8`, packed into panels of [`NR`] columns, four
 //! steps of `K` side by side: `panel[p][k/4][j][k%4] = b[k][p·NR + j]`, zero outside the matrix. Zero points are taken into
 //! account after the product, from the sums of rows and columns ([`Terms`]).
 
@@ -60,8 +60,6 @@ pub struct Problem<'a> {
     pub a: &'a [u8],
     /// Distance between rows of `a`, at least `k`.
     pub a_stride: usize,
-    /// Whether the bytes of `a` are `i8`, to be read with the top bit flipped.
-    pub flip: bool,
     /// The packed matrix.
     pub b: &'a [i8],
 }
@@ -73,288 +71,11 @@ pub fn reference(g: &Problem<'_>, c: &mut [i32]) {
         for j in 0..g.n {
             let mut sum = 0i32;
             for k in 0..g.k {
-                let a = g.a[m * g.a_stride + k] ^ if g.flip { 0x80 } else { 0 };
+                let a = g.a[m * g.a_stride + k];
                 let b = g.b[(j / NR * steps + k / 4) * STEP + j % NR * 4 + k % 4];
                 sum = sum.wrapping_add(i32::from(a) * i32::from(b));
             }
             c[m * g.n + j] = sum;
-        }
-    }
-}
-
-/// A faster form: its name, whether this CPU can run it, and the call.
-pub struct Kernel {
-    /// `{arch}-{dtypes}-{variant}`.
-    pub name: &'static str,
-    /// Whether this CPU has what it needs.
-    pub available: fn() -> bool,
-    /// The call. It must only be made when `available` says so; [`product`] and the tests see to that.
-    run: fn(&Problem<'_>, &mut [i32]),
-}
-
-impl Kernel {
-    /// Runs it, or returns false when this CPU cannot.
-    pub fn run(&self, g: &Problem<'_>, c: &mut [i32]) -> bool {
-        if !(self.available)() {
-            return false;
-        }
-        (self.run)(g, c);
-        true
-    }
-}
-
-/// Every form, best first.
-pub static KERNELS: &[Kernel] = &[
-    #[cfg(target_arch = "x86_64")]
-    Kernel {
-        name: "x86_64-u8i8i32-avx512vnni",
-        available: || {
-            std::arch::is_x86_feature_detected!("avx512f")
-                && std::arch::is_x86_feature_detected!("avx512bw")
-                && std::arch::is_x86_feature_detected!("avx512vnni")
-        },
-        // SAFETY: `available` has just detected the features the function is compiled for.
-        run: |g, c| unsafe { x86::vnni(g, c) },
-    },
-    #[cfg(target_arch = "x86_64")]
-    Kernel {
-        name: "x86_64-u8i8i32-avx2",
-        available: || std::arch::is_x86_feature_detected!("avx2"),
-        // SAFETY: `available` has just detected the feature the function is compiled for.
-        run: |g, c| unsafe { x86::avx2(g, c) },
-    },
-    Kernel { name: "any-u8i8i32-panels", available: || true, run: panels },
-];
-
-/// Runs the best form this CPU has.
-///
-/// # Panics
-/// When a slice is shorter than its shape says: a planner's mistake, checked there.
-pub fn product(g: &Problem<'_>, c: &mut [i32]) {
-    for k in KERNELS {
-        if k.run(g, c) {
-            return;
-        }
-    }
-}
-
-/// Multiplications below which waking another thread costs more than it saves.
-const WORTH_SHARING: usize = 1 << 19;
-
-/// [`product`] on all threads of `pool`, by rows.
-///
-/// # Panics
-/// As [`product`].
-pub fn product_on(pool: &Pool, g: &Problem<'_>, c: &mut [i32]) {
-    let threads = pool.threads();
-    if threads < 2 || g.m < 2 || g.m * g.n * g.k < WORTH_SHARING {
-        return product(g, c);
-    }
-    assert!(c.len() >= g.m * g.n, "c is shorter than its shape says");
-    let out = Out(c.as_mut_ptr());
-    let rows = g.m.div_ceil(threads).next_multiple_of(6);
-    pool.run(g.m.div_ceil(rows), &|i| {
-        let from = i * rows;
-        let part = Problem { m: rows.min(g.m - from), a: &g.a[from * g.a_stride..], ..*g };
-        // SAFETY: rows from..from+m lie in `c`, as asserted, and no other call has them.
-        product(&part, unsafe { std::slice::from_raw_parts_mut(out.row(from * g.n), part.m * g.n) });
-    });
-}
-
-/// Where results go, for threads that write disjoint rows.
-struct Out(*mut i32);
-
-// SAFETY: see `product_on`.
-unsafe impl Sync for Out {}
-
-impl Out {
-    fn row(&self, offset: usize) -> *mut i32 {
-        self.0.wrapping_add(offset)
-    }
-}
-
-/// The bytes of a row of `a` that make no whole group of four, as one.
-#[inline(always)]
-fn tail(row: &[u8]) -> [u8; 4] {
-    let rest = row.as_chunks::<4>().1;
-    std::array::from_fn(|i| rest.get(i).copied().unwrap_or(0))
-}
-
-fn panels(g: &Problem<'_>, c: &mut [i32]) {
-    let steps = g.k.div_ceil(4);
-    for p in 0..g.n.div_ceil(NR) {
-        let panel = &g.b[p * steps * STEP..][..steps * STEP];
-        let width = NR.min(g.n - p * NR);
-        for m in 0..g.m {
-            let row = &g.a[m * g.a_stride..][..g.k];
-            let flip = if g.flip { 0x80 } else { 0 };
-            let mut acc = [0i32; NR];
-            let last = tail(row);
-            let groups = row.as_chunks::<4>().0.iter().chain(std::iter::once(&last));
-            for (a, b) in groups.zip(panel.as_chunks::<STEP>().0) {
-                for j in 0..NR {
-                    for q in 0..4 {
-                        acc[j] += i32::from(a[q] ^ flip) * i32::from(b[4 * j + q]);
-                    }
-                }
-            }
-            c[m * g.n + p * NR..][..width].copy_from_slice(&acc[..width]);
-        }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use std::arch::x86_64::*;
-
-    use super::{NR, Problem, STEP, tail};
-
-    /// Rows of a tile.
-    const MR: usize = 6;
-
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn load(v: &[i8; STEP]) -> __m512i {
-        // SAFETY: the array is 64 bytes; the load needs no alignment.
-        unsafe { _mm512_loadu_si512(v.as_ptr().cast()) }
-    }
-
-    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    pub(super) fn vnni(g: &Problem<'_>, c: &mut [i32]) {
-        if g.flip { vnni_by_panels::<true>(g, c) } else { vnni_by_panels::<false>(g, c) }
-    }
-
-    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    fn vnni_by_panels<const FLIP: bool>(g: &Problem<'_>, c: &mut [i32]) {
-        let all = g.n.div_ceil(NR);
-        let mut p = 0;
-        while p < all {
-            match all - p {
-                1 => vnni_rows::<FLIP, 1>(g, p, c),
-                2 => vnni_rows::<FLIP, 2>(g, p, c),
-                3 => vnni_rows::<FLIP, 3>(g, p, c),
-                _ => vnni_rows::<FLIP, 4>(g, p, c),
-            }
-            p += 4;
-        }
-    }
-
-    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    fn vnni_rows<const FLIP: bool, const NP: usize>(g: &Problem<'_>, p: usize, c: &mut [i32]) {
-        let mut m = 0;
-        while m + MR <= g.m {
-            vnni_tile::<FLIP, NP, MR>(g, p, m, c);
-            m += MR;
-        }
-        match g.m - m {
-            0 => {}
-            1 => vnni_tile::<FLIP, NP, 1>(g, p, m, c),
-            2 => vnni_tile::<FLIP, NP, 2>(g, p, m, c),
-            3 => vnni_tile::<FLIP, NP, 3>(g, p, m, c),
-            4 => vnni_tile::<FLIP, NP, 4>(g, p, m, c),
-            _ => vnni_tile::<FLIP, NP, 5>(g, p, m, c),
-        }
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    fn vnni_tile<const FLIP: bool, const NP: usize, const R: usize>(
-        g: &Problem<'_>,
-        p: usize,
-        m: usize,
-        c: &mut [i32],
-    ) {
-        let (steps, whole) = (g.k.div_ceil(4), g.k / 4);
-        let panels: [&[[i8; STEP]]; NP] =
-            std::array::from_fn(|i| g.b[(p + i) * steps * STEP..][..steps * STEP].as_chunks::<STEP>().0);
-        let rows: [&[u8]; R] = std::array::from_fn(|r| &g.a[(m + r) * g.a_stride..][..g.k]);
-        let groups: [&[[u8; 4]]; R] = std::array::from_fn(|r| &rows[r].as_chunks::<4>().0[..whole]);
-        let flip = _mm512_set1_epi8(if FLIP { i8::MIN } else { 0 });
-        let mut acc = [[_mm512_setzero_si512(); NP]; R];
-        let heads: [&[[i8; STEP]]; NP] = std::array::from_fn(|i| &panels[i][..whole]);
-        for s in 0..whole {
-            let mut b = [_mm512_setzero_si512(); NP];
-            for i in 0..NP {
-                b[i] = load(&heads[i][s]);
-            }
-            for r in 0..R {
-                let mut a = _mm512_set1_epi32(i32::from_le_bytes(groups[r][s]));
-                if FLIP {
-                    a = _mm512_xor_si512(a, flip);
-                }
-                for i in 0..NP {
-                    acc[r][i] = _mm512_dpbusd_epi32(acc[r][i], a, b[i]);
-                }
-            }
-        }
-        if whole < steps {
-            for r in 0..R {
-                let a = _mm512_xor_si512(_mm512_set1_epi32(i32::from_le_bytes(tail(rows[r]))), flip);
-                for i in 0..NP {
-                    acc[r][i] = _mm512_dpbusd_epi32(acc[r][i], a, load(&panels[i][whole]));
-                }
-            }
-        }
-        for r in 0..R {
-            for i in 0..NP {
-                let first = (p + i) * NR;
-                let width = NR.min(g.n - first);
-                let mask = (0xffff_u32 >> (NR - width)) as u16;
-                let out = &mut c[(m + r) * g.n + first..][..width];
-                // SAFETY: only the `width` elements of `out` are written.
-                unsafe { _mm512_mask_storeu_epi32(out.as_mut_ptr(), mask, acc[r][i]) };
-            }
-        }
-    }
-
-    #[target_feature(enable = "avx2")]
-    pub(super) fn avx2(g: &Problem<'_>, c: &mut [i32]) {
-        for p in 0..g.n.div_ceil(NR) {
-            let mut m = 0;
-            while m + 2 <= g.m {
-                avx2_tile::<2>(g, p, m, c);
-                m += 2;
-            }
-            if m < g.m {
-                avx2_tile::<1>(g, p, m, c);
-            }
-        }
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    fn avx2_tile<const R: usize>(g: &Problem<'_>, p: usize, m: usize, c: &mut [i32]) {
-        let steps = g.k.div_ceil(4);
-        let panel = g.b[p * steps * STEP..][..steps * STEP].as_chunks::<STEP>().0;
-        let rows: [&[u8]; R] = std::array::from_fn(|r| &g.a[(m + r) * g.a_stride..][..g.k]);
-        let tails: [[u8; 4]; R] = std::array::from_fn(|r| tail(rows[r]));
-        let flip = if g.flip { 0x8080_8080u32 as i32 } else { 0 };
-        // Four columns a vector, each as the sums of steps 0 and 1 and of steps 2 and 3.
-        let mut acc = [[_mm256_setzero_si256(); 4]; R];
-        for (s, step) in panel.iter().enumerate() {
-            let mut b = [_mm256_setzero_si256(); 4];
-            for i in 0..4 {
-                // SAFETY: 16 bytes from 16·i on lie in the 64 of the array; the load needs no alignment.
-                b[i] = _mm256_cvtepi8_epi16(unsafe { _mm_loadu_si128(step.as_ptr().add(16 * i).cast()) });
-            }
-            for r in 0..R {
-                let four = rows[r].as_chunks::<4>().0.get(s).unwrap_or(&tails[r]);
-                let a = _mm256_cvtepu8_epi16(_mm_set1_epi32(i32::from_le_bytes(*four) ^ flip));
-                for i in 0..4 {
-                    acc[r][i] = _mm256_add_epi32(acc[r][i], _mm256_madd_epi16(a, b[i]));
-                }
-            }
-        }
-        let width = NR.min(g.n - p * NR);
-        for r in 0..R {
-            let mut out = [0i32; NR];
-            for i in 0..2 {
-                let pairs = _mm256_hadd_epi32(acc[r][2 * i], acc[r][2 * i + 1]);
-                let eight = _mm256_permute4x64_epi64::<0b11_01_10_00>(pairs);
-                // SAFETY: 8 elements from 8·i on lie in the 16 of the array; the store needs no alignment.
-                unsafe { _mm256_storeu_si256(out.as_mut_ptr().add(8 * i).cast(), eight) };
-            }
-            c[(m + r) * g.n + p * NR..][..width].copy_from_slice(&out[..width]);
         }
     }
 }
@@ -408,7 +129,7 @@ pub struct Added<'a> {
 /// The product as codes, on all threads of `pool`. Equal results whatever their number.
 ///
 /// # Panics
-/// When a slice is shorter than its shape says, or `a` is to be flipped.
+/// When a slice is shorter than its shape says: a planner's mistake, checked there.
 pub fn product_codes(pool: &Pool, g: &Problem<'_>, columns: &Columns<'_>, r: &Requant<'_>, y: &mut [u8]) {
     codes_on(Dot::best(), pool, g, columns, r, y);
 }
@@ -428,10 +149,27 @@ pub fn product_floats(
     floats_on(Dot::best(), pool, g, columns, bias, e, y);
 }
 
+/// The sums themselves, plus `offset: [N]`, on all threads of `pool`.
+///
+/// # Panics
+/// As [`product_codes`].
+pub fn product_sums(pool: &Pool, g: &Problem<'_>, offset: &[i32], y: &mut [i32]) {
+    sums_on(Dot::best(), pool, g, offset, y);
+}
+
+fn sums_on(dot: Dot, pool: &Pool, g: &Problem<'_>, offset: &[i32], y: &mut [i32]) {
+    assert!(y.len() >= g.m * g.n, "y is shorter than its shape says");
+    assert!(offset.len() >= g.n, "there are fewer offsets than columns");
+    let out = crate::gemm::Out(y.as_mut_ptr());
+    let columns = Columns { offset, scale: &[] };
+    shared(dot, pool, g, &columns, &|| To::Sums { y: out.start() });
+}
+
 fn codes_on(dot: Dot, pool: &Pool, g: &Problem<'_>, columns: &Columns<'_>, r: &Requant<'_>, y: &mut [u8]) {
     assert!(y.len() >= g.m * g.n, "y is shorter than its shape says");
     r.check(g.m * g.n);
     let out = crate::gemm::Out(y.as_mut_ptr());
+    columns.check(g.n);
     shared(dot, pool, g, columns, &|| To::Codes { y: out.start(), requant: r, shift: 0 });
 }
 
@@ -448,6 +186,7 @@ fn floats_on(
     assert!(bias.is_none_or(|b| b.len() >= g.n), "the bias is shorter than a row of y");
     assert!(e.residual.is_none_or(|r| r.len() >= g.m * g.n), "the residual is shorter than y");
     let out = crate::gemm::Out(y.as_mut_ptr());
+    columns.check(g.n);
     shared(dot, pool, g, columns, &|| To::Floats {
         y: out.start(),
         bias: bias.map_or(std::ptr::null(), |b| b.as_ptr()),
@@ -456,13 +195,12 @@ fn floats_on(
     });
 }
 
+/// Callers have seen the lengths of the columns and the results.
 fn shared<'a>(dot: Dot, pool: &Pool, g: &Problem<'_>, columns: &Columns<'_>, to: &(dyn Fn() -> To<'a> + Sync)) {
-    assert!(!g.flip, "signed bytes are flipped before a fused product");
     assert!(g.a_stride >= g.k || g.m < 2, "rows of a overlap");
     assert!(g.m == 0 || g.a.len() >= (g.m - 1) * g.a_stride + g.k, "a is shorter than its shape says");
     assert!(g.b.len() >= packed_len(g.n, g.k), "b is shorter than its shape says");
-    columns.check(g.n);
-    let threads = if g.m * g.n * g.k < WORTH_SHARING / 4 { 1 } else { pool.threads() };
+    let threads = if g.m * g.n * g.k < WORTH_SHARING { 1 } else { pool.threads() };
     let shares = crate::gemm::Shares::new(g.m, g.n.div_ceil(NR), threads);
     pool.run(shares.count(), &|i| {
         let (rows, panels) = shares.part(i);
@@ -493,6 +231,8 @@ fn shared<'a>(dot: Dot, pool: &Pool, g: &Problem<'_>, columns: &Columns<'_>, to:
     });
 }
 
+/// Multiplications below which waking another thread costs more than it saves.
+const WORTH_SHARING: usize = 1 << 17;
 /// Bytes of rows of `a` that a block of tiles should not exceed, so that they stay in the cache while every panel passes by.
 const BLOCK: usize = 64 * 1024;
 
@@ -618,50 +358,6 @@ mod tests {
     }
 
     #[test]
-    fn every_kernel_equals_the_formula_at_every_tile_edge_and_writes_nothing_else() {
-        let mut ran = 0;
-        for kernel in KERNELS {
-            for (m, k, n) in
-                [(1, 1, 1), (3, 9, 15), (6, 16, 64), (7, 17, 33), (13, 64, 80), (2, 0, 3), (5, 31, 10), (4, 4, 49)]
-            {
-                for flip in [false, true] {
-                    let (a, w) = (bytes(m * (k + 3), 7), bytes(k * n, 11));
-                    let (mut b, mut sums) = (vec![0i8; packed_len(n, k)], vec![0i32; n]);
-                    pack(n, k, |kk, j| w[kk * n + j] as i8, &mut b, &mut sums);
-                    for j in 0..n {
-                        assert_eq!(sums[j], (0..k).map(|kk| i32::from(w[kk * n + j] as i8)).sum::<i32>());
-                    }
-                    let g = Problem { m, k, n, a: &a, a_stride: k + 3, flip, b: &b };
-                    let mut expected = vec![0; m * n];
-                    reference(&g, &mut expected);
-                    let mut found = vec![i32::MIN; m * n + 4];
-                    if !kernel.run(&g, &mut found) {
-                        println!("{} cannot run on this CPU and was not tested", kernel.name);
-                        continue;
-                    }
-                    ran += 1;
-                    assert_eq!(found[..m * n], expected, "{} {m}x{k}x{n}", kernel.name);
-                    assert!(found[m * n..].iter().all(|&v| v == i32::MIN), "{} wrote past its output", kernel.name);
-                }
-            }
-        }
-        assert!(ran > 0, "no kernel ran");
-    }
-
-    #[test]
-    fn shared_rows_are_those_of_one_thread() {
-        let (m, k, n) = (50, 120, 100);
-        let (a, w) = (bytes(m * k, 3), bytes(k * n, 5));
-        let (mut b, mut sums) = (vec![0i8; packed_len(n, k)], vec![0i32; n]);
-        pack(n, k, |kk, j| w[kk * n + j] as i8, &mut b, &mut sums);
-        let g = Problem { m, k, n, a: &a, a_stride: k, flip: false, b: &b };
-        let (mut one, mut three) = (vec![0; m * n], vec![1; m * n]);
-        product(&g, &mut one);
-        product_on(&Pool::new(3), &g, &mut three);
-        assert_eq!(one, three);
-    }
-
-    #[test]
     fn a_fused_product_is_the_product_and_then_the_rest() {
         let mut ran = 0;
         for dot in Dot::ALL.into_iter().filter(|d| d.available()) {
@@ -672,8 +368,11 @@ mod tests {
                 a.iter_mut().step_by(2).for_each(|v| *v = 255);
                 let (mut b, mut offset) = (vec![0i8; packed_len(n, k)], vec![0i32; n]);
                 pack(n, k, |kk, j| w[kk * n + j] as i8, &mut b, &mut offset);
+                for j in 0..n {
+                    assert_eq!(offset[j], (0..k).map(|kk| i32::from(w[kk * n + j] as i8)).sum::<i32>());
+                }
                 let scale: Vec<f32> = (0..n).map(|j| 0.001 + j as f32 * 1e-4).collect();
-                let g = Problem { m, k, n, a: &a, a_stride: k + 3, flip: false, b: &b };
+                let g = Problem { m, k, n, a: &a, a_stride: k + 3, b: &b };
                 let columns = Columns { offset: &offset, scale: &scale };
                 let mut sums = vec![0; m * n];
                 reference(&g, &mut sums);
@@ -696,6 +395,12 @@ mod tests {
                         assert_eq!(found[i], scaled(i) + bias[i % n] + add[i], "{dot:?} {m}x{k}x{n}");
                     }
                     assert!(found[m * n..].iter().all(|v| v.is_nan()), "{dot:?} wrote past its output");
+                    let mut found = vec![i32::MIN; m * n + 20];
+                    sums_on(dot, &pool, &g, &offset, &mut found);
+                    for i in 0..m * n {
+                        assert_eq!(found[i], sums[i] + offset[i % n], "{dot:?} {m}x{k}x{n}");
+                    }
+                    assert!(found[m * n..].iter().all(|&v| v == i32::MIN), "{dot:?} wrote past its output");
                     ran += 1;
                 }
             }

@@ -107,7 +107,7 @@ pub(crate) struct Job<'a> {
 pub(crate) struct Finish<'a> {
     /// `N` integers to add to the sums.
     pub(crate) offset: *const i32,
-    /// `N` factors.
+    /// `N` factors; null where there is nothing to scale.
     pub(crate) scale: *const f32,
     /// Distance between rows of results.
     pub(crate) stride: usize,
@@ -118,6 +118,8 @@ pub(crate) struct Finish<'a> {
 /// Where results go.
 #[derive(Clone, Copy)]
 pub(crate) enum To<'a> {
+    /// The sums with what is added to them; nothing is scaled.
+    Sums { y: *mut i32 },
     /// Codes; the residual begins at `shift` of the one given.
     Codes { y: *mut u8, requant: &'a Requant<'a>, shift: usize },
     /// Floats; bias and residual are null where there is none.
@@ -223,6 +225,14 @@ unsafe fn finished<S: F32s>(f: &Finish<'_>, sums: *const i32, rows: usize, row: 
     // SAFETY: the caller's promise; each vector begins inside a row, and what is left is taken one by one.
     unsafe {
         match f.to {
+            To::Sums { y } => {
+                let y = y.add(at);
+                for r in 0..rows {
+                    for j in 0..width {
+                        *y.add(r * stride + j) = (*sums.add(r * COLUMNS + j)).wrapping_add(*offset.add(j));
+                    }
+                }
+            }
             To::Codes { y, requant, shift } => {
                 let y = y.add(at);
                 let c = requant.codes;

@@ -6,7 +6,12 @@ use super::{Attrs, Fact, OpDef, OpError, find, for_each_strided, strides_of};
 use crate::tensor::Tensor;
 
 pub(crate) use super::conv::last::{CONV, takes};
+pub(crate) use super::matmul::dense::{DENSE, Z as DENSE_RESIDUAL, takes as takes_dense};
 pub(crate) use super::pool::last::{AVERAGE_POOL, MAX_POOL};
+pub(crate) use super::quantize::fused::{
+    BIAS, CONV_CODES, CONV_FLOATS, LOOKUP, OTHER, PRODUCT_CODES, PRODUCT_FLOATS, PRODUCT_SCALED, RESIDUAL, SCALED_BIAS,
+    SCALED_RESIDUAL, takes as takes_codes,
+};
 
 /// The domain of these operators.
 pub(crate) const DOMAIN: &str = "hone";

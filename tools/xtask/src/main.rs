@@ -10,6 +10,8 @@ mod boards;
 mod ci;
 mod e2e;
 mod onnx_node_tests;
+mod peers;
+mod python;
 mod worlds;
 mod zoo;
 
@@ -34,6 +36,12 @@ usage: cargo xtask <task>
                      --runs N      of each kind, 1 if not given
                      --timed N     also time N presses up to the lamp
                      --hone PATH   a built program instead of `cargo build`
+  peers [...]      hone beside ONNX Runtime and OpenVINO, alternating (needs Python 3; makes an environment):
+                     --only NAME   one model; may be repeated
+                     --threads 1,2 how many threads
+                     --rounds N    of each program, 3 if not given
+                     --seconds S   to measure in each, 1 if not given
+                     --hone PATH   a built program instead of `cargo build --release`
   ci [--full]      everything CI runs, timed; --full adds release benches and cargo-deny (installed when missing)
 ";
 
@@ -51,6 +59,10 @@ fn main() -> ExitCode {
         },
         ["boards", ref rest @ ..] => match boards::Options::parse(rest) {
             Some(options) => boards::run(&root(), &options).map(|()| true),
+            None => return usage(),
+        },
+        ["peers", ref rest @ ..] => match peers::Options::parse(rest) {
+            Some(options) => peers::run(&root(), &options),
             None => return usage(),
         },
         ["e2e", ref rest @ ..] => match e2e::Options::parse(rest) {

@@ -4,6 +4,8 @@ use std::process::Command;
 
 use anyhow::{Context, bail, ensure};
 
+use crate::python::{commit, cpu};
+
 /// Each world with the languages it is spoken in, where it is.
 const WORLDS: &[(&str, &[&str])] =
     &[("new-pen", &[]), ("new-voice", &[]), ("new-language", &["es", "de", "fr", "it"]), ("left-handed", &[])];
@@ -40,7 +42,7 @@ pub(crate) fn run(root: &Path) -> anyhow::Result<bool> {
             add(&format!("{world}, all {}", languages.len()), press, &all)?;
         }
     }
-    let stamp = format!("\nMeasured by `cargo xtask worlds` at {} on {}.\n", commit(root), cpu());
+    let stamp = format!("\nMeasured by `cargo xtask worlds` at {} on {}, one thread used.\n", commit(root), cpu());
     let path = root.join("README.md");
     let text = std::fs::read_to_string(&path).context("cannot read README.md")?;
     let (head, rest) = text.split_once(BEGIN).context("README.md has no marker for the table")?;
@@ -90,17 +92,4 @@ fn demo(root: &Path, args: &[&str], seed: u32) -> anyhow::Result<serde_json::Val
         bail!("the demo with {} failed: {}", args.join(" "), String::from_utf8_lossy(&out.stderr));
     }
     serde_json::from_slice(&out.stdout).context("the demo did not print JSON")
-}
-
-fn commit(root: &Path) -> String {
-    let out = Command::new("git").current_dir(root).args(["rev-parse", "--short", "HEAD"]).output();
-    out.map_or_else(|_| "an unknown commit".into(), |o| String::from_utf8_lossy(&o.stdout).trim().to_string())
-}
-
-fn cpu() -> String {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name =
-        info.lines().find_map(|l| l.strip_prefix("model name")?.split_once(':').map(|(_, n)| n.trim().to_string()));
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    format!("{} ({cores} cores, one thread used)", name.unwrap_or_else(|| "an unknown CPU".into()))
 }

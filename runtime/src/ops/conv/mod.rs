@@ -4,6 +4,7 @@
 //! "taps" kernel positions, as [`Geometry`] counts them.
 use hone_kernels::epilogue::Activation;
 
+use super::elementwise::named;
 use super::{Attrs, Fact, MICROSOFT, OpDef, OpError, need, optional};
 use crate::tensor::{Data, Tensor};
 
@@ -167,24 +168,12 @@ fn groups(attrs: &Attrs) -> Result<usize, OpError> {
 }
 
 /// What `FusedConv` ends in: `activation` and `activation_params`; absent is no activation.
-///
-/// Source: ONNX Runtime, `fused_activation.cc`; the last three are ours.
-fn activation(attrs: &Attrs) -> Result<Activation, OpError> {
-    let params = attrs.floats("activation_params")?.unwrap_or(&[]);
-    let param = |i: usize, default: f32| params.get(i).copied().unwrap_or(default);
-    Ok(match attrs.str("activation", "")? {
-        "" => Activation::None,
-        "Relu" => Activation::Relu,
-        "Tanh" => Activation::Tanh,
-        "Sigmoid" => Activation::Sigmoid,
-        "LeakyRelu" => Activation::LeakyRelu(param(0, 0.01)),
-        "Clip" => Activation::Clip(param(0, f32::MIN), param(1, f32::MAX)),
-        "HardSigmoid" => Activation::HardSigmoid(param(0, 0.2), param(1, 0.5)),
-        "HardSwish" => Activation::HardSwish,
-        "Swish" => Activation::Silu,
-        "Gelu" => Activation::Gelu,
-        other => return Err(OpError::unsupported(format!("the activation `{other}` of FusedConv"))),
-    })
+pub(super) fn activation(attrs: &Attrs) -> Result<Activation, OpError> {
+    match attrs.str("activation", "")? {
+        "" => Ok(Activation::None),
+        name => named(name, attrs.floats("activation_params")?.unwrap_or(&[]))
+            .ok_or_else(|| OpError::unsupported(format!("the activation `{name}` of FusedConv"))),
+    }
 }
 
 /// The elements of an `f32` or other tensor rounded to the element type of `like` and back: what a stored value holds.

@@ -1,11 +1,12 @@
 //! Activations, and the forms of them ONNX Runtime adds.
 use hone_kernels::elementwise as fast;
+use hone_kernels::epilogue::Activation;
 
 use super::super::shape::elements;
 use super::super::{Attr, Attrs, Fact, MICROSOFT, OpDef, OpError, Vjp, need, optional};
 use super::derivative::derivative;
-use super::walk::{mapped, zipped};
-use super::{alike, broadcast_indices, erf, floats, numbers, parameters, same_as_input, sigmoid, softplus};
+use super::walk::{activated, mapped, zipped};
+use super::{alike, broadcast_indices, erf, floats, named, numbers, parameters, same_as_input, sigmoid, softplus};
 use crate::autodiff::Backward;
 use crate::graph::ValueId;
 use crate::plan::{Lowered, Lowering};
@@ -26,7 +27,10 @@ macro_rules! activation {
         .domain($domain)
         .kernel(|l| {
             let [$($p),*] = parameters(l.attrs, [$((stringify!($p), $default)),*])?;
-            Ok((l.dtype(0) == Some(DType::F32)).then(|| mapped::<f32, f32, _>($name, move |$x: f32| $f32)))
+            Ok((l.dtype(0) == Some(DType::F32)).then(|| match named($name, &[$($p),*]) {
+                Some(a) => activated($name, a),
+                None => mapped::<f32, f32, _>($name, move |$x: f32| $f32),
+            }))
         })
         .vjp(derivative!($name, $of, [$($p = $default),*], |$v| $slope, f32: $slope32));
     };
@@ -36,10 +40,7 @@ macro_rules! activation {
 pub(super) static RELU: OpDef = OpDef::new("Relu", "max(x, 0)", same_as_input, |_, inputs| {
     numbers(need(inputs, 0, "X")?, "Relu", |x| if x < 0.0 { 0.0 } else { x }, |x| x.max(0))
 })
-.kernel(|l| {
-    let relu = |x: f32| if x < 0.0 { 0.0 } else { x };
-    Ok((l.dtype(0) == Some(DType::F32)).then(|| mapped::<f32, f32, _>("Relu", relu)))
-})
+.kernel(|l| Ok((l.dtype(0) == Some(DType::F32)).then(|| activated("Relu", Activation::Relu))))
 .vjp(derivative!("Relu", Y, [], |y| f64::from(u8::from(y > 0.0)), f32: if y > 0.0 { 1.0 } else { 0.0 }));
 
 activation!(LEAKY_RELU, "LeakyRelu", "x below zero is multiplied by alpha", [alpha = 0.01],
@@ -236,10 +237,8 @@ pub(super) static GELU: OpDef = OpDef::new("Gelu", "x · Φ(x), exactly or by ta
     floats(need(inputs, 0, "X")?, "Gelu", if by_tanh(attrs)? { gelu_tanh } else { gelu })
 })
 .kernel(|l| {
-    let tanh = by_tanh(l.attrs)?;
-    Ok((l.dtype(0) == Some(DType::F32)).then(|| {
-        if tanh { mapped::<f32, f32, _>("Gelu", fast::gelu_tanh) } else { mapped::<f32, f32, _>("Gelu", fast::gelu) }
-    }))
+    let form = if by_tanh(l.attrs)? { Activation::GeluTanh } else { Activation::Gelu };
+    Ok((l.dtype(0) == Some(DType::F32)).then(|| activated("Gelu", form)))
 })
 .vjp(|b| {
     let by_tanh: Vjp = derivative!("GeluTanh", X, [], |x| gelu_tanh_slope(x), f32: gelu_tanh_slope_f32(x));
@@ -261,7 +260,7 @@ fn biased(inputs: &[Option<&Tensor>], name: &str, f: fn(f64) -> f64) -> Result<V
 }
 
 macro_rules! biased {
-    ($konst:ident, $name:literal, $doc:literal, $float:expr, f32: $f32:expr, approximate: $how:literal) => {
+    ($konst:ident, $name:literal, $doc:literal, $float:expr, $form:expr, f32: $f32:expr, approximate: $how:literal) => {
         #[doc = $doc]
         pub(super) static $konst: OpDef =
             OpDef::new($name, $doc, same_as_input, |_, inputs| biased(inputs, $name, $float))
@@ -273,7 +272,7 @@ macro_rules! biased {
                     })
                 })
                 .kernel(|l| match (l.dtype(0), l.dtype(1)) {
-                    (Some(DType::F32), None) => Ok(Some(mapped::<f32, f32, _>($name, $f32))),
+                    (Some(DType::F32), None) => Ok(Some(activated($name, $form))),
                     (Some(DType::F32), Some(DType::F32)) => {
                         let (x, bias) = (l.shape(0)?, l.shape(1)?);
                         zipped::<f32, f32, f32, _>(l, $name, x, bias, |x: f32, b: f32| $f32(x + b))
@@ -292,9 +291,10 @@ fn sum_with_bias(b: &mut Backward<'_>) -> Result<ValueId, OpError> {
     }
 }
 
-biased!(FAST_GELU, "FastGelu", "Gelu by tanh of x + bias", gelu_tanh, f32: fast::gelu_tanh,
+biased!(FAST_GELU, "FastGelu", "Gelu by tanh of x + bias", gelu_tanh, Activation::GeluTanh, f32: fast::gelu_tanh,
     approximate: "tanh");
-biased!(BIAS_GELU, "BiasGelu", "Gelu of x + bias", gelu, f32: fast::gelu, approximate: "none");
+biased!(BIAS_GELU, "BiasGelu", "Gelu of x + bias", gelu, Activation::Gelu, f32: fast::gelu,
+    approximate: "none");
 
 /// The left half of x + bias times Gelu of the right half
 pub(super) static BIAS_SPLIT_GELU: OpDef = OpDef::new(

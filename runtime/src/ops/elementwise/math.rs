@@ -2,10 +2,11 @@
 //!
 //! The inverse hyperbolic functions of the standard library overflow or lose digits in `f32`; they go by way of `f64`.
 use hone_kernels::elementwise as fast;
+use hone_kernels::epilogue::Activation;
 
 use super::super::{OpDef, flat, need};
 use super::derivative::derivative;
-use super::walk::mapped;
+use super::walk::{activated, mapped};
 use super::{erf, floats, numbers, same_as_input};
 use crate::tensor::DType;
 
@@ -69,8 +70,12 @@ function!(SINH, "Sinh", "hyperbolic sine", f64::sinh, f32: f32::sinh,
     vjp: derivative!("Sinh", X, [], |x| x.cosh(), f32: x.cosh()));
 function!(COSH, "Cosh", "hyperbolic cosine", f64::cosh, f32: f32::cosh,
     vjp: derivative!("Cosh", X, [], |x| x.sinh(), f32: x.sinh()));
-function!(TANH, "Tanh", "hyperbolic tangent", f64::tanh, f32: fast::tanh,
-    vjp: derivative!("Tanh", Y, [], |y| 1.0 - y * y, f32: 1.0 - y * y));
+/// hyperbolic tangent
+pub(super) static TANH: OpDef = OpDef::new("Tanh", "hyperbolic tangent", same_as_input, |_, inputs| {
+    floats(need(inputs, 0, "X")?, "Tanh", f64::tanh)
+})
+.kernel(|l| Ok((l.dtype(0) == Some(DType::F32)).then(|| activated("Tanh", Activation::Tanh))))
+.vjp(derivative!("Tanh", Y, [], |y| 1.0 - y * y, f32: 1.0 - y * y));
 function!(ASINH, "Asinh", "inverse hyperbolic sine", f64::asinh, f32: |x: f32| f64::from(x).asinh() as f32,
     vjp: derivative!("Asinh", X, [], |x| 1.0 / (x * x + 1.0).sqrt(), f32: 1.0 / (x * x + 1.0).sqrt()));
 function!(ACOSH, "Acosh", "inverse hyperbolic cosine", f64::acosh, f32: |x: f32| f64::from(x).acosh() as f32,

@@ -3,6 +3,8 @@
 //! References compute in `f64`, integers in `i128`, and round (or wrap) once to the type of the result. Division of an
 //! integer by 0 gives 0, as in NumPy. Kernels compute in the type itself, by the functions of
 //! [`hone_kernels::elementwise`], whose errors are stated there.
+use hone_kernels::epilogue::Activation;
+
 use super::shape::{broadcast_indices, same_as_input};
 use super::{Attrs, Fact, OpDef, OpError, need};
 use crate::autodiff::Backward;
@@ -17,6 +19,29 @@ mod logic;
 mod math;
 mod value;
 mod walk;
+
+/// The activation of that name that kernels can end in, with its parameters in the order of the standard; `None` when
+/// there is none of that name, or not with these parameters.
+///
+/// Source: ONNX Runtime, `fused_activation.cc`, for those up to `HardSigmoid`; the others are ours.
+pub(in crate::ops) fn named(name: &str, params: &[f32]) -> Option<Activation> {
+    let param = |i: usize, default: f32| params.get(i).copied().unwrap_or(default);
+    Some(match name {
+        "Relu" => Activation::Relu,
+        "Tanh" => Activation::Tanh,
+        "Sigmoid" => Activation::Sigmoid,
+        "LeakyRelu" => Activation::LeakyRelu(param(0, 0.01)),
+        "Clip" => Activation::Clip(param(0, f32::MIN), param(1, f32::MAX)),
+        "HardSigmoid" => Activation::HardSigmoid(param(0, 0.2), param(1, 0.5)),
+        "HardSwish" => Activation::HardSwish,
+        "Swish" if param(0, 1.0) == 1.0 => Activation::Silu,
+        "Gelu" => Activation::Gelu,
+        "Elu" => Activation::Elu(param(0, 1.0)),
+        "Mish" => Activation::Mish,
+        "Softplus" => Activation::Softplus,
+        _ => return None,
+    })
+}
 
 /// The rows of this family.
 pub(super) static OPS: &[&OpDef] = &[

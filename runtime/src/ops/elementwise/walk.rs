@@ -3,6 +3,7 @@ use std::marker::PhantomData;
 
 use bytemuck::{AnyBitPattern, NoUninit};
 use hone_kernels::elementwise::{fold, map, zip};
+use hone_kernels::epilogue::{self, Activation};
 
 use super::super::OpError;
 use super::super::shape::{broadcast, broadcast_strides, elements};
@@ -107,6 +108,29 @@ where
     F: Fn(A) -> B + Copy + Send + Sync + 'static,
 {
     Lowered::new(Map { name, f, types: PhantomData }, vec![0])
+}
+
+/// `y = activation(x)` for every element.
+struct Activated {
+    name: &'static str,
+    activation: Activation,
+}
+
+impl Kernel for Activated {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn run(&self, io: &mut Io<'_>) {
+        let pool = io.pool;
+        let (reads, writes) = io.split();
+        epilogue::apply_to(pool, self.activation, reads.f32(0), writes.f32(0));
+    }
+}
+
+/// Lowers to that activation of input 0.
+pub(super) fn activated(name: &'static str, activation: Activation) -> Lowered {
+    Lowered::new(Activated { name, activation }, vec![0])
 }
 
 /// `y = f(a, b)` for every pair of elements.

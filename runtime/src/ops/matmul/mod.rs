@@ -8,6 +8,7 @@ use crate::plan::Weight;
 
 mod backward;
 mod contraction;
+pub(in crate::ops) mod dense;
 mod einsum;
 mod fused;
 mod linear;

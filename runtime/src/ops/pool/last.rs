@@ -39,12 +39,16 @@ fn only_first(facts: Result<Option<Vec<Fact>>, OpError>) -> Result<Option<Vec<Fa
 }
 
 fn windows(l: &Lowering<'_>, factors: impl Fn(&Windows) -> Option<Vec<f32>>) -> Result<Option<Lowered>, OpError> {
-    if l.dtype(0) != Some(DType::F32) {
-        return Ok(None);
-    }
     let w = Windows::of(l.attrs, &first(l.shape(0)?))?;
     let Some(window) = w.geometry.window() else { return Ok(None) };
     let ([batch, channels], factors) = (w.lead, factors(&w));
+    match l.dtype(0) {
+        Some(DType::F32) => {}
+        Some(DType::U8) if factors.is_none() => {
+            return Ok(Some(Lowered::new(Codes { window, batch, channels }, vec![0])));
+        }
+        _ => return Ok(None),
+    }
     Ok(Some(Lowered::new(Last { window, batch, channels, factors }, vec![0])))
 }
 
@@ -68,5 +72,24 @@ impl Kernel for Last {
         let kind = factors.as_deref().map_or(Kind::Max, Kind::Sum);
         let p = Pooling { window: *window, batch: *batch, channels: *channels, kind, x: reads.f32(0) };
         nhwc_pool::pooled(pool, &p, writes.f32(0));
+    }
+}
+
+/// The largest codes under a window.
+struct Codes {
+    window: Window,
+    batch: usize,
+    channels: usize,
+}
+
+impl Kernel for Codes {
+    fn name(&self) -> &'static str {
+        "pool-last-u8"
+    }
+
+    fn run(&self, io: &mut Io<'_>) {
+        let pool = io.pool;
+        let (reads, writes) = io.split();
+        nhwc_pool::max_u8(pool, &self.window, self.batch, self.channels, reads.bytes(0), writes.bytes(0));
     }
 }

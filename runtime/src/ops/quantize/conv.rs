@@ -167,7 +167,13 @@ impl Conv {
     }
 
     /// `Σ (x - zx)(w - zw)` in wrapping `i32`; outside the input there is the zero point, which adds nothing.
-    fn integers(&self, x: &Tensor, w: &Tensor, zx: Option<&Tensor>, zw: Option<&Tensor>) -> Result<Vec<i32>, OpError> {
+    pub(super) fn integers(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        zx: Option<&Tensor>,
+        zw: Option<&Tensor>,
+    ) -> Result<Vec<i32>, OpError> {
         let zx = zx.map_or(Ok(0.0), |z| super::single(z, "x"))? as i32;
         let zw = self.weight_zeros(zw)?;
         let xs: Vec<i32> = codes(x, "x")?.into_iter().map(|v| v.wrapping_sub(zx)).collect();

@@ -1,11 +1,12 @@
 //! Kernel of `QAttention` on `f32` scales with a constant weight.
 //!
 //! Dimension letters as in [`super::attention`].
+use hone_kernels::epilogue::Epilogue;
 use hone_kernels::gemm::{self, Gemm, Packed};
 use hone_kernels::rows::softmax;
 
 use super::attention::{Heads, MaskRule};
-use super::product::{Right, code_at};
+use super::product::{Codes8, Right, To, code_at};
 use crate::ops::OpError;
 use crate::plan::{Io, Kernel, Lowered, Lowering};
 use crate::tensor::DType;
@@ -32,7 +33,7 @@ impl Attention {
         [
             b * s * 3 * n * d,
             3 * n * d,
-            self.projection.scratch(b * s),
+            self.projection.scratch(b * s, self.signed),
             if self.present { 0 } else { 2 * b * n * t * d },
             gemm::packed_len(t, d).max(gemm::packed_len(d, t)),
             2 * s * t,
@@ -65,7 +66,9 @@ impl Kernel for Attention {
         for (j, scale) in scales.iter_mut().enumerate() {
             *scale = x_scale * w_scale[if w_scale.len() == 1 { 0 } else { j }];
         }
-        self.projection.scaled(pool, b * s, reads.bytes(0), self.signed, zero, scales, reads.f32(1), work, qkv);
+        let x = Codes8 { codes: reads.bytes(0), signed: self.signed, zero };
+        let to = To::Floats { scale: scales, bias: Some(reads.f32(1)), epilogue: Epilogue::default(), y: qkv };
+        self.projection.product(pool, b * s, &x, &[], work, to);
         let before = t - s;
         {
             let present: &mut [f32] = if self.present { writes.f32(1) } else { &mut *own };

@@ -12,6 +12,7 @@ mod blocks;
 mod conv;
 mod convert;
 mod elementwise;
+pub(in crate::ops) mod fused;
 mod heads;
 mod linear;
 mod matmul;

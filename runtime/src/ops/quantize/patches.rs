@@ -126,8 +126,8 @@ struct Patches {
     weights: Vec<u8>,
     /// Weights less their zero points, where they are summed directly.
     centred: Vec<i32>,
-    /// Whether the weights are signed, and the input.
-    signed: [bool; 2],
+    /// Whether the input is signed.
+    signed: bool,
     /// Zero point of the input: known, or the slot it is in.
     zero: Result<i32, usize>,
     /// A channel out: zero point of the weights as the product sees it, negated; sum of the weights; bias.
@@ -184,7 +184,7 @@ impl Kernel for Patches {
             Err(slot) => reads.bytes(slot)[0],
         };
         // The image is the signed side of the product.
-        let flip = if self.signed[1] { 0 } else { 0x80 };
+        let flip = if self.signed { 0 } else { 0x80 };
         let zero = i32::from((byte ^ flip) as i8);
         let l = &self.layout;
         let (k, og) = (l.taps.len(), self.og);
@@ -214,8 +214,8 @@ impl Kernel for Patches {
                         pack_taps(image, &l.taps, first, packed, columns);
                         columns.iter_mut().for_each(|c| *c -= k as i32 * zero);
                         let a = &self.weights[g * og * k..][..og * k];
-                        let problem = Problem { m: og, k, n: count, a, a_stride: k, flip: self.signed[0], b: packed };
-                        qgemm::product_on(pool, &problem, acc);
+                        let problem = Problem { m: og, k, n: count, a, a_stride: k, b: packed };
+                        qgemm::product_sums(pool, &problem, &[0; BLOCK], acc);
                         terms = Terms { left: &self.left[g * og..][..og], right: columns, ..terms };
                     }
                     match &self.finish {
@@ -276,11 +276,11 @@ fn patches(
     };
     let Some((finish, bias)) = finish(&c)? else { return Ok(None) };
     let (k, og) = (layout.taps.len(), c.o / c.groups);
-    let signed = [weights.dtype() == DType::I8, x == DType::I8];
+    let signed = weights.dtype() == DType::I8;
     let plain = codes(weights, "w")?;
     let direct = og == 1 && k <= DIRECT;
     let centred: Vec<i32> = if direct { (0..c.o * k).map(|i| plain[i] - zeros[i / k]).collect() } else { Vec::new() };
-    let shift = if signed[0] { 128 } else { 0 };
+    let shift = if signed { 128 } else { 0 };
     let sums = (0..c.o)
         .map(|o| {
             if direct {
@@ -291,9 +291,24 @@ fn patches(
         })
         .collect();
     let left = zeros.iter().map(|z| -(z + shift)).collect();
-    let weights = if direct { Vec::new() } else { weights.data().as_bytes().to_vec() };
+    // The product takes `u8`: signed ones are 128 more there.
+    let flip = if signed { 0x80 } else { 0 };
+    let weights = if direct { Vec::new() } else { weights.data().as_bytes().iter().map(|w| w ^ flip).collect() };
     let bytes = weights.len() + 4 * centred.len();
-    let p = Patches { n: c.n, groups: c.groups, og, layout, weights, centred, signed, zero, left, sums, bias, finish };
+    let p = Patches {
+        n: c.n,
+        groups: c.groups,
+        og,
+        layout,
+        weights,
+        centred,
+        signed: x == DType::I8,
+        zero,
+        left,
+        sums,
+        bias,
+        finish,
+    };
     let sizes = p.scratch();
     elements(&[sizes.iter().fold(0usize, |n, &s| n.saturating_add(s))])?;
     let floats = sizes.iter().map(|b| b.div_ceil(4)).sum();

@@ -1,12 +1,14 @@
 //! Kernels of 8-bit matrix products with a constant right operand, packed once.
-use hone_kernels::qgemm::{self, Problem, Scale, Terms};
-use hone_kernels::quantize::{Codes, extent, of_i8, of_u8};
+use hone_kernels::epilogue::{self, Activation, Epilogue};
+use hone_kernels::qgemm::{self, Columns, Problem, Requant, Scale, Terms};
+use hone_kernels::quantize::{Codes, extent, of_u8};
 use hone_kernels::threads::Pool;
 
 use super::linear::range_to_affine;
 use super::matmul::{Product, gemm_shape};
 use super::{codes, range_of};
 use crate::ops::OpError;
+use crate::ops::conv::activation;
 use crate::plan::{Io, Kernel, Lowered, Lowering, Reads};
 use crate::tensor::{DType, Tensor};
 
@@ -63,117 +65,160 @@ impl Right {
         self.packed.len() + 8 * self.n
     }
 
+    /// Floats of scratch that [`Right::product`] needs for `m` rows, whose codes are signed or not.
+    pub(in crate::ops) fn scratch(&self, m: usize, signed: bool) -> usize {
+        let rows = ROWS.min(m);
+        let centred = if self.centred { rows * self.n + rows } else { 0 };
+        let flipped = if signed { (m * self.k).div_ceil(4) } else { 0 };
+        self.n + centred + flipped
+    }
+
+    /// `(a - zero) · b` for `m` rows of codes `a`, plus `bias` in units of both scales, or nothing.
+    pub(super) fn product(&self, pool: &Pool, m: usize, a: &Codes8<'_>, bias: &[i32], work: &mut [f32], to: To<'_>) {
+        let (k, n) = (self.k, self.n);
+        let (col, work) = work.split_at_mut(n);
+        let col: &mut [i32] = bytemuck::cast_slice_mut(col);
+        let (mut codes, mut zero, mut rest) = (a.codes, a.zero, work);
+        if a.signed {
+            // The product takes `u8`: signed codes are 128 more there, and so is their zero point.
+            let (flipped, after) = std::mem::take(&mut rest).split_at_mut((m * k).div_ceil(4));
+            let flipped: &mut [u8] = bytemuck::cast_slice_mut(flipped);
+            flipped.iter_mut().zip(a.codes).for_each(|(f, c)| *f = c ^ 0x80);
+            (codes, zero, rest) = (&*flipped, zero + 128, after);
+        }
+        for (j, c) in col.iter_mut().enumerate() {
+            *c = bias.get(j).copied().unwrap_or(0).wrapping_sub(zero.wrapping_mul(self.sums[j]));
+        }
+        let problem = Problem { m, k, n, a: codes, a_stride: k, b: &self.packed };
+        if !self.centred {
+            return match to {
+                To::Sums(y) => qgemm::product_sums(pool, &problem, col, y),
+                To::Floats { scale, bias, epilogue, y } => {
+                    let columns = Columns { offset: col, scale };
+                    qgemm::product_floats(pool, &problem, &columns, bias, &epilogue, y);
+                }
+                To::Codes { scale, mut codes, y } => {
+                    // The product makes `u8`.
+                    let signed = codes.low < 0;
+                    if signed {
+                        codes = Codes { zero: codes.zero + 128, low: codes.low + 128, high: codes.high + 128 };
+                    }
+                    let columns = Columns { offset: col, scale };
+                    qgemm::product_codes(pool, &problem, &columns, &Requant { codes, table: None, add: None }, y);
+                    if signed {
+                        y.iter_mut().for_each(|y| *y ^= 0x80);
+                    }
+                }
+            };
+        }
+        // Σ (a - za)(b - zb) = Σ a b - za (Σ b - K zb) - zb Σ a, the second of which is in `col`; in blocks, so that the sums
+        // are at hand when they are scaled.
+        let rows = ROWS.min(m);
+        let (sums, row_sums) = rest.split_at_mut(rows * n);
+        let (sums, row_sums): (&mut [i32], &mut [i32]) =
+            (bytemuck::cast_slice_mut(sums), bytemuck::cast_slice_mut(row_sums));
+        let mut to = to;
+        for first in (0..m).step_by(ROWS) {
+            let rows = ROWS.min(m - first);
+            let block = &codes[first * k..][..rows * k];
+            let (sums, left) = (&mut sums[..rows * n], &mut row_sums[..rows]);
+            qgemm::product_sums(pool, &Problem { m: rows, a: block, ..problem }, col, sums);
+            // Rows of nothing have no sums.
+            left.fill(0);
+            of_u8::sums(block, k, left);
+            left.iter_mut().for_each(|s| *s = -*s);
+            let terms = Terms { row: &[], col: &[], left, right: &self.zero };
+            let part = first * n..first * n + rows * n;
+            match &mut to {
+                To::Sums(y) => {
+                    qgemm::add_terms(n, &terms, sums);
+                    y[part].copy_from_slice(sums);
+                }
+                To::Floats { scale, bias, epilogue, y } => {
+                    let y = &mut y[part.clone()];
+                    qgemm::to_floats(n, &terms, Scale::Columns(scale), bias.unwrap_or_default(), sums, y);
+                    if let Some(z) = epilogue.residual {
+                        y.iter_mut().zip(&z[part]).for_each(|(y, z)| *y += z);
+                    }
+                    epilogue::apply(epilogue.activation, y);
+                }
+                To::Codes { scale, codes, y } => {
+                    qgemm::requantise(n, &terms, Scale::Columns(scale), *codes, sums, &mut y[part]);
+                }
+            }
+        }
+    }
+
     /// Floats of scratch that [`Right::dynamic`] needs for `m` rows.
     pub(in crate::ops) fn dynamic_scratch(&self, m: usize) -> usize {
-        ROWS.min(m) * self.n + self.n + ROWS + (m * self.k).div_ceil(4)
+        self.scratch(m, false) + self.n + (m * self.k).div_ceil(4)
     }
 
     /// `y = x · b · scale + bias`, where `x: f32 [M, K]` is quantised as it comes, with one scale and zero point for all of it,
-    /// and `scale` has an entry a column of `b`; `scaled` is room for as many.
+    /// and `scale` has an entry a column of `b`.
     pub(in crate::ops) fn dynamic(
         &self,
         pool: &Pool,
         m: usize,
         x: &[f32],
         scale: &[f32],
-        bias: &[f32],
-        scaled: &mut [f32],
+        bias: Option<&[f32]>,
         scratch: &mut [f32],
         y: &mut [f32],
     ) {
-        let (acc, rest) = scratch.split_at_mut(ROWS.min(m) * self.n);
-        let (col, rest) = rest.split_at_mut(self.n);
-        let (row_sums, codes) = rest.split_at_mut(ROWS);
+        let (scaled, rest) = scratch.split_at_mut(self.n);
+        let (work, codes) = rest.split_at_mut(self.scratch(m, false));
         let codes: &mut [u8] = &mut bytemuck::cast_slice_mut(codes)[..m * self.k];
         let mut e = [0.0; 2];
         extent(x, &mut e);
         let (x_scale, zero) = range_to_affine(e[0], e[1]);
         of_u8::quantise(x, x_scale, Codes { zero, low: 0, high: 255 }, codes);
         scaled.iter_mut().zip(scale).for_each(|(t, s)| *t = x_scale * s);
-        let work = [acc, col, row_sums].map(bytemuck::cast_slice_mut);
-        self.floats(pool, m, codes, false, zero, scaled, bias, work, y);
-    }
-
-    /// `y = (a - zero) · b · scale + bias` for codes `a`, `flip` when they are signed; `work` has room for a block of sums,
-    /// for a term a column, and for the sums of the rows of a block.
-    #[rustfmt::skip]
-    fn floats(
-        &self, pool: &Pool, m: usize, a: &[u8], flip: bool, zero: i32, scale: &[f32], bias: &[f32], work: [&mut [i32]; 3], y: &mut [f32],
-    ) {
-        let [acc, col, row_sums] = work;
-        let zero = if flip { zero + 128 } else { zero };
-        col.iter_mut().zip(&self.sums).for_each(|(c, s)| *c = 0i32.wrapping_sub(zero.wrapping_mul(*s)));
-        self.blocks(pool, m, a, flip, col, acc, row_sums, |first, acc, terms| {
-            let y = &mut y[first * self.n..][..acc.len()];
-            qgemm::to_floats(self.n, terms, Scale::Columns(scale), bias, acc, y);
-        });
-    }
-
-    /// Floats of scratch that [`Right::scaled`] needs for `m` rows.
-    pub(super) fn scratch(&self, m: usize) -> usize {
-        ROWS.min(m) * self.n + self.n + ROWS
-    }
-
-    /// `y = (a - zero) · b · scale + bias` for codes `a`, `flip` when they are signed.
-    #[rustfmt::skip]
-    pub(super) fn scaled(
-        &self, pool: &Pool, m: usize, a: &[u8], flip: bool, zero: i32, scale: &[f32], bias: &[f32], scratch: &mut [f32], y: &mut [f32],
-    ) {
-        let (acc, rest) = scratch.split_at_mut(ROWS.min(m) * self.n);
-        let (col, row_sums) = rest.split_at_mut(self.n);
-        self.floats(pool, m, a, flip, zero, scale, bias, [acc, col, &mut row_sums[..ROWS]].map(bytemuck::cast_slice_mut), y);
-    }
-
-    /// Multiplies rows of codes block by block, and hands each block of sums on with the terms that are still to be added:
-    /// Σ (a - za)(b - zb) = Σ a b - za (Σ b - K zb) - zb Σ a, the second of which is in `col`.
-    fn blocks(
-        &self,
-        pool: &Pool,
-        m: usize,
-        a: &[u8],
-        flip: bool,
-        col: &[i32],
-        acc: &mut [i32],
-        row_sums: &mut [i32],
-        mut finish: impl FnMut(usize, &mut [i32], &Terms<'_>),
-    ) {
-        let (k, n) = (self.k, self.n);
-        for first in (0..m).step_by(ROWS) {
-            let rows = ROWS.min(m - first);
-            let block = &a[first * k..][..rows * k];
-            let acc = &mut acc[..rows * n];
-            qgemm::product_on(pool, &Problem { m: rows, k, n, a: block, a_stride: k, flip, b: &self.packed }, acc);
-            let left: &mut [i32] = if self.centred { &mut row_sums[..rows] } else { &mut [] };
-            if self.centred {
-                // Rows of nothing have no sums.
-                left.fill(0);
-                if flip {
-                    of_i8::sums(bytemuck::cast_slice(block), k, left);
-                } else {
-                    of_u8::sums(block, k, left);
-                }
-                let shift = if flip { 128 * k as i32 } else { 0 };
-                left.iter_mut().for_each(|s| *s = -(*s + shift));
-            }
-            finish(first, acc, &Terms { row: &[], col, left, right: &self.zero });
-        }
+        self.product(
+            pool,
+            m,
+            &Codes8 { codes, signed: false, zero },
+            &[],
+            work,
+            To::Floats { scale: scaled, bias, epilogue: Epilogue::default(), y },
+        );
     }
 }
 
-/// The left operand.
-enum Left {
-    /// Codes, their type, and the slot of their zero point.
-    Codes { flip: bool, zero: Option<usize> },
-    /// Floats that are quantised as they come.
-    Floats,
+/// Rows of 8-bit codes.
+pub(super) struct Codes8<'a> {
+    pub(super) codes: &'a [u8],
+    /// Whether the bytes are `i8`.
+    pub(super) signed: bool,
+    pub(super) zero: i32,
+}
+
+/// What becomes of the sums of a product; scales have an entry a column.
+pub(super) enum To<'a> {
+    Sums(&'a mut [i32]),
+    Floats { scale: &'a [f32], bias: Option<&'a [f32]>, epilogue: Epilogue<'a>, y: &'a mut [f32] },
+    Codes { scale: &'a [f32], codes: Codes, y: &'a mut [u8] },
+}
+
+/// The left operand: whether its codes are signed, and the slot of their zero point.
+struct Left {
+    signed: bool,
+    zero: Option<usize>,
 }
 
 /// What becomes of the sums.
 enum Finish {
     /// They are the result.
     Integers,
-    /// Scaled: the slots of the scales of the operands (`a` is the dynamic one where there is none) and of the bias.
-    Floats { a_scale: Option<usize>, b_scale: usize, bias: Option<usize>, alpha: f32 },
+    /// Scaled: the slots of the scales of the operands, of the bias and of a tensor to add, and what comes last.
+    Floats {
+        a_scale: usize,
+        b_scale: usize,
+        bias: Option<usize>,
+        residual: Option<usize>,
+        alpha: f32,
+        activation: Activation,
+    },
     /// Requantised, with scales known beforehand, one a column, and what a bias adds.
     Codes { scale: Vec<f32>, codes: Codes, bias: Vec<i32> },
 }
@@ -186,15 +231,6 @@ struct Rows {
     finish: Finish,
 }
 
-impl Rows {
-    /// Floats of scratch: sums of a block of rows, a vector of column terms, one of scales, sums of rows, and codes.
-    fn scratch(&self) -> usize {
-        let n = self.right.n;
-        let codes = if matches!(self.left, Left::Floats) { (self.m * self.right.k).div_ceil(4) } else { 0 };
-        ROWS.min(self.m) * n + 2 * n + ROWS + codes
-    }
-}
-
 impl Kernel for Rows {
     fn name(&self) -> &'static str {
         self.name
@@ -203,59 +239,51 @@ impl Kernel for Rows {
     fn run(&self, io: &mut Io<'_>) {
         let pool = io.pool;
         let (reads, writes, scratch) = io.parts();
-        let (k, n) = (self.right.k, self.right.n);
-        let (acc, rest) = scratch.split_at_mut(ROWS.min(self.m) * n);
-        let (col, rest) = rest.split_at_mut(n);
-        let (scales, rest) = rest.split_at_mut(n);
-        let (row_sums, rest) = rest.split_at_mut(ROWS);
-        let acc: &mut [i32] = bytemuck::cast_slice_mut(acc);
-        let col: &mut [i32] = bytemuck::cast_slice_mut(col);
-        let row_sums: &mut [i32] = bytemuck::cast_slice_mut(row_sums);
-        let codes_of: &mut [u8] = bytemuck::cast_slice_mut(rest);
-        let mut dynamic = 1.0;
-        let (a, flip, a_zero): (&[u8], bool, i32) = match &self.left {
-            Left::Codes { flip, zero } => {
-                let z = zero.map_or(0, |slot| code_at(reads, slot, *flip));
-                (reads.bytes(0), *flip, if *flip { z + 128 } else { z })
+        let signed = self.left.signed;
+        let zero = self.left.zero.map_or(0, |slot| code_at(reads, slot, signed));
+        let a = Codes8 { codes: reads.bytes(0), signed, zero };
+        let of = |work, bias: &[i32], to| self.right.product(pool, self.m, &a, bias, work, to);
+        match &self.finish {
+            Finish::Integers => of(scratch, &[], To::Sums(writes.of(0))),
+            Finish::Floats { a_scale, b_scale, bias, residual, alpha, activation } => {
+                let (scale, work) = scratch.split_at_mut(self.right.n);
+                let (a, b) = (reads.f32(*a_scale)[0], reads.f32(*b_scale));
+                for (j, scale) in scale.iter_mut().enumerate() {
+                    *scale = a * (b[if b.len() == 1 { 0 } else { j }] * alpha);
+                }
+                let [bias, residual] = [bias, residual].map(|slot| slot.map(|slot| reads.f32(slot)));
+                let epilogue = Epilogue { residual, after: false, activation: *activation };
+                of(work, &[], To::Floats { scale, bias, epilogue, y: writes.f32(0) });
             }
-            Left::Floats => {
-                let x = reads.f32(0);
-                let mut e = [0.0; 2];
-                extent(x, &mut e);
-                let (scale, zero) = range_to_affine(e[0], e[1]);
-                dynamic = scale;
-                of_u8::quantise(x, scale, Codes { zero, low: 0, high: 255 }, &mut codes_of[..self.m * k]);
-                (&codes_of[..self.m * k], false, zero)
+            Finish::Codes { scale, codes, bias } => {
+                of(scratch, bias, To::Codes { scale, codes: *codes, y: writes.bytes(0) });
             }
-        };
-        let bias: &[i32] = if let Finish::Codes { bias, .. } = &self.finish { bias } else { &[] };
-        for j in 0..n {
-            col[j] = bias.get(j).copied().unwrap_or(0).wrapping_sub(a_zero.wrapping_mul(self.right.sums[j]));
         }
-        if let Finish::Floats { a_scale, b_scale, alpha, .. } = &self.finish {
-            let a = a_scale.map_or(dynamic, |slot| reads.f32(slot)[0]);
-            let b = reads.f32(*b_scale);
-            (0..n).for_each(|j| scales[j] = a * (b[if b.len() == 1 { 0 } else { j }] * alpha));
+    }
+}
+
+/// A left operand of floats, quantised as it comes.
+struct Dynamic {
+    m: usize,
+    right: Right,
+    bias: Option<usize>,
+}
+
+impl Kernel for Dynamic {
+    fn name(&self) -> &'static str {
+        "qgemm-dynamic-f32"
+    }
+
+    fn run(&self, io: &mut Io<'_>) {
+        let pool = io.pool;
+        let (reads, writes, scratch) = io.parts();
+        let (scale, work) = scratch.split_at_mut(self.right.n);
+        let b = reads.f32(1);
+        for (j, scale) in scale.iter_mut().enumerate() {
+            *scale = b[if b.len() == 1 { 0 } else { j }];
         }
-        self.right.blocks(pool, self.m, a, flip, col, acc, row_sums, |first, acc, terms| {
-            let len = acc.len();
-            match &self.finish {
-                Finish::Integers => {
-                    qgemm::add_terms(n, terms, acc);
-                    let y: &mut [i32] = bytemuck::cast_slice_mut(writes.bytes(0));
-                    y[first * n..][..len].copy_from_slice(acc);
-                }
-                Finish::Floats { bias, .. } => {
-                    let bias = bias.map_or(&[][..], |slot| reads.f32(slot));
-                    let y = &mut writes.f32(0)[first * n..][..len];
-                    qgemm::to_floats(n, terms, Scale::Columns(scales), bias, acc, y);
-                }
-                Finish::Codes { scale, codes, .. } => {
-                    let y = &mut writes.bytes(0)[first * n..][..len];
-                    qgemm::requantise(n, terms, Scale::Columns(scale), *codes, acc, y);
-                }
-            }
-        });
+        let bias = self.bias.map(|slot| reads.f32(slot));
+        self.right.dynamic(pool, self.m, reads.f32(0), scale, bias, work, writes.f32(0));
     }
 }
 
@@ -274,7 +302,7 @@ struct Operands {
 
 /// A constant right matrix and a left operand of codes; `None` when the kernel does not take them.
 fn operands(l: &Lowering<'_>, at: &Operands, reads: &mut Vec<usize>) -> Result<Option<(usize, Right, Left)>, OpError> {
-    let flip = match l.dtype(0) {
+    let signed = match l.dtype(0) {
         Some(DType::U8) => false,
         Some(DType::I8) => true,
         _ => return Ok(None),
@@ -288,7 +316,7 @@ fn operands(l: &Lowering<'_>, at: &Operands, reads: &mut Vec<usize>) -> Result<O
         }
         true => return Ok(None),
     };
-    Ok(Some((m, right, Left::Codes { flip, zero })))
+    Ok(Some((m, right, Left { signed, zero })))
 }
 
 /// Rows of the left operand, and the packed right one.
@@ -308,7 +336,8 @@ fn right(l: &Lowering<'_>, at: &Operands) -> Result<Option<(usize, Right)>, OpEr
 }
 
 fn lowered(rows: Rows, reads: Vec<usize>) -> Lowered {
-    let (bytes, scratch) = (rows.right.bytes(), rows.scratch());
+    let scales = if matches!(rows.finish, Finish::Floats { .. }) { rows.right.n } else { 0 };
+    let (bytes, scratch) = (rows.right.bytes(), rows.right.scratch(rows.m, rows.left.signed) + scales);
     Lowered::new(rows, reads).with_scratch(scratch).with_weights(bytes)
 }
 
@@ -340,7 +369,7 @@ fn bias(l: &Lowering<'_>, i: usize, n: usize, reads: &mut Vec<usize>) -> Result<
     Ok(Some(reads.len() - 1))
 }
 
-/// `MatMulIntegerToFloat`.
+/// `MatMulIntegerToFloat`, and its form with a residual at input 7 and an activation.
 pub(super) fn to_float(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
     let mut reads = vec![0];
     let Some((m, right, left)) = operands(l, &Operands { b: 1, a_zero: 4, b_zero: 5 }, &mut reads)? else {
@@ -352,7 +381,14 @@ pub(super) fn to_float(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
     reads.extend([2, 3]);
     let (a_scale, b_scale) = (reads.len() - 2, reads.len() - 1);
     let Ok(bias) = bias(l, 6, right.n, &mut reads) else { return Ok(None) };
-    let finish = Finish::Floats { a_scale: Some(a_scale), b_scale, bias, alpha: 1.0 };
+    let residual = l.has(7).then(|| {
+        reads.push(7);
+        reads.len() - 1
+    });
+    if l.has(7) && l.dtype(7) != Some(DType::F32) {
+        return Ok(None);
+    }
+    let finish = Finish::Floats { a_scale, b_scale, bias, residual, alpha: 1.0, activation: activation(l.attrs)? };
     Ok(Some(lowered(Rows { name: "qgemm-f32", m, right, left, finish }, reads)))
 }
 
@@ -367,8 +403,8 @@ pub(super) fn dynamic(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
     }
     let mut reads = vec![0, 2];
     let Ok(bias) = bias(l, 4, right.n, &mut reads) else { return Ok(None) };
-    let finish = Finish::Floats { a_scale: None, b_scale: 1, bias, alpha: 1.0 };
-    Ok(Some(lowered(Rows { name: "qgemm-dynamic-f32", m, right, left: Left::Floats, finish }, reads)))
+    let (bytes, scratch) = (right.bytes(), right.n + right.dynamic_scratch(m));
+    Ok(Some(Lowered::new(Dynamic { m, right, bias }, reads).with_scratch(scratch).with_weights(bytes)))
 }
 
 /// Scales of the operands and the parameters of the result, constants all: `a · b · alpha / y` a column.
@@ -413,7 +449,7 @@ pub(super) fn qlinear(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
 pub(super) fn gemm(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
     let (m, k, n) = gemm_shape(l.attrs, l.shape(0)?, l.shape(3)?)?;
     let (ta, tb) = (l.attrs.flag("transA", false)?, l.attrs.flag("transB", false)?);
-    let (Some(b), Some(flip)) = (l.constant(3), l.dtype(0).map(|t| t == DType::I8)) else { return Ok(None) };
+    let (Some(b), Some(signed)) = (l.constant(3), l.dtype(0).map(|t| t == DType::I8)) else { return Ok(None) };
     let zero = match (l.has(5), l.constant(5)) {
         (true, None) => return Ok(None),
         (_, z) => z.map(|z| &**z),
@@ -432,7 +468,7 @@ pub(super) fn gemm(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
         true => return Ok(None),
         false => None,
     };
-    let left = Left::Codes { flip, zero };
+    let left = Left { signed, zero };
     let bias = match (l.has(6), l.constant(6)) {
         (false, _) => Vec::new(),
         (true, Some(c)) if c.len() == n && c.shape().last() == Some(&n) => codes(c, "C")?,
@@ -448,7 +484,7 @@ pub(super) fn gemm(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
         }
         reads.extend([1, 4]);
         let (a, b) = (reads.len() - 2, reads.len() - 1);
-        Finish::Floats { a_scale: Some(a), b_scale: b, bias: None, alpha }
+        Finish::Floats { a_scale: a, b_scale: b, bias: None, residual: None, alpha, activation: Activation::None }
     };
     Ok(Some(lowered(Rows { name: "qgemm-q8", m, right, left, finish }, reads)))
 }

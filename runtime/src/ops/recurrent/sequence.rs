@@ -58,7 +58,7 @@ impl Frozen {
 
     /// Floats of scratch for the product with `m` rows.
     fn scratch(&self, m: usize) -> usize {
-        self.dynamic.as_ref().map_or(0, |r| r.dynamic_scratch(m) + self.n + m * self.n)
+        self.dynamic.as_ref().map_or(0, |r| r.dynamic_scratch(m) + m * self.n)
     }
 
     /// Matrix of a quantised LSTM: direction `d` of codes `[D, k, n]`.
@@ -81,14 +81,12 @@ impl Frozen {
         y: &mut [f32],
     ) {
         if let Some(right) = &self.dynamic {
-            let (scaled, work) = work.split_at_mut(self.n);
-            let bias = bias.unwrap_or_default();
             if accumulate {
                 let (sums, work) = work.split_at_mut(m * self.n);
-                right.dynamic(pool, m, x, &self.scale, bias, scaled, work, sums);
+                right.dynamic(pool, m, x, &self.scale, bias, work, sums);
                 y.iter_mut().zip(&*sums).for_each(|(y, s)| *y += s);
             } else {
-                right.dynamic(pool, m, x, &self.scale, bias, scaled, work, y);
+                right.dynamic(pool, m, x, &self.scale, bias, work, y);
             }
             return;
         }

@@ -1,10 +1,10 @@
 //! Functions that files spell out in several operators become the one operator they are: `HardSigmoid`, `HardSwish`,
-//! `Swish`, `Gelu`, `LayerNormalization`.
+//! `Swish`, `Gelu`, `LayerNormalization`, `Attention`, products of integers that are scaled.
 use std::sync::Arc;
 
 use super::{Here, Net};
 use crate::graph::ValueId;
-use crate::ops::{Attr, Attrs, OpDef, OpError, find};
+use crate::ops::{Attr, Attrs, OpDef, OpError, find, internal};
 use crate::tensor::DType;
 
 /// One form: finds it ending at node `i` and says what it is.
@@ -12,14 +12,19 @@ type Form = fn(&Net<'_>, Here<'_>) -> Option<Found>;
 
 /// What a form stands for.
 struct Found {
-    name: &'static str,
+    def: &'static OpDef,
     attrs: Attrs,
     inputs: Vec<Option<ValueId>>,
     /// Values of the form itself, from which nobody else may read; their makers are removed, last to first.
     inner: Vec<ValueId>,
 }
 
-/// Forms by the operator they end in. Each needs the ones above it to be done.
+/// Forms by the operator they end in, in sweeps over all nodes. Each needs the ones above it to be done.
+static SWEEPS: &[&[(&str, Form)]] = &[WHOLE, FORMS];
+
+/// Forms that hold another one, and must be seen before it.
+static WHOLE: &[(&str, Form)] = &[("Reshape", attention_of_tokens)];
+
 static FORMS: &[(&str, Form)] = &[
     ("Div", hard_sigmoid),
     ("Mul", hard_sigmoid),
@@ -28,13 +33,15 @@ static FORMS: &[(&str, Form)] = &[
     ("Mul", hard_swish_last),
     ("Mul", gelu),
     ("Add", layer_norm),
+    ("Mul", scaled_integers),
+    ("MatMul", attention),
 ];
 
 pub(super) fn run(net: &mut Net<'_>) -> Result<(), OpError> {
-    for i in 0..net.len() {
-        for (ends_in, form) in FORMS {
+    let n = net.len();
+    for (sweep, i) in SWEEPS.iter().flat_map(|s| (0..n).map(move |i| (s, i))) {
+        for (ends_in, form) in *sweep {
             let Some(found) = net.is(i, ends_in).and_then(|h| form(net, h)) else { continue };
-            let Some(def) = operator(found.name) else { continue };
             // All the values of the form are read by the form alone.
             let inside = |v: ValueId| {
                 found.inner.iter().filter(|&&u| u == v).count() == net.readers[v] && net.maker(v).is_some()
@@ -45,7 +52,7 @@ pub(super) fn run(net: &mut Net<'_>) -> Result<(), OpError> {
             let mut makers: Vec<usize> = found.inner.iter().filter_map(|&v| net.maker(v)).collect();
             makers.sort_unstable();
             makers.dedup();
-            net.replace(i, def, Arc::new(found.attrs), found.inputs);
+            net.replace(i, found.def, Arc::new(found.attrs), found.inputs);
             makers.into_iter().rev().for_each(|m| net.remove(m));
         }
     }
@@ -93,7 +100,7 @@ fn hard_sigmoid(net: &Net<'_>, h: Here<'_>) -> Option<Found> {
     }
     let (x, inner) = relu6_of_shifted(net, v)?;
     let attrs = Attrs::of([("alpha", Attr::Float(1.0 / 6.0)), ("beta", Attr::Float(0.5))]);
-    Some(Found { name: "HardSigmoid", attrs, inputs: vec![Some(x)], inner: inner.to_vec() })
+    Some(Found { def: operator("HardSigmoid")?, attrs, inputs: vec![Some(x)], inner: inner.to_vec() })
 }
 
 /// `x · sigmoid(x)` and `x · hard_sigmoid(x)`.
@@ -110,7 +117,7 @@ fn gated(net: &Net<'_>, h: Here<'_>) -> Option<Found> {
             }
             ("HardSwish", Attrs::of([]))
         };
-        Some(Found { name, attrs, inputs: vec![Some(x)], inner: vec![gate] })
+        Some(Found { def: operator(name)?, attrs, inputs: vec![Some(x)], inner: vec![gate] })
     })
 }
 
@@ -125,7 +132,8 @@ fn hard_swish_last(net: &Net<'_>, h: Here<'_>) -> Option<Found> {
     [(a, b), (b, a)].into_iter().find_map(|(x, gate)| {
         let (of, inner) = relu6_of_shifted(net, gate)?;
         let inner = vec![product, inner[0], inner[1]];
-        (of == x).then(|| Found { name: "HardSwish", attrs: Attrs::of([]), inputs: vec![Some(x)], inner })
+        let def = operator("HardSwish")?;
+        (of == x).then(|| Found { def, attrs: Attrs::of([]), inputs: vec![Some(x)], inner })
     })
 }
 
@@ -163,7 +171,7 @@ fn gelu(net: &Net<'_>, h: Here<'_>) -> Option<Found> {
         }
         let mut inner = inner.clone();
         inner.extend([gate, erf, scaled]);
-        Some(Found { name: "Gelu", attrs: Attrs::of([]), inputs: vec![Some(x)], inner })
+        Some(Found { def: operator("Gelu")?, attrs: Attrs::of([]), inputs: vec![Some(x)], inner })
     })
 }
 
@@ -206,12 +214,144 @@ fn layer_norm(net: &Net<'_>, h: Here<'_>) -> Option<Found> {
     }
     let attrs = Attrs::of([("axis", Attr::Int(-1)), ("epsilon", Attr::Float(epsilon))]);
     let f32s = [x, scale, shift].iter().all(|&v| net.fact(v).is_some_and(|f| f.dtype == DType::F32));
+    let def = operator("LayerNormalization")?;
     (f32s && net.shape(x).last() == Some(&out)).then(|| Found {
-        name: "LayerNormalization",
+        def,
         attrs,
         inputs: vec![Some(x), Some(scale), Some(shift)],
         inner,
     })
+}
+
+/// `cast(MatMulInteger(q, w)) · (scale of q · scales of w)`, with constant weights.
+fn scaled_integers(net: &Net<'_>, h: Here<'_>) -> Option<Found> {
+    let (a, b) = (h.input(0)?, h.input(1)?);
+    let one = |v: ValueId| net.shape(v).iter().product::<usize>() == 1 && net.constant(v).is_none();
+    [(a, b), (b, a)].into_iter().find_map(|(real, scales)| {
+        let cast = net.made_by(real, "Cast")?;
+        let sums = cast.input(0)?;
+        let product = net.made_by(sums, "MatMulInteger")?;
+        let both = net.made_by(scales, "Mul")?;
+        let (s, t) = (both.input(0)?, both.input(1)?);
+        let (of_q, of_w) = if one(s) { (s, t) } else { (t, s) };
+        let (w, columns) = (net.constant(product.input(1)?)?, *net.shape(real).last()?);
+        let w_scale = net.constant(of_w)?;
+        let fits = net.fact(real)?.dtype == DType::F32
+            && one(of_q)
+            && w.shape().len() == 2
+            && w_scale.dtype() == DType::F32
+            && (w_scale.len() == 1 || w_scale.shape() == [columns])
+            && product.input(3).is_none_or(|z| net.constant(z).is_some())
+            && net.shape(h.output()?) == net.shape(real);
+        let inputs =
+            vec![product.input(0), product.input(1), Some(of_q), Some(of_w), product.input(2), product.input(3)];
+        let inner = vec![real, sums, scales];
+        fits.then(|| Found { def: &internal::PRODUCT_SCALED, attrs: Attrs::of([]), inputs, inner })
+    })
+}
+
+/// `softmax(q · kᵀ · scale + mask) · v`.
+struct Scores {
+    q: ValueId,
+    /// What is transposed to be multiplied with `q`, and how.
+    k: (ValueId, [i64; 4]),
+    v: ValueId,
+    mask: Option<ValueId>,
+    scale: f32,
+    inner: Vec<ValueId>,
+}
+
+impl Scores {
+    /// The form that ends in the product with `v`, over four axes.
+    fn of(net: &Net<'_>, h: Here<'_>) -> Option<Scores> {
+        let (weights, v) = (h.input(0)?, h.input(1)?);
+        let softmax = net.made_by(weights, "Softmax")?;
+        let default = if softmax.attrs.opset < 13 { 1 } else { -1 };
+        let rows = matches!(softmax.attrs.int("axis", default).ok()?, -1 | 3);
+        let all = |v: ValueId| net.shape(v).len() == 4 && net.fact(v).is_some_and(|f| f.dtype == DType::F32);
+        let mut inner = vec![weights];
+        let mut scores = softmax.input(0)?;
+        let mut mask = None;
+        if let Some(sum) = net.made_by(scores, "Add") {
+            let (a, b) = (sum.input(0)?, sum.input(1)?);
+            let product = |v: ValueId| ["MatMul", "Div", "Mul"].iter().any(|n| net.made_by(v, n).is_some());
+            let inside = |v: ValueId| product(v) && net.read_once(v) && net.shape(v) == net.shape(scores);
+            let (of, added) = [(a, b), (b, a)].into_iter().find(|&(v, _)| inside(v))?;
+            // The operator broadcasts a mask over batches, heads and queries, not over keys.
+            let (shape, keys) = (net.shape(added), net.shape(scores)[3]);
+            if shape.len() < 2 || shape.last() != Some(&keys) || net.fact(added)?.dtype != DType::F32 {
+                return None;
+            }
+            inner.push(scores);
+            (scores, mask) = (of, Some(added));
+        }
+        let mut scale = 1.0;
+        if let Some(scaled) = net.made_by(scores, "Div").or_else(|| net.made_by(scores, "Mul")) {
+            let (x, s) = with_scalar(net, scaled)?;
+            scale = if scaled.def.name == "Div" { 1.0 / s } else { s };
+            inner.push(scores);
+            scores = x;
+        }
+        let product = net.made_by(scores, "MatMul")?;
+        let (q, turned) = (product.input(0)?, product.input(1)?);
+        let keys = net.made_by(turned, "Transpose")?;
+        let perm: [i64; 4] = keys.attrs.ints("perm").ok()??.try_into().ok()?;
+        inner.extend([scores, turned]);
+        let fits = rows && all(q) && all(v) && all(turned) && scale > 0.0;
+        let (sq, st, sv) = (net.shape(q), net.shape(turned), net.shape(v));
+        let agree = fits && sq[..2] == st[..2] && st[..2] == sv[..2] && sq[3] == st[2] && st[3] == sv[2];
+        agree.then_some(Scores { q, k: (keys.input(0)?, perm), v, mask, scale, inner })
+    }
+
+    fn found(self, [q, k, v]: [ValueId; 3], heads: Option<usize>) -> Option<Found> {
+        let mut attrs = Attrs { opset: 23, ..Attrs::of([("scale", Attr::Float(self.scale))]) };
+        for name in ["q_num_heads", "kv_num_heads"] {
+            attrs.map.extend(heads.map(|h| (name.to_string(), Attr::Int(h as i64))));
+        }
+        let inputs = vec![Some(q), Some(k), Some(v), self.mask];
+        Some(Found { def: operator("Attention")?, attrs, inputs, inner: self.inner })
+    }
+}
+
+/// Attention over four axes, heads first.
+fn attention(net: &Net<'_>, h: Here<'_>) -> Option<Found> {
+    let s = Scores::of(net, h)?;
+    let parts = [s.q, s.k.0, s.v];
+    (s.k.1 == [0, 1, 3, 2]).then(|| s.found(parts, None))?
+}
+
+/// Attention between tokens whose heads are taken apart before and put together after it.
+fn attention_of_tokens(net: &Net<'_>, h: Here<'_>) -> Option<Found> {
+    let turned = h.input(0)?;
+    let apart = |v: ValueId, perm: &[i64]| {
+        let t = net.made_by(v, "Transpose")?;
+        (t.attrs.ints("perm").ok()?? == perm).then(|| t.input(0))?
+    };
+    let product = apart(turned, &[0, 2, 1, 3])?;
+    let mut s = Scores::of(net, net.made_by(product, "MatMul")?)?;
+    let &[b, heads, tokens, width] = net.shape(product) else { return None };
+    if net.shape(h.output()?) != [b, tokens, heads * width] {
+        return None;
+    }
+    s.inner.extend([turned, product, s.q, s.v]);
+    let keys = match s.k.1 {
+        [0, 2, 3, 1] => s.k.0,
+        [0, 1, 3, 2] => {
+            s.inner.push(s.k.0);
+            apart(s.k.0, &[0, 2, 1, 3])?
+        }
+        _ => return None,
+    };
+    let split = [apart(s.q, &[0, 2, 1, 3])?, keys, apart(s.v, &[0, 2, 1, 3])?];
+    s.inner.extend(split);
+    // From tokens of all heads to tokens of one each.
+    let whole = |v: ValueId| {
+        let x = net.made_by(v, "Reshape")?.input(0)?;
+        let &[b, t, h, d] = net.shape(v) else { return None };
+        (net.shape(x) == [b, t, h * d]).then_some(x)
+    };
+    let parts = [whole(split[0])?, whole(split[1])?, whole(split[2])?];
+    s.found(parts, Some(heads))
 }
 
 /// The operand when `v` is its mean over the last axis, which is kept.

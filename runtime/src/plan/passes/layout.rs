@@ -177,21 +177,40 @@ impl Walk<'_, '_> {
                 let name = format!("{}.last", self.net.name(v));
                 self.net.add(name, Fact::constant(Arc::new(t)))
             }
-            None => {
-                let rank = self.net.shape(v).len() as i64;
-                let perm: Vec<i64> = last(&(0..rank).collect::<Vec<_>>());
-                let name = format!("{}.last", self.net.name(v));
-                self.net.emit(
-                    &name,
-                    internal::transpose(),
-                    Arc::new(Attrs::of([("perm", Attr::Ints(perm))])),
-                    vec![Some(v)],
-                )?
-            }
+            None => match self.codes(v) {
+                // Bytes are moved in place of what they stand for.
+                Some((def, attrs, mut inputs)) => {
+                    if let Some(x) = inputs[0] {
+                        inputs[0] = Some(self.last(x)?);
+                    }
+                    self.net.emit(&format!("{}.last", self.net.name(v)), def, attrs, inputs)?
+                }
+                None => {
+                    let rank = self.net.shape(v).len() as i64;
+                    let perm: Vec<i64> = last(&(0..rank).collect::<Vec<_>>());
+                    let name = format!("{}.last", self.net.name(v));
+                    self.net.emit(
+                        &name,
+                        internal::transpose(),
+                        Arc::new(Attrs::of([("perm", Attr::Ints(perm))])),
+                        vec![Some(v)],
+                    )?
+                }
+            },
         };
         self.settle();
         self.twin[v] = Some(twin);
         Ok(twin)
+    }
+
+    /// The `DequantizeLinear` with one scale that makes `v`, when it is not of a constant.
+    #[expect(clippy::type_complexity, reason = "the three parts of a node")]
+    fn codes(&self, v: ValueId) -> Option<(&'static OpDef, Arc<Attrs>, Vec<Option<ValueId>>)> {
+        let here = self.net.made_by(v, "DequantizeLinear")?;
+        self.net.scalar(here.input(1)?)?;
+        let whole = here.attrs.int("block_size", 0).ok()? == 0;
+        (whole && self.net.constant(here.input(0)?).is_none())
+            .then(|| (here.def, here.attrs.clone(), here.node.inputs.clone()))
     }
 
     /// Makes the channels-first form of `v` if it is not there.
@@ -443,7 +462,7 @@ impl Walk<'_, '_> {
 }
 
 /// Operators on one tensor, element by element; every other operand is one number.
-static UNARY: &[&str] = &[
+pub(super) static UNARY: &[&str] = &[
     "Relu",
     "LeakyRelu",
     "ThresholdedRelu",

@@ -1,8 +1,9 @@
 //! Rewrites of a specialised graph before it is lowered.
 //!
 //! Shapes are concrete here and what is constant is known, so a pattern either holds or does not. A pass changes how a
-//! result is computed, never what it means: sums may be taken in another order, and nothing else. The reference
-//! interpreter runs none of them, so that it is the oracle of all of them.
+//! result is computed, never what it means: sums may be taken in another order, what lies between codes is rounded once, what
+//! lies between `f16` tensors not at all, and nothing else. The reference interpreter runs none of them, so that it is the
+//! oracle of all of them.
 //!
 //! To add one: write `passes/<name>.rs`, add a row to [`PASSES`].
 use std::sync::Arc;
@@ -16,6 +17,8 @@ use crate::tensor::Tensor;
 mod canonical;
 mod epilogue;
 mod fold;
+mod halves;
+mod integer;
 mod layout;
 #[cfg(test)]
 mod tests;
@@ -29,9 +32,11 @@ pub(super) struct Pass {
 
 /// Every pass, in the order in which they run.
 pub(super) static PASSES: &[Pass] = &[
+    Pass { name: "halves", run: halves::run },
     Pass { name: "canonical", run: canonical::run },
     Pass { name: "fold", run: fold::run },
     Pass { name: "layout", run: layout::run },
+    Pass { name: "integer", run: integer::run },
     Pass { name: "epilogue", run: epilogue::run },
 ];
 
@@ -191,6 +196,15 @@ impl<'s> Net<'s> {
                 self.makers[v] = None;
             }
         }
+    }
+
+    /// Removes what makes `v`, and what only that read, when nobody reads `v` any more.
+    pub(super) fn forget(&mut self, v: ValueId) {
+        let Some(i) = self.makers[v] else { return };
+        let unread = |p: &Planned| !p.probe && p.node.outputs.iter().flatten().all(|&v| self.readers[v] == 0);
+        let Some(inputs) = self.nodes[i].as_ref().filter(|p| unread(p)).map(|p| p.node.inputs.clone()) else { return };
+        self.remove(i);
+        inputs.into_iter().flatten().for_each(|v| self.forget(v));
     }
 
     /// Puts an operator in the place of node `i`, under its name and with its results.

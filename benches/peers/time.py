@@ -1,0 +1,73 @@
+"""Times a model in one peer: `time.py PEER MODEL.onnx INPUTS.npz THREADS SECONDS`, one JSON object on stdout.
+
+PEER is `onnxruntime` or `openvino`. Each runs in the configuration that is best for it on the machine: ONNX Runtime with all
+its optimisations, spinning threads when there are two or more; OpenVINO for latency, in its default precision. After warming up
+for a tenth of the time, runs are timed one by one, at least 30.
+"""
+import json
+import os
+import resource
+import sys
+import time
+
+import numpy as np
+
+
+def onnxruntime(path, threads):
+    import onnxruntime as rt
+
+    rt.set_default_logger_severity(3)
+    options = rt.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = rt.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if threads > 1 else "0")
+    session = rt.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return rt.__version__, lambda feed: session.run(None, feed)
+
+
+def openvino(path, threads):
+    import openvino as ov
+
+    core = ov.Core()
+    options = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
+    compiled = core.compile_model(core.read_model(path), "CPU", options)
+    request = compiled.create_infer_request()
+
+    def run(feed):
+        request.infer(feed, share_inputs=True)
+        return [request.get_output_tensor(i).data for i in range(len(compiled.outputs))]
+
+    return ov.__version__, run
+
+
+def main():
+    peer, model, inputs, threads, seconds = sys.argv[1:]
+    seconds = float(seconds)
+    # Else a process on two cores has the threads of all libraries wait for each other.
+    os.environ["OMP_NUM_THREADS"] = threads
+    with np.load(inputs) as npz:
+        feed = {k: npz[k] for k in npz.files}
+    began = time.perf_counter()
+    version, run = {"onnxruntime": onnxruntime, "openvino": openvino}[peer](model, int(threads))
+    load = time.perf_counter() - began
+    warm = time.perf_counter()
+    for n in range(10**6):
+        run(feed)
+        if n >= 3 and time.perf_counter() - warm > seconds / 10:
+            break
+    times = []
+    began = time.perf_counter()
+    while len(times) < 30 or time.perf_counter() - began < seconds:
+        start = time.perf_counter()
+        run(feed)
+        times.append((time.perf_counter() - start) * 1e3)
+    times.sort()
+    rank = lambda q: times[min(len(times) - 1, int(q * len(times)))]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    out = {"peer": peer, "version": version, "p50_ms": rank(0.5), "p99_ms": rank(0.99), "runs": len(times),
+           "load_ms": load * 1e3, "peak_rss_bytes": peak}
+    print(json.dumps(out))
+
+
+main()

@@ -1,0 +1,135 @@
+//! A product with constant weights, ending in a bias, a sum and an activation.
+use hone_kernels::epilogue::{Activation, Epilogue};
+use hone_kernels::gemm;
+
+use super::PackedMatrix;
+use crate::ops::conv::activation;
+use crate::ops::internal::DOMAIN;
+use crate::ops::shape::elements;
+use crate::ops::{Attrs, Fact, OpDef, OpError, need, optional};
+use crate::plan::{Io, Kernel, Lowered, Lowering};
+use crate::tensor::{DType, Tensor};
+
+/// `activation(x · w + bias + z)` for `x: [..., K]` and `w: [K, N]`, or `[N, K]` with `transB`; `bias: [N]` and `z` of the
+/// shape of the result may be absent.
+pub(crate) static DENSE: OpDef = OpDef::new(
+    "Dense",
+    "product with constant weights, a bias, a sum with z, and an activation",
+    |attrs, inputs| {
+        let (x, w) = (need(inputs, 0, "x")?, need(inputs, 1, "w")?);
+        let shape = Sizes::of(attrs, &x.shape, &w.shape)?.shape(&x.shape);
+        Ok(Some(vec![Fact::new(x.dtype, shape)]))
+    },
+    reference,
+)
+.domain(DOMAIN)
+.kernel(lower);
+
+/// Where `z` is.
+pub(crate) const Z: usize = 3;
+
+/// Rows, reduction, columns.
+struct Sizes {
+    m: usize,
+    k: usize,
+    n: usize,
+    turned: bool,
+}
+
+impl Sizes {
+    fn of(attrs: &Attrs, x: &[usize], w: &[usize]) -> Result<Sizes, OpError> {
+        let turned = attrs.flag("transB", false)?;
+        let (k, n) = match (w, turned) {
+            (&[k, n], false) | (&[n, k], true) => (k, n),
+            _ => return Err(OpError::shape("weights of a product", "a matrix", w)),
+        };
+        match x.split_last() {
+            Some((&last, lead)) if last == k && k > 0 => Ok(Sizes { m: elements(lead)?, k, n, turned }),
+            _ => Err(OpError::shape("x of a product", format!("[..., {k}]"), x)),
+        }
+    }
+
+    fn shape(&self, x: &[usize]) -> Vec<usize> {
+        [&x[..x.len() - 1], &[self.n]].concat()
+    }
+
+    /// Where the weight of row `kk` and column `j` is.
+    fn at(&self, kk: usize, j: usize) -> usize {
+        if self.turned { j * self.k + kk } else { kk * self.n + j }
+    }
+}
+
+/// Whether a product of those shapes is one of these.
+pub(crate) fn takes(attrs: &Attrs, x: &[usize], w: &[usize]) -> bool {
+    Sizes::of(attrs, x, w).is_ok()
+}
+
+fn reference(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
+    let (x, w) = (need(inputs, 0, "x")?, need(inputs, 1, "w")?);
+    let s = Sizes::of(attrs, x.shape(), w.shape())?;
+    let (xs, ws) = (x.as_f32()?, w.as_f32()?);
+    let bias = optional(inputs, 2).map_or(Ok(&[][..]), Tensor::as_f32)?;
+    let z = optional(inputs, Z).map_or(Ok(&[][..]), Tensor::as_f32)?;
+    let activation = activation(attrs)?;
+    let one = |i: usize| {
+        let (r, j) = (i / s.n, i % s.n);
+        let sum: f64 = (0..s.k).map(|kk| f64::from(xs[r * s.k + kk]) * f64::from(ws[s.at(kk, j)])).sum();
+        let more = |v: &[f32], i: usize| v.get(i).copied().map_or(0.0, f64::from);
+        activation.reference(sum + more(bias, j) + more(z, i)) as f32
+    };
+    Ok(vec![Tensor::f32(&s.shape(x.shape()), (0..s.m * s.n).map(one).collect())?])
+}
+
+fn lower(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
+    let floats = [0, 2, Z].into_iter().all(|i| !l.has(i) || l.dtype(i) == Some(DType::F32));
+    let Some(weight) = l.weight(1).filter(|_| floats) else { return Ok(None) };
+    let s = Sizes::of(l.attrs, l.shape(0)?, l.shape(1)?)?;
+    let axis = usize::from(!s.turned);
+    let Some(w) = PackedMatrix::new(&weight, s.n, s.k, axis, 0, |j, kk| s.at(kk, j))? else { return Ok(None) };
+    let mut reads = vec![0];
+    let mut slot = |i: usize| {
+        l.has(i).then(|| {
+            reads.push(i);
+            reads.len() - 1
+        })
+    };
+    let (bias, residual) = (slot(2), slot(Z));
+    let bytes = w.bytes();
+    let kernel = Dense { m: s.m, k: s.k, n: s.n, w, bias, residual, activation: activation(l.attrs)? };
+    Ok(Some(Lowered::new(kernel, reads).with_weights(bytes)))
+}
+
+struct Dense {
+    m: usize,
+    k: usize,
+    n: usize,
+    w: PackedMatrix,
+    bias: Option<usize>,
+    residual: Option<usize>,
+    activation: Activation,
+}
+
+impl Kernel for Dense {
+    fn name(&self) -> &'static str {
+        self.w.label("dense-f32", "dense-f32w8")
+    }
+
+    fn run(&self, io: &mut Io<'_>) {
+        let pool = io.pool;
+        let (reads, writes) = io.split();
+        let bias = self.bias.map(|i| reads.f32(i));
+        let residual = self.residual.map(|i| reads.f32(i));
+        let g = gemm::Gemm {
+            m: self.m,
+            k: self.k,
+            n: self.n,
+            x: reads.f32(0),
+            x_stride: self.k,
+            w: self.w.view(),
+            bias,
+            accumulate: false,
+        };
+        let epilogue = Epilogue { residual, after: false, activation: self.activation };
+        gemm::gemm_fused(pool, &g, &epilogue, writes.f32(0));
+    }
+}
