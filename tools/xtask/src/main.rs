@@ -42,6 +42,7 @@ usage: cargo xtask <task>
                      --rounds N    of each program, 3 if not given
                      --seconds S   to measure in each, 1 if not given
                      --hone PATH   a built program instead of `cargo build --release`
+                     --train       first: a step of training beside PyTorch's; then --threads, --steps N, --hone PATH
   ci [--full]      everything CI runs, timed; --full adds release benches and cargo-deny (installed when missing)
 ";
 
@@ -59,6 +60,10 @@ fn main() -> ExitCode {
         },
         ["boards", ref rest @ ..] => match boards::Options::parse(rest) {
             Some(options) => boards::run(&root(), &options).map(|()| true),
+            None => return usage(),
+        },
+        ["peers", "--train", ref rest @ ..] => match peers::train::Options::parse(rest) {
+            Some(options) => peers::train::run(&root(), &options),
             None => return usage(),
         },
         ["peers", ref rest @ ..] => match peers::Options::parse(rest) {

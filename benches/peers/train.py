@@ -1,6 +1,6 @@
 """A step of training in PyTorch and in hone: the same model, the same scope, the same batch, the same threads.
 
-    python peers_train.py --hone HONE --work DIR [--threads 1 2] [--steps 30] [--batch 8] [--seq 64]
+    python train.py --hone HONE --work DIR [--threads 1 2] [--steps 30] [--batch 8] [--seq 64]
 
 Run by `cargo xtask peers --train`. The model is MiniLM-L6 (six layers of width 384) with random weights, made here as a
 PyTorch module and exported by PyTorch's own exporter; its int8 form is made by `hone quantize`. One line of JSON for each
