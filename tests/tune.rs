@@ -159,9 +159,9 @@ fn adapter(state: &Path) -> BTreeMap<String, Vec<u8>> {
 
 #[test]
 fn a_run_killed_at_random_moments_and_taken_up_again_comes_to_the_same_adapter_bit_for_bit() {
-    let kills: usize = std::env::var("HONE_TUNE_KILLS").ok().and_then(|v| v.parse().ok()).unwrap_or(6);
+    let kills: usize = std::env::var("HONE_TUNE_KILLS").ok().and_then(|v| v.parse().ok()).unwrap_or(4);
     let dir = tempfile::tempdir().unwrap();
-    let train = pictures("stream", 100, &dir.path().join("train"));
+    let train = pictures("stream", 48, &dir.path().join("train"));
     let whole = dir.path().join("whole");
     let begun = Instant::now();
     json(&tune(&whole, &train).args(["--checkpoint", "0s"]).output().unwrap());

@@ -57,12 +57,11 @@ fn what_is_folded_in_answers_as_the_path_beside_it_and_needs_no_node_more() {
         }
         let (off, moved) = ((noise / signal).sqrt(), (before / signal).sqrt());
         println!("{name}: off by {off:.4}, moved by {moved:.4}");
-        let most = if name.contains("int4") {
-            0.2
-        } else if name.contains("int8") {
-            0.06
-        } else {
-            1e-5
+        // Rounding of the new weights; the sentence model multiplies it by its planted activation, as `quant::tests` says.
+        let most = match name.split_once('.') {
+            None => 1e-5,
+            Some(("picture", _)) => 0.02,
+            Some(_) => 0.35,
         };
         assert!(off < most && moved > 2.0 * off, "{name}: {off} off, {moved} moved");
     }

@@ -81,7 +81,8 @@ fn gradients_of_low_rank_paths_beside_quantised_weights_are_pytorchs_beside_dequ
         let mut scoped = place(&graph, opset, &spec(&["lora"], &case.output)).unwrap();
         let mut layers: Vec<&String> = scoped.sides.iter().map(|s| &s.layer).collect();
         let mut wanted: Vec<&String> = case.layers.iter().collect();
-        (layers.sort(), wanted.sort());
+        layers.sort();
+        wanted.sort();
         assert_eq!(layers, wanted, "{}", case.name);
         for name in &scoped.trainable {
             let value = scoped.graph.values.iter_mut().find(|v| v.name == *name).unwrap();
@@ -97,7 +98,14 @@ fn gradients_of_low_rank_paths_beside_quantised_weights_are_pytorchs_beside_dequ
         // Weights alone are quantised: nothing but rounding of f32 is between the two. Activations in 8 bits are theirs
         // only up to half a step; the bounds are those of the promise.
         let exact = !case.name.contains("dynamic") && !case.name.contains("qdq");
-        let (least, most) = if exact { (1.0 - 1e-8, 1e-4) } else { (0.999, 0.02) };
+        // The sentence model has one activation planted far outside the others, which takes most of the 8 bits (see
+        // `quant::tests`): what its own answers lose by that, its gradients lose too. Measured when they were recorded.
+        let (least, most) = match &*case.name {
+            _ if exact => (1.0 - 1e-8, 1e-4),
+            "sentence.int8-dynamic" => (0.99, 0.06),
+            "sentence.int8-qdq" => (0.95, 0.06),
+            _ => (0.999, 0.02),
+        };
         if (f64::from(loss) - case.loss).abs() > most * case.loss {
             wrong.push(format!("{}: loss {loss}, recorded {}", case.name, case.loss));
         }
@@ -159,15 +167,16 @@ fn every_leaf_of_every_scope_moves_and_the_loss_falls() {
         let x = samples(name.split('.').next().unwrap())[0].clone();
         for scope in SCOPES {
             let Ok(scoped) = place(&graph, opset, &spec(&[scope.name], output_of(name))) else { continue };
-            let mut trainer =
-                Trainer::new(&scoped.graph, recipe(&scoped, output_of(name)), TrainOptions::default()).unwrap();
+            // Clipped, because the sentence model's gradients are as large as its planted activation.
+            let recipe = Recipe { clip: Some(1.0), ..recipe(&scoped, output_of(name)) };
+            let mut trainer = Trainer::new(&scoped.graph, recipe, TrainOptions::default()).unwrap();
             let y = run(&graph, &x);
             let target: Vec<f32> = numbers(name, y.len()).iter().map(|v| *v as f32).collect();
             let batch =
                 Batch { inputs: x.clone(), target: Some(Tensor::f32(&[1, y.len()], target).unwrap()), weights: None };
             let first = trainer.evaluate(&batch).unwrap_or_else(|e| panic!("{name}, {}: {e}", scope.name));
             for _ in 0..4 {
-                trainer.step(&[batch.clone()], 1e-4).unwrap_or_else(|e| panic!("{name}, {}: {e}", scope.name));
+                trainer.step(&[batch.clone()], 1e-3).unwrap_or_else(|e| panic!("{name}, {}: {e}", scope.name));
             }
             let last = trainer.evaluate(&batch).unwrap();
             assert!(last < first, "{name}, {}: {first} then {last}", scope.name);
