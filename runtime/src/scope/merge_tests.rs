@@ -46,9 +46,21 @@ fn what_is_folded_in_answers_as_the_path_beside_it_and_needs_no_node_more() {
         let extra = merged.graph.nodes.len() - graph.nodes.len();
         // A shift where a layer had no bias in floats is an addition more.
         assert!(extra <= usize::from(name.contains("qdq")), "{name}: {extra} nodes more");
+        // The sentence model's answers are as far off as its planted activation makes them (`quant::tests`); its first product
+        // is off by the rounding of a weight alone, which is half a step of 8 bits, or of 4 bits in blocks.
+        let (value, most) = match name.split_once('.') {
+            Some(("sentence", "int4")) => ("q.product", 0.12),
+            Some(("sentence", _)) => ("q.product", 0.02),
+            Some(_) => ("logits", 0.02),
+            None => (output_of(name), 1e-5),
+        };
+        let at = |graph: &Graph, x: &[Tensor]| {
+            let v = graph.values.iter().position(|v| v.name == value).unwrap();
+            run(&Graph { outputs: vec![v], ..graph.clone() }, x)
+        };
         let (mut noise, mut signal, mut before) = (0.0, 0.0, 0.0);
         for x in samples(name.split('.').next().unwrap()) {
-            let (want, got, old) = (run(&beside, &x), run(&merged.graph, &x), run(&graph, &x));
+            let (want, got, old) = (at(&beside, &x), at(&merged.graph, &x), at(&graph, &x));
             for ((w, g), o) in want.iter().zip(&got).zip(&old) {
                 noise += f64::from(w - g).powi(2);
                 signal += f64::from(*w).powi(2);
@@ -57,13 +69,7 @@ fn what_is_folded_in_answers_as_the_path_beside_it_and_needs_no_node_more() {
         }
         let (off, moved) = ((noise / signal).sqrt(), (before / signal).sqrt());
         println!("{name}: off by {off:.4}, moved by {moved:.4}");
-        // Rounding of the new weights; the sentence model multiplies it by its planted activation, as `quant::tests` says.
-        let most = match name.split_once('.') {
-            None => 1e-5,
-            Some(("picture", _)) => 0.02,
-            Some(_) => 0.35,
-        };
-        assert!(off < most && moved > 2.0 * off, "{name}: {off} off, {moved} moved");
+        assert!(off < most && moved > 1.2 * off, "{name}: {off} off, {moved} moved");
     }
 }
 
