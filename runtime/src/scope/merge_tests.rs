@@ -102,6 +102,19 @@ fn onnx_runtime_computes_what_we_do_with_what_is_folded_in() {
 }
 
 #[test]
+fn a_file_with_a_new_head_declares_the_new_classes() {
+    let (graph, opset) = model("picture");
+    let spec = Spec { new_head: Some(3), ..spec(&["head"], "logits") };
+    let scoped = place(&graph, opset, &spec).unwrap();
+    let tensors = values(&scoped.graph, &scoped.trainable);
+    let merged = merge(&graph, opset, &spec, &tensors).unwrap();
+    let bytes = to_onnx(&merged.graph, &read("picture.onnx")).unwrap();
+    let (again, _) = from_onnx(&bytes, &Limits::default()).unwrap();
+    let declared = again.values[again.outputs[0]].declared.clone().unwrap().shape.unwrap();
+    assert_eq!(declared[1].known(), Some(3), "{declared:?}");
+}
+
+#[test]
 fn a_weight_with_another_reader_keeps_its_path_beside_it() {
     let (mut graph, opset) = model("picture.int8-weights");
     // The dense layer's weight is an output too, dequantised.

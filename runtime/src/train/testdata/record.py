@@ -154,6 +154,8 @@ def run(graph, values):
             y = f(x[0], dim=axes, keepdim=bool(a.get("keepdims", 1)))
         elif op == "Softmax":
             y = x[0].softmax(a.get("axis", -1))
+        elif op == "Cast":
+            y = x[0].long() if a["to"] in (TensorProto.INT32, TensorProto.INT64) else x[0].double()
         elif op == "Pad":
             p, rank = ints(1), x[0].dim()
             y = F.pad(x[0], [v for i in reversed(range(rank)) for v in (p[i], p[i + rank])])
