@@ -25,6 +25,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
+use crate::learn::{Classes, Retain};
 use crate::scope::Spec;
 use crate::state::{self, StateDir, StateError};
 use crate::tensor::{Tensor, safetensors};
@@ -205,6 +206,19 @@ pub struct Provenance {
     /// which is a body itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<AdapterId>,
+    /// The classes as they were known, where they are not those of the bundle.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classes: Option<Classes>,
+    /// How much of the source was learned beside the presses.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub retain: Retain,
+    /// Random Fourier features Θ is over, beside the graph's.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub random_features: usize,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// The trained leaves of a scope.

@@ -39,6 +39,7 @@ pub mod session;
 pub mod state;
 pub mod tensor;
 pub mod train;
+pub mod trial;
 pub mod tune;
 
 pub use bundle::Bundle;

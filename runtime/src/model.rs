@@ -9,12 +9,15 @@ use crate::bundle::{Bundle, BundleError, Recipe};
 use crate::class::{Class, Classified};
 use crate::graph::Graph;
 use crate::import::{self, WriteError};
-use crate::learn::{HeadBase, LearnError, Theta};
+use crate::learn::{Coreset, HeadBase, LearnError, Theta};
 use crate::modality::{ModalityError, Preprocessor, Sample};
 use crate::note::Note;
 use crate::scope::{self, ScopeError};
 use crate::session::{Session, SessionError, SessionOptions};
 use crate::tensor::{Tensor, TensorError};
+
+/// Where a bundle has its source samples.
+pub const CORESET: &str = "train/coreset.safetensors";
 
 /// Why a model cannot be opened or cannot answer.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +61,12 @@ pub enum ModelError {
         /// What is there.
         found: String,
     },
+    /// The shipped source samples cannot be read.
+    #[error("{CORESET}: {why}")]
+    Coreset {
+        /// Why.
+        why: String,
+    },
     /// The shipped head cannot be read.
     #[error("train/head.safetensors: {why}")]
     Head {
@@ -76,13 +85,16 @@ impl Classified for ModelError {
             ModelError::Adapter(e) => e.class(),
             ModelError::Scope(e) => e.class(),
             ModelError::Write(e) => e.class(),
-            ModelError::Output { .. } | ModelError::Mismatch { .. } | ModelError::Head { .. } => Class::Invalid,
+            ModelError::Output { .. }
+            | ModelError::Mismatch { .. }
+            | ModelError::Coreset { .. }
+            | ModelError::Head { .. } => Class::Invalid,
         }
     }
 }
 
 /// What the graph made of one sample, before any adapter.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Seen {
     /// Pooled feature, `[d]`.
     pub feature: Vec<f32>,
@@ -115,6 +127,7 @@ pub struct Model {
     session: Session,
     preprocessor: Preprocessor,
     base: HeadBase,
+    coreset: Option<Coreset>,
     /// The graph as the bundle ships it.
     factory: Arc<Graph>,
     /// The tuned adapter whose body the session runs.
@@ -150,22 +163,27 @@ impl Model {
             });
         }
         let base = HeadBase::new(weight, bias, recipe.mean.clone(), recipe.std.clone())?;
+        let coreset = match bundle.contains(CORESET) {
+            true => {
+                let bytes = bundle.read(CORESET)?;
+                let read = Coreset::from_safetensors(&bytes, base.features(), base.classes());
+                Some(read.map_err(|why| ModelError::Coreset { why })?)
+            }
+            false => None,
+        };
         let factory = session.shared_graph();
-        Ok(Model { bundle, recipe, labels, session, preprocessor, base, factory, body: None })
+        Ok(Model { bundle, recipe, labels, session, preprocessor, base, coreset, factory, body: None })
     }
 
-    /// Answers as the adapter `id` of the store says from now on: its body is put in place of the graph, and its Θ returned;
-    /// `None` for the factory's graph and no Θ. The model is as before when it fails.
+    /// Puts the body the adapter `id` of the store stands on in place of the graph; `None` is the factory's. The model is as
+    /// before when it fails.
     ///
     /// # Errors
     /// [`ModelError::Adapter`], [`ModelError::Scope`] when its leaves are not those of this graph.
-    pub fn put_on(&mut self, store: &AdapterStore, id: Option<&AdapterId>) -> Result<Option<Theta>, ModelError> {
-        let (theta, body) = match id {
-            None => (None, None),
-            Some(id) => {
-                let a = store.load(id)?;
-                (Some(Theta::new(a.classes, a.columns, a.theta)?), store.body(id)?)
-            }
+    pub fn put_on(&mut self, store: &AdapterStore, id: Option<&AdapterId>) -> Result<(), ModelError> {
+        let body = match id {
+            None => None,
+            Some(id) => store.body(id)?,
         };
         if body.as_ref().map(|(id, _)| id) != self.body.as_ref() {
             let graph = match &body {
@@ -178,7 +196,7 @@ impl Model {
             self.session.replace(graph);
             self.body = body.map(|(id, _)| id);
         }
-        Ok(theta)
+        Ok(())
     }
 
     /// The bundle's ONNX file with the adapter `id` folded in: what was tuned in the weights, quantised again where they are, and
@@ -253,6 +271,11 @@ impl Model {
     /// The shipped head with the statistics of its feature.
     pub fn base(&self) -> &HeadBase {
         &self.base
+    }
+
+    /// Samples of the source, where the bundle ships any.
+    pub fn coreset(&self) -> Option<&Coreset> {
+        self.coreset.as_ref()
     }
 
     /// The session.

@@ -275,7 +275,7 @@ fn explain(
         }
     }
     if as_json {
-        let row = |(seq, wall_ms, e): &(u64, i64, AdapterEvent)| json!({"seq": seq, "wall_ms": wall_ms, "action": e.action, "numbers": e.numbers});
+        let row = |(seq, wall_ms, e): &(u64, i64, AdapterEvent)| json!({"seq": seq, "wall_ms": wall_ms, "action": e.action, "why": why(e), "numbers": e.numbers});
         let records: Vec<Value> = events.iter().map(row).collect();
         let provenance = adapter.as_ref().map(|a| &a.provenance);
         return output::document(
@@ -306,13 +306,48 @@ fn explain(
     if let Some(body) = adapter.as_ref().and_then(|a| a.provenance.body.as_ref()) {
         output::line(format!("  learned on the body of adapter {body}"))?;
     }
+    if let Some(classes) = adapter.as_ref().and_then(|a| a.provenance.classes.as_ref()) {
+        output::line(format!("  classes {}", classes.visible_names().join(", ")))?;
+    }
     if events.is_empty() {
         output::line("  the journal says nothing about it")?;
     }
     for (seq, _, e) in &events {
         let action = serde_json::to_value(e.action)?;
         let numbers: Vec<String> = e.numbers.iter().map(|(k, v)| format!("{k} {v:.3}")).collect();
-        output::line(format!("  record {seq}: {}  {}", action.as_str().unwrap_or_default(), numbers.join(", ")))?;
+        output::line(format!("  record {seq}: {}", action.as_str().unwrap_or_default()))?;
+        if let Some(why) = why(e) {
+            output::line(format!("    {why}"))?;
+        }
+        if !numbers.is_empty() {
+            output::line(format!("    {}", numbers.join(", ")))?;
+        }
     }
     Ok(())
+}
+
+/// A decision of the gate in a sentence, from its figures; `None` for what a person has decided.
+fn why(e: &AdapterEvent) -> Option<String> {
+    let n = |name: &str| e.numbers.get(name).copied();
+    let confirmed = n("confirmed")?;
+    let against = |pair: &str, other: &str| {
+        let worse = n(&format!("{pair}_p_worse"))?.max(n(&format!("{pair}_p_worse_harsh"))?);
+        let (won, lost) = (n(&format!("{pair}_wins"))?, n(&format!("{pair}_losses"))?);
+        Some((worse, format!("{won:.1} won and {lost:.1} lost against {other}, worse with probability {worse:.2}")))
+    };
+    let factory = against("candidate_factory", "the factory head")?;
+    let incumbent = against("candidate_incumbent", "the head in use")?;
+    let on = format!("on {confirmed:.0} confirmed presses");
+    Some(match e.action {
+        AdapterAction::Published => format!("published: nothing spoke against it {on}: {}; {}", factory.1, incumbent.1),
+        AdapterAction::Vetoed => {
+            let (first, second) = if factory.0 >= incumbent.0 { (factory, incumbent) } else { (incumbent, factory) };
+            format!("the candidate was refused {on}: {}; {}", first.1, second.1)
+        }
+        AdapterAction::RolledBack => {
+            format!("rolled back: the head in use had {}", against("incumbent_factory", "the factory head")?.1)
+        }
+        AdapterAction::Frozen => format!("held back: a trip-wire waits for a confirmed press; {on}: {}", factory.1),
+        _ => return None,
+    })
 }

@@ -387,7 +387,7 @@ impl Show {
             .learned
             .iter()
             .filter_map(|l| match l {
-                Learned::Decided { decision, changed: Some(Some(id)) } if decision.action == Action::Publish => {
+                Learned::Decided { decision, changed: Some(Some(id)), .. } if decision.action == Action::Publish => {
                     Some(format!("  published {id}"))
                 }
                 Learned::Decided { decision, .. } if decision.action != Action::Publish => {

@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use clap::Args;
 use hone_runtime::adapters::{AdapterFile, AdapterStore};
+use hone_runtime::app::classes::Head;
 use hone_runtime::bundle::{Bundle, npz};
-use hone_runtime::learn::argmax;
 use hone_runtime::modality::{Audio, Image, Sample};
-use hone_runtime::model::{Model, probabilities};
+use hone_runtime::model::Model;
 use hone_runtime::scope;
 use hone_runtime::session::{Session, SessionOptions};
 use hone_runtime::state::StateDir;
@@ -130,25 +130,19 @@ impl Run {
             sensor: sensor.as_deref(),
         };
         let mut model = Model::open(Bundle::open(&self.model)?, self.options())?;
-        let mut adapter = None;
-        if let Some(dir) = &self.state {
-            let store = AdapterStore::new(&StateDir::at(dir), model.bundle().base_digest())?;
-            if let Some(id) = store.current_id()?
-                && let Some(theta) = model.put_on(&store, Some(&id))?
-            {
-                adapter = Some((id, theta));
-            }
+        let state = self.state.as_ref().map(StateDir::at);
+        let (mut id, mut adapter) = (None, None);
+        if let Some(state) = &state {
+            let store = AdapterStore::new(state, model.bundle().base_digest())?;
+            (id, adapter) = (store.current_id()?, store.current()?);
+            model.put_on(&store, id.as_ref())?;
         }
+        let head = Head::new(&model, state.as_ref(), adapter)?;
         let seen = model.see(&sample)?;
-        let served = match &adapter {
-            Some((_, theta)) => theta.apply(&model.base().standardise(&seen.feature)?, &seen.logits)?,
-            None => seen.logits.clone(),
-        };
-        let p = probabilities(&served);
-        let mut order: Vec<usize> = (0..p.len()).collect();
+        let p = head.classes.probabilities(&head.logits(&seen)?);
+        let mut order = head.classes.visible();
         order.sort_by(|&a, &b| p[b].total_cmp(&p[a]).then(a.cmp(&b)));
-        debug_assert_eq!(order.first(), Some(&argmax(&served)));
-        let top = order.iter().take(self.top.max(1)).map(|&c| Top { label: model.labels()[c].clone(), p: p[c] });
+        let top = order.iter().take(self.top.max(1)).map(|&c| Top { label: head.classes.name(c).into(), p: p[c] });
         Ok(Document {
             schema: "hone.run/1",
             top: top.collect(),
@@ -156,7 +150,7 @@ impl Run {
             latency_ms: seen.latency.as_secs_f64() * 1e3,
             device: "cpu",
             precision: "f32",
-            adapter: adapter.map_or_else(|| "factory".to_string(), |(id, _)| id.to_string()),
+            adapter: id.map_or_else(|| "factory".to_string(), |id| id.to_string()),
             notes: seen.notes,
         })
     }

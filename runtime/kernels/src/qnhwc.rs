@@ -139,6 +139,11 @@ fn floats_on(dot: Dot, pool: &Pool, c: &Conv<'_>, bias: Option<&[f32]>, e: &Epil
 
 /// `to(first)` is where the results of the group go whose first channel out is `first`.
 fn shared<'a>(dot: Dot, pool: &Pool, c: &Conv<'_>, to: impl Fn(usize) -> To<'a> + Sync) {
+    if c.groups == 1 && c.window.pointwise() {
+        let (m, k, n) = (c.rows(), c.channels, c.outputs);
+        let g = qgemm::Problem { m, k, n, a: c.x, a_stride: k, b: c.w };
+        return qgemm::shared(dot, pool, &g, &c.columns, &|| to(0));
+    }
     let threads = if c.rows() * c.k() * c.outputs < WORTH_SHARING { 1 } else { pool.threads() };
     let (cg, og) = (c.channels / c.groups, c.outputs / c.groups);
     let shares = Shares::new(c.rows(), og.div_ceil(NR), threads);

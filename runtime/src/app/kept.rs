@@ -43,7 +43,7 @@ impl FromStr for Quota {
 const RECENT: usize = 8;
 
 /// The kept inputs, and features made from them.
-pub(super) struct Kept {
+pub(super) struct KeptInputs {
     blobs: Blobs,
     quota: Option<Quota>,
     total: u64,
@@ -53,10 +53,10 @@ pub(super) struct Kept {
     maker: String,
 }
 
-impl Kept {
-    pub(super) fn new(state: &StateDir) -> Kept {
+impl KeptInputs {
+    pub(super) fn new(state: &StateDir) -> KeptInputs {
         let (remade, recent) = (BTreeMap::new(), VecDeque::new());
-        Kept { blobs: Blobs::new(state), quota: None, total: 0, recent, remade, maker: String::new() }
+        KeptInputs { blobs: Blobs::new(state), quota: None, total: 0, recent, remade, maker: String::new() }
     }
 
     /// Where inputs are kept.

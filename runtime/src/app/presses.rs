@@ -42,7 +42,9 @@ impl App {
         let classes = self.model.base().classes();
         let mut rows: BTreeMap<u32, Row> = BTreeMap::new();
         for p in &lock(&self.journal).reader().effective_presses()? {
-            let (Some(press), Some(&input)) = (self.training_press(p), p.example.inputs.first()) else { continue };
+            let (Some(press), Some(&input)) = (self.training_press(p, classes), p.example.inputs.first()) else {
+                continue;
+            };
             if !self.kept.blobs().get(&input).is_ok_and(|b| !b.is_empty()) {
                 continue;
             }

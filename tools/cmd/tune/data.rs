@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use hone_runtime::Class;
 use hone_runtime::adapters::{AdapterFile, AdapterId, AdapterStore, Tuned};
 use hone_runtime::app::App;
+use hone_runtime::app::classes::Head;
 use hone_runtime::bundle::{Bundle, Manifest};
 use hone_runtime::dataset::{Dataset, Row};
 use hone_runtime::export::{Export, Source};
 use hone_runtime::graph::Graph;
-use hone_runtime::learn::{Action, Decision, GateConfig, argmax};
+use hone_runtime::learn::{Action, Decision, GateConfig};
 use hone_runtime::modality::Preprocessor;
-use hone_runtime::model::Model;
+use hone_runtime::model::{Model, Seen};
 use hone_runtime::plan::RunOptions;
 use hone_runtime::scope::{self, Spec};
 use hone_runtime::session::{Session, SessionOptions};
@@ -171,18 +172,16 @@ impl Tune {
         // What is in use answers with its own body and Θ.
         let mut using = Model::open(Bundle::open(&self.model)?, SessionOptions::default())?;
         let store = AdapterStore::new(state, &base)?;
-        let theta = using.put_on(&store, store.current_id()?.as_ref())?;
+        using.put_on(&store, store.current_id()?.as_ref())?;
+        let head = Head::new(&using, Some(state), store.current()?)?;
         let names = graph.input_names();
         let mut incumbent = Vec::new();
         for &i in &outcome.validation {
             let Some(truth) = examples.class(i) else { continue };
             let inputs = names.iter().cloned().zip(examples.example(i)?.inputs).collect::<Vec<_>>();
             let (feature, logits) = using.look(&inputs)?;
-            let served = match &theta {
-                Some(t) => t.apply(&using.base().standardise(&feature)?, &logits)?,
-                None => logits,
-            };
-            incumbent.push((argmax(&served), truth));
+            let served = head.logits(&Seen { feature, logits, ..Seen::default() })?;
+            incumbent.push((head.classes.top(&served), truth));
         }
         let mut decision = self.judged(&candidate, &incumbent, &factory);
         let (mut adapter, mut published) = ("none".to_string(), false);

@@ -51,6 +51,7 @@ static KNOWS_NOTHING_OF: &[(&str, &[&str])] = &[
     ("session", &["feedback", "journal", "learn", "adapters", "app", "capture", "modality"]),
     ("state", &["session", "model", "graph", "ops", "plan", "import", "learn", "feedback", "capture", "modality"]),
     ("tensor", EVERYTHING),
+    ("trial", &["session", "model", "import", "app", "feedback", "journal", "capture", "adapters", "std::fs"]),
     (
         "train",
         &["import", "bundle", "session", "model", "learn", "feedback", "journal", "capture", "modality", "std::fs"],
