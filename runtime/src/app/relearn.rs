@@ -29,8 +29,10 @@ impl App {
                 Adapter { provenance: Provenance { presses: 0, journal_seq: 0, ..adapter.provenance }, ..adapter }
             }
         };
-        let provenance = Provenance { classes: self.known_classes(), ..adapter.provenance };
-        let id = self.adapters.publish(&Adapter { provenance, ..adapter })?;
+        // A tuned adapter stays the body whose features the presses are about.
+        let body = if adapter.tuned.is_some() { self.current.clone() } else { adapter.provenance.body.clone() };
+        let provenance = Provenance { classes: self.known_classes(), body, ..adapter.provenance };
+        let id = self.adapters.publish(&Adapter { provenance, tuned: None, ..adapter })?;
         let numbers = BTreeMap::from([("classes".to_string(), self.classes.visible().len() as f64)]);
         self.record(id.to_string(), AdapterAction::Published, numbers)?;
         self.adopt(Some(id.clone()))?;
