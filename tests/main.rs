@@ -15,5 +15,6 @@ mod onnx;
 mod pads;
 mod rollback;
 mod support;
+mod tune;
 mod unplugged;
 mod which_digit;

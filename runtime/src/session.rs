@@ -96,6 +96,7 @@ impl Classified for SessionError {
 pub struct Session {
     info: ModelInfo,
     runner: Runner,
+    run: RunOptions,
 }
 
 /// Named tensors, in the graph's order.
@@ -147,7 +148,17 @@ impl Session {
         let Limits { run_bytes: bytes, turns, .. } = options.limits;
         let SessionOptions { reference, plans, profile, .. } = options;
         let run = RunOptions { reference, plans, pool, bytes, turns, profile };
-        Ok(Session { info, runner: Runner::new(Arc::new(graph), run) })
+        Ok(Session { info, runner: Runner::new(Arc::new(graph), run.clone()), run })
+    }
+
+    /// Goes on with another graph of the same inputs and outputs: the one of the file with something trained in it.
+    pub fn replace(&mut self, graph: Arc<Graph>) {
+        self.runner = Runner::new(graph, self.run.clone());
+    }
+
+    /// The graph, to keep.
+    pub fn shared_graph(&self) -> Arc<Graph> {
+        self.runner.graph().clone()
     }
 
     /// The graph.

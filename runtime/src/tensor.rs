@@ -6,6 +6,7 @@ use std::fmt;
 
 use half::{bf16, f16};
 
+pub mod safetensors;
 pub mod small;
 
 macro_rules! dtypes {

@@ -46,6 +46,7 @@ usage: cargo xtask <task>
                      --rounds N    of each program, 3 if not given
                      --seconds S   to measure in each, 1 if not given
                      --hone PATH   a built program instead of `cargo build --release`
+                     --train       first: a step of training beside PyTorch's; then --threads, --steps N, --hone PATH
   aarch64 [MODEL…] the kernels' tests for 64-bit Arm under QEMU (needs rustup, a cross linker and qemu-user; gets them)
   ci [--full]      everything CI runs, timed; --full adds release benches and cargo-deny (installed when missing)
 ";
@@ -64,6 +65,10 @@ fn main() -> ExitCode {
         },
         ["boards", ref rest @ ..] => match boards::Options::parse(rest) {
             Some(options) => firmware(&options),
+            None => return usage(),
+        },
+        ["peers", "--train", ref rest @ ..] => match peers::train::Options::parse(rest) {
+            Some(options) => peers::train::run(&root(), &options),
             None => return usage(),
         },
         ["aarch64", ref rest @ ..] if rest.iter().all(|m| aarch64::MODELS.contains(m)) => arm(rest),
