@@ -1,5 +1,6 @@
 //! `hone config` and `hone flash pad`, with an emulated pad and a directory for a drive.
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use hone_runtime::feedback::emulate::{Emulator, EmulatorConfig, Gesture};
@@ -43,6 +44,51 @@ fn firmware_is_flashed_when_the_pad_itself_says_that_it_runs_it() {
     assert!(String::from_utf8_lossy(&out.stdout).starts_with("the pad runs 1.2.3 "), "{}", said(&out));
     let written = fs::read(drive.join("hone.uf2")).unwrap();
     assert_eq!(Image::parse(&written).unwrap().plate().unwrap(), plate);
+}
+
+#[test]
+fn a_board_without_a_drive_is_given_to_picotool_where_it_is_installed() {
+    let dir = tempfile::tempdir().unwrap();
+    let tool = dir.path().join("picotool");
+    let log = dir.path().join("log");
+    fs::write(&tool, format!("#!/bin/sh\necho \"$@\" >> {}\n", log.display())).unwrap();
+    fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).unwrap();
+    let plate = Image::parse(&fs::read(image()).unwrap()).unwrap().plate().unwrap();
+    let (_pad, port) = pad(EmulatorConfig { firmware: (plate.version, plate.digest), ..EmulatorConfig::default() });
+    let flash = |more: &[&str]| {
+        let path = format!("{}:/usr/bin:/bin", dir.path().display());
+        let mut command = hone();
+        command.env("PATH", path).args(["flash", "pad", "--board", "pico", "--pad", &port, "--state"]);
+        command.arg(dir.path()).arg(image()).args(more).output().unwrap()
+    };
+    let out = flash(&["--dry-run"]);
+    assert!(String::from_utf8_lossy(&out.stdout).contains("given to `picotool load -x {}`"), "{}", said(&out));
+    assert!(!log.exists());
+    let out = flash(&[]);
+    assert!(out.status.success(), "{}", said(&out));
+    assert_eq!(fs::read_to_string(&log).unwrap(), format!("load -x {}\n", image().display()));
+}
+
+#[cfg(feature = "firmware")]
+#[test]
+fn the_firmware_built_in_is_for_every_board_that_can_be_flashed() {
+    let dir = tempfile::tempdir().unwrap();
+    for board in hone_runtime::flash::BOARDS {
+        let mut command = hone();
+        command.args([
+            "flash",
+            "pad",
+            "--dry-run",
+            "--pad",
+            "/nonexistent",
+            "--board",
+            board.name,
+            "built-in",
+            "--state",
+        ]);
+        let out = command.arg(dir.path()).output().unwrap();
+        assert!(out.status.success(), "{}: {}", board.name, said(&out));
+    }
 }
 
 #[test]

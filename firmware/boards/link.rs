@@ -1,8 +1,13 @@
-//! Build script of the Cortex-M boards: gives the linker the board's `memory.x`, and the scripts its crates bring.
+//! Build script of the boards: gives the linker the board's `memory.x`, and the scripts its crates bring.
 
 use std::{env, fs, path::Path};
 
 fn main() {
+    if env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "riscv32") {
+        // The chip's support crate has a whole script.
+        println!("cargo:rustc-link-arg-bins=-Tlinkall.x");
+        return;
+    }
     let out = env::var("OUT_DIR").expect("cargo sets OUT_DIR");
     // `device.x` names a chip's interrupt handlers, for boards that write their own table.
     for script in ["memory.x", "device.x"].iter().filter(|script| Path::new(script).exists()) {

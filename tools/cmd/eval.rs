@@ -8,7 +8,7 @@ use hone_runtime::Class;
 use hone_runtime::adapters::{AdapterId, AdapterStore};
 use hone_runtime::app::classes::Head;
 use hone_runtime::bundle::Bundle;
-use hone_runtime::dataset::Dataset;
+use hone_runtime::dataset::{Dataset, Row};
 use hone_runtime::learn::{Classes, Kept};
 use hone_runtime::metrics::{Calibration, Classification, Latency};
 use hone_runtime::model::{Model, Seen};
@@ -24,7 +24,7 @@ use crate::{input, output, report};
 pub(crate) struct Eval {
     /// A .hone bundle.
     pub(crate) bundle: PathBuf,
-    /// A directory with index.csv (split,label,image,audio,text).
+    /// A directory with index.csv (split,label,image,audio,text), or with CLASS/FILE or SPLIT/CLASS/FILE.
     #[arg(long, value_name = "DIR", required_unless_present = "off_policy")]
     data: Option<PathBuf>,
     /// Estimate from the journal of --state how often an adapter would have been right, without data: only where answers
@@ -118,17 +118,7 @@ impl Eval {
         let classes = classes.unwrap_or_else(|| Classes::shipped(model.labels()));
         let mut seen: Vec<(Seen, usize)> = Vec::new();
         let mut notes = BTreeMap::new();
-        for row in data.split(&self.split) {
-            let truth = classes.class_of(&row.label).ok_or_else(|| {
-                fail(Class::Invalid, format!("the data says `{}`, which is no label of the model", row.label))
-            })?;
-            let s = model.see(&row.sample())?;
-            for n in &s.notes {
-                *notes.entry(n.code.clone()).or_insert(0) += 1;
-            }
-            seen.push((s, truth));
-        }
-        if seen.is_empty() {
+        if data.split(&self.split).next().is_none() {
             let splits: std::collections::BTreeSet<&str> = data.rows.iter().map(|r| r.split.as_str()).collect();
             let known: Vec<&str> = splits.into_iter().collect();
             return Err(fail(
@@ -138,6 +128,13 @@ impl Eval {
         }
         let mut all = Vec::new();
         for (name, head) in &heads {
+            let body = model.body().cloned();
+            self.put_on(&mut model, name)?;
+            // Two adapters on one body differ in what they make of the same features.
+            if seen.is_empty() || model.body() != body.as_ref() {
+                notes.clear();
+                seen = look(&mut model, &classes, data.split(&self.split), &mut notes)?;
+            }
             all.push(figures(&model, name.clone(), head, &classes, &seen)?);
         }
         let ms: Vec<f64> = seen.iter().map(|(s, _)| s.latency.as_secs_f64() * 1e3).collect();
@@ -178,6 +175,14 @@ impl Eval {
         }
     }
 
+    /// Puts on the body an adapter stands on.
+    fn put_on(&self, model: &mut Model, name: &str) -> anyhow::Result<()> {
+        let Some(dir) = &self.state else { return Ok(()) };
+        let store = AdapterStore::new(&StateDir::at(dir), model.bundle().base_digest())?;
+        let id = (name != "factory").then(|| name.parse::<AdapterId>()).transpose()?;
+        Ok(model.put_on(&store, id.as_ref())?)
+    }
+
     /// The name and the head of an adapter.
     fn head(&self, model: &Model, name: &str) -> anyhow::Result<(String, Head)> {
         let state = self.state.as_ref().map(StateDir::at);
@@ -196,6 +201,28 @@ impl Eval {
         let name = id.map_or_else(|| "factory".to_string(), |id| id.to_string());
         Ok((name, Head::new(model, Some(&state), adapter)?))
     }
+}
+
+/// What the model sees in every row, with what is right.
+fn look<'a>(
+    model: &mut Model,
+    classes: &Classes,
+    rows: impl Iterator<Item = &'a Row>,
+    notes: &mut BTreeMap<String, usize>,
+) -> anyhow::Result<Vec<(Seen, usize)>> {
+    let mut seen = Vec::new();
+    for row in rows {
+        let truth = classes.class_of(&row.label).ok_or_else(|| {
+            fail(Class::Invalid, format!("the data says `{}`, which is no label of the model", row.label))
+        })?;
+        let s = model.see(&row.sample())?;
+        for n in &s.notes {
+            *notes.entry(n.code.clone()).or_insert(0) += 1;
+        }
+        // Thousands of pictures need not be in memory to be counted.
+        seen.push((Seen { inputs: Vec::new(), ..s }, truth));
+    }
+    Ok(seen)
 }
 
 fn figures(

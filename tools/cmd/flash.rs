@@ -1,11 +1,15 @@
 //! `hone flash`: firmware onto a pad, done when the pad itself says that it runs it.
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use clap::{Args, Subcommand};
 use hone_runtime::Class;
-use hone_runtime::flash::{Board, Drive, FlashError, Image, Plate, Way, find_drive, uf2};
+use hone_runtime::flash::{Board, Drive, FlashError, Image, Plate, Tool, Way, find_drive, uf2};
 
 use super::pad::{digits, greet, version};
 use crate::exit::fail;
@@ -82,23 +86,34 @@ impl FlashPad {
         let running = self.before(&plate)?;
         if self.dry_run {
             let how = match board.way {
-                Way::Uf2 { .. } => match find_drive(board, self.drive.as_deref(), Drive::mounted()) {
+                Way::Uf2 { without_drive, .. } => match find_drive(board, self.drive.as_deref(), Drive::mounted()) {
                     Ok(drive) => format!("copied to {}", drive.path.display()),
+                    Err(FlashError::NoDrive { .. }) if self.by_tool(without_drive) => {
+                        format!("given to `{without_drive}`")
+                    }
                     Err(FlashError::NoDrive { .. }) => "copied to its drive, which is not there yet".into(),
                     Err(error) => return Err(error.into()),
                 },
-                Way::Tool { command, .. } => format!("given to `{}`", command.join(" ")),
+                Way::Tool { tool, .. } => format!("given to `{tool}`"),
             };
             output::line(format!("would be {how}; nothing was done"))?;
             return Ok(ExitCode::SUCCESS);
         }
         match board.way {
-            Way::Uf2 { family, .. } => {
-                let drive = self.find(board, running)?;
-                drive.write(&uf2::write(&image, family))?;
-                output::say(format!("written to {}", drive.path.display()));
+            Way::Uf2 { family, without_drive, .. } => match self.find(board, running && !self.by_tool(without_drive)) {
+                Ok(drive) => {
+                    drive.write(&uf2::write(&image, family))?;
+                    output::say(format!("written to {}", drive.path.display()));
+                }
+                Err(FlashError::NoDrive { .. }) if self.by_tool(without_drive) => self.call(without_drive)?,
+                Err(error) => return Err(error.into()),
+            },
+            Way::Tool { tool, install } => {
+                if which(tool.program).is_none() {
+                    return Err(FlashError::NoTool { title: board.title, tools: tool.program, install }.into());
+                }
+                self.call(tool)?;
             }
-            Way::Tool { command, install } => self.call(board, command, install)?,
         }
         if self.no_wait {
             output::line("written; whether the pad runs it was not waited for")?;
@@ -155,24 +170,21 @@ impl FlashPad {
         }
     }
 
-    fn call(
-        &self,
-        board: &'static Board,
-        command: &'static [&'static str],
-        install: &'static str,
-    ) -> anyhow::Result<()> {
-        let (Some((program, arguments)), true) = (command.split_first(), self.firmware != "built-in") else {
-            return Err(fail(Class::Usage, format!("{} is flashed from a file", board.title)));
-        };
-        if which(program).is_none() {
-            return Err(FlashError::NoTool { title: board.title, tools: program, install }.into());
+    /// Whether a board that shows no drive is given to a program: not if a drive was named.
+    fn by_tool(&self, tool: Tool) -> bool {
+        self.drive.is_none() && which(tool.program).is_some()
+    }
+
+    /// Calls a program that takes a file: of firmware that is built in, a file for as long as that lasts.
+    fn call(&self, tool: Tool) -> anyhow::Result<()> {
+        if self.firmware != "built-in" {
+            return call(tool, Path::new(&self.firmware));
         }
-        let arguments = arguments.iter().map(|a| if *a == "{}" { self.firmware.as_str() } else { a });
-        let status = Command::new(program).args(arguments).status()?;
-        if !status.success() {
-            return Err(fail(Class::Device, format!("{program} ended with {status}")));
-        }
-        Ok(())
+        let path = std::env::temp_dir().join(format!("hone-{}-{}.elf", self.board, std::process::id()));
+        let mut file = File::create_new(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        let done = self.firmware().and_then(|image| Ok(file.write_all(&image)?)).and_then(|()| call(tool, &path));
+        std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        done
     }
 
     /// Waits for the greeting of what was flashed.
@@ -194,12 +206,28 @@ impl FlashPad {
     }
 }
 
+fn call(tool: Tool, image: &Path) -> anyhow::Result<()> {
+    for call in tool.calls {
+        let arguments = call.iter().map(|a| if *a == "{}" { image.as_os_str() } else { OsStr::new(a) });
+        let status = Command::new(tool.program).args(arguments).status()?;
+        if !status.success() {
+            return Err(fail(Class::Device, format!("`{} {}` ended with {status}", tool.program, call.join(" "))));
+        }
+    }
+    Ok(())
+}
+
 #[cfg(feature = "firmware")]
 fn built_in(board: &str) -> anyhow::Result<Vec<u8>> {
-    const PICO: &[u8] = include_bytes!(concat!(env!("HONE_FIRMWARE"), "/pico.elf"));
-    match board {
-        "pico" => Ok(PICO.to_vec()),
-        _ => Err(fail(Class::Usage, format!("no firmware for {board} is built in; name a file"))),
+    macro_rules! images {
+        ($($board:literal)*) => {
+            &[$(($board, include_bytes!(concat!(env!("HONE_FIRMWARE"), "/", $board, ".elf")))),*]
+        };
+    }
+    const IMAGES: &[(&str, &[u8])] = images!["pico" "pico2" "stm32f103" "nrf52840" "esp32c3"];
+    match IMAGES.iter().find(|(name, _)| *name == board) {
+        Some((_, image)) => Ok(image.to_vec()),
+        None => Err(fail(Class::Usage, format!("no firmware for {board} is built in; name a file"))),
     }
 }
 

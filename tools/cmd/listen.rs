@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 use hone_runtime::Class;
 use hone_runtime::app::listen::{Happening, ListenConfig, Word, listen};
 use hone_runtime::app::question::Ask;
-use hone_runtime::app::{App, Learned, Settings};
+use hone_runtime::app::{App, Learned, Quota, Settings};
 use hone_runtime::bundle::Bundle;
 use hone_runtime::capture::{Medium, ShownConfig};
 use hone_runtime::config::Config;
@@ -68,6 +68,10 @@ pub(crate) struct Listen {
     /// The guard between a candidate and use.
     #[arg(long, value_enum, default_value_t = super::Guard::Veto)]
     guard: super::Guard,
+    /// Keep what was put into the model for predictions that are pressed about, up to this size (such as 64MiB), so that
+    /// features can be made again when another body is tuned.
+    #[arg(long, value_name = "QUOTA")]
+    keep_inputs: Option<Quota>,
     #[command(flatten)]
     learning: super::Learning,
     /// Which answer is shown: the most probable one, or others too now and then, recorded with their probability.
@@ -133,6 +137,16 @@ impl Listen {
             ..self.learning.settings(self.guard)
         };
         let mut app = App::open_with(model, &state, settings)?;
+        if let Some(quota) = self.keep_inputs {
+            app.keep_inputs(quota)?;
+        }
+        match app.stale()? {
+            0 => {}
+            n => output::say(format!(
+                "hone: {n} presses were about answers of another tuned adapter and their inputs were not kept, so that they \
+                 do not train; `--keep-inputs 64MiB` keeps them"
+            )),
+        }
 
         let stop = Arc::new(AtomicBool::new(false));
         let asked = stop.clone();

@@ -23,7 +23,7 @@ mod man;
 mod offpolicy;
 mod pad;
 pub(crate) mod quantize;
-mod run;
+pub(crate) mod run;
 mod tune;
 
 /// What to do.

@@ -4,11 +4,12 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Args;
-use hone_runtime::adapters::AdapterStore;
+use hone_runtime::adapters::{AdapterFile, AdapterStore};
 use hone_runtime::app::classes::Head;
 use hone_runtime::bundle::{Bundle, npz};
 use hone_runtime::modality::{Audio, Image, Sample};
 use hone_runtime::model::Model;
+use hone_runtime::scope;
 use hone_runtime::session::{Session, SessionOptions};
 use hone_runtime::state::StateDir;
 use hone_runtime::{Class, Note};
@@ -43,6 +44,9 @@ pub(crate) struct Run {
     /// Use the adapter that is in use in this state directory; without it the factory head answers.
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
+    /// Use what `hone tune` has written for this .onnx file.
+    #[arg(long, value_name = "FILE.safetensors", requires = "tensors", conflicts_with = "state")]
+    adapter: Option<PathBuf>,
     /// Run every operator by its reference function.
     #[arg(long)]
     reference: bool,
@@ -131,6 +135,7 @@ impl Run {
         if let Some(state) = &state {
             let store = AdapterStore::new(state, model.bundle().base_digest())?;
             (id, adapter) = (store.current_id()?, store.current()?);
+            model.put_on(&store, id.as_ref())?;
         }
         let head = Head::new(&model, state.as_ref(), adapter)?;
         let seen = model.see(&sample)?;
@@ -153,7 +158,16 @@ impl Run {
     fn on_tensors(&self) -> anyhow::Result<Document> {
         let Some(tensors) = &self.tensors else { unreachable!("called only when --tensors was given") };
         let mut session = if is_onnx(&self.model) {
-            Session::from_onnx(&input::read(&self.model)?, &self.model.display().to_string(), self.options())?
+            let onnx = input::read(&self.model)?;
+            let mut session = Session::from_onnx(&onnx, &self.model.display().to_string(), self.options())?;
+            if let Some(path) = &self.adapter {
+                let file = AdapterFile::from_bytes(&input::read(path)?, &onnx)?;
+                let scoped = scope::place(session.graph(), session.info().opset, &file.tuned.spec)?;
+                session.replace(scoped.with(&file.tuned.tensors)?.into());
+            }
+            session
+        } else if self.adapter.is_some() {
+            return Err(fail(Class::Usage, "--adapter is for .onnx files; a bundle's adapters are in its --state"));
         } else {
             Session::from_bundle(&Bundle::open(&self.model)?, self.options())?
         };
@@ -176,7 +190,7 @@ impl Run {
             latency_ms,
             device: "cpu",
             precision: "f32",
-            adapter: "factory".into(),
+            adapter: self.adapter.as_ref().map_or_else(|| "factory".into(), |p| p.display().to_string()),
             notes: Vec::new(),
         })
     }

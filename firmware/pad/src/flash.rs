@@ -100,10 +100,27 @@ impl Settings {
     }
 }
 
+/// Where the flash will be. Numbered from 0 so that an idle store is zeros, which `Option` does not promise.
+#[repr(u8)]
+#[derive(Clone, Debug)]
+enum Slot<F> {
+    Empty,
+    Full(F),
+}
+
+impl<F> Slot<F> {
+    fn get(&mut self) -> Result<&mut F, StoreError> {
+        match self {
+            Slot::Empty => Err(StoreError::Failed),
+            Slot::Full(flash) => Ok(flash),
+        }
+    }
+}
+
 /// Up to `N` events in a range of flash.
 #[derive(Clone, Debug)]
 pub struct FlashStore<F, const N: usize> {
-    flash: F,
+    flash: Slot<F>,
     range: Range<u32>,
     settings: Settings,
     /// The page in use, of the settings and of the events.
@@ -127,31 +144,35 @@ impl<F: NorFlash, const N: usize> FlashStore<F, N> {
         ((F::ERASE_SIZE - 2 * word) / slot) as u32
     };
 
-    /// A store that has not yet looked at its flash; [`FlashStore::mount`] does. `range` is in bytes, of at least
-    /// [`MIN_PAGES`] whole pages.
+    /// A store without flash, which keeps nothing; [`FlashStore::mount`] gives it some.
+    ///
+    /// A constant, and one of zeros only; see [`crate::Pad::idle`].
     #[must_use]
-    pub const fn new(flash: F, range: Range<u32>) -> Self {
+    pub const fn idle() -> Self {
         Self {
-            flash,
-            range,
-            settings: Settings::NEW,
+            flash: Slot::Empty,
+            range: 0..0,
+            settings: Settings { first: 0, next: 0, ..Settings::NEW },
             page: [0; 2],
-            next: 1,
+            next: 0,
             reported: 0,
             failed: 0,
             held: Deque::new(),
         }
     }
 
-    /// Takes up what the flash holds and counts this boot. To be called once, before anything else.
+    /// Takes up what the flash holds in `range`, which is in bytes, of at least [`MIN_PAGES`] whole pages, and counts this
+    /// boot. To be called once, before anything else.
     ///
     /// # Errors
     /// When the flash cannot be written, or its range is not whole pages. Presses are then counted as lost.
-    pub fn mount(&mut self) -> Result<(), StoreError> {
-        let pages = (self.range.end - self.range.start) / F::ERASE_SIZE as u32;
-        if pages < MIN_PAGES || !(self.range.end - self.range.start).is_multiple_of(F::ERASE_SIZE as u32) {
+    pub fn mount(&mut self, flash: F, range: Range<u32>) -> Result<(), StoreError> {
+        (self.settings, self.next) = (Settings::NEW, 1);
+        let pages = (range.end - range.start) / F::ERASE_SIZE as u32;
+        if pages < MIN_PAGES || !(range.end - range.start).is_multiple_of(F::ERASE_SIZE as u32) {
             return Err(StoreError::Failed);
         }
+        (self.flash, self.range) = (Slot::Full(flash), range);
         self.load_settings()?;
         self.load()?;
         if self.held.is_empty() {
@@ -174,11 +195,6 @@ impl<F: NorFlash, const N: usize> FlashStore<F, N> {
     #[must_use]
     pub fn pairing_key(&self) -> Option<Key> {
         self.settings.key
-    }
-
-    /// The flash, for the next boot.
-    pub fn into_flash(self) -> F {
-        self.flash
     }
 
     fn load_settings(&mut self) -> Result<(), StoreError> {
@@ -259,6 +275,7 @@ impl<F: NorFlash, const N: usize> FlashStore<F, N> {
     }
 
     fn keep(&mut self, event: Event, reported: u32) -> Result<u32, StoreError> {
+        self.flash.get()?;
         if self.is_full() {
             return Err(StoreError::Full);
         }
@@ -300,7 +317,8 @@ impl<F: NorFlash, const N: usize> FlashStore<F, N> {
 
     fn queue(&mut self, range: Range<u32>) -> Result<QueueStorage<Blocking<&mut F>, Uncached>, StoreError> {
         let config = QueueConfig::try_new(range).map_err(|_| StoreError::Failed)?;
-        Ok(QueueStorage::new(Blocking(&mut self.flash), config, Cache::new_uncached()))
+        let flash = self.flash.get()?;
+        Ok(QueueStorage::new(Blocking(flash), config, Cache::new_uncached()))
     }
 
     /// Writes a record to the page in use, or erases the next where that is full.
@@ -319,11 +337,12 @@ impl<F: NorFlash, const N: usize> FlashStore<F, N> {
     /// Erases a page that is not blank.
     fn clear(&mut self, part: Part, page: u32) -> Result<(), StoreError> {
         let range = self.page_range(part, page);
+        let flash = self.flash.get()?;
         let mut bytes = [0; 64];
         for at in range.clone().step_by(bytes.len()) {
-            self.flash.read(at, &mut bytes).map_err(|_| StoreError::Failed)?;
+            flash.read(at, &mut bytes).map_err(|_| StoreError::Failed)?;
             if bytes.iter().any(|byte| *byte != 0xff) {
-                return self.flash.erase(range.start, range.end).map_err(|_| StoreError::Failed);
+                return flash.erase(range.start, range.end).map_err(|_| StoreError::Failed);
             }
         }
         Ok(())

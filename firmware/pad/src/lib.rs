@@ -7,8 +7,10 @@
 //! |---|---|---|
 //! | [`debounce`] | samples | edges |
 //! | [`gesture`] | edges | clicks, long presses, doubles, chords |
+//! | [`knob`] | an encoder's contacts | turns |
 //! | [`queue`] | gestures | numbered events that wait until the host has them |
 //! | [`flash`] | that queue | records in NOR flash that outlive a power cut |
+//! | [`warm`] | that queue | memory that a reset does not clear, for boards without flash to write |
 //! | [`link`] | events | frames, again and again until acknowledged |
 //! | [`pad`] | all of them | one core, with lamps that say how far a press has come |
 //! | [`shell`] | a board's hardware | the loop every board runs |
@@ -40,11 +42,13 @@
 pub mod debounce;
 pub mod flash;
 pub mod gesture;
+pub mod knob;
 pub mod link;
 pub mod pad;
 pub mod pins;
 pub mod queue;
 pub mod shell;
+pub mod warm;
 
 pub use flash::FlashStore;
 pub use hone_wire::message::RebootTarget;
@@ -52,9 +56,13 @@ pub use pad::{Lamp, Pad, PadConfig, Request};
 pub use pins::Buttons;
 pub use queue::{RamStore, Store, StoreError};
 pub use shell::{Board, Shell};
+pub use warm::WarmStore;
 
 /// Most buttons a pad may have.
 pub const MAX_BUTTONS: usize = 16;
+
+/// Most knobs a pad may have.
+pub const MAX_KNOBS: usize = 2;
 
 /// Whether `ms` have passed from `since_ms` to `now_ms` on the wrapping clock.
 pub(crate) fn passed(since_ms: u32, now_ms: u32, ms: u32) -> bool {

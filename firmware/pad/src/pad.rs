@@ -2,9 +2,10 @@
 
 use crate::debounce::{Debounce, Edge};
 use crate::gesture::{Context, Gesture, Gestures};
+use crate::knob::{Knob, Turn};
 use crate::link::{Heard, Identity, PadLink};
 use crate::queue::{Store, enqueue, report_lost};
-use crate::{MAX_BUTTONS, passed};
+use crate::{MAX_BUTTONS, MAX_KNOBS, passed};
 use heapless::Deque;
 use hone_wire::auth::Key;
 use hone_wire::faults::Faults;
@@ -140,6 +141,7 @@ pub struct Pad<S> {
     /// What was shown at each button's latest first edge.
     contexts: [Context; MAX_BUTTONS],
     gestures: Gestures,
+    knobs: [Knob; MAX_KNOBS],
     sampled_ms: Option<u32>,
     pressed: u16,
     prompt: Prompt,
@@ -180,6 +182,7 @@ impl<S: Store> Pad<S> {
             debounce: [Debounce::NEW; MAX_BUTTONS],
             contexts: [Context::NONE; MAX_BUTTONS],
             gestures: Gestures::NEW,
+            knobs: [Knob::NEW; MAX_KNOBS],
             sampled_ms: None,
             pressed: 0,
             prompt: Prompt::NONE,
@@ -242,6 +245,20 @@ impl<S: Store> Pad<S> {
         self.gestures(|gestures, timing, emit| gestures.tick(now_ms, timing, emit));
         if self.pressed != before && self.link.is_up() {
             self.link.send(&Input { now_ms, buttons: self.pressed }.into());
+        }
+    }
+
+    /// Takes a sample of all knobs' contacts: of knob i bits 2i and 2i + 1, set while closed. To be called once each
+    /// millisecond, or more often.
+    pub fn turn(&mut self, now_ms: u32, contacts: u8) {
+        self.age_prompt(now_ms);
+        let context = self.context();
+        for (button, knob) in (0u8..).zip(&mut self.knobs) {
+            let turn = knob.sample(contacts >> (2 * button), now_ms, context);
+            if let Some(Turn { detents, began_ms, lasted_ms, context }) = turn {
+                let value = detents as u16;
+                self.keeper.keep(Gesture { kind: Kind::Rotary, button, value, began_ms, lasted_ms, context });
+            }
         }
     }
 

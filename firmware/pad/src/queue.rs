@@ -1,6 +1,7 @@
 //! Where presses wait until the host has them, and where a loss is counted when they cannot.
 //!
-//! [`FlashStore`](crate::FlashStore) is the [`Store`] of a board with flash; [`RamStore`] is for those without. A store only keeps
+//! [`FlashStore`](crate::FlashStore) is the [`Store`] of a board with flash, [`WarmStore`](crate::WarmStore) of one without whose memory
+//! outlives a reset; [`RamStore`] forgets. A store only keeps
 //! records and numbers; what happens when it is full is decided here, once, in [`enqueue`].
 
 use heapless::Deque;

@@ -11,6 +11,8 @@ use hone_wire::message::{Buzzer, Display, RebootTarget};
 
 /// Bytes read from the port at once.
 const READ: usize = 32;
+/// Most times that it is read in a step: a host that floods the port must not keep buttons from being sampled.
+const READS: usize = 8;
 
 /// The hardware of a pad. No function waits.
 pub trait Board {
@@ -19,6 +21,11 @@ pub trait Board {
 
     /// Bit i: button i is down.
     fn buttons(&mut self) -> u16;
+
+    /// Bits 2i and 2i + 1: contacts of knob i that are closed. `None` where there is no knob.
+    fn knobs(&mut self) -> Option<u8> {
+        None
+    }
 
     /// Takes what has arrived on the port. Returns how many bytes that was.
     fn read(&mut self, bytes: &mut [u8]) -> usize;
@@ -64,7 +71,7 @@ impl<S: Store> Shell<S> {
     /// Does everything that is due, then sleeps until the next interrupt.
     pub fn step(&mut self, board: &mut impl Board) {
         let mut bytes = [0; READ];
-        loop {
+        for _ in 0..READS {
             let n = board.read(&mut bytes);
             let now_ms = board.now_ms();
             self.pad.rx(&bytes[..n], now_ms);
@@ -74,6 +81,9 @@ impl<S: Store> Shell<S> {
         }
         let now_ms = board.now_ms();
         self.pad.tick(now_ms, board.buttons());
+        if let Some(contacts) = board.knobs() {
+            self.pad.turn(now_ms, contacts);
+        }
         self.pad.poll(now_ms);
         self.write(board);
         while let Some(request) = self.pad.pop_request() {

@@ -399,8 +399,8 @@ fn host(scenario: &Scenario, rng: &mut Rng) -> HostLink {
 fn pad(scenario: &Scenario, flash: &Flash, nor: &Nor, boot: u16, rng: &mut Rng) -> Pad<Kept> {
     let kept = if scenario.memory == Memory::Torn {
         nor.restore_power();
-        let mut store = Box::new(FlashStore::new(nor.clone(), 0..nor.len()));
-        store.mount().expect("the power is on");
+        let mut store = Box::new(FlashStore::idle());
+        store.mount(nor.clone(), 0..nor.len()).expect("the power is on");
         Kept::Shipped(store)
     } else {
         Kept::Double(flash.clone())

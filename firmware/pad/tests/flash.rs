@@ -97,14 +97,15 @@ fn apply(store: &mut Tested, change: Change) {
     }
 }
 
-fn store(nor: &Nor) -> Tested {
-    FlashStore::new(nor.clone(), 0..nor.len())
+/// Mounts a store as a board does.
+fn mount(store: &mut Tested, nor: &Nor) -> Result<(), StoreError> {
+    store.mount(nor.clone(), 0..nor.len())
 }
 
 fn mounted(nor: &Nor) -> Tested {
     nor.restore_power();
-    let mut store = store(nor);
-    store.mount().expect("the power is on");
+    let mut store = Tested::idle();
+    mount(&mut store, nor).expect("the power is on");
     store
 }
 
@@ -134,8 +135,8 @@ fn a_power_cut_after_any_byte_leaves_the_state_before_or_after_a_change() {
         for k in 0..bytes {
             let nor = Nor::blank(PAGES);
             nor.cut_after(k, tear);
-            let mut store = store(&nor);
-            let _ = store.mount();
+            let mut store = Tested::idle();
+            let _ = mount(&mut store, &nor);
             let mut may = vec![Seen::NEW];
             for change in script() {
                 if nor.is_dead() {
@@ -149,7 +150,7 @@ fn a_power_cut_after_any_byte_leaves_the_state_before_or_after_a_change() {
             // A second cut while the first is being mended.
             nor.restore_power();
             nor.cut_after(k * 7 % 120, tear);
-            let _ = self::store(&nor).mount();
+            let _ = mount(&mut Tested::idle(), &nor);
             let mut store = mounted(&nor);
             let seen = Seen::of(&store);
             assert!(may.contains(&seen), "{tear:?} after {k} bytes: {seen:?} is none of {may:?}");
@@ -180,8 +181,8 @@ fn however_often_the_power_fails_no_press_that_was_kept_is_overwritten() {
                 nor.restore_power();
             }
             nor.cut_after(rng.below(900) as usize, if rng.one_in(2) { Tear::Clean } else { Tear::Ragged });
-            let mut store = store(&nor);
-            if store.mount().is_ok() {
+            let mut store = Tested::idle();
+            if mount(&mut store, &nor).is_ok() {
                 kept = Seen::of(&store);
                 assert!(may.contains(&kept), "run {run}, boot {boot}: {kept:?} is none of {may:?}");
                 may = vec![kept.clone()];
@@ -290,9 +291,12 @@ fn a_flash_that_fails_makes_presses_counted_losses_and_not_panics() {
     assert_eq!(report_lost(&mut store, 1, 0), Err(StoreError::Failed));
     store.adopt_epoch(4);
     assert_eq!(store.epoch(), 0, "a name that cannot be kept is not taken");
-    assert_eq!(store.mount(), Err(StoreError::Failed));
-    let mut nowhere = FlashStore::<Nor, HOLDS>::new(nor, 0..MIN_PAGES * PAGE as u32 - 4);
-    assert_eq!(nowhere.mount(), Err(StoreError::Failed));
+    assert_eq!(mount(&mut store, &nor), Err(StoreError::Failed));
+    let mut nowhere = Tested::idle();
+    assert_eq!((nowhere.push(event), enqueue(&mut nowhere, event)), (Err(StoreError::Failed), None));
+    assert_eq!(nowhere.mount(nor, 0..MIN_PAGES * PAGE as u32 - 4), Err(StoreError::Failed));
+    nowhere.adopt_epoch(4);
+    assert_eq!((nowhere.push(event), nowhere.epoch()), (Err(StoreError::Failed), 0));
 }
 
 /// The library wants its flash asynchronous.

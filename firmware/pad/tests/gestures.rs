@@ -187,3 +187,16 @@ fn lamps_under_the_hosts_mask_burn_and_a_press_shows_over_them() {
     table.hold(0b10, 60);
     assert_eq!(table.pad.leds(0)[..4], [0, 40, 255, 0]);
 }
+
+#[test]
+fn a_turn_of_a_knob_is_one_event_bound_to_what_was_shown_when_it_began() {
+    let mut table = Table::up();
+    let now = table.now as u32;
+    for (ms, contacts) in [0b0100, 0b1100, 0b1000, 0b0000].repeat(3).into_iter().enumerate() {
+        table.pad.turn(now + ms as u32, contacts);
+    }
+    table.pad.turn(now + 500, 0);
+    table.run(600);
+    let [event] = table.events()[..] else { panic!("{:?}", table.events()) };
+    assert_eq!((event.kind, event.button(), event.value as i16, event.t_ms), (Kind::Rotary, 1, 3, now + 3));
+}

@@ -292,11 +292,14 @@ impl Deframer {
 
     /// Takes the next byte of the stream.
     pub fn push(&mut self, byte: u8) -> Deframed {
+        if byte == 0 && self.code == 0 {
+            // Nothing lies between this delimiter and the last; `overlong` begins after a code.
+            return Deframed::Pending;
+        }
         if byte == 0 {
             let ended = core::mem::take(self);
             return match ended {
                 Self { overlong: true, .. } => Deframed::Overlong,
-                Self { code: 0, .. } => Deframed::Pending,
                 Self { left: 0, raw, .. } => Deframed::Run(raw),
                 _ => Deframed::Stuffing,
             };
@@ -336,9 +339,16 @@ impl Deframer {
 }
 
 /// CRC-32C (Castagnoli).
-fn crc32c(bytes: &[u8]) -> u32 {
+#[must_use]
+pub fn crc32c(bytes: &[u8]) -> u32 {
+    crc32c_more(0, bytes)
+}
+
+/// The checksum of what `crc` is that of, followed by `bytes`.
+#[must_use]
+pub fn crc32c_more(crc: u32, bytes: &[u8]) -> u32 {
     let step = |crc: u32, half: u32| crc >> 4 ^ CRC_TABLE[((crc ^ half) & 0xf) as usize];
-    !bytes.iter().fold(u32::MAX, |crc, byte| step(step(crc, u32::from(*byte)), u32::from(*byte >> 4)))
+    !bytes.iter().fold(!crc, |crc, byte| step(step(crc, u32::from(*byte)), u32::from(*byte >> 4)))
 }
 
 fn header(bytes: &[u8]) -> nom::IResult<&[u8], (u8, u8, u32, u32)> {
@@ -400,6 +410,7 @@ mod tests {
         let bytes: std::vec::Vec<u8> = (0..=255).chain((0..=255).rev()).collect();
         for len in 0..bytes.len() {
             assert_eq!(crc32c(&bytes[..len]), theirs.checksum(&bytes[..len]), "{len} bytes");
+            assert_eq!(crc32c_more(crc32c(&bytes[..len / 3]), &bytes[len / 3..len]), crc32c(&bytes[..len]));
         }
     }
 

@@ -139,6 +139,29 @@ fn the_document_lists_every_message_and_kind_under_its_number() {
 }
 
 #[test]
+fn the_documents_rulers_are_the_bodies_of_the_code() {
+    let document = include_str!("../FORMAT.md");
+    for (message, (number, name)) in one_of_each().iter().zip(TYPES) {
+        let title = format!("\n{number} {name} ");
+        let mut lines = document.split_once(&title).unwrap_or_else(|| panic!("no ruler of {name}")).1.lines().skip(1);
+        let offsets = lines.next().unwrap().split_whitespace().map(|at| usize::from_str_radix(at, 16).unwrap());
+        let fields = lines.next().unwrap().split(['├', '┼', '┤']).filter(|field| !field.is_empty()).count();
+        let bytes: Vec<&str> = lines.next().unwrap().split_whitespace().collect();
+        assert_eq!(bytes.concat(), hex(&message.body()), "{name}");
+        let mut at = 0;
+        let ends: Vec<usize> = bytes
+            .iter()
+            .map(|field| {
+                at += field.len() / 2;
+                at
+            })
+            .collect();
+        assert_eq!(offsets.skip(1).collect::<Vec<_>>(), ends, "{name}");
+        assert_eq!(fields, bytes.len(), "{name}");
+    }
+}
+
+#[test]
 fn senseless_fields_are_refused_and_unknown_kinds_are_kept() {
     let mut nine = vec![0; 8];
     nine.push(9);

@@ -24,13 +24,19 @@ use crate::model::{Model, ModelError, Seen};
 use crate::state::{StateDir, StateError};
 
 pub mod classes;
+mod kept;
 pub mod listen;
 pub mod offpolicy;
+mod presses;
 pub mod question;
 pub mod rehearsal;
 mod relearn;
 mod rollback;
+mod tuned;
 
+use kept::KeptInputs;
+pub use kept::Quota;
+pub use presses::Presses;
 use question::Last;
 use rehearsal::Chance;
 use rollback::History;
@@ -229,6 +235,7 @@ pub struct App {
     last_seq: u64,
     /// The newest asked-for rollback that is known to be settled.
     rollbacks_until: u64,
+    kept: KeptInputs,
     /// That presses contradict each other has been said.
     contradicted: bool,
 }
@@ -338,6 +345,7 @@ impl App {
             backlog: Backlog::default(),
             last_seq: 0,
             rollbacks_until: 0,
+            kept: KeptInputs::new(state),
             contradicted: false,
         };
         let effective = lock(&app.journal).reader().changes(&mut app.follower)?.appeared;
@@ -395,6 +403,23 @@ impl App {
         self.current.as_ref()
     }
 
+    /// Keeps the inputs of predictions from now on, within a quota.
+    ///
+    /// # Errors
+    /// [`AppError::Store`] when the kept ones cannot be counted.
+    pub fn keep_inputs(&mut self, quota: Quota) -> Result<(), AppError> {
+        Ok(self.kept.keep(quota)?)
+    }
+
+    /// Presses about this bundle that cannot train: another body has made their features, and their inputs are not kept.
+    ///
+    /// # Errors
+    /// [`AppError::Store`].
+    pub fn stale(&self) -> Result<usize, AppError> {
+        let presses = lock(&self.journal).reader().effective_presses()?;
+        Ok(presses.iter().filter(|p| self.kept.is_stale(&self.model, p)).count())
+    }
+
     /// Answers one sample with the adapter in use. Nothing is recorded.
     ///
     /// # Errors
@@ -439,7 +464,7 @@ impl App {
 
     fn example(&self, answer: &Answer) -> Example {
         Example {
-            model_digest: self.model.bundle().base_digest().to_string(),
+            model_digest: self.model.maker(),
             adapter_id: self.current.as_ref().map(|a| a.to_string()),
             feature: answer.seen.feature.clone(),
             logits: answer.seen.logits.clone(),
@@ -463,6 +488,7 @@ impl App {
     /// [`AppError`]; the journal is untouched and the next call tries again.
     pub fn catch_up(&mut self) -> Result<Vec<Learned>, AppError> {
         let changes = lock(&self.journal).reader().changes(&mut self.follower)?;
+        self.kept.remake(&mut self.model, &changes.appeared);
         self.backlog.add(changes);
         let mut learned = Vec::new();
         for id in &self.backlog.vanished {
@@ -641,6 +667,10 @@ impl App {
                 }
             }
         };
+        self.model.put_on(&self.adapters, id.as_ref()).map_err(|e| match e {
+            ModelError::Adapter(e) => AppError::from(e),
+            e => e.into(),
+        })?;
         self.live = theta.classes();
         self.current = id;
         Ok(theta)
@@ -671,6 +701,7 @@ impl App {
                 scope: "head".to_string(),
                 order: 0,
                 parent: None,
+                body: self.model.body().cloned(),
                 classes: self.known_classes(),
                 retain: self.retain,
                 random_features: self.base.random_features(),
@@ -678,6 +709,7 @@ impl App {
             classes: theta.classes(),
             columns: theta.width(),
             theta: theta.values().to_vec(),
+            tuned: None,
         }
     }
 }

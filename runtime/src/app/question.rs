@@ -1,7 +1,7 @@
 //! What is shown, what is asked with it, and what is offered after a 👎.
 use super::{Answer, App, AppError};
 use crate::feedback::ledger::lock;
-use crate::journal::{EffectivePress, Shown, Signal};
+use crate::journal::{Digest, EffectivePress, Example, Shown, Signal};
 use crate::learn::ask::margin;
 
 /// What a person is asked with an answer.
@@ -72,7 +72,8 @@ impl App {
     /// # Errors
     /// [`AppError::Store`]; the answer must then not be shown as one that can be judged.
     pub fn show(&mut self, answer: &Answer) -> Result<u32, AppError> {
-        let id = lock(&self.journal).shown(&self.shown_record(answer))?;
+        let inputs = self.keep(answer)?;
+        let id = lock(&self.journal).shown(&self.shown_record(answer, inputs))?;
         self.told_of(id, answer, false)?;
         Ok(id)
     }
@@ -91,7 +92,8 @@ impl App {
     /// # Errors
     /// As [`App::show`].
     pub fn offer(&mut self, answer: &Answer, after: u32) -> Result<u32, AppError> {
-        let id = lock(&self.journal).offered(&self.shown_record(answer), after)?;
+        let inputs = self.keep(answer)?;
+        let id = lock(&self.journal).offered(&self.shown_record(answer, inputs), after)?;
         self.told_of(id, answer, true)?;
         Ok(id)
     }
@@ -112,9 +114,19 @@ impl App {
         Ok(())
     }
 
-    fn shown_record(&self, answer: &Answer) -> Shown {
+    /// Keeps what was put into the model, if inputs are kept; what the record refers to.
+    fn keep(&mut self, answer: &Answer) -> Result<Vec<Digest>, AppError> {
+        let inputs = self.kept.put(&answer.seen.inputs)?;
+        if self.kept.is_full() {
+            let presses = lock(&self.journal).reader().effective_presses()?;
+            self.kept.make_room(&presses.iter().flat_map(|p| p.example.inputs.iter().copied()).collect())?;
+        }
+        Ok(inputs)
+    }
+
+    fn shown_record(&self, answer: &Answer, inputs: Vec<Digest>) -> Shown {
         Shown {
-            example: self.example(answer),
+            example: Example { inputs, ..self.example(answer) },
             class: answer.class as u32,
             label: self.classes.name(answer.class).to_string(),
             mu: answer.mu,

@@ -29,8 +29,10 @@ impl App {
                 Adapter { provenance: Provenance { presses: 0, journal_seq: 0, ..adapter.provenance }, ..adapter }
             }
         };
-        let provenance = Provenance { classes: self.known_classes(), ..adapter.provenance };
-        let id = self.adapters.publish(&Adapter { provenance, ..adapter })?;
+        // A tuned adapter stays the body whose features the presses are about.
+        let body = if adapter.tuned.is_some() { self.current.clone() } else { adapter.provenance.body.clone() };
+        let provenance = Provenance { classes: self.known_classes(), body, ..adapter.provenance };
+        let id = self.adapters.publish(&Adapter { provenance, tuned: None, ..adapter })?;
         let numbers = BTreeMap::from([("classes".to_string(), self.classes.visible().len() as f64)]);
         self.record(id.to_string(), AdapterAction::Published, numbers)?;
         self.adopt(Some(id.clone()))?;
@@ -44,6 +46,7 @@ impl App {
 
     /// Makes the learner anew from everything that counts; what waits in the backlog is taken with it.
     pub(super) fn relearn(&mut self, effective: &[EffectivePress], published: Theta) -> Result<(), AppError> {
+        self.kept.remake(&mut self.model, effective);
         self.named = effective.iter().filter_map(|p| Some((p.press_id, self.added_class(p)?))).collect();
         let awake = self.awake();
         self.learner = self.resumed(effective, awake, published)?;
@@ -124,8 +127,8 @@ impl App {
     /// The learner's form of an effective press, the first `awake` classes taking part; `None` when it may not train this
     /// model.
     pub(super) fn training_press(&self, p: &EffectivePress, awake: usize) -> Option<TrainingPress> {
-        let same_model = p.example.model_digest == self.model.bundle().base_digest();
-        if !same_model || p.suspect || p.ambiguous {
+        let (feature, logits) = self.kept.current(&self.model, p)?;
+        if p.suspect || p.ambiguous {
             return None;
         }
         let class = |c: u32| c as usize;
@@ -138,7 +141,7 @@ impl App {
             Signal::NotSure => Feedback::NotSure,
             Signal::Undo => return None,
         };
-        let shown = p.shown_class.map_or_else(|| argmax(&p.example.logits), class);
+        let shown = p.shown_class.map_or_else(|| argmax(logits), class);
         if feedback.check(shown, awake).is_err() {
             return None;
         }
@@ -147,8 +150,8 @@ impl App {
         Some(TrainingPress {
             press_id: p.press_id.0,
             prediction_id,
-            feature: p.example.feature.clone(),
-            logits: continued(&p.example.logits, awake),
+            feature: feature.to_vec(),
+            logits: continued(logits, awake),
             shown,
             mu: p.mu.unwrap_or(1.0),
             feedback,

@@ -15,6 +15,7 @@ use hone_wire::frame::{Counters, Deframer, Frame};
 use hone_wire::host::{self, CommandError, HostConfig, HostLink, Ledger, LedgerError, Received, Refusal};
 use hone_wire::message::{Buzzer, Config, Display, Input, Message, PadHello, Prompt, Reboot, Stats};
 
+use super::pace::Pace;
 use super::source::{Keeper, Port, Source, SourceError};
 
 /// First pause before a lost port is looked for; doubles to [`RETRY_MAX`].
@@ -178,6 +179,7 @@ impl Listener {
             inbox,
             start: Instant::now(),
             backoff: Backoff::new(),
+            pace: Pace::new(Instant::now()),
             complaint: None,
             ended: false,
         };
@@ -297,6 +299,7 @@ struct Server {
     inbox: Receiver<Command>,
     start: Instant,
     backoff: Backoff,
+    pace: Pace,
     complaint: Option<String>,
     ended: bool,
 }
@@ -325,11 +328,15 @@ impl Server {
 
     /// One round: what is due goes out, what has come goes in.
     fn exchange(&mut self) -> io::Result<()> {
-        let Self { spec, port, hall, link, keeper, notices, start, backoff, .. } = self;
+        let Self { spec, port, hall, link, keeper, notices, start, backoff, pace, .. } = self;
         let Some(port) = port else { return Ok(()) };
         let mut uid = link.pad().map_or([0; 8], |hello| hello.uid);
         let device = port.device.clone();
+        let mut committed = 0;
         let mut tell = |notice: host::Notice| {
+            if let host::Notice::Committed { events, .. } = &notice {
+                committed += events.len();
+            }
             if let host::Notice::Up { hello, .. } = &notice {
                 uid = hello.uid;
                 // Not when the port opened: one that opens and fails again is to be tried ever less often.
@@ -356,6 +363,10 @@ impl Server {
                 other => other?,
             }
         }
+        if let Some(pause) = pace.pause(Instant::now()) {
+            thread::sleep(pause.min(READ_TIMEOUT));
+            return Ok(());
+        }
         let mut bytes = [0; 256];
         let read = port.io.read(&mut bytes);
         while let Some(text) = port.io.remark() {
@@ -365,12 +376,14 @@ impl Server {
             // A port that has become a source of nothing would be polled at full speed for ever.
             Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(n) => {
+                pace.spend(n, 0);
                 if let Some(hello) = hall.stranger(&bytes[..n]) {
                     // What else stood in these bytes was said to a link that did not know whom it heard: it comes again.
                     let local = self.source.is_local();
                     return self.meet(&hello, local);
                 }
                 link.rx(&bytes[..n], millis(*start), &mut Shared(keeper), &mut tell);
+                pace.spend(0, committed);
                 Ok(())
             }
             Err(error) if matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::Interrupted) => Ok(()),

@@ -8,6 +8,7 @@
 //! | `listener` | the thread that serves a source: link, ledger, misfortunes of the port |
 //! | `ledger` | presses into the journal before they are acknowledged |
 //! | `words`, `meaning`, `policy`, `limit`, `keys` | what is said, by which button, by whom, how often, with which key |
+//! | `pace` | how much of this machine a line may take |
 //! | `notice` | what happens on a line, in words |
 //! | `setup` | a pad paired or watched without taking its presses |
 //! | `emulate` | a pad without hardware |
@@ -26,6 +27,7 @@ pub mod listener;
 mod local;
 pub mod meaning;
 mod notice;
+mod pace;
 pub mod policy;
 pub mod serial;
 pub mod setup;

@@ -1,8 +1,8 @@
 //! A firmware image: bytes at addresses in flash, from ELF or UF2, and the name plate in it.
 //!
 //! The plate is described in `firmware/boards/common/src/plate.rs`: `HONEPAD\0`, board (12 bytes), version (3), wire (1),
-//! and SipHash-2-4 (key `hone firmware id`) over the bytes from the lowest to the highest address, gaps being `ff`, the
-//! digest itself zero.
+//! and SipHash-2-4 (key `hone firmware id`) over the bytes from the lowest to the highest address, the digest itself zero;
+//! gaps of up to 64 KiB are `ff`, longer ones, between two memories, are left out.
 use std::collections::BTreeMap;
 
 use hone_wire::auth::{Key, tag};
@@ -14,6 +14,8 @@ use super::uf2;
 pub const PAGE: u32 = 256;
 /// More than any board has.
 const MAX_BYTES: usize = 16 << 20;
+/// A longer gap lies between two memories.
+const LONGEST_GAP: u32 = 64 << 10;
 
 const MAGIC: &[u8; 8] = b"HONEPAD\0";
 const PLATE: usize = 32;
@@ -86,14 +88,14 @@ impl Image {
     fn of(mut segments: Segments, family: Option<u32>) -> Result<Image, FlashError> {
         segments.sort_by_key(|(address, _)| *address);
         let bad = |what: String| Err(FlashError::Image { what });
-        let (Some((first, _)), Some((last, bytes))) = (segments.first(), segments.last()) else {
+        let Some((last, bytes)) = segments.last() else {
             return bad("there is nothing in it to load".into());
         };
-        let Some(end) = u32::try_from(bytes.len()).ok().and_then(|len| last.checked_add(len)) else {
+        if u32::try_from(bytes.len()).ok().and_then(|len| last.checked_add(len)).is_none() {
             return bad("it reaches beyond the end of memory".into());
-        };
-        if (end - first) as usize > MAX_BYTES {
-            return bad(format!("it reaches from {first:#x} to {end:#x}, which is more than any board's flash"));
+        }
+        if segments.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() > MAX_BYTES {
+            return bad("it has more bytes than any board's flash".into());
         }
         for pair in segments.windows(2) {
             if u64::from(pair[0].0) + pair[0].1.len() as u64 > u64::from(pair[1].0) {
@@ -114,12 +116,18 @@ impl Image {
         (start, self.segments.last().map_or(start, |(address, bytes)| address + bytes.len() as u32))
     }
 
-    /// From the lowest address to the highest; gaps are `ff`, as erased flash is.
+    /// From the lowest address to the highest; gaps of up to [`LONGEST_GAP`] are `ff`, as erased flash is.
     fn flat(&self) -> Vec<u8> {
-        let (start, end) = self.range();
-        let mut flat = vec![0xff; (end - start) as usize];
+        let mut flat = Vec::new();
+        let mut end = None;
         for (address, bytes) in &self.segments {
-            flat[(address - start) as usize..][..bytes.len()].copy_from_slice(bytes);
+            // They do not overlap, see `of`.
+            let gap = end.map_or(0, |end| address - end);
+            if gap <= LONGEST_GAP {
+                flat.resize(flat.len() + gap as usize, 0xff);
+            }
+            flat.extend_from_slice(bytes);
+            end = Some(address + bytes.len() as u32);
         }
         flat
     }

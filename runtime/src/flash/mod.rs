@@ -99,14 +99,32 @@ pub enum Way {
         family: u32,
         /// The start of `Board-ID` in its `INFO_UF2.TXT`.
         board_id: &'static str,
+        /// What does it where the drive is not mounted, if it is installed.
+        without_drive: Tool,
     },
-    /// By another program, with `{}` in place of the image.
+    /// By another program.
     Tool {
-        /// The program and its arguments.
-        command: &'static [&'static str],
+        /// The program.
+        tool: Tool,
         /// How to get it.
         install: &'static str,
     },
+}
+
+/// A program of others that flashes. Each of its commands ends, and the last leaves the board running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tool {
+    /// Its name.
+    pub program: &'static str,
+    /// Arguments of each call of it, with `{}` in place of the image.
+    pub calls: &'static [&'static [&'static str]],
+}
+
+impl std::fmt::Display for Tool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let calls: Vec<String> = self.calls.iter().map(|call| format!("{} {}", self.program, call.join(" "))).collect();
+        f.write_str(&calls.join(" && "))
+    }
 }
 
 /// A board that can be flashed.
@@ -122,24 +140,50 @@ pub struct Board {
 
 const PROBE_RS: &str = "cargo install probe-rs-tools --locked";
 
+const PICOTOOL: Tool = Tool { program: "picotool", calls: &[&["load", "-x", "{}"]] };
+
 /// Every board. `cargo xtask boards --list` has those there is firmware for.
 pub static BOARDS: &[Board] = &[
-    Board { name: "pico", title: "Raspberry Pi Pico", way: Way::Uf2 { family: 0xe48b_ff56, board_id: "RPI-RP2" } },
-    Board { name: "pico2", title: "Raspberry Pi Pico 2", way: Way::Uf2 { family: 0xe48b_ff59, board_id: "RP2350" } },
+    Board {
+        name: "pico",
+        title: "Raspberry Pi Pico",
+        way: Way::Uf2 { family: 0xe48b_ff56, board_id: "RPI-RP2", without_drive: PICOTOOL },
+    },
+    Board {
+        name: "pico2",
+        title: "Raspberry Pi Pico 2",
+        way: Way::Uf2 { family: 0xe48b_ff59, board_id: "RP2350", without_drive: PICOTOOL },
+    },
     Board {
         name: "stm32f103",
         title: "STM32 Blue Pill",
-        way: Way::Tool { command: &["probe-rs", "run", "--chip", "STM32F103C8", "{}"], install: PROBE_RS },
+        way: Way::Tool {
+            // `probe-rs run` would stay for the board's output, and `download` alone may leave it halted.
+            tool: Tool {
+                program: "probe-rs",
+                calls: &[&["download", "--chip", "STM32F103C8", "{}"], &["reset", "--chip", "STM32F103C8"]],
+            },
+            install: PROBE_RS,
+        },
     },
     Board {
         name: "nrf52840",
         title: "nRF52840",
-        way: Way::Tool { command: &["probe-rs", "run", "--chip", "nRF52840_xxAA", "{}"], install: PROBE_RS },
+        way: Way::Tool {
+            tool: Tool {
+                program: "probe-rs",
+                calls: &[&["download", "--chip", "nRF52840_xxAA", "{}"], &["reset", "--chip", "nRF52840_xxAA"]],
+            },
+            install: PROBE_RS,
+        },
     },
     Board {
         name: "esp32c3",
         title: "ESP32-C3",
-        way: Way::Tool { command: &["espflash", "flash", "{}"], install: "cargo install espflash --locked" },
+        way: Way::Tool {
+            tool: Tool { program: "espflash", calls: &[&["flash", "{}"]] },
+            install: "cargo install espflash --locked",
+        },
     },
 ];
 

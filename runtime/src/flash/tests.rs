@@ -23,6 +23,29 @@ fn a_plate_is_found_in_either_file_and_its_digest_is_the_images() {
 }
 
 #[test]
+fn what_lies_in_another_memory_follows_in_the_digest_without_a_gap() {
+    let mut code = b"HONEPAD\0esp32c3\0\0\0\0\0\x01\x02\x03\x01\0\0\0\0\0\0\0\0".to_vec();
+    let data = [9u8; 12];
+    let digest = hone_wire::auth::tag(b"hone firmware id", &[&code[..], &data].concat());
+    code[24..].copy_from_slice(&digest);
+    let mut elf = vec![0; 52];
+    elf[..6].copy_from_slice(b"\x7fELF\x01\x01");
+    elf[28..32].copy_from_slice(&52u32.to_le_bytes());
+    elf[42..44].copy_from_slice(&32u16.to_le_bytes());
+    elf[44..46].copy_from_slice(&2u16.to_le_bytes());
+    let body = 52 + 64;
+    for (at, address, len) in [(body, 0x3c00_0020u32, code.len() as u32), (body + code.len() as u32, 0x4200_0020, 12)] {
+        let header = [1, at, address, address, len, len, 5, 4];
+        elf.extend(header.iter().flat_map(|word| word.to_le_bytes()));
+    }
+    elf.extend(code.iter().chain(&data));
+    let plate = Image::parse(&elf).unwrap().plate().unwrap();
+    assert_eq!((plate.board.as_str(), plate.digest), ("esp32c3", digest));
+    *elf.last_mut().unwrap() ^= 1;
+    assert!(Image::parse(&elf).unwrap().plate().is_err());
+}
+
+#[test]
 fn a_damaged_file_is_refused_wherever_the_damage_is() {
     for at in (0..UF2.len()).step_by(7) {
         let mut file = UF2.to_vec();

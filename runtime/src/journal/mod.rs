@@ -47,7 +47,7 @@ mod tests;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-pub use blob::{Blobs, MAX_BLOB_BYTES};
+pub use blob::{BlobSize, Blobs, DROPPED, MAX_BLOB_BYTES};
 pub use error::StoreError;
 pub use exchange::EXPORT_SCHEMA;
 pub use follow::{Changes, Follower};

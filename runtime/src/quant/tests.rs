@@ -16,12 +16,12 @@ fn file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src/quant/testdata").join(name)
 }
 
-fn read(name: &str) -> Vec<u8> {
+pub(crate) fn read(name: &str) -> Vec<u8> {
     std::fs::read(file(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
 }
 
 /// The samples of a model, each the inputs in order.
-pub(super) fn samples(name: &str) -> Vec<Vec<Tensor>> {
+pub(crate) fn samples(name: &str) -> Vec<Vec<Tensor>> {
     let members = npz::read_npz(&read(&format!("{name}.npz"))).unwrap();
     let count = members[0].1.shape()[0];
     let row = |t: &Tensor, i: usize| {

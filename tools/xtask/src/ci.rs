@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use crate::{arch, boards, e2e, onnx_node_tests, zoo};
+use crate::{aarch64, arch, boards, e2e, onnx_node_tests, zoo};
 
 /// How much is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +39,7 @@ static STEPS: &[Step] = &[
     Step { name: "tests (README)", run: readme_tests },
     Step { name: "ONNX node tests", run: node_tests },
     Step { name: "real models", run: real_models },
+    Step { name: "kernels for Arm", run: arm },
     Step { name: "documentation", run: documentation },
     Step { name: "no_std link", run: no_std },
     Step { name: "boards", run: firmware },
@@ -48,8 +49,13 @@ static STEPS: &[Step] = &[
     Step { name: "fuzzing", run: fuzz },
 ];
 
-/// The targets of `tests/fuzz`, and how long `--full` runs each.
-const FUZZ_TARGETS: &[&str] = &["preflight", "import"];
+/// Fuzz targets: their folder, their name, and inputs to begin with.
+const FUZZ_TARGETS: &[(&str, &str, Option<&str>)] = &[
+    ("tests/fuzz", "preflight", Some("tests/fuzz/corpus")),
+    ("tests/fuzz", "import", Some("tests/fuzz/corpus")),
+    ("firmware/pad/fuzz", "life", None),
+];
+/// How long `--full` runs each.
 const FUZZ_SECONDS: u32 = 60;
 
 /// Runs every step and prints how long each took. False when one failed.
@@ -97,6 +103,16 @@ fn seconds(d: Duration) -> String {
 
 fn check(holds: bool, otherwise: &str) -> anyhow::Result<Outcome> {
     if holds { Ok(Outcome::Done) } else { bail!("{otherwise}") }
+}
+
+/// The oldest core and the newest; `--full` runs those between too.
+fn arm(root: &Path, extent: Extent) -> anyhow::Result<Outcome> {
+    let models = if extent == Extent::Full { &aarch64::MODELS[..] } else { &["cortex-a53", "max"] };
+    match aarch64::run(root, models)? {
+        aarch64::Ended::Well => Ok(Outcome::Done),
+        aarch64::Ended::Badly => bail!("kernels are wrong on 64-bit Arm, see above"),
+        aarch64::Ended::Unavailable(why) => Ok(Outcome::Skipped(why)),
+    }
 }
 
 /// The cargo that runs this program, with its output shown as it comes.
@@ -219,25 +235,17 @@ fn write_no_std(dir: &Path, root: &Path) -> anyhow::Result<()> {
 /// The images that the tests without hardware run on; `--full` builds every board.
 fn firmware(root: &Path, extent: Extent) -> anyhow::Result<Outcome> {
     let options = match extent {
-        Extent::Usual => {
-            // Debian's compiler is too old for the flash queue, so that without rustup's targets there is nothing to build with.
-            let add = ["target", "add", "thumbv7m-none-eabi", "thumbv6m-none-eabi"];
-            if !Command::new("rustup").args(add).status().is_ok_and(|s| s.success()) {
-                return Ok(Outcome::Skipped("rustup has no targets for the boards here".into()));
-            }
-            boards::Options::of_ci()
-        }
+        Extent::Usual => boards::Options::of_ci(),
         Extent::Full => boards::Options::default(),
     };
-    boards::run(root, &options)?;
-    Ok(Outcome::Done)
+    match boards::run(root, &options)? {
+        boards::Ended::Unavailable(why) => Ok(Outcome::Skipped(why)),
+        boards::Ended::Built => Ok(Outcome::Done),
+    }
 }
 
-/// The firmware in QEMU, heard by the program that the tests have built, five times each.
+/// The firmware in QEMU, heard by the program that the tests have built; `--full` has every emulated board, five times each.
 fn end_to_end(root: &Path, extent: Extent) -> anyhow::Result<Outcome> {
-    if extent == Extent::Usual {
-        return Ok(Outcome::Skipped("--full runs it; by itself it is `cargo xtask e2e`".into()));
-    }
     let there = || Command::new("qemu-system-arm").arg("--version").output().is_ok_and(|out| out.status.success());
     if !there() && Path::new("/etc/debian_version").exists() && Path::new("/usr/bin/apt-get").exists() {
         // Where it may not be installed, the step says what is missing.
@@ -245,7 +253,11 @@ fn end_to_end(root: &Path, extent: Extent) -> anyhow::Result<Outcome> {
         let _ = Command::new("apt-get").args(install).env("DEBIAN_FRONTEND", "noninteractive").status();
     }
     execute(cargo_command(root).args(["build", "--locked"]))?;
-    let options = e2e::Options::with_program(crate::target_dir(root).join("debug/hone"), 5);
+    let program = crate::target_dir(root).join("debug/hone");
+    let options = match extent {
+        Extent::Usual => e2e::Options::with_program(program, 1, &["lm3s6965", "microbit"]),
+        Extent::Full => e2e::Options::with_program(program, 5, &[]),
+    };
     match e2e::run(root, &options)? {
         e2e::Ended::Unavailable(why) => Ok(Outcome::Skipped(why)),
         ended => check(matches!(ended, e2e::Ended::Well), "presses and journal differ, see above"),
@@ -286,12 +298,12 @@ fn fuzz(root: &Path, extent: Extent) -> anyhow::Result<Outcome> {
     if !cargo(&["fuzz", "--version"]).output().is_ok_and(|o| o.status.success()) {
         return Ok(Outcome::Skipped("cargo-fuzz is not installed: cargo install cargo-fuzz".into()));
     }
-    for target in FUZZ_TARGETS {
+    for (dir, target, corpus) in FUZZ_TARGETS {
         let found = crate::target_dir(root).join("fuzz").join(target);
         std::fs::create_dir_all(&found).with_context(|| format!("cannot make {}", found.display()))?;
         let seconds = format!("-max_total_time={FUZZ_SECONDS}");
-        let mut command = cargo(&["fuzz", "run", "--fuzz-dir", "tests/fuzz", target]);
-        command.arg(found).args(["tests/fuzz/corpus", "--", &seconds, "-timeout=20", "-max_len=65536"]);
+        let mut command = cargo(&["fuzz", "run", "--fuzz-dir", dir, target]);
+        command.arg(found).args(*corpus).args(["--", &seconds, "-timeout=20", "-max_len=65536"]);
         execute(&mut command)?;
     }
     Ok(Outcome::Done)

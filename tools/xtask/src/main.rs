@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+mod aarch64;
 mod arch;
 mod boards;
 mod ci;
@@ -28,11 +29,14 @@ usage: cargo xtask <task>
                      --hone PATH   a built program instead of `cargo run --release`
   onnx-node-tests  run the ONNX standard's node tests through hone and compare with the expected failures (needs python3,
                    and a package index the first time); with --results FILE.jsonl, judge what hone printed before
-  boards [...]     build the pads' firmware, hold it to its budget, stamp it (needs rustup or Debian's rustc-web; gets them):
+  boards [...]     build the pads' firmware, hold it to its budget, stamp it (needs rustup for the targets):
                      --board NAME  one board; may be repeated
                      --out DIR     where images and boards.json go instead of target/boards/images
                      --list        say what there is
-  e2e [...]        a pad's firmware in QEMU, heard by a real `hone listen`: every press recorded once (needs qemu-system-arm):
+  e2e [...]        a pad's firmware, emulated, heard by a real `hone listen`: every press recorded once (needs qemu-system-arm;
+                   for the Pico node and npm):
+                     --board NAME  one of lm3s6965, microbit, pico, or linux: GPIO lines and a USB adapter on a kernel in a virtual
+                                   machine (qemu-system-aarch64, gcc-aarch64-linux-gnu); may be repeated
                      --runs N      of each kind, 1 if not given
                      --timed N     also time N presses up to the lamp
                      --hone PATH   a built program instead of `cargo build`
@@ -42,6 +46,8 @@ usage: cargo xtask <task>
                      --rounds N    of each program, 3 if not given
                      --seconds S   to measure in each, 1 if not given
                      --hone PATH   a built program instead of `cargo build --release`
+                     --train       first: a step of training beside PyTorch's; then --threads, --steps N, --hone PATH
+  aarch64 [MODEL…] the kernels' tests for 64-bit Arm under QEMU (needs rustup, a cross linker and qemu-user; gets them)
   ci [--full]      everything CI runs, timed; --full adds release benches and cargo-deny (installed when missing)
 ";
 
@@ -58,9 +64,14 @@ fn main() -> ExitCode {
             None => return usage(),
         },
         ["boards", ref rest @ ..] => match boards::Options::parse(rest) {
-            Some(options) => boards::run(&root(), &options).map(|()| true),
+            Some(options) => firmware(&options),
             None => return usage(),
         },
+        ["peers", "--train", ref rest @ ..] => match peers::train::Options::parse(rest) {
+            Some(options) => peers::train::run(&root(), &options),
+            None => return usage(),
+        },
+        ["aarch64", ref rest @ ..] if rest.iter().all(|m| aarch64::MODELS.contains(m)) => arm(rest),
         ["peers", ref rest @ ..] => match peers::Options::parse(rest) {
             Some(options) => peers::run(&root(), &options),
             None => return usage(),
@@ -80,6 +91,23 @@ fn main() -> ExitCode {
             eprintln!("xtask: {e:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// All models when none is named. Asked for by name, a machine without the emulator is a failure and not a skipped step.
+fn arm(models: &[&str]) -> anyhow::Result<bool> {
+    match aarch64::run(&root(), if models.is_empty() { &aarch64::MODELS } else { models })? {
+        aarch64::Ended::Well => Ok(true),
+        aarch64::Ended::Badly => Ok(false),
+        aarch64::Ended::Unavailable(why) => anyhow::bail!("{why}"),
+    }
+}
+
+/// Asked for by name, a compiler that is missing is a failure and not a skipped step.
+fn firmware(options: &boards::Options) -> anyhow::Result<bool> {
+    match boards::run(&root(), options)? {
+        boards::Ended::Built => Ok(true),
+        boards::Ended::Unavailable(why) => anyhow::bail!("{why}"),
     }
 }
 

@@ -5,8 +5,8 @@
 //! ├─ "HONEPAD\0" ───┼─ board, NUL-filled ───┼ version ┼w┼─ digest of image ┤
 //! ```
 //! `version` is major, minor, patch; `w` the wire's major version. The digest is SipHash-2-4 with the key
-//! `hone firmware id`, little endian, over the bytes from the lowest to the highest load address in flash, gaps being
-//! `ff`, with the digest itself zero. `cargo xtask boards` stamps it after linking; the pad says it in its greeting, so a
+//! `hone firmware id`, little endian, over the bytes from the lowest to the highest load address in flash, with the
+//! digest itself zero. Gaps of up to 64 KiB are `ff`; longer ones, between two memories, are left out. `cargo xtask boards` stamps it after linking; the pad says it in its greeting, so a
 //! host that knows the image knows whether it is the one that runs.
 
 use hone_wire::WIRE_MAJOR;

@@ -2,6 +2,7 @@
 
 use crate::plate::Plate;
 use crate::retained;
+use core::ops::Range;
 use embedded_storage::nor_flash::NorFlash;
 use hone_pad::link::Identity;
 use hone_pad::{FlashStore, PadConfig, Shell};
@@ -21,12 +22,19 @@ pub struct Hardware {
     pub reset_cause: u8,
 }
 
-/// Mounts the store, tells the pad who it is, and reports the panic by which the last boot may have ended.
-pub fn boot<F: NorFlash, const N: usize>(shell: &mut Shell<FlashStore<F, N>>, plate: &Plate, hardware: Hardware) {
+/// Mounts the store in `range` of `flash`, tells the pad who it is, and reports the panic by which the last boot may have
+/// ended.
+pub fn boot<F: NorFlash, const N: usize>(
+    shell: &mut Shell<FlashStore<F, N>>,
+    flash: F,
+    range: Range<u32>,
+    plate: &Plate,
+    hardware: Hardware,
+) {
     let before = retained::boot();
     let store = shell.pad_mut().store_mut();
     // A flash that fails makes a pad that counts each press as lost and says so: better than one that is silent.
-    let _ = store.mount();
+    let _ = store.mount(flash, range);
     let (boot, pairing_key) = (store.boot(), store.pairing_key());
     let mut nonce = hardware.chance;
     for (byte, count) in nonce.iter_mut().zip(boot.to_le_bytes().into_iter().chain(before.number.to_le_bytes())) {

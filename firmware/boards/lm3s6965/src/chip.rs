@@ -2,6 +2,7 @@
 
 use core::convert::Infallible;
 use embedded_hal::digital::{ErrorType, InputPin};
+use hone_pad::warm::Memory;
 
 const SYSTEM_CONTROL: u32 = 0x400f_e000;
 const RESC: u32 = SYSTEM_CONTROL + 0x5c;
@@ -81,9 +82,24 @@ pub fn uid() -> [u8; 8] {
     [b'L', b'M', a, b, c, d, e, f]
 }
 
+/// Of the causes of a reset, the power.
+pub const POWER: u8 = 1 << 1;
+
 /// Bits of the RESC register: 0 pin, 1 power, 2 brown-out, 3 watchdog, 4 software.
 pub fn reset_cause() -> u8 {
-    read(RESC) as u8
+    let cause = read(RESC);
+    // A bit stays until it is cleared.
+    write(RESC, 0);
+    cause as u8
+}
+
+/// Memory for the queue, which start-up code leaves alone. To be called once.
+pub fn warm() -> &'static mut Memory<32> {
+    #[unsafe(link_section = ".uninit.hone_warm")]
+    static mut WARM: Memory<32> = Memory::ZEROS;
+    // SAFETY: nothing else names it, and it is asked for once. Any bytes are a value of its type; the compiler is not to
+    // believe that they are those above.
+    unsafe { &mut *core::hint::black_box(&raw mut WARM) }
 }
 
 pub fn lamp(on: bool) {

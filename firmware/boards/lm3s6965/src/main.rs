@@ -9,39 +9,24 @@
 //! | lamp 0 | PF0 |
 //! | serial port | UART0 (PA0 in, PA1 out), 115200 8N1 |
 //!
-//! The pad's identity is the board's Ethernet address. There is no flash that QEMU lets a program write.
+//! The pad's identity is the board's Ethernet address. There is no flash that QEMU lets a program write: presses, numbering
+//! and the pairing key are in memory that a reset does not clear, and go with the power.
 #![no_std]
 #![no_main]
 
-use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use cortex_m::peripheral::{SCB, syst::SystClkSource};
-use cortex_m_rt::{entry, exception};
-use hone_board::retained;
+use cortex_m_rt::entry;
+use hone_board::{cortex, retained};
 use hone_pad::link::Identity;
 use hone_pad::pins::{Buttons, Wiring};
-use hone_pad::{Board, MAX_BUTTONS, Pad, PadConfig, RamStore, Shell};
+use hone_pad::warm::Memory;
+use hone_pad::{Board, MAX_BUTTONS, Pad, PadConfig, Shell, WarmStore};
 
 mod chip;
 
 hone_board::name_plate!("lm3s6965");
 
-/// The crystal's frequency over a thousand: the clock after reset.
-const TICKS_PER_MS: u32 = 12_000;
-
-static MS: AtomicU32 = AtomicU32::new(0);
-
-#[exception]
-fn SysTick() {
-    // The only writer.
-    MS.store(MS.load(Relaxed).wrapping_add(1), Relaxed);
-}
-
-#[panic_handler]
-fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
-    cortex_m::interrupt::disable();
-    retained::note_panic(info);
-    SCB::sys_reset()
-}
+/// The crystal's frequency: the clock after reset.
+const CRYSTAL: u32 = 12_000_000;
 
 struct Lm3s6965 {
     buttons: Buttons<chip::Pin, 5>,
@@ -49,7 +34,7 @@ struct Lm3s6965 {
 
 impl Board for Lm3s6965 {
     fn now_ms(&mut self) -> u32 {
-        MS.load(Relaxed)
+        cortex::ticks()
     }
 
     fn buttons(&mut self) -> u16 {
@@ -71,26 +56,31 @@ impl Board for Lm3s6965 {
 
     fn reboot(&mut self, _: hone_pad::RebootTarget) {
         // The chip's boot loader, where there is one, runs at every reset.
-        SCB::sys_reset()
+        cortex::restart()
     }
 
     fn sleep(&mut self) {
-        cortex_m::asm::wfi();
+        cortex::sleep();
     }
 }
 
 #[entry]
 fn main() -> ! {
-    static mut SHELL: Shell<RamStore<32>> = Shell::new(Pad::idle(RamStore::new()));
+    static mut SHELL: Shell<WarmStore<32>> = Shell::new(Pad::idle(WarmStore::new()));
     let shell = SHELL;
     let boot = retained::boot();
+    let reset_cause = chip::reset_cause();
+    let memory = chip::warm();
+    if reset_cause & chip::POWER != 0 {
+        // What is left of it is not to be trusted.
+        *memory = Memory::ZEROS;
+    }
+    let store = shell.pad_mut().store_mut();
+    store.mount(memory);
+    let pairing_key = store.pairing_key();
     let pins = chip::start();
-    if let Some(mut core) = cortex_m::Peripherals::take() {
-        core.SYST.set_clock_source(SystClkSource::Core);
-        core.SYST.set_reload(TICKS_PER_MS - 1);
-        core.SYST.clear_current();
-        core.SYST.enable_counter();
-        core.SYST.enable_interrupt();
+    if let Some(core) = cortex_m::Peripherals::take() {
+        cortex::tick(core.SYST, CRYSTAL);
     }
     let uid = chip::uid();
     let mut nonce = uid;
@@ -104,8 +94,9 @@ fn main() -> ! {
             firmware: PLATE.version(),
             firmware_hash: PLATE.digest(),
         },
+        pairing_key,
         nonce,
-        reset_cause: chip::reset_cause(),
+        reset_cause,
         ..PadConfig::default()
     };
     let mut board = Lm3s6965 { buttons: Buttons::new(pins, Wiring::ActiveLow) };

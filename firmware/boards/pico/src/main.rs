@@ -5,6 +5,7 @@
 //! | what | where |
 //! |---|---|
 //! | buttons 0 to 4 | GP2, GP3, GP4, GP5, GP6, to ground, pull-ups inside |
+//! | knob 0 | GP7, GP8: an encoder's contacts to ground, pull-ups inside |
 //! | lamps 0 to 4 | GP10, GP11, GP12, GP13, GP14, through a resistor to ground |
 //! | any lamp | GP25, the board's own LED |
 //! | serial port | USB (CDC-ACM), or UART0 (GP0 out, GP1 in), 115200 8N1 |
@@ -14,7 +15,6 @@
 #![no_std]
 #![no_main]
 
-#[path = "rp.rs"]
 mod rp;
 
 use embassy_rp::pac;
@@ -28,6 +28,14 @@ const TITLE: &str = "hone pad (Pico)";
 /// Microseconds since boot, wrapping.
 fn micros() -> u32 {
     pac::TIMER.timerawl().read()
+}
+
+/// The flash chip's number, which its maker gave it.
+fn uid(flash: &mut rp::Kept) -> [u8; 8] {
+    let mut uid = [0; 8];
+    // A chip that does not tell has zeros; the host tells its pads apart by port then.
+    let _ = flash.blocking_unique_id(&mut uid);
+    uid
 }
 
 /// Bits: 0 power, 1 RUN pin, 2 debugger, 3 watchdog, 4 none of these: software.

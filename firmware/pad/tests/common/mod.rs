@@ -2,6 +2,7 @@
 #![allow(dead_code, missing_docs, unreachable_pub, reason = "each test binary uses its own part")]
 
 pub mod nor;
+pub mod script;
 pub mod table;
 
 use hone_pad::queue::{Store, StoreError};

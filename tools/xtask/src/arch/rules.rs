@@ -18,6 +18,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("hone-pad", &["hone-wire"]),
     ("hone-wire", &[]),
     ("hone-fuzz", &["hone-runtime"]),
+    ("hone-guest", &["hone-runtime", "hone-wire"]),
+    ("hone-pad-fuzz", &["hone-pad", "hone-wire"]),
     ("xtask", &[]),
 ];
 

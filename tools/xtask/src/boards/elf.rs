@@ -1,5 +1,6 @@
 //! As much of an ELF file as a microcontroller's image needs: what goes into flash, what takes RAM, the plate to stamp.
 use std::hash::Hasher;
+use std::ops::Range;
 
 use anyhow::{Context, bail, ensure};
 use siphasher::sip::SipHasher24;
@@ -13,16 +14,23 @@ const DIGEST_AT: usize = 24;
 /// Key of the digest.
 const KEY: &[u8; 16] = b"hone firmware id";
 
+/// A longer gap lies between two memories; it is not filled.
+const LONGEST_GAP: u32 = 64 << 10;
+
 const LOAD: u32 = 1;
 const ALLOCATED: u32 = 2;
+const SYMBOLS: usize = 2;
+/// What is left of a memory, where a linker script says so: the stack has its own budget.
+const STACK: &str = ".stack";
 
 /// A 32-bit little-endian ELF file.
 #[derive(Debug)]
 pub(super) struct Elf {
     bytes: Vec<u8>,
     segments: Vec<Segment>,
-    /// Address and size of each section that takes memory.
-    sections: Vec<(u32, u32)>,
+    sections: Vec<Section>,
+    /// Where in the file the headers of sections are.
+    headers: Vec<usize>,
 }
 
 /// A part of the file that is loaded.
@@ -34,11 +42,12 @@ struct Segment {
     len: usize,
 }
 
-/// An image as it stands in flash.
+/// What takes memory.
 #[derive(Debug)]
-pub(super) struct Flat {
-    pub(super) start: u32,
-    pub(super) bytes: Vec<u8>,
+struct Section {
+    name: String,
+    address: u32,
+    size: u32,
 }
 
 /// What the plate says.
@@ -70,16 +79,25 @@ impl Elf {
                 segments.push(segment);
             }
         }
+        let headers = table(32, 46, 48)?;
+        // Where names are, in a file that has any.
+        let names = match headers.get(usize::from(half(&bytes, 50)?)) {
+            Some(at) => word(&bytes, at + 16)? as usize,
+            None => bytes.len(),
+        };
         let mut sections = Vec::new();
-        for at in table(32, 46, 48)? {
+        for &at in &headers {
             let field = |i: usize| word(&bytes, at + 4 * i);
             if field(2)? & ALLOCATED != 0 {
-                sections.push((field(3)?, field(5)?));
+                let name = bytes.get(names.saturating_add(field(0)? as usize)..).unwrap_or_default();
+                let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+                let name = String::from_utf8_lossy(name).into_owned();
+                sections.push(Section { name, address: field(3)?, size: field(5)? });
             }
         }
         segments.sort_by_key(|segment| segment.address);
         ensure!(!segments.is_empty(), "nothing to load");
-        Ok(Self { bytes, segments, sections })
+        Ok(Self { bytes, segments, sections, headers })
     }
 
     /// The file.
@@ -87,22 +105,53 @@ impl Elf {
         &self.bytes
     }
 
-    /// Everything that is loaded, from the lowest address to the highest; gaps are `ff`, as erased flash is.
-    pub(super) fn flash_image(&self) -> Flat {
-        let start = self.segments[0].address;
+    /// Everything that is loaded, from the lowest address to the highest; gaps of up to [`LONGEST_GAP`] are `ff`, as erased
+    /// flash is.
+    pub(super) fn image(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
-        for segment in &self.segments {
-            let at = (segment.address - start) as usize;
+        for (at, segment) in self.places() {
             bytes.resize(bytes.len().max(at + segment.len), 0xff);
             bytes[at..at + segment.len].copy_from_slice(&self.bytes[segment.offset..][..segment.len]);
         }
-        Flat { start, bytes }
+        bytes
     }
 
-    /// Bytes of memory that sections take outside flash.
-    pub(super) fn ram_bytes(&self, flash_start: u32, flash_len: u32) -> u32 {
-        let outside = |address: u32| !(flash_start..=flash_start.saturating_add(flash_len)).contains(&address);
-        self.sections.iter().filter(|(address, _)| outside(*address)).map(|(_, size)| size).sum()
+    /// Each segment with its place in the image.
+    fn places(&self) -> Vec<(usize, Segment)> {
+        let mut places = Vec::<(usize, Segment)>::new();
+        for segment in &self.segments {
+            let at = match places.last() {
+                None => 0,
+                Some((at, last)) => {
+                    let apart = segment.address - last.address;
+                    let gap = apart.saturating_sub(last.len as u32);
+                    at + if gap > LONGEST_GAP { last.len } else { apart as usize }
+                }
+            };
+            places.push((at, *segment));
+        }
+        places
+    }
+
+    /// Bytes of the memory at these addresses up to the end of the last section in it, less what is left for a stack.
+    pub(super) fn takes(&self, memory: &Range<u32>) -> u32 {
+        let within =
+            |section: &&Section| section.size > 0 && memory.contains(&section.address) && section.name != STACK;
+        let ends = self.sections.iter().filter(within).map(|section| section.address.saturating_add(section.size));
+        ends.max().map_or(0, |end| end - memory.start)
+    }
+
+    /// Address of the static or function of that name, where the file has a table of symbols.
+    pub(super) fn symbol(&self, name: &str) -> Option<u32> {
+        let field = |at: usize, i: usize| word(&self.bytes, at.saturating_add(4 * i)).ok().map(|word| word as usize);
+        let table = self.headers.iter().copied().find(|at| field(*at, 1) == Some(SYMBOLS))?;
+        let (start, len) = (field(table, 4)?, field(table, 5)?);
+        let names = field(*self.headers.get(field(table, 6)?)?, 4)?;
+        (start..start.saturating_add(len)).step_by(16).find_map(|at| {
+            let text = self.bytes.get(names.saturating_add(field(at, 0)?)..)?;
+            let found = text.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.first() == Some(&0));
+            found.then_some(field(at, 1)? as u32)
+        })
     }
 
     /// Writes the digest onto the plate.
@@ -110,25 +159,25 @@ impl Elf {
     /// # Errors
     /// When there is not exactly one plate, or it is another board's.
     pub(super) fn stamp(&mut self, board: &str) -> anyhow::Result<Plate> {
-        let mut flat = self.flash_image();
+        let mut image = self.image();
         let found: Vec<usize> =
-            flat.bytes.windows(PLATE).enumerate().filter(|(_, w)| w.starts_with(MAGIC)).map(|(at, _)| at).collect();
+            image.windows(PLATE).enumerate().filter(|(_, w)| w.starts_with(MAGIC)).map(|(at, _)| at).collect();
         let [at] = found[..] else { bail!("the image has {} name plates and should have one", found.len()) };
-        let plate = &mut flat.bytes[at..at + PLATE];
+        let plate = &mut image[at..at + PLATE];
         let name = plate[BOARD_AT..VERSION_AT].split(|byte| *byte == 0).next().unwrap_or_default();
         ensure!(name == board.as_bytes(), "the plate says {:?}", String::from_utf8_lossy(name));
         let version = [plate[VERSION_AT], plate[VERSION_AT + 1], plate[VERSION_AT + 2]];
         plate[DIGEST_AT..].fill(0);
         let mut hasher = SipHasher24::new_with_key(KEY);
-        hasher.write(&flat.bytes);
+        hasher.write(&image);
         let digest = hasher.finish().to_le_bytes();
-        let address = flat.start + at as u32 + DIGEST_AT as u32;
-        let segment = self
-            .segments
+        let at = at + DIGEST_AT;
+        let places = self.places();
+        let (place, segment) = places
             .iter()
-            .find(|s| s.address <= address && (address - s.address) as usize + digest.len() <= s.len)
+            .find(|(place, segment)| *place <= at && at + digest.len() <= place + segment.len)
             .context("the plate's digest is not in one segment")?;
-        let offset = segment.offset + (address - segment.address) as usize;
+        let offset = segment.offset + at - place;
         self.bytes[offset..][..digest.len()].copy_from_slice(&digest);
         Ok(Plate { version, digest })
     }
@@ -181,11 +230,22 @@ mod tests {
     #[test]
     fn an_image_is_what_is_loaded_with_gaps_as_erased_flash() {
         let elf = Elf::parse(file(1)).unwrap();
-        let flat = elf.flash_image();
-        assert_eq!((flat.start, flat.bytes.len()), (0x100, 0x30));
-        assert_eq!((&flat.bytes[..4], &flat.bytes[36..40]), (&[1, 2, 3, 4][..], &[0xff; 4][..]));
-        assert_eq!(flat.bytes[40..], [9; 8]);
-        assert_eq!(elf.ram_bytes(flat.start, 0x30), 64);
+        let image = elf.image();
+        assert_eq!(image.len(), 0x30);
+        assert_eq!((&image[..4], &image[36..40]), (&[1, 2, 3, 4][..], &[0xff; 4][..]));
+        assert_eq!(image[40..], [9; 8]);
+        assert_eq!((elf.takes(&(0x2000_0000..0x2000_1000)), elf.takes(&(0..0x1000))), (64, 0x100 + 36));
+    }
+
+    #[test]
+    fn what_lies_in_another_memory_follows_without_a_gap() {
+        let mut bytes = file(1);
+        // The second segment's load address.
+        bytes[52 + 32 + 12..][..4].copy_from_slice(&0x4200_0000u32.to_le_bytes());
+        let mut elf = Elf::parse(bytes).unwrap();
+        assert_eq!(elf.image()[36..], [9; 8]);
+        let digest = elf.stamp("toaster").unwrap().digest;
+        assert_eq!(elf.image()[4 + DIGEST_AT..][..8], digest);
     }
 
     #[test]
@@ -193,7 +253,7 @@ mod tests {
         let mut elf = Elf::parse(file(1)).unwrap();
         let plate = elf.stamp("toaster").unwrap();
         assert_eq!(plate.version, [1, 2, 3]);
-        let stamped = elf.flash_image().bytes;
+        let stamped = elf.image();
         assert_eq!(stamped[4 + DIGEST_AT..][..8], plate.digest);
         // By a second implementation, in Python from the paper's definition.
         assert_eq!(plate.digest, [234, 176, 201, 96, 73, 223, 171, 151]);

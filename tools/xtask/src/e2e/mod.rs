@@ -1,39 +1,50 @@
 //! `cargo xtask e2e`: a pad's real firmware, emulated, on a real terminal, heard by a real `hone listen`.
 //!
-//! The board is QEMU's LM3S6965 with the image of `cargo xtask boards`. Fingers come from outside: keys by QMP, levels on
-//! pins by qtest. In each run presses are made with a host, without one after a SIGKILL, and after a reset of the board;
-//! in the end the journal must have each of them once, in order. Runs differ in the line (clean; flipping and losing
-//! bytes) and in whether the pad was paired first, with two of its buttons held, so that every frame is tagged.
+//! | board | emulated by | its queue is in |
+//! |---|---|---|
+//! | lm3s6965 | QEMU | memory that a reset does not clear |
+//! | microbit | QEMU | flash |
+//! | pico | rp2040js, from the UF2 file that `hone flash` writes to a drive | flash |
+//!
+//! The other side, Linux, is in [`linux`].
+//!
+//! Fingers come from outside: keys by QMP, levels on pins by qtest or by the emulator. In each run presses are made with a
+//! host, without one after a SIGKILL, across a reset of the board that no host sees and across one that it sees; in the
+//! end the journal must have each of them once, in order, and the stack must have kept to its budget. Runs differ in the
+//! line (clean; flipping and losing bytes) and in whether the pad was paired first, with two of its buttons held, so that
+//! every frame is tagged.
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
+mod host;
+mod line;
+mod linux;
+mod process;
 mod qemu;
+mod rig;
+mod rp2040;
 
 use crate::boards;
-use qemu::{BadLine, Line, Qemu};
+use host::Host;
+use line::BadLine;
+use qemu::{Machine, Qemu};
+use rig::Rig;
+use rp2040::Rp2040;
 
 const PATIENCE: Duration = Duration::from_secs(40);
-/// Keys of the board's model, by button.
-const KEYS: [&str; 5] = ["up", "down", "left", "right", "ctrl"];
-/// Pins, by button.
-const PINS: [Line; 5] = [
-    Line { port: 4, bit: 0 },
-    Line { port: 4, bit: 1 },
-    Line { port: 4, bit: 2 },
-    Line { port: 4, bit: 3 },
-    Line { port: 5, bit: 1 },
-];
-/// PF0, the lamp, through its own address of the port's data register.
+/// PF0, the LM3S6965's lamp, through its own address of the port's data register.
 const LAMP: u32 = 0x4002_5004;
 const CLICK: Duration = Duration::from_millis(120);
 const BETWEEN: Duration = Duration::from_millis(120);
+/// The name of the virtual machine among the boards.
+const LINUX: &str = "linux";
+const RAM: u32 = 0x2000_0000;
 
 /// What `cargo xtask e2e` was asked.
 #[derive(Debug)]
@@ -44,17 +55,20 @@ pub(crate) struct Options {
     hone: Option<PathBuf>,
     /// Presses to time.
     timed: usize,
+    /// Only scenes on these boards; all when empty.
+    boards: Vec<String>,
 }
 
 impl Options {
     /// `None` when an argument is not understood.
     pub(crate) fn parse(args: &[&str]) -> Option<Self> {
-        let mut options = Self { runs: 1, hone: None, timed: 0 };
+        let mut options = Self { runs: 1, hone: None, timed: 0, boards: Vec::new() };
         let mut rest = args.iter();
         while let Some(arg) = rest.next() {
             match *arg {
                 "--runs" => options.runs = rest.next()?.parse().ok()?,
                 "--hone" => options.hone = Some(rest.next()?.into()),
+                "--board" => options.boards.push((*rest.next()?).into()),
                 "--timed" => options.timed = rest.next()?.parse().ok()?,
                 _ => return None,
             }
@@ -62,9 +76,9 @@ impl Options {
         Some(options)
     }
 
-    /// With a program that is built already, and so many runs of each kind.
-    pub(crate) fn with_program(hone: PathBuf, runs: usize) -> Self {
-        Self { runs, hone: Some(hone), timed: 0 }
+    /// With a program that is built already, and so many runs of each scene on these boards, or on all.
+    pub(crate) fn with_program(hone: PathBuf, runs: usize, boards: &[&str]) -> Self {
+        Self { runs, hone: Some(hone), timed: 0, boards: boards.iter().map(|&board| board.into()).collect() }
     }
 }
 
@@ -72,21 +86,65 @@ impl Options {
 pub(crate) enum Ended {
     Well,
     Badly,
-    /// QEMU is not here.
+    /// An emulator is not here.
     Unavailable(String),
+}
+
+/// A board that can be emulated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Board {
+    Lm3s6965,
+    Microbit,
+    Pico,
+}
+
+impl Board {
+    fn name(self) -> &'static str {
+        match self {
+            Board::Lm3s6965 => "lm3s6965",
+            Board::Microbit => "microbit",
+            Board::Pico => "pico",
+        }
+    }
+
+    fn buttons(self) -> usize {
+        match self {
+            Board::Lm3s6965 | Board::Pico => 5,
+            Board::Microbit => 2,
+        }
+    }
+
+    /// Bytes of memory; the stack grows down from its end.
+    fn ram(self) -> u32 {
+        match self {
+            Board::Lm3s6965 => 8 << 10,
+            Board::Microbit => 16 << 10,
+            Board::Pico => 264 << 10,
+        }
+    }
 }
 
 /// One kind of run.
 #[derive(Clone, Copy, Debug)]
 struct Scene {
-    name: &'static str,
+    board: Board,
     noisy: bool,
     tagged: bool,
 }
 
-const SCENES: [Scene; 2] = [
-    Scene { name: "clean line", noisy: false, tagged: false },
-    Scene { name: "noisy line, tagged frames", noisy: true, tagged: true },
+impl std::fmt::Display for Scene {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let line = if self.noisy { "noisy line" } else { "clean line" };
+        let frames = if self.tagged { ", tagged frames" } else { "" };
+        f.pad(&format!("{}, {line}{frames}", self.board.name()))
+    }
+}
+
+const SCENES: [Scene; 4] = [
+    Scene { board: Board::Lm3s6965, noisy: false, tagged: false },
+    Scene { board: Board::Lm3s6965, noisy: true, tagged: true },
+    Scene { board: Board::Microbit, noisy: false, tagged: true },
+    Scene { board: Board::Pico, noisy: false, tagged: false },
 ];
 
 /// Runs every scene so many times.
@@ -94,39 +152,65 @@ const SCENES: [Scene; 2] = [
 /// # Errors
 /// When something cannot be started. A journal that differs from what was pressed ends it badly.
 pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<Ended> {
-    if Command::new("qemu-system-arm").arg("--version").output().is_err() {
-        return Ok(Ended::Unavailable(
-            "qemu-system-arm is not installed (Debian: apt-get install qemu-system-arm)".into(),
-        ));
+    let wanted = |name: &str| options.boards.is_empty() || options.boards.iter().any(|board| board == name);
+    let scenes: Vec<Scene> = SCENES.iter().filter(|scene| wanted(scene.board.name())).copied().collect();
+    ensure!(!scenes.is_empty() || wanted(LINUX), "there is no emulator for {}", options.boards.join(", "));
+    let on = |boards: &[Board]| scenes.iter().any(|scene| boards.contains(&scene.board));
+    if on(&[Board::Lm3s6965, Board::Microbit]) && Command::new("qemu-system-arm").arg("--version").output().is_err() {
+        let why = "qemu-system-arm is not installed (Debian: apt-get install qemu-system-arm)";
+        return Ok(Ended::Unavailable(why.into()));
     }
-    let image = crate::target_dir(root).join("boards/images/lm3s6965.elf");
-    boards::run(root, &boards::Options::only("lm3s6965"))?;
+    let target_dir = crate::target_dir(root);
+    let script = match on(&[Board::Pico]).then(|| rp2040::see_to(&target_dir)).transpose() {
+        Ok(script) => script.unwrap_or_default(),
+        Err(why) => return Ok(Ended::Unavailable(why)),
+    };
+    for board in [Board::Lm3s6965, Board::Microbit, Board::Pico].into_iter().filter(|board| on(&[*board])) {
+        if let boards::Ended::Unavailable(why) = boards::run(root, &boards::Options::only(board.name()))? {
+            return Ok(Ended::Unavailable(why));
+        }
+    }
+    let machine = match wanted(LINUX).then(|| linux::see_to(root, &target_dir)).transpose()?.transpose() {
+        Ok(machine) => machine,
+        Err(why) => return Ok(Ended::Unavailable(why)),
+    };
     let hone = match &options.hone {
         Some(path) => path.clone(),
         None => {
             let status = crate::ci::cargo_command(root).args(["build", "--locked", "--package", "hone"]).status()?;
             ensure!(status.success(), "the program does not build");
-            crate::target_dir(root).join("debug/hone")
+            target_dir.join("debug/hone")
         }
     };
+    let stage = |scene: Scene, dir: &Path| {
+        let image = target_dir.join("boards/images").join(format!("{}.elf", scene.board.name()));
+        Stage { root, hone: &hone, image, script: &script, dir: dir.into(), scene }
+    };
     let mut well = true;
-    for scene in SCENES {
+    for scene in scenes {
         for run in 1..=options.runs {
             let began = Instant::now();
             let dir = tempfile::tempdir()?;
-            let stage = Stage { root, hone: &hone, image: &image, dir: dir.path(), scene };
-            let outcome = stage.play().with_context(|| format!("{}, run {run}", scene.name))?;
-            println!("e2e {:<28} run {run}  {outcome}  {:.1} s", scene.name, began.elapsed().as_secs_f64());
+            let outcome = stage(scene, dir.path()).play().with_context(|| format!("{scene}, run {run}"))?;
+            println!("e2e {scene:<38} run {run}  {outcome}  {:.1} s", began.elapsed().as_secs_f64());
             well &= outcome.pressed == outcome.recorded;
             if outcome.pressed != outcome.recorded {
                 println!("  pressed  {:?}\n  recorded {:?}", outcome.pressed, outcome.recorded);
             }
         }
     }
+    for (run, parts) in (1..=options.runs).zip(std::iter::repeat(&machine)) {
+        let Some(parts) = parts else { break };
+        let began = Instant::now();
+        let dir = tempfile::tempdir()?;
+        let outcome = linux::play(parts, &hone, dir.path()).with_context(|| format!("{LINUX}, run {run}"))?;
+        let what = "linux, GPIO lines, USB adapter pulled";
+        println!("e2e {what:<38} run {run}  {outcome}  {:.1} s", began.elapsed().as_secs_f64());
+        well &= outcome.is_well();
+    }
     if options.timed > 0 {
         let dir = tempfile::tempdir()?;
-        let scene = SCENES[0];
-        Stage { root, hone: &hone, image: &image, dir: dir.path(), scene }.time(options.timed)?;
+        stage(SCENES[0], dir.path()).time(options.timed)?;
     }
     Ok(if well { Ended::Well } else { Ended::Badly })
 }
@@ -135,7 +219,10 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<Ended> {
 struct Outcome {
     pressed: Vec<Said>,
     recorded: Vec<Said>,
+    /// Bytes that the line damaged.
     damaged: u32,
+    /// Bytes that the stack ever took.
+    stack: u32,
 }
 
 /// A button, and whether it was pressed long.
@@ -145,83 +232,133 @@ impl std::fmt::Display for Outcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let verdict = if self.pressed == self.recorded { "ok    " } else { "FAILED" };
         write!(f, "{verdict}  pressed {}, recorded {}", self.pressed.len(), self.recorded.len())?;
-        write!(f, ", bytes damaged {}", self.damaged)
+        write!(f, ", bytes damaged {}, stack {}", self.damaged, self.stack)
     }
 }
 
 struct Stage<'a> {
     root: &'a Path,
     hone: &'a Path,
-    image: &'a Path,
-    dir: &'a Path,
+    image: PathBuf,
+    /// What runs a Pico.
+    script: &'a Path,
+    dir: PathBuf,
     scene: Scene,
 }
 
 impl Stage<'_> {
     fn play(&self) -> anyhow::Result<Outcome> {
         let mut board = self.board()?;
-        let line = if self.scene.noisy { Some(BadLine::before(&board.pty)?) } else { None };
-        let pty = line.as_ref().map_or(board.pty.clone(), |line| line.pty.clone());
+        let buttons = self.scene.board.buttons();
+        let line = if self.scene.noisy { Some(BadLine::before(board.pty())?) } else { None };
+        let pty = line.as_ref().map_or_else(|| board.pty().to_owned(), |line| line.pty.clone());
         if self.scene.tagged {
-            self.pair(&mut board, &pty)?;
+            self.pair(&mut *board, &pty)?;
         }
         let mut pressed = Vec::new();
+        let mut press = |board: &mut dyn Rig, button: usize, hold: Duration| -> anyhow::Result<usize> {
+            let button = button % buttons;
+            board.press(button, hold)?;
+            pressed.push((button, hold > Duration::from_secs(1)));
+            Ok(pressed.len())
+        };
 
         let mut host = Host::start(self, &pty)?;
-        for (button, key) in KEYS.iter().enumerate() {
-            press(&mut board, key, CLICK)?;
-            pressed.push((button, false));
+        for button in 0..2 * buttons {
+            press(&mut *board, button, CLICK)?;
         }
-        for (button, pin) in PINS[..4].iter().enumerate() {
-            board.level(*pin, false)?;
-            thread::sleep(CLICK);
-            board.level(*pin, true)?;
-            thread::sleep(BETWEEN);
-            pressed.push((button, false));
-        }
-        press(&mut board, KEYS[0], Duration::from_millis(1_500))?;
-        pressed.push((0, true));
-        thread::sleep(Duration::from_millis(300));
+        press(&mut *board, 0, Duration::from_millis(1_500))?;
+        board.pass(Duration::from_millis(300))?;
 
         host.kill()?;
-        for _ in 0..6 {
-            press(&mut board, KEYS[2], CLICK)?;
-            pressed.push((2, false));
+        for button in [2, 2, 3] {
+            press(&mut *board, button, CLICK)?;
+        }
+        board.reset()?;
+        // Until buttons that are up have been seen so.
+        board.pass(Duration::from_millis(500))?;
+        for button in [1, 2, 0] {
+            press(&mut *board, button, CLICK)?;
         }
         host = Host::start(self, &pty)?;
-        // The board has no flash: a reset before its presses are acknowledged would rightly lose them.
-        self.wait_recorded(pressed.len())?;
-        if !self.scene.tagged {
-            board.reset()?;
-            at_rest(&mut board)?;
-            host.until("pad-up")?;
-        }
-        for _ in 0..3 {
-            press(&mut board, KEYS[3], CLICK)?;
-            pressed.push((3, false));
+        let so_far = press(&mut *board, 1, CLICK)?;
+        self.wait_recorded(so_far)?;
+        board.reset()?;
+        host.until("pad-up")?;
+        let mut all = so_far;
+        for button in [3, 3, 0] {
+            all = press(&mut *board, button, CLICK)?;
         }
         for _ in 0..if self.scene.noisy { 20 } else { 5 } {
-            press(&mut board, KEYS[1], Duration::from_millis(60))?;
-            pressed.push((1, false));
+            all = press(&mut *board, 1, Duration::from_millis(60))?;
         }
         // Whatever is doubled would come while it is waited for the last.
-        let recorded = self.wait_recorded(pressed.len())?;
+        let recorded = self.wait_recorded(all)?;
         host.quit()?;
-        let recorded = if recorded.len() == pressed.len() { self.recorded()? } else { recorded };
-        Ok(Outcome { pressed, recorded, damaged: line.map_or(0, BadLine::end) })
+        let recorded = if recorded.len() == all { self.recorded()? } else { recorded };
+        let stack = self.stack(&mut *board)?;
+        Ok(Outcome { pressed, recorded, damaged: line.map_or(0, BadLine::end), stack })
+    }
+
+    fn board(&self) -> anyhow::Result<Box<dyn Rig>> {
+        match self.scene.board {
+            Board::Lm3s6965 => Ok(Box::new(Qemu::start(Machine::Lm3s6965, &self.image, &self.dir)?)),
+            Board::Microbit => Ok(Box::new(Qemu::start(Machine::Microbit, &self.image, &self.dir)?)),
+            Board::Pico => Ok(Box::new(self.flash()?)),
+        }
+    }
+
+    /// A Pico with what `hone flash` puts on its drive; the program is done when the pad greets.
+    fn flash(&self) -> anyhow::Result<Rp2040> {
+        let drive = self.dir.join("RPI-RP2");
+        std::fs::create_dir(&drive)?;
+        std::fs::write(
+            drive.join("INFO_UF2.TXT"),
+            "UF2 Bootloader v3.0\r\nModel: Raspberry Pi RP2\r\nBoard-ID: RPI-RP2\r\n",
+        )?;
+        let line = rp2040::Line::new()?;
+        let mut flashing = self
+            .command(&["flash", "pad", "--board", "pico", "--pad", &line.pty, "--drive"])
+            .arg(&drive)
+            .arg("--state")
+            .arg(self.state())
+            .arg(&self.image)
+            .stdout(Stdio::null())
+            .spawn()?;
+        let uf2 = drive.join("hone.uf2");
+        let began = Instant::now();
+        while !is_whole(&uf2) {
+            ensure!(flashing.try_wait()?.is_none_or(|status| status.success()), "`hone flash` failed");
+            ensure!(began.elapsed() < PATIENCE, "`hone flash` writes nothing");
+            thread::sleep(Duration::from_millis(50));
+        }
+        let board = Rp2040::start(self.script, &uf2, line)?;
+        let status = flashing.wait()?;
+        ensure!(status.success(), "`hone flash` ended with {status}");
+        Ok(board)
+    }
+
+    /// How deep the stack has ever been, by what is not zero below its start.
+    fn stack(&self, board: &mut dyn Rig) -> anyhow::Result<u32> {
+        let budget = boards::memory(self.root, self.scene.board.name())?;
+        let end = self.scene.board.ram();
+        let bytes = board.memory(RAM + budget.statics, end - budget.statics)?;
+        let untouched = bytes.iter().take_while(|byte| **byte == 0).count() as u32;
+        let stack = end - budget.statics - untouched;
+        ensure!(stack <= budget.stack, "the stack took {stack} bytes, its budget is {}", budget.stack);
+        Ok(stack)
     }
 
     /// From the release of a button to "recorded" on its lamp.
     fn time(&self, presses: usize) -> anyhow::Result<()> {
-        let mut board = self.board()?;
-        let pty = board.pty.clone();
-        let host = Host::start(self, &pty)?;
+        let mut board = Qemu::start(Machine::Lm3s6965, &self.image, &self.dir)?;
+        let host = Host::start(self, board.pty())?;
         let (mut durable, mut lit) = (Vec::new(), Vec::new());
         for _ in 0..presses {
             while host.events.try_recv().is_ok() {}
-            board.key(KEYS[1], true)?;
+            board.set(1, true)?;
             thread::sleep(CLICK);
-            board.key(KEYS[1], false)?;
+            board.set(1, false)?;
             let released = Instant::now();
             host.until("committed")?;
             durable.push(released.elapsed());
@@ -233,7 +370,7 @@ impl Stage<'_> {
             thread::sleep(Duration::from_millis(400));
         }
         host.quit()?;
-        let fsync = fsync(self.dir)?;
+        let fsync = fsync(&self.dir)?;
         for (name, mut times) in [("release to durable", durable), ("release to lamp", lit), ("fsync of 4 KiB", fsync)]
         {
             times.sort();
@@ -243,15 +380,8 @@ impl Stage<'_> {
         Ok(())
     }
 
-    fn board(&self) -> anyhow::Result<Qemu> {
-        let mut board = Qemu::lm3s6965(self.image, self.dir)?;
-        at_rest(&mut board)?;
-        board.go()?;
-        Ok(board)
-    }
-
     /// `hone pad pair`, and two buttons held until it ends.
-    fn pair(&self, board: &mut Qemu, pty: &str) -> anyhow::Result<()> {
+    fn pair(&self, board: &mut dyn Rig, pty: &str) -> anyhow::Result<()> {
         let mut pairing = self
             .command(&["pad", "pair", pty])
             .args(["--seconds", "60", "--state"])
@@ -265,12 +395,12 @@ impl Stage<'_> {
             line.clear();
             ensure!(said.read_line(&mut line)? > 0, "`hone pad pair` ended: {:?}", pairing.wait());
         }
-        board.key(KEYS[0], true)?;
-        board.key(KEYS[1], true)?;
+        board.set(0, true)?;
+        board.set(1, true)?;
         let status = pairing.wait()?;
-        board.key(KEYS[0], false)?;
-        board.key(KEYS[1], false)?;
-        thread::sleep(BETWEEN);
+        board.set(0, false)?;
+        board.set(1, false)?;
+        board.pass(BETWEEN)?;
         ensure!(status.success(), "`hone pad pair` ended with {status}");
         Ok(())
     }
@@ -283,7 +413,7 @@ impl Stage<'_> {
         let mut command = Command::new(self.hone);
         command.args(arguments).current_dir(self.root).stdin(Stdio::null());
         // Not whatever is configured on this machine.
-        command.env("CONFIGURATION_DIRECTORY", self.dir).env("XDG_CONFIG_HOME", self.dir).env_remove("HONE_CONFIG");
+        command.env("CONFIGURATION_DIRECTORY", &self.dir).env("XDG_CONFIG_HOME", &self.dir).env_remove("HONE_CONFIG");
         command
     }
 
@@ -306,8 +436,9 @@ impl Stage<'_> {
             let press: Value = serde_json::from_str(text)?;
             let button = match press["said"]["kind"].as_str() {
                 Some("correction") => press["said"]["class"].as_u64().context("a class")? as usize,
-                // The last of five buttons, by default.
-                Some("thumb") => 4,
+                // The last button of more than two, the first and the last of two, by default.
+                Some("thumb") if press["said"]["up"] == true => 0,
+                Some("thumb") => self.scene.board.buttons() - 1,
                 other => bail!("{other:?} was not pressed"),
             };
             Ok((button, press["confirmed"] == true))
@@ -329,82 +460,9 @@ fn fsync(dir: &Path) -> anyhow::Result<Vec<Duration>> {
         .collect()
 }
 
-fn at_rest(board: &mut Qemu) -> anyhow::Result<()> {
-    PINS.iter().try_for_each(|pin| board.level(*pin, true))
-}
-
-fn press(board: &mut Qemu, key: &str, hold: Duration) -> anyhow::Result<()> {
-    board.key(key, true)?;
-    thread::sleep(hold);
-    board.key(key, false)?;
-    thread::sleep(BETWEEN);
-    Ok(())
-}
-
-/// A running `hone listen`. Dropping it kills it.
-struct Host {
-    child: Child,
-    events: Receiver<Value>,
-}
-
-impl Host {
-    /// Starts it and waits until it hears the pad.
-    fn start(stage: &Stage<'_>, pty: &str) -> anyhow::Result<Host> {
-        let model = stage.root.join("models/which-digit");
-        let mut command = stage.command(&["listen"]);
-        command.arg(model.join("which-digit.hone")).arg("--state").arg(stage.state()).args(["--pad", pty]);
-        command.args(["--hold", "0", "--stdin", "--jsonl", "--camera"]);
-        command.arg(format!("fps=5,repeat=yes,file:{}", model.join("golden/gray-28x28.png").display()));
-        if !stage.scene.tagged {
-            command.arg("--allow-unpaired");
-        }
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(stage.dir.join("listen.log"))?;
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).spawn()?;
-        let lines = BufReader::new(child.stdout.take().context("piped")?).lines();
-        let (told, events) = channel();
-        thread::spawn(move || {
-            for event in lines.map_while(Result::ok).filter_map(|line| serde_json::from_str(&line).ok()) {
-                if told.send(event).is_err() {
-                    return;
-                }
-            }
-        });
-        let host = Host { child, events };
-        host.until("pad-up")
-            .with_context(|| std::fs::read_to_string(stage.dir.join("listen.log")).unwrap_or_default())?;
-        Ok(host)
-    }
-
-    fn until(&self, event: &str) -> anyhow::Result<()> {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            let left = end.saturating_duration_since(Instant::now());
-            let told: Value = self.events.recv_timeout(left).with_context(|| format!("no {event} in {PATIENCE:?}"))?;
-            if told["event"] == event {
-                return Ok(());
-            }
-        }
-    }
-
-    /// SIGKILL.
-    fn kill(mut self) -> anyhow::Result<()> {
-        self.child.kill()?;
-        self.child.wait()?;
-        Ok(())
-    }
-
-    fn quit(mut self) -> anyhow::Result<()> {
-        let mut stdin = self.child.stdin.take().context("piped")?;
-        writeln!(stdin, "quit")?;
-        drop(stdin);
-        let status = self.child.wait()?;
-        ensure!(status.success(), "`hone listen` ended with {status}");
-        Ok(())
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        let _ = (self.child.kill(), self.child.wait());
-    }
+/// Whether a UF2 file has all blocks that its first speaks of.
+fn is_whole(uf2: &Path) -> bool {
+    let Ok(bytes) = std::fs::read(uf2) else { return false };
+    let blocks = bytes.get(24..28).and_then(|word| word.try_into().ok()).map(u32::from_le_bytes);
+    blocks.is_some_and(|blocks| bytes.len() == blocks as usize * 512)
 }

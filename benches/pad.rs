@@ -1,0 +1,89 @@
+//! From a press to the lamp that says "recorded": the pad's core on a pseudo-terminal, the listener, the journal.
+//!
+//! Informs: whether a press is felt to count. `durable` is from the moment the pad has numbered the press (its release and 8 ms
+//! of debouncing) to its record in the journal, `lamp` to the acknowledgement at the pad. Each is timed on a journal in memory
+//! (`/dev/shm`), which leaves the disk's own `fsync` out, and on the temporary directory's disk, whose `fsync` of a page is
+//! quoted beside it. In test mode three presses, without a verdict on times.
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use hone_runtime::feedback::emulate::{Emulator, EmulatorConfig, Gesture};
+use hone_runtime::feedback::policy::Rules;
+use hone_runtime::feedback::{JournalLedger, Listener, Notice, Opening, Policy, source};
+use hone_runtime::journal::Journal;
+use hone_runtime::state::StateDir;
+
+const PRESSES: usize = 200;
+/// So slow that none is suspect.
+const BETWEEN: Duration = Duration::from_millis(250);
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn main() {
+    let presses = if std::env::args().any(|argument| argument == "--test") { 3 } else { PRESSES };
+    for (name, place) in [("memory", "/dev/shm"), ("disk", "")] {
+        let place = if Path::new(place).is_dir() { place.into() } else { std::env::temp_dir() };
+        let dir = tempfile::tempdir_in(&place).expect("a temporary directory");
+        let [durable, lamp] = time(dir.path(), presses);
+        print(&format!("{name}, durable"), durable);
+        print(&format!("{name}, lamp"), lamp);
+        print(&format!("{name}, fsync of 4 KiB"), fsync(dir.path(), presses));
+    }
+}
+
+fn time(state: &Path, presses: usize) -> [Vec<Duration>; 2] {
+    let journal = Journal::open(StateDir::at(state).lock().expect("nobody else is here")).expect("a new journal");
+    let common = Rules { allow_unpaired: true, ..Rules::default() };
+    let policy = Policy { common, ..Policy::default() };
+    let labels = ["cat".to_string(), "dog".to_string()];
+    let ledger = JournalLedger::new(Arc::new(Mutex::new(journal)), Arc::new(policy), &labels);
+    let pad = Emulator::start(EmulatorConfig::default()).expect("a pseudo-terminal");
+    let source = source::parse(&pad.port_name().expect("it has started")).expect("a device file");
+    let (told, notices) = channel();
+    let _listener = Listener::start(source, Opening::Now, Box::new(ledger), told).expect("the port is there");
+    until(&notices, |notice| matches!(notice, Notice::Up { .. }));
+    let mut times = [Vec::new(), Vec::new()];
+    for _ in 0..presses {
+        pad.press(0, Gesture::Click).expect("a button");
+        let numbered = Instant::now();
+        until(&notices, |notice| matches!(notice, Notice::Committed { .. }));
+        times[0].push(numbered.elapsed());
+        // Lit when a press that waits would be dark: recorded.
+        while pad.lamps()[0].brightness(200) < 255 {
+            assert!(numbered.elapsed() < PATIENCE, "the lamp stays dark");
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        times[1].push(numbered.elapsed());
+        std::thread::sleep(BETWEEN);
+    }
+    times
+}
+
+fn until(notices: &Receiver<Notice>, wanted: impl Fn(&Notice) -> bool) {
+    while !wanted(&notices.recv_timeout(PATIENCE).expect("the pad is heard")) {}
+}
+
+/// How long it takes here to make a page durable.
+fn fsync(dir: &Path, times: usize) -> Vec<Duration> {
+    let mut file = File::create(dir.join("page")).expect("room");
+    let page = [7; 4096];
+    (0..times)
+        .map(|_| {
+            file.write_all(&page).expect("room");
+            let began = Instant::now();
+            file.sync_data().expect("a sound disk");
+            began.elapsed()
+        })
+        .collect()
+}
+
+fn print(name: &str, mut times: Vec<Duration>) {
+    times.sort();
+    let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e3;
+    println!("{name:<24} p50 {:>6.2} ms  p99 {:>6.2} ms  (n {})", at(0.5), at(0.99), times.len());
+}
