@@ -446,7 +446,9 @@ fn the_canonical_refit_weighs_priors_bit_for_bit_as_the_press_by_press_solver_do
     let world = vectors.world(Kind::Relabelled);
     let rows = recorded_rows(&world, &vectors.thumbs, true);
     let mut solver = HeadSolver::for_head(&world.base, several()).unwrap();
-    assert_eq!(solver.weights(), [0.8, 0.1, 0.1]);
+    for (weight, share) in solver.weights().iter().zip([0.8, 0.1, 0.1]) {
+        assert!((weight - share).abs() < 1e-12, "{weight} and {share}");
+    }
     for (n, row) in rows.iter().enumerate() {
         solver.push(row).unwrap();
         if [9, 60, 150].contains(&(n + 1)) {
