@@ -124,8 +124,8 @@ def run(graph, values):
             y = y.reshape(x[0].shape[:axis] + i.shape + x[0].shape[axis + 1 :])
         elif op == "Slice":
             y = x[0]
-            for s, e, ax in zip(ints(1), ints(2), ints(3)):
-                y = y[(slice(None),) * (ax % y.dim()) + (slice(s, min(e, y.shape[ax])),)]
+            for s, e, ax, step in zip(ints(1), ints(2), ints(3), ints(4) if len(x) > 4 else [1] * len(ints(1))):
+                y = y.index_select(ax, torch.tensor(range(y.shape[ax])[s:e:step]))
         elif op == "Reshape":
             shape = [x[0].shape[i] if k == 0 else k for i, k in enumerate(ints(1))]
             y = x[0].reshape(shape)
