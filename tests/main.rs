@@ -1,6 +1,7 @@
 //! The integration tests: one binary, because linking the importer is slow.
 
 mod bad_input;
+mod classes;
 mod cli;
 mod crash;
 mod demo;
@@ -8,9 +9,12 @@ mod full_disk;
 mod fuzz;
 mod hostile;
 mod import;
+mod loop_settings;
+mod memory;
 mod onnx;
 mod pads;
 mod rollback;
 mod support;
+mod tune;
 mod unplugged;
 mod which_digit;

@@ -38,12 +38,18 @@ pub(crate) fn code_of(error: &anyhow::Error) -> u8 {
             hone_runtime::flash::FlashError,
             hone_runtime::gpio::GpioError,
             hone_runtime::import::ImportError,
+            hone_runtime::import::WriteError,
             hone_runtime::journal::StoreError,
+            hone_runtime::learn::ClassesError,
             hone_runtime::learn::LearnError,
             hone_runtime::modality::ModalityError,
+            hone_runtime::metrics::OffPolicyError,
             hone_runtime::model::ModelError,
+            hone_runtime::scope::ScopeError,
             hone_runtime::session::SessionError,
             hone_runtime::state::StateError,
+            hone_runtime::tune::TuneError,
+            hone_runtime::trial::WorldError,
         );
     }
     Class::Failed.exit_code()

@@ -88,6 +88,11 @@ pub(crate) fn peak_rss_bytes() -> Option<u64> {
     kib_line("/proc/self/status", "VmHWM:")
 }
 
+/// Memory this process has resident now, in bytes.
+pub(crate) fn rss_bytes() -> Option<u64> {
+    kib_line("/proc/self/status", "VmRSS:")
+}
+
 /// Where `command` lies on `$PATH`.
 pub(crate) fn which(command: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;

@@ -1,6 +1,7 @@
 //! What goes to stdout (data) and how errors are put (one paragraph on stderr).
 use std::io::{self, IsTerminal, Write};
 
+use hone_runtime::learn::Kept;
 use serde::Serialize;
 
 /// Writes one JSON document and a newline to stdout.
@@ -57,6 +58,20 @@ pub(crate) fn table(rows: &[Vec<String>]) -> String {
         cells.join("  ").trim_end().to_string()
     };
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// What is still known of the source, in words.
+pub(crate) fn kept(kept: Option<&Kept>) -> String {
+    match kept {
+        Some(k) => format!(
+            "own ground {:.1} % (shipped {:.1} %, forgotten {:+.1} points, {} samples)",
+            100.0 * k.now,
+            100.0 * k.factory,
+            k.forgotten(),
+            k.n
+        ),
+        None => "forgetting is not known: the bundle ships no source samples".to_string(),
+    }
 }
 
 /// Writes a line to stdout.

@@ -2,11 +2,13 @@
 //!
 //! ```text
 //! STATE/adapters/<base_digest>/<id>/adapter_config.json        PEFT's layout, with an object "hone"
-//!                                  /adapter_model.safetensors  base_model.model.head.theta, f32 [C, d+1]
+//!                                  /adapter_model.safetensors  base_model.model.head.theta, f32 [C, d+1]; of a tuned
+//!                                                              one also base_model.model.<leaf>, f32
 //! STATE/current -> adapters/<base_digest>/<id>                 absent, or -> factory: the factory weights
 //! ```
 //! The tensor is named as PEFT names a module of the wrapped model (`base_model.model.` + path); `theta` is the Θ added
-//! to the shipped head, its last column the weight of the constant 1. `id` is the first 16 hexadecimal digits of a BLAKE3
+//! to the shipped head, its last column the weight of the constant 1. A *tuned* adapter holds the trained leaves of a scope as
+//! well (`hone tune`): it is another body, and the adapters learned from presses on it say so in their `body`. `id` is the first 16 hexadecimal digits of a BLAKE3
 //! over both files, so a file that was torn or has a flipped bit is refused when it is read. It guards against damage,
 //! not against a forger.
 //!
@@ -21,13 +23,18 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
 use serde::{Deserialize, Serialize};
 
+use crate::learn::{Classes, Retain};
+use crate::scope::Spec;
 use crate::state::{self, StateDir, StateError};
+use crate::tensor::{Tensor, safetensors};
 use crate::{Class, Classified};
 
-/// Name of the one tensor in `adapter_model.safetensors`.
+mod file;
+pub use file::AdapterFile;
+
+/// Name of the tensor every adapter has in `adapter_model.safetensors`.
 pub const THETA: &str = "base_model.model.head.theta";
 
 const CONFIG_FILE: &str = "adapter_config.json";
@@ -82,6 +89,16 @@ pub enum AdapterError {
         /// Its id.
         id: AdapterId,
     },
+    /// Another adapter was learned on it.
+    #[error(
+        "adapter {by} was learned on the tuned adapter {id} and cannot answer without it; `hone adapter rm {by}` first"
+    )]
+    Needed {
+        /// The tuned one.
+        id: AdapterId,
+        /// One that needs it.
+        by: AdapterId,
+    },
     /// There is nothing before the factory weights.
     #[error("the factory weights are in use already, there is nothing to roll back to")]
     AtFactory,
@@ -102,7 +119,7 @@ impl Classified for AdapterError {
             AdapterError::Damaged { .. } | AdapterError::NotALink { .. } => Class::Store,
             AdapterError::OtherBase { .. } | AdapterError::Unfit { .. } => Class::Invalid,
             AdapterError::Unknown { .. } => Class::Usage,
-            AdapterError::InUse { .. } | AdapterError::AtFactory => Class::Failed,
+            AdapterError::InUse { .. } | AdapterError::Needed { .. } | AdapterError::AtFactory => Class::Failed,
         }
     }
 }
@@ -179,15 +196,43 @@ pub struct Provenance {
     pub delta: f64,
     /// Presser error ε.
     pub epsilon: f64,
-    /// What is trained; `head` in this version.
+    /// What is trained; `head` for Θ, the names of the scopes for a tuned one.
     pub scope: String,
     /// Rises with every publication for this bundle, from 1. [`AdapterStore::publish`] sets it.
     pub order: u64,
     /// The adapter in use when this one was published; `None` is factory. [`AdapterStore::publish`] sets it.
     pub parent: Option<AdapterId>,
+    /// The tuned adapter whose body made the features Θ was learned from; `None` for the factory's, and for a tuned adapter,
+    /// which is a body itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<AdapterId>,
+    /// The classes as they were known, where they are not those of the bundle.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classes: Option<Classes>,
+    /// How much of the source was learned beside the presses.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub retain: Retain,
+    /// Random Fourier features Θ is over, beside the graph's.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub random_features: usize,
 }
 
-/// A head adapter: Θ with its provenance.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// The trained leaves of a scope.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tuned {
+    /// How the leaves are put into the graph.
+    pub spec: Spec,
+    /// The run that trained them, see `tune::Work::identity`.
+    pub run: String,
+    /// Their values, `f32`, finite.
+    pub tensors: Vec<(String, Tensor)>,
+}
+
+/// An adapter: Θ with its provenance, and what was tuned.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Adapter {
     /// Where it comes from.
@@ -196,8 +241,10 @@ pub struct Adapter {
     pub classes: usize,
     /// Columns `d + 1`.
     pub columns: usize,
-    /// Θ, `f32 [C, d+1]`, row-major, finite.
+    /// Θ, `f32 [C, d+1]`, row-major, finite; zeros for a tuned adapter.
     pub theta: Vec<f32>,
+    /// What was tuned; `None` for an adapter learned from presses.
+    pub tuned: Option<Tuned>,
 }
 
 /// One line of [`AdapterStore::list`].
@@ -229,6 +276,15 @@ struct ConfigFile {
     peft_type: String,
     target_modules: Vec<String>,
     task_type: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tuned: Option<TunedConfig>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TunedConfig {
+    run: String,
+    spec: Spec,
 }
 
 impl AdapterStore {
@@ -328,8 +384,26 @@ impl AdapterStore {
         if config.hone.base_digest != self.base_digest {
             return Err(damaged(format!("it belongs to bundle {}", config.hone.base_digest)));
         }
-        let (classes, columns, theta) = decode(&tensors).map_err(|why| damaged(format!("{TENSOR_FILE}: {why}")))?;
-        Ok(Adapter { provenance: config.hone, classes, columns, theta })
+        let Decoded { classes, columns, theta, leaves } =
+            decode(&tensors).map_err(|why| damaged(format!("{TENSOR_FILE}: {why}")))?;
+        let tuned = config.tuned.map(|t| Tuned { spec: t.spec, run: t.run, tensors: leaves });
+        Ok(Adapter { provenance: config.hone, classes, columns, theta, tuned })
+    }
+
+    /// The tuned adapter whose body the adapter `id` stands on: itself, another one, or none.
+    ///
+    /// # Errors
+    /// As [`AdapterStore::load`] of either.
+    pub fn body(&self, id: &AdapterId) -> Result<Option<(AdapterId, Tuned)>, AdapterError> {
+        let adapter = self.load(id)?;
+        let (id, adapter) = match (adapter.tuned.is_some(), adapter.provenance.body.clone()) {
+            (true, _) => (id.clone(), adapter),
+            (false, None) => return Ok(None),
+            (false, Some(body)) => (body.clone(), self.load(&body)?),
+        };
+        let what = || "it was learned on one that is not tuned".to_string();
+        let tuned = adapter.tuned.ok_or_else(|| AdapterError::Damaged { id: id.clone(), what: what() })?;
+        Ok(Some((id, tuned)))
     }
 
     /// Every adapter of this bundle, oldest first; damaged ones last. Each is read and checked.
@@ -394,7 +468,7 @@ impl AdapterStore {
     /// Removes an adapter that is not in use.
     ///
     /// # Errors
-    /// [`AdapterError::InUse`], [`AdapterError::Unknown`], disk trouble.
+    /// [`AdapterError::InUse`], [`AdapterError::Needed`], [`AdapterError::Unknown`], disk trouble.
     pub fn remove(&self, id: &AdapterId) -> Result<(), AdapterError> {
         if self.current_id().ok().flatten().as_ref() == Some(id) {
             return Err(AdapterError::InUse { id: id.clone() });
@@ -402,6 +476,10 @@ impl AdapterStore {
         let dir = self.dir(id);
         if !dir.is_dir() {
             return Err(AdapterError::Unknown { id: id.clone() });
+        }
+        let needs = |l: &Listed| l.provenance.as_ref().is_some_and(|p| p.body.as_ref() == Some(id));
+        if let Some(l) = self.list()?.into_iter().find(needs) {
+            return Err(AdapterError::Needed { id: id.clone(), by: l.id });
         }
         // Renamed first: a stop in between leaves something that is swept up, not half an adapter.
         let doomed = self.unfinished(&self.root());
@@ -489,27 +567,52 @@ fn encode(adapter: &Adapter) -> Result<Vec<u8>, AdapterError> {
     if let Some(i) = adapter.theta.iter().position(|v| !v.is_finite()) {
         return Err(unfit(format!("element {i} is {}", adapter.theta[i])));
     }
-    let bytes: Vec<u8> = adapter.theta.iter().flat_map(|v| v.to_le_bytes()).collect();
-    if bytes.len() as u64 > MAX_TENSOR_BYTES / 2 {
-        return Err(unfit(format!("{} bytes, at most {} are kept", bytes.len(), MAX_TENSOR_BYTES / 2)));
+    let theta = Tensor::f32(&[classes, columns], adapter.theta.clone()).map_err(|e| unfit(e.to_string()))?;
+    let mut tensors = vec![(THETA.to_string(), theta)];
+    for (name, t) in adapter.tuned.iter().flat_map(|t| &t.tensors) {
+        let values = t.as_f32().map_err(|e| unfit(format!("leaf `{name}`: {e}")))?;
+        if let Some(i) = values.iter().position(|v| !v.is_finite()) {
+            return Err(unfit(format!("element {i} of leaf `{name}` is {}", values[i])));
+        }
+        tensors.push((format!("{PREFIX}{name}"), t.clone()));
     }
-    let view = TensorView::new(Dtype::F32, vec![classes, columns], &bytes).map_err(|e| unfit(e.to_string()))?;
-    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
-    serialize([(THETA, view)], Some(metadata)).map_err(|e| unfit(e.to_string()))
+    let bytes = 4 * tensors.iter().map(|(_, t)| t.len()).sum::<usize>();
+    if bytes as u64 > MAX_TENSOR_BYTES / 2 {
+        return Err(unfit(format!("{bytes} bytes, at most {} are kept", MAX_TENSOR_BYTES / 2)));
+    }
+    safetensors::write(&tensors, HashMap::from([("format".to_string(), "pt".to_string())])).map_err(unfit)
 }
 
-fn decode(bytes: &[u8]) -> Result<(usize, usize, Vec<f32>), String> {
-    let tensors = SafeTensors::deserialize(bytes).map_err(|e| e.to_string())?;
-    let view = tensors.tensor(THETA).map_err(|e| e.to_string())?;
-    let &[classes, columns] = view.shape() else { return Err(format!("{THETA} has shape {:?}", view.shape())) };
-    if view.dtype() != Dtype::F32 {
-        return Err(format!("{THETA} is {:?}, not F32", view.dtype()));
+/// What PEFT puts before the name of a module of the wrapped model.
+const PREFIX: &str = "base_model.model.";
+
+/// What is in `adapter_model.safetensors`.
+struct Decoded {
+    classes: usize,
+    columns: usize,
+    theta: Vec<f32>,
+    leaves: Vec<(String, Tensor)>,
+}
+
+fn decode(bytes: &[u8]) -> Result<Decoded, String> {
+    let (tensors, _) = safetensors::read(bytes)?;
+    let mut theta = None;
+    let mut leaves = Vec::new();
+    for (name, t) in tensors {
+        if t.as_f32().is_ok_and(|v| v.iter().any(|v| !v.is_finite())) {
+            return Err(format!("{name} is not finite"));
+        }
+        match (name.as_str(), name.strip_prefix(PREFIX)) {
+            (THETA, _) => {
+                let &[classes, columns] = t.shape() else { return Err(format!("{THETA} has shape {:?}", t.shape())) };
+                theta = Some((classes, columns, t.as_f32().map_err(|e| e.to_string())?.to_vec()));
+            }
+            (_, Some(leaf)) => leaves.push((leaf.to_string(), t)),
+            _ => return Err(format!("{name} is no tensor of an adapter")),
+        }
     }
-    let theta: Vec<f32> = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-    if theta.iter().any(|v| !v.is_finite()) {
-        return Err(format!("{THETA} is not finite"));
-    }
-    Ok((classes, columns, theta))
+    let (classes, columns, theta) = theta.ok_or_else(|| format!("there is no {THETA}"))?;
+    Ok(Decoded { classes, columns, theta, leaves })
 }
 
 fn config_text(adapter: &Adapter, base_digest: &str) -> Result<String, AdapterError> {
@@ -527,9 +630,10 @@ fn config_text(adapter: &Adapter, base_digest: &str) -> Result<String, AdapterEr
         base_model_name_or_path: base_digest.to_string(),
         hone: p.clone(),
         inference_mode: true,
-        peft_type: "HONE_HEAD".to_string(),
+        peft_type: if adapter.tuned.is_some() { "HONE_TUNED" } else { "HONE_HEAD" }.to_string(),
         target_modules: vec!["head".to_string()],
         task_type: "SEQ_CLS".to_string(),
+        tuned: adapter.tuned.as_ref().map(|t| TunedConfig { run: t.run.clone(), spec: t.spec.clone() }),
     };
     let mut text = serde_json::to_string_pretty(&file).map_err(|e| unfit("provenance", e.to_string()))?;
     text.push('\n');

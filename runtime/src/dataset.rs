@@ -1,6 +1,9 @@
-//! Labelled samples in a directory: `index.csv` and the files it names.
+//! Labelled samples in a directory: `index.csv` and the files it names, or a folder of files for each class.
 //!
-//! Columns: `split` (`stream`, `test`, …), `label` (a class's label or number), and one per modality (`image`, `audio`,
+//! Folders: `DIR/CLASS/FILE` is one split, [`ALL`]; `DIR/SPLIT/CLASS/FILE` are the splits so named. What a file is, its ending
+//! says: `.png`, `.jpg`, `.jpeg`; `.wav`, `.flac`, `.mp3`; `.txt`; `.npz` for the tensors a graph takes.
+//!
+//! Columns of the index: `split` (`stream`, `test`, …), `label` (a class's label or number), and one per modality (`image`, `audio`,
 //! `text`): file names relative to the directory, the text itself; empty where missing. Further columns are ignored.
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -51,6 +54,8 @@ pub struct Row {
     pub audio: Option<Vec<u8>>,
     /// A text.
     pub text: Option<String>,
+    /// An `.npz` of the inputs of a graph, in place of what they are made from.
+    pub tensors: Option<Vec<u8>>,
 }
 
 impl Row {
@@ -69,6 +74,9 @@ impl Row {
         [self.image.is_some(), self.audio.is_some(), self.text.is_some()]
     }
 }
+
+/// The split of samples that are in folders of classes and no splits.
+pub const ALL: &str = "all";
 
 /// A data set in memory.
 #[derive(Clone, Debug, Default)]
@@ -89,6 +97,11 @@ impl Dataset {
         if !inside.is_empty() && !dir.join("index.csv").exists() {
             let why = format!("it is no data set, but holds some: name one of {}", inside.join(", "));
             return Err(DatasetError::File { path: dir.display().to_string(), why });
+        }
+        if !dir.join("index.csv").exists()
+            && let Some(found) = folders(dir)?
+        {
+            return Ok(found);
         }
         Dataset::from_files(&dir.display().to_string(), |name| {
             let path: PathBuf = dir.join(name);
@@ -138,6 +151,7 @@ impl Dataset {
                 image: file(image)?,
                 audio: file(audio)?,
                 text: field(text),
+                tensors: None,
             };
             if row.modalities() == [false; 3] {
                 return Err(bad(line, "the row has no image, no audio and no text".into()));
@@ -156,10 +170,73 @@ impl Dataset {
         Ok(out)
     }
 
-    /// The rows of one split.
+    /// The rows of one split; those of [`ALL`] belong to every one.
     pub fn split<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Row> {
-        self.rows.iter().filter(move |r| r.split == name)
+        self.rows.iter().filter(move |r| r.split == name || r.split == ALL)
     }
+
+    /// The labels, each once, sorted.
+    pub fn labels(&self) -> Vec<String> {
+        let labels: std::collections::BTreeSet<&String> = self.rows.iter().map(|r| &r.label).collect();
+        labels.into_iter().cloned().collect()
+    }
+}
+
+/// The samples of `DIR/CLASS/FILE` or `DIR/SPLIT/CLASS/FILE`; `None` when there are no such folders.
+fn folders(dir: &Path) -> Result<Option<Dataset>, DatasetError> {
+    let mut out = Dataset::default();
+    for (label, of_class) in inside(dir)? {
+        if !of_class.is_dir() {
+            continue;
+        }
+        let entries = inside(&of_class)?;
+        if entries.iter().any(|(_, p)| p.is_dir()) {
+            for (class, files) in entries.iter().filter(|(_, p)| p.is_dir()) {
+                for (_, file) in inside(files)? {
+                    out.rows.extend(sample(&file, &label, class)?);
+                }
+            }
+            continue;
+        }
+        for (_, file) in entries {
+            out.rows.extend(sample(&file, ALL, &label)?);
+        }
+    }
+    Ok((!out.rows.is_empty()).then_some(out))
+}
+
+/// What is in a directory, by name; hidden files are not.
+fn inside(dir: &Path) -> Result<Vec<(String, PathBuf)>, DatasetError> {
+    let bad = |e: std::io::Error| DatasetError::File { path: dir.display().to_string(), why: e.to_string() };
+    let mut out = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(bad)? {
+        let entry = entry.map_err(bad)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !name.starts_with('.') {
+            out.push((name, entry.path()));
+        }
+    }
+    out.sort();
+    Ok(out)
+}
+
+/// The sample in a file; `None` for an ending that is no sample's.
+fn sample(path: &Path, split: &str, label: &str) -> Result<Option<Row>, DatasetError> {
+    let ending = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
+    let bad = |why: String| DatasetError::File { path: path.display().to_string(), why };
+    let read = || std::fs::read(path).map_err(|e| bad(e.to_string()));
+    let mut row = Row { split: split.into(), label: label.into(), ..Row::default() };
+    match ending.as_str() {
+        "png" | "jpg" | "jpeg" => row.image = Some(read()?),
+        "wav" | "flac" | "mp3" => row.audio = Some(read()?),
+        "npz" => row.tensors = Some(read()?),
+        "txt" => {
+            let text = String::from_utf8(read()?).map_err(|_| bad("it is not UTF-8 text".into()))?;
+            row.text = Some(text.trim().to_string());
+        }
+        _ => return Ok(None),
+    }
+    Ok(Some(row))
 }
 
 /// The names of the directories in `dir` that are data sets, sorted.
@@ -195,6 +272,32 @@ mod tests {
         assert_eq!(d.rows[0].image.as_deref(), Some(&b"png"[..]));
         assert_eq!(d.split("stream").next().unwrap().text.as_deref(), Some("four, please"));
         assert_eq!(d.swapped["1"], "7");
+    }
+
+    #[test]
+    fn folders_are_classes_and_folders_of_folders_are_splits() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |name: &str, bytes: &[u8]| {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, bytes).unwrap();
+        };
+        put("dog/b.txt", b"woof\n");
+        put("cat/a.PNG", b"png");
+        put("cat/notes.md", b"no sample");
+        let d = Dataset::from_dir(dir.path()).unwrap();
+        assert_eq!(d.labels(), ["cat", "dog"]);
+        assert_eq!(d.rows[0].image.as_deref(), Some(&b"png"[..]));
+        assert_eq!((d.rows[1].text.as_deref(), d.rows[1].split.as_str(), d.rows.len()), (Some("woof"), ALL, 2));
+        assert_eq!(d.split("test").count(), 2);
+        let both = tempfile::tempdir().unwrap();
+        for (split, class) in [("train", "cat"), ("test", "dog")] {
+            std::fs::create_dir_all(both.path().join(split).join(class)).unwrap();
+            std::fs::write(both.path().join(split).join(class).join("1.wav"), b"wav").unwrap();
+        }
+        let d = Dataset::from_dir(both.path()).unwrap();
+        assert_eq!(d.split("train").map(|r| r.label.as_str()).collect::<Vec<_>>(), ["cat"]);
+        assert_eq!(d.split("test").count(), 1);
     }
 
     #[test]

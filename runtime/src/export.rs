@@ -12,9 +12,12 @@ use std::sync::Arc;
 use crate::bundle::{self, Bundle, BundleError, BundleWriter, GraphEntry, Manifest, Port, npz};
 use crate::cases::{self, Case, CaseError, Compared, Tolerance};
 use crate::class::{Class, Classified};
+use crate::dataset::Dataset;
 use crate::graph::{Dim, Graph, ValueId};
+use crate::learn::argmax;
+use crate::learn::retention::{Coreset, Retain, SourceSample};
 use crate::modality::{ModalityError, Preprocessor};
-use crate::model::{Model, ModelError};
+use crate::model::{CORESET, Model, ModelError};
 use crate::session::{Outputs, Session, SessionError, SessionOptions};
 use crate::tensor::Tensor;
 
@@ -35,6 +38,7 @@ const PLACES: &[(&[&str], &str, &str)] = &[
     (&["sensors.json"], "sensors.json", "config"),
     (&["recipe.json", "train/recipe.json"], "train/recipe.json", "recipe"),
     (&["head.safetensors", "train/head.safetensors"], "train/head.safetensors", "head"),
+    (&["coreset.safetensors", "train/coreset.safetensors"], CORESET, "coreset"),
 ];
 
 /// What inputs are called, by us and by Hugging Face, and the modality they then are made from.
@@ -119,6 +123,12 @@ pub enum ExportError {
         max_abs: f64,
         /// Largest allowed.
         allowed: f64,
+    },
+    /// The source data cannot become a coreset.
+    #[error("the source samples: {why}")]
+    Source {
+        /// What is wrong.
+        why: String,
     },
     /// The shipped head is not the graph's.
     #[error(
@@ -285,6 +295,61 @@ impl Export {
         }
         Ok(())
     }
+}
+
+/// Source samples shipped to measure by; with this many, two points of accuracy are one standard error.
+const PROBE: usize = 200;
+/// Fewer samples to measure by are refused: a figure from them would say nothing.
+const LEAST_PROBE: usize = 20;
+
+/// What a coreset was made from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SourceReport {
+    /// Samples to learn from.
+    pub train: usize,
+    /// Samples to measure by.
+    pub probe: usize,
+    /// Share of the latter that the shipped head answers rightly.
+    pub accuracy: f64,
+}
+
+/// The bundle with a coreset (`train/coreset.safetensors`) chosen from labelled samples of the data it was made from.
+///
+/// The samples are run through the graph; what is shipped are features, logits and labels, no inputs. Use data the model's
+/// published figures were not measured on.
+///
+/// # Errors
+/// [`ExportError::Source`] for labels the model does not know or too few samples; [`ExportError::Model`].
+pub fn with_source(bundle: Bundle, data: &Dataset, split: &str) -> Result<(Bundle, SourceReport), ExportError> {
+    let mut writer = BundleWriter::from_bundle(&bundle)?;
+    let mut model = Model::open(bundle, SessionOptions::default())?;
+    let mut samples = Vec::new();
+    for row in data.split(split) {
+        let label = model.class_of(&row.label);
+        let why = || format!("the data says `{}`, which is no label of the model", row.label);
+        let label = label.ok_or_else(|| ExportError::Source { why: why() })?;
+        let seen = model.see(&row.sample())?;
+        samples.push(SourceSample { feature: seen.feature, logits: seen.logits, label: Some(label) });
+    }
+    // Where there are few, half of them measure.
+    let train = Retain::Keep.samples().min(samples.len() / 2);
+    let coreset = Coreset::choose(&samples, train, PROBE);
+    if coreset.probe.len() < LEAST_PROBE {
+        let why = format!(
+            "split `{split}` has {} of them; at least {} are needed, half to learn from and half to measure by",
+            samples.len(),
+            2 * LEAST_PROBE
+        );
+        return Err(ExportError::Source { why });
+    }
+    let right = coreset.probe.iter().filter(|s| s.label == Some(argmax(&s.logits))).count();
+    let report = SourceReport {
+        train: coreset.train.len(),
+        probe: coreset.probe.len(),
+        accuracy: right as f64 / coreset.probe.len() as f64,
+    };
+    writer.add(CORESET, "coreset", coreset.to_safetensors().map_err(|why| ExportError::Source { why })?)?;
+    Ok((writer.finish()?, report))
 }
 
 /// The files of tensors that lie beside an ONNX file, as far as they were read: they go into the bundle too.

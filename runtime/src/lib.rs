@@ -33,11 +33,14 @@ pub mod note;
 pub mod ops;
 pub mod plan;
 pub mod quant;
+pub mod scope;
 #[cfg(feature = "import")]
 pub mod session;
 pub mod state;
 pub mod tensor;
 pub mod train;
+pub mod trial;
+pub mod tune;
 
 pub use bundle::Bundle;
 pub use class::{Class, Classified};

@@ -1,15 +1,23 @@
 //! A bundle that can answer and be taught: session, preprocessing, labels and the shipped head in one.
 //!
 //! It holds no state of a person: what was shown, said and learned is the business of `app`.
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::adapters::{AdapterError, AdapterId, AdapterStore};
 use crate::bundle::{Bundle, BundleError, Recipe};
 use crate::class::{Class, Classified};
-use crate::learn::{HeadBase, LearnError};
+use crate::graph::Graph;
+use crate::import::{self, WriteError};
+use crate::learn::{Coreset, HeadBase, LearnError, Theta};
 use crate::modality::{ModalityError, Preprocessor, Sample};
 use crate::note::Note;
+use crate::scope::{self, ScopeError};
 use crate::session::{Session, SessionError, SessionOptions};
 use crate::tensor::{Tensor, TensorError};
+
+/// Where a bundle has its source samples.
+pub const CORESET: &str = "train/coreset.safetensors";
 
 /// Why a model cannot be opened or cannot answer.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +34,15 @@ pub enum ModelError {
     /// The head.
     #[error(transparent)]
     Learn(#[from] LearnError),
+    /// The adapter.
+    #[error(transparent)]
+    Adapter(#[from] AdapterError),
+    /// What an adapter has tuned.
+    #[error(transparent)]
+    Scope(#[from] ScopeError),
+    /// The result cannot be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
     /// A tensor of the wrong kind.
     #[error("output `{output}`: {source}")]
     Output {
@@ -44,6 +61,12 @@ pub enum ModelError {
         /// What is there.
         found: String,
     },
+    /// The shipped source samples cannot be read.
+    #[error("{CORESET}: {why}")]
+    Coreset {
+        /// Why.
+        why: String,
+    },
     /// The shipped head cannot be read.
     #[error("train/head.safetensors: {why}")]
     Head {
@@ -59,22 +82,41 @@ impl Classified for ModelError {
             ModelError::Session(e) => e.class(),
             ModelError::Modality(e) => e.class(),
             ModelError::Learn(e) => e.class(),
-            ModelError::Output { .. } | ModelError::Mismatch { .. } | ModelError::Head { .. } => Class::Invalid,
+            ModelError::Adapter(e) => e.class(),
+            ModelError::Scope(e) => e.class(),
+            ModelError::Write(e) => e.class(),
+            ModelError::Output { .. }
+            | ModelError::Mismatch { .. }
+            | ModelError::Coreset { .. }
+            | ModelError::Head { .. } => Class::Invalid,
         }
     }
 }
 
 /// What the graph made of one sample, before any adapter.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Seen {
     /// Pooled feature, `[d]`.
     pub feature: Vec<f32>,
     /// The graph's logits, `[C]`.
     pub logits: Vec<f32>,
+    /// What the sample became: the graph's inputs by name.
+    pub inputs: Vec<(String, Tensor)>,
     /// Everything lossy that happened to the sample.
     pub notes: Vec<Note>,
     /// Time of preprocessing and inference together.
     pub latency: Duration,
+}
+
+/// An adapter folded into its model.
+#[derive(Clone, Debug)]
+pub struct MergedModel {
+    /// The ONNX file.
+    pub onnx: Vec<u8>,
+    /// Layers whose weights have changed.
+    pub folded: Vec<String>,
+    /// Layers beside whose weight something stays.
+    pub beside: Vec<String>,
 }
 
 /// A classifier bundle, ready to answer.
@@ -85,6 +127,11 @@ pub struct Model {
     session: Session,
     preprocessor: Preprocessor,
     base: HeadBase,
+    coreset: Option<Coreset>,
+    /// The graph as the bundle ships it.
+    factory: Arc<Graph>,
+    /// The tuned adapter whose body the session runs.
+    body: Option<AdapterId>,
 }
 
 impl Model {
@@ -116,7 +163,89 @@ impl Model {
             });
         }
         let base = HeadBase::new(weight, bias, recipe.mean.clone(), recipe.std.clone())?;
-        Ok(Model { bundle, recipe, labels, session, preprocessor, base })
+        let coreset = match bundle.contains(CORESET) {
+            true => {
+                let bytes = bundle.read(CORESET)?;
+                let read = Coreset::from_safetensors(&bytes, base.features(), base.classes());
+                Some(read.map_err(|why| ModelError::Coreset { why })?)
+            }
+            false => None,
+        };
+        let factory = session.shared_graph();
+        Ok(Model { bundle, recipe, labels, session, preprocessor, base, coreset, factory, body: None })
+    }
+
+    /// Puts the body the adapter `id` of the store stands on in place of the graph; `None` is the factory's. The model is as
+    /// before when it fails.
+    ///
+    /// # Errors
+    /// [`ModelError::Adapter`], [`ModelError::Scope`] when its leaves are not those of this graph.
+    pub fn put_on(&mut self, store: &AdapterStore, id: Option<&AdapterId>) -> Result<(), ModelError> {
+        let body = match id {
+            None => None,
+            Some(id) => store.body(id)?,
+        };
+        if body.as_ref().map(|(id, _)| id) != self.body.as_ref() {
+            let graph = match &body {
+                None => self.factory.clone(),
+                Some((_, tuned)) => {
+                    let scoped = scope::place(&self.factory, self.session.info().opset, &tuned.spec)?;
+                    Arc::new(scoped.with(&tuned.tensors)?)
+                }
+            };
+            self.session.replace(graph);
+            self.body = body.map(|(id, _)| id);
+        }
+        Ok(())
+    }
+
+    /// The bundle's ONNX file with the adapter `id` folded in: what was tuned in the weights, quantised again where they are, and
+    /// Θ in the head.
+    ///
+    /// # Errors
+    /// [`ModelError::Adapter`], [`ModelError::Scope`] when it cannot be folded, [`ModelError::Write`].
+    pub fn merged(&self, store: &AdapterStore, id: &AdapterId) -> Result<MergedModel, ModelError> {
+        let a = store.load(id)?;
+        let mut made = match store.body(id)? {
+            Some((_, t)) => scope::merge(&self.factory, self.session.info().opset, &t.spec, &t.tensors)?,
+            None => scope::Merged { graph: Graph::clone(&self.factory), folded: Vec::new(), beside: Vec::new() },
+        };
+        if a.theta.iter().any(|&v| v != 0.0) {
+            let merged = self.base.merge(&Theta::new(a.classes, a.columns, a.theta)?)?;
+            let less = |after: &[f32], before: &[f32]| after.iter().zip(before).map(|(a, b)| a - b).collect::<Vec<_>>();
+            let (dw, db) = (less(&merged.weight, self.base.weight()), less(&merged.bias, self.base.bias()));
+            let why = "train/recipe.json names no head".to_string();
+            let head = self.recipe.head.as_ref().ok_or(ModelError::Head { why })?;
+            scope::add_head(&mut made.graph, &head.weight, head.bias.as_deref(), &dw, &db)?;
+            made.folded.push("the head".into());
+        }
+        let path = self.bundle.manifest().graphs.first().map_or("onnx/model.onnx", |g| g.path.as_str());
+        let onnx = import::to_onnx(&made.graph, &self.bundle.read(path)?)?;
+        Ok(MergedModel { onnx, folded: made.folded, beside: made.beside })
+    }
+
+    /// The tuned adapter whose body answers; `None` is the factory's.
+    pub fn body(&self) -> Option<&AdapterId> {
+        self.body.as_ref()
+    }
+
+    /// The graph as the bundle ships it.
+    pub fn factory(&self) -> &Arc<Graph> {
+        &self.factory
+    }
+
+    /// What makes features now: the bundle's base digest, with the tuned adapter behind a `+`, if one answers. Features of
+    /// another maker are stale.
+    pub fn maker(&self) -> String {
+        match &self.body {
+            None => self.bundle.base_digest().to_string(),
+            Some(id) => format!("{}+{id}", self.bundle.base_digest()),
+        }
+    }
+
+    /// The preprocessing.
+    pub fn preprocessor(&self) -> &Preprocessor {
+        &self.preprocessor
     }
 
     /// The bundle.
@@ -144,6 +273,11 @@ impl Model {
         &self.base
     }
 
+    /// Samples of the source, where the bundle ships any.
+    pub fn coreset(&self) -> Option<&Coreset> {
+        self.coreset.as_ref()
+    }
+
     /// The session.
     pub fn session(&self) -> &Session {
         &self.session
@@ -161,7 +295,16 @@ impl Model {
     pub fn see(&mut self, sample: &Sample<'_>) -> Result<Seen, ModelError> {
         let start = Instant::now();
         let (inputs, notes) = self.preprocessor.prepare(sample)?;
-        let outputs = self.session.run(&inputs)?;
+        let (feature, logits) = self.look(&inputs)?;
+        Ok(Seen { feature, logits, inputs, notes, latency: start.elapsed() })
+    }
+
+    /// Feature and logits of prepared inputs.
+    ///
+    /// # Errors
+    /// [`ModelError::Session`] if they do not fit or the graph fails.
+    pub fn look(&mut self, inputs: &[(String, Tensor)]) -> Result<(Vec<f32>, Vec<f32>), ModelError> {
+        let outputs = self.session.run(inputs)?;
         let take = |name: &str| -> Result<Vec<f32>, ModelError> {
             let tensor: Option<&Tensor> = outputs.iter().find(|(n, _)| n == name).map(|(_, t)| t);
             let tensor = tensor.ok_or_else(|| SessionError::NoOutput {
@@ -180,7 +323,7 @@ impl Model {
                 found: format!("[{}] and [{}]", feature.len(), logits.len()),
             });
         }
-        Ok(Seen { feature, logits, notes, latency: start.elapsed() })
+        Ok((feature, logits))
     }
 }
 

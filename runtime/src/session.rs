@@ -96,6 +96,7 @@ impl Classified for SessionError {
 pub struct Session {
     info: ModelInfo,
     runner: Runner,
+    run: RunOptions,
 }
 
 /// Named tensors, in the graph's order.
@@ -147,7 +148,17 @@ impl Session {
         let Limits { run_bytes: bytes, turns, .. } = options.limits;
         let SessionOptions { reference, plans, profile, .. } = options;
         let run = RunOptions { reference, plans, pool, bytes, turns, profile };
-        Ok(Session { info, runner: Runner::new(Arc::new(graph), run) })
+        Ok(Session { info, runner: Runner::new(Arc::new(graph), run.clone()), run })
+    }
+
+    /// Goes on with another graph of the same inputs and outputs: the one of the file with something trained in it.
+    pub fn replace(&mut self, graph: Arc<Graph>) {
+        self.runner = Runner::new(graph, self.run.clone());
+    }
+
+    /// The graph, to keep.
+    pub fn shared_graph(&self) -> Arc<Graph> {
+        self.runner.graph().clone()
     }
 
     /// The graph.
@@ -200,6 +211,22 @@ impl Session {
             .collect();
         let out = self.runner.run(&ordered)?;
         Ok(graph.outputs.iter().map(|&v| graph.values[v].name.clone()).zip(out).collect())
+    }
+
+    /// Runs on inputs in the graph's order into `outputs`, in the graph's order: a tensor there of the type and shape of the
+    /// result is overwritten, anything else replaced. A run like the one before allocates nothing, where every step has a kernel
+    /// of ours.
+    ///
+    /// # Errors
+    /// [`SessionError`] when the inputs do not fit; what is in `outputs` is then undefined.
+    pub fn run_into(&mut self, inputs: &[&Tensor], outputs: &mut Vec<Tensor>) -> Result<(), SessionError> {
+        if !self.runner.is_planned(inputs) {
+            let names = self.input_names();
+            let given: Vec<(&str, DType, &[usize])> =
+                names.iter().zip(inputs).map(|(n, t)| (*n, t.dtype(), t.shape())).collect();
+            self.graph().bind(&given)?;
+        }
+        Ok(self.runner.run_into(inputs, outputs)?)
     }
 
     /// The load-time self test: `samples/input.npz` must give `samples/expected.npz`.

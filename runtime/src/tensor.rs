@@ -6,6 +6,7 @@ use std::fmt;
 
 use half::{bf16, f16};
 
+pub mod safetensors;
 pub mod small;
 
 macro_rules! dtypes {
@@ -454,6 +455,32 @@ impl Data {
         }
     }
 
+    /// Takes elements of the same type and number from memory laid out as [`Data::as_bytes`] gives it.
+    ///
+    /// # Panics
+    /// When `bytes` is of another length.
+    pub fn copy_from_bytes(&mut self, bytes: &[u8]) {
+        match self {
+            // A byte that is not 0 is true, whatever else it is.
+            Data::Bool(v) => {
+                assert_eq!(v.len(), bytes.len(), "as many elements");
+                v.iter_mut().zip(bytes).for_each(|(v, &b)| *v = b != 0);
+            }
+            Data::Small(_, v) | Data::U8(v) => v.copy_from_slice(bytes),
+            Data::F32(v) => bytemuck::cast_slice_mut(v).copy_from_slice(bytes),
+            Data::F16(v) => bytemuck::cast_slice_mut(v).copy_from_slice(bytes),
+            Data::BF16(v) => bytemuck::cast_slice_mut(v).copy_from_slice(bytes),
+            Data::F64(v) => bytemuck::cast_slice_mut(v).copy_from_slice(bytes),
+            Data::I8(v) => bytemuck::cast_slice_mut(v).copy_from_slice(bytes),
+            Data::I16(v) => bytemuck::cast_slice_mut(v).copy_from_slice(bytes),
+            Data::I32(v) => bytemuck::cast_slice_mut(v).copy_from_slice(bytes),
+            Data::I64(v) => bytemuck::cast_slice_mut(v).copy_from_slice(bytes),
+            Data::U16(v) => bytemuck::cast_slice_mut(v).copy_from_slice(bytes),
+            Data::U32(v) => bytemuck::cast_slice_mut(v).copy_from_slice(bytes),
+            Data::U64(v) => bytemuck::cast_slice_mut(v).copy_from_slice(bytes),
+        }
+    }
+
     /// Elements from memory laid out as [`Data::as_bytes`] gives it, aligned for the type.
     ///
     /// # Panics
@@ -589,6 +616,11 @@ impl Tensor {
     /// The elements.
     pub fn data(&self) -> &Data {
         &self.data
+    }
+
+    /// The elements, to be overwritten; their number and type stay.
+    pub(crate) fn overwrite(&mut self, bytes: &[u8]) {
+        self.data.copy_from_bytes(bytes);
     }
 
     /// Gives the elements away.

@@ -1,15 +1,20 @@
 //! `hone adapter`: what was learned, which of it is in use, and why.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use hone_runtime::Class;
-use hone_runtime::adapters::{AdapterId, AdapterStore};
+use hone_runtime::adapters::{AdapterFile, AdapterId, AdapterStore};
 use hone_runtime::bundle::Bundle;
+use hone_runtime::import::to_onnx;
 use hone_runtime::journal::{AdapterAction, AdapterEvent, Filter, Journal, Kind, Reader};
+use hone_runtime::model::Model;
+use hone_runtime::scope;
+use hone_runtime::session::{Session, SessionOptions};
 use hone_runtime::state::StateDir;
+use hone_runtime::tensor::safetensors;
 use serde_json::{Value, json};
 
 use crate::exit::fail;
@@ -69,15 +74,23 @@ enum What {
         /// Its id.
         id: AdapterId,
     },
-    /// Writes an adapter's tensors as safetensors.
+    /// Writes an adapter out: its tensors, its model with the adapter folded in, or what PEFT loads.
+    #[command(group = clap::ArgGroup::new("form").required(true).args(["output", "merged", "peft"]))]
     Export {
-        /// The bundle it belongs to.
-        bundle: PathBuf,
-        /// Its id.
-        id: AdapterId,
-        /// The file to write.
+        /// The bundle it belongs to, or the .onnx file.
+        model: PathBuf,
+        /// Its id; for an .onnx file the file that `hone tune` wrote.
+        adapter: String,
+        /// Its tensors as safetensors.
         #[arg(short, long, value_name = "FILE.safetensors")]
-        output: PathBuf,
+        output: Option<PathBuf>,
+        /// A standard ONNX file with the adapter in its weights, quantised again where they were.
+        #[arg(long, value_name = "OUT.onnx")]
+        merged: Option<PathBuf>,
+        /// Low-rank paths as adapter_config.json and adapter_model.safetensors for PyPI `peft`, named as the exporter named the
+        /// layers.
+        #[arg(long, value_name = "DIR")]
+        peft: Option<PathBuf>,
     },
 }
 
@@ -108,18 +121,77 @@ impl Adapter {
                 store.remove(&id)?;
                 output::line(format!("removed {id}"))?;
             }
-            What::Export { bundle, id, output } => {
+            What::Export { model, adapter, output, merged, peft } if super::run::is_onnx(&model) => {
+                let onnx = input::read(&model)?;
+                let file = AdapterFile::from_bytes(&input::read(Path::new(&adapter))?, &onnx)?;
+                let tuned = &file.tuned;
+                let session = Session::from_onnx(&onnx, &model.display().to_string(), SessionOptions::default())?;
+                let (graph, opset) = (session.graph(), session.info().opset);
+                if let Some(path) = output {
+                    input::write(&path, &file.to_bytes()?)?;
+                }
+                if let Some(path) = merged {
+                    let made = scope::merge(graph, opset, &tuned.spec, &tuned.tensors)?;
+                    input::write(&path, &to_onnx(&made.graph, &onnx)?)?;
+                    say_merged(&path, &made.folded, &made.beside)?;
+                }
+                if let Some(dir) = peft {
+                    write_peft(&dir, &scope::peft(graph, opset, &tuned.spec, &tuned.tensors)?)?;
+                }
+            }
+            What::Export { model: bundle, adapter, output, merged, peft } => {
                 let (store, base) = store(&state, &bundle)?;
+                let wrong = || fail(Class::Usage, format!("`{adapter}` is no adapter; it is 16 hexadecimal digits"));
+                let id: AdapterId = adapter.parse().map_err(|_| wrong())?;
                 // Read and checked against its id first, so that what is copied is what was published.
-                let adapter = store.load(&id)?;
-                let from = state.adapters().join(&base).join(id.as_str()).join("adapter_model.safetensors");
-                input::write(&output, &input::read(&from)?)?;
-                let (classes, columns) = (adapter.classes, adapter.columns);
-                output::line(format!("{}: theta [{classes}, {columns}] of adapter {id}", output.display()))?;
+                let loaded = store.load(&id)?;
+                if let Some(output) = output {
+                    let from = state.adapters().join(&base).join(id.as_str()).join("adapter_model.safetensors");
+                    input::write(&output, &input::read(&from)?)?;
+                    let (classes, columns) = (loaded.classes, loaded.columns);
+                    output::line(format!("{}: theta [{classes}, {columns}] of adapter {id}", output.display()))?;
+                }
+                if merged.is_none() && peft.is_none() {
+                    return Ok(ExitCode::SUCCESS);
+                }
+                let model = Model::open(Bundle::open(&bundle)?, SessionOptions::default())?;
+                if let Some(path) = merged {
+                    let made = model.merged(&store, &id)?;
+                    input::write(&path, &made.onnx)?;
+                    say_merged(&path, &made.folded, &made.beside)?;
+                }
+                if let Some(dir) = peft {
+                    let Some((_, tuned)) = store.body(&id)? else {
+                        return Err(fail(
+                            Class::Usage,
+                            format!("adapter {id} is a correction of the head, which PEFT has no form for"),
+                        ));
+                    };
+                    let opset = model.session().info().opset;
+                    write_peft(&dir, &scope::peft(model.factory(), opset, &tuned.spec, &tuned.tensors)?)?;
+                }
             }
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+fn say_merged(path: &Path, folded: &[String], beside: &[String]) -> anyhow::Result<()> {
+    output::line(format!("{}: {} layers have the adapter in their weights", path.display(), folded.len()))?;
+    if !beside.is_empty() {
+        let text = format!("hone: beside the weights of {} its path stays, as nodes of its own", beside.join(", "));
+        output::say(text);
+    }
+    Ok(())
+}
+
+fn write_peft(dir: &Path, peft: &scope::Peft) -> anyhow::Result<()> {
+    std::fs::create_dir_all(dir).map_err(|e| fail(Class::Store, format!("cannot make {}: {e}", dir.display())))?;
+    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
+    let bytes = safetensors::write(&peft.tensors, metadata).map_err(|e| fail(Class::Failed, e))?;
+    input::write(&dir.join("adapter_model.safetensors"), &bytes)?;
+    input::write(&dir.join("adapter_config.json"), peft.config.as_bytes())?;
+    Ok(output::line(format!("{}: {} tensors for PEFT", dir.display(), peft.tensors.len()))?)
 }
 
 fn store(state: &StateDir, bundle: &Path) -> anyhow::Result<(AdapterStore, String)> {
@@ -203,7 +275,7 @@ fn explain(
         }
     }
     if as_json {
-        let row = |(seq, wall_ms, e): &(u64, i64, AdapterEvent)| json!({"seq": seq, "wall_ms": wall_ms, "action": e.action, "numbers": e.numbers});
+        let row = |(seq, wall_ms, e): &(u64, i64, AdapterEvent)| json!({"seq": seq, "wall_ms": wall_ms, "action": e.action, "why": why(e), "numbers": e.numbers});
         let records: Vec<Value> = events.iter().map(row).collect();
         let provenance = adapter.as_ref().map(|a| &a.provenance);
         return output::document(
@@ -227,13 +299,55 @@ fn explain(
             p.objective, p.scope, p.presses, p.journal_seq, p.lambda, p.delta, p.epsilon
         ))?;
     }
+    if let Some(t) = adapter.as_ref().and_then(|a| a.tuned.as_ref()) {
+        let numbers: usize = t.tensors.iter().map(|(_, t)| t.len()).sum();
+        output::line(format!("  tuned by run {}: {} numbers in {} tensors", t.run, numbers, t.tensors.len()))?;
+    }
+    if let Some(body) = adapter.as_ref().and_then(|a| a.provenance.body.as_ref()) {
+        output::line(format!("  learned on the body of adapter {body}"))?;
+    }
+    if let Some(classes) = adapter.as_ref().and_then(|a| a.provenance.classes.as_ref()) {
+        output::line(format!("  classes {}", classes.visible_names().join(", ")))?;
+    }
     if events.is_empty() {
         output::line("  the journal says nothing about it")?;
     }
     for (seq, _, e) in &events {
         let action = serde_json::to_value(e.action)?;
         let numbers: Vec<String> = e.numbers.iter().map(|(k, v)| format!("{k} {v:.3}")).collect();
-        output::line(format!("  record {seq}: {}  {}", action.as_str().unwrap_or_default(), numbers.join(", ")))?;
+        output::line(format!("  record {seq}: {}", action.as_str().unwrap_or_default()))?;
+        if let Some(why) = why(e) {
+            output::line(format!("    {why}"))?;
+        }
+        if !numbers.is_empty() {
+            output::line(format!("    {}", numbers.join(", ")))?;
+        }
     }
     Ok(())
+}
+
+/// A decision of the gate in a sentence, from its figures; `None` for what a person has decided.
+fn why(e: &AdapterEvent) -> Option<String> {
+    let n = |name: &str| e.numbers.get(name).copied();
+    let confirmed = n("confirmed")?;
+    let against = |pair: &str, other: &str| {
+        let worse = n(&format!("{pair}_p_worse"))?.max(n(&format!("{pair}_p_worse_harsh"))?);
+        let (won, lost) = (n(&format!("{pair}_wins"))?, n(&format!("{pair}_losses"))?);
+        Some((worse, format!("{won:.1} won and {lost:.1} lost against {other}, worse with probability {worse:.2}")))
+    };
+    let factory = against("candidate_factory", "the factory head")?;
+    let incumbent = against("candidate_incumbent", "the head in use")?;
+    let on = format!("on {confirmed:.0} confirmed presses");
+    Some(match e.action {
+        AdapterAction::Published => format!("published: nothing spoke against it {on}: {}; {}", factory.1, incumbent.1),
+        AdapterAction::Vetoed => {
+            let (first, second) = if factory.0 >= incumbent.0 { (factory, incumbent) } else { (incumbent, factory) };
+            format!("the candidate was refused {on}: {}; {}", first.1, second.1)
+        }
+        AdapterAction::RolledBack => {
+            format!("rolled back: the head in use had {}", against("incumbent_factory", "the factory head")?.1)
+        }
+        AdapterAction::Frozen => format!("held back: a trip-wire waits for a confirmed press; {on}: {}", factory.1),
+        _ => return None,
+    })
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use hone_runtime::Class;
 use hone_runtime::bundle::npz::read_npz;
 use hone_runtime::graph::{Dim, Graph};
@@ -31,9 +31,24 @@ const MAX_RUNS: usize = 1_000_000;
 
 /// Measures one answer: load, first run, then warm runs one after another.
 ///
-/// A bundle runs its golden sample, an ONNX file made-up tensors (noise for floats, zeros for integers).
+/// A bundle runs its golden sample, an ONNX file made-up tensors (noise for floats, zeros for integers). `hone bench feedback`
+/// measures the learner instead.
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct Bench {
+    #[command(subcommand)]
+    what: Option<What>,
+    #[command(flatten)]
+    answer: Option<Answer>,
+}
+
+#[derive(Subcommand)]
+enum What {
+    Feedback(super::bench_feedback::Feedback),
+}
+
+#[derive(Args)]
+struct Answer {
     /// A .hone bundle (directory or zip) or an .onnx file.
     model: PathBuf,
     /// Timed runs; given, --seconds is not looked at.
@@ -65,8 +80,9 @@ pub(crate) struct Bench {
     output: Form,
 }
 
+/// Form of a bench's result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Form {
+pub(crate) enum Form {
     Md,
     Csv,
     Json,
@@ -115,6 +131,17 @@ struct Body<'a> {
 
 impl Bench {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+        match (self.what, self.answer) {
+            (Some(What::Feedback(feedback)), _) => feedback.run(),
+            (None, Some(answer)) => answer.run(),
+            // The command line requires one of the two.
+            (None, None) => Err(fail(Class::Usage, "say what to measure: a model, or `feedback`")),
+        }
+    }
+}
+
+impl Answer {
+    fn run(self) -> anyhow::Result<ExitCode> {
         self.check()?;
         // Before the work, so that the load is that of others.
         let machine = Machine::now();

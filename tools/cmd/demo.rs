@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use clap::{Args, ValueEnum};
 use hone_runtime::Class;
 use hone_runtime::app::rehearsal::{self, Says, Script, Turn};
-use hone_runtime::app::{App, Learned};
+use hone_runtime::app::{App, Learned, Quota};
 use hone_runtime::dataset::{Dataset, Row};
 use hone_runtime::feedback::ledger::lock;
 use hone_runtime::learn::{Action, Theta, argmax};
@@ -48,6 +48,9 @@ pub(crate) struct Demo {
     /// The guard between a candidate and use.
     #[arg(long, value_enum, default_value_t = super::Guard::Veto)]
     guard: super::Guard,
+    /// Keep what was put into the model for predictions that are pressed about, up to this size.
+    #[arg(long, value_name = "QUOTA")]
+    keep_inputs: Option<Quota>,
     /// Where to keep the journal and the adapters; a new directory among the temporary files if not given.
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
@@ -120,6 +123,9 @@ impl Demo {
         };
         let model = Model::open(assets::bundle()?, SessionOptions::default())?;
         let mut app = App::open(model, &state, self.guard.mode())?;
+        if let Some(quota) = self.keep_inputs {
+            app.keep_inputs(quota)?;
+        }
 
         let stream: Vec<&Row> = world.split("stream").collect();
         let test: Vec<&Row> = world.split("test").collect();
@@ -381,7 +387,7 @@ impl Show {
             .learned
             .iter()
             .filter_map(|l| match l {
-                Learned::Decided { decision, changed: Some(Some(id)) } if decision.action == Action::Publish => {
+                Learned::Decided { decision, changed: Some(Some(id)), .. } if decision.action == Action::Publish => {
                     Some(format!("  published {id}"))
                 }
                 Learned::Decided { decision, .. } if decision.action != Action::Publish => {

@@ -6,11 +6,12 @@ use std::process::ExitCode;
 use clap::Args;
 use hone_runtime::Class;
 use hone_runtime::adapters::{AdapterId, AdapterStore};
+use hone_runtime::app::classes::Head;
 use hone_runtime::bundle::Bundle;
-use hone_runtime::dataset::Dataset;
-use hone_runtime::learn::{Theta, argmax};
+use hone_runtime::dataset::{Dataset, Row};
+use hone_runtime::learn::{Classes, Kept};
 use hone_runtime::metrics::{Calibration, Classification, Latency};
-use hone_runtime::model::{Model, Seen, probabilities};
+use hone_runtime::model::{Model, Seen};
 use hone_runtime::session::SessionOptions;
 use hone_runtime::state::StateDir;
 use serde::Serialize;
@@ -22,16 +23,20 @@ use crate::{input, output, report};
 #[derive(Args)]
 pub(crate) struct Eval {
     /// A .hone bundle.
-    bundle: PathBuf,
-    /// A directory with index.csv (split,label,image,audio,text).
-    #[arg(long, value_name = "DIR")]
-    data: PathBuf,
+    pub(crate) bundle: PathBuf,
+    /// A directory with index.csv (split,label,image,audio,text), or with CLASS/FILE or SPLIT/CLASS/FILE.
+    #[arg(long, value_name = "DIR", required_unless_present = "off_policy")]
+    data: Option<PathBuf>,
+    /// Estimate from the journal of --state how often an adapter would have been right, without data: only where answers
+    /// were explored (`hone listen --display explore`).
+    #[arg(long, requires = "state", conflicts_with_all = ["data", "min_accuracy", "report"])]
+    off_policy: bool,
     /// Which split of the data.
     #[arg(long, default_value = "test")]
     split: String,
     /// The state directory whose adapter in use answers; without it the factory head does.
     #[arg(long, value_name = "DIR")]
-    state: Option<PathBuf>,
+    pub(crate) state: Option<PathBuf>,
     /// Two adapters to compare, each `factory`, `current` or an id; needs --state for all but factory.
     #[arg(long, num_args = 2, value_names = ["A", "B"])]
     compare: Option<Vec<String>>,
@@ -43,7 +48,7 @@ pub(crate) struct Eval {
     report: Option<PathBuf>,
     /// One JSON document in place of text.
     #[arg(long)]
-    json: bool,
+    pub(crate) json: bool,
 }
 
 /// The figures of one adapter on one data set.
@@ -59,6 +64,8 @@ pub(crate) struct Figures {
     pub(crate) per_class: BTreeMap<String, PerClass>,
     pub(crate) confusion: Vec<Vec<u64>>,
     pub(crate) ece: f64,
+    /// What it keeps of the source the bundle was made from.
+    pub(crate) kept: Option<Kept>,
     #[serde(skip)]
     pub(crate) calibration: Calibration,
 }
@@ -97,37 +104,38 @@ pub(crate) struct Document {
 
 impl Eval {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
-        let data = Dataset::from_dir(&self.data)?;
+        if self.off_policy {
+            return super::offpolicy::run(self);
+        }
+        let Some(dir) = &self.data else {
+            return Err(fail(Class::Usage, "give --data DIR, or --off-policy with --state DIR"));
+        };
+        let data = Dataset::from_dir(dir)?;
         let mut model = Model::open(Bundle::open(&self.bundle)?, SessionOptions::default())?;
+        let heads = self.wanted().iter().map(|name| self.head(&model, name)).collect::<anyhow::Result<Vec<_>>>()?;
+        // The one with the most classes tells what the data may say; both answer in its words.
+        let classes = heads.iter().map(|(_, h)| &h.classes).max_by_key(|c| c.len()).cloned();
+        let classes = classes.unwrap_or_else(|| Classes::shipped(model.labels()));
         let mut seen: Vec<(Seen, usize)> = Vec::new();
         let mut notes = BTreeMap::new();
-        for row in data.split(&self.split) {
-            let truth = model.class_of(&row.label).ok_or_else(|| {
-                fail(Class::Invalid, format!("the data says `{}`, which is no label of the model", row.label))
-            })?;
-            let s = model.see(&row.sample())?;
-            for n in &s.notes {
-                *notes.entry(n.code.clone()).or_insert(0) += 1;
-            }
-            seen.push((s, truth));
-        }
-        if seen.is_empty() {
+        if data.split(&self.split).next().is_none() {
             let splits: std::collections::BTreeSet<&str> = data.rows.iter().map(|r| r.split.as_str()).collect();
             let known: Vec<&str> = splits.into_iter().collect();
             return Err(fail(
                 Class::Invalid,
-                format!("{} has no split `{}`; it has {}", self.data.display(), self.split, known.join(", ")),
+                format!("{} has no split `{}`; it has {}", dir.display(), self.split, known.join(", ")),
             ));
         }
-        let wanted = match &self.compare {
-            Some(pair) => pair.clone(),
-            None if self.state.is_some() => vec!["current".to_string()],
-            None => vec!["factory".to_string()],
-        };
         let mut all = Vec::new();
-        for name in &wanted {
-            let (name, theta) = self.theta(&model, name)?;
-            all.push(figures(&model, name, theta.as_ref(), &seen)?);
+        for (name, head) in &heads {
+            let body = model.body().cloned();
+            self.put_on(&mut model, name)?;
+            // Two adapters on one body differ in what they make of the same features.
+            if seen.is_empty() || model.body() != body.as_ref() {
+                notes.clear();
+                seen = look(&mut model, &classes, data.split(&self.split), &mut notes)?;
+            }
+            all.push(figures(&model, name.clone(), head, &classes, &seen)?);
         }
         let ms: Vec<f64> = seen.iter().map(|(s, _)| s.latency.as_secs_f64() * 1e3).collect();
         let latency = Latency::from_samples(&ms)?;
@@ -137,8 +145,8 @@ impl Eval {
             figures: all.remove(0),
             compared_with,
             latency_ms: LatencyMs { p50: latency.p50, p95: latency.p95, p99: latency.p99, mean: latency.mean },
-            labels: model.labels().to_vec(),
-            data: self.data.display().to_string(),
+            labels: classes.visible_names(),
+            data: dir.display().to_string(),
             model: model.bundle().manifest().name.clone(),
             notes,
         };
@@ -158,48 +166,91 @@ impl Eval {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// The name and Θ of an adapter.
-    fn theta(&self, model: &Model, name: &str) -> anyhow::Result<(String, Option<Theta>)> {
-        if name == "factory" {
-            return Ok((name.to_string(), None));
+    /// The adapters asked for.
+    pub(crate) fn wanted(&self) -> Vec<String> {
+        match &self.compare {
+            Some(pair) => pair.clone(),
+            None if self.state.is_some() => vec!["current".to_string()],
+            None => vec!["factory".to_string()],
         }
-        let Some(dir) = &self.state else {
+    }
+
+    /// Puts on the body an adapter stands on.
+    fn put_on(&self, model: &mut Model, name: &str) -> anyhow::Result<()> {
+        let Some(dir) = &self.state else { return Ok(()) };
+        let store = AdapterStore::new(&StateDir::at(dir), model.bundle().base_digest())?;
+        let id = (name != "factory").then(|| name.parse::<AdapterId>()).transpose()?;
+        Ok(model.put_on(&store, id.as_ref())?)
+    }
+
+    /// The name and the head of an adapter.
+    fn head(&self, model: &Model, name: &str) -> anyhow::Result<(String, Head)> {
+        let state = self.state.as_ref().map(StateDir::at);
+        if name == "factory" {
+            return Ok((name.to_string(), Head::new(model, state.as_ref(), None)?));
+        }
+        let Some(state) = state else {
             return Err(fail(Class::Usage, format!("adapter `{name}` lies in a state directory: give --state DIR")));
         };
-        let store = AdapterStore::new(&StateDir::at(dir), model.bundle().base_digest())?;
+        let store = AdapterStore::new(&state, model.bundle().base_digest())?;
         let id = match name {
             "current" => store.current_id()?,
             id => Some(id.parse::<AdapterId>()?),
         };
-        let Some(id) = id else { return Ok(("factory".to_string(), None)) };
-        let a = store.load(&id)?;
-        Ok((id.to_string(), Some(Theta::new(a.classes, a.columns, a.theta)?)))
+        let adapter = id.as_ref().map(|id| store.load(id)).transpose()?;
+        let name = id.map_or_else(|| "factory".to_string(), |id| id.to_string());
+        Ok((name, Head::new(model, Some(&state), adapter)?))
     }
 }
 
-fn figures(model: &Model, adapter: String, theta: Option<&Theta>, seen: &[(Seen, usize)]) -> anyhow::Result<Figures> {
+/// What the model sees in every row, with what is right.
+fn look<'a>(
+    model: &mut Model,
+    classes: &Classes,
+    rows: impl Iterator<Item = &'a Row>,
+    notes: &mut BTreeMap<String, usize>,
+) -> anyhow::Result<Vec<(Seen, usize)>> {
+    let mut seen = Vec::new();
+    for row in rows {
+        let truth = classes.class_of(&row.label).ok_or_else(|| {
+            fail(Class::Invalid, format!("the data says `{}`, which is no label of the model", row.label))
+        })?;
+        let s = model.see(&row.sample())?;
+        for n in &s.notes {
+            *notes.entry(n.code.clone()).or_insert(0) += 1;
+        }
+        // Thousands of pictures need not be in memory to be counted.
+        seen.push((Seen { inputs: Vec::new(), ..s }, truth));
+    }
+    Ok(seen)
+}
+
+fn figures(
+    model: &Model,
+    adapter: String,
+    head: &Head,
+    classes: &Classes,
+    seen: &[(Seen, usize)],
+) -> anyhow::Result<Figures> {
+    // Merged classes are not among the figures: the others keep their order.
+    let visible = classes.visible();
+    let place = |class: usize| visible.iter().position(|&c| c == class).unwrap_or_default();
     let (mut truths, mut answers, mut confidence, mut right) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for (s, truth) in seen {
-        let served = match theta {
-            Some(t) => t.apply(&model.base().standardise(&s.feature)?, &s.logits)?,
-            None => s.logits.clone(),
-        };
-        let class = argmax(&served);
-        truths.push(*truth);
-        answers.push(class);
-        confidence.push(f64::from(probabilities(&served)[class]));
+        let served = head.logits(s)?;
+        let class = classes.top(&served);
+        truths.push(place(*truth));
+        answers.push(place(class));
+        confidence.push(f64::from(classes.probabilities(&served)[class]));
         right.push(class == *truth);
     }
-    let c = Classification::from_pairs(&truths, &answers, model.labels().len())?;
+    let c = Classification::from_pairs(&truths, &answers, visible.len())?;
     let calibration = Calibration::from_answers(&confidence, &right)?;
-    let per_class = model
-        .labels()
-        .iter()
+    let per_class = classes
+        .visible_names()
+        .into_iter()
         .zip(&c.per_class)
-        .map(|(l, p)| {
-            let v = PerClass { precision: p.precision, recall: p.recall, f1: p.f1, support: p.support };
-            (l.clone(), v)
-        })
+        .map(|(l, p)| (l, PerClass { precision: p.precision, recall: p.recall, f1: p.f1, support: p.support }))
         .collect();
     Ok(Figures {
         adapter,
@@ -212,6 +263,7 @@ fn figures(model: &Model, adapter: String, theta: Option<&Theta>, seen: &[(Seen,
         per_class,
         confusion: c.confusion,
         ece: calibration.expected_calibration_error,
+        kept: head.kept(model)?,
         calibration,
     })
 }
@@ -220,7 +272,7 @@ fn text(d: &Document) -> std::io::Result<()> {
     for f in d.compared_with.iter().chain([&d.figures]) {
         output::line(format!(
             "adapter {}: accuracy {:.2} % [{:.1}, {:.1}] on {}; macro precision {:.2} %, recall {:.2} %, F1 {:.2} %; \
-             calibration error {:.3}",
+             calibration error {:.3}; {}",
             f.adapter,
             100.0 * f.accuracy,
             100.0 * f.accuracy_interval.0,
@@ -229,7 +281,8 @@ fn text(d: &Document) -> std::io::Result<()> {
             100.0 * f.precision,
             100.0 * f.recall,
             100.0 * f.f1,
-            f.ece
+            f.ece,
+            output::kept(f.kept.as_ref())
         ))?;
     }
     output::line("")?;

@@ -7,7 +7,8 @@ use clap::Args;
 use hone_runtime::Class;
 use hone_runtime::bundle::{Bundle, BundleError, Manifest, Overwrite};
 use hone_runtime::cases::Compared;
-use hone_runtime::export::{HEAD_TOLERANCE, Source};
+use hone_runtime::dataset::Dataset;
+use hone_runtime::export::{HEAD_TOLERANCE, Source, with_source};
 use serde::Serialize;
 
 use crate::exit::fail;
@@ -25,12 +26,19 @@ pub(crate) struct Export {
     /// The bundle to write.
     #[arg(short, long, value_name = "OUT.hone")]
     output: PathBuf,
-    /// Directory of config.json, preprocessor_config.json, tokenizer.json, recipe.json, head.safetensors, README.md.
+    /// Directory of config.json, preprocessor_config.json, tokenizer.json, recipe.json, head.safetensors, coreset.safetensors, README.md.
     #[arg(long, value_name = "DIR")]
     config: Option<PathBuf>,
     /// Directory of recorded cases, case*.npz: inputs as in_NAME, outputs as out_NAME or out_0, out_1 …
     #[arg(long, value_name = "DIR")]
     check: Option<PathBuf>,
+    /// Directory with index.csv of data the model was made from: features of some of it are shipped, to be held on to and to
+    /// measure what is forgotten.
+    #[arg(long, value_name = "DIR")]
+    source: Option<PathBuf>,
+    /// Which split of that data.
+    #[arg(long, value_name = "SPLIT", default_value = "source", requires = "source")]
+    source_split: String,
     /// Name of the model; that of the output, if not given.
     #[arg(long)]
     name: Option<String>,
@@ -85,7 +93,17 @@ impl Export {
         if !self.json {
             self.print(&rows, head_max_abs)?;
         }
-        let bundle = export.into_bundle()?;
+        let mut bundle = export.into_bundle()?;
+        if let Some(dir) = &self.source {
+            let (with, report) = with_source(bundle, &Dataset::from_dir(dir)?, &self.source_split)?;
+            bundle = with;
+            output::say(format!(
+                "hone: {} source samples to learn from, {} to measure by, of which {:.1} % are answered rightly",
+                report.train,
+                report.probe,
+                100.0 * report.accuracy
+            ));
+        }
         let overwrite = if self.force { Overwrite::Replace } else { Overwrite::Refuse };
         let write = if self.zip { Bundle::write_zip } else { Bundle::write_dir };
         write(&bundle, &self.output, overwrite).map_err(|e| match e {

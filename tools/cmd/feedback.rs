@@ -7,11 +7,15 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use hone_runtime::Class;
+use hone_runtime::app::{App, Learned, classes};
 use hone_runtime::bundle::Bundle;
 use hone_runtime::journal::{
     Age, Journal, Press, PressId, PressKind, PressLine, PressStatus, Reader, Redact, Signal, Source, Stats, StoreError,
     Story,
 };
+use hone_runtime::learn::Mode;
+use hone_runtime::model::Model;
+use hone_runtime::session::SessionOptions;
 use hone_runtime::state::StateDir;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -119,8 +123,17 @@ struct Said {
 }
 
 #[derive(Args)]
-#[group(required = true, multiple = false)]
 struct RedactArgs {
+    #[command(flatten)]
+    what: Redacted,
+    /// The bundle whose head is then fitted anew to what remains and put before the gate.
+    #[arg(long, value_name = "BUNDLE")]
+    refit: Option<PathBuf>,
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct Redacted {
     /// Everything this source said.
     #[arg(long)]
     source: Option<Source>,
@@ -364,7 +377,7 @@ impl Add {
         // An orphan would be stored and never used: better said now.
         let story = shown(self.prediction.unwrap_or(0))?;
         if let Some(label) = &self.said.correct {
-            return Ok(PressKind::Correction { class: self.class(label, &story)? });
+            return Ok(PressKind::Correction { class: self.class(label, &story, reader)? });
         }
         Ok(match self.said.stars {
             Some(stars) => PressKind::Stars { stars },
@@ -373,15 +386,12 @@ impl Add {
     }
 
     /// The class of a label: by the bundle's names if there is one, else a class number within the prediction's logits.
-    fn class(&self, label: &str, story: &Story) -> anyhow::Result<u32> {
+    fn class(&self, label: &str, story: &Story, reader: &Reader) -> anyhow::Result<u32> {
         let classes = story.example.logits.len();
         if let Some(path) = &self.bundle {
-            let labels = Bundle::open(path).and_then(|b| b.labels()).with_context(|| path.display().to_string())?;
-            if let Some(class) = labels.iter().position(|l| l == label) {
-                return Ok(class as u32);
-            }
-            let text = format!("`{label}` is no class of {}; there are: {}", path.display(), labels.join(", "));
-            return Err(fail(Class::Usage, text));
+            let bundle = Bundle::open(path).with_context(|| path.display().to_string())?;
+            let labels = bundle.labels().with_context(|| path.display().to_string())?;
+            return Ok(classes::told(&labels, bundle.base_digest(), reader)?.find(label)? as u32);
         }
         if label == story.label {
             return Ok(story.class);
@@ -459,7 +469,7 @@ fn verify(state: &StateDir, json: bool) -> anyhow::Result<ExitCode> {
 
 impl RedactArgs {
     fn run(self, state: &StateDir) -> anyhow::Result<()> {
-        let what = match (self.source, self.prediction) {
+        let what = match (self.what.source, self.what.prediction) {
             (Some(source), _) => Redact::Source(source),
             (None, Some(id)) => Redact::Prediction(id),
             // The command line requires one of the two.
@@ -468,6 +478,16 @@ impl RedactArgs {
         let mut journal = Journal::open(state.lock()?)?;
         let done = journal.redact(&what)?;
         journal.close()?;
-        Ok(output::line(format!("{} records made unreadable, {} kept inputs removed", done.records, done.blobs))?)
+        output::line(format!("{} records made unreadable, {} kept inputs removed", done.records, done.blobs))?;
+        if let Some(bundle) = self.refit {
+            let model = Model::open(Bundle::open(&bundle)?, SessionOptions::default())?;
+            let mut app = App::open(model, state, Mode::Veto)?;
+            if let Learned::Decided { decision, .. } = app.decide()? {
+                let now = app.current().map_or("the factory head".to_string(), |id| format!("adapter {id}"));
+                let presses = app.learner().training_predictions();
+                output::line(format!("fitted anew to {presses} presses: {}; in use: {now}", decision.reason))?;
+            }
+        }
+        Ok(())
     }
 }

@@ -7,16 +7,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use hone_runtime::Class;
 use hone_runtime::app::listen::{Happening, ListenConfig, Word, listen};
-use hone_runtime::app::{App, Learned};
+use hone_runtime::app::question::Ask;
+use hone_runtime::app::{App, Learned, Quota, Settings};
 use hone_runtime::bundle::Bundle;
 use hone_runtime::capture::{Medium, ShownConfig};
 use hone_runtime::config::Config;
-use hone_runtime::feedback::words::{self, Said};
+use hone_runtime::feedback::words::{self, Phrase, Said};
 use hone_runtime::feedback::{Meaning, Notice, uid_text};
-use hone_runtime::journal::{PressKind, Source};
+use hone_runtime::journal::{ClassChange, PressKind, Source};
+use hone_runtime::learn::Display;
 use hone_runtime::model::Model;
 use hone_runtime::session::SessionOptions;
 use hone_runtime::state::StateDir;
@@ -56,8 +58,8 @@ pub(crate) struct Listen {
     /// The configuration; otherwise /etc/hone/hone.toml and ~/.config/hone/hone.toml.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Hear lines on standard input: up, down, correct LABEL, stars N, unsure, undo, rollback, show, quit; `!` in front
-    /// confirms.
+    /// Hear lines on standard input: up, down, correct LABEL, class N, stars N, unsure, undo, add NAME (a class more),
+    /// rollback, show, quit; `!` in front confirms.
     #[arg(long)]
     stdin: bool,
     /// Seconds a new answer must hold before it is shown.
@@ -66,9 +68,36 @@ pub(crate) struct Listen {
     /// The guard between a candidate and use.
     #[arg(long, value_enum, default_value_t = super::Guard::Veto)]
     guard: super::Guard,
+    /// Keep what was put into the model for predictions that are pressed about, up to this size (such as 64MiB), so that
+    /// features can be made again when another body is tuned.
+    #[arg(long, value_name = "QUOTA")]
+    keep_inputs: Option<Quota>,
+    #[command(flatten)]
+    learning: super::Learning,
+    /// Which answer is shown: the most probable one, or others too now and then, recorded with their probability.
+    #[arg(long, value_enum, default_value_t = Shows::Argmax)]
+    display: Shows,
+    /// Ask about the least sure answers: at most this share of what is shown.
+    #[arg(long, value_name = "SHARE")]
+    ask: Option<f64>,
+    /// Hold back answers less sure than this, by the temperature fitted on confirmed presses, and ask which of two it is.
+    #[arg(long, value_name = "P")]
+    abstain: Option<f64>,
+    /// After a thumbs-down, do not offer the class next in line.
+    #[arg(long)]
+    no_runner_up: bool,
     /// One JSON object a line on stdout in place of text.
     #[arg(long)]
     jsonl: bool,
+}
+
+/// Which answer is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Shows {
+    /// The most probable one.
+    Argmax,
+    /// Others too, the less often the further behind they are.
+    Explore,
 }
 
 impl Listen {
@@ -76,7 +105,11 @@ impl Listen {
         if !self.hold.is_finite() || self.hold < 0.0 {
             return Err(fail(Class::Usage, format!("--hold is a number of seconds, not {}", self.hold)));
         }
+        if self.abstain.is_some_and(|p| !(0.0..=1.0).contains(&p)) {
+            return Err(fail(Class::Usage, "--abstain is a probability from 0 to 1"));
+        }
         let mut config = ListenConfig {
+            offer: !self.no_runner_up,
             shown: ShownConfig { hold: Duration::from_secs_f64(self.hold), ..ShownConfig::default() },
             ..ListenConfig::default()
         };
@@ -94,15 +127,33 @@ impl Listen {
         }
         let state = StateDir::resolve(self.state.as_deref())?;
         let model = Model::open(Bundle::open(&self.bundle)?, SessionOptions::default())?;
-        let mut app = App::open(model, &state, self.guard.mode())?;
+        let settings = Settings {
+            display: match self.display {
+                Shows::Argmax => Display::Argmax,
+                Shows::Explore => Display::Explore,
+            },
+            ask: self.ask,
+            abstain: self.abstain,
+            ..self.learning.settings(self.guard)
+        };
+        let mut app = App::open_with(model, &state, settings)?;
+        if let Some(quota) = self.keep_inputs {
+            app.keep_inputs(quota)?;
+        }
+        match app.stale()? {
+            0 => {}
+            n => output::say(format!(
+                "hone: {n} presses were about answers of another tuned adapter and their inputs were not kept, so that they \
+                 do not train; `--keep-inputs 64MiB` keeps them"
+            )),
+        }
 
         let stop = Arc::new(AtomicBool::new(false));
         let asked = stop.clone();
         ctrlc::set_handler(move || asked.store(true, Ordering::Relaxed))?;
         let (words, heard) = channel();
         if self.stdin {
-            let labels: Vec<String> = app.model().labels().to_vec();
-            std::thread::spawn(move || read_words(&labels, &words));
+            std::thread::spawn(move || read_words(&words));
         } else {
             drop(words);
         }
@@ -131,10 +182,10 @@ impl Listen {
     }
 }
 
-fn read_words(labels: &[String], words: &Sender<Word>) {
+fn read_words(words: &Sender<Word>) {
     for line in std::io::stdin().lock().lines() {
         let Ok(line) = line else { break };
-        match word(&line, labels) {
+        match word(&line) {
             Ok(Some(w)) => {
                 if words.send(w).is_err() {
                     return;
@@ -147,19 +198,22 @@ fn read_words(labels: &[String], words: &Sender<Word>) {
 }
 
 /// One line of the protocol of `--stdin`.
-fn word(line: &str, labels: &[String]) -> Result<Option<Word>, String> {
+fn word(line: &str) -> Result<Option<Word>, String> {
     let Some(phrase) = words::parse(line)? else { return Ok(None) };
-    match phrase.said {
-        Said::Show => return Ok(Some(Word::Trigger)),
-        Said::Quit => return Ok(Some(Word::Stop)),
-        _ => {}
-    }
-    let said = |kind, confirmed| Word::Said { kind, confirmed, source: Source::Stdin };
-    Ok(match Meaning::of(&phrase, labels)? {
-        Meaning::Said { kind, confirmed } => Some(said(kind, confirmed)),
-        Meaning::Undo => Some(said(PressKind::Undo { press_id: None }, phrase.confirmed)),
-        Meaning::Rollback => Some(Word::Rollback),
-        Meaning::Nothing { .. } => None,
+    let (confirmed, source) = (phrase.confirmed, Source::Stdin);
+    // What names a class goes to the loop, which knows the classes there are by then.
+    Ok(match phrase.said {
+        Said::Show => Some(Word::Trigger),
+        Said::Quit => Some(Word::Stop),
+        Said::Add(name) => Some(Word::Classes(ClassChange::Add { name })),
+        Said::Correct(label) => Some(Word::Named { label, confirmed, source }),
+        Said::Class(class) => Some(Word::Said { kind: PressKind::Correction { class }, confirmed, source }),
+        said => match Meaning::of(&Phrase { said, confirmed }, &[])? {
+            Meaning::Said { kind, confirmed } => Some(Word::Said { kind, confirmed, source }),
+            Meaning::Undo => Some(Word::Said { kind: PressKind::Undo { press_id: None }, confirmed, source }),
+            Meaning::Rollback => Some(Word::Rollback),
+            Meaning::Nothing { .. } => None,
+        },
     })
 }
 
@@ -180,22 +234,36 @@ fn for_people(what: &Happening<'_>) -> Option<String> {
 }
 
 fn as_text(app: &App, what: &Happening<'_>) -> Option<String> {
-    let labels = app.model().labels();
+    let classes = app.classes();
     Some(match what {
-        Happening::Shown { prediction_id, answer, notes, .. } => {
+        Happening::Shown { prediction_id, answer, ask, notes, .. } => {
             let notes: String = answer.seen.notes.iter().chain(notes).map(|n| format!("  [{n}]")).collect();
-            format!("#{prediction_id}  {}  ({:.0} %){notes}", labels[answer.class], 100.0 * answer.p())
+            let (name, sure) = (classes.name(answer.class), 100.0 * answer.confidence);
+            let asks = match ask {
+                Ask::Nothing => String::new(),
+                Ask::Right => "  is this right?".to_string(),
+                Ask::Confirm => "  is this right? confirm it: hold the button, or `!` in front".to_string(),
+                Ask::Which { or } => format!("  not sure: is it {name} or {}?", classes.name(*or)),
+            };
+            format!("#{prediction_id}  {name}  ({sure:.0} %){asks}{notes}")
+        }
+        Happening::Offered { prediction_id, after, answer } => {
+            format!("#{prediction_id}  {}?  (in the place of #{after})", classes.name(answer.class))
         }
         Happening::Learned(Learned::Press { id, outcome }) => {
             format!("press {} heard: {outcome:?}", id.0).to_lowercase()
         }
         Happening::Learned(Learned::Undone { id }) => format!("press {} taken back", id.0),
-        Happening::Learned(Learned::Decided { decision, changed }) => match changed {
-            Some(Some(id)) => format!("adapter {id} is in use: {}", decision.reason),
+        Happening::Learned(Learned::Contradicted { .. }) => {
+            "these presses contradict each other; hold a button to confirm, or correct the answer".to_string()
+        }
+        Happening::Learned(Learned::Decided { decision, changed, kept }) => match changed {
+            Some(Some(id)) => format!("adapter {id} is in use: {}; {}", decision.reason, output::kept(kept.as_ref())),
             Some(None) => format!("the factory head is back: {}", decision.reason),
             None => format!("{:?}: {}", decision.action, decision.reason).to_lowercase(),
         },
         Happening::Recorded { press } => format!("recorded as press {press}"),
+        Happening::Classes => format!("the classes are {}", classes.visible_names().join(", ")),
         Happening::RolledBack(Some(id)) => format!("rolled back to adapter {id}"),
         Happening::RolledBack(None) => "rolled back to the factory head".into(),
         Happening::BadFrame(e) => format!("a frame could not be used: {e}"),
@@ -205,10 +273,15 @@ fn as_text(app: &App, what: &Happening<'_>) -> Option<String> {
 }
 
 fn as_json(app: &App, what: &Happening<'_>) -> Option<Value> {
-    let labels = app.model().labels();
+    let classes = app.classes();
     Some(match what {
-        Happening::Shown { prediction_id, answer, reason, notes } => json!({
-            "event": "shown", "prediction_id": prediction_id, "label": labels[answer.class], "p": answer.p(),
+        Happening::Offered { prediction_id, after, answer } => json!({
+            "event": "offered", "prediction_id": prediction_id, "after": after, "label": classes.name(answer.class),
+            "p": answer.p(),
+        }),
+        Happening::Shown { prediction_id, answer, ask, reason, notes } => json!({
+            "event": "shown", "prediction_id": prediction_id, "label": classes.name(answer.class), "p": answer.p(),
+            "confidence": answer.confidence, "mu": answer.mu, "ask": ask.name(),
             "latency_ms": answer.seen.latency.as_secs_f64() * 1e3, "reason": format!("{reason:?}"),
             "notes": answer.seen.notes.iter().chain(notes).collect::<Vec<_>>(),
         }),
@@ -216,11 +289,13 @@ fn as_json(app: &App, what: &Happening<'_>) -> Option<Value> {
             json!({"event": "press", "press_id": id.0, "outcome": format!("{outcome:?}").to_lowercase()})
         }
         Happening::Learned(Learned::Undone { id }) => json!({"event": "undone", "press_id": id.0}),
-        Happening::Learned(Learned::Decided { decision, changed }) => json!({
-            "event": "decided", "action": format!("{:?}", decision.action).to_lowercase(), "reason": decision.reason,
+        Happening::Learned(Learned::Contradicted { gain }) => json!({"event": "contradicted", "gain": gain}),
+        Happening::Learned(Learned::Decided { decision, changed, kept }) => json!({
+            "event": "decided", "kept": kept, "action": format!("{:?}", decision.action).to_lowercase(), "reason": decision.reason,
             "adapter": changed.as_ref().map(|c| c.as_ref().map_or("factory", |a| a.as_str())),
         }),
         Happening::Recorded { press } => json!({"event": "recorded", "press_id": press}),
+        Happening::Classes => json!({"event": "classes", "classes": classes.visible_names()}),
         Happening::RolledBack(id) => {
             json!({"event": "rolled-back", "adapter": id.as_ref().map_or("factory", |a| a.as_str())})
         }
@@ -255,14 +330,15 @@ mod tests {
 
     #[test]
     fn the_lines_a_person_may_type_are_understood_and_others_are_explained() {
-        let labels = ["cat".to_string(), "dog".to_string()];
         let said = |kind, confirmed| Ok(Some(Word::Said { kind, confirmed, source: Source::Stdin }));
-        assert_eq!(word("up", &labels), said(PressKind::Thumb { up: true }, false));
-        assert_eq!(word(" ! down ", &labels), said(PressKind::Thumb { up: false }, true));
-        assert_eq!(word("correct dog", &labels), said(PressKind::Correction { class: 1 }, false));
-        assert!(word("correct cow", &labels).unwrap_err().contains("cat, dog"));
-        assert!(word("stars 6", &labels).is_err());
-        assert!(word("dance", &labels).unwrap_err().contains("not understood"));
-        assert_eq!(word("", &labels), Ok(None));
+        assert_eq!(word("up"), said(PressKind::Thumb { up: true }, false));
+        assert_eq!(word(" ! down "), said(PressKind::Thumb { up: false }, true));
+        let named = |label: &str| Word::Named { label: label.into(), confirmed: false, source: Source::Stdin };
+        assert_eq!(word("correct hot dog"), Ok(Some(named("hot dog"))));
+        assert_eq!(word("add cow"), Ok(Some(Word::Classes(ClassChange::Add { name: "cow".into() }))));
+        assert_eq!(word("class 12"), said(PressKind::Correction { class: 12 }, false));
+        assert!(word("stars 6").is_err());
+        assert!(word("dance").unwrap_err().contains("not understood"));
+        assert_eq!(word(""), Ok(None));
     }
 }

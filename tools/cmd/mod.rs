@@ -1,11 +1,13 @@
 //! The verbs, one file each.
 use std::process::ExitCode;
 
-use clap::{Subcommand, ValueEnum};
-use hone_runtime::learn::Mode;
+use clap::{Args, Subcommand, ValueEnum};
+use hone_runtime::app::Settings;
+use hone_runtime::learn::{Mode, Retain};
 
 mod adapter;
 mod bench;
+mod bench_feedback;
 mod check;
 mod completions;
 mod config;
@@ -18,9 +20,10 @@ mod flash;
 mod inspect;
 mod listen;
 mod man;
+mod offpolicy;
 mod pad;
 pub(crate) mod quantize;
-mod run;
+pub(crate) mod run;
 mod tune;
 
 /// What to do.
@@ -103,6 +106,41 @@ impl Guard {
             Guard::Superiority => "superiority",
             Guard::Off => "off",
         }
+    }
+}
+
+/// How a head is learned, where a person chooses.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Learning {
+    /// How much of what the model was made from is learned beside the presses; as the adapter in use or the recipe, if not
+    /// given.
+    #[arg(long, value_enum)]
+    retain: Option<Retention>,
+    /// Learn on so many random Fourier features beside the model's; as the adapter in use or the recipe, if not given.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=4096))]
+    random_features: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Retention {
+    /// Nothing: the presses alone decide.
+    Adapt,
+    /// Thirty samples.
+    Balanced,
+    /// A hundred and twenty samples.
+    Keep,
+}
+
+impl Learning {
+    /// The settings of a loop behind that guard.
+    pub(crate) fn settings(self, guard: Guard) -> Settings {
+        let retain = self.retain.map(|r| match r {
+            Retention::Adapt => Retain::Adapt,
+            Retention::Balanced => Retain::Balanced,
+            Retention::Keep => Retain::Keep,
+        });
+        let random_features = self.random_features.map(|n| n as usize);
+        Settings { gate: guard.mode(), retain, random_features, ..Settings::default() }
     }
 }
 

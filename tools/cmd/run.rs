@@ -4,11 +4,12 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Args;
-use hone_runtime::adapters::AdapterStore;
+use hone_runtime::adapters::{AdapterFile, AdapterStore};
+use hone_runtime::app::classes::Head;
 use hone_runtime::bundle::{Bundle, npz};
-use hone_runtime::learn::{Theta, argmax};
 use hone_runtime::modality::{Audio, Image, Sample};
-use hone_runtime::model::{Model, probabilities};
+use hone_runtime::model::Model;
+use hone_runtime::scope;
 use hone_runtime::session::{Session, SessionOptions};
 use hone_runtime::state::StateDir;
 use hone_runtime::{Class, Note};
@@ -43,6 +44,9 @@ pub(crate) struct Run {
     /// Use the adapter that is in use in this state directory; without it the factory head answers.
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
+    /// Use what `hone tune` has written for this .onnx file.
+    #[arg(long, value_name = "FILE.safetensors", requires = "tensors", conflicts_with = "state")]
+    adapter: Option<PathBuf>,
     /// Run every operator by its reference function.
     #[arg(long)]
     reference: bool,
@@ -126,23 +130,19 @@ impl Run {
             sensor: sensor.as_deref(),
         };
         let mut model = Model::open(Bundle::open(&self.model)?, self.options())?;
-        let mut adapter = None;
-        if let Some(dir) = &self.state {
-            let store = AdapterStore::new(&StateDir::at(dir), model.bundle().base_digest())?;
-            if let (Some(id), Some(a)) = (store.current_id()?, store.current()?) {
-                adapter = Some((id, Theta::new(a.classes, a.columns, a.theta)?));
-            }
+        let state = self.state.as_ref().map(StateDir::at);
+        let (mut id, mut adapter) = (None, None);
+        if let Some(state) = &state {
+            let store = AdapterStore::new(state, model.bundle().base_digest())?;
+            (id, adapter) = (store.current_id()?, store.current()?);
+            model.put_on(&store, id.as_ref())?;
         }
+        let head = Head::new(&model, state.as_ref(), adapter)?;
         let seen = model.see(&sample)?;
-        let served = match &adapter {
-            Some((_, theta)) => theta.apply(&model.base().standardise(&seen.feature)?, &seen.logits)?,
-            None => seen.logits.clone(),
-        };
-        let p = probabilities(&served);
-        let mut order: Vec<usize> = (0..p.len()).collect();
+        let p = head.classes.probabilities(&head.logits(&seen)?);
+        let mut order = head.classes.visible();
         order.sort_by(|&a, &b| p[b].total_cmp(&p[a]).then(a.cmp(&b)));
-        debug_assert_eq!(order.first(), Some(&argmax(&served)));
-        let top = order.iter().take(self.top.max(1)).map(|&c| Top { label: model.labels()[c].clone(), p: p[c] });
+        let top = order.iter().take(self.top.max(1)).map(|&c| Top { label: head.classes.name(c).into(), p: p[c] });
         Ok(Document {
             schema: "hone.run/1",
             top: top.collect(),
@@ -150,7 +150,7 @@ impl Run {
             latency_ms: seen.latency.as_secs_f64() * 1e3,
             device: "cpu",
             precision: "f32",
-            adapter: adapter.map_or_else(|| "factory".to_string(), |(id, _)| id.to_string()),
+            adapter: id.map_or_else(|| "factory".to_string(), |id| id.to_string()),
             notes: seen.notes,
         })
     }
@@ -158,7 +158,16 @@ impl Run {
     fn on_tensors(&self) -> anyhow::Result<Document> {
         let Some(tensors) = &self.tensors else { unreachable!("called only when --tensors was given") };
         let mut session = if is_onnx(&self.model) {
-            Session::from_onnx(&input::read(&self.model)?, &self.model.display().to_string(), self.options())?
+            let onnx = input::read(&self.model)?;
+            let mut session = Session::from_onnx(&onnx, &self.model.display().to_string(), self.options())?;
+            if let Some(path) = &self.adapter {
+                let file = AdapterFile::from_bytes(&input::read(path)?, &onnx)?;
+                let scoped = scope::place(session.graph(), session.info().opset, &file.tuned.spec)?;
+                session.replace(scoped.with(&file.tuned.tensors)?.into());
+            }
+            session
+        } else if self.adapter.is_some() {
+            return Err(fail(Class::Usage, "--adapter is for .onnx files; a bundle's adapters are in its --state"));
         } else {
             Session::from_bundle(&Bundle::open(&self.model)?, self.options())?
         };
@@ -181,7 +190,7 @@ impl Run {
             latency_ms,
             device: "cpu",
             precision: "f32",
-            adapter: "factory".into(),
+            adapter: self.adapter.as_ref().map_or_else(|| "factory".into(), |p| p.display().to_string()),
             notes: Vec::new(),
         })
     }

@@ -29,6 +29,11 @@ pub struct Window {
 }
 
 impl Window {
+    /// Whether each position reads the pixel of the same place and nothing else: the convolution is a matrix product.
+    pub(crate) fn pointwise(&self) -> bool {
+        self.kernel == [1; 3] && self.stride == [1; 3] && self.pad == [0; 3] && self.output == self.input
+    }
+
     /// Kernel positions.
     pub fn taps(&self) -> usize {
         self.kernel.iter().product()

@@ -185,8 +185,14 @@ pub fn gemm_on(pool: &Pool, g: &Gemm<'_>, y: &mut [f32]) {
 /// # Panics
 /// As [`gemm`], and when a residual before the activation meets `accumulate`.
 pub fn gemm_fused(pool: &Pool, g: &Gemm<'_>, e: &Epilogue<'_>, y: &mut [f32]) {
+    fused_on(Isa::best(), pool, g, e, y);
+}
+
+/// [`gemm_fused`] on an instruction set that this CPU has.
+pub(crate) fn fused_on(isa: Isa, pool: &Pool, g: &Gemm<'_>, e: &Epilogue<'_>, y: &mut [f32]) {
+    assert!(isa.available(), "this CPU has not got the instructions");
     check(g, e, y);
-    let (isa, out) = (Isa::best(), Out(y.as_mut_ptr()));
+    let out = Out(y.as_mut_ptr());
     let threads = if g.m * g.n * g.k < WORTH_SHARING { 1 } else { pool.threads() };
     let shares = Shares::new(g.m, g.n.div_ceil(NR), threads);
     pool.run(shares.count(), &|i| {

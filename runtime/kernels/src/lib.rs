@@ -29,6 +29,7 @@ pub mod qnhwc;
 mod qtile;
 pub mod quantize;
 pub mod reduce;
+pub mod refit;
 pub mod resample;
 pub mod roofline;
 pub mod rows;

@@ -146,6 +146,12 @@ pub fn conv_on(isa: Isa, pool: &Pool, c: &Conv<'_>, y: &mut [f32]) -> bool {
         return false;
     }
     c.check(y);
+    if c.groups == 1 && c.window.pointwise() {
+        let (m, k, n) = (c.rows(), c.channels, c.outputs);
+        let g = gemm::Gemm { m, k, n, x: c.x, x_stride: k, w: c.w, bias: c.bias, accumulate: false };
+        gemm::fused_on(isa, pool, &g, &c.epilogue, y);
+        return true;
+    }
     let threads = if c.rows() * c.k() * c.outputs < WORTH_SHARING { 1 } else { pool.threads() };
     let shares = Shares::new(c.rows(), (c.outputs / c.groups).div_ceil(NR), threads);
     let out = Out(y.as_mut_ptr());

@@ -196,7 +196,13 @@ fn floats_on(
 }
 
 /// Callers have seen the lengths of the columns and the results.
-fn shared<'a>(dot: Dot, pool: &Pool, g: &Problem<'_>, columns: &Columns<'_>, to: &(dyn Fn() -> To<'a> + Sync)) {
+pub(crate) fn shared<'a>(
+    dot: Dot,
+    pool: &Pool,
+    g: &Problem<'_>,
+    columns: &Columns<'_>,
+    to: &(dyn Fn() -> To<'a> + Sync),
+) {
     assert!(g.a_stride >= g.k || g.m < 2, "rows of a overlap");
     assert!(g.m == 0 || g.a.len() >= (g.m - 1) * g.a_stride + g.k, "a is shorter than its shape says");
     assert!(g.b.len() >= packed_len(g.n, g.k), "b is shorter than its shape says");

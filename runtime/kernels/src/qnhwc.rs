@@ -139,6 +139,11 @@ fn floats_on(dot: Dot, pool: &Pool, c: &Conv<'_>, bias: Option<&[f32]>, e: &Epil
 
 /// `to(first)` is where the results of the group go whose first channel out is `first`.
 fn shared<'a>(dot: Dot, pool: &Pool, c: &Conv<'_>, to: impl Fn(usize) -> To<'a> + Sync) {
+    if c.groups == 1 && c.window.pointwise() {
+        let (m, k, n) = (c.rows(), c.channels, c.outputs);
+        let g = qgemm::Problem { m, k, n, a: c.x, a_stride: k, b: c.w };
+        return qgemm::shared(dot, pool, &g, &c.columns, &|| to(0));
+    }
     let threads = if c.rows() * c.k() * c.outputs < WORTH_SHARING { 1 } else { pool.threads() };
     let (cg, og) = (c.channels / c.groups, c.outputs / c.groups);
     let shares = Shares::new(c.rows(), og.div_ceil(NR), threads);
@@ -251,25 +256,55 @@ pub fn depthwise_codes(pool: &Pool, d: &Depthwise<'_>, r: &Requant<'_>, y: &mut 
     depthwise_codes_on(Dot::best(), pool, d, r, y);
 }
 
+/// The depthwise convolution as floats, `activation(sum · scale + bias + residual)`, on all threads of `pool`.
+///
+/// # Panics
+/// As [`depthwise_codes`].
+pub fn depthwise_floats(pool: &Pool, d: &Depthwise<'_>, bias: Option<&[f32]>, e: &Epilogue<'_>, y: &mut [f32]) {
+    depthwise_floats_on(Dot::best(), pool, d, bias, e, y);
+}
+
 fn depthwise_codes_on(dot: Dot, pool: &Pool, d: &Depthwise<'_>, r: &Requant<'_>, y: &mut [u8]) {
     d.check(y.len());
+    r.check(d.batch * d.window.positions() * d.channels);
+    let out = Out(y.as_mut_ptr());
+    depthwise_shared(dot, pool, d, || To::Codes { y: out.start(), requant: r, shift: 0 });
+}
+
+fn depthwise_floats_on(
+    dot: Dot,
+    pool: &Pool,
+    d: &Depthwise<'_>,
+    bias: Option<&[f32]>,
+    e: &Epilogue<'_>,
+    y: &mut [f32],
+) {
+    d.check(y.len());
+    assert!(bias.is_none_or(|b| b.len() >= d.channels), "the bias is shorter than the channels");
+    let results = d.batch * d.window.positions() * d.channels;
+    assert!(e.residual.is_none_or(|r| r.len() >= results), "the residual is shorter than y");
+    let out = Out(y.as_mut_ptr());
+    depthwise_shared(dot, pool, d, || To::Floats {
+        y: out.start(),
+        bias: bias.map_or(std::ptr::null(), <[f32]>::as_ptr),
+        residual: e.residual.map_or(std::ptr::null(), <[f32]>::as_ptr),
+        epilogue: e,
+    });
+}
+
+/// Callers have seen the lengths of the results.
+fn depthwise_shared<'a>(dot: Dot, pool: &Pool, d: &Depthwise<'_>, to: impl Fn() -> To<'a> + Sync) {
     let (g, c) = (&d.window, d.channels);
-    r.check(d.batch * g.positions() * c);
     let lines = d.batch * g.output[0] * g.output[1];
     let threads = if lines * g.output[2] * c * g.taps() < WORTH_SHARING { 1 } else { pool.threads() };
     // Ranges of channels are whole vectors, the last with what is left over.
     let vectors = (c / LANES).max(1);
     let (down, across) = crate::nhwc::split(lines, vectors, threads);
-    let out = Out(y.as_mut_ptr());
     pool.run(down * across, &|i| {
         let part = share(vectors, across, i % across);
         let channels = part.start * LANES..if part.end == vectors { c } else { part.end * LANES };
-        let finish = Finish {
-            offset: d.columns.offset.as_ptr(),
-            scale: d.columns.scale.as_ptr(),
-            stride: c,
-            to: To::Codes { y: out.start(), requant: r, shift: 0 },
-        };
+        let (offset, scale) = (d.columns.offset.as_ptr(), d.columns.scale.as_ptr());
+        let finish = Finish { offset, scale, stride: c, to: to() };
         let mut pad = [MaybeUninit::uninit(); CHANNELS];
         pad[..c].iter_mut().for_each(|p| {
             p.write(d.zero);
@@ -626,6 +661,15 @@ mod tests {
                             ran += 1;
                         }
                     });
+                    let add: Vec<f32> = (0..rows * c).map(|i| i as f32 * 0.01).collect();
+                    let bias = vec![0.5; c];
+                    let e = Epilogue { residual: Some(&add), ..Epilogue::default() };
+                    let mut found = vec![f32::NAN; rows * c + 64];
+                    depthwise_floats_on(dot, &Pool::new(2), &d, Some(&bias), &e, &mut found);
+                    for i in 0..rows * c {
+                        assert_eq!(found[i], sums[i] as f32 * scale[i % c] + 0.5 + add[i], "{dot:?} {window:?} {c}");
+                    }
+                    assert!(found[rows * c..].iter().all(|v| v.is_nan()), "{dot:?} wrote past its output");
                 }
             }
         }

@@ -1,6 +1,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use ::safetensors::tensor::{Dtype, SafeTensors};
 use tempfile::TempDir;
 
 use super::*;
@@ -21,10 +22,15 @@ fn adapter(seed: u32) -> Adapter {
             scope: "head".into(),
             order: 0,
             parent: None,
+            body: None,
+            classes: None,
+            retain: Default::default(),
+            random_features: 0,
         },
         classes: 2,
         columns: 3,
         theta: (0..6).map(|i| (seed * 10 + i) as f32 / 8.0).collect(),
+        tuned: None,
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use hone_wire::message::{Labels, Prompt};
 
+use super::question::Ask;
 use super::{Answer, App, AppError, Learned};
 use crate::adapters::AdapterId;
 use crate::capture::{
@@ -19,7 +20,8 @@ use crate::feedback::ledger::JournalLedger;
 use crate::feedback::listener::{Listener, Notice, Opening};
 use crate::feedback::policy::Policy;
 use crate::feedback::source::{Source as PressSource, SourceError};
-use crate::journal::{Press, PressKind, Source};
+use crate::journal::{ClassChange, Press, PressKind, Source};
+use crate::learn::ClassesError;
 use crate::modality::{Audio, Image, ModalityError, Pixels, Sample};
 use crate::model::ModelError;
 use crate::note::Note;
@@ -91,6 +93,8 @@ pub struct ListenConfig {
     pub policy: Policy,
     /// When an answer counts as shown.
     pub shown: ShownConfig,
+    /// After a 👎, offer the class next in line.
+    pub offer: bool,
 }
 
 /// Something said by other means than a pad: a line of text, a key, a page.
@@ -105,6 +109,17 @@ pub enum Word {
         /// By whom.
         source: Source,
     },
+    /// "It is that class" about the answer shown last.
+    Named {
+        /// The class, by its name.
+        label: String,
+        /// With emphasis.
+        confirmed: bool,
+        /// By whom.
+        source: Source,
+    },
+    /// Change the classes.
+    Classes(ClassChange),
     /// Show the next answer, whatever it is.
     Trigger,
     /// Go back to the adapter before.
@@ -122,10 +137,21 @@ pub enum Happening<'a> {
         prediction_id: u32,
         /// The answer.
         answer: &'a Answer,
+        /// What is asked with it.
+        ask: Ask,
         /// Why now.
         reason: ShowReason,
         /// Lossy steps between sensor and model.
         notes: Vec<Note>,
+    },
+    /// The class next in line is put before the person who refused the answer shown last; its record is durable.
+    Offered {
+        /// Binds what is said about it.
+        prediction_id: u32,
+        /// The refused answer.
+        after: u32,
+        /// The answer.
+        answer: &'a Answer,
     },
     /// The learner did something.
     Learned(Learned),
@@ -134,6 +160,8 @@ pub enum Happening<'a> {
         /// Its number in the journal.
         press: u64,
     },
+    /// The classes have changed.
+    Classes,
     /// The adapter before is back; `None` is the factory head.
     RolledBack(Option<AdapterId>),
     /// A frame could not be used; the loop goes on with the next.
@@ -176,10 +204,12 @@ pub fn listen(
     }
     let (notices, heard) = channel();
     let mut pads = Vec::new();
-    config.policy.check(app.model().labels()).map_err(|wrong| ListenError::Meanings { wrong })?;
+    // By class number, as buttons name them; merged classes under their old names.
+    let names = app.classes().names().to_vec();
+    config.policy.check(&names).map_err(|wrong| ListenError::Meanings { wrong })?;
     let policy = Arc::new(config.policy);
     for source in config.pads {
-        let ledger = JournalLedger::new(app.journal(), policy.clone(), app.model().labels());
+        let ledger = JournalLedger::new(app.journal(), policy.clone(), &names);
         pads.push(Listener::start(source, Opening::WhenThere, Box::new(ledger), notices.clone())?);
     }
     let mut open_pads = pads.len();
@@ -219,15 +249,14 @@ pub fn listen(
             match app.answer(&latest.sample(at)) {
                 Ok(answer) => match rule.observe(answer.class, answer.p(), Instant::now()) {
                     Some(reason) => {
+                        let answer = app.explore(answer);
+                        let ask = app.ask(&answer);
                         let prediction_id = app.show(&answer)?;
                         last_shown = Some(prediction_id);
-                        let label = app.model().labels()[answer.class].as_str();
-                        for pad in &pads {
-                            let labels = Labels::pack([label]).unwrap_or_default();
-                            pad.prompt(Prompt { prompt_id: prediction_id, ttl_ms: 0, labels })?;
-                        }
+                        let second = if let Ask::Which { or } = ask { Some(or) } else { None };
+                        prompt(app, &pads, prediction_id, [Some(answer.class), second].into_iter().flatten())?;
                         let notes = std::mem::take(&mut latest.notes);
-                        tell(app, Happening::Shown { prediction_id, answer: &answer, reason, notes });
+                        tell(app, Happening::Shown { prediction_id, answer: &answer, ask, reason, notes });
                     }
                     None => app.pass(&answer)?,
                 },
@@ -252,20 +281,38 @@ pub fn listen(
                 Ok(Word::Stop) => return Ok(()),
                 Ok(Word::Trigger) => rule.trigger(Instant::now()),
                 Ok(Word::Rollback) => roll_back(app, &mut tell)?,
+                Ok(Word::Said { kind: PressKind::Correction { class }, .. })
+                    if class as usize >= app.classes().len() =>
+                {
+                    let (class, known) = (class.to_string(), app.classes().visible_names());
+                    tell(app, Happening::Refused(&ClassesError::Unknown { class, known }.into()));
+                }
                 Ok(Word::Said { kind, confirmed, source }) => {
                     let about = if matches!(kind, PressKind::Undo { .. }) { None } else { last_shown };
-                    let press = Press { confirmed, ..Press::new(about, kind, source) };
-                    match app.press(&press) {
-                        Ok((id, learned)) => {
-                            tell(app, Happening::Recorded { press: id.0 });
-                            learned.into_iter().for_each(|l| tell(app, Happening::Learned(l)));
-                        }
-                        Err(e) => tell(app, Happening::Refused(&e)),
-                    }
+                    say(app, &mut tell, Press { confirmed, ..Press::new(about, kind, source) });
                 }
+                Ok(Word::Named { label, confirmed, source }) => match app.classes().find(&label) {
+                    Ok(class) => {
+                        let kind = PressKind::Correction { class: class as u32 };
+                        say(app, &mut tell, Press { confirmed, ..Press::new(last_shown, kind, source) });
+                    }
+                    Err(e) => tell(app, Happening::Refused(&e.into())),
+                },
+                Ok(Word::Classes(change)) => match app.change_classes(&change) {
+                    Ok(_) => tell(app, Happening::Classes),
+                    Err(e) => tell(app, Happening::Refused(&e)),
+                },
                 Err(std::sync::mpsc::TryRecvError::Empty) => break,
                 Err(std::sync::mpsc::TryRecvError::Disconnected) => words_open = false,
             }
+        }
+        if config.offer
+            && let Some((after, answer)) = app.runner_up()
+        {
+            let prediction_id = app.offer(&answer, after)?;
+            last_shown = Some(prediction_id);
+            prompt(app, &pads, prediction_id, [answer.class])?;
+            tell(app, Happening::Offered { prediction_id, after, answer: &answer });
         }
         if ended && open_pads == 0 && !words_open {
             return Ok(());
@@ -275,6 +322,29 @@ pub fn listen(
         }
     }
     Ok(())
+}
+
+/// Puts the classes on the pads' labels; without room for all of them the pads ask without labels.
+fn prompt(
+    app: &App,
+    pads: &[Listener],
+    prompt_id: u32,
+    classes: impl IntoIterator<Item = usize>,
+) -> Result<(), SourceError> {
+    let names = classes.into_iter().map(|class| app.classes().name(class));
+    let labels = Labels::pack(names).unwrap_or_default();
+    pads.iter().try_for_each(|pad| pad.prompt(Prompt { prompt_id, ttl_ms: 0, labels: labels.clone() }))
+}
+
+/// Records what was said and learns from it.
+fn say(app: &mut App, tell: &mut impl FnMut(&App, Happening<'_>), press: Press) {
+    match app.press(&press) {
+        Ok((id, learned)) => {
+            tell(app, Happening::Recorded { press: id.0 });
+            learned.into_iter().for_each(|l| tell(app, Happening::Learned(l)));
+        }
+        Err(e) => tell(app, Happening::Refused(&e)),
+    }
 }
 
 fn learn(app: &mut App, tell: &mut impl FnMut(&App, Happening<'_>)) -> Result<(), AppError> {

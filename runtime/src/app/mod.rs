@@ -11,20 +11,34 @@ use crate::adapters::{Adapter, AdapterError, AdapterId, AdapterStore, Provenance
 use crate::class::{Class, Classified};
 use crate::feedback::ledger::{SharedJournal, lock};
 use crate::journal::{
-    AdapterAction, AdapterEvent, Changes, EffectivePress, Example, Follower, Inference, Journal, Press, PressId, Shown,
-    Signal, StoreError,
+    AdapterAction, AdapterEvent, Changes, EffectivePress, Example, Follower, Inference, Journal, Press, PressId,
+    StoreError,
 };
+use crate::learn::classes::continued;
 use crate::learn::{
-    Action, Decision, Feedback, LearnError, Learner, LearnerConfig, Mode, Outcome, Theta, TrainingPress, argmax,
+    Action, Asker, Classes, ClassesError, Decision, Display, HeadBase, Kept, LearnError, Learner, LearnerConfig, Mode,
+    Outcome, Retain, Temperature, Theta,
 };
 use crate::modality::Sample;
-use crate::model::{Model, ModelError, Seen, probabilities};
+use crate::model::{Model, ModelError, Seen};
 use crate::state::{StateDir, StateError};
 
+pub mod classes;
+mod kept;
 pub mod listen;
+pub mod offpolicy;
+mod presses;
+pub mod question;
 pub mod rehearsal;
+mod relearn;
 mod rollback;
+mod tuned;
 
+use kept::KeptInputs;
+pub use kept::Quota;
+pub use presses::Presses;
+use question::Last;
+use rehearsal::Chance;
 use rollback::History;
 
 /// The name of the factory head in the journal.
@@ -48,6 +62,46 @@ pub enum AppError {
     /// The learner.
     #[error(transparent)]
     Learn(#[from] LearnError),
+    /// A change of the classes.
+    #[error(transparent)]
+    Classes(#[from] ClassesError),
+    /// An adapter of classes nobody has told of.
+    #[error(
+        "the adapter has {adapter} classes and {known} are known; the journal it was learned with is not the one here. \
+         `hone adapter use factory` goes on without"
+    )]
+    ForeignClasses {
+        /// Classes of the adapter.
+        adapter: usize,
+        /// Classes known.
+        known: usize,
+    },
+    /// Something is to be retained that the bundle does not ship.
+    #[error(
+        "the bundle ships no source samples (train/coreset.safetensors), so there is nothing to retain by `{retain}`; \
+         `hone export --source DIR` makes a bundle with some"
+    )]
+    NoSource {
+        /// What was asked for.
+        retain: &'static str,
+    },
+    /// An adapter over other random features than are asked for.
+    #[error(
+        "the adapter is over {adapter} random features, not {asked}; leave --random-features out to go on with it, or \
+         `hone adapter use factory` first"
+    )]
+    OtherFeatures {
+        /// Random features of the adapter.
+        adapter: usize,
+        /// Random features asked for.
+        asked: usize,
+    },
+    /// No randomness for exploration.
+    #[error("the operating system gives no randomness, without which nothing can be explored: {why}")]
+    NoRandomness {
+        /// Why.
+        why: String,
+    },
 }
 
 impl Classified for AppError {
@@ -58,6 +112,10 @@ impl Classified for AppError {
             AppError::Store(e) => e.class(),
             AppError::Adapter(e) => e.class(),
             AppError::Learn(e) => e.class(),
+            AppError::Classes(e) => e.class(),
+            AppError::ForeignClasses { .. } => Class::Store,
+            AppError::NoSource { .. } | AppError::OtherFeatures { .. } => Class::Usage,
+            AppError::NoRandomness { .. } => Class::Failed,
         }
     }
 }
@@ -67,12 +125,38 @@ impl Classified for AppError {
 pub struct Answer {
     /// What the graph made of the sample.
     pub seen: Seen,
-    /// Logits with the adapter in use, `[C]`.
+    /// Logits with the adapter in use, of every class it knows.
     pub served: Vec<f32>,
-    /// Their softmax.
+    /// Probabilities of every class known, `[K]`; 0 for one that is merged into another or that nobody has named yet.
     pub probabilities: Vec<f32>,
     /// The class to show.
     pub class: usize,
+    /// Probability with which it was chosen to be shown; 1 where nothing is explored.
+    pub mu: f32,
+    /// How sure it is by the temperature fitted on confirmed presses; [`Answer::p`] where there were none.
+    pub confidence: f32,
+}
+
+/// How a loop learns, shows and asks.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Settings {
+    /// The gate's rule.
+    pub gate: Mode,
+    /// The objective, by its name; `None`: as the recipe says, else `posterior`.
+    pub objective: Option<String>,
+    /// How much of the source is learned beside the presses; `None`: as with the adapter in use, else as the recipe says, else
+    /// nothing.
+    pub retain: Option<Retain>,
+    /// Random Fourier features beside the graph's; `None`: those of the adapter in use, else as the recipe says, else none.
+    pub random_features: Option<usize>,
+    /// Which answer is shown.
+    pub display: Display,
+    /// The share of what is shown that may be asked about; `None`: nobody is asked.
+    pub ask: Option<f64>,
+    /// Answers less sure than this are held back; `None`: none is.
+    pub abstain: Option<f64>,
+    /// What exploration draws from; `None`: the operating system.
+    pub seed: Option<u64>,
 }
 
 impl Answer {
@@ -104,12 +188,19 @@ pub enum Learned {
         /// The press.
         id: PressId,
     },
+    /// The last thumbs have begun to contradict each other: only confirmed presses and corrections help now.
+    Contradicted {
+        /// Nats a thumb by which they were foretold better than by their frequency; below zero, worse.
+        gain: f64,
+    },
     /// A candidate went before the gate.
     Decided {
         /// The verdict with its numbers.
         decision: Decision,
         /// The adapter now in use, when it changed; `None` inside is the factory head.
         changed: Option<Option<AdapterId>>,
+        /// What the candidate keeps of the source; `None` where the bundle ships nothing to measure by.
+        kept: Option<Kept>,
     },
 }
 
@@ -118,8 +209,23 @@ pub struct App {
     model: Model,
     journal: SharedJournal,
     adapters: AdapterStore,
+    /// The shipped head, with random features where they are learned on.
+    base: HeadBase,
     learner: Learner,
+    settings: Settings,
+    retain: Retain,
+    asker: Option<Asker>,
+    chance: Chance,
+    /// The id of the answer shown last; about how many were shown.
+    shown: u64,
+    last: Option<Last>,
+    temperature: Temperature,
+    classes: Classes,
     current: Option<AdapterId>,
+    /// Classes of the adapter in use.
+    live: usize,
+    /// Presses about classes added on the device, with the class.
+    named: BTreeMap<PressId, usize>,
     /// Presses the learner holds.
     taken: BTreeSet<PressId>,
     /// How far the journal has been followed.
@@ -129,6 +235,9 @@ pub struct App {
     last_seq: u64,
     /// The newest asked-for rollback that is known to be settled.
     rollbacks_until: u64,
+    kept: KeptInputs,
+    /// That presses contradict each other has been said.
+    contradicted: bool,
 }
 
 /// Changes of the journal on their way to the learner. They wait here, so that an error on the way loses none of them.
@@ -146,10 +255,13 @@ impl Backlog {
     }
 }
 
-/// A learner's settings from a bundle's recipe.
-pub fn learner_config(model: &Model, gate: Mode) -> LearnerConfig {
+/// A learner's settings from a bundle's recipe, where `settings` do not say otherwise.
+pub fn learner_config(model: &Model, settings: &Settings) -> LearnerConfig {
     let mut config = LearnerConfig::default();
     let defaults = &model.recipe().defaults;
+    if let Some(name) = settings.objective.as_ref().or(defaults.objective.as_ref()) {
+        config.objective = name.clone();
+    }
     if let Some(v) = defaults.epsilon {
         config.solver.hyper.epsilon = f64::from(v);
     }
@@ -171,7 +283,7 @@ pub fn learner_config(model: &Model, gate: Mode) -> LearnerConfig {
     if let Some(prior) = &model.recipe().prior {
         config.tripwire.prior = prior.iter().map(|&p| f64::from(p)).collect();
     }
-    config.gate.mode = gate;
+    config.gate.mode = settings.gate;
     config
 }
 
@@ -182,36 +294,63 @@ impl App {
     /// [`AppError::State`] with [`Class::TryAgain`] when another process holds the state; otherwise whatever is wrong
     /// with journal, adapter or model.
     pub fn open(model: Model, state: &StateDir, gate: Mode) -> Result<App, AppError> {
+        App::open_with(model, state, Settings { gate, ..Settings::default() })
+    }
+
+    /// As [`App::open`], with every setting.
+    ///
+    /// # Errors
+    /// As [`App::open`]; [`AppError::NoSource`], [`AppError::OtherFeatures`], [`AppError::Learn`] for settings that cannot be.
+    pub fn open_with(model: Model, state: &StateDir, settings: Settings) -> Result<App, AppError> {
         state.create()?;
         let journal = Journal::open(state.lock()?)?;
         let adapters = AdapterStore::new(state, model.bundle().base_digest())?;
-        let (current, published) = match adapters.current()? {
-            None => (None, Theta::zeros(model.base().classes(), model.base().features() + 1)),
-            Some(a) => (adapters.current_id()?, Theta::new(a.classes, a.columns, a.theta)?),
+        let classes = classes::told(model.labels(), model.bundle().base_digest(), journal.reader())?;
+        let defaults = &model.recipe().defaults;
+        let before = adapters.current()?.map(|a| a.provenance);
+        let from_recipe = defaults.retain.as_deref().and_then(Retain::find);
+        let retain = settings.retain.or(before.as_ref().map(|p| p.retain)).or(from_recipe).unwrap_or_default();
+        if retain != Retain::Adapt && model.coreset().is_none_or(|c| c.train.is_empty()) {
+            return Err(AppError::NoSource { retain: retain.name() });
+        }
+        let in_use = before.map_or(0, |p| p.random_features);
+        let from_recipe = defaults.random_features.map_or(0, |n| n as usize);
+        let random = settings.random_features.unwrap_or(if in_use > 0 { in_use } else { from_recipe });
+        let base = model.base().with_fourier(random);
+        let seed = match (settings.seed, settings.display) {
+            (Some(seed), _) => seed,
+            (None, Display::Argmax) => 0,
+            (None, Display::Explore) => getrandom::u64().map_err(|e| AppError::NoRandomness { why: e.to_string() })?,
         };
-        let config = learner_config(&model, gate);
+        let shown = journal.reader().next_prediction_id()?.saturating_sub(1);
         let mut app = App {
-            learner: Learner::new(model.base().clone(), config.clone())?,
+            learner: Learner::new(base.clone(), learner_config(&model, &settings))?,
+            live: base.classes(),
+            base,
+            retain,
+            asker: settings.ask.map(Asker::new).transpose()?,
+            chance: Chance::new(seed),
+            shown,
+            last: None,
+            temperature: Temperature::default(),
+            settings,
             model,
             journal: Arc::new(Mutex::new(journal)),
             adapters,
-            current,
+            classes,
+            current: None,
+            named: BTreeMap::new(),
             taken: BTreeSet::new(),
             follower: Follower::default(),
             backlog: Backlog::default(),
             last_seq: 0,
             rollbacks_until: 0,
+            kept: KeptInputs::new(state),
+            contradicted: false,
         };
-        let mut presses = Vec::new();
         let effective = lock(&app.journal).reader().changes(&mut app.follower)?.appeared;
-        for p in &effective {
-            app.last_seq = app.last_seq.max(p.press_id.0);
-            if let Some(press) = app.training_press(p) {
-                app.taken.insert(p.press_id);
-                presses.push(press);
-            }
-        }
-        app.learner = Learner::resume(app.model.base().clone(), config, presses, published)?;
+        let published = app.in_use(app.adapters.current_id()?)?;
+        app.relearn(&effective, published)?;
         app.rollbacks_until = History::read(lock(&app.journal).reader(), 0)?.settled();
         Ok(app)
     }
@@ -236,9 +375,49 @@ impl App {
         &self.adapters
     }
 
+    /// How much of the source is learned beside the presses.
+    pub fn retain(&self) -> Retain {
+        self.retain
+    }
+
+    /// The temperature of the head in use, by its confirmed presses.
+    pub fn temperature(&self) -> Temperature {
+        self.temperature
+    }
+
+    /// What a correction keeps of the source; `None` where the bundle ships nothing to measure by.
+    ///
+    /// # Errors
+    /// [`AppError::Learn`] for one of another head.
+    pub fn kept(&self, theta: &Theta) -> Result<Option<Kept>, AppError> {
+        Ok(self.model.coreset().map(|c| c.kept(&self.base, theta)).transpose()?.flatten())
+    }
+
+    /// The classes known now.
+    pub fn classes(&self) -> &Classes {
+        &self.classes
+    }
+
     /// The adapter in use; `None` is the factory head.
     pub fn current(&self) -> Option<&AdapterId> {
         self.current.as_ref()
+    }
+
+    /// Keeps the inputs of predictions from now on, within a quota.
+    ///
+    /// # Errors
+    /// [`AppError::Store`] when the kept ones cannot be counted.
+    pub fn keep_inputs(&mut self, quota: Quota) -> Result<(), AppError> {
+        Ok(self.kept.keep(quota)?)
+    }
+
+    /// Presses about this bundle that cannot train: another body has made their features, and their inputs are not kept.
+    ///
+    /// # Errors
+    /// [`AppError::Store`].
+    pub fn stale(&self) -> Result<usize, AppError> {
+        let presses = lock(&self.journal).reader().effective_presses()?;
+        Ok(presses.iter().filter(|p| self.kept.is_stale(&self.model, p)).count())
     }
 
     /// Answers one sample with the adapter in use. Nothing is recorded.
@@ -247,27 +426,25 @@ impl App {
     /// [`AppError::Model`].
     pub fn answer(&mut self, sample: &Sample<'_>) -> Result<Answer, AppError> {
         let seen = self.model.see(sample)?;
-        let served = self.learner.logits(&seen.feature, &seen.logits)?;
-        let probabilities = probabilities(&served);
-        let class = argmax(&served);
-        Ok(Answer { seen, served, probabilities, class })
+        let mut served = self.learner.logits(&seen.feature, &continued(&seen.logits, self.awake()))?;
+        // Presses of a moment ago may be about classes the adapter in use does not have.
+        served.truncate(if self.settings.gate == Mode::Off { self.awake() } else { self.live });
+        let probabilities = self.classes.probabilities(&served);
+        let class = self.classes.top(&served);
+        let confidence = match self.temperature.n {
+            0 => probabilities[class],
+            _ => self.classes.probabilities(&self.temperature.apply(&served))[class],
+        };
+        Ok(Answer { seen, served, probabilities, class, mu: 1.0, confidence })
     }
 
-    /// Records an answer that is about to be put before a person; durable when this returns. The id binds what is said.
-    ///
-    /// # Errors
-    /// [`AppError::Store`]; the answer must then not be shown as one that can be judged.
-    pub fn show(&mut self, answer: &Answer) -> Result<u32, AppError> {
-        let shown = Shown {
-            example: self.example(answer),
-            class: answer.class as u32,
-            label: self.model.labels()[answer.class].clone(),
-            mu: 1.0,
-            p: answer.p().clamp(0.0, 1.0),
-        };
-        let id = lock(&self.journal).shown(&shown)?;
-        self.learner.displayed(&answer.served, &answer.seen.logits)?;
-        Ok(id)
+    /// Tells the trip-wires what was put before a person.
+    fn displayed(&mut self, answer: &Answer) -> Result<(), AppError> {
+        let graph = continued(&answer.seen.logits, self.awake());
+        let mut served = answer.served.clone();
+        served.extend_from_slice(graph.get(served.len()..).unwrap_or_default());
+        self.learner.displayed(&served, &graph)?;
+        Ok(())
     }
 
     /// Records an answer nobody is asked about: grouped, for drift figures.
@@ -279,7 +456,7 @@ impl App {
             model_digest: self.model.bundle().base_digest().to_string(),
             adapter_id: self.current.as_ref().map(|a| a.to_string()),
             class: answer.class as u32,
-            label: self.model.labels()[answer.class].clone(),
+            label: self.classes.name(answer.class).to_string(),
             p: answer.p().clamp(0.0, 1.0),
         };
         Ok(lock(&self.journal).inference(&inference)?)
@@ -287,7 +464,7 @@ impl App {
 
     fn example(&self, answer: &Answer) -> Example {
         Example {
-            model_digest: self.model.bundle().base_digest().to_string(),
+            model_digest: self.model.maker(),
             adapter_id: self.current.as_ref().map(|a| a.to_string()),
             feature: answer.seen.feature.clone(),
             logits: answer.seen.logits.clone(),
@@ -311,8 +488,18 @@ impl App {
     /// [`AppError`]; the journal is untouched and the next call tries again.
     pub fn catch_up(&mut self) -> Result<Vec<Learned>, AppError> {
         let changes = lock(&self.journal).reader().changes(&mut self.follower)?;
+        self.kept.remake(&mut self.model, &changes.appeared);
         self.backlog.add(changes);
         let mut learned = Vec::new();
+        for id in &self.backlog.vanished {
+            self.named.remove(id);
+        }
+        let about: Vec<_> =
+            self.backlog.appeared.iter().filter_map(|p| Some((p.press_id, self.added_class(p)?))).collect();
+        self.named.extend(about);
+        if self.awake() != self.learner.base().classes() {
+            learned.extend(self.take_up_anew()?);
+        }
         while let Some(&id) = self.backlog.vanished.front() {
             // One that could not train was never taken.
             if self.taken.contains(&id) {
@@ -324,13 +511,22 @@ impl App {
         }
         while let Some(p) = self.backlog.appeared.front() {
             let id = p.press_id;
-            if let Some(press) = self.training_press(p) {
+            let refused = p.clone();
+            if let Some(press) = self.training_press(p, self.awake()) {
                 let outcome = self.learner.press(press)?;
                 self.taken.insert(id);
                 learned.push(Learned::Press { id, outcome });
             }
             self.last_seq = self.last_seq.max(id.0);
             self.backlog.appeared.pop_front();
+            if refused.confirmed {
+                self.temperature = Temperature::fit(&self.learner.told()?);
+            }
+            self.heard(&refused);
+        }
+        let said = std::mem::replace(&mut self.contradicted, self.learner.contradicted());
+        if let Some(gain) = self.learner.foretelling_gain().filter(|_| self.contradicted && !said) {
+            learned.push(Learned::Contradicted { gain });
         }
         if self.learner.candidate_due() {
             learned.push(self.decide()?);
@@ -343,27 +539,41 @@ impl App {
     /// # Errors
     /// [`AppError`]; the adapter in use is then the one before.
     pub fn decide(&mut self) -> Result<Learned, AppError> {
-        let decision = self.learner.candidate()?;
+        let theta = self.learner.refit()?;
+        let before = self.kept(self.learner.published())?;
+        let kept = self.kept(&theta)?;
+        let decision = self.learner.decide(theta)?;
         let mut changed = None;
         let (action, id) = match decision.action {
             Action::Publish => {
                 let id = self.adapters.publish(&self.adapter(self.learner.published()))?;
                 self.current = Some(id.clone());
+                self.live = self.learner.published().classes();
                 changed = Some(Some(id.clone()));
                 (AdapterAction::Published, id.to_string())
             }
             Action::Rollback => {
                 self.adapters.switch(None)?;
                 self.current = None;
+                self.live = self.classes.shipped_len();
                 changed = Some(None);
                 (AdapterAction::RolledBack, FACTORY.to_string())
             }
             Action::Veto => (AdapterAction::Vetoed, self.current_name()),
             Action::Freeze => (AdapterAction::Frozen, self.current_name()),
-            Action::Hold => return Ok(Learned::Decided { decision, changed }),
+            Action::Hold => return Ok(Learned::Decided { decision, changed, kept }),
         };
-        self.record(id, action, numbers(&decision, self.learner.training_predictions()))?;
-        Ok(Learned::Decided { decision, changed })
+        self.temperature = Temperature::fit(&self.learner.told()?);
+        let mut numbers = numbers(&decision, self.learner.training_predictions());
+        numbers.insert("temperature".to_string(), self.temperature.t);
+        if let (Some(before), Some(kept)) = (before, kept) {
+            numbers.insert("kept_samples".to_string(), kept.n as f64);
+            numbers.insert("kept_factory".to_string(), kept.factory);
+            numbers.insert("kept_before".to_string(), before.now);
+            numbers.insert("kept_candidate".to_string(), kept.now);
+        }
+        self.record(id, action, numbers)?;
+        Ok(Learned::Decided { decision, changed, kept })
     }
 
     /// The canonical correction of the presses recorded up to `journal_seq`: what an adapter of that provenance must hold.
@@ -371,16 +581,10 @@ impl App {
     /// # Errors
     /// [`AppError::Store`] or [`AppError::Learn`].
     pub fn recompute(&self, journal_seq: u64) -> Result<Theta, AppError> {
-        let presses: Vec<TrainingPress> = lock(&self.journal)
-            .reader()
-            .effective_presses()?
-            .iter()
-            .filter(|p| p.press_id.0 <= journal_seq)
-            .filter_map(|p| self.training_press(p))
-            .collect();
-        let factory = Theta::zeros(self.model.base().classes(), self.model.base().features() + 1);
-        let config = self.learner.config().clone();
-        Ok(Learner::resume(self.model.base().clone(), config, presses, factory)?.refit()?)
+        let mut effective = lock(&self.journal).reader().effective_presses()?;
+        effective.retain(|p| p.press_id.0 <= journal_seq);
+        let awake = self.awake_by(effective.iter().filter_map(|p| self.added_class(p)));
+        Ok(self.resumed(&effective, awake, Theta::zeros(0, self.base.width()))?.refit()?)
     }
 
     /// Goes back to the adapter before, or to the factory head. One press does this; the learner then rests until as many
@@ -441,19 +645,35 @@ impl App {
 
     /// Takes up the adapter `id` of the store as the one in use.
     fn adopt(&mut self, id: Option<AdapterId>) -> Result<(), AppError> {
+        let effective = lock(&self.journal).reader().effective_presses()?;
+        let theta = self.in_use(id)?;
+        self.relearn(&effective, theta)
+    }
+
+    /// Makes `id` the adapter that answers; its correction.
+    fn in_use(&mut self, id: Option<AdapterId>) -> Result<Theta, AppError> {
         let theta = match &id {
-            None => Theta::zeros(self.model.base().classes(), self.model.base().features() + 1),
+            None => Theta::zeros(self.base.classes(), self.base.width()),
             Some(id) => {
                 let a = self.adapters.load(id)?;
-                Theta::new(a.classes, a.columns, a.theta)?
+                classes::check(&self.classes, Some(&a))?;
+                let (adapter, asked) = (a.provenance.random_features, self.base.random_features());
+                let theta = Theta::new(a.classes, a.columns, a.theta)?;
+                // A linear correction is one over more features too; the other way round there is none.
+                match adapter {
+                    0 => theta.with_random(asked),
+                    _ if adapter == asked => theta,
+                    _ => return Err(AppError::OtherFeatures { adapter, asked }),
+                }
             }
         };
-        let presses: Vec<TrainingPress> =
-            lock(&self.journal).reader().effective_presses()?.iter().filter_map(|p| self.training_press(p)).collect();
-        let config = self.learner.config().clone();
-        self.learner = Learner::resume(self.model.base().clone(), config, presses, theta)?;
+        self.model.put_on(&self.adapters, id.as_ref()).map_err(|e| match e {
+            ModelError::Adapter(e) => AppError::from(e),
+            e => e.into(),
+        })?;
+        self.live = theta.classes();
         self.current = id;
-        Ok(())
+        Ok(theta)
     }
 
     fn current_name(&self) -> String {
@@ -472,7 +692,7 @@ impl App {
         Adapter {
             provenance: Provenance {
                 base_digest: self.model.bundle().base_digest().to_string(),
-                objective: "posterior".to_string(),
+                objective: self.learner.config().objective.clone(),
                 presses: self.learner.training_predictions() as u64,
                 journal_seq: self.last_seq,
                 lambda: solver.lambda_partial,
@@ -481,46 +701,16 @@ impl App {
                 scope: "head".to_string(),
                 order: 0,
                 parent: None,
+                body: self.model.body().cloned(),
+                classes: self.known_classes(),
+                retain: self.retain,
+                random_features: self.base.random_features(),
             },
             classes: theta.classes(),
             columns: theta.width(),
             theta: theta.values().to_vec(),
+            tuned: None,
         }
-    }
-
-    /// The learner's form of an effective press; `None` when it may not train this model.
-    fn training_press(&self, p: &EffectivePress) -> Option<TrainingPress> {
-        let same_model = p.example.model_digest == self.model.bundle().base_digest();
-        if !same_model || p.suspect || p.ambiguous {
-            return None;
-        }
-        let class = |c: u32| c as usize;
-        let feedback = match p.signal {
-            Signal::Thumb { up } => Feedback::Thumb { up },
-            Signal::Correction { class: c } => Feedback::Correction { class: class(c) },
-            Signal::Demonstration { class: c } => Feedback::Demonstration { class: class(c) },
-            Signal::Stars { stars } => Feedback::Stars { stars },
-            Signal::Preference { over } => Feedback::Preference { over: class(over) },
-            Signal::NotSure => Feedback::NotSure,
-            Signal::Undo => return None,
-        };
-        let shown = p.shown_class.map_or_else(|| argmax(&p.example.logits), class);
-        if feedback.check(shown, self.model.base().classes()).is_err() {
-            return None;
-        }
-        // A demonstration has no prediction; its press number, out of the way of prediction ids, stands in.
-        let prediction_id = p.prediction_id.unwrap_or(0x8000_0000 | (p.press_id.0 as u32 & 0x7fff_ffff));
-        Some(TrainingPress {
-            press_id: p.press_id.0,
-            prediction_id,
-            feature: p.example.feature.clone(),
-            logits: p.example.logits.clone(),
-            shown,
-            mu: p.mu.unwrap_or(1.0),
-            feedback,
-            confirmed: p.confirmed,
-            source: p.source.to_string(),
-        })
     }
 }
 

@@ -67,6 +67,12 @@ pub struct Defaults {
     /// Largest extrapolation factor of the canonical refit, in `[0, 1)`; 0 for plain iterations.
     #[serde(default)]
     pub momentum: Option<f32>,
+    /// How much of the source is learned beside the presses: `adapt`, `balanced` or `keep`; needs `train/coreset.safetensors`.
+    #[serde(default)]
+    pub retain: Option<String>,
+    /// Random Fourier features a head is learned on beside the graph's; 0 for none.
+    #[serde(default)]
+    pub random_features: Option<u32>,
 }
 
 impl Recipe {
@@ -110,6 +116,12 @@ impl Recipe {
             if value.is_some_and(|v| !v.is_finite() || v <= 0.0) {
                 return Err(format!("defaults.{name} is not finite and above 0"));
             }
+        }
+        if d.retain.as_deref().is_some_and(|r| !["adapt", "balanced", "keep"].contains(&r)) {
+            return Err("defaults.retain is none of adapt, balanced, keep".into());
+        }
+        if d.random_features.is_some_and(|n| n > 4096) {
+            return Err("defaults.random_features is above 4096".into());
         }
         if d.iterations == Some(0) {
             return Err("defaults.iterations is 0".into());

@@ -20,6 +20,7 @@ use crate::import::{self, WriteError};
 use crate::metrics::Latency;
 use crate::modality::{ModalityError, Preprocessor};
 use crate::plan::{PlanError, RunOptions};
+use crate::quant::edit::glob;
 use crate::quant::{Layer, Prepared, QuantError, Quantised, Settings};
 use crate::session::{Session, SessionError, SessionOptions};
 use crate::tensor::Tensor;
@@ -470,31 +471,6 @@ fn nodes_like(graph: &Graph, pattern: &str) -> Vec<String> {
     let named =
         |n: &&crate::graph::Node| fits(&n.name) || n.outputs.iter().flatten().any(|&v| fits(&graph.values[v].name));
     graph.nodes.iter().filter(named).map(|n| n.name.clone()).collect()
-}
-
-/// `*` is any text, `?` any byte.
-fn glob(pattern: &[u8], text: &[u8]) -> bool {
-    let (mut p, mut t, mut star) = (0, 0, None);
-    while t < text.len() {
-        match pattern.get(p) {
-            Some(b'*') => {
-                star = Some((p, t));
-                p += 1;
-            }
-            Some(&c) if c == b'?' || c == text[t] => {
-                p += 1;
-                t += 1;
-            }
-            _ => match star {
-                Some((at, from)) => {
-                    star = Some((at, from + 1));
-                    (p, t) = (at + 1, from + 1);
-                }
-                None => return false,
-            },
-        }
-    }
-    pattern[p..].iter().all(|&c| c == b'*')
 }
 
 /// Accuracy and median time of a session on the task's samples.

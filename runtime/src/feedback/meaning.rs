@@ -235,7 +235,9 @@ impl Meaning {
             Said::Undo => Ok(Meaning::Undo),
             Said::Rollback => Ok(Meaning::Rollback),
             Said::Nothing => Ok(Meaning::Nothing { name: "button", detail: "it was given no meaning".into() }),
-            Said::Show | Said::Quit => Err("`show` and `quit` are for lines typed in, not for buttons".into()),
+            Said::Add(_) | Said::Show | Said::Quit => {
+                Err("`add`, `show` and `quit` are for lines typed in, not for buttons".into())
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! What a person can say, in words: one grammar for lines typed in and for what a configuration gives a button.
 //!
 //! ```text
-//! [!] up | down | unsure | correct LABEL | class N | stars N | undo | rollback | nothing | show | quit
+//! [!] up | down | unsure | correct LABEL | class N | stars N | undo | rollback | nothing | add NAME | show | quit
 //! ```
 //! `!` in front says it with emphasis, as a long press does.
 use nom::branch::alt;
@@ -12,7 +12,8 @@ use nom::sequence::{preceded, terminated};
 use nom::{IResult, Parser};
 
 /// The words, for messages.
-pub const WORDS: &str = "up, down, unsure, correct LABEL, class N, stars N, undo, rollback, nothing, show, quit";
+pub const WORDS: &str =
+    "up, down, unsure, correct LABEL, class N, stars N, undo, rollback, nothing, add NAME, show, quit";
 
 /// Something said.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +45,8 @@ pub enum Said {
     Rollback,
     /// To be recorded and no more.
     Nothing,
+    /// A class more.
+    Add(String),
     /// Show the next answer.
     Show,
     /// End the loop.
@@ -71,6 +74,7 @@ fn phrase(i: &str) -> IResult<&str, Said> {
     all_consuming(alt((
         value(Said::Up, alt((tag("up"), tag("y"), tag("+")))),
         preceded((tag("correct"), space1), rest).map(|label: &str| Said::Correct(label.trim().into())),
+        preceded((tag("add"), space1), rest).map(|name: &str| Said::Add(name.trim().into())),
         preceded((tag("class"), space1), u32).map(Said::Class),
         preceded((tag("stars"), space1), verify(u8, |n| (1..=5).contains(n))).map(Said::Stars),
         value(Said::Unsure, tag("unsure")),
@@ -103,13 +107,14 @@ mod tests {
             ("undo", said(Said::Undo, false)),
             ("rollback", said(Said::Rollback, false)),
             ("nothing", said(Said::Nothing, false)),
+            ("add polar bear", said(Said::Add("polar bear".into()), false)),
             ("show", said(Said::Show, false)),
             ("quit", said(Said::Quit, false)),
             ("", Ok(None)),
         ] {
             assert_eq!(parse(text), expected, "{text}");
         }
-        for text in ["dance", "stars 6", "stars", "class", "upside", "correct", "no", "up up"] {
+        for text in ["dance", "stars 6", "stars", "class", "add", "upside", "correct", "no", "up up"] {
             assert!(parse(text).unwrap_err().contains("correct LABEL"), "{text}");
         }
     }

@@ -187,7 +187,7 @@ fn write_graph(
     for (number, values) in [(11, &graph.inputs[..formal]), (12, &graph.outputs[..])] {
         let stated = infos(number);
         for &v in values {
-            match stated.get(names[v].as_str()) {
+            match stated.get(names[v].as_str()).filter(|f| !contradicts(f, graph, v)) {
                 Some(f) => out.raw(f),
                 None => out.bytes(number, &write_value(&names[v], graph, v)),
             }
@@ -195,11 +195,28 @@ fn write_graph(
     }
     let stated = infos(13);
     for v in made {
-        if let Some(f) = stated.get(names[v].as_str()) {
+        if let Some(f) = stated.get(names[v].as_str()).filter(|f| !contradicts(f, graph, v)) {
             out.raw(f);
         }
     }
     Ok(out.0)
+}
+
+/// Whether a `ValueInfoProto` states another shape than the graph declares of the value now: another rank, or a length that
+/// is another number.
+fn contradicts(f: &Field<'_>, graph: &Graph, v: ValueId) -> bool {
+    let Some(now) = graph.values[v].declared.as_ref().and_then(|d| d.shape.as_ref()) else { return false };
+    let inner = |bytes, number: u64| fields(bytes)?.into_iter().find(|f| f.number == number).map(|f| f.bytes);
+    // `type`, `tensor_type`, `shape`; then a `dim` each.
+    let shape = inner(f.bytes, 2).and_then(|t| inner(t, 1)).and_then(|t| inner(t, 2)).and_then(fields);
+    let Some(shape) = shape else { return false };
+    let dims: Vec<_> = shape.iter().filter(|f| f.number == 1).map(|f| fields(f.bytes).unwrap_or_default()).collect();
+    let length = |dim: &[Field<'_>]| dim.iter().find(|f| f.number == 1).map(|f| f.varint);
+    dims.len() != now.len()
+        || dims.iter().zip(now).any(|(was, now)| match (length(was), now) {
+            (Some(was), Dim::Fixed(now)) => was != *now as u64,
+            _ => false,
+        })
 }
 
 /// The name in a `ValueInfoProto`.

@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use super::StoreError;
 use super::record::{
-    AdapterEvent, Age, Digest, Example, Inference, Kind, MAX_PAYLOAD_BYTES, Press, PressId, PressKind, Shown, Source,
-    check_uid,
+    AdapterEvent, Age, ClassChange, ClassesEvent, Digest, Example, Inference, Kind, MAX_PAYLOAD_BYTES, Press, PressId,
+    PressKind, Shown, Source, check_uid,
 };
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,6 +35,9 @@ pub(super) struct ShownBody {
     pub mu: f64,
     pub p: f64,
     pub example: ExampleBody,
+    /// The refused prediction of the same sample in whose place this class was offered. Version 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<u32>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -140,6 +143,7 @@ pub(super) enum Body {
     Epoch(EpochBody),
     Pad(PadBody),
     Redaction(RedactionBody),
+    Classes(ClassesEvent),
 }
 
 impl Body {
@@ -153,6 +157,7 @@ impl Body {
             Body::Epoch(_) => Kind::Epoch,
             Body::Pad(_) => Kind::Pad,
             Body::Redaction(_) => Kind::Redaction,
+            Body::Classes(_) => Kind::Classes,
         }
     }
 
@@ -167,6 +172,7 @@ impl Body {
             Body::Epoch(b) => serde_json::to_value(b),
             Body::Pad(b) => serde_json::to_value(b),
             Body::Redaction(b) => serde_json::to_value(b),
+            Body::Classes(b) => serde_json::to_value(b),
         };
         let value = value.map_err(|e| StoreError::Unfit { field: "payload", reason: e.to_string() })?;
         let text = canonical(&value);
@@ -191,7 +197,16 @@ impl Body {
             Kind::Epoch => Body::Epoch(read(text)?),
             Kind::Pad => Body::Pad(read(text)?),
             Kind::Redaction => Body::Redaction(read(text)?),
+            Kind::Classes => Body::Classes(read(text)?),
         })
+    }
+
+    /// The oldest version of the format that has a record like this.
+    pub(super) fn version(&self) -> i64 {
+        match self {
+            Body::Classes(_) | Body::Shown(ShownBody { after: Some(_), .. }) => 2,
+            _ => 1,
+        }
     }
 
     /// The kept inputs this payload refers to.
@@ -318,6 +333,7 @@ impl Shown {
             mu: f64::from(self.mu),
             p: f64::from(self.p),
             example: self.example.to_body()?,
+            after: None,
         })
     }
 }
@@ -402,6 +418,28 @@ impl AdapterEvent {
             None => Ok(()),
         }
     }
+}
+
+impl ClassesEvent {
+    pub(super) fn check(&self) -> Result<(), StoreError> {
+        check_name("base_digest", &self.base_digest)?;
+        match &self.change {
+            ClassChange::Add { name } | ClassChange::Rename { name, .. } => check_label(name),
+            ClassChange::Merge { .. } => Ok(()),
+        }
+    }
+}
+
+/// Longest name of a class, in bytes.
+pub(super) const MAX_LABEL_BYTES: usize = 64;
+
+fn check_label(name: &str) -> Result<(), StoreError> {
+    if name.is_empty() || name.trim() != name || name.len() > MAX_LABEL_BYTES || name.chars().any(char::is_control) {
+        let reason =
+            format!("{name:?} is not 1 to {MAX_LABEL_BYTES} bytes without control characters or blanks at its ends");
+        return Err(StoreError::Unfit { field: "the name of a class", reason });
+    }
+    Ok(())
 }
 
 fn check_probability(field: &'static str, value: f32) -> Result<(), StoreError> {

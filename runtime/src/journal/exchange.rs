@@ -14,8 +14,8 @@ use super::verify::body_fault;
 use super::writer::Journal;
 use super::{Stamp, StoreError};
 
-/// The schema named on the first line.
-pub const EXPORT_SCHEMA: &str = "hone.journal/1";
+/// The schema named on the first line, before the version the journal needs.
+pub const EXPORT_SCHEMA: &str = "hone.journal";
 /// Longest line of an import, in bytes.
 const MAX_LINE_BYTES: u64 = MAX_PAYLOAD_BYTES as u64 + 4_096;
 
@@ -81,7 +81,7 @@ impl Reader {
             marks: count("mark")? as u64,
             next_prediction_id: self.next_prediction_id()?,
             records: records as u64,
-            schema: EXPORT_SCHEMA.to_string(),
+            schema: schema(sql::version(self.conn()).map_err(sql)?),
         };
         put(out, &header.line())?;
         let mut statement =
@@ -134,6 +134,11 @@ impl Journal {
     }
 }
 
+/// The first line's schema of a journal of that version.
+fn schema(version: i64) -> String {
+    format!("{EXPORT_SCHEMA}/{version}")
+}
+
 struct Import<'a> {
     lines: Lines<'a>,
     conn: &'a Connection,
@@ -144,8 +149,9 @@ impl Import<'_> {
     fn run(&mut self, path: &std::path::Path) -> Result<u64, StoreError> {
         let text = self.lines.next()?;
         let header: Header = self.lines.parse(&text)?;
-        if header.schema != EXPORT_SCHEMA {
-            return Err(self.lines.wrong(format!("schema {:?}, this hone reads {EXPORT_SCHEMA:?}", header.schema)));
+        if !(1..=sql::FORMAT_VERSION).any(|version| header.schema == schema(version)) {
+            let newest = schema(sql::FORMAT_VERSION);
+            return Err(self.lines.wrong(format!("schema {:?}, this hone reads up to {newest:?}", header.schema)));
         }
         if header.next_prediction_id == 0 || header.next_prediction_id > u64::from(u32::MAX) + 1 {
             return Err(self.lines.wrong("next_prediction_id is out of range".to_string()));
@@ -190,6 +196,10 @@ impl Import<'_> {
                 .wrong("its first line's next_prediction_id is not above every prediction".to_string()));
         }
         sql::set_meta(self.conn, "jump", 1).map_err(sql)?;
+        let needed = schema(sql::version(self.conn).map_err(sql)?);
+        if needed != header.schema {
+            return Err(self.lines.wrong(format!("schema {:?}, its records need {needed:?}", header.schema)));
+        }
         Ok(header.records)
     }
 

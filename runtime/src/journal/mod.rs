@@ -47,14 +47,14 @@ mod tests;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-pub use blob::{Blobs, MAX_BLOB_BYTES};
+pub use blob::{BlobSize, Blobs, DROPPED, MAX_BLOB_BYTES};
 pub use error::StoreError;
 pub use exchange::EXPORT_SCHEMA;
 pub use follow::{Changes, Follower};
 pub use reader::{EffectivePress, Filter, PressLine, Reader, Signal, Stats, Story};
 pub use record::{
-    AdapterAction, AdapterEvent, Age, Digest, Example, Inference, Kind, MAX_PAYLOAD_BYTES, PadEvent, PadPress, Press,
-    PressId, PressKind, Record, Shown, Source,
+    AdapterAction, AdapterEvent, Age, ClassChange, ClassesEvent, Digest, Example, Inference, Kind, MAX_PAYLOAD_BYTES,
+    PadEvent, PadPress, Press, PressId, PressKind, Record, Shown, Source,
 };
 pub use resolve::{PressStatus, REPLACE_WINDOW_MS};
 pub use verify::{Fault, VerifyReport};

@@ -81,6 +81,8 @@ pub struct EffectivePress {
     pub shown_class: Option<u32>,
     /// The probability with which it was chosen to be shown; `None` for a demonstration.
     pub mu: Option<f32>,
+    /// The refused prediction of the same sample in whose place this one was offered.
+    pub after: Option<u32>,
     /// Said with emphasis: never trains.
     pub confirmed: bool,
     /// Made within 150 ms of a change of the answer.
@@ -302,7 +304,7 @@ impl Reader {
             _ => {
                 let shown = line.prediction_id.map(|id| self.shown_body(id)).transpose()?.flatten();
                 let (shown, _) = shown.ok_or_else(|| damaged("what it is about is gone".to_string()))?;
-                (shown.example.to_example().map_err(damaged)?, Some((shown.class, shown.mu as f32)))
+                (shown.example.to_example().map_err(damaged)?, Some((shown.class, shown.mu as f32, shown.after)))
             }
         };
         Ok(EffectivePress {
@@ -310,8 +312,9 @@ impl Reader {
             prediction_id: about.and(line.prediction_id),
             signal: line.signal,
             example,
-            shown_class: about.map(|(class, _)| class),
-            mu: about.map(|(_, mu)| mu),
+            shown_class: about.map(|(class, ..)| class),
+            mu: about.map(|(_, mu, _)| mu),
+            after: about.and_then(|(.., after)| after),
             confirmed: line.confirmed,
             ambiguous: line.ambiguous,
             suspect: line.suspect,

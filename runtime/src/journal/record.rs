@@ -85,12 +85,23 @@ pub enum Kind {
     Pad,
     /// The list of records that were made unreadable.
     Redaction,
+    /// A change of the classes a model knows. Version 2.
+    Classes,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 8] =
-        [Kind::Shown, Kind::Inference, Kind::Press, Kind::Adapter, Kind::Note, Kind::Epoch, Kind::Pad, Kind::Redaction];
+    pub const ALL: [Kind; 9] = [
+        Kind::Shown,
+        Kind::Inference,
+        Kind::Press,
+        Kind::Adapter,
+        Kind::Note,
+        Kind::Epoch,
+        Kind::Pad,
+        Kind::Redaction,
+        Kind::Classes,
+    ];
 
     /// The name in the journal and in exports.
     pub fn name(self) -> &'static str {
@@ -103,6 +114,7 @@ impl Kind {
             Kind::Epoch => "epoch",
             Kind::Pad => "pad",
             Kind::Redaction => "redaction",
+            Kind::Classes => "classes",
         }
     }
 
@@ -390,6 +402,41 @@ pub struct AdapterEvent {
     pub action: AdapterAction,
     /// Named figures, finite: accuracies, counts, probabilities.
     pub numbers: BTreeMap<String, f64>,
+}
+
+/// A change of the classes that the model of one bundle knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClassesEvent {
+    /// The bundle whose classes they are.
+    pub base_digest: String,
+    /// What changed.
+    pub change: ClassChange,
+}
+
+/// What a person can do to the classes of a model. A class is a number that never changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum ClassChange {
+    /// A class more, with the next free number.
+    Add {
+        /// Its name.
+        name: String,
+    },
+    /// Another name for a class.
+    Rename {
+        /// The class.
+        class: u32,
+        /// Its name from now on.
+        name: String,
+    },
+    /// Two classes are one from now on.
+    Merge {
+        /// The class that is answered no more.
+        from: u32,
+        /// The class answered in its place.
+        into: u32,
+    },
 }
 
 /// One record as stored.

@@ -13,8 +13,10 @@ use crate::state::{self, StateDir, StateError};
 
 /// `PRAGMA application_id`: "hone".
 pub(super) const APPLICATION_ID: i64 = 0x686f_6e65;
-/// `PRAGMA user_version`: the format version of FORMAT.md.
-pub(super) const FORMAT_VERSION: i64 = 1;
+/// `PRAGMA user_version`: the newest format version of FORMAT.md.
+pub(super) const FORMAT_VERSION: i64 = 2;
+/// The version of a journal that holds nothing newer.
+const OLDEST_VERSION: i64 = 1;
 
 /// Length the write-ahead log is given before its first use. A log that grows changes its inode with every commit, and
 /// a power cut between the two flushes could lose the newest one; one that is as long as it will ever be does not.
@@ -78,7 +80,7 @@ pub(super) fn connect(state: &StateDir, max_pages: Option<u32>) -> Result<Connec
     if is_blank(&conn).map_err(fail)? {
         let tx = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(fail)?;
         tx.execute_batch(SCHEMA).map_err(fail)?;
-        tx.execute_batch(&format!("PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={FORMAT_VERSION};"))
+        tx.execute_batch(&format!("PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={OLDEST_VERSION};"))
             .map_err(fail)?;
         tx.commit().map_err(fail)?;
         state::sync_dir(state.root())?;
@@ -171,11 +173,16 @@ fn check_identity(conn: &Connection, path: &Path) -> Result<(), StoreError> {
     if id != APPLICATION_ID {
         return Err(StoreError::NotAJournal { path: path.to_path_buf() });
     }
-    let found: i64 = conn.query_row("PRAGMA user_version", [], |r| r.get(0)).map_err(fail)?;
-    if found != FORMAT_VERSION {
+    let found = version(conn).map_err(fail)?;
+    if !(OLDEST_VERSION..=FORMAT_VERSION).contains(&found) {
         return Err(StoreError::Newer { path: path.to_path_buf(), found, known: FORMAT_VERSION });
     }
     Ok(())
+}
+
+/// The version of the format this journal needs: that of the newest thing in it.
+pub(super) fn version(conn: &Connection) -> rusqlite::Result<i64> {
+    conn.query_row("PRAGMA user_version", [], |r| r.get(0))
 }
 
 // ---- records --------------------------------------------------------------------------------------------------------
@@ -266,6 +273,12 @@ pub(super) fn insert(conn: &Connection, stored: &Stored, body: Option<&Body>) ->
         stored.digest.0,
         stored.chain.0,
     ])?;
+    if let Some(needed) = body.map(Body::version)
+        && needed > OLDEST_VERSION
+        && needed > version(conn)?
+    {
+        conn.execute_batch(&format!("PRAGMA user_version={needed}"))?;
+    }
     match body {
         Some(Body::Shown(b)) => conn
             .prepare_cached("INSERT INTO shown(prediction_id, seq) VALUES(?,?)")?

@@ -679,6 +679,42 @@ fn the_export_of_version_1_stays_readable() {
 }
 
 #[test]
+fn what_is_new_and_nothing_else_makes_an_export_version_2_and_it_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut j = open(dir.path(), &TestClock::new());
+    let first = j.shown(&shown(1)).unwrap();
+    j.press(&thumb(first, false)).unwrap();
+    assert!(export_of(j.reader()).starts_with(b"{\"epochs\":0,\"marks\":0,\"next_prediction_id\":2,"));
+    let version = |j: &Journal| String::from_utf8(export_of(j.reader())).unwrap().contains("hone.journal/2");
+    assert!(!version(&j));
+    let second = j.offered(&shown(0), first).unwrap();
+    assert!(version(&j));
+    j.press(&thumb(second, true)).unwrap();
+    for change in [
+        ClassChange::Add { name: "a \"loop\"".into() },
+        ClassChange::Rename { class: 1, name: "ä".into() },
+        ClassChange::Merge { from: 0, into: 1 },
+    ] {
+        j.classes(&ClassesEvent { base_digest: "5f1c".into(), change }).unwrap();
+    }
+    let golden = export_of(j.reader());
+    let (_dir, _clock, mut again) = fresh();
+    again.import(&mut &golden[..]).unwrap();
+    assert_eq!(export_of(again.reader()), golden);
+    let after: Vec<_> = again.reader().effective_presses().unwrap().iter().map(|p| p.after).collect();
+    assert_eq!(after, [None, Some(first)]);
+    // A first line that says less than the records need is refused.
+    let less = String::from_utf8(golden).unwrap().replace("hone.journal/2", "hone.journal/1");
+    let (_dir, _clock, mut refused) = fresh();
+    let e = refused.import(&mut less.as_bytes()).unwrap_err();
+    assert!(e.to_string().contains("need"), "{e}");
+    // A runner-up of nothing, a class without a name.
+    assert!(j.offered(&shown(0), 99).is_err());
+    let nameless = ClassesEvent { base_digest: "5f1c".into(), change: ClassChange::Add { name: " ".into() } };
+    assert!(j.classes(&nameless).is_err());
+}
+
+#[test]
 fn the_chain_is_what_the_byte_ruler_says() {
     let (_dir, _clock, mut j) = fresh();
     j.note("hello").unwrap();
@@ -778,9 +814,9 @@ fn reading_where_nothing_is_and_a_file_that_is_no_journal_are_clear_errors() {
 fn a_journal_of_a_later_version_is_not_touched() {
     let (dir, _clock, j) = fresh();
     j.close().unwrap();
-    tamper(dir.path(), "PRAGMA user_version=2");
+    tamper(dir.path(), "PRAGMA user_version=3");
     let e = Journal::open(StateDir::at(dir.path()).lock().unwrap()).err().unwrap();
-    assert!(matches!(e, StoreError::Newer { found: 2, .. }), "{e}");
+    assert!(matches!(e, StoreError::Newer { found: 3, .. }), "{e}");
 }
 
 #[test]

@@ -213,6 +213,7 @@ impl Reader {
                 report.blobs += 1;
                 match blobs.get(digest) {
                     Ok(_) => {}
+                    Err(StoreError::Blob { what: super::DROPPED, .. }) => {}
                     Err(StoreError::Blob { what, .. }) => {
                         report.faults.push(Fault::Blob { seq, digest: *digest, what })
                     }

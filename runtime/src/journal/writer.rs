@@ -5,7 +5,9 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, 
 
 use super::body::{Body, EpochBody, NoteBody, PadBody, PadRef, RedactionBody};
 use super::reader::Reader;
-use super::record::{AdapterEvent, Digest, Inference, PadEvent, PadPress, Press, PressId, Shown, Source, check_uid};
+use super::record::{
+    AdapterEvent, ClassesEvent, Digest, Inference, PadEvent, PadPress, Press, PressId, Shown, Source, check_uid,
+};
 use super::resolve::PressStatus;
 use super::sql::{self, Stored};
 use super::{Blobs, Clock, Options, Stamp, StoreError};
@@ -147,6 +149,25 @@ impl Journal {
         })
     }
 
+    /// As [`Journal::shown`], for a class offered in the place of the refused prediction `after` of the same sample.
+    ///
+    /// # Errors
+    /// As [`Journal::shown`]; [`StoreError::Unfit`] when `after` was never shown.
+    pub fn offered(&mut self, shown: &Shown, after: u32) -> Result<u32, StoreError> {
+        self.commit(|batch| {
+            if !sql::is_shown(batch.tx, after).map_err(batch.fail())? {
+                let reason = format!("prediction {after} was never shown");
+                return Err(StoreError::Unfit { field: "after", reason });
+            }
+            let id =
+                u32::try_from(batch.next_prediction).map_err(|_| StoreError::Exhausted { what: "prediction ids" })?;
+            let body = super::body::ShownBody { after: Some(after), ..shown.to_body(id)? };
+            batch.append(Body::Shown(body))?;
+            batch.next_prediction += 1;
+            Ok(id)
+        })
+    }
+
     /// Takes an inference record that nobody is asked about. It is durable with the next record of any other kind, with
     /// [`Journal::flush`], or when the oldest one waiting is a second old and another one comes.
     ///
@@ -278,6 +299,15 @@ impl Journal {
     pub fn adapter(&mut self, event: &AdapterEvent) -> Result<u64, StoreError> {
         event.check()?;
         self.commit(|batch| batch.append(Body::Adapter(event.clone())))
+    }
+
+    /// Records a change of the classes a model knows; returns the `seq` of the record.
+    ///
+    /// # Errors
+    /// [`StoreError::Unfit`] for a name that is empty, too long, or holds control characters.
+    pub fn classes(&mut self, event: &ClassesEvent) -> Result<u64, StoreError> {
+        event.check()?;
+        self.commit(|batch| batch.append(Body::Classes(event.clone())))
     }
 
     /// Records a line of text; returns the `seq` of the record.

@@ -64,6 +64,20 @@ pub enum LearnError {
         /// The kind of press.
         feedback: &'static str,
     },
+    /// There is no objective of that name.
+    #[error("there is no objective {name:?}; there are posterior, ce, policy-gradient, kto, dpo, q-learning")]
+    UnknownObjective {
+        /// The name asked for.
+        name: String,
+    },
+    /// The objective's solver holds on to no source samples.
+    #[error(
+        "objective {objective} cannot learn source samples beside the presses; use posterior or ce, or --retain adapt"
+    )]
+    CannotRetain {
+        /// The objective's registered name.
+        objective: &'static str,
+    },
     /// No press of that id is in the log.
     #[error("press {press_id} is not in the training log; it was never recorded or already undone")]
     UnknownPress {
@@ -84,6 +98,22 @@ pub enum LearnError {
         /// What differs.
         what: &'static str,
     },
+    /// A head with classes that were added on the device cannot be written into the graph.
+    #[error(
+        "{added} classes were added on the device; the graph has no weights for them, so the head cannot be merged into it"
+    )]
+    Unmergeable {
+        /// How many.
+        added: usize,
+    },
+    /// A head over random features cannot be written into the graph.
+    #[error(
+        "the head is learned on {random} random features beside the graph's; it cannot be merged into a linear layer"
+    )]
+    Bent {
+        /// How many.
+        random: usize,
+    },
     /// The curvature matrix has no Cholesky factor.
     #[error("curvature matrix is not positive definite at row {row}; the features are too large, check mean and std")]
     NotPositiveDefinite {
@@ -103,7 +133,11 @@ impl Classified for LearnError {
             | LearnError::PressConflict { .. }
             | LearnError::PredictionConflict { .. } => Class::Invalid,
             LearnError::OutOfRange { .. } => Class::Config,
-            LearnError::UnsupportedFeedback { .. } => Class::Unsupported,
+            LearnError::UnsupportedFeedback { .. }
+            | LearnError::UnknownObjective { .. }
+            | LearnError::CannotRetain { .. }
+            | LearnError::Unmergeable { .. }
+            | LearnError::Bent { .. } => Class::Unsupported,
             LearnError::UnknownPress { .. } => Class::Usage,
             LearnError::NotPositiveDefinite { .. } => Class::Failed,
         }

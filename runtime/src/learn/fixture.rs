@@ -57,7 +57,7 @@ pub(crate) struct World {
     pub(crate) test: Vec<Sample>,
 }
 
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Kind {
     /// Nothing changed.
     Source,
@@ -72,6 +72,11 @@ pub(crate) fn vectors() -> Vectors {
 }
 
 impl Vectors {
+    /// Mean and standard deviation of the features.
+    pub(crate) fn statistics(&self) -> (Vec<f32>, Vec<f32>) {
+        (self.mean.clone(), self.std.clone())
+    }
+
     pub(crate) fn world(&self, kind: Kind) -> World {
         let base = HeadBase::new(self.weight.clone(), self.bias.clone(), self.mean.clone(), self.std.clone())
             .expect("the recorded head is sound");
@@ -140,4 +145,12 @@ impl World {
 /// A repeatable uniform number in [0, 1) for step `t` of stream `seed`.
 pub(crate) fn uniform(seed: u64, t: u64) -> f64 {
     (splitmix64(splitmix64(seed) ^ t) >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+/// Softmax as a model answers it.
+pub(crate) fn probabilities(logits: &[f32]) -> Vec<f32> {
+    let max = logits.iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b));
+    let e: Vec<f64> = logits.iter().map(|&v| f64::from(v - max).exp()).collect();
+    let sum: f64 = e.iter().sum();
+    e.iter().map(|v| (v / sum) as f32).collect()
 }

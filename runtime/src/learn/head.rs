@@ -8,6 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::error::{LearnError, check_finite, check_len};
+use super::fourier::Fourier;
 
 /// What a bundle ships about its last layer: the linear head and the statistics of the feature it reads.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -17,6 +18,11 @@ pub struct HeadBase {
     bias: Vec<f32>,
     mean: Vec<f32>,
     std: Vec<f32>,
+    /// Classes at the end that were added on the device: the graph has none of them.
+    added: usize,
+    /// Random features learned on beside the graph's. A choice of this device, not of the file.
+    #[serde(skip)]
+    fourier: Option<Fourier>,
 }
 
 /// A head as it stands in a file, before its sizes are believed.
@@ -26,13 +32,20 @@ struct UncheckedHead {
     bias: Vec<f32>,
     mean: Vec<f32>,
     std: Vec<f32>,
+    #[serde(default)]
+    added: usize,
 }
 
 impl TryFrom<UncheckedHead> for HeadBase {
     type Error = LearnError;
 
     fn try_from(raw: UncheckedHead) -> Result<HeadBase, LearnError> {
-        HeadBase::new(raw.weight, raw.bias, raw.mean, raw.std)
+        let base = HeadBase::new(raw.weight, raw.bias, raw.mean, raw.std)?;
+        if raw.added + 2 > base.classes() {
+            let (expected, found) = (raw.added + 2, base.classes());
+            return Err(LearnError::Length { what: "the head's bias (one per class)", expected, found });
+        }
+        Ok(HeadBase { added: raw.added, ..base })
     }
 }
 
@@ -61,12 +74,43 @@ impl HeadBase {
         if let Some(&value) = std.iter().find(|s| **s <= 0.0) {
             return Err(LearnError::OutOfRange { what: "std", value: f64::from(value), range: "(0, inf)" });
         }
-        Ok(HeadBase { weight, bias, mean, std })
+        Ok(HeadBase { weight, bias, mean, std, added: 0, fourier: None })
     }
 
-    /// `C`.
+    /// This head with so many classes in all; those beyond its own have no weights, only what is learned.
+    pub fn with_classes(&self, classes: usize) -> HeadBase {
+        let added = classes.saturating_sub(self.classes());
+        let mut base = self.clone();
+        base.weight.resize(base.weight.len() + added * self.features(), 0.0);
+        base.bias.resize(base.bias.len() + added, 0.0);
+        base.added += added;
+        base
+    }
+
+    /// This head with `random` Fourier features beside the graph's; none for 0.
+    pub fn with_fourier(&self, random: usize) -> HeadBase {
+        let fourier = (random > 0).then(|| Fourier::new(self.features(), random));
+        HeadBase { fourier, ..self.clone() }
+    }
+
+    /// Random features beside the graph's.
+    pub fn random_features(&self) -> usize {
+        self.fourier.as_ref().map_or(0, Fourier::outputs)
+    }
+
+    /// Columns of a correction: the graph's features, random ones, and the constant.
+    pub fn width(&self) -> usize {
+        self.features() + self.random_features() + 1
+    }
+
+    /// `C`, classes added on the device included.
     pub fn classes(&self) -> usize {
         self.bias.len()
+    }
+
+    /// Classes of the graph, those added on the device left out.
+    pub(crate) fn shipped_classes(&self) -> usize {
+        self.classes() - self.added
     }
 
     /// `d`, the width of the feature.
@@ -84,7 +128,7 @@ impl HeadBase {
         &self.bias
     }
 
-    /// `z [d+1] = ((feature − mean) / (std · √d), 1)`.
+    /// `z [d+1] = ((feature − mean) / (std · √d), 1)`; with random features `φ` of the standardised ones before the constant.
     ///
     /// The division by √d keeps |z|² near 2 whatever the width, so that one λ fits every backbone.
     ///
@@ -97,6 +141,9 @@ impl HeadBase {
             .map(|j| ((f64::from(feature[j]) - f64::from(self.mean[j])) * self.inverse_scale(j)) as f32)
             .collect();
         check_finite("the standardised feature", &z)?;
+        if let Some(fourier) = &self.fourier {
+            z.extend(fourier.apply(&z));
+        }
         z.push(1.0);
         Ok(z)
     }
@@ -104,9 +151,16 @@ impl HeadBase {
     /// The head with `theta` folded in: `weight + Θ·diag(1/(std·√d))`, the bias adjusted by the mean.
     ///
     /// # Errors
-    /// [`LearnError::Length`] when `theta` is not `[C, d+1]`.
+    /// [`LearnError::Length`] when `theta` is not `[C, d+1]`; [`LearnError::Unmergeable`] with added classes, whose logits
+    /// are no linear function of the feature.
     pub fn merge(&self, theta: &Theta) -> Result<MergedHead, LearnError> {
         let d = self.features();
+        if self.added > 0 {
+            return Err(LearnError::Unmergeable { added: self.added });
+        }
+        if let Some(fourier) = &self.fourier {
+            return Err(LearnError::Bent { random: fourier.outputs() });
+        }
         check_len("theta's classes", self.classes(), theta.classes())?;
         check_len("theta's width", d + 1, theta.width())?;
         let mut weight = self.weight.clone();
@@ -122,6 +176,23 @@ impl HeadBase {
             bias[c] = (f64::from(bias[c]) + shift) as f32;
         }
         Ok(MergedHead { weight, bias })
+    }
+
+    /// The shipped head as a function of `z`, `[C, width]`: `weight · std · √d`, 0 for random features, and in the last column
+    /// what the mean feature gives.
+    pub(crate) fn over_z(&self) -> Vec<f64> {
+        let (classes, d, width) = (self.classes(), self.features(), self.width());
+        let mut out = vec![0.0; classes * width];
+        for c in 0..classes {
+            let mut constant = f64::from(self.bias[c]);
+            for j in 0..d {
+                let w = f64::from(self.weight[c * d + j]);
+                out[c * width + j] = w / self.inverse_scale(j);
+                constant += w * f64::from(self.mean[j]);
+            }
+            out[c * width + width - 1] = constant;
+        }
+        out
     }
 
     fn inverse_scale(&self, j: usize) -> f64 {
@@ -167,6 +238,27 @@ impl Theta {
     /// No correction: the factory head.
     pub fn zeros(classes: usize, width: usize) -> Theta {
         Theta { classes, width, values: vec![0.0; classes * width] }
+    }
+
+    /// The same correction over `random` more features, put before the constant, that it does not use.
+    pub fn with_random(&self, random: usize) -> Theta {
+        let width = self.width + random;
+        let values = self
+            .values
+            .chunks(self.width)
+            .flat_map(|row| {
+                let (features, constant) = row.split_at(self.width - 1);
+                features.iter().copied().chain(std::iter::repeat_n(0.0, random)).chain(constant.iter().copied())
+            })
+            .collect();
+        Theta { classes: self.classes, width, values }
+    }
+
+    /// The correction of the first `classes` classes; where there are fewer, the others have none.
+    pub fn with_classes(&self, classes: usize) -> Theta {
+        let mut values = self.values.clone();
+        values.resize(classes * self.width, 0.0);
+        Theta { classes, width: self.width, values }
     }
 
     /// A stored correction; `values [classes, width]`.

@@ -15,18 +15,31 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::classes::{self, Grouped, Merged};
+use super::contradiction::Contradiction;
+use super::engine::{Engine, TrainingRow, objective};
 use super::error::{LearnError, check_finite, check_len};
 use super::gate::{self, Action, Answered, Decision, GateConfig, Mode, Verdict};
 use super::head::{HeadBase, Theta, argmax};
-use super::objective::{Feedback, Press, posterior, softmax_into};
-use super::solver::{HeadSolver, Row, SolverConfig, canonical_refit, splitmix64};
+use super::objective::{Feedback, HeadFit, Hyper, ObjectiveDef, Press, ce, posterior, softmax_into};
+use super::rater::{Rater, agrees};
+use super::retention::SourceSample;
+use super::solver::minibatch::{MinibatchConfig, Pressed};
+use super::solver::{Row, SolverConfig, splitmix64};
+use super::temperature::Told;
 use super::tripwire::{Trip, Tripwire, TripwireConfig};
 
 /// Settings of a learner.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LearnerConfig {
-    /// The refit.
+    /// The objective's name in [`OBJECTIVES`](super::OBJECTIVES).
+    pub objective: String,
+    /// The refit, for objectives that have one, and the settings of every objective.
     pub solver: SolverConfig,
+    /// The minibatch solver, for the others.
+    pub minibatch: MinibatchConfig,
+    /// Step of the minibatch solver; `None` for the objective's own.
+    pub learning_rate: Option<f64>,
     /// The gate.
     pub gate: GateConfig,
     /// The trip-wires.
@@ -39,18 +52,27 @@ pub struct LearnerConfig {
     pub reservoir: usize,
     /// Seed of the reservoir's choice.
     pub seed: u64,
+    /// From which press on which classes are one, oldest first; empty where all are apart.
+    pub merged: Vec<Merged>,
+    /// Samples of the source that are held on to beside the presses.
+    pub source: Vec<SourceSample>,
 }
 
 impl Default for LearnerConfig {
     fn default() -> LearnerConfig {
         LearnerConfig {
+            objective: posterior::POSTERIOR.name.to_string(),
             solver: SolverConfig::default(),
+            minibatch: MinibatchConfig::default(),
+            learning_rate: None,
             gate: GateConfig::default(),
             tripwire: TripwireConfig::default(),
             publish_every: 5,
             confirm_every: 10,
             reservoir: 64,
             seed: 0,
+            merged: Vec::new(),
+            source: Vec::new(),
         }
     }
 }
@@ -85,7 +107,8 @@ pub enum Outcome {
     Trained,
     /// It is evidence for the gate.
     Confirmed,
-    /// It is logged and says nothing a head could use (`not-sure`, three stars), or its prediction is held out as evidence.
+    /// It is logged and says nothing a head could use (`not-sure`, three stars, a kind the objective does not learn from), or
+    /// its prediction is held out as evidence.
     Silent,
     /// Its id was in the log already; nothing changed.
     Duplicate,
@@ -99,12 +122,16 @@ pub struct Learner {
     predictions: BTreeMap<u32, Prediction>,
     /// Prediction of each press.
     presses: BTreeMap<u64, u32>,
-    solver: HeadSolver,
-    /// Row of each training prediction in `solver`.
+    objective: &'static ObjectiveDef,
+    engine: Engine,
+    /// Row of each training prediction in `engine`.
     rows: BTreeMap<u32, usize>,
+    /// What confirmed presses have shown of each source.
+    raters: BTreeMap<String, Rater>,
     incremental: Theta,
     published: Theta,
     tripwire: Tripwire,
+    contradiction: Contradiction,
     since_candidate: usize,
     since_confirmed: usize,
 }
@@ -131,8 +158,11 @@ impl Learner {
     /// A learner with an empty log that serves the factory head.
     ///
     /// # Errors
-    /// [`LearnError::OutOfRange`] or [`LearnError::Length`] for settings that make no sense.
-    pub fn new(base: HeadBase, config: LearnerConfig) -> Result<Learner, LearnError> {
+    /// [`LearnError::OutOfRange`] or [`LearnError::Length`] for settings that make no sense, [`LearnError::UnknownObjective`],
+    /// [`LearnError::CannotRetain`].
+    pub fn new(base: HeadBase, mut config: LearnerConfig) -> Result<Learner, LearnError> {
+        config.solver.source =
+            config.source.iter().map(|sample| source_row(&base, sample)).collect::<Result<_, _>>()?;
         config.gate.check()?;
         for (what, value) in [
             ("publish_every", config.publish_every),
@@ -143,10 +173,17 @@ impl Learner {
                 return Err(LearnError::OutOfRange { what, value: 0.0, range: "[1, inf)" });
             }
         }
-        let factory = Theta::zeros(base.classes(), base.features() + 1);
+        let objective = objective(&config)?;
+        if matches!(objective.fit, HeadFit::Minibatch { .. }) && !config.source.is_empty() {
+            return Err(LearnError::CannotRetain { objective: objective.name });
+        }
+        let factory = Theta::zeros(base.classes(), base.width());
         Ok(Learner {
-            solver: HeadSolver::new(base.classes(), base.features(), config.solver.clone())?,
+            objective,
+            engine: Engine::new(&base, &config)?,
+            raters: BTreeMap::new(),
             tripwire: Tripwire::new(base.classes(), config.tripwire.clone())?,
+            contradiction: Contradiction::default(),
             base,
             config,
             predictions: BTreeMap::new(),
@@ -195,6 +232,26 @@ impl Learner {
         &self.config
     }
 
+    /// The presses of the log, by prediction and in the order of arrival within each.
+    #[cfg(test)]
+    pub(crate) fn log(&self) -> Vec<TrainingPress> {
+        let of = |(&prediction_id, p): (&u32, &Prediction)| -> Vec<TrainingPress> {
+            let press = |said: &Said| TrainingPress {
+                press_id: said.press_id,
+                prediction_id,
+                feature: p.feature.clone(),
+                logits: p.logits.clone(),
+                shown: p.shown,
+                mu: p.mu,
+                feedback: said.feedback,
+                confirmed: said.confirmed,
+                source: said.source.clone(),
+            };
+            p.presses.iter().map(press).collect()
+        };
+        self.predictions.iter().flat_map(of).collect()
+    }
+
     /// Predictions that train, each counted once.
     pub fn training_predictions(&self) -> usize {
         self.rows.len()
@@ -223,17 +280,28 @@ impl Learner {
         self.published.apply(&self.base.standardise(feature)?, graph_logits)
     }
 
-    /// How unlike the pressed inputs a feature is, see [`HeadSolver::novelty`].
+    /// How unlike the pressed inputs a feature is, see [`HeadSolver::novelty`](super::HeadSolver::novelty). Objectives fitted by
+    /// minibatches keep no curvature; for them it stays at `|z|²/λ`.
     ///
     /// # Errors
     /// [`LearnError::Length`], [`LearnError::NonFinite`].
     pub fn novelty(&self, feature: &[f32]) -> Result<f64, LearnError> {
-        self.solver.novelty(&self.base.standardise(feature)?)
+        self.engine.novelty(&self.base.standardise(feature)?, self.config.solver.lambda_partial)
     }
 
-    /// What was done to the features, see [`HeadSolver::note`].
+    /// What was done to the features, see [`HeadSolver::note`](super::HeadSolver::note).
     pub fn note(&self) -> Option<crate::Note> {
-        self.solver.note()
+        self.engine.note()
+    }
+
+    /// What confirmed presses have shown of the sources that pressed on the same predictions, by source.
+    pub fn raters(&self) -> &BTreeMap<String, Rater> {
+        &self.raters
+    }
+
+    /// How much each prior of the refit counts; empty for an objective without.
+    pub fn prior_weights(&self) -> Vec<f64> {
+        self.engine.weights()
     }
 
     /// Tells the trip-wires what was put before a person. Displays never change a parameter.
@@ -252,6 +320,16 @@ impl Learner {
         self.tripwire.tripped()
     }
 
+    /// Nats a thumb by which the last ones were foretold better than by their frequency; `None` before there are enough of them.
+    pub fn foretelling_gain(&self) -> Option<f64> {
+        self.contradiction.gain()
+    }
+
+    /// Whether the last thumbs contradict each other, so that only confirmed presses and corrections help.
+    pub fn contradicted(&self) -> bool {
+        self.contradiction.is_one()
+    }
+
     /// Whether the next press should be asked for as a confirmed one.
     pub fn wants_confirmation(&self) -> bool {
         self.since_confirmed + 1 >= self.config.confirm_every || self.frozen().is_some()
@@ -266,6 +344,8 @@ impl Learner {
         self.check(&press)?;
         let (id, prediction_id, feedback, confirmed) =
             (press.press_id, press.prediction_id, press.feedback, press.confirmed);
+        let first = !self.predictions.contains_key(&prediction_id);
+        let p_up = self.foretell(&press)?;
         if !self.record(press)? {
             return Ok(Outcome::Duplicate);
         }
@@ -275,6 +355,7 @@ impl Learner {
             return Err(error);
         }
         if confirmed {
+            self.refresh_raters()?;
             self.since_confirmed = 0;
             self.tripwire.thaw();
             return Ok(Outcome::Confirmed);
@@ -282,6 +363,9 @@ impl Learner {
         self.since_confirmed += 1;
         if let Feedback::Thumb { up } = feedback {
             self.tripwire.thumb(up);
+            if first {
+                self.contradiction.thumb(up, p_up);
+            }
         }
         if !self.rows.contains_key(&prediction_id) {
             return Ok(Outcome::Silent);
@@ -311,13 +395,13 @@ impl Learner {
     /// # Errors
     /// [`LearnError::NotPositiveDefinite`].
     pub fn refit(&self) -> Result<Theta, LearnError> {
-        let rows: Vec<Row> = self
+        let rows: Vec<TrainingRow> = self
             .predictions
             .values()
             .map(|p| self.row_of(p))
             .filter_map(Result::transpose)
             .collect::<Result<_, _>>()?;
-        canonical_refit(self.base.classes(), self.base.features(), &rows, &self.config.solver)
+        Engine::canonical(&self.base, &self.config, &rows)
     }
 
     /// Waits for as many presses as ever until the next candidate: what is published was just chosen by a person.
@@ -345,7 +429,7 @@ impl Learner {
     /// [`LearnError::Length`] when `candidate` is of another head.
     pub fn decide(&mut self, candidate: Theta) -> Result<Decision, LearnError> {
         check_len("the candidate's classes", self.base.classes(), candidate.classes())?;
-        check_len("the candidate's width", self.base.features() + 1, candidate.width())?;
+        check_len("the candidate's width", self.base.width(), candidate.width())?;
         self.since_candidate = 0;
         if !candidate.is_finite() {
             self.tripwire.norm(f64::NAN);
@@ -380,28 +464,84 @@ impl Learner {
     /// Keeping the smallest hashes is reservoir sampling that does not depend on the order of arrival.
     pub fn reservoir_ids(&self) -> Vec<u32> {
         let mut ids: Vec<u32> =
-            self.predictions.iter().filter(|(_, p)| p.truth().is_some()).map(|(&id, _)| id).collect();
+            self.predictions.iter().filter(|(_, p)| self.truth(p).is_some()).map(|(&id, _)| id).collect();
         ids.sort_by_key(|&id| splitmix64(self.config.seed ^ u64::from(id)));
         ids.truncate(self.config.reservoir);
         ids
     }
 
+    /// What confirmed presses tell of the answers of the head in use: its logits and the truth, for a temperature. Classes that
+    /// are one stand as one.
+    ///
+    /// # Errors
+    /// [`LearnError::Length`] when the correction in use is of another head.
+    pub fn told(&self) -> Result<Vec<(Vec<f32>, Told)>, LearnError> {
+        let mut told = Vec::new();
+        for id in self.reservoir_ids() {
+            let prediction = &self.predictions[&id];
+            let Some(truth) = self.truth(prediction) else { continue };
+            let mut logits = self.published.apply(&self.base.standardise(&prediction.feature)?, &prediction.logits)?;
+            classes::collapse(self.group_now(), &mut logits);
+            told.push((
+                logits,
+                match truth {
+                    Truth::Is(class) => Told::Is(class),
+                    Truth::IsNot(class) => Told::IsNot(class),
+                },
+            ));
+        }
+        Ok(told)
+    }
+
+    /// The probability that the shown class, with what it is one with, is approved, by the correction after the last press.
+    fn foretell(&self, press: &TrainingPress) -> Result<f64, LearnError> {
+        let mut served = self.incremental.apply(&self.base.standardise(&press.feature)?, &press.logits)?;
+        let group = classes::group_at(&self.config.merged, press.press_id);
+        classes::collapse(group, &mut served);
+        let logits: Vec<f64> = served.iter().map(|&f| f64::from(f)).collect();
+        let mut pi = vec![0.0; logits.len()];
+        softmax_into(&logits, &mut pi);
+        let hyper = self.hyper_of(&press.source);
+        Ok(hyper.epsilon + (1.0 - 2.0 * hyper.epsilon) * pi[classes::stands_for(group, press.shown)])
+    }
+
     fn factory(&self) -> Theta {
-        Theta::zeros(self.base.classes(), self.base.features() + 1)
+        Theta::zeros(self.base.classes(), self.base.width())
     }
 
     fn evidence(&self, candidate: &Theta) -> Result<Vec<Verdict>, LearnError> {
         let mut evidence = Vec::new();
         for id in self.reservoir_ids() {
             let prediction = &self.predictions[&id];
-            let Some(truth) = prediction.truth() else { continue };
+            let Some(truth) = self.truth(prediction) else { continue };
             let z = self.base.standardise(&prediction.feature)?;
             let factory = prediction.logits.clone();
             let (candidate, incumbent) = (candidate.apply(&z, &factory)?, self.published.apply(&z, &factory)?);
-            let answered = truth.judge([&candidate, &incumbent, &factory]);
+            let mut heads = [candidate, incumbent, factory];
+            heads.iter_mut().for_each(|logits| classes::collapse(self.group_now(), logits));
+            let answered = truth.judge([&heads[0], &heads[1], &heads[2]]);
             evidence.push(Verdict { candidate: answered[0], incumbent: answered[1], factory: answered[2] });
         }
         Ok(evidence)
+    }
+
+    /// Which classes are one now.
+    fn group_now(&self) -> Option<&[usize]> {
+        classes::group_at(&self.config.merged, u64::MAX)
+    }
+
+    /// The truth as a prediction's last confirmed press tells it, in the classes of now; `None` without one or when that press
+    /// does not tell.
+    fn truth(&self, prediction: &Prediction) -> Option<Truth> {
+        let said = prediction.presses.iter().rev().find(|said| said.confirmed)?;
+        let (then, now) = (classes::group_at(&self.config.merged, said.press_id), self.group_now());
+        let truth = said.truth(prediction.shown)?;
+        match truth {
+            Truth::Is(class) => Some(Truth::Is(classes::stands_for(now, class))),
+            // "Not a" of a time when a was one class says nothing about what a has been merged with since.
+            Truth::IsNot(class) => classes::same_members(then, now, class, self.base.classes())
+                .then(|| Truth::IsNot(classes::stands_for(now, class))),
+        }
     }
 
     fn check(&self, press: &TrainingPress) -> Result<(), LearnError> {
@@ -461,10 +601,14 @@ impl Learner {
         match (self.rows.get(&prediction_id).copied(), row) {
             (None, None) => return Ok(()),
             (None, Some(row)) => {
-                let index = self.solver.push(&row)?;
-                self.rows.insert(prediction_id, index);
+                self.engine.push(&row)?;
+                self.rows.insert(prediction_id, self.rows.len());
             }
-            (Some(index), Some(row)) => self.solver.replace(index, &row.likelihood, row.names_class)?,
+            (Some(index), Some(row)) => {
+                if !self.engine.replace(index, &row)? {
+                    return self.rebuild();
+                }
+            }
             // A row leaves the sum: rare enough for a fresh solver.
             (Some(_), None) => return self.rebuild(),
         }
@@ -473,6 +617,7 @@ impl Learner {
     }
 
     fn rebuild(&mut self) -> Result<(), LearnError> {
+        self.raters = self.estimate_raters();
         let mut ids = Vec::new();
         let mut rows = Vec::new();
         for (&id, prediction) in &self.predictions {
@@ -481,50 +626,116 @@ impl Learner {
                 rows.push(row);
             }
         }
-        self.solver =
-            HeadSolver::with_rows(self.base.classes(), self.base.features(), &rows, self.config.solver.clone())?;
+        self.engine = Engine::with_rows(&self.base, &self.config, &rows)?;
         self.rows = ids.into_iter().enumerate().map(|(index, id)| (id, index)).collect();
         self.adopt_incremental();
         Ok(())
     }
 
+    /// How often each source was right where a confirmed press tells.
+    fn estimate_raters(&self) -> BTreeMap<String, Rater> {
+        let mut raters: BTreeMap<String, Rater> = BTreeMap::new();
+        for prediction in self.predictions.values() {
+            let Some(truth) = self.truth(prediction) else { continue };
+            for (source, said) in prediction.last_plain() {
+                if let Some(right) = self.was_right(said, prediction.shown, truth) {
+                    raters.entry(source.to_string()).or_default().count(right);
+                }
+            }
+        }
+        raters
+    }
+
+    /// Whether a press agrees with the truth in the classes of now; `None` where that does not tell.
+    fn was_right(&self, said: &Said, shown: usize, truth: Truth) -> Option<bool> {
+        let (then, now) = (classes::group_at(&self.config.merged, said.press_id), self.group_now());
+        // What was said of a class that has been merged with others since was not said of those.
+        if !said.feedback.names_class() && !classes::same_members(then, now, shown, self.base.classes()) {
+            return None;
+        }
+        let feedback = match said.feedback {
+            Feedback::Correction { class } => Feedback::Correction { class: classes::stands_for(now, class) },
+            Feedback::Demonstration { class } => Feedback::Demonstration { class: classes::stands_for(now, class) },
+            other => other,
+        };
+        agrees(feedback, classes::stands_for(now, shown), truth)
+    }
+
+    /// A confirmed press may have told something about those who pressed before it: their other presses then count anew.
+    fn refresh_raters(&mut self) -> Result<(), LearnError> {
+        let raters = self.estimate_raters();
+        if raters == self.raters {
+            return Ok(());
+        }
+        self.rebuild()
+    }
+
     fn adopt_incremental(&mut self) {
-        self.incremental = self.solver.theta();
+        self.incremental = self.engine.theta();
         self.tripwire.norm(self.incremental.norm());
         if self.config.gate.mode == Mode::Off && self.tripwire.tripped().is_none() {
             self.published = self.incremental.clone();
         }
     }
 
-    /// The training row of a prediction; `None` when it is evidence or nothing was said about it.
-    fn row_of(&self, prediction: &Prediction) -> Result<Option<Row>, LearnError> {
+    /// The training row of a prediction; `None` when it is evidence or nothing was said about it that the objective learns from.
+    fn row_of(&self, prediction: &Prediction) -> Result<Option<TrainingRow>, LearnError> {
         if prediction.presses.iter().any(|said| said.confirmed) {
             return Ok(None);
         }
-        let mut last: BTreeMap<&str, &Said> = BTreeMap::new();
-        for said in &prediction.presses {
-            last.insert(&said.source, said);
+        let learns = |said: &Said| self.objective.learns_from.contains(&said.feedback.kind());
+        let last: BTreeMap<&str, &Said> =
+            prediction.last_plain().into_iter().filter(|(_, said)| learns(said)).collect();
+        let presses: Vec<Press> = last.values().map(|said| Press::plain(said.feedback)).collect();
+        let z = self.base.standardise(&prediction.feature)?;
+        let logits = prediction.logits.clone();
+        // Two presses on one prediction may stand on both sides of a merge; where they have to be taken together, the newer
+        // meaning counts for both.
+        let newest = last.values().map(|said| said.press_id).max().unwrap_or(0);
+        let group = classes::group_at(&self.config.merged, newest);
+        if let HeadFit::Minibatch { .. } = self.objective.fit {
+            let says = presses.iter().any(|p| !matches!(p.feedback, Feedback::NotSure | Feedback::Stars { stars: 3 }));
+            let (shown, mu) = (prediction.shown, prediction.mu);
+            let group = group.map(|group| Grouped::of(group, self.base.classes()));
+            return Ok(says.then_some(TrainingRow::Pressed(Pressed { z, logits, shown, mu, presses, group })));
         }
-        let mut likelihood = vec![1.0; self.base.classes()];
-        for said in last.values() {
-            let press = Press { feedback: said.feedback, confirmed: false };
-            posterior::multiply_likelihood(&mut likelihood, press, prediction.shown, &self.config.solver.hyper)?;
-        }
-        if !posterior::is_informative(&likelihood) {
-            return Ok(None);
-        }
-        Ok(Some(Row {
-            z: self.base.standardise(&prediction.feature)?,
-            logits: prediction.logits.clone(),
-            likelihood,
-            names_class: last.values().any(|said| said.feedback.names_class()),
-        }))
+        let likelihood = if self.objective.name == ce::CE.name {
+            ce::target(self.base.classes(), &presses).map(|target| match group {
+                Some(group) => Grouped::of(group, target.len()).spread(&target),
+                None => target,
+            })
+        } else {
+            let mut likelihood = vec![1.0; self.base.classes()];
+            for (source, said) in &last {
+                let (press, hyper) = (Press::plain(said.feedback), self.hyper_of(source));
+                let group = classes::group_at(&self.config.merged, said.press_id);
+                classes::multiply_likelihood(&mut likelihood, press, prediction.shown, &hyper, group)?;
+            }
+            posterior::is_informative(&likelihood).then_some(likelihood)
+        };
+        let names_class = last.values().any(|said| said.feedback.names_class());
+        Ok(likelihood.map(|likelihood| TrainingRow::Likelihood(Row { z, logits, likelihood, names_class })))
     }
+
+    /// The settings for the presses of a source: ε as confirmed presses tell it.
+    fn hyper_of(&self, source: &str) -> Hyper {
+        let hyper = self.config.solver.hyper;
+        let epsilon = self.raters.get(source).map_or(hyper.epsilon, |rater| rater.epsilon(hyper.epsilon));
+        Hyper { epsilon, ..hyper }
+    }
+}
+
+/// A source sample for the solver: what the shipped head believes, to go on being believed.
+fn source_row(base: &HeadBase, sample: &SourceSample) -> Result<Row, LearnError> {
+    let logits = classes::continued(&sample.logits, base.classes());
+    let mut belief = vec![0.0; logits.len()];
+    softmax_into(&logits.iter().map(|&f| f64::from(f)).collect::<Vec<f64>>(), &mut belief);
+    Ok(Row { z: base.standardise(&sample.feature)?, logits, likelihood: belief, names_class: false })
 }
 
 /// What a confirmed press says about the true class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Truth {
+pub(super) enum Truth {
     Is(usize),
     IsNot(usize),
 }
@@ -560,12 +771,19 @@ impl Truth {
 }
 
 impl Prediction {
-    /// The truth as its last confirmed press tells it; `None` without one or when that press does not tell.
-    fn truth(&self) -> Option<Truth> {
-        match self.presses.iter().rev().find(|said| said.confirmed)?.feedback {
+    /// The last press of each source that is not a confirmed one.
+    fn last_plain(&self) -> BTreeMap<&str, &Said> {
+        self.presses.iter().filter(|said| !said.confirmed).map(|said| (said.source.as_str(), said)).collect()
+    }
+}
+
+impl Said {
+    /// What it says about the truth, the class shown given; `None` when it does not tell.
+    fn truth(&self, shown: usize) -> Option<Truth> {
+        match self.feedback {
             Feedback::Correction { class } | Feedback::Demonstration { class } => Some(Truth::Is(class)),
-            Feedback::Thumb { up: true } | Feedback::Stars { stars: 5 } => Some(Truth::Is(self.shown)),
-            Feedback::Thumb { up: false } | Feedback::Stars { stars: 1 } => Some(Truth::IsNot(self.shown)),
+            Feedback::Thumb { up: true } | Feedback::Stars { stars: 5 } => Some(Truth::Is(shown)),
+            Feedback::Thumb { up: false } | Feedback::Stars { stars: 1 } => Some(Truth::IsNot(shown)),
             Feedback::Stars { .. } | Feedback::Preference { .. } | Feedback::NotSure => None,
         }
     }

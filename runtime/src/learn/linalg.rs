@@ -1,7 +1,10 @@
 //! The few dense kernels a head refit needs, in f64 with a fixed order of summation.
 //!
 //! Written here rather than taken from a linear-algebra crate because the canonical refit must be bitwise reproducible:
-//! a blocked or threaded product sums in an order that depends on the machine's cache and core count.
+//! a blocked or threaded product sums in an order that depends on the machine's cache and core count. The loops themselves are
+//! kernels, which give the same bits on every instruction set.
+use hone_kernels::refit::{self, COLUMNS};
+
 use super::error::LearnError;
 
 /// `Σ a_i b_i` in four interleaved partial sums.
@@ -58,22 +61,18 @@ impl Packed {
         self.n += 1;
     }
 
-    /// `self += s · x xᵀ`.
+    /// `self += s Σ x xᵀ` over the rows of `x [_, n]`.
     pub(crate) fn add_outer(&mut self, s: f64, x: &[f64]) {
-        for i in 0..self.n {
-            let row = start(i);
-            axpy(s * x[i], &x[..=i], &mut self.values[row..row + i + 1]);
-        }
+        refit::add_outer(self.n, s, x, &mut self.values);
     }
 
-    /// `out = self · x`.
-    pub(crate) fn times(&self, x: &[f64], out: &mut [f64]) {
-        out.fill(0.0);
-        for i in 0..self.n {
-            let row = self.row(i);
-            out[i] += dot(&row[..i], &x[..i]) + row[i] * x[i];
-            axpy(x[i], &row[..i], &mut out[..i]);
-        }
+    /// `x ← self · x` for each row of `columns [_, n]`.
+    pub(crate) fn times(&self, columns: &mut [f64]) {
+        let mut out = vec![[0.0; COLUMNS]; self.n];
+        by_columns(self.n, columns, |x| {
+            refit::times(&self.values, x, &mut out);
+            x.copy_from_slice(&out);
+        });
     }
 
     /// Largest absolute element.
@@ -126,37 +125,57 @@ impl Cholesky {
         Ok(())
     }
 
-    /// `x ← L⁻¹ x`.
-    pub(crate) fn solve_lower(&self, x: &mut [f64]) {
-        for i in 0..self.factor.n {
-            let row = self.factor.row(i);
-            x[i] = (x[i] - dot(&row[..i], &x[..i])) / row[i];
-        }
+    /// Keeps the first `n` rows.
+    pub(crate) fn truncate(&mut self, n: usize) {
+        self.factor.values.truncate(start(n));
+        self.factor.n = self.factor.n.min(n);
     }
 
-    /// `x ← (L Lᵀ)⁻¹ x`.
-    pub(crate) fn solve(&self, x: &mut [f64]) {
-        self.solve_lower(x);
-        for i in (0..self.factor.n).rev() {
-            let row = self.factor.row(i);
-            x[i] /= row[i];
-            let xi = x[i];
-            axpy(-xi, &row[..i], &mut x[..i]);
-        }
+    /// `x ← L⁻¹ x`.
+    pub(crate) fn solve_lower(&self, x: &mut [f64]) {
+        refit::solve_lower(&self.factor.values, x);
+    }
+
+    /// `x ← (L Lᵀ)⁻¹ x` for each row of `columns [_, n]`.
+    pub(crate) fn solve(&self, columns: &mut [f64]) {
+        by_columns(self.factor.n, columns, |x| refit::solve(&self.factor.values, x));
     }
 
     /// `(L Lᵀ)⁻¹`.
     pub(crate) fn inverse(&self) -> Packed {
         let n = self.factor.n;
         let mut packed = Packed { n, values: vec![0.0; n * (n + 1) / 2] };
-        let mut column = vec![0.0; n];
-        for i in 0..n {
-            column.fill(0.0);
-            column[i] = 1.0;
-            self.solve(&mut column);
-            packed.values[start(i)..start(i) + i + 1].copy_from_slice(&column[..=i]);
+        let mut x = vec![[0.0; COLUMNS]; n];
+        for first in (0..n).step_by(COLUMNS) {
+            let here = COLUMNS.min(n - first);
+            x.fill([0.0; COLUMNS]);
+            (0..here).for_each(|c| x[first + c][c] = 1.0);
+            refit::solve(&self.factor.values, &mut x);
+            for c in 0..here {
+                let i = first + c;
+                let row = &mut packed.values[start(i)..start(i) + i + 1];
+                row.iter_mut().zip(&x).for_each(|(to, x)| *to = x[c]);
+            }
         }
         packed
+    }
+}
+
+/// Runs `f` over the rows of `columns [_, n]`, as many at a time as go together.
+fn by_columns(n: usize, columns: &mut [f64], mut f: impl FnMut(&mut [[f64; COLUMNS]])) {
+    if n == 0 {
+        return;
+    }
+    let mut together = vec![[0.0; COLUMNS]; n];
+    for group in columns.chunks_mut(COLUMNS * n) {
+        together.fill([0.0; COLUMNS]);
+        for (c, column) in group.chunks_exact(n).enumerate() {
+            together.iter_mut().zip(column).for_each(|(to, &from)| to[c] = from);
+        }
+        f(&mut together);
+        for (c, column) in group.chunks_exact_mut(n).enumerate() {
+            column.iter_mut().zip(&together).for_each(|(to, from)| *to = from[c]);
+        }
     }
 }
 
@@ -184,16 +203,16 @@ mod tests {
         for n in [1, 2, 3, 4, 5, 8, 13, 65] {
             let matrix = positive_definite(n);
             let x = random(99, n);
-            let mut product = vec![f64::NAN; n];
-            matrix.times(&x, &mut product);
+            let mut product = x.clone();
+            matrix.times(&mut product);
             // The definition, element by element.
             for i in 0..n {
                 let direct: f64 = (0..n).map(|j| matrix.row(i.max(j))[i.min(j)] * x[j]).sum();
                 assert!((direct - product[i]).abs() < 1e-12, "order {n}");
             }
             let factor = Cholesky::of(&matrix).unwrap();
-            let mut through_inverse = vec![f64::NAN; n];
-            factor.inverse().times(&product, &mut through_inverse);
+            let mut through_inverse = product.clone();
+            factor.inverse().times(&mut through_inverse);
             factor.solve(&mut product);
             for i in 0..n {
                 assert!((product[i] - x[i]).abs() < 1e-9, "order {n}");

@@ -22,21 +22,35 @@
 //! assert!(logits[1] > logits[0]);
 //! # Ok::<(), hone_runtime::learn::LearnError>(())
 //! ```
+pub mod ask;
+pub mod classes;
+pub mod contradiction;
+mod engine;
 pub mod error;
 #[cfg(test)]
 pub(crate) mod fixture;
+pub mod fourier;
 pub mod gate;
 pub mod head;
 pub mod learner;
 mod linalg;
 pub mod objective;
+mod rater;
+pub mod retention;
 pub mod solver;
+pub mod temperature;
 pub mod tripwire;
 
+pub use ask::{Asker, Display};
+pub use classes::{Classes, ClassesError};
 pub use error::LearnError;
 pub use gate::{Action, Decision, GateConfig, Mode};
 pub use head::{HeadBase, MergedHead, Theta, argmax};
 pub use learner::{Learner, LearnerConfig, Outcome, TrainingPress};
 pub use objective::{Feedback, Hyper, OBJECTIVES, ObjectiveDef};
-pub use solver::{HeadSolver, Row, SolverConfig, canonical_refit};
+pub use rater::Rater;
+pub use retention::{Coreset, Kept, Retain, SourceSample};
+pub use solver::minibatch::MinibatchConfig;
+pub use solver::{HeadSolver, Prior, Row, SolverConfig, canonical_refit};
+pub use temperature::Temperature;
 pub use tripwire::{Trip, Tripwire, TripwireConfig};

@@ -4,10 +4,12 @@ use crate::{Class, Classified};
 pub mod calibration;
 pub mod classification;
 pub mod latency;
+pub mod offpolicy;
 
 pub use calibration::{Calibration, ReliabilityBin};
 pub use classification::{Classification, PerClass};
 pub use latency::Latency;
+pub use offpolicy::{OffPolicy, OffPolicyError};
 
 /// Why a figure could not be computed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]

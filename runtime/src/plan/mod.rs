@@ -547,6 +547,20 @@ impl Plan {
     /// # Errors
     /// [`PlanError`] when an input has another type or shape, or a node without a kernel of ours fails.
     fn run(&mut self, arena: &mut Arena, inputs: &[&Tensor], budget: &mut Budget) -> Result<Vec<Tensor>, PlanError> {
+        let mut outputs = Vec::with_capacity(self.outputs.len());
+        self.run_into(arena, inputs, budget, &mut outputs)?;
+        Ok(outputs)
+    }
+
+    /// The same into `outputs`: a tensor there of the type and shape of the result is overwritten, anything else replaced. With
+    /// such tensors, and kernels of ours for all steps, nothing is allocated once the arena has its size.
+    fn run_into(
+        &mut self,
+        arena: &mut Arena,
+        inputs: &[&Tensor],
+        budget: &mut Budget,
+        outputs: &mut Vec<Tensor>,
+    ) -> Result<(), PlanError> {
         let words = self.arena_bytes.div_ceil(8);
         // A shape from a file must not be able to abort the process.
         let missing = words.saturating_sub(arena.words.len());
@@ -578,19 +592,36 @@ impl Plan {
             self.rest = Some(rest);
             later = done?.into_iter().map(Some).collect();
         }
-        let out = self
-            .outputs
-            .iter()
-            .map(|o| match o {
-                Output::Here(v) => self.load(bytes, *v),
-                Output::Rest(i) => later
-                    .get_mut(*i)
-                    .and_then(Option::take)
-                    .ok_or_else(|| PlanError::Unmade { value: format!("output {i} of the rest") }),
-            })
-            .collect();
+        outputs.truncate(self.outputs.len());
+        for (i, o) in self.outputs.iter().enumerate() {
+            let unmade = || PlanError::Unmade { value: format!("output {i} of the rest") };
+            let made = match o {
+                Output::Here(v) => {
+                    if outputs.get_mut(i).is_some_and(|there| self.overwritten(bytes, *v, there)) {
+                        continue;
+                    }
+                    self.load(bytes, *v)?
+                }
+                Output::Rest(i) => later.get_mut(*i).and_then(Option::take).ok_or_else(unmade)?,
+            };
+            match outputs.get_mut(i) {
+                Some(there) => *there = made,
+                None => outputs.push(made),
+            }
+        }
         self.held.iter_mut().for_each(|t| *t = None);
-        out
+        Ok(())
+    }
+
+    /// Writes `v` into `to` when it is in the arena and of the type and shape of `to`.
+    fn overwritten(&self, arena: &[u8], v: ValueId, to: &mut Tensor) -> bool {
+        let slot = &self.slots[v];
+        let Place::Arena(r) = &slot.place else { return false };
+        let same = to.dtype() == slot.dtype && to.shape() == slot.shape;
+        if same {
+            to.overwrite(&arena[r.clone()]);
+        }
+        same
     }
 
     /// A step that works on tensors: by reference, opaque, or by graphs.

@@ -97,6 +97,28 @@ impl Runner {
         self.run_within(inputs, &mut budget)
     }
 
+    /// Whether the plan used last is for inputs of these types and shapes.
+    pub fn is_planned(&self, inputs: &[&Tensor]) -> bool {
+        let same = |key: &Key| {
+            key.len() == inputs.len() && key.iter().zip(inputs).all(|(k, t)| k.0 == t.dtype() && k.1 == t.shape())
+        };
+        self.plans.front().is_some_and(|(key, _)| same(key))
+    }
+
+    /// [`Runner::run`] into `outputs`: a tensor there of the type and shape of the result is overwritten, anything else
+    /// replaced. A run like the one before allocates nothing, where all steps have kernels of ours.
+    ///
+    /// # Errors
+    /// As [`Runner::run`]; what is in `outputs` is then undefined.
+    pub fn run_into(&mut self, inputs: &[&Tensor], outputs: &mut Vec<Tensor>) -> Result<(), PlanError> {
+        if !self.is_planned(inputs) {
+            let shapes: Vec<(DType, &[usize])> = inputs.iter().map(|t| (t.dtype(), t.shape())).collect();
+            self.plan(&shapes)?;
+        }
+        let mut budget = Budget { turns: self.options.turns };
+        self.plans[0].1.run_into(&mut self.arena, inputs, &mut budget, outputs)
+    }
+
     /// Runs as part of a longer run, with what that one has left.
     pub(super) fn run_within(&mut self, inputs: &[&Tensor], budget: &mut Budget) -> Result<Vec<Tensor>, PlanError> {
         let shapes: Vec<(DType, &[usize])> = inputs.iter().map(|t| (t.dtype(), t.shape())).collect();

@@ -183,6 +183,32 @@ fn zeros(edit: &mut Edit, name: &str, packed: &Packed, shape: &[usize], b: Block
     Some(edit.constant(&format!("{name}_zero_points"), zeros))
 }
 
+/// The operands of `MatMulNBits` for a weight.
+pub(crate) struct Repacked {
+    pub(crate) codes: Tensor,
+    pub(crate) scales: Tensor,
+    pub(crate) zeros: Option<Tensor>,
+}
+
+/// A weight of rows of `k` elements in codes of `bits`, blocks of `size`; `None` for a form this module does not make.
+pub(crate) fn repack(values: &[f32], k: usize, bits: usize, size: usize, symmetric: bool) -> Option<Repacked> {
+    let packed = match bits {
+        4 if size % 2 == 0 && size > 0 => Packed::of(values, k, Blocks { size, symmetric, fit: Fit::Mse }),
+        8 if symmetric && size == WIDE_BLOCK => Packed::wide(values, k),
+        _ => return None,
+    };
+    let (rows, blocks) = (values.len() / k.max(1), k.div_ceil(size));
+    let zeros = match symmetric {
+        true => None,
+        false => Some(Tensor::new(&[rows, blocks.div_ceil(2)], Data::U8(packed.zeros)).ok()?),
+    };
+    Some(Repacked {
+        codes: Tensor::new(&[rows, blocks, size * bits / 8], Data::U8(packed.codes)).ok()?,
+        scales: tensor(&[rows, blocks], packed.scales),
+        zeros,
+    })
+}
+
 /// A weight of rows of `k` elements, in blocks along each row.
 struct Packed {
     /// Two codes a byte, the first in the low bits; each row filled up to whole blocks with codes of 0.

@@ -8,22 +8,22 @@ use crate::ops::{self, Attr, Attrs, MICROSOFT};
 use crate::tensor::{DType, Tensor};
 
 /// A graph under change. Nodes may be added in any order.
-pub(super) struct Edit {
-    pub(super) graph: Graph,
+pub(crate) struct Edit {
+    pub(crate) graph: Graph,
     /// Version of the standard operator set in the file.
-    pub(super) opset: i64,
+    pub(crate) opset: i64,
     taken: BTreeSet<String>,
 }
 
 /// Where a value is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Use {
-    pub(super) node: usize,
-    pub(super) slot: usize,
+pub(crate) struct Use {
+    pub(crate) node: usize,
+    pub(crate) slot: usize,
 }
 
 impl Edit {
-    pub(super) fn new(graph: Graph, opset: i64) -> Edit {
+    pub(crate) fn new(graph: Graph, opset: i64) -> Edit {
         let mut taken = BTreeSet::new();
         names(&graph, &mut taken);
         Edit { graph, opset, taken }
@@ -41,24 +41,24 @@ impl Edit {
     }
 
     /// A new value.
-    pub(super) fn value(&mut self, want: &str) -> ValueId {
+    pub(crate) fn value(&mut self, want: &str) -> ValueId {
         let name = self.fresh(want);
         self.graph.add_value(&name, None, None)
     }
 
     /// A new constant.
-    pub(super) fn constant(&mut self, want: &str, t: Tensor) -> ValueId {
+    pub(crate) fn constant(&mut self, want: &str, t: Tensor) -> ValueId {
         let name = self.fresh(want);
         self.graph.add_value(&name, None, Some(Arc::new(t)))
     }
 
     /// A new `f32` scalar.
-    pub(super) fn scalar(&mut self, want: &str, v: f32) -> ValueId {
+    pub(crate) fn scalar(&mut self, want: &str, v: f32) -> ValueId {
         self.constant(want, tensor(&[], vec![v]))
     }
 
     /// Adds a node of a registered operator; returns its index, which is valid until nodes are removed.
-    pub(super) fn node<const N: usize>(
+    pub(crate) fn node<const N: usize>(
         &mut self,
         (domain, op): (&str, &str),
         name: &str,
@@ -81,7 +81,7 @@ impl Edit {
     }
 
     /// Every place where each value is read.
-    pub(super) fn uses(&self) -> Vec<Vec<Use>> {
+    pub(crate) fn uses(&self) -> Vec<Vec<Use>> {
         let mut out = vec![Vec::new(); self.graph.values.len()];
         for (node, n) in self.graph.nodes.iter().enumerate() {
             for (slot, v) in n.inputs.iter().enumerate() {
@@ -94,33 +94,33 @@ impl Edit {
     }
 
     /// Whether the graph gives the value to its caller.
-    pub(super) fn is_output(&self, v: ValueId) -> bool {
+    pub(crate) fn is_output(&self, v: ValueId) -> bool {
         self.graph.outputs.contains(&v)
     }
 
     /// The name of a value.
-    pub(super) fn name(&self, v: ValueId) -> String {
+    pub(crate) fn name(&self, v: ValueId) -> String {
         self.graph.values[v].name.clone()
     }
 
     /// The constant at an input of a node.
-    pub(super) fn operand(&self, node: usize, slot: usize) -> Option<(ValueId, Arc<Tensor>)> {
+    pub(crate) fn operand(&self, node: usize, slot: usize) -> Option<(ValueId, Arc<Tensor>)> {
         let v = self.graph.nodes[node].inputs.get(slot).copied().flatten()?;
         Some((v, self.graph.values[v].constant.clone()?))
     }
 
     /// The same, of `f32` elements.
-    pub(super) fn floats(&self, node: usize, slot: usize) -> Option<(ValueId, Arc<Tensor>)> {
+    pub(crate) fn floats(&self, node: usize, slot: usize) -> Option<(ValueId, Arc<Tensor>)> {
         self.operand(node, slot).filter(|(_, t)| t.dtype() == DType::F32 && !t.is_empty())
     }
 
     /// The operator's name and attributes, for an operator of ours in the standard domain.
-    pub(super) fn standard(&self, node: usize) -> Option<(&'static str, Arc<Attrs>)> {
+    pub(crate) fn standard(&self, node: usize) -> Option<(&'static str, Arc<Attrs>)> {
         standard(&self.graph.nodes[node])
     }
 
     /// What a report says of a node that is being quantised: to be called while the node has its result.
-    pub(super) fn layer(&self, node: usize, weight_elements: usize, weight_snr_db: Option<f64>) -> Layer {
+    pub(crate) fn layer(&self, node: usize, weight_elements: usize, weight_snr_db: Option<f64>) -> Layer {
         let n = &self.graph.nodes[node];
         let op = standard(n).map_or("", |(op, _)| op);
         let output = n.outputs.iter().flatten().next().map_or(String::new(), |&v| self.name(v));
@@ -128,7 +128,7 @@ impl Edit {
     }
 
     /// The graph, its nodes in an order in which they can run, without what nobody needs any more.
-    pub(super) fn finish(mut self) -> Graph {
+    pub(crate) fn finish(mut self) -> Graph {
         self.graph.nodes = sorted(std::mem::take(&mut self.graph.nodes), self.graph.values.len());
         let mut needed = vec![false; self.graph.values.len()];
         self.graph.outputs.iter().for_each(|&v| needed[v] = true);
@@ -151,7 +151,7 @@ impl Edit {
 }
 
 /// The operator's name and attributes, for an operator of ours in the standard domain.
-pub(super) fn standard(n: &Node) -> Option<(&'static str, Arc<Attrs>)> {
+pub(crate) fn standard(n: &Node) -> Option<(&'static str, Arc<Attrs>)> {
     match &n.op {
         Op::Own(def, attrs) if def.domain.is_empty() => Some((def.name, attrs.clone())),
         _ => None,
@@ -159,8 +159,33 @@ pub(super) fn standard(n: &Node) -> Option<(&'static str, Arc<Attrs>)> {
 }
 
 /// An `f32` tensor whose length fits its shape.
-pub(super) fn tensor(shape: &[usize], v: Vec<f32>) -> Tensor {
+pub(crate) fn tensor(shape: &[usize], v: Vec<f32>) -> Tensor {
     Tensor::f32(shape, v).expect("as many elements as the shape says")
+}
+
+/// `*` is any text, `?` any byte.
+pub(crate) fn glob(pattern: &[u8], text: &[u8]) -> bool {
+    let (mut p, mut t, mut star) = (0, 0, None);
+    while t < text.len() {
+        match pattern.get(p) {
+            Some(b'*') => {
+                star = Some((p, t));
+                p += 1;
+            }
+            Some(&c) if c == b'?' || c == text[t] => {
+                p += 1;
+                t += 1;
+            }
+            _ => match star {
+                Some((at, from)) => {
+                    star = Some((at, from + 1));
+                    (p, t) = (at + 1, from + 1);
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern[p..].iter().all(|&c| c == b'*')
 }
 
 fn names(graph: &Graph, into: &mut BTreeSet<String>) {

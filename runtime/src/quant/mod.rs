@@ -14,17 +14,18 @@ use crate::tensor::Tensor;
 mod bias;
 mod blocks;
 mod dynamic;
-mod edit;
+pub(crate) mod edit;
 mod observe;
 mod prepare;
 mod qdq;
 mod range;
 mod smooth;
 #[cfg(all(test, feature = "import"))]
-mod tests;
+pub(crate) mod tests;
 mod weight;
 mod weights;
 
+pub(crate) use blocks::repack;
 pub use blocks::{Blocks, Fit};
 use edit::Edit;
 use observe::{Stats, Watch};
@@ -32,6 +33,12 @@ pub use range::Calibration;
 
 /// The schemes, in the order they are offered.
 pub static SCHEMES: &[&Scheme] = &[&qdq::INT8_QDQ, &dynamic::INT8_DYNAMIC, &weights::INT8_WEIGHTS, &blocks::INT4];
+
+/// The channel of each element of a tensor that is quantised along `axis`; 0 without one.
+pub(crate) fn channel(shape: &[usize], axis: Option<usize>) -> impl Fn(usize) -> usize + use<> {
+    let channel = weight::Channel::of(shape, axis);
+    move |i| channel.at(i)
+}
 
 /// A way to quantise: a row of [`SCHEMES`].
 pub struct Scheme {

@@ -25,7 +25,7 @@ pub use loss::Objective;
 pub use optimizer::{Optimizer, Schedule};
 
 #[cfg(all(test, feature = "import"))]
-mod tests;
+pub(crate) mod tests;
 
 /// What is trained, and how.
 #[derive(Clone, Debug)]
@@ -56,6 +56,13 @@ pub struct TrainOptions {
     pub pool: Arc<Pool>,
     /// Run by reference functions: slow and obvious.
     pub reference: bool,
+}
+
+impl TrainOptions {
+    /// Kernels on that many threads.
+    pub fn on_threads(threads: usize) -> TrainOptions {
+        TrainOptions { pool: Arc::new(Pool::new(threads.max(1))), reference: false }
+    }
 }
 
 impl Default for TrainOptions {

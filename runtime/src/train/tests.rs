@@ -88,7 +88,7 @@ impl Archive {
 }
 
 /// `n` numbers in -1..1, by the recipe's rule of `name`.
-fn numbers(name: &str, n: usize) -> Vec<f64> {
+pub(crate) fn numbers(name: &str, n: usize) -> Vec<f64> {
     let mut s = name.bytes().fold(7u64, |s, b| s.wrapping_mul(31).wrapping_add(u64::from(b)));
     (0..n)
         .map(|_| {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use crate::{arch, boards, e2e, onnx_node_tests, zoo};
+use crate::{aarch64, arch, boards, e2e, onnx_node_tests, zoo};
 
 /// How much is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +39,7 @@ static STEPS: &[Step] = &[
     Step { name: "tests (README)", run: readme_tests },
     Step { name: "ONNX node tests", run: node_tests },
     Step { name: "real models", run: real_models },
+    Step { name: "kernels for Arm", run: arm },
     Step { name: "documentation", run: documentation },
     Step { name: "no_std link", run: no_std },
     Step { name: "boards", run: firmware },
@@ -102,6 +103,16 @@ fn seconds(d: Duration) -> String {
 
 fn check(holds: bool, otherwise: &str) -> anyhow::Result<Outcome> {
     if holds { Ok(Outcome::Done) } else { bail!("{otherwise}") }
+}
+
+/// The oldest core and the newest; `--full` runs those between too.
+fn arm(root: &Path, extent: Extent) -> anyhow::Result<Outcome> {
+    let models = if extent == Extent::Full { &aarch64::MODELS[..] } else { &["cortex-a53", "max"] };
+    match aarch64::run(root, models)? {
+        aarch64::Ended::Well => Ok(Outcome::Done),
+        aarch64::Ended::Badly => bail!("kernels are wrong on 64-bit Arm, see above"),
+        aarch64::Ended::Unavailable(why) => Ok(Outcome::Skipped(why)),
+    }
 }
 
 /// The cargo that runs this program, with its output shown as it comes.

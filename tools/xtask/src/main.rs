@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+mod aarch64;
 mod arch;
 mod boards;
 mod ci;
@@ -45,6 +46,8 @@ usage: cargo xtask <task>
                      --rounds N    of each program, 3 if not given
                      --seconds S   to measure in each, 1 if not given
                      --hone PATH   a built program instead of `cargo build --release`
+                     --train       first: a step of training beside PyTorch's; then --threads, --steps N, --hone PATH
+  aarch64 [MODEL…] the kernels' tests for 64-bit Arm under QEMU (needs rustup, a cross linker and qemu-user; gets them)
   ci [--full]      everything CI runs, timed; --full adds release benches and cargo-deny (installed when missing)
 ";
 
@@ -64,6 +67,11 @@ fn main() -> ExitCode {
             Some(options) => firmware(&options),
             None => return usage(),
         },
+        ["peers", "--train", ref rest @ ..] => match peers::train::Options::parse(rest) {
+            Some(options) => peers::train::run(&root(), &options),
+            None => return usage(),
+        },
+        ["aarch64", ref rest @ ..] if rest.iter().all(|m| aarch64::MODELS.contains(m)) => arm(rest),
         ["peers", ref rest @ ..] => match peers::Options::parse(rest) {
             Some(options) => peers::run(&root(), &options),
             None => return usage(),
@@ -83,6 +91,15 @@ fn main() -> ExitCode {
             eprintln!("xtask: {e:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// All models when none is named. Asked for by name, a machine without the emulator is a failure and not a skipped step.
+fn arm(models: &[&str]) -> anyhow::Result<bool> {
+    match aarch64::run(&root(), if models.is_empty() { &aarch64::MODELS } else { models })? {
+        aarch64::Ended::Well => Ok(true),
+        aarch64::Ended::Badly => Ok(false),
+        aarch64::Ended::Unavailable(why) => anyhow::bail!("{why}"),
     }
 }
 

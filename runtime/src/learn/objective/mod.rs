@@ -7,12 +7,18 @@
 //! Letters: `C` classes, `a` the shown class, `π = softmax(logits)`, `L(y) = P(press | y, a)`.
 use serde::{Deserialize, Serialize};
 
-use super::error::{LearnError, check_class};
+use super::error::{LearnError, check_class, check_len};
 
+pub mod ce;
+pub mod dpo;
+pub mod kto;
+pub mod policy_gradient;
 pub mod posterior;
+pub mod q_learning;
 
 /// Every objective hone can learn with.
-pub static OBJECTIVES: &[&ObjectiveDef] = &[&posterior::POSTERIOR];
+pub static OBJECTIVES: &[&ObjectiveDef] =
+    &[&posterior::POSTERIOR, &ce::CE, &policy_gradient::POLICY_GRADIENT, &kto::KTO, &dpo::DPO, &q_learning::Q_LEARNING];
 
 /// The objective of that name; `None` for a name not in [`OBJECTIVES`].
 pub fn find(name: &str) -> Option<&'static ObjectiveDef> {
@@ -97,17 +103,24 @@ pub struct Press {
     pub confirmed: bool,
 }
 
+impl Press {
+    /// A press without emphasis.
+    pub const fn plain(feedback: Feedback) -> Press {
+        Press { feedback, confirmed: false }
+    }
+}
+
 /// One shown prediction and everything said about it.
 #[derive(Clone, Copy, Debug)]
 pub struct Example<'a> {
     /// Logits of the model being trained, `[C]`.
     pub logits: &'a [f64],
-    /// Logits of the frozen reference (the factory model), `[C]`; `posterior` does not read them.
+    /// Logits of the frozen reference (the factory model), `[C]`; `posterior` and `ce` do not read them.
     pub reference: &'a [f64],
     /// The shown class `a`.
     pub shown: usize,
-    /// Probability with which `a` was chosen to be shown, in (0, 1]; `posterior` needs no importance weight and does not
-    /// read it.
+    /// Probability with which `a` was chosen to be shown, in (0, 1]; only `policy-gradient` needs an importance weight and
+    /// reads it.
     pub mu: f64,
     /// The presses on it; several multiply their likelihoods.
     pub presses: &'a [Press],
@@ -123,15 +136,46 @@ pub struct Hyper {
     /// Share δ of the uniform distribution mixed into the model's belief before a press is weighed, in [0, 1).
     /// At 0 a confidently wrong model explains a 👎 away as a wrong press.
     pub delta: f64,
+    /// `policy-gradient`: weight of KL(π‖π_ref), at least 0.
+    pub kl_weight: f64,
+    /// `policy-gradient`: largest importance weight π(a)/μ, above 0.
+    pub clip: f64,
+    /// `policy-gradient`: mean reward before this press, in [−1, 1]. The solver keeps it; 0 where nobody does.
+    pub baseline: f64,
+    /// `kto`, `dpo`: steepness β of the sigmoid, above 0. Of a classifier 1; 0.1 is for log-ratios of whole sequences.
+    pub beta: f64,
+    /// `kto`: mean KL(π‖π_ref) of the batch at hand, which the solver computes; `None` for the example's own.
+    pub kl_batch: Option<f64>,
+    /// `kto`: weight λ_D of what was wanted; the solver balances it with the counts.
+    pub weight_up: f64,
+    /// `kto`: weight λ_U of what was not.
+    pub weight_down: f64,
+    /// `dpo`: weight α of cross-entropy on the winner, at least 0.
+    pub alpha: f64,
 }
 
 impl Default for Hyper {
     fn default() -> Hyper {
-        Hyper { epsilon: 0.1, epsilon_confirmed: 0.02, delta: 0.2 }
+        Hyper::DEFAULT
     }
 }
 
 impl Hyper {
+    /// The default settings, for constants.
+    pub const DEFAULT: Hyper = Hyper {
+        epsilon: 0.1,
+        epsilon_confirmed: 0.02,
+        delta: 0.2,
+        kl_weight: 0.05,
+        clip: 2.0,
+        baseline: 0.0,
+        beta: 1.0,
+        kl_batch: None,
+        weight_up: 1.0,
+        weight_down: 1.0,
+        alpha: 0.5,
+    };
+
     /// Checks the ranges.
     ///
     /// # Errors
@@ -144,6 +188,23 @@ impl Hyper {
         }
         if !(0.0..1.0).contains(&self.delta) {
             return Err(LearnError::OutOfRange { what: "delta", value: self.delta, range: "[0, 1)" });
+        }
+        if !(-1.0..=1.0).contains(&self.baseline) {
+            return Err(LearnError::OutOfRange { what: "baseline", value: self.baseline, range: "[-1, 1]" });
+        }
+        for (what, value, least) in [
+            ("kl_weight", self.kl_weight, 0.0),
+            ("alpha", self.alpha, 0.0),
+            ("kl_batch", self.kl_batch.unwrap_or(0.0), 0.0),
+            ("weight_up", self.weight_up, 0.0),
+            ("weight_down", self.weight_down, 0.0),
+            ("clip", self.clip, f64::MIN_POSITIVE),
+            ("beta", self.beta, f64::MIN_POSITIVE),
+        ] {
+            if !(value >= least && value.is_finite()) {
+                let range = if least > 0.0 { "(0, inf)" } else { "[0, inf)" };
+                return Err(LearnError::OutOfRange { what, value, range });
+            }
         }
         Ok(())
     }
@@ -158,6 +219,18 @@ pub struct Step {
     pub gradient: Vec<f64>,
 }
 
+/// How the correction of a head is found for an objective.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum HeadFit {
+    /// A convex loss with a bounded curvature: the MAP refit, without a learning rate.
+    Map,
+    /// Momentum on minibatches of replayed presses.
+    Minibatch {
+        /// Step, for features of |z|² near 2.
+        learning_rate: f64,
+    },
+}
+
 /// One row of [`OBJECTIVES`].
 pub struct ObjectiveDef {
     /// The name on the command line and in adapters.
@@ -166,6 +239,8 @@ pub struct ObjectiveDef {
     pub summary: &'static str,
     /// The kinds of press it learns from, as [`Feedback::kind`] spells them.
     pub learns_from: &'static [&'static str],
+    /// How a head is fitted to it.
+    pub fit: HeadFit,
     /// Loss and gradient of one example.
     ///
     /// # Errors
@@ -173,6 +248,12 @@ pub struct ObjectiveDef {
     pub step: fn(&Example<'_>, &Hyper) -> Result<Step, LearnError>,
     /// Examples at which `gradient` is the derivative of `loss`; compared with central differences by the tests.
     pub cases: &'static [GradientCase],
+}
+
+impl std::fmt::Debug for ObjectiveDef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ObjectiveDef").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 /// An example, owned, at which an objective's gradient is checked.
@@ -204,6 +285,106 @@ pub fn softmax_into(logits: &[f64], out: &mut [f64]) {
     for p in out.iter_mut() {
         *p /= sum;
     }
+}
+
+/// Logarithms of `softmax(logits)`, `[C]`; finite for finite logits.
+pub fn log_softmax(logits: &[f64]) -> Vec<f64> {
+    let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let log_sum = logits.iter().map(|f| (f - largest).exp()).sum::<f64>().ln();
+    logits.iter().map(|f| (f - largest) - log_sum).collect()
+}
+
+/// What a person's answer is worth to the one who showed class `shown`, in [−1, 1]; `None` when the press does not say.
+///
+/// 👍 1, 👎 −1, stars from −1 to 1 in halves, a class named 1 where it was the one shown and −1 otherwise.
+pub fn reward(feedback: Feedback, shown: usize) -> Option<f64> {
+    let sign = |good: bool| if good { 1.0 } else { -1.0 };
+    match feedback {
+        Feedback::Thumb { up } => Some(sign(up)),
+        Feedback::Stars { stars } => Some((f64::from(stars) - 3.0) / 2.0),
+        Feedback::Correction { class } => Some(sign(class == shown)),
+        Feedback::Demonstration { .. } | Feedback::Preference { .. } | Feedback::NotSure => None,
+    }
+}
+
+/// `1 / (1 + e^−x)` without overflow.
+pub(crate) fn sigmoid(x: f64) -> f64 {
+    if x >= 0.0 { 1.0 / (1.0 + (-x).exp()) } else { x.exp() / (1.0 + x.exp()) }
+}
+
+/// `ln(1 + e^x)` without overflow.
+pub(crate) fn softplus(x: f64) -> f64 {
+    x.max(0.0) + (-x.abs()).exp().ln_1p()
+}
+
+/// A checked example's probabilities.
+pub(crate) struct Beliefs {
+    pub(crate) pi: Vec<f64>,
+    pub(crate) log_pi: Vec<f64>,
+    pub(crate) log_ref: Vec<f64>,
+}
+
+impl Beliefs {
+    /// KL(π‖π_ref), exactly; 0 where rounding would make it negative.
+    pub(crate) fn kl(&self) -> f64 {
+        let terms = self.pi.iter().zip(self.log_pi.iter().zip(&self.log_ref));
+        terms.map(|(p, (f, r))| p * (f - r)).sum::<f64>().max(0.0)
+    }
+}
+
+/// Checks lengths, finiteness, μ, settings and the presses' classes.
+pub(crate) fn check_example(example: &Example<'_>, hyper: &Hyper) -> Result<Beliefs, LearnError> {
+    hyper.check()?;
+    let classes = example.logits.len();
+    check_len("the reference logits", classes, example.reference.len())?;
+    if !(example.mu > 0.0 && example.mu <= 1.0) {
+        return Err(LearnError::OutOfRange { what: "mu", value: example.mu, range: "(0, 1]" });
+    }
+    for (what, logits) in [("the logits", example.logits), ("the reference logits", example.reference)] {
+        if let Some(index) = logits.iter().position(|f| !f.is_finite()) {
+            return Err(LearnError::NonFinite { what, index, value: logits[index] });
+        }
+    }
+    check_class("the shown class", example.shown, classes)?;
+    for press in example.presses {
+        press.feedback.check(example.shown, classes)?;
+    }
+    let log_pi = log_softmax(example.logits);
+    let pi = log_pi.iter().map(|f| f.exp()).collect();
+    Ok(Beliefs { pi, log_pi, log_ref: log_softmax(example.reference) })
+}
+
+/// The mean of loss and gradient over the presses that say something: people who agree do not make the step longer.
+///
+/// `one` writes the gradient of one press and returns its loss, `None` for a press that says nothing. Without a press that does,
+/// there is no loss and no gradient: never a step towards the reference alone.
+///
+/// # Errors
+/// [`LearnError::UnsupportedFeedback`] for a kind the objective does not learn from.
+pub(crate) fn mean_over_presses(
+    objective: &ObjectiveDef,
+    example: &Example<'_>,
+    mut one: impl FnMut(&Press, &mut [f64]) -> Option<f64>,
+) -> Result<Step, LearnError> {
+    let mut step = Step { loss: 0.0, gradient: vec![0.0; example.logits.len()] };
+    let mut gradient = step.gradient.clone();
+    let mut n = 0.0;
+    for press in example.presses {
+        let feedback = press.feedback.kind();
+        if !objective.learns_from.contains(&feedback) {
+            return Err(LearnError::UnsupportedFeedback { objective: objective.name, feedback });
+        }
+        if let Some(loss) = one(press, &mut gradient) {
+            n += 1.0;
+            step.loss += loss;
+            step.gradient.iter_mut().zip(&gradient).for_each(|(sum, g)| *sum += g);
+        }
+    }
+    if n > 1.0 {
+        step.loss /= n;
+        step.gradient.iter_mut().for_each(|g| *g /= n);
+    }
+    Ok(step)
 }
 
 #[cfg(test)]
@@ -314,15 +495,18 @@ mod tests {
     }
 
     #[test]
-    fn gradients_are_bounded_by_one_and_sum_to_zero_even_for_extreme_logits() {
-        for objective in OBJECTIVES {
+    fn gradients_of_a_thumb_are_bounded_even_for_extreme_logits_and_sum_to_zero_where_classes_compete() {
+        for objective in OBJECTIVES.iter().filter(|o| o.learns_from.contains(&"thumb")) {
+            let bound = if objective.name == "policy-gradient" { Hyper::default().clip } else { 1.0 };
+            // A reward model judges each class by itself.
+            let compete = objective.name != "q-learning";
             for seed in 0..100 {
                 let logits = random_logits(seed, 7, 10.0_f64.powi(seed as i32 % 6 - 1));
                 for up in [true, false] {
                     let step = (objective.step)(&example(&logits, 3, &thumb(up)), &Hyper::default()).unwrap();
                     assert!(step.loss.is_finite());
-                    assert!(step.gradient.iter().all(|g| g.abs() <= 1.0), "{}", objective.name);
-                    assert!(step.gradient.iter().sum::<f64>().abs() < 1e-12);
+                    assert!(step.gradient.iter().all(|g| g.abs() <= bound), "{}", objective.name);
+                    assert!(!compete || step.gradient.iter().sum::<f64>().abs() < 1e-12, "{}", objective.name);
                 }
             }
         }
@@ -330,7 +514,7 @@ mod tests {
 
     #[test]
     fn shifting_all_logits_or_renaming_the_classes_changes_nothing_else() {
-        for objective in OBJECTIVES {
+        for objective in OBJECTIVES.iter().filter(|o| o.learns_from.contains(&"thumb")) {
             let logits = random_logits(5, 6, 4.0);
             let shifted: Vec<f64> = logits.iter().map(|f| f + 3.0).collect();
             let reversed: Vec<f64> = logits.iter().rev().copied().collect();
@@ -341,6 +525,51 @@ mod tests {
             for c in 0..6 {
                 assert!((plain.gradient[c] - other.gradient[c]).abs() < 1e-12);
                 assert!((plain.gradient[c] - renamed.gradient[5 - c]).abs() < 1e-12);
+            }
+        }
+    }
+
+    #[test]
+    fn one_correction_raises_the_class_named_for_every_objective_that_learns_from_them() {
+        for objective in OBJECTIVES.iter().filter(|o| o.learns_from.contains(&"correction")) {
+            for seed in 0..50 {
+                let logits = random_logits(seed, 6, 4.0);
+                let (shown, named) = (seed as usize % 6, (seed as usize + 2) % 6);
+                let presses = [Press::plain(Feedback::Correction { class: named })];
+                let hyper = Hyper { delta: 0.0, ..Hyper::default() };
+                let g = (objective.step)(&example(&logits, shown, &presses), &hyper).unwrap().gradient;
+                let moved: Vec<f64> = logits.iter().zip(&g).map(|(f, g)| f - 0.01 * g).collect();
+                assert!(log_softmax(&moved)[named] > log_softmax(&logits)[named], "{} seed {seed}", objective.name);
+            }
+        }
+    }
+
+    #[test]
+    fn kinds_an_objective_does_not_learn_from_are_refused_and_nothing_said_is_no_gradient() {
+        let logits = random_logits(3, 4, 3.0);
+        let all = [
+            Feedback::Thumb { up: true },
+            Feedback::Correction { class: 1 },
+            Feedback::Demonstration { class: 1 },
+            Feedback::Stars { stars: 4 },
+            Feedback::Preference { over: 1 },
+            Feedback::NotSure,
+        ];
+        for objective in OBJECTIVES {
+            for feedback in all {
+                let step = (objective.step)(&example(&logits, 0, &[Press::plain(feedback)]), &Hyper::default());
+                let known = objective.learns_from.contains(&feedback.kind());
+                assert_eq!(step.is_ok(), known, "{} {}", objective.name, feedback.kind());
+                if !known {
+                    assert!(matches!(step, Err(LearnError::UnsupportedFeedback { .. })));
+                }
+            }
+            // A reference elsewhere does not pull when nothing was said.
+            let reference = random_logits(4, 4, 3.0);
+            for presses in [&[][..], &[Press::plain(Feedback::NotSure)]] {
+                let example = Example { reference: &reference, ..example(&logits, 0, presses) };
+                let step = (objective.step)(&example, &Hyper::default()).unwrap();
+                assert!(step.gradient.iter().all(|g| *g == 0.0), "{}", objective.name);
             }
         }
     }
@@ -374,6 +603,12 @@ mod tests {
 
     #[test]
     fn bad_input_is_an_error_that_names_it() {
+        for objective in OBJECTIVES {
+            let wrong = Hyper { beta: f64::NAN, ..Hyper::default() };
+            assert!((objective.step)(&example(&[0.0, 1.0], 0, &[]), &wrong).is_err());
+            assert!((objective.step)(&example(&[0.0, f64::NAN], 0, &[]), &Hyper::default()).is_err());
+            assert!((objective.step)(&example(&[0.0, 1.0], 2, &[]), &Hyper::default()).is_err());
+        }
         let step = posterior::POSTERIOR.step;
         let press = |feedback| [Press { feedback, confirmed: false }];
         let logits = [0.0, 1.0, 2.0];

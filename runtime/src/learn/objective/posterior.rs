@@ -8,14 +8,15 @@
 //! has no gradient; without that rule δ would pull the belief towards uniform on it.
 //!
 //! δ bounds how sure presses can make the model: at C = 10, ε = 0.1 and δ = 0.2 repeated 👍 settle at π(a) ≈ 0.97.
-use super::{Example, Feedback, GradientCase, Hyper, ObjectiveDef, Press, Step, softmax_into};
-use crate::learn::error::{LearnError, check_len};
+use super::{Example, Feedback, GradientCase, HeadFit, Hyper, ObjectiveDef, Press, Step, check_example};
+use crate::learn::error::LearnError;
 
 /// The row of [`super::OBJECTIVES`].
 pub static POSTERIOR: ObjectiveDef = ObjectiveDef {
     name: "posterior",
     summary: "each press is a likelihood over the true class; moves the belief to the posterior, bounded by one per press",
     learns_from: &["thumb", "correction", "demonstration", "stars", "preference", "not-sure"],
+    fit: HeadFit::Map,
     step,
     cases: CASES,
 };
@@ -94,26 +95,16 @@ pub fn gradient_in_place(pi: &mut [f64], likelihood: &[f64], delta: f64) -> f64 
 }
 
 fn step(example: &Example<'_>, hyper: &Hyper) -> Result<Step, LearnError> {
-    hyper.check()?;
-    let classes = example.logits.len();
-    check_len("the reference logits", classes, example.reference.len())?;
-    if !(example.mu > 0.0 && example.mu <= 1.0) {
-        return Err(LearnError::OutOfRange { what: "mu", value: example.mu, range: "(0, 1]" });
-    }
-    if let Some(index) = example.logits.iter().position(|f| !f.is_finite()) {
-        return Err(LearnError::NonFinite { what: "the logits", index, value: example.logits[index] });
-    }
-    let mut likelihood = vec![1.0; classes];
+    let mut gradient = check_example(example, hyper)?.pi;
+    let mut likelihood = vec![1.0; gradient.len()];
     for &press in example.presses {
         multiply_likelihood(&mut likelihood, press, example.shown, hyper)?;
     }
-    let mut gradient = vec![0.0; classes];
-    softmax_into(example.logits, &mut gradient);
     let loss = gradient_in_place(&mut gradient, &likelihood, hyper.delta);
     Ok(Step { loss, gradient })
 }
 
-const EXACT: Hyper = Hyper { epsilon: 0.1, epsilon_confirmed: 0.02, delta: 0.0 };
+const EXACT: Hyper = Hyper { delta: 0.0, ..Hyper::DEFAULT };
 const FIVE: &[f64] = &[0.3, -1.2, 2.0, 0.1, -0.4];
 const TWO: &[f64] = &[1.5, -0.5];
 

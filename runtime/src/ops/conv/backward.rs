@@ -9,6 +9,7 @@ use super::transpose::Transposed;
 use super::{Conv, Geometry, groups};
 use crate::autodiff::Backward;
 use crate::graph::ValueId;
+use crate::ops::matmul::frozen_codes;
 use crate::ops::shape::elements;
 use crate::ops::{Attr, Attrs, Fact, HONE, OpDef, OpError, need, no_kernel};
 use crate::plan::{Io, Kernel, Lowered, Lowering};
@@ -166,6 +167,7 @@ pub(super) fn conv(b: &mut Backward<'_>) -> Result<(), OpError> {
         });
         own.map.insert("output_padding".into(), Attr::Ints(extra.collect()));
         let op = crate::ops::find("", "ConvTranspose").ok_or_else(|| OpError::unsupported("ConvTranspose"))?;
+        let (dy, w) = unscaled(b, dy, w)?;
         let dx = b.one(op, own, &[Some(dy), Some(w)])?;
         b.give(0, dx);
     }
@@ -174,6 +176,22 @@ pub(super) fn conv(b: &mut Backward<'_>) -> Result<(), OpError> {
         b.give(1, dw);
     }
     bias(b, dy)
+}
+
+/// The gradient and the weight of a convolution with the scales of a frozen int8 weight moved from the weight to the gradient,
+/// along whose channels they run: in the transposed convolution they would lie along the reduction. Both as they are when the
+/// weight is no such one.
+fn unscaled(b: &mut Backward<'_>, dy: ValueId, w: ValueId) -> Result<(ValueId, ValueId), OpError> {
+    let rank = b.shape(w).len();
+    let Some((codes, scale)) = frozen_codes(b, w, 0, rank)? else { return Ok((dy, w)) };
+    let Some(dequantize) = crate::ops::find("", "DequantizeLinear") else { return Ok((dy, w)) };
+    let one = b.scalar_like(scale, 1.0)?;
+    let plain = b.one(dequantize, Attrs::of([]), &[Some(codes), Some(one)])?;
+    let mut shape = vec![1; rank - 1];
+    shape[0] = b.shape(scale).iter().product();
+    let scale = b.reshape(scale, &shape)?;
+    let dy = b.mul(dy, scale)?;
+    Ok((dy, plain))
 }
 
 /// The gradient by a bias of channels.

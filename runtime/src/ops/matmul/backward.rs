@@ -95,7 +95,7 @@ pub(super) fn gemm(b: &mut Backward<'_>) -> Result<(), OpError> {
 /// The gradient and the weight of a product with the scales of a frozen `[K, N]` (transposed: `[N, K]`) int8 weight moved
 /// from the weight to the gradient, whose last axis they run along; both as they are when the weight is no such one.
 fn unscaled(b: &mut Backward<'_>, dy: ValueId, w: ValueId, transposed: bool) -> Result<(ValueId, ValueId), OpError> {
-    let Some((codes, scale)) = frozen_codes(b, w, usize::from(!transposed))? else { return Ok((dy, w)) };
+    let Some((codes, scale)) = frozen_codes(b, w, usize::from(!transposed), 2)? else { return Ok((dy, w)) };
     let one = b.scalar_like(scale, 1.0)?;
     let Some(dequantize) = find("", "DequantizeLinear") else { return Ok((dy, w)) };
     let plain = b.one(dequantize, Attrs::of([("axis", Attr::Int(0))]), &[Some(codes), Some(one)])?;
@@ -103,9 +103,14 @@ fn unscaled(b: &mut Backward<'_>, dy: ValueId, w: ValueId, transposed: bool) -> 
     Ok((dy, plain))
 }
 
-/// Codes and scales of a matrix that is a `DequantizeLinear` of constants, int8, symmetric, with a scale for
+/// Codes and scales of a weight of `rank` axes that is a `DequantizeLinear` of constants, int8, symmetric, with a scale for
 /// each index of `axis`.
-fn frozen_codes(b: &Backward<'_>, w: ValueId, axis: usize) -> Result<Option<(ValueId, ValueId)>, OpError> {
+pub(in crate::ops) fn frozen_codes(
+    b: &Backward<'_>,
+    w: ValueId,
+    axis: usize,
+    rank: usize,
+) -> Result<Option<(ValueId, ValueId)>, OpError> {
     let Some(node) = b.producer(w) else { return Ok(None) };
     let Op::Own(def, attrs) = &node.op else { return Ok(None) };
     let input = |i: usize| node.inputs.get(i).copied().flatten();
@@ -119,10 +124,10 @@ fn frozen_codes(b: &Backward<'_>, w: ValueId, axis: usize) -> Result<Option<(Val
     };
     let plain = def.name == "DequantizeLinear"
         && q.dtype() == crate::tensor::DType::I8
-        && q.shape().len() == 2
+        && q.shape().len() == rank
         && s.len() > 1
         && symmetric
         && attrs.int("block_size", 0)? == 0
-        && axis_of(attrs.int("axis", 1)?, 2)? == axis;
+        && axis_of(attrs.int("axis", 1)?, rank)? == axis;
     Ok(plain.then_some((codes, scale)))
 }

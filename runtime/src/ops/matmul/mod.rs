@@ -7,6 +7,7 @@ use super::{OpDef, OpError};
 use crate::plan::Weight;
 
 mod backward;
+pub(in crate::ops) use backward::frozen_codes;
 mod contraction;
 pub(in crate::ops) mod dense;
 mod einsum;

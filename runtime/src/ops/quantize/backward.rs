@@ -199,9 +199,15 @@ pub(super) fn integer(b: &mut Backward<'_>) -> Result<(), OpError> {
     let one = b.scalar(dtype, 1.0)?;
     let op = crate::ops::find("", "DequantizeLinear").ok_or_else(|| OpError::unsupported("DequantizeLinear"))?;
     let zero = b.optional(3);
+    let is_zero = |b: &Backward<'_>, z: ValueId| {
+        b.fact(z).value.as_ref().is_some_and(|t| t.data().to_i128().iter().all(|&v| v == 0))
+    };
+    let zero = zero.filter(|&z| !is_zero(b, z));
     let plain = match zero {
+        // One for each column: a float weight, because a packed one has one zero point.
         Some(z) if b.shape(z).iter().product::<usize>() != 1 => {
-            return Err(OpError::unsupported("a gradient through integers with a zero point of each column"));
+            let (w, z) = (b.cast(w, dtype)?, b.cast(z, dtype)?);
+            b.sub(w, z)?
         }
         Some(z) => {
             let z = b.reshape(z, &[])?;

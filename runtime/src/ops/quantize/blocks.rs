@@ -4,6 +4,14 @@ use crate::ops::shape::elements;
 use crate::ops::{Attrs, MICROSOFT, OpDef, OpError, axis_of, ints_of, need, optional};
 use crate::tensor::{DType, Data, Tensor};
 
+/// The weight `[N, K]` of `MatMulNBits` with those operands, dequantised.
+///
+/// # Errors
+/// [`OpError`] when attributes and operands do not fit.
+pub(crate) fn nbits_weight(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<f32>, OpError> {
+    NBits::of(attrs)?.weight(inputs)
+}
+
 /// `y = x · dequant(B)ᵀ + bias`; `B: u8 [N, K/block, block·bits/8]`, the low bits first.
 pub(super) static MATMUL_NBITS: OpDef = OpDef::new(
     "MatMulNBits",

@@ -151,12 +151,11 @@ fn table(attrs: &Attrs) -> Result<Option<[u8; 256]>, OpError> {
     v.map(Some).ok_or_else(|| OpError::attribute("table", "is not of 256 bytes"))
 }
 
-/// Whether a convolution of codes `x: [N, C, …]` with `w` has a kernel that makes codes, and one that makes floats.
-pub(crate) fn takes(attrs: &Attrs, x: &[usize], w: &[usize]) -> [bool; 2] {
-    let Ok(c) = Conv::of(attrs, x, w, None) else { return [false; 2] };
-    let Some(window) = c.geometry.window() else { return [false; 2] };
-    let fits = qnhwc::supports(&window, c.c * c.groups, c.groups);
-    if depthwise(&c) { [fits && window.taps() <= qnhwc::DEPTHWISE_TAPS, false] } else { [fits; 2] }
+/// Whether a convolution of codes `x: [N, C, …]` with `w` has a kernel here.
+pub(crate) fn takes(attrs: &Attrs, x: &[usize], w: &[usize]) -> bool {
+    let Ok(c) = Conv::of(attrs, x, w, None) else { return false };
+    let Some(window) = c.geometry.window() else { return false };
+    qnhwc::supports(&window, c.c * c.groups, c.groups) && (!depthwise(&c) || window.taps() <= qnhwc::DEPTHWISE_TAPS)
 }
 
 fn depthwise(c: &Conv) -> bool {
@@ -414,9 +413,6 @@ fn conv_of<'a>(c: &Conv, window: Window, x: &'a [u8], zero: u8, w: &'a [i8], col
 
 fn lower_floats(l: &Lowering<'_>, pack: Pack) -> Result<Option<Lowered>, OpError> {
     let Some(work) = Work::of(l, pack)? else { return Ok(None) };
-    if matches!(work.form, Form::Depthwise { .. }) {
-        return Ok(None);
-    }
     let mut reads = vec![X];
     let mut slot = |i: usize| {
         l.has(i).then(|| {
@@ -456,8 +452,10 @@ impl Kernel for ToFloats {
             Form::Conv { conv: c, window, w } => {
                 qnhwc::conv_floats(pool, &conv_of(c, *window, x, zero, w, columns), bias, &epilogue, y);
             }
-            // `lower_floats` makes none.
-            Form::Depthwise { .. } => {}
+            Form::Depthwise { conv: c, window, w } => {
+                let d = qnhwc::Depthwise { window: *window, batch: c.n, channels: c.o, x, zero, w, columns };
+                qnhwc::depthwise_floats(pool, &d, bias, &epilogue, y);
+            }
             &Form::Product { m, k, n, ref w } => {
                 qgemm::product_floats(
                     pool,

@@ -22,6 +22,7 @@ mod pool;
 mod product;
 mod tables;
 mod window;
+pub(crate) use blocks::nbits_weight;
 pub(in crate::ops) use linear::dynamic_range;
 pub(in crate::ops) use product::Right;
 

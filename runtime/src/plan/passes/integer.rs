@@ -186,13 +186,9 @@ impl Sums {
         })
     }
 
-    /// Whether there are kernels that make codes and floats of them.
-    fn takes(&self, net: &Net<'_>) -> [bool; 2] {
-        if self.conv {
-            internal::takes_codes(&self.attrs, &internal::first(net.shape(self.x.v)), net.shape(self.w))
-        } else {
-            [true; 2]
-        }
+    /// Whether there is a kernel for them.
+    fn takes(&self, net: &Net<'_>) -> bool {
+        !self.conv || internal::takes_codes(&self.attrs, &internal::first(net.shape(self.x.v)), net.shape(self.w))
     }
 
     fn inputs(&self, bias: Option<ValueId>) -> Vec<Option<ValueId>> {
@@ -236,7 +232,7 @@ fn multiplied_at(net: &Net<'_>, to: &Quantiser) -> Option<(Sums, i64, i64)> {
     let (scale, zero) = affine(net, to.scale, to.zero)?;
     let (v, low, high) = limited(net, to.x, scale, zero)?;
     let sums = Sums::behind(net, v)?;
-    (sums.takes(net)[0] && low <= high).then_some((sums, low, high))
+    (sums.takes(net) && low <= high).then_some((sums, low, high))
 }
 
 fn requantised(net: &mut Net<'_>, to: &Quantiser) -> Result<Option<New>, OpError> {
@@ -351,7 +347,7 @@ fn moved(net: &Net<'_>, to: &Quantiser) -> Option<New> {
 
 /// A convolution or product of codes whose result stays `f32`.
 fn floats(net: &mut Net<'_>, i: usize) -> Result<Option<New>, OpError> {
-    let Some(sums) = net.at(i).and_then(|h| Sums::of(net, h)).filter(|s| s.takes(net)[1]) else { return Ok(None) };
+    let Some(sums) = net.at(i).and_then(|h| Sums::of(net, h)).filter(|s| s.takes(net)) else { return Ok(None) };
     let bias = match sums.bias {
         // A dequantised bias is a constant.
         Some(b) if net.constant(b).is_none() => {

@@ -154,6 +154,11 @@ def run(graph, values):
             y = f(x[0], dim=axes, keepdim=bool(a.get("keepdims", 1)))
         elif op == "Softmax":
             y = x[0].softmax(a.get("axis", -1))
+        elif op == "Cast":
+            y = x[0].long() if a["to"] in (TensorProto.INT32, TensorProto.INT64) else x[0].double()
+        elif op == "Pad":
+            p, rank = ints(1), x[0].dim()
+            y = F.pad(x[0], [v for i in reversed(range(rank)) for v in (p[i], p[i + rank])])
         elif op == "GlobalAveragePool":
             y = x[0].mean(dim=(2, 3), keepdim=True)
         else:
@@ -407,18 +412,19 @@ def eeg(path):
     case("eeg-conv-lstm", model, "eeg", {"x": x}, "logits", "Labels", labels)
 
 
-mlps()
-transformer()
-efficientnet()
-which_digit()
-if len(sys.argv) > 1:
-    eeg(sys.argv[1])
-members["index"] = np.frombuffer(json.dumps(index).encode(), dtype=np.uint8)
-with zipfile.ZipFile(HERE / "gradients.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=9) as z:
-    for name, t in members.items():
-        data = io.BytesIO()
-        np.save(data, np.ascontiguousarray(t))
-        info = zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))
-        info.compress_type = zipfile.ZIP_DEFLATED
-        z.writestr(info, data.getvalue())
-print(f"{len(index)} cases, {(HERE / 'gradients.npz').stat().st_size} bytes")
+if __name__ == "__main__":
+    mlps()
+    transformer()
+    efficientnet()
+    which_digit()
+    if len(sys.argv) > 1:
+        eeg(sys.argv[1])
+    members["index"] = np.frombuffer(json.dumps(index).encode(), dtype=np.uint8)
+    with zipfile.ZipFile(HERE / "gradients.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=9) as z:
+        for name, t in members.items():
+            data = io.BytesIO()
+            np.save(data, np.ascontiguousarray(t))
+            info = zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))
+            info.compress_type = zipfile.ZIP_DEFLATED
+            z.writestr(info, data.getvalue())
+    print(f"{len(index)} cases, {(HERE / 'gradients.npz').stat().st_size} bytes")

@@ -41,13 +41,22 @@ static KNOWS_NOTHING_OF: &[(&str, &[&str])] = &[
     ("ops", &["import", "bundle", "session", "model", "learn", "feedback", "journal", "capture", "std::fs"]),
     ("plan", &["import", "bundle", "session", "model", "learn", "feedback", "journal", "capture", "std::fs"]),
     ("quant", &["import", "bundle", "session", "learn", "feedback", "journal", "capture", "std::fs"]),
+    (
+        "scope",
+        &[
+            "import", "bundle", "session", "model", "learn", "feedback", "journal", "capture", "modality", "train",
+            "std::fs",
+        ],
+    ),
     ("session", &["feedback", "journal", "learn", "adapters", "app", "capture", "modality"]),
     ("state", &["session", "model", "graph", "ops", "plan", "import", "learn", "feedback", "capture", "modality"]),
     ("tensor", EVERYTHING),
+    ("trial", &["session", "model", "import", "app", "feedback", "journal", "capture", "adapters", "std::fs"]),
     (
         "train",
         &["import", "bundle", "session", "model", "learn", "feedback", "journal", "capture", "modality", "std::fs"],
     ),
+    ("tune", &["import", "session", "model", "feedback", "journal", "capture", "adapters", "app"]),
 ];
 
 /// A leaf: it may name no module of ours.

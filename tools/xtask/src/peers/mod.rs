@@ -13,6 +13,8 @@ use serde::Serialize;
 use crate::python::{commit, cpu, environment, quietly};
 use crate::{target_dir, zoo};
 
+pub(crate) mod train;
+
 /// What the command line asked for.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Options {
@@ -80,17 +82,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<bool> {
     for name in &options.only {
         ensure!(models.iter().any(|m| m.0 == *name), "there is no model `{name}`; there are: {}", names(&models));
     }
-    let hone = match &options.hone {
-        Some(path) => path.clone(),
-        None => {
-            let mut build = crate::ci::cargo_command(root);
-            ensure!(
-                build.args(["build", "--release", "--locked", "--bin", "hone"]).status()?.success(),
-                "hone cannot be built"
-            );
-            target_dir(root).join("release").join(if cfg!(windows) { "hone.exe" } else { "hone" })
-        }
-    };
+    let hone = program(root, options.hone.as_deref())?;
     let mut rows = Vec::new();
     for (name, model) in models.iter().filter(|m| options.only.is_empty() || options.only.contains(&m.0)) {
         for &threads in &options.threads {
@@ -121,6 +113,19 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<bool> {
     std::fs::write(home.join("table.json"), serde_json::to_string_pretty(&rows)?)?;
     println!("written to {}", home.join("table.md").display());
     Ok(true)
+}
+
+/// The program that is measured: the one given, or a release build of the tree.
+fn program(root: &Path, given: Option<&Path>) -> anyhow::Result<PathBuf> {
+    if let Some(path) = given {
+        return Ok(path.to_path_buf());
+    }
+    let mut build = crate::ci::cargo_command(root);
+    ensure!(
+        build.args(["build", "--release", "--locked", "--bin", "hone"]).status()?.success(),
+        "hone cannot be built"
+    );
+    Ok(target_dir(root).join("release").join(if cfg!(windows) { "hone.exe" } else { "hone" }))
 }
 
 /// The models there are: those of `make.py`, made if need be, and those of the zoo that have recorded inputs.

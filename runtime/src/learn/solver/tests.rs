@@ -1,7 +1,26 @@
+use super::forms::{Course, Dual, Fit, Primal, State, curvature, descend};
 use super::*;
 use crate::learn::fixture::{Kind, Recorded, World, digits, uniform, vectors};
 use crate::learn::head::argmax;
+use crate::learn::linalg::{Cholesky, dot};
 use crate::learn::objective::Feedback;
+
+/// Priors between which there is something to choose.
+fn several() -> SolverConfig {
+    let priors = [(1.0, 0.0), (10.0, 3.0), (10.0, 30.0)];
+    let priors = priors.map(|(lambda_factor, kappa)| Prior { lambda_factor, kappa }).to_vec();
+    SolverConfig { priors, ..SolverConfig::default() }
+}
+
+/// One prior and a δ that stays, as the numpy reference has them.
+fn plain() -> SolverConfig {
+    SolverConfig {
+        hyper: Hyper::default(),
+        priors: vec![Prior::PLAIN],
+        delta_presses: f64::INFINITY,
+        ..SolverConfig::default()
+    }
+}
 
 fn recorded_rows(world: &World, run: &Recorded, thumbs: bool) -> Vec<Row> {
     let hyper = Hyper::default();
@@ -30,7 +49,7 @@ fn compare_with_numpy(run: &Recorded, thumbs: bool) {
     let factory = world.accuracy(&world.factory());
     assert!((factory - run.factory_accuracy).abs() < 1e-9, "factory {factory}, numpy {}", run.factory_accuracy);
     let rows = recorded_rows(&world, run, thumbs);
-    let mut solver = HeadSolver::new(10, 64, SolverConfig::default()).unwrap();
+    let mut solver = HeadSolver::new(10, 64, plain()).unwrap();
     for (t, (row, shown)) in rows.iter().zip(digits(&run.shown)).enumerate() {
         assert_eq!(world.answer(&solver.theta(), &world.stream[t]), shown, "answer shown before press {t}");
         solver.push(row).unwrap();
@@ -42,7 +61,7 @@ fn compare_with_numpy(run: &Recorded, thumbs: bool) {
     assert_eq!(rows.len(), 200);
     let difference = relative_difference(solver.theta().values(), &run.incremental);
     assert!(difference < 1e-4, "incremental theta differs by {difference}");
-    let canonical = canonical_refit(10, 64, &rows, &SolverConfig::default()).unwrap();
+    let canonical = canonical_refit(&world.base, &rows, &plain()).unwrap();
     let difference = relative_difference(canonical.values(), &run.canonical);
     assert!(difference < 1e-4, "canonical theta differs by {difference}");
     assert!((world.accuracy(&canonical) - run.canonical_accuracy).abs() < 1e-9);
@@ -65,14 +84,14 @@ fn the_canonical_refit_is_bitwise_equal_when_recomputed_and_within_1e_4_when_the
     // 40 rows take the dual form, 200 the primal one.
     for n in [40, 200] {
         let rows = recorded_rows(&world, &vectors.thumbs, true)[..n].to_vec();
-        let config = SolverConfig::default();
-        let once = canonical_refit(10, 64, &rows, &config).unwrap();
-        assert_eq!(once, canonical_refit(10, 64, &rows, &config).unwrap());
+        let config = plain();
+        let once = canonical_refit(&world.base, &rows, &config).unwrap();
+        assert_eq!(once, canonical_refit(&world.base, &rows, &config).unwrap());
         let mut permuted: Vec<(u64, Row)> =
             rows.into_iter().enumerate().map(|(i, r)| (splitmix64(i as u64), r)).collect();
         permuted.sort_by_key(|(key, _)| *key);
         let permuted: Vec<Row> = permuted.into_iter().map(|(_, r)| r).collect();
-        let other = canonical_refit(10, 64, &permuted, &config).unwrap();
+        let other = canonical_refit(&world.base, &permuted, &config).unwrap();
         let difference = relative_difference(other.values(), once.values());
         assert!(difference < 1e-4, "{n} rows: {difference}");
         assert!(world.test.iter().all(|s| world.answer(&once, s) == world.answer(&other, s)));
@@ -84,53 +103,57 @@ fn the_dual_and_the_primal_form_reach_the_same_theta() {
     let vectors = vectors();
     let world = vectors.world(Kind::Shifted);
     let rows = recorded_rows(&world, &vectors.thumbs, true);
-    let config = SolverConfig::default();
+    let config = plain();
     let mut all = Rows::new(10, 64, &config).unwrap();
     rows[..60].iter().for_each(|r| all.push(r).unwrap());
     let lambda = all.lambda(&config);
-    let mut dual = Dual::of(&all, lambda).unwrap();
+    let mut dual = Dual::of(&all, lambda, 0.0).unwrap();
     let course = Course { lambda, delta: 0.2, iterations: 30, momentum: 0.9 };
     dual.iterate(&all, &course);
-    let dual = all.unproject(&State::Dual(dual).theta(&all));
-    let factor = Cholesky::of(&all.curvature(lambda)).unwrap();
+    let dual = Fit { prior: Prior::PLAIN, state: State::Dual(dual), score: 0.0 }.theta(&all);
+    let factor = Cholesky::of(&curvature(&all, lambda, 0.0)).unwrap();
     let mut theta = vec![0.0; 10 * 65];
-    descend(&all, &mut theta, &course, |g| factor.solve(g));
-    let difference = relative_difference(all.unproject(&theta).values(), dual.values());
+    descend(&all, 0.0, &mut theta, &course, |g| factor.solve(g));
+    let difference = relative_difference(all.unproject(&theta, &[]).values(), dual.values());
     assert!(difference < 1e-6, "{difference}");
 }
 
 #[test]
-fn the_incremental_solver_crosses_from_dual_to_primal_without_a_jump() {
+fn the_incremental_solver_crosses_from_dual_to_primal_without_a_jump_under_every_prior() {
     let vectors = vectors();
     let world = vectors.world(Kind::Shifted);
     let rows = recorded_rows(&world, &vectors.thumbs, true);
-    let mut solver = HeadSolver::new(10, 64, SolverConfig::default()).unwrap();
-    let mut primal_only = solver.clone();
-    primal_only.state =
-        State::Primal(Primal::of(&primal_only.rows, solver.config.lambda_partial, vec![0.0; 650]).unwrap());
-    for (i, row) in rows[..80].iter().enumerate() {
-        solver.push(row).unwrap();
-        primal_only.push(row).unwrap();
-        assert_eq!(matches!(solver.state, State::Dual(_)), i < 65, "form after press {i}");
-        assert!(matches!(primal_only.state, State::Primal(_)));
-        let difference = relative_difference(solver.theta().values(), primal_only.theta().values());
-        assert!(difference < 1e-5, "press {i}: {difference}");
+    for prior in several().priors {
+        let config = SolverConfig { priors: vec![prior], ..plain() };
+        let mut solver = HeadSolver::for_head(&world.base, config.clone()).unwrap();
+        let mut primal_only = solver.clone();
+        let lambda = config.lambda_partial * prior.lambda_factor;
+        primal_only.fits[0].state = State::Primal(Primal::of(&primal_only.rows, lambda, prior.kappa, None).unwrap());
+        for (i, row) in rows[..150].iter().enumerate() {
+            solver.push(row).unwrap();
+            primal_only.push(row).unwrap();
+            assert_eq!(matches!(solver.fits[0].state, State::Dual(_)), i < 130, "form after press {i}");
+            assert!(matches!(primal_only.fits[0].state, State::Primal(_)));
+            let difference = relative_difference(solver.theta().values(), primal_only.theta().values());
+            assert!(difference < 1e-5, "{prior:?} press {i}: {difference}");
+            assert!((solver.fits[0].score - primal_only.fits[0].score).abs() < 1e-6, "{prior:?} press {i}");
+        }
     }
 }
 
 #[test]
 fn the_rank_one_inverse_stays_within_1e_3_of_a_fresh_cholesky_after_512_presses() {
     let world = vectors().world(Kind::Shifted);
-    let config = SolverConfig { refresh_every: usize::MAX, ..SolverConfig::default() };
+    let config = SolverConfig { refresh_every: usize::MAX, ..plain() };
     let mut rows = Rows::new(10, 64, &config).unwrap();
     let lambda = config.lambda_partial;
-    let mut primal = Primal::of(&rows, lambda, vec![0.0; 650]).unwrap();
+    let mut primal = Primal::of(&rows, lambda, 0.0, None).unwrap();
     for t in 0..512 {
         let sample = &world.stream[t % world.stream.len()];
         rows.push(&world.row(sample, 0, Feedback::Thumb { up: true }, &config.hyper)).unwrap();
-        primal.update(rows.z(t));
+        primal.update(&rows.phi(t, 0.0));
     }
-    let fresh = Primal::of(&rows, lambda, vec![0.0; 650]).unwrap();
+    let fresh = Primal::of(&rows, lambda, 0.0, None).unwrap();
     let error = primal.inverse.max_abs_difference(&fresh.inverse) / fresh.inverse.max_abs();
     assert_eq!(primal.updates, 512);
     assert!(error < 1e-3, "{error}");
@@ -140,7 +163,7 @@ fn the_rank_one_inverse_stays_within_1e_3_of_a_fresh_cholesky_after_512_presses(
 #[test]
 fn novelty_is_z_squared_over_lambda_at_first_and_falls_at_a_pressed_input_in_both_forms() {
     let world = vectors().world(Kind::Shifted);
-    let config = SolverConfig::default();
+    let config = plain();
     let mut solver = HeadSolver::new(10, 64, config.clone()).unwrap();
     let z = world.base.standardise(&world.stream[0].feature).unwrap();
     let norm: f64 = z.iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
@@ -156,7 +179,7 @@ fn novelty_is_z_squared_over_lambda_at_first_and_falls_at_a_pressed_input_in_bot
         // The definition, from a fresh factor.
         let mut solved: Vec<f64> = z.iter().map(|v| f64::from(*v)).collect();
         let direct = solved.clone();
-        Cholesky::of(&solver.rows.curvature(config.lambda_partial)).unwrap().solve(&mut solved);
+        Cholesky::of(&curvature(&solver.rows, config.lambda_partial, 0.0)).unwrap().solve(&mut solved);
         assert!((dot(&direct, &solved) - now).abs() < 1e-6 * now, "press {t}");
     }
     assert!(last < 0.1 * first);
@@ -166,7 +189,7 @@ fn novelty_is_z_squared_over_lambda_at_first_and_falls_at_a_pressed_input_in_bot
 fn a_confidently_wrong_base_changes_its_answer_after_ten_thumbs_down_and_only_because_of_delta() {
     let world = vectors().world(Kind::Source);
     let ten_downs = |delta: f64| {
-        let config = SolverConfig { hyper: Hyper { delta, ..Hyper::default() }, ..SolverConfig::default() };
+        let config = SolverConfig { hyper: Hyper { delta, ..Hyper::default() }, ..plain() };
         let mut solver = HeadSolver::new(10, 64, config.clone()).unwrap();
         // Ten different inputs of class 4, all answered 7 with probability 0.9999.
         let mut logits = vec![0.0_f32; 10];
@@ -186,7 +209,7 @@ fn a_confidently_wrong_base_changes_its_answer_after_ten_thumbs_down_and_only_be
 #[test]
 fn two_hundred_thumbs_down_in_a_row_stay_finite_and_lift_no_class_above_three_times_its_prior() {
     let world = vectors().world(Kind::Relabelled);
-    let config = SolverConfig::default();
+    let config = plain();
     let mut solver = HeadSolver::new(10, 64, config.clone()).unwrap();
     for sample in &world.stream[..200] {
         let shown = world.answer(&solver.theta(), sample);
@@ -195,8 +218,7 @@ fn two_hundred_thumbs_down_in_a_row_stay_finite_and_lift_no_class_above_three_ti
     for theta in [
         solver.theta(),
         canonical_refit(
-            10,
-            64,
+            &world.base,
             &(0..200)
                 .map(|t| world.row(&world.stream[t], 0, Feedback::Thumb { up: false }, &config.hyper))
                 .collect::<Vec<_>>(),
@@ -220,7 +242,7 @@ fn features_stored_as_f16_cost_less_than_half_a_point() {
     let vectors = vectors();
     let world = vectors.world(Kind::Shifted);
     let rounded = |v: &f32| half::f16::from_f32(*v).to_f32();
-    let config = SolverConfig::default();
+    let config = plain();
     for (run, thumbs) in [(&vectors.thumbs, true), (&vectors.corrections, false)] {
         let full = recorded_rows(&world, run, thumbs);
         let mut stored = vectors.world(Kind::Shifted);
@@ -230,8 +252,8 @@ fn features_stored_as_f16_cost_less_than_half_a_point() {
         }
         let half = recorded_rows(&stored, run, thumbs);
         assert_ne!(full, half, "rounding changed nothing, so the comparison would be empty");
-        let a = world.accuracy(&canonical_refit(10, 64, &full, &config).unwrap());
-        let b = world.accuracy(&canonical_refit(10, 64, &half, &config).unwrap());
+        let a = world.accuracy(&canonical_refit(&world.base, &full, &config).unwrap());
+        let b = world.accuracy(&canonical_refit(&world.base, &half, &config).unwrap());
         assert!((a - b).abs() < 0.005, "f32 {a}, f16 {b}");
     }
 }
@@ -242,7 +264,7 @@ fn features_ten_times_larger_with_statistics_to_match_learn_the_same() {
     let world = vectors.world(Kind::Shifted);
     let rows = recorded_rows(&world, &vectors.thumbs, true);
     let scaled = crate::learn::HeadBase::new(vec![0.0; 640], vec![0.0; 10], vec![0.0; 64], vec![10.0; 64]).unwrap();
-    let plain = crate::learn::HeadBase::new(vec![0.0; 640], vec![0.0; 10], vec![0.0; 64], vec![1.0; 64]).unwrap();
+    let narrow = crate::learn::HeadBase::new(vec![0.0; 640], vec![0.0; 10], vec![0.0; 64], vec![1.0; 64]).unwrap();
     let refit = |base: &crate::learn::HeadBase, factor: f32| {
         let rows: Vec<Row> = rows
             .iter()
@@ -252,9 +274,9 @@ fn features_ten_times_larger_with_statistics_to_match_learn_the_same() {
                 Row { z: base.standardise(&feature).unwrap(), ..row.clone() }
             })
             .collect();
-        canonical_refit(10, 64, &rows, &SolverConfig::default()).unwrap()
+        canonical_refit(base, &rows, &plain()).unwrap()
     };
-    let difference = relative_difference(refit(&scaled, 10.0).values(), refit(&plain, 1.0).values());
+    let difference = relative_difference(refit(&scaled, 10.0).values(), refit(&narrow, 1.0).values());
     assert!(difference < 1e-4, "{difference}");
 }
 
@@ -275,7 +297,7 @@ fn wide_features_are_projected_said_so_and_still_learned_from() {
             .collect();
         (z, label)
     };
-    let config = SolverConfig::default();
+    let config = plain();
     let mut solver = HeadSolver::new(2, d, config.clone()).unwrap();
     assert_eq!(solver.note().unwrap(), Note::new("projected", "1500 features", "512 features"));
     assert!(HeadSolver::new(2, 1024, config).unwrap().note().is_none());
@@ -290,7 +312,13 @@ fn wide_features_are_projected_said_so_and_still_learned_from() {
     let (z, _) = feature(5000);
     let projected = solver.rows.project(&z);
     assert_eq!(projected.len(), 513);
-    let narrow = solver.state.theta(&solver.rows);
+    let State::Dual(dual) = &solver.fits[0].state else { panic!("40 rows take the dual form") };
+    let mut narrow = vec![0.0; 2 * 513];
+    for (c, coefficients) in dual.coefficients.iter().enumerate() {
+        for (i, a) in coefficients.iter().enumerate() {
+            solver.rows.phi(i, 0.0).axpy(*a, &mut narrow[c * 513..(c + 1) * 513]);
+        }
+    }
     for (c, served) in theta.apply(&z, &[0.0, 0.0]).unwrap().into_iter().enumerate() {
         assert!((dot(&narrow[c * 513..(c + 1) * 513], &projected) - f64::from(served)).abs() < 1e-4);
     }
@@ -307,14 +335,14 @@ fn wide_features_are_projected_said_so_and_still_learned_from() {
 fn a_mixed_log_regularises_by_the_mean_lambda_and_refactors_when_it_drifts() {
     let vectors = vectors();
     let world = vectors.world(Kind::Shifted);
-    let config = SolverConfig::default();
+    let config = plain();
     let thumbs = recorded_rows(&world, &vectors.thumbs, true);
     let corrections = recorded_rows(&world, &vectors.corrections, false);
     let mut solver = HeadSolver::new(10, 64, config.clone()).unwrap();
     for t in 0..150 {
         solver.push(if t < 30 || t % 3 == 0 { &thumbs[t] } else { &corrections[t] }).unwrap();
         let mean = solver.rows.lambda(&config);
-        assert!((solver.state.lambda() - mean).abs() <= 0.25 * solver.state.lambda() + 1e-12);
+        assert!((solver.fits[0].state.lambda() - mean).abs() <= 0.25 * solver.fits[0].state.lambda() + 1e-12);
     }
     assert!((solver.rows.lambda(&config) - (70.0 * 0.03 + 80.0 * 0.1) / 150.0).abs() < 1e-12);
 }
@@ -323,7 +351,7 @@ fn a_mixed_log_regularises_by_the_mean_lambda_and_refactors_when_it_drifts() {
 fn a_preconditioner_of_another_lambda_does_not_move_the_minimum() {
     let vectors = vectors();
     let world = vectors.world(Kind::Shifted);
-    let config = SolverConfig::default();
+    let config = plain();
     let corrections = recorded_rows(&world, &vectors.corrections, false);
     let mut solver = HeadSolver::new(10, 64, config.clone()).unwrap();
     for row in &recorded_rows(&world, &vectors.thumbs, true)[..20] {
@@ -333,20 +361,21 @@ fn a_preconditioner_of_another_lambda_does_not_move_the_minimum() {
         solver.replace(t, &corrections[t].likelihood, true).unwrap();
     }
     let mut fresh = solver.clone();
-    fresh.state = State::Dual(Dual::of(&solver.rows, solver.rows.lambda(&config)).unwrap());
-    if let (State::Dual(fresh), State::Dual(stale)) = (&mut fresh.state, &solver.state) {
+    fresh.fits[0].state = State::Dual(Dual::of(&solver.rows, solver.rows.lambda(&config), 0.0).unwrap());
+    if let (State::Dual(fresh), State::Dual(stale)) = (&mut fresh.fits[0].state, &solver.fits[0].state) {
         assert!(fresh.lambda > 1.2 * stale.lambda, "the preconditioner is not stale, nothing is compared");
-        fresh.adopt(stale);
+        fresh.adopt(&solver.rows, 0.0, stale);
     }
-    solver.iterate(4000);
-    fresh.iterate(4000);
+    for solver in [&mut solver, &mut fresh] {
+        solver.fits[0].iterate(&solver.rows, &config, 4000);
+    }
     let difference = relative_difference(solver.theta().values(), fresh.theta().values());
     assert!(difference < 1e-4, "{difference}");
 }
 
 #[test]
 fn bad_rows_are_refused_and_leave_the_solver_as_it_was() {
-    let config = SolverConfig::default();
+    let config = plain();
     let good = Row { z: vec![0.5, 0.5, 1.0], logits: vec![0.0; 3], likelihood: vec![0.1, 0.1, 0.9], names_class: true };
     let mut solver = HeadSolver::new(3, 2, config.clone()).unwrap();
     solver.push(&good).unwrap();
@@ -381,19 +410,70 @@ fn the_canonical_refit_ends_within_a_tenth_of_the_fixed_point_and_a_point_of_its
     for (run, thumbs) in [(&vectors.thumbs, true), (&vectors.corrections, false)] {
         let rows = recorded_rows(&world, run, thumbs);
         let refit = |iterations: usize, momentum: f64| {
-            let config = SolverConfig {
-                canonical_iterations: iterations,
-                canonical_momentum: momentum,
-                ..SolverConfig::default()
-            };
-            canonical_refit(10, 64, &rows, &config).unwrap()
+            let config = SolverConfig { canonical_iterations: iterations, canonical_momentum: momentum, ..plain() };
+            canonical_refit(&world.base, &rows, &config).unwrap()
         };
         let fixed_point = refit(1500, 0.0);
-        let canonical = canonical_refit(10, 64, &rows, &SolverConfig::default()).unwrap();
+        let canonical = canonical_refit(&world.base, &rows, &plain()).unwrap();
         let error = relative_difference(canonical.values(), fixed_point.values());
         let plain = relative_difference(refit(60, 0.0).values(), fixed_point.values());
         assert!(error < 0.1 && error < 0.5 * plain, "thumbs {thumbs}: {error}, without extrapolation {plain}");
         let lost = world.accuracy(&fixed_point) - world.accuracy(&canonical);
         assert!(lost.abs() < 0.01, "thumbs {thumbs}: {lost}");
     }
+}
+
+#[test]
+fn priors_are_judged_by_what_they_foretell_press_by_press_and_the_best_fits_the_kind_of_change() {
+    let vectors = vectors();
+    // Names traded: the directions the head reads already hold the answer. Pixels moved: they do not.
+    for (kind, with_head) in [(Kind::Relabelled, true), (Kind::Shifted, false)] {
+        let world = vectors.world(kind);
+        let config = several();
+        let mut solver = HeadSolver::for_head(&world.base, config.clone()).unwrap();
+        for sample in &world.stream[..200] {
+            let shown = world.answer(&solver.theta(), sample);
+            let row = world.row(sample, shown, Feedback::Thumb { up: shown == sample.label }, &config.hyper);
+            solver.push(&row).unwrap();
+        }
+        let weights = solver.weights();
+        assert!((weights.iter().sum::<f64>() - 1.0).abs() < 1e-12);
+        assert!(with_head == (weights[0] < 0.5), "{kind:?}: {weights:?}");
+    }
+}
+
+#[test]
+fn the_average_over_priors_is_the_weighted_sum_of_their_corrections() {
+    let vectors = vectors();
+    let world = vectors.world(Kind::Shifted);
+    let rows = recorded_rows(&world, &vectors.thumbs, true);
+    for n in [60, 180] {
+        let solver = HeadSolver::with_rows(&world.base, &rows[..n], several()).unwrap();
+        let weights = solver.weights();
+        let mut sum = vec![0.0_f64; 650];
+        for (fit, weight) in solver.fits.iter().zip(&weights) {
+            let alone = SolverConfig { priors: vec![fit.prior], ..SolverConfig::default() };
+            let theta = canonical_refit(&world.base, &rows[..n], &alone).unwrap();
+            sum.iter_mut().zip(theta.values()).for_each(|(s, v)| *s += weight * f64::from(*v));
+        }
+        let sum: Vec<f32> = sum.into_iter().map(|v| v as f32).collect();
+        assert!(relative_difference(solver.theta().values(), &sum) < 1e-5);
+        let canonical = canonical_refit(&world.base, &rows[..n], &several()).unwrap();
+        assert!(relative_difference(canonical.values(), &sum) < 1e-5);
+    }
+}
+
+#[test]
+fn settings_of_priors_out_of_range_are_refused() {
+    for priors in [
+        vec![],
+        vec![Prior { lambda_factor: 0.0, kappa: 0.0 }],
+        vec![Prior { lambda_factor: 1.0, kappa: -1.0 }],
+        vec![Prior { lambda_factor: f64::NAN, kappa: 0.0 }],
+    ] {
+        assert!(SolverConfig { priors, ..SolverConfig::default() }.check().is_err());
+    }
+    assert!(SolverConfig { delta_presses: 0.0, ..SolverConfig::default() }.check().is_err());
+    assert!((SolverConfig { delta_presses: 50.0, ..plain() }.delta(50) - 0.2).abs() < 1e-12);
+    assert!((plain().delta(10_000) - 0.2).abs() < 1e-12);
 }

@@ -1,0 +1,378 @@
+//! The rows a solver fits, flat, and the second view of them: what the shipped head makes of each.
+use std::borrow::Cow;
+
+use hone_kernels::refit;
+
+use super::super::error::{LearnError, check_finite, check_len};
+use super::super::head::{HeadBase, Theta};
+use super::super::linalg::{axpy, dot};
+use super::super::objective::posterior::gradient_in_place;
+use super::{Row, SolverConfig, splitmix64};
+
+/// What of a row a prior looks at: `φ = (z, s·b)` with `b = Bz` the shipped head's own directions and `s² = κ`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Phi<'a> {
+    pub(super) z: &'a [f64],
+    pub(super) b: &'a [f64],
+    pub(super) scale: f64,
+}
+
+impl Phi<'_> {
+    /// `w · φ` of one class's weights `[width]`; `b` is left out where κ = 0.
+    pub(super) fn dot(&self, w: &[f64]) -> f64 {
+        let m = self.z.len();
+        let own = dot(&w[..m], self.z);
+        if w.len() == m { own } else { own + self.scale * dot(&w[m..], self.b) }
+    }
+
+    /// `w += s φ`.
+    pub(super) fn axpy(&self, s: f64, w: &mut [f64]) {
+        let m = self.z.len();
+        axpy(s, self.z, &mut w[..m]);
+        if w.len() > m {
+            axpy(s * self.scale, self.b, &mut w[m..]);
+        }
+    }
+}
+
+/// Products of one row with others.
+pub(super) struct Kernel {
+    own: Vec<f64>,
+    along: Vec<f64>,
+}
+
+impl Kernel {
+    /// `φ · φ` with each of the first `n` rows.
+    pub(super) fn at(&self, kappa: f64, n: usize) -> Vec<f64> {
+        self.own[..n].iter().zip(&self.along).map(|(own, along)| own + kappa * along).collect()
+    }
+}
+
+/// The rows, flat.
+#[derive(Clone, Debug)]
+pub(super) struct Rows {
+    pub(super) classes: usize,
+    /// `d` as the caller has it.
+    pub(super) features: usize,
+    /// Width of `z` as the solver has it: `d + 1`, or the projection's width + 1.
+    pub(super) width: usize,
+    projection: Option<Projection>,
+    /// `B [C, d+1]`, the shipped head over `z`, centred over classes and scaled so that `E|Bz|² = 1` on source data; empty where
+    /// no head was given.
+    directions: Vec<f64>,
+    pub(super) n: usize,
+    /// The first rows, [`SolverConfig::source`], whose likelihood is a fixed target.
+    pub(super) fixed: usize,
+    z: Vec<f64>,
+    b: Vec<f64>,
+    logits: Vec<f64>,
+    likelihood: Vec<f64>,
+    names_class: Vec<bool>,
+}
+
+impl Rows {
+    /// The source's rows of a head whose own directions are not known.
+    pub(super) fn new(classes: usize, features: usize, config: &SolverConfig) -> Result<Rows, LearnError> {
+        Rows::empty(classes, features, config)?.with_source(config)
+    }
+
+    fn empty(classes: usize, features: usize, config: &SolverConfig) -> Result<Rows, LearnError> {
+        for (what, least, found) in [("the classes of a head", 2, classes), ("the features of a head", 1, features)] {
+            if found < least {
+                return Err(LearnError::Length { what, expected: least, found });
+            }
+        }
+        let projection = (features > config.max_features).then(|| Projection::new(features, config.projected_features));
+        let width = projection.as_ref().map_or(features, |p| p.width) + 1;
+        Ok(Rows {
+            classes,
+            features,
+            width,
+            projection,
+            directions: Vec::new(),
+            n: 0,
+            fixed: 0,
+            z: Vec::new(),
+            b: Vec::new(),
+            logits: Vec::new(),
+            likelihood: Vec::new(),
+            names_class: Vec::new(),
+        })
+    }
+
+    fn with_source(mut self, config: &SolverConfig) -> Result<Rows, LearnError> {
+        for row in &config.source {
+            self.push(row)?;
+        }
+        self.fixed = self.n;
+        Ok(self)
+    }
+
+    /// Rows that also know the directions of the shipped head. A head that answers the same to everything has none.
+    pub(super) fn of_head(base: &HeadBase, config: &SolverConfig) -> Result<Rows, LearnError> {
+        let mut rows = Rows::empty(base.classes(), base.width() - 1, config)?;
+        // Classes added on the device have no directions, and random features are none of the head's.
+        let (shipped, m, d) = (base.shipped_classes(), base.width(), base.features());
+        let mut directions = base.over_z();
+        for j in 0..m {
+            let mean = (0..shipped).map(|c| directions[c * m + j]).sum::<f64>() / shipped as f64;
+            (0..shipped).for_each(|c| directions[c * m + j] -= mean);
+        }
+        // z has mean 0 and variance 1/d on source data, so E|Bz|² is the mean square of the graph's columns.
+        let power =
+            (0..shipped).map(|c| dot(&directions[c * m..][..d], &directions[c * m..][..d])).sum::<f64>() / d as f64;
+        if power > 0.0 {
+            directions.iter_mut().for_each(|v| *v /= power.sqrt());
+            rows.directions = directions;
+        }
+        rows.with_source(config)
+    }
+
+    /// Rows of the same head with only the source's in them.
+    pub(super) fn emptied(&self) -> Rows {
+        let n = self.fixed;
+        Rows {
+            n,
+            z: self.z[..n * self.width].to_vec(),
+            b: self.b[..n * self.directions_len()].to_vec(),
+            logits: self.logits[..n * self.classes].to_vec(),
+            likelihood: self.likelihood[..n * self.classes].to_vec(),
+            names_class: self.names_class[..n].to_vec(),
+            projection: self.projection.clone(),
+            directions: self.directions.clone(),
+            ..*self
+        }
+    }
+
+    pub(super) fn push(&mut self, row: &Row) -> Result<(), LearnError> {
+        check_len("z", self.features + 1, row.z.len())?;
+        check_finite("z", &row.z)?;
+        check_len("the graph's logits", self.classes, row.logits.len())?;
+        check_finite("the graph's logits", &row.logits)?;
+        check_likelihood(&row.likelihood, self.classes)?;
+        let (z, b) = (self.project(&row.z), self.along(&row.z));
+        self.z.extend_from_slice(&z);
+        self.b.extend_from_slice(&b);
+        self.logits.extend(row.logits.iter().map(|&f| f64::from(f)));
+        self.likelihood.extend_from_slice(&row.likelihood);
+        self.names_class.push(row.names_class);
+        self.n += 1;
+        Ok(())
+    }
+
+    /// Takes up row `i` of rows of the same head.
+    pub(super) fn copy(&mut self, other: &Rows, i: usize) {
+        self.z.extend_from_slice(other.z(i));
+        self.b.extend_from_slice(other.b(i));
+        self.logits.extend_from_slice(other.logits(i));
+        self.likelihood.extend_from_slice(other.likelihood(i));
+        self.names_class.push(other.names_class[i]);
+        self.n += 1;
+    }
+
+    pub(super) fn pop(&mut self) {
+        self.n -= 1;
+        self.z.truncate(self.n * self.width);
+        self.b.truncate(self.n * self.directions_len());
+        self.logits.truncate(self.n * self.classes);
+        self.likelihood.truncate(self.n * self.classes);
+        self.names_class.truncate(self.n);
+    }
+
+    pub(super) fn set_likelihood(
+        &mut self,
+        index: usize,
+        likelihood: &[f64],
+        names_class: bool,
+    ) -> Result<(), LearnError> {
+        check_likelihood(likelihood, self.classes)?;
+        self.likelihood[index * self.classes..(index + 1) * self.classes].copy_from_slice(likelihood);
+        self.names_class[index] = names_class;
+        Ok(())
+    }
+
+    /// Whether the head has directions of its own.
+    pub(super) fn has_directions(&self) -> bool {
+        !self.directions.is_empty()
+    }
+
+    fn directions_len(&self) -> usize {
+        if self.has_directions() { self.classes } else { 0 }
+    }
+
+    pub(super) fn z(&self, i: usize) -> &[f64] {
+        &self.z[i * self.width..(i + 1) * self.width]
+    }
+
+    fn b(&self, i: usize) -> &[f64] {
+        let c = self.directions_len();
+        &self.b[i * c..(i + 1) * c]
+    }
+
+    pub(super) fn phi(&self, i: usize, kappa: f64) -> Phi<'_> {
+        Phi { z: self.z(i), b: self.b(i), scale: kappa.sqrt() }
+    }
+
+    /// `φᵢ · φⱼ` at κ = 0 and what κ multiplies, of row `i` with each up to itself.
+    pub(super) fn kernel(&self, i: usize) -> Kernel {
+        let n = i + 1;
+        let mut kernel = Kernel { own: vec![0.0; n], along: vec![0.0; n] };
+        refit::products(self.width, &self.z[..n * self.width], self.z(i), &mut kernel.own);
+        if let m @ 1.. = self.directions_len() {
+            refit::products(m, &self.b[..n * m], self.b(i), &mut kernel.along);
+        }
+        kernel
+    }
+
+    /// Every `φ`, row after row.
+    pub(super) fn dense(&self, kappa: f64) -> Cow<'_, [f64]> {
+        if kappa == 0.0 || !self.has_directions() {
+            return Cow::Borrowed(&self.z);
+        }
+        let scale = kappa.sqrt();
+        let row = |i: usize| self.z(i).iter().copied().chain(self.b(i).iter().map(move |b| scale * b));
+        Cow::Owned((0..self.n).flat_map(row).collect())
+    }
+
+    /// `Σ_i g[i, c] (z, b)ᵢ` over the first rows, for `g [_, C]`: `[C, width]`, and `[C, C]` or nothing.
+    pub(super) fn gather(&self, g: &[f64]) -> (Vec<f64>, Vec<f64>) {
+        let (n, m) = (g.len() / self.classes, self.directions_len());
+        let (mut own, mut along) = (vec![0.0; self.classes * self.width], vec![0.0; self.classes * m]);
+        refit::gather(self.width, &self.z[..n * self.width], g, &mut own);
+        if m > 0 {
+            refit::gather(m, &self.b[..n * m], g, &mut along);
+        }
+        (own, along)
+    }
+
+    pub(super) fn logits(&self, i: usize) -> &[f64] {
+        &self.logits[i * self.classes..(i + 1) * self.classes]
+    }
+
+    pub(super) fn likelihood(&self, i: usize) -> &[f64] {
+        &self.likelihood[i * self.classes..(i + 1) * self.classes]
+    }
+
+    /// Rows that were pressed.
+    pub(super) fn pressed(&self) -> usize {
+        self.n - self.fixed
+    }
+
+    /// Writes `g` over the probabilities `pi` of row `i`: `π − t` with its fixed target, or as the presses on it ask.
+    pub(super) fn gradient(&self, i: usize, pi: &mut [f64], delta: f64) {
+        if i < self.fixed {
+            pi.iter_mut().zip(self.likelihood(i)).for_each(|(p, t)| *p -= t);
+        } else {
+            gradient_in_place(pi, self.likelihood(i), delta);
+        }
+    }
+
+    /// λ of this log; counted rather than summed so that the order of rows cannot change it.
+    pub(super) fn lambda(&self, config: &SolverConfig) -> f64 {
+        let labels = self.names_class[self.fixed..].iter().filter(|n| **n).count();
+        let n = self.pressed();
+        if n == 0 {
+            return config.lambda_partial;
+        }
+        (labels as f64 * config.lambda_label + (n - labels) as f64 * config.lambda_partial) / n as f64
+    }
+
+    pub(super) fn project(&self, z: &[f32]) -> Vec<f64> {
+        match &self.projection {
+            None => z.iter().map(|&v| f64::from(v)).collect(),
+            Some(projection) => projection.apply(z),
+        }
+    }
+
+    /// `B z`, empty without directions.
+    pub(super) fn along(&self, z: &[f32]) -> Vec<f64> {
+        let wide: Vec<f64> = z.iter().map(|&v| f64::from(v)).collect();
+        self.directions.chunks_exact(self.features + 1).map(|row| dot(row, &wide)).collect()
+    }
+
+    /// Weights over `(z, b)` as the correction of the head they are: `Θ + ΨB`; `along [C, C]` is empty where κ = 0.
+    pub(super) fn unproject(&self, theta: &[f64], along: &[f64]) -> Theta {
+        let m = self.features + 1;
+        let mut full = vec![0.0_f32; self.classes * m];
+        let mut wide = vec![0.0_f64; m];
+        for c in 0..self.classes {
+            let row = &theta[c * self.width..(c + 1) * self.width];
+            match &self.projection {
+                None => wide.copy_from_slice(row),
+                Some(projection) => projection.transpose(row, &mut wide),
+            }
+            for (k, direction) in self.directions.chunks_exact(m).enumerate().filter(|_| !along.is_empty()) {
+                axpy(along[c * self.classes + k], direction, &mut wide);
+            }
+            full[c * m..(c + 1) * m].iter_mut().zip(&wide).for_each(|(o, &v)| *o = v as f32);
+        }
+        Theta::from_parts(self.classes, m, full)
+    }
+
+    /// The width features are projected to, where they are.
+    pub(super) fn projected(&self) -> Option<usize> {
+        self.projection.as_ref().map(|p| p.width)
+    }
+}
+
+fn check_likelihood(likelihood: &[f64], classes: usize) -> Result<(), LearnError> {
+    check_len("the likelihood", classes, likelihood.len())?;
+    match likelihood.iter().find(|l| !(0.0..=1.0).contains(*l)) {
+        None => Ok(()),
+        Some(&value) => Err(LearnError::OutOfRange { what: "a likelihood", value, range: "[0, 1]" }),
+    }
+}
+
+/// A fixed random sign projection `P [width, d]`, `±1/√width`, which keeps inner products in expectation.
+#[derive(Clone, Debug)]
+struct Projection {
+    width: usize,
+    features: usize,
+    /// `P`, four bytes a weight: 4 MiB at d = 2048 buys a tenfold over unpacking bits on every press.
+    rows: Vec<f32>,
+}
+
+impl Projection {
+    /// The same signs for the same sizes on every machine, for ever: adapters depend on them.
+    const SEED: u64 = 0x686f_6e65_2d68_6561;
+
+    fn new(features: usize, width: usize) -> Projection {
+        let scale = 1.0 / (width as f32).sqrt();
+        let words = features.div_ceil(64);
+        let rows = (0..width)
+            .flat_map(|i| (0..features).map(move |j| (i * words + j / 64, j % 64)))
+            .map(|(word, bit)| {
+                let signs = splitmix64(Self::SEED.wrapping_add(word as u64));
+                if signs >> bit & 1 == 1 { scale } else { -scale }
+            })
+            .collect();
+        Projection { width, features, rows }
+    }
+
+    fn row(&self, i: usize) -> &[f32] {
+        &self.rows[i * self.features..(i + 1) * self.features]
+    }
+
+    /// `(P z, 1)` of `z [d+1]`.
+    fn apply(&self, z: &[f32]) -> Vec<f64> {
+        let (wide, constant) = z.split_at(self.features);
+        let wide: Vec<f64> = wide.iter().map(|&v| f64::from(v)).collect();
+        let mut weights = vec![0.0; self.features];
+        let mut out = Vec::with_capacity(self.width + 1);
+        for i in 0..self.width {
+            weights.iter_mut().zip(self.row(i)).for_each(|(w, &p)| *w = f64::from(p));
+            out.push(dot(&weights, &wide));
+        }
+        out.extend(constant.iter().map(|&v| f64::from(v)));
+        out
+    }
+
+    /// `(Pᵀ row, bias)` of one class's `[width+1]`.
+    fn transpose(&self, row: &[f64], out: &mut [f64]) {
+        out.fill(0.0);
+        for i in 0..self.width {
+            out.iter_mut().zip(self.row(i)).for_each(|(w, &p)| *w += row[i] * f64::from(p));
+        }
+        out[self.features] = row[self.width];
+    }
+}

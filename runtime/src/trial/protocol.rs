@@ -1,0 +1,186 @@
+//! One run: a learner meets a changed world and a simulated person.
+use serde::Serialize;
+
+use crate::learn::objective::softmax_into;
+use crate::learn::{
+    Action, Feedback, HeadBase, LearnError, Learner, LearnerConfig, Mode, Outcome, Theta, TrainingPress, argmax,
+};
+
+/// Presses after which accuracy is measured.
+pub const CHECKPOINTS: [usize; 4] = [50, 100, 200, 500];
+
+/// What the graph gave for one input, and the truth.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    /// Pooled backbone feature, `[d]`.
+    pub feature: Vec<f32>,
+    /// The graph's logits, `[C]`.
+    pub logits: Vec<f32>,
+    /// The true class, by the names of its world.
+    pub label: usize,
+}
+
+/// A source model and a world that has changed.
+#[derive(Clone, Debug)]
+pub struct World {
+    /// The task's name.
+    pub task: String,
+    /// Seed of split, model, change and person.
+    pub seed: u64,
+    /// The shipped head.
+    pub base: HeadBase,
+    /// Inputs that are shown and pressed on.
+    pub stream: Vec<Sample>,
+    /// Held-out inputs of the changed world.
+    pub test: Vec<Sample>,
+    /// Held-out inputs of the old world.
+    pub source_test: Vec<Sample>,
+    /// Which input of the stream is shown at each press.
+    pub order: Vec<usize>,
+    /// The press is wrong where this is below the share of wrong presses.
+    pub error: Vec<f32>,
+    /// A wrong correction names `(truth + other) mod C`.
+    pub other: Vec<usize>,
+}
+
+/// What the person says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Says {
+    /// 👍 or 👎 on the answer shown.
+    Thumbs,
+    /// The right class, each time.
+    Corrections,
+}
+
+/// Which learner, which person.
+#[derive(Clone, Debug)]
+pub struct Condition {
+    /// The learner.
+    pub learner: LearnerConfig,
+    /// What is said.
+    pub says: Says,
+    /// Share of plain presses that are wrong. Confirmed ones, which the person makes when asked under a gate, are right.
+    pub wrong: f64,
+    /// Presses made, at most as many as the world has.
+    pub presses: usize,
+}
+
+/// What came of a run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Curve {
+    /// Presses and the accuracy on the changed world's test after them.
+    pub at: Vec<(usize, f64)>,
+    /// Wrong answers shown.
+    pub regret: usize,
+    /// Accuracy on the old world's test at the end.
+    pub kept: f64,
+    /// The factory head's accuracy on the changed world's test.
+    pub factory: f64,
+    /// Presses that trained.
+    pub trained: usize,
+    /// Presses that were confirmed.
+    pub confirmed: usize,
+    /// Candidates published, refused and rolled back.
+    pub decisions: [usize; 3],
+    /// Press at which the learner first said that presses contradict each other.
+    pub contradiction: Option<usize>,
+}
+
+/// Plays the presses of `world` under `condition`; `watch` sees the learner after each press.
+///
+/// # Errors
+/// [`LearnError`], of a configuration that makes no sense.
+pub fn run(world: &World, condition: &Condition, mut watch: impl FnMut(usize, &Learner)) -> Result<Curve, LearnError> {
+    let mut learner = Learner::new(world.base.clone(), condition.learner.clone())?;
+    let gated = condition.learner.gate.mode != Mode::Off;
+    // Only this objective needs answers that were drawn.
+    let draws = condition.learner.objective == "policy-gradient";
+    let classes = world.base.classes();
+    let presses = condition.presses.min(world.order.len());
+    let mut curve = Curve {
+        at: Vec::new(),
+        regret: 0,
+        kept: 0.0,
+        factory: accuracy(world, &Theta::zeros(classes, world.base.features() + 1), &world.test)?,
+        trained: 0,
+        confirmed: 0,
+        decisions: [0; 3],
+        contradiction: None,
+    };
+    for t in 0..presses {
+        let sample = &world.stream[world.order[t]];
+        let served = learner.logits(&sample.feature, &sample.logits)?;
+        learner.displayed(&served, &sample.logits)?;
+        let (shown, mu) = if draws { drawn(&served, world.seed, t) } else { (argmax(&served), 1.0) };
+        let right = shown == sample.label;
+        curve.regret += usize::from(!right);
+        let confirmed = gated && learner.wants_confirmation();
+        let wrong = !confirmed && f64::from(world.error[t]) < condition.wrong;
+        let feedback = match condition.says {
+            Says::Thumbs if !confirmed => Feedback::Thumb { up: right != wrong },
+            _ if wrong => Feedback::Correction { class: (sample.label + world.other[t]) % classes },
+            _ => Feedback::Correction { class: sample.label },
+        };
+        let outcome = learner.press(TrainingPress {
+            press_id: t as u64,
+            prediction_id: t as u32,
+            feature: sample.feature.clone(),
+            logits: sample.logits.clone(),
+            shown,
+            mu,
+            feedback,
+            confirmed,
+            source: "pad".to_string(),
+        })?;
+        curve.trained += usize::from(outcome == Outcome::Trained);
+        curve.confirmed += usize::from(outcome == Outcome::Confirmed);
+        if gated && learner.candidate_due() {
+            match learner.candidate()?.action {
+                Action::Publish => curve.decisions[0] += 1,
+                Action::Veto => curve.decisions[1] += 1,
+                Action::Rollback => curve.decisions[2] += 1,
+                Action::Hold | Action::Freeze => {}
+            }
+        }
+        if learner.contradicted() {
+            curve.contradiction.get_or_insert(t + 1);
+        }
+        watch(t, &learner);
+        if CHECKPOINTS.contains(&(t + 1)) || t + 1 == presses {
+            curve.at.push((t + 1, accuracy(world, learner.published(), &world.test)?));
+        }
+    }
+    curve.kept = accuracy(world, learner.published(), &world.source_test)?;
+    Ok(curve)
+}
+
+/// Share of `samples` that the head corrected by `theta` answers rightly.
+///
+/// # Errors
+/// [`LearnError::Length`] when `theta` is of another head.
+pub fn accuracy(world: &World, theta: &Theta, samples: &[Sample]) -> Result<f64, LearnError> {
+    let mut right = 0;
+    for sample in samples {
+        let served = theta.apply(&world.base.standardise(&sample.feature)?, &sample.logits)?;
+        right += usize::from(argmax(&served) == sample.label);
+    }
+    Ok(right as f64 / samples.len().max(1) as f64)
+}
+
+/// A class drawn from `softmax(logits)` by a hash of seed and step, and its probability.
+fn drawn(logits: &[f32], seed: u64, t: usize) -> (usize, f32) {
+    let logits: Vec<f64> = logits.iter().map(|&f| f64::from(f)).collect();
+    let mut pi = vec![0.0; logits.len()];
+    softmax_into(&logits, &mut pi);
+    let mut left = crate::learn::solver::unit(seed.wrapping_mul(1_000_003).wrapping_add(t as u64));
+    for (class, &p) in pi.iter().enumerate() {
+        if left < p {
+            return (class, p as f32);
+        }
+        left -= p;
+    }
+    // Rounding has left a crumb: the likeliest class takes it.
+    let top = (0..pi.len()).fold(0, |best, c| if pi[c] > pi[best] { c } else { best });
+    (top, pi[top] as f32)
+}

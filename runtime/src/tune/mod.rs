@@ -1,0 +1,668 @@
+//! A run of training: examples in an order, epochs, validation, an early end, and a checkpoint to go on from.
+//!
+//! [`Work::run`] is a function of the graph, the spec, the settings and the examples: the same ones give the same tensors bit
+//! for bit, whatever the number of threads and however often the run was killed and taken up again. Only a budget of time
+//! makes it depend on the clock, by where it ends. What a step takes is planned before the first one, and where it is more
+//! than it may be, the refusal says which smaller run would fit.
+//! It knows neither where examples come from nor what becomes of the result.
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::class::{Class, Classified};
+use crate::graph::{Dim, Graph};
+use crate::plan::{RunOptions, Runner};
+use crate::scope::{self, Contribution, ScopeError, Scoped, Spec};
+use crate::state::StateError;
+use crate::tensor::{DType, Data, Tensor, TensorError};
+use crate::train::{Batch, Footprint, Objective, Optimizer, Recipe, Schedule, TrainError, TrainOptions, Trainer};
+
+mod checkpoint;
+pub mod examples;
+pub mod judge;
+mod labelled;
+mod loss;
+mod memory;
+
+use checkpoint::Checkpoint;
+pub use examples::{Example, Examples, Target};
+pub use labelled::{Labelled, TARGET};
+pub use loss::{LOSSES, Loss};
+
+#[cfg(all(test, feature = "import"))]
+mod tests;
+
+/// How the learning rate goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Course {
+    /// It stays.
+    Constant,
+    /// It falls to 0 in a straight line.
+    Linear,
+    /// It falls to 0 along half a cosine.
+    Cosine,
+}
+
+/// How to train.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// What is made small.
+    pub objective: Objective,
+    /// How parameters move.
+    pub optimizer: Optimizer,
+    /// The learning rate at its highest.
+    pub rate: f32,
+    /// How it goes.
+    pub course: Course,
+    /// Share of all steps over which it rises from 0, in [0, 1).
+    pub warmup: f64,
+    /// Largest norm of all gradients together.
+    pub clip: Option<f32>,
+    /// Examples computed together.
+    pub batch: usize,
+    /// Batches whose gradients make a step.
+    pub accumulate: usize,
+    /// Turns through the examples.
+    pub epochs: u64,
+    /// What their order and the validation examples are drawn by.
+    pub seed: u64,
+    /// Most bytes of a step.
+    pub max_bytes: Option<usize>,
+    /// Share of the examples that validates and never trains, in [0, 1).
+    pub validation: f64,
+    /// Epochs without a smaller validation loss after which the run ends; the best epoch is kept.
+    pub patience: Option<u64>,
+    /// Time after which no further step is begun.
+    pub budget: Option<Duration>,
+    /// Bytes of tensors that scope `sparse` may choose.
+    pub sparse_bytes: usize,
+}
+
+/// Why a run ends without a result.
+#[derive(Debug, thiserror::Error)]
+pub enum TuneError {
+    /// The scope.
+    #[error(transparent)]
+    Scope(#[from] ScopeError),
+    /// Training.
+    #[error(transparent)]
+    Train(#[from] TrainError),
+    /// A step needs more than it may.
+    #[error(
+        "a step needs {}, may use {}; {}", mebibytes(*needs), mebibytes(*may),
+        fits.as_ref().map_or("no smaller scope fits".to_string(), |(what, bytes)| format!("{what} needs {}", mebibytes(*bytes)))
+    )]
+    Memory {
+        /// Planned peak.
+        needs: usize,
+        /// The limit.
+        may: usize,
+        /// Options with which it would fit, and what it would then need.
+        fits: Option<(String, usize)>,
+    },
+    /// Too few examples.
+    #[error("{what}")]
+    Data {
+        /// What is wrong, and what to do.
+        what: String,
+    },
+    /// A setting out of range.
+    #[error("{what} is {found}; it must be {expected}")]
+    Setting {
+        /// Which.
+        what: &'static str,
+        /// What it is.
+        found: String,
+        /// What it may be.
+        expected: &'static str,
+    },
+    /// The loss is no number any more.
+    #[error(
+        "the loss is {loss} at step {step}; a smaller --lr, --clip 1 or --schedule cosine with --warmup 0.1 keeps it finite"
+    )]
+    Diverged {
+        /// The step.
+        step: u64,
+        /// The loss.
+        loss: f32,
+    },
+    /// The checkpoint.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The checkpoint is not one.
+    #[error("{}: {why}; remove it to begin anew", path.display())]
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A tensor.
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+}
+
+impl Classified for TuneError {
+    fn class(&self) -> Class {
+        match self {
+            TuneError::Scope(e) => e.class(),
+            TuneError::Train(TrainError::Autodiff(_)) => Class::Unsupported,
+            TuneError::State(e) => e.class(),
+            TuneError::Setting { .. } | TuneError::Memory { .. } => Class::Usage,
+            TuneError::Data { .. } => Class::Invalid,
+            TuneError::Checkpoint { .. } => Class::Store,
+            _ => Class::Failed,
+        }
+    }
+}
+
+fn mebibytes(bytes: usize) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+/// One epoch in numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Epoch {
+    /// From 1.
+    pub epoch: u64,
+    /// Mean of the steps' losses.
+    pub loss: f32,
+    /// Loss on the validation examples.
+    pub validation: Option<f32>,
+}
+
+/// What happens.
+#[derive(Clone, Copy, Debug)]
+pub enum Progress<'a> {
+    /// What is going to run.
+    Planned {
+        /// Bytes of a step.
+        footprint: Footprint,
+        /// Trained numbers.
+        parameters: usize,
+        /// All steps.
+        steps: u64,
+        /// Examples that train.
+        examples: usize,
+        /// Examples that validate.
+        validation: usize,
+    },
+    /// It goes on from a checkpoint.
+    Resumed {
+        /// Steps done before.
+        step: u64,
+    },
+    /// A step was made.
+    Step {
+        /// Steps so far.
+        step: u64,
+        /// All steps.
+        steps: u64,
+        /// The loss before it.
+        loss: f32,
+    },
+    /// An epoch is over.
+    Epoch(&'a Epoch),
+}
+
+/// What came out.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The trainable leaves and the graph they are in.
+    pub scoped: Scoped,
+    /// The spec with what `sparse` chose.
+    pub spec: Spec,
+    /// Their values.
+    pub tensors: Vec<(String, Tensor)>,
+    /// Steps made.
+    pub steps: u64,
+    /// Every loss, one a step.
+    pub losses: Vec<f32>,
+    /// The epochs.
+    pub epochs: Vec<Epoch>,
+    /// Validation loss before the first step.
+    pub before: Option<f32>,
+    /// Epoch the tensors are of; `None` where nothing validates.
+    pub best: Option<u64>,
+    /// Bytes of a step, as planned.
+    pub footprint: Footprint,
+    /// Examples that validated.
+    pub validation: Vec<usize>,
+    /// Why it ended, when not by its last epoch.
+    pub ended: Option<&'static str>,
+    /// Median time of the steps made in this life of the run.
+    pub step: Option<Duration>,
+}
+
+/// All that a run depends on.
+pub struct Work<'a> {
+    /// The model.
+    pub graph: &'a Graph,
+    /// Its version of the standard operator set.
+    pub opset: i64,
+    /// What is trained.
+    pub spec: Spec,
+    /// How.
+    pub settings: Settings,
+    /// On what.
+    pub examples: &'a mut dyn Examples,
+    /// How it computes.
+    pub options: TrainOptions,
+    /// Where it writes down how far it is, and how often; the name says what it is a run of.
+    pub checkpoint: Option<(PathBuf, Duration)>,
+}
+
+impl Work<'_> {
+    /// What tells this run from others: a digest of spec, settings and examples, and of `base`, which names the model.
+    pub fn identity(&self, base: &str) -> String {
+        let s = &self.settings;
+        let spec = serde_json::to_string(&self.spec).unwrap_or_default();
+        let mut h = blake3::Hasher::new();
+        // How much memory and time there is changes no result; whoever has more of it goes on.
+        let numbers = (s.rate, s.course, s.warmup, s.clip, s.batch, s.accumulate, s.epochs, s.seed);
+        let rest = (s.validation, s.patience, s.sparse_bytes);
+        for part in
+            [base, &spec, &format!("{:?} {:?} {numbers:?} {rest:?}", s.objective, s.optimizer), &self.examples.digest()]
+        {
+            h.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
+        }
+        h.finalize().to_hex()[..16].to_string()
+    }
+
+    /// Trains to the end, from the checkpoint if there is one.
+    ///
+    /// # Errors
+    /// [`TuneError`]; the checkpoint stays.
+    pub fn run(self, tell: &mut dyn FnMut(Progress<'_>)) -> Result<Outcome, TuneError> {
+        let Work { graph, opset, mut spec, settings, examples, options, checkpoint } = self;
+        check(&settings)?;
+        let began = Instant::now();
+        let (train, validation) = examples::divide(examples, settings.validation, settings.seed)?;
+        let batcher = Batcher::new(graph, settings.objective, settings.batch);
+        let saved = checkpoint.as_ref().map(|(path, _)| Checkpoint::read(path)).transpose()?.flatten();
+        if spec.scopes.iter().any(|s| s == "sparse") && spec.tensors.is_empty() {
+            spec.tensors = match &saved {
+                Some(saved) => saved.progress.chosen.clone(),
+                None => chosen(graph, opset, &spec, &settings, &options, examples, &batcher, &train)?,
+            };
+        }
+        let scoped = scope::place(graph, opset, &spec)?;
+        let first = examples.example(*train.first().ok_or_else(no_examples)?)?;
+        let shapes = batcher.shapes(&first);
+        let mut trainer = Trainer::new(&scoped.graph, recipe(&scoped, &spec, &settings, &batcher), options.clone())?;
+        let footprint = match trainer.footprint(&shapes) {
+            Err(TrainError::Memory { needs, may, .. }) => {
+                let fits = memory::smaller(graph, opset, &spec, &settings, &options, &batcher, &first, may);
+                return Err(TuneError::Memory { needs, may, fits });
+            }
+            other => other?,
+        };
+        let rows = settings.batch * settings.accumulate;
+        let per_epoch = train.len().div_ceil(rows) as u64;
+        let steps = per_epoch * settings.epochs;
+        let parameters = scope::values(&scoped.graph, &scoped.trainable).iter().map(|(_, t)| t.len()).sum();
+        let (n, v) = (train.len(), validation.len());
+        tell(Progress::Planned { footprint, parameters, steps, examples: n, validation: v });
+        let mut now = match saved {
+            Some(saved) => {
+                trainer.restore(&saved.state, saved.progress.step)?;
+                tell(Progress::Resumed { step: saved.progress.step });
+                saved
+            }
+            None => {
+                let mut fresh = Checkpoint::default();
+                fresh.progress.chosen.clone_from(&spec.tensors);
+                fresh.progress.before = loss_on(&mut trainer, examples, &batcher, &validation)?;
+                fresh.progress.lowest = fresh.progress.before;
+                fresh.best = scope::values(&scoped.graph, &scoped.trainable);
+                fresh
+            }
+        };
+        let spent = Duration::from_secs_f64(now.progress.seconds);
+        let mut written = Instant::now();
+        let mut renewed = false;
+        let mut times = Vec::new();
+        let warmup = (settings.warmup * steps as f64).round() as u64;
+        let schedule = match settings.course {
+            Course::Constant if warmup == 0 => Schedule::Constant,
+            // A straight line that ends beyond all steps falls by nothing to speak of; the rise is what is wanted of it.
+            Course::Constant => Schedule::Linear { warmup, total: u64::MAX / 2 },
+            Course::Linear => Schedule::Linear { warmup, total: steps },
+            Course::Cosine => Schedule::Cosine { warmup, total: steps },
+        };
+        while now.progress.ended.is_none() && now.progress.step < steps {
+            if settings.budget.is_some_and(|b| spent + began.elapsed() >= b) {
+                now.progress.ended = Some(BUDGET.to_string());
+                break;
+            }
+            let (epoch, at) = (now.progress.step / per_epoch, (now.progress.step % per_epoch) as usize);
+            let order = shuffled(&train, settings.seed, epoch);
+            if examples.renews() && (at == 0 || !renewed) {
+                if at == 0 {
+                    now.start = parameters_of(&trainer, &scoped)?;
+                }
+                renew(examples, &scoped, &now.start, &spec.output, &options)?;
+                renewed = true;
+            }
+            let part = &order[at * rows..order.len().min((at + 1) * rows)];
+            let batches = batcher.batches(examples, part)?;
+            let rate = (f64::from(settings.rate) * schedule.factor(now.progress.step)) as f32;
+            let started = Instant::now();
+            let report = trainer.step(&batches, rate)?;
+            times.push(started.elapsed());
+            now.progress.step += 1;
+            if !report.loss.is_finite() {
+                return Err(TuneError::Diverged { step: now.progress.step, loss: report.loss });
+            }
+            now.progress.losses.push(report.loss);
+            tell(Progress::Step { step: now.progress.step, steps, loss: report.loss });
+            if now.progress.step % per_epoch == 0 {
+                let of_epoch = &now.progress.losses[now.progress.losses.len() - per_epoch as usize..];
+                let loss = of_epoch.iter().sum::<f32>() / per_epoch as f32;
+                let validated = loss_on(&mut trainer, examples, &batcher, &validation)?;
+                let done = Epoch { epoch: epoch + 1, loss, validation: validated };
+                tell(Progress::Epoch(&done));
+                now.epoch_done(done, settings.patience, &trainer, &scoped)?;
+            }
+            if let Some((path, every)) = &checkpoint
+                && written.elapsed() >= *every
+            {
+                now.progress.seconds = (spent + began.elapsed()).as_secs_f64();
+                now.state = trainer.state()?;
+                now.write(path)?;
+                written = Instant::now();
+            }
+        }
+        if now.progress.ended.as_deref() == Some(BUDGET) && now.progress.step % per_epoch != 0 && !validation.is_empty()
+        {
+            // An epoch that time has cut short is judged as a whole one would be.
+            let at = (now.progress.step % per_epoch) as usize;
+            let loss = now.progress.losses[now.progress.losses.len() - at..].iter().sum::<f32>() / at as f32;
+            let validated = loss_on(&mut trainer, examples, &batcher, &validation)?;
+            let done = Epoch { epoch: now.progress.step / per_epoch + 1, loss, validation: validated };
+            now.epoch_done(done, None, &trainer, &scoped)?;
+        }
+        let tensors = match validation.is_empty() {
+            true => parameters_of(&trainer, &scoped)?,
+            false => now.best,
+        };
+        let p = now.progress;
+        times.sort_unstable();
+        let ended = p.ended.as_deref().map(|e| if e == BUDGET { BUDGET } else { PATIENCE });
+        Ok(Outcome {
+            scoped,
+            spec,
+            tensors,
+            steps: p.step,
+            losses: p.losses,
+            epochs: p.epochs,
+            before: p.before,
+            best: p.best_epoch,
+            footprint,
+            validation,
+            ended,
+            step: times.get(times.len() / 2).copied(),
+        })
+    }
+}
+
+const BUDGET: &str = "the budget of time is spent";
+const PATIENCE: &str = "the validation loss has not fallen any more";
+
+fn no_examples() -> TuneError {
+    TuneError::Data { what: "there is no example left to train on; give more data, or a smaller --validation".into() }
+}
+
+fn check(s: &Settings) -> Result<(), TuneError> {
+    let wrong = |what, found: String, expected| Err(TuneError::Setting { what, found, expected });
+    if s.batch == 0 || s.accumulate == 0 || s.epochs == 0 {
+        return wrong("--batch, --accumulate or --epochs", "0".into(), "1 or more");
+    }
+    if !s.rate.is_finite() || s.rate <= 0.0 {
+        return wrong("--lr", s.rate.to_string(), "a number above 0");
+    }
+    if s.clip.is_some_and(|c| !c.is_finite() || c <= 0.0) {
+        return wrong("--clip", format!("{:?}", s.clip), "a number above 0");
+    }
+    for (what, v) in [("--validation", s.validation), ("--warmup", s.warmup)] {
+        if !(0.0..1.0).contains(&v) {
+            return wrong(what, v.to_string(), "in [0, 1)");
+        }
+    }
+    if s.patience == Some(0) {
+        return wrong("--patience", "0".into(), "1 or more");
+    }
+    Ok(())
+}
+
+fn recipe(scoped: &Scoped, spec: &Spec, settings: &Settings, batcher: &Batcher) -> Recipe {
+    Recipe {
+        output: spec.output.clone(),
+        objective: settings.objective,
+        trainable: scoped.trainable.clone(),
+        undecayed: scoped.undecayed.clone(),
+        optimizer: settings.optimizer,
+        clip: settings.clip,
+        accumulate: settings.accumulate > 1 || batcher.varies || batcher.rows < settings.batch,
+        max_bytes: settings.max_bytes,
+    }
+}
+
+fn parameters_of(trainer: &Trainer, scoped: &Scoped) -> Result<Vec<(String, Tensor)>, TuneError> {
+    let value = |n: &String| Ok((n.clone(), trainer.parameter(n)?));
+    scoped.trainable.iter().map(value).collect()
+}
+
+/// Lets the examples make their targets anew from what the model with those values believes.
+fn renew(
+    examples: &mut dyn Examples,
+    scoped: &Scoped,
+    values: &[(String, Tensor)],
+    output: &str,
+    options: &TrainOptions,
+) -> Result<(), TuneError> {
+    let mut graph = scoped.with(values)?;
+    graph.outputs = graph.values.iter().position(|v| v.name == output).into_iter().collect();
+    graph.prune();
+    let run = RunOptions { pool: options.pool.clone(), reference: options.reference, ..RunOptions::default() };
+    let mut runner = Runner::new(Arc::new(graph), run);
+    examples.renew(&mut |inputs| {
+        let out = runner.run(&inputs.iter().collect::<Vec<_>>()).map_err(TrainError::from)?;
+        out.into_iter().next().ok_or_else(no_examples)
+    })
+}
+
+/// The mean loss over examples.
+fn loss_on(
+    trainer: &mut Trainer,
+    examples: &mut dyn Examples,
+    batcher: &Batcher,
+    of: &[usize],
+) -> Result<Option<f32>, TuneError> {
+    let (mut sum, mut weight) = (0.0, 0.0);
+    for part in of.chunks(batcher.rows) {
+        for batch in batcher.batches(examples, part)? {
+            let w: f64 = batch.weights.as_ref().map_or(1.0, |w| w.data().to_f64().iter().sum());
+            sum += f64::from(trainer.evaluate(&batch)?) * w;
+            weight += w;
+        }
+    }
+    Ok((weight > 0.0).then(|| (sum / weight) as f32))
+}
+
+/// How many batches of examples tensors are chosen by.
+const MEASURED: usize = 8;
+
+/// What `sparse` trains: the gradients of some batches measured, one tensor after the other where memory is short of all.
+fn chosen(
+    graph: &Graph,
+    opset: i64,
+    spec: &Spec,
+    settings: &Settings,
+    options: &TrainOptions,
+    examples: &mut dyn Examples,
+    batcher: &Batcher,
+    train: &[usize],
+) -> Result<Vec<String>, TuneError> {
+    let scoped = scope::place(graph, opset, spec)?;
+    let order = shuffled(train, settings.seed, 0);
+    let values = scope::values(&scoped.graph, &scoped.trainable);
+    let mut sums: Vec<Vec<f64>> = values.iter().map(|(_, t)| vec![0.0; t.len()]).collect();
+    let mut trainer = Trainer::new(
+        &scoped.graph,
+        Recipe { accumulate: false, ..recipe(&scoped, spec, settings, batcher) },
+        options.clone(),
+    )?;
+    for part in order.chunks(batcher.rows).take(MEASURED) {
+        for batch in batcher.batches(examples, part)? {
+            let (_, gradients) = trainer.gradients(&batch)?;
+            for (sum, g) in sums.iter_mut().zip(&gradients) {
+                sum.iter_mut().zip(g.data().to_f64()).for_each(|(s, g)| *s += g);
+            }
+        }
+    }
+    let of_others = Spec { scopes: spec.scopes.iter().filter(|s| *s != "sparse").cloned().collect(), ..spec.clone() };
+    let others =
+        if of_others.scopes.is_empty() { Vec::new() } else { scope::place(graph, opset, &of_others)?.trainable };
+    let contributions: Vec<Contribution> = values
+        .iter()
+        .zip(&sums)
+        .filter(|((name, _), _)| !others.contains(name))
+        .map(|((name, t), sum)| Contribution {
+            name: name.clone(),
+            promise: sum.iter().map(|v| v * v).sum(),
+            bytes: t.len() * t.dtype().size_bytes(),
+        })
+        .collect();
+    let chosen = scope::choose(&contributions, settings.sparse_bytes);
+    if chosen.is_empty() {
+        let least = contributions.iter().map(|c| c.bytes).min().unwrap_or(0);
+        let found = format!("{} bytes", settings.sparse_bytes);
+        tracing::debug!(least, "no tensor fits");
+        return Err(TuneError::Setting {
+            what: "--sparse-bytes",
+            found,
+            expected: "enough for one tensor of the model",
+        });
+    }
+    Ok(chosen)
+}
+
+/// The order of an epoch: a shuffle by Fisher and Yates, drawn by splitmix64.
+fn shuffled(of: &[usize], seed: u64, epoch: u64) -> Vec<usize> {
+    let mut state = seed ^ epoch.wrapping_mul(0xd134_2543_de82_ef95);
+    let mut next = move || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    };
+    let mut order = of.to_vec();
+    for i in (1..order.len()).rev() {
+        order.swap(i, (next() % (i as u64 + 1)) as usize);
+    }
+    order
+}
+
+/// Puts examples together.
+struct Batcher {
+    objective: Objective,
+    /// Whether each input has a row for each example.
+    rowed: Vec<bool>,
+    /// Rows of a batch.
+    rows: usize,
+    /// Whether examples can have different shapes.
+    varies: bool,
+}
+
+impl Batcher {
+    fn new(graph: &Graph, objective: Objective, batch: usize) -> Batcher {
+        let dims = |v: &usize| graph.values[*v].declared.as_ref().and_then(|d| d.shape.clone()).unwrap_or_default();
+        let inputs: Vec<Vec<Dim>> = graph.inputs.iter().map(dims).collect();
+        let rowed: Vec<bool> = inputs.iter().map(|d| d.first().is_some_and(|d| d.known().is_none())).collect();
+        // A model of fixed shapes takes one example at a time; its gradients are accumulated.
+        let rows = if rowed.iter().any(|r| *r) { batch } else { 1 };
+        let varies = inputs.iter().any(|d| d.iter().skip(1).any(|d| d.known().is_none()));
+        Batcher { objective, rowed, rows, varies }
+    }
+
+    /// Types and shapes of a whole batch of examples like `one`.
+    fn shapes(&self, one: &Example) -> Vec<(DType, Vec<usize>)> {
+        let of = |(t, rowed): (&Tensor, &bool)| {
+            let mut shape = t.shape().to_vec();
+            if *rowed && let Some(first) = shape.first_mut() {
+                *first = self.rows;
+            }
+            (t.dtype(), shape)
+        };
+        one.inputs.iter().zip(&self.rowed).map(of).collect()
+    }
+
+    /// The examples as batches of whole size: a short one is filled with copies of its first row, which weigh nothing, so
+    /// that one plan serves all. Examples of different shapes do not share a batch.
+    fn batches(&self, examples: &mut dyn Examples, of: &[usize]) -> Result<Vec<Batch>, TuneError> {
+        let mut groups: Vec<Vec<Example>> = Vec::new();
+        for &i in of {
+            let e = examples.example(i)?;
+            let alike = |other: &Example| {
+                other.inputs.iter().zip(&e.inputs).all(|(a, b)| a.shape() == b.shape()) && other.target.alike(&e.target)
+            };
+            match groups.iter_mut().find(|g| g.len() < self.rows && alike(&g[0])) {
+                Some(group) => group.push(e),
+                None => groups.push(vec![e]),
+            }
+        }
+        groups.into_iter().map(|g| self.batch(&g)).collect()
+    }
+
+    fn batch(&self, group: &[Example]) -> Result<Batch, TuneError> {
+        let row = |i: usize| group.get(i).unwrap_or(&group[0]);
+        let mut inputs = Vec::with_capacity(self.rowed.len());
+        for (k, rowed) in self.rowed.iter().enumerate() {
+            let all: Vec<&Tensor> = (0..if *rowed { self.rows } else { 1 }).map(|i| &row(i).inputs[k]).collect();
+            inputs.push(stacked(&all)?);
+        }
+        let weight = |i: usize| if i < group.len() { 1.0 } else { 0.0 };
+        let rows: Vec<&Target> = (0..self.rows).map(|i| &row(i).target).collect();
+        let (target, weights) = match (&rows[0], self.objective) {
+            (Target::Class(_), _) => {
+                let classes = rows.iter().map(|t| if let Target::Class(c) = t { *c as i64 } else { -1 }).collect();
+                let weights = (0..self.rows).map(weight).collect();
+                (Tensor::i64(&[self.rows], classes)?, Tensor::f32(&[self.rows], weights)?)
+            }
+            (Target::Values(_), objective) => {
+                let all: Vec<&Tensor> =
+                    rows.iter().filter_map(|t| if let Target::Values(v) = t { Some(v) } else { None }).collect();
+                let target = stacked(&all)?;
+                let labels = objective == Objective::Labels;
+                let shape =
+                    if labels { target.shape().to_vec() } else { target.shape()[..target.shape().len() - 1].to_vec() };
+                let inner: usize = shape.iter().skip(1).product();
+                let mut weights: Vec<f32> = (0..self.rows).flat_map(|i| vec![weight(i); inner]).collect();
+                if labels {
+                    // A negative label is no label: a masked token.
+                    weights.iter_mut().zip(target.as_i64()?).filter(|(_, l)| **l < 0).for_each(|(w, _)| *w = 0.0);
+                }
+                (target, Tensor::f32(&shape, weights)?)
+            }
+        };
+        Ok(Batch { inputs, target: Some(target), weights: Some(weights) })
+    }
+}
+
+/// Tensors of one row each, as one.
+fn stacked(rows: &[&Tensor]) -> Result<Tensor, TuneError> {
+    let mut data = Data::zeros(rows[0].dtype(), 0);
+    rows.iter().for_each(|t| data.append(t.data()));
+    let mut shape = rows[0].shape().to_vec();
+    match shape.first_mut() {
+        Some(first) => *first *= rows.len(),
+        None if rows.len() > 1 => shape.push(rows.len()),
+        None => {}
+    }
+    Ok(Tensor::new(&shape, data)?)
+}

@@ -1,0 +1,239 @@
+//! Promises of a run: it learns, it stops and goes on to the same bits, it says what it needs.
+use super::*;
+use crate::import::{Limits, from_onnx};
+use crate::quant::tests::read;
+use crate::train::tests::numbers;
+
+fn model(name: &str) -> (Graph, i64) {
+    let (graph, info) = from_onnx(&read(&format!("{name}.onnx")), &Limits::default()).unwrap();
+    (graph, info.opset)
+}
+
+/// Pictures whose class is the one of five stripes that is bright.
+fn examples(n: usize) -> Vec<Example> {
+    let one = |i: usize| {
+        let class = i % 5;
+        let noise = numbers(&format!("picture {i}"), 3 * 16 * 16);
+        let pixel = |k: usize| noise[k] as f32 * 0.3 + if k / 16 % 16 / 3 == class { 1.0 } else { 0.0 };
+        let x = Tensor::f32(&[1, 3, 16, 16], (0..3 * 16 * 16).map(pixel).collect()).unwrap();
+        Example { inputs: vec![x], target: Target::Class(class) }
+    };
+    (0..n).map(one).collect()
+}
+
+fn spec(scopes: &str) -> Spec {
+    Spec {
+        scopes: scopes.split(',').map(String::from).collect(),
+        output: "logits".into(),
+        new_head: None,
+        rank: 4,
+        alpha: 8.0,
+        targets: Vec::new(),
+        freeze_a: false,
+        seed: 3,
+        tensors: Vec::new(),
+    }
+}
+
+fn settings() -> Settings {
+    Settings {
+        objective: Objective::Labels,
+        optimizer: Optimizer::ADAMW,
+        rate: 0.01,
+        course: Course::Cosine,
+        warmup: 0.1,
+        clip: Some(1.0),
+        batch: 8,
+        accumulate: 1,
+        epochs: 4,
+        seed: 7,
+        max_bytes: None,
+        validation: 0.25,
+        patience: None,
+        budget: None,
+        sparse_bytes: 1 << 10,
+    }
+}
+
+fn tune(
+    name: &str,
+    scopes: &str,
+    settings: Settings,
+    checkpoint: Option<PathBuf>,
+    tell: &mut dyn FnMut(Progress<'_>),
+) -> Result<Outcome, TuneError> {
+    let (graph, opset) = model(name);
+    let mut examples = examples(60);
+    let checkpoint = checkpoint.map(|p| (p, Duration::ZERO));
+    let (spec, options) = (spec(scopes), TrainOptions::default());
+    Work { graph: &graph, opset, spec, settings, examples: &mut examples, options, checkpoint }.run(tell)
+}
+
+#[test]
+fn every_scope_learns_on_a_float_and_on_a_quantised_model() {
+    for name in ["picture", "picture.int8-weights", "picture.int8-qdq", "picture.int4"] {
+        for scopes in ["head", "bias", "lora", "full", "sparse", "lora,head"] {
+            let out = match tune(name, scopes, settings(), None, &mut |_| {}) {
+                Err(TuneError::Scope(ScopeError::Quantised { .. })) if scopes == "full" && name != "picture" => {
+                    continue;
+                }
+                Err(TuneError::Scope(ScopeError::Nothing { .. }))
+                    if scopes == "sparse" && name == "picture.int8-qdq" =>
+                {
+                    continue;
+                }
+                other => other.unwrap_or_else(|e| panic!("{name}, {scopes}: {e}")),
+            };
+            let last = out.epochs.last().unwrap();
+            assert!(last.loss < out.losses[0], "{name}, {scopes}: {:?}", out.epochs);
+            assert!(last.validation < out.before, "{name}, {scopes}: {:?} from {:?}", out.epochs, out.before);
+            if scopes == "sparse" {
+                let bytes: usize = out.tensors.iter().map(|(_, t)| 4 * t.len()).sum();
+                assert!(bytes <= 1 << 10 && bytes > 0 && !out.spec.tensors.is_empty(), "{name}: {bytes}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_run_stopped_after_any_step_goes_on_to_the_same_bits_whatever_the_threads() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = tune("picture.int8-weights", "lora,head", settings(), None, &mut |_| {}).unwrap();
+    assert!(whole.steps > 20, "{}", whole.steps);
+    for at in [1, 5, 6, 7, 20, whole.steps] {
+        let path = dir.path().join(format!("{at}.checkpoint"));
+        // Ends as a kill would: what was written is all that is left.
+        let kept = path.with_extension("kept");
+        tune("picture.int8-weights", "lora,head", settings(), Some(path.clone()), &mut |p| {
+            // Told before the step's own checkpoint: the one there is of the step before.
+            if let Progress::Step { step, .. } = p
+                && step == at
+                && path.exists()
+            {
+                std::fs::copy(&path, &kept).unwrap();
+            }
+        })
+        .unwrap();
+        let (graph, opset) = model("picture.int8-weights");
+        let mut examples = examples(60);
+        let mut resumed = None;
+        let work = Work {
+            graph: &graph,
+            opset,
+            spec: spec("lora,head"),
+            settings: settings(),
+            examples: &mut examples,
+            options: TrainOptions::on_threads(2),
+            checkpoint: kept.exists().then(|| (kept.clone(), Duration::from_secs(60))),
+        };
+        let out = work
+            .run(&mut |p| {
+                if let Progress::Resumed { step } = p {
+                    resumed = Some(step)
+                }
+            })
+            .unwrap();
+        assert_eq!(resumed, (at > 1).then(|| at - 1));
+        assert_eq!(out.tensors, whole.tensors, "stopped after {at}");
+        assert_eq!((out.losses, out.epochs, out.best), (whole.losses.clone(), whole.epochs.clone(), whole.best));
+    }
+}
+
+#[test]
+fn a_torn_checkpoint_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("torn.checkpoint");
+    std::fs::write(&path, b"half a file").unwrap();
+    let e = tune("picture", "head", settings(), Some(path), &mut |_| {}).unwrap_err();
+    assert_eq!(e.class(), Class::Store);
+    assert!(e.to_string().contains("torn.checkpoint"), "{e}");
+}
+
+#[test]
+fn accumulated_batches_are_a_step_of_the_whole_batch_and_a_short_batch_counts_as_what_it_is() {
+    let one = tune("picture", "head", Settings { batch: 16, ..settings() }, None, &mut |_| {}).unwrap();
+    let two = tune("picture", "head", Settings { batch: 8, accumulate: 2, ..settings() }, None, &mut |_| {}).unwrap();
+    assert_eq!(one.steps, two.steps);
+    for ((_, a), (_, b)) in one.tensors.iter().zip(&two.tensors) {
+        for (a, b) in a.as_f32().unwrap().iter().zip(b.as_f32().unwrap()) {
+            assert!((a - b).abs() < 1e-4, "{a} {b}");
+        }
+    }
+}
+
+#[test]
+fn patience_ends_a_run_that_gets_worse_and_gives_the_best_epoch() {
+    let wild =
+        Settings { rate: 3.0, course: Course::Constant, clip: None, epochs: 30, patience: Some(2), ..settings() };
+    let out = tune("picture", "head", wild, None, &mut |_| {}).unwrap();
+    assert!(out.epochs.len() < 30 && out.ended == Some(PATIENCE), "{:?}", out.epochs);
+    let lowest = out.epochs.iter().filter_map(|e| e.validation).chain(out.before).fold(f32::INFINITY, f32::min);
+    let best = out.best.and_then(|b| out.epochs[b as usize - 1].validation).or(out.before);
+    assert_eq!(best, Some(lowest));
+}
+
+#[test]
+fn a_budget_of_no_time_makes_no_step_and_says_so() {
+    let out =
+        tune("picture", "head", Settings { budget: Some(Duration::ZERO), ..settings() }, None, &mut |_| {}).unwrap();
+    assert_eq!((out.steps, out.ended), (0, Some(BUDGET)));
+}
+
+#[test]
+fn a_step_that_needs_more_than_it_may_is_refused_with_both_figures_and_what_would_fit() {
+    let needs = |s: Settings, scopes: &str| match tune("picture", scopes, s, None, &mut |_| {}) {
+        Ok(out) => out.footprint.total(),
+        Err(e) => panic!("{e}"),
+    };
+    let full = needs(Settings { epochs: 1, ..settings() }, "full");
+    let e =
+        tune("picture", "full", Settings { max_bytes: Some(full / 8), ..settings() }, None, &mut |_| {}).unwrap_err();
+    let TuneError::Memory { needs, may, fits: Some((what, bytes)) } = &e else { panic!("{e}") };
+    assert!(*needs > *may && bytes <= may, "{e}");
+    assert!(what.contains("--"), "{what}");
+    let e = tune("picture", "full", Settings { max_bytes: Some(10), ..settings() }, None, &mut |_| {}).unwrap_err();
+    assert!(e.to_string().contains("no smaller scope fits"), "{e}");
+    assert_eq!(e.class(), Class::Usage);
+}
+
+#[test]
+fn settings_that_make_no_sense_are_refused_by_name() {
+    for (s, text) in [
+        (Settings { rate: f32::NAN, ..settings() }, "--lr is NaN"),
+        (Settings { batch: 0, ..settings() }, "--batch"),
+        (Settings { validation: 1.0, ..settings() }, "--validation is 1"),
+        (Settings { warmup: -0.1, ..settings() }, "--warmup"),
+        (Settings { clip: Some(0.0), ..settings() }, "--clip"),
+        (Settings { patience: Some(0), ..settings() }, "--patience"),
+    ] {
+        let e = tune("picture", "head", s, None, &mut |_| {}).unwrap_err();
+        assert!(e.to_string().contains(text), "{e}");
+    }
+    let e = tune("picture", "full", Settings { rate: 1e30, clip: None, warmup: 0.0, ..settings() }, None, &mut |_| {})
+        .unwrap_err();
+    assert!(matches!(e, TuneError::Diverged { .. }), "{e}");
+}
+
+#[test]
+fn a_run_is_told_from_others_by_everything_that_changes_its_result() {
+    let (graph, opset) = model("picture");
+    let identity = |settings: Settings, scopes: &str, n: usize| {
+        let mut examples = examples(n);
+        let (spec, options) = (spec(scopes), TrainOptions::default());
+        Work { graph: &graph, opset, spec, settings, examples: &mut examples, options, checkpoint: None }
+            .identity("base")
+    };
+    let own = identity(settings(), "head", 10);
+    assert_eq!(
+        own,
+        identity(Settings { max_bytes: Some(1 << 30), budget: Some(Duration::ZERO), ..settings() }, "head", 10)
+    );
+    for other in [
+        identity(Settings { seed: 8, ..settings() }, "head", 10),
+        identity(Settings { rate: 0.02, ..settings() }, "head", 10),
+        identity(settings(), "bias", 10),
+        identity(settings(), "head", 11),
+    ] {
+        assert_ne!(own, other);
+    }
+}

@@ -1,0 +1,276 @@
+//! `hone tune` as a person meets it: labelled pictures in, a better model in use, back again, and kills in between.
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use hone_runtime::Bundle;
+use hone_runtime::app::App;
+use hone_runtime::app::rehearsal::Chance;
+use hone_runtime::bundle::npz::{read_npz, write_npz};
+use hone_runtime::learn::Mode;
+use hone_runtime::model::Model;
+use hone_runtime::session::SessionOptions;
+use hone_runtime::state::StateDir;
+use hone_runtime::tensor::Tensor;
+use serde_json::Value;
+
+use crate::support::{bundle, fails, hone, model_dir, said};
+
+/// The first `n` pictures of a split of somebody's handwriting, as a folder for each class.
+fn pictures(split: &str, n: usize, into: &Path) -> PathBuf {
+    let world = model_dir().join("worlds/new-pen");
+    let index = fs::read_to_string(world.join("index.csv")).unwrap();
+    for line in index.lines().skip(1).filter(|l| l.starts_with(&format!("{split},"))).take(n) {
+        let fields: Vec<&str> = line.split(',').collect();
+        let folder = into.join(fields[1]);
+        fs::create_dir_all(&folder).unwrap();
+        fs::copy(world.join(fields[2]), folder.join(fields[2])).unwrap();
+    }
+    into.to_path_buf()
+}
+
+fn json(out: &Output) -> Value {
+    assert!(out.status.success(), "{}", said(out));
+    serde_json::from_slice(&out.stdout).unwrap()
+}
+
+fn tune(state: &Path, data: &Path) -> Command {
+    let mut c = hone();
+    c.arg("tune").arg(bundle()).arg("--state").arg(state).arg("--data").arg(data);
+    c.args(["--scope", "lora,head", "--rank", "4", "--lr", "0.003", "--epochs", "3", "--json"]);
+    c
+}
+
+fn accuracy(state: Option<&Path>, data: &Path) -> f64 {
+    let mut c = hone();
+    c.arg("eval").arg(bundle()).arg("--data").arg(data).arg("--json");
+    if let Some(state) = state {
+        c.arg("--state").arg(state);
+    }
+    json(&c.output().unwrap())["accuracy"].as_f64().unwrap()
+}
+
+#[test]
+fn what_is_tuned_is_in_use_everywhere_and_one_command_takes_it_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let train = pictures("stream", 160, &dir.path().join("train"));
+    let test = pictures("test", 150, &dir.path().join("test"));
+    let before = accuracy(None, &test);
+    let tuned = json(&tune(&state, &train).output().unwrap());
+    assert_eq!((&tuned["schema"], &tuned["published"]), (&"hone.tune/1".into(), &true.into()), "{tuned}");
+    assert!(tuned["after"].as_f64() > tuned["before"].as_f64(), "{tuned}");
+    let after = accuracy(Some(&state), &test);
+    assert!(after > before + 0.1, "{before} before, {after} after");
+    assert_eq!(fs::read_dir(state.join("tune")).unwrap().count(), 0, "a finished run leaves no checkpoint");
+
+    let id = tuned["adapter"].as_str().unwrap().to_string();
+    let picture = fs::read_dir(test.join("3")).unwrap().next().unwrap().unwrap().path();
+    let mut run = hone();
+    run.arg("run").arg(bundle()).arg("--image").arg(&picture).arg("--state").arg(&state).arg("--json");
+    assert_eq!(json(&run.output().unwrap())["adapter"], id.as_str());
+
+    // Presses on the tuned body: what is learned from them says whose features it stands on.
+    let mut words = String::new();
+    for _ in 0..12 {
+        words += "show\ncorrect 3\n";
+    }
+    let frames = dir.path().join("frames");
+    fs::create_dir(&frames).unwrap();
+    for (i, e) in fs::read_dir(test.join("3")).unwrap().enumerate() {
+        fs::copy(e.unwrap().path(), frames.join(format!("{i:03}.png"))).unwrap();
+    }
+    let mut listen = hone();
+    listen.arg("listen").arg(bundle()).arg("--state").arg(&state).args(["--stdin", "--guard", "off", "--hold", "0"]);
+    listen.args(["--keep-inputs", "8MiB", "--jsonl", "--camera"]);
+    listen.arg(format!("fps=20,file:{}", frames.display()));
+    let mut child = listen.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut to = child.stdin.take().unwrap();
+    let writer = std::thread::spawn(move || {
+        use std::io::Write;
+        for line in words.lines() {
+            if writeln!(to, "{line}").is_err() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(60));
+        }
+    });
+    let out = child.wait_with_output().unwrap();
+    writer.join().unwrap();
+    assert!(out.status.success(), "{}", said(&out));
+    let list = json(
+        &hone().args(["adapter", "list"]).arg(bundle()).arg("--state").arg(&state).arg("--json").output().unwrap(),
+    );
+    let on_it: Vec<&Value> =
+        list["adapters"].as_array().unwrap().iter().filter(|a| a["provenance"]["body"] == id.as_str()).collect();
+    assert!(!on_it.is_empty(), "{list}\n{}", String::from_utf8_lossy(&out.stdout));
+    let kept: usize = fs::read_dir(state.join("blobs")).unwrap().count();
+    assert!(kept > 0, "inputs are kept");
+    let verify = hone().args(["feedback", "verify", "--state"]).arg(&state).output().unwrap();
+    assert!(verify.status.success(), "{}", said(&verify));
+
+    let refused = hone().args(["adapter", "rm"]).arg(bundle()).arg(&id).arg("--state").arg(&state).output().unwrap();
+    fails(&refused, 1, &[&id, "learned on the tuned adapter"]);
+    for _ in 0..20 {
+        let back = hone().args(["adapter", "rollback"]).arg(bundle()).arg("--state").arg(&state).output().unwrap();
+        assert!(back.status.success(), "{}", said(&back));
+        if String::from_utf8_lossy(&back.stdout).contains("factory") {
+            break;
+        }
+    }
+    assert_eq!(accuracy(Some(&state), &test), before);
+}
+
+#[test]
+fn presses_whose_inputs_were_kept_train_the_body_and_count_again_on_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let mut demo = hone();
+    demo.args(["demo", "--presses", "40", "--press", "corrections", "--keep-inputs", "64MiB", "--json", "--state"]);
+    json(&demo.arg(&state).output().unwrap());
+    let mut tune = hone();
+    tune.arg("tune").arg(bundle()).arg("--state").arg(&state).args(["--scope", "lora", "--rank", "2", "--epochs", "2"]);
+    let tuned = json(&tune.args(["--guard", "off", "--lr", "0.003", "--json"]).output().unwrap());
+    assert!(tuned["presses"].as_u64() > Some(30), "{tuned}");
+    assert_eq!((&tuned["objective"], &tuned["published"]), (&"posterior".into(), &true.into()), "{tuned}");
+    let app = || {
+        let model = Model::open(Bundle::open(&bundle()).unwrap(), SessionOptions::default()).unwrap();
+        App::open(model, &StateDir::at(&state), Mode::Off).unwrap()
+    };
+    let on_it = app();
+    assert_eq!(on_it.current().unwrap().as_str(), tuned["adapter"].as_str().unwrap());
+    assert_eq!(on_it.stale().unwrap(), 0);
+    assert!(on_it.learner().training_predictions() > 30, "their features are made again by the new body");
+    drop(on_it);
+    // Without the inputs the features are another body's, and say nothing about this one's.
+    fs::remove_dir_all(state.join("blobs")).unwrap();
+    let without = app();
+    assert!(without.stale().unwrap() > 30);
+    assert_eq!(without.learner().training_predictions(), 0);
+}
+
+/// The files of the adapter in use.
+fn adapter(state: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = fs::read_dir(state.join("current")).unwrap().map(|e| e.unwrap());
+    entries.map(|e| (e.file_name().to_string_lossy().into_owned(), fs::read(e.path()).unwrap())).collect()
+}
+
+#[test]
+fn a_run_killed_at_random_moments_and_taken_up_again_comes_to_the_same_adapter_bit_for_bit() {
+    let kills: usize = std::env::var("HONE_TUNE_KILLS").ok().and_then(|v| v.parse().ok()).unwrap_or(4);
+    let dir = tempfile::tempdir().unwrap();
+    let train = pictures("stream", 48, &dir.path().join("train"));
+    let whole = dir.path().join("whole");
+    let begun = Instant::now();
+    json(&tune(&whole, &train).args(["--checkpoint", "0s"]).output().unwrap());
+    let takes = begun.elapsed().as_millis() as usize;
+    let mut chance = Chance::new(11);
+    let (mut killed, mut resumed) = (0, 0);
+    for round in 0.. {
+        let state = dir.path().join(format!("killed-{round}"));
+        loop {
+            // Some die before the first step, some in the middle, some while they publish.
+            let life = Duration::from_millis(chance.below(takes + takes / 5) as u64);
+            let mut child = tune(&state, &train)
+                .args(["--checkpoint", "0s", "--threads", "2"])
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let born = Instant::now();
+            while (killed >= kills || born.elapsed() < life) && child.try_wait().unwrap().is_none() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            if child.try_wait().unwrap().is_none() {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                killed += 1;
+                continue;
+            }
+            let done = json(&child.wait_with_output().unwrap());
+            resumed += usize::from(!done["resumed_at"].is_null());
+            break;
+        }
+        assert!(adapter(&state) == adapter(&whole), "another adapter after {killed} kills");
+        if killed >= kills {
+            break;
+        }
+    }
+    assert!(resumed > 0, "no run was taken up again");
+    println!("{killed} kills, {resumed} finished runs were taken up again");
+}
+
+#[test]
+fn a_plain_onnx_file_is_tuned_into_a_file_that_run_takes() {
+    let dir = tempfile::tempdir().unwrap();
+    let onnx = model_dir().join("src/model.f32.onnx");
+    let sample = read_npz(&fs::read(model_dir().join("which-digit.hone/samples/input.npz")).unwrap()).unwrap();
+    // The same sample twice, with another class each: a new head must tell an empty picture from this one.
+    for (class, factor) in [("full", 1.0f32), ("empty", 0.0)] {
+        let folder = dir.path().join("data").join(class);
+        fs::create_dir_all(&folder).unwrap();
+        for i in 0..6 {
+            let members: Vec<(String, Tensor)> = sample
+                .iter()
+                .map(|(n, t)| match t.as_f32() {
+                    Ok(v) if n == "image" => {
+                        let v = v.iter().map(|v| v * factor + 0.01 * i as f32).collect();
+                        (n.clone(), Tensor::f32(t.shape(), v).unwrap())
+                    }
+                    _ => (n.clone(), t.clone()),
+                })
+                .collect();
+            let bytes = write_npz(members.iter().map(|(n, t)| (n.as_str(), t))).unwrap();
+            fs::write(folder.join(format!("{i}.npz")), bytes).unwrap();
+        }
+    }
+    let out = dir.path().join("out.safetensors");
+    let tune = |extra: &[&str]| {
+        let mut c = hone();
+        c.arg("tune").arg(&onnx).arg("--data").arg(dir.path().join("data")).args(["--scope", "bias,head"]);
+        c.args(["--epochs", "30", "--lr", "0.01", "--batch", "4", "--json"]).args(extra).output().unwrap()
+    };
+    fails(&tune(&[]), 2, &["--output OUT.safetensors"]);
+    let tuned = json(&tune(&["--output", out.to_str().unwrap()]));
+    assert_eq!(tuned["published"], true, "{tuned}");
+    assert_eq!(tuned["after"], 1.0, "{tuned}");
+    let run = |adapter: Option<&Path>, input: &Path| {
+        let to = dir.path().join("y.npz");
+        let mut c = hone();
+        c.arg("run").arg(&onnx).arg("--tensors").arg(input).arg("-o").arg(&to);
+        if let Some(a) = adapter {
+            c.arg("--adapter").arg(a);
+        }
+        let done = c.output().unwrap();
+        assert!(done.status.success(), "{}", said(&done));
+        let all = read_npz(&fs::read(&to).unwrap()).unwrap();
+        all.into_iter().find(|(n, _)| n == "logits").unwrap().1
+    };
+    let full = dir.path().join("data/full/0.npz");
+    assert_eq!(run(None, &full).shape(), [1, 10]);
+    let logits = run(Some(&out), &full);
+    assert_eq!(logits.shape(), [1, 2]);
+    // `empty` comes before `full`.
+    let v = logits.as_f32().unwrap();
+    assert!(v[1] > v[0], "{v:?}");
+    let other = model_dir().join("src/model.onnx");
+    let wrong = hone().arg("run").arg(other).arg("--tensors").arg(&full).arg("--adapter").arg(&out).output().unwrap();
+    fails(&wrong, 3, &["belongs to"]);
+}
+
+#[test]
+fn what_cannot_be_tuned_is_refused_with_what_could() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let train = pictures("stream", 40, &dir.path().join("train"));
+    let with = |args: &[&str]| tune(&state, &train).args(args).output().unwrap();
+    fails(&with(&["--scope", "full"]), 7, &["quantised", "--scope lora"]);
+    fails(&with(&["--scope", "everything"]), 2, &["no scope `everything`", "head, bias, lora, full, sparse"]);
+    fails(&with(&["--max-memory", "1MiB", "--scope", "lora"]), 2, &["a step needs", "may use 1.0 MiB"]);
+    fails(&with(&["--objective", "mse"]), 3, &["`target`"]);
+    fails(&with(&["--objective", "dpo"]), 2, &["no objective `dpo`", "ce, soft-ce"]);
+    fails(&with(&["--targets", "nowhere"]), 2, &["`nowhere`", "image.conv1"]);
+    fails(&with(&["--split", "nowhere", "--new-head"]), 2, &["--new-head is for .onnx files"]);
+}
