@@ -148,10 +148,10 @@ fn find(dir: &Path, is_it: impl Fn(&str) -> bool + Copy) -> Option<PathBuf> {
 pub(super) fn play(parts: &Parts, hone: &Path, dir: &Path) -> anyhow::Result<Outcome> {
     let mut pad = Pad::start(hone, dir)?;
     let mut command = Command::new("qemu-system-aarch64");
-    command.args(["-M", "virt", "-cpu", "cortex-a57", "-m", "512", "-serial", "stdio"]);
+    command.args(["-M", "virt", "-cpu", "cortex-a57", "-m", "512", "-nic", "none", "-serial", "stdio"]);
     command.args(["-chardev", &format!("serial,id=c,path={}", pad.port), "-device", "qemu-xhci,id=x", "-kernel"]);
     command.arg(&parts.kernel).arg("-initrd").arg(&parts.initrd).arg("-append");
-    command.arg(format!("console=ttyAMA0 quiet loglevel=3 panic=1 \"hone.sources={GPIO};{USB}\""));
+    command.arg(format!("console=ttyAMA0 quiet loglevel=3 panic=1 hone.sources={GPIO};{USB}"));
     let (mut process, mut console) = Process::start(command, dir)?;
     let (told, said) = channel();
     thread::spawn(move || {
@@ -202,9 +202,12 @@ pub(super) fn play(parts: &Parts, hone: &Path, dir: &Path) -> anyhow::Result<Out
     Ok(Outcome { pressed, heard: guest.heard, back })
 }
 
+/// Puts the adapter in. It has a serial number as real ones have; the emulator's own would be another in each socket.
 fn plug(process: &mut Process, time: u32) -> anyhow::Result<()> {
-    let device =
-        json!({"driver": "usb-serial", "chardev": "c", "id": format!("u{time}"), "bus": "x.0", "always-plugged": true});
+    let id = format!("u{time}");
+    let device = json!({
+        "driver": "usb-serial", "chardev": "c", "id": id, "bus": "x.0", "always-plugged": true, "serial": "HONE0001",
+    });
     process.command("device_add", device).map(drop)
 }
 

@@ -30,6 +30,7 @@ impl Process {
     /// When QEMU is not there or does not do what it is known to do.
     pub(super) fn start(mut command: Command, dir: &Path) -> anyhow::Result<(Process, BufReader<ChildStdout>)> {
         let (qmp_at, qtest_at) = (dir.join("qmp"), dir.join("qtest"));
+        let log = dir.join("qemu.log");
         let _ = (std::fs::remove_file(&qmp_at), std::fs::remove_file(&qtest_at));
         let listener = UnixListener::bind(&qtest_at).context("cannot make the qtest socket")?;
         let mut child = command
@@ -39,7 +40,7 @@ impl Process {
             .arg(format!("unix:{}", qtest_at.display()))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(std::fs::File::create(&log)?)
             .spawn()
             .with_context(|| format!("cannot start {}", command.get_program().display()))?;
         match Self::attach(&mut child, &qmp_at, &listener) {
@@ -50,7 +51,7 @@ impl Process {
             }
             Err(error) => {
                 let _ = (child.kill(), child.wait());
-                Err(error)
+                Err(error.context(std::fs::read_to_string(&log).unwrap_or_default()))
             }
         }
     }
