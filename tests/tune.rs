@@ -136,7 +136,7 @@ fn presses_whose_inputs_were_kept_train_the_body_and_count_again_on_it() {
     assert!(tuned["presses"].as_u64() > Some(30), "{tuned}");
     assert_eq!((&tuned["objective"], &tuned["published"]), (&"posterior".into(), &true.into()), "{tuned}");
     let app = || {
-        let model = Model::open(Bundle::open(&bundle()).unwrap(), SessionOptions::default()).unwrap();
+        let model = Model::open(Bundle::open(bundle()).unwrap(), SessionOptions::default()).unwrap();
         App::open(model, &StateDir::at(&state), Mode::Off).unwrap()
     };
     let on_it = app();

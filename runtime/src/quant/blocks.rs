@@ -193,7 +193,7 @@ pub(crate) struct Repacked {
 /// A weight of rows of `k` elements in codes of `bits`, blocks of `size`; `None` for a form this module does not make.
 pub(crate) fn repack(values: &[f32], k: usize, bits: usize, size: usize, symmetric: bool) -> Option<Repacked> {
     let packed = match bits {
-        4 if size % 2 == 0 && size > 0 => Packed::of(values, k, Blocks { size, symmetric, fit: Fit::Mse }),
+        4 if size.is_multiple_of(2) && size > 0 => Packed::of(values, k, Blocks { size, symmetric, fit: Fit::Mse }),
         8 if symmetric && size == WIDE_BLOCK => Packed::wide(values, k),
         _ => return None,
     };

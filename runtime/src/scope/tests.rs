@@ -178,7 +178,9 @@ fn every_leaf_of_every_scope_moves_and_the_loss_falls() {
             // A step has to be larger than what activations of 8 bits round away, and may then be too large as well.
             let mut lowest = first;
             for _ in 0..6 {
-                trainer.step(&[batch.clone()], 0.02).unwrap_or_else(|e| panic!("{name}, {}: {e}", scope.name));
+                trainer
+                    .step(std::slice::from_ref(&batch), 0.02)
+                    .unwrap_or_else(|e| panic!("{name}, {}: {e}", scope.name));
                 lowest = lowest.min(trainer.evaluate(&batch).unwrap());
             }
             assert!(lowest < first, "{name}, {}: {first}, at best {lowest}", scope.name);

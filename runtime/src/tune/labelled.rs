@@ -8,6 +8,9 @@ use crate::graph::Graph;
 use crate::modality::Preprocessor;
 use crate::tensor::Tensor;
 
+/// The class of a label, where it is one.
+type ClassOf<'a> = &'a dyn Fn(&str) -> Option<usize>;
+
 /// The member of an `.npz` sample that is no input but what the output should be.
 pub const TARGET: &str = "target";
 
@@ -28,7 +31,7 @@ impl<'a> Labelled<'a> {
         graph: &Graph,
         preprocessor: Option<&'a Preprocessor>,
         rows: impl IntoIterator<Item = &'a Row>,
-        class_of: Option<&dyn Fn(&str) -> Option<usize>>,
+        class_of: Option<ClassOf<'_>>,
     ) -> Result<Labelled<'a>, TuneError> {
         let data = |what: String| TuneError::Data { what };
         let mut out = Vec::new();

@@ -89,7 +89,7 @@ pub enum TuneError {
     Scope(#[from] ScopeError),
     /// Training.
     #[error(transparent)]
-    Train(#[from] TrainError),
+    Train(Box<TrainError>),
     /// A step needs more than it may.
     #[error(
         "a step needs {}, may use {}; {}", mebibytes(*needs), mebibytes(*may),
@@ -145,11 +145,17 @@ pub enum TuneError {
     Tensor(#[from] TensorError),
 }
 
+impl From<TrainError> for TuneError {
+    fn from(e: TrainError) -> TuneError {
+        TuneError::Train(Box::new(e))
+    }
+}
+
 impl Classified for TuneError {
     fn class(&self) -> Class {
         match self {
             TuneError::Scope(e) => e.class(),
-            TuneError::Train(TrainError::Autodiff(_)) => Class::Unsupported,
+            TuneError::Train(e) if matches!(**e, TrainError::Autodiff(_)) => Class::Unsupported,
             TuneError::State(e) => e.class(),
             TuneError::Setting { .. } | TuneError::Memory { .. } => Class::Usage,
             TuneError::Data { .. } => Class::Invalid,

@@ -305,12 +305,11 @@ fn looked_up(net: &Net<'_>, to: &Quantiser) -> Result<Option<New>, OpError> {
     let table: Vec<i64> = made.as_f32()?.iter().map(|v| i64::from(codes.reference(v / scale))).collect();
     let table = ("table", Attr::Ints(table));
     // Part of what makes the codes, where nobody else reads them.
-    if let Some(maker) = open(net, x.v).filter(|m| !m.attrs.has("table")) {
-        if here.input(0).is_some_and(|v| net.read_once(v)) {
-            let mut attrs = (**maker.attrs).clone();
-            attrs.map.insert(table.0.into(), table.1);
-            return Ok(Some(New { def: maker.def, attrs, inputs: maker.node.inputs.clone() }));
-        }
+    let alone = here.input(0).is_some_and(|v| net.read_once(v));
+    if let Some(maker) = open(net, x.v).filter(|m| alone && !m.attrs.has("table")) {
+        let mut attrs = (**maker.attrs).clone();
+        attrs.map.insert(table.0.into(), table.1);
+        return Ok(Some(New { def: maker.def, attrs, inputs: maker.node.inputs.clone() }));
     }
     Ok(Some(New { def: &internal::LOOKUP, attrs: Attrs::of([table]), inputs: vec![Some(x.v)] }))
 }
