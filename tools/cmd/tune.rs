@@ -190,13 +190,13 @@ impl Tune {
                 Err(fail(Class::Usage, "classes are changed without --data, and nothing is fitted then"))
             }
             Some(dir) => self.on_data(dir),
-            None if self.scope == ["head"] || changes => self.from_presses(),
+            None if self.scope == ["head"] || changes => self.learn_from_presses(),
             None => self.on_presses(),
         }
     }
 
     /// The head, from everything said so far.
-    fn from_presses(self) -> anyhow::Result<ExitCode> {
+    fn learn_from_presses(self) -> anyhow::Result<ExitCode> {
         if let Some(name) = &self.objective
             && !OBJECTIVES.iter().any(|o| o.name == name)
         {

@@ -9,7 +9,7 @@ use crate::modality::Preprocessor;
 use crate::tensor::Tensor;
 
 /// The class of a label, where it is one.
-type ClassOf<'a> = &'a dyn Fn(&str) -> Option<usize>;
+pub type ClassOf<'a> = &'a dyn Fn(&str) -> Option<usize>;
 
 /// The member of an `.npz` sample that is no input but what the output should be.
 pub const TARGET: &str = "target";

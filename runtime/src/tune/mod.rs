@@ -28,7 +28,7 @@ mod memory;
 
 use checkpoint::Checkpoint;
 pub use examples::{Example, Examples, Target};
-pub use labelled::{Labelled, TARGET};
+pub use labelled::{ClassOf, Labelled, TARGET};
 pub use loss::{LOSSES, Loss};
 
 #[cfg(all(test, feature = "import"))]

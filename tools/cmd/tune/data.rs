@@ -20,7 +20,9 @@ use hone_runtime::scope::{self, Spec};
 use hone_runtime::session::{Session, SessionOptions};
 use hone_runtime::state::StateDir;
 use hone_runtime::train::{Objective, Optimizer, TrainOptions};
-use hone_runtime::tune::{Course, Epoch, Examples, LOSSES, Labelled, Loss, Outcome, Progress, Settings, Work, judge};
+use hone_runtime::tune::{
+    ClassOf, Course, Epoch, Examples, LOSSES, Labelled, Loss, Outcome, Progress, Settings, Work, judge,
+};
 use serde::Serialize;
 
 use super::{Method, Schedule, Tune};
@@ -115,7 +117,7 @@ impl Tune {
         let graph = model.factory().clone();
         let opset = model.session().info().opset;
         let class_of = |label: &str| model.class_of(label);
-        let classes: Option<&dyn Fn(&str) -> Option<usize>> = if loss.classes { Some(&class_of) } else { None };
+        let classes: Option<ClassOf<'_>> = if loss.classes { Some(&class_of) } else { None };
         let examples = Labelled::new(&graph, Some(model.preprocessor()), rows.iter().copied(), classes)?;
         self.put_in_use(&state, &model, loss, spec, opset, examples)
     }
@@ -264,7 +266,7 @@ impl Tune {
             Some(_) => labels.iter().position(|l| l == label),
             None => label.parse().ok(),
         };
-        let classes: Option<&dyn Fn(&str) -> Option<usize>> = if loss.classes { Some(&class_of) } else { None };
+        let classes: Option<ClassOf<'_>> = if loss.classes { Some(&class_of) } else { None };
         let mut examples = Labelled::new(graph, preprocessor.as_ref(), rows.iter().copied(), classes)?;
         let base = AdapterFile::digest(&bytes);
         let beside = |run: &str| output.with_extension(format!("{run}.checkpoint"));
