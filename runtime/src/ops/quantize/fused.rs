@@ -10,6 +10,7 @@ use hone_kernels::quantize::{Codes, Sum};
 
 use super::conv::{Conv as Integers, to_channels_last, to_channels_second};
 use super::matmul::MATMUL_INTEGER_TO_FLOAT;
+use super::tables::{self, Table, Unary, affine};
 use super::{Affine, coded, codes, fact, round_to, single};
 use crate::ops::conv::{Conv, activation};
 use crate::ops::internal::{DOMAIN, first, last};
@@ -125,29 +126,14 @@ pub(crate) static LOOKUP: OpDef = OpDef::new(
 .domain(DOMAIN)
 .kernel(|l| {
     let Some(table) = table(l.attrs)?.filter(|_| l.dtype(0) == Some(DType::U8)) else { return Ok(None) };
-    Ok(Some(Lowered::new(Looked { table: Box::new(table) }, vec![0])))
+    Ok(Some(Lowered::new(Unary { table }, vec![0])))
 });
 
-struct Looked {
-    table: Box<[u8; 256]>,
-}
-
-impl Kernel for Looked {
-    fn name(&self) -> &'static str {
-        "lookup-u8"
-    }
-
-    fn run(&self, io: &mut Io<'_>) {
-        let (reads, writes) = io.split();
-        writes.bytes(0).iter_mut().zip(reads.bytes(0)).for_each(|(y, &x)| *y = self.table[usize::from(x)]);
-    }
-}
-
 /// The attribute `table`.
-fn table(attrs: &Attrs) -> Result<Option<[u8; 256]>, OpError> {
+fn table(attrs: &Attrs) -> Result<Option<Table>, OpError> {
     let Some(v) = attrs.ints("table")? else { return Ok(None) };
     let v: Option<Vec<u8>> = v.iter().map(|&q| u8::try_from(q).ok()).collect();
-    let v: Option<[u8; 256]> = v.and_then(|v| v.try_into().ok());
+    let v: Option<Table> = v.and_then(|v| v.try_into().ok());
     v.map(Some).ok_or_else(|| OpError::attribute("table", "is not of 256 bytes"))
 }
 
@@ -352,10 +338,8 @@ fn lower_codes(l: &Lowering<'_>, pack: Pack) -> Result<Option<Lowered>, OpError>
     let mut sum = None;
     if l.has(OTHER) {
         let (Some(other), Some(to)) = (affine(l, OTHER_SCALE)?, affine(l, SUM_SCALE)?) else { return Ok(None) };
-        let (left, right) = (y.scale / to.scale, other.scale / to.scale);
-        let fixed = to.zero as f32 - (left * y.zero as f32 + right * other.zero as f32);
-        let codes = Codes { zero: 0, low: limit(l.attrs, "sum_low", 0)?, high: limit(l.attrs, "sum_high", 255)? };
-        sum = Some(Sum { left, right, fixed, codes });
+        let limits = (limit(l.attrs, "sum_low", 0)?, limit(l.attrs, "sum_high", 255)?);
+        sum = Some(tables::sum(y, other, to, limits));
         reads.push(OTHER);
     }
     let bytes = work.bytes();
@@ -363,16 +347,10 @@ fn lower_codes(l: &Lowering<'_>, pack: Pack) -> Result<Option<Lowered>, OpError>
     Ok(Some(Lowered::new(k, reads).with_weights(bytes)))
 }
 
-/// Scale at input `at` and zero point at `at + 1`, constants both.
-fn affine(l: &Lowering<'_>, at: usize) -> Result<Option<Affine>, OpError> {
-    let (Some(scale), Some(zero)) = (l.constant(at), l.constant(at + 1)) else { return Ok(None) };
-    Ok(Some(Affine { scale: single(scale, "a result")? as f32, zero: single(zero, "a result")? as i32 }))
-}
-
 struct ToCodes {
     work: Work,
     codes: Codes,
-    table: Option<Box<[u8; 256]>>,
+    table: Option<Box<Table>>,
     sum: Option<Sum>,
 }
 

@@ -9,7 +9,7 @@ use crate::plan::{Io, Kernel, Lowered, Lowering};
 use crate::tensor::DType;
 
 /// Scale at input `at` and zero point at `at + 1`, when both are known.
-fn affine(l: &Lowering<'_>, at: usize) -> Result<Option<Affine>, OpError> {
+pub(super) fn affine(l: &Lowering<'_>, at: usize) -> Result<Option<Affine>, OpError> {
     let (Some(scale), zero) = (l.constant(at), l.constant(at + 1)) else { return Ok(None) };
     if scale.len() != 1 || (l.has(at + 1) && zero.is_none_or(|z| z.len() != 1)) {
         return Ok(None);
@@ -23,7 +23,7 @@ fn eight(l: &Lowering<'_>, i: usize) -> Option<DType> {
 }
 
 /// The byte a code is held in, for each byte.
-type Table = [u8; 256];
+pub(super) type Table = [u8; 256];
 
 fn table(from: DType, f: impl Fn(i32) -> i32) -> Table {
     std::array::from_fn(|byte| {
@@ -32,8 +32,9 @@ fn table(from: DType, f: impl Fn(i32) -> i32) -> Table {
     })
 }
 
-struct Unary {
-    table: Table,
+/// The table of input 0.
+pub(super) struct Unary {
+    pub(super) table: Table,
 }
 
 impl Kernel for Unary {
@@ -156,13 +157,16 @@ fn pairs(l: &Lowering<'_>, f: impl Fn(Affine, Affine, Affine, Codes) -> Binary) 
     Ok(Some(Lowered::new(k, vec![0, 3]).with_scratch(scratch)))
 }
 
+/// The requantised sum of codes `a` and `b` as codes `y`, between those limits.
+pub(super) fn sum(a: Affine, b: Affine, y: Affine, (low, high): (i32, i32)) -> Sum {
+    let (left, right) = (a.scale / y.scale, b.scale / y.scale);
+    let fixed = y.zero as f32 - (left * a.zero as f32 + right * b.zero as f32);
+    Sum { left, right, fixed, codes: Codes { zero: 0, low, high } }
+}
+
 /// `QLinearAdd`.
 pub(super) fn add(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
-    pairs(l, |a, b, y, codes| {
-        let (left, right) = (a.scale / y.scale, b.scale / y.scale);
-        let fixed = y.zero as f32 - (left * a.zero as f32 + right * b.zero as f32);
-        Binary::Sum(Sum { left, right, fixed, codes })
-    })
+    pairs(l, |a, b, y, codes| Binary::Sum(sum(a, b, y, (codes.low, codes.high))))
 }
 
 /// `QLinearMul`.
