@@ -1,0 +1,421 @@
+//! A device behind wgpu: opening one, making its pipelines, each tried before it is used.
+//!
+//! What can go wrong on a device is an error here, never a panic: a driver that refuses a shader, one that computes it
+//! wrongly, too little memory, a device that goes away or does not answer.
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use crate::kernel::{Kernel, PARAMS};
+
+mod recording;
+#[cfg(test)]
+mod tests;
+
+pub use recording::{Binding, Builder, Recording, Weights};
+
+/// Storage buffers a kernel may bind, on every device.
+pub const STORAGE_BINDINGS: usize = 8;
+
+/// Areas of a buffer begin at multiples of it, on every device.
+pub const ALIGN: usize = 256;
+
+/// Why a device cannot be had, or did not do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GpuError {
+    /// There is no adapter that can be used.
+    #[error("no GPU was found ({why}); Vulkan drivers are in packages such as mesa-vulkan-drivers")]
+    NoAdapter {
+        /// What was looked for.
+        why: String,
+    },
+    /// The adapter does not give a device.
+    #[error("GPU `{adapter}` cannot be opened: {why}")]
+    Refused {
+        /// The adapter.
+        adapter: String,
+        /// Its message.
+        why: String,
+    },
+    /// A kernel cannot be made or computes something else on this device.
+    #[error("kernel {kernel} is not used on this GPU: {why}")]
+    Kernel {
+        /// The kernel.
+        kernel: String,
+        /// The compiler's message, or what it computed.
+        why: String,
+    },
+    /// A call that this crate was asked to record is not one.
+    #[error("a call of {kernel} cannot be recorded: {why}")]
+    Call {
+        /// The kernel.
+        kernel: String,
+        /// Why.
+        why: String,
+    },
+    /// Memory.
+    #[error("the GPU has not {bytes} bytes in one piece for {what}")]
+    Memory {
+        /// What is to be held.
+        what: &'static str,
+        /// Its size.
+        bytes: usize,
+    },
+    /// It is gone, or does not answer.
+    #[error("the GPU is lost: {why}")]
+    Lost {
+        /// What the driver says.
+        why: String,
+    },
+}
+
+/// What there is to run on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Adapter {
+    /// As the driver calls it.
+    pub name: String,
+    /// The driver and its version.
+    pub driver: String,
+    /// `discrete`, `integrated`, `virtual`, `software` or `other`.
+    pub kind: &'static str,
+    /// The interface: `vulkan`.
+    pub backend: String,
+}
+
+impl Adapter {
+    fn of(info: &wgpu::AdapterInfo) -> Adapter {
+        let kind = match info.device_type {
+            wgpu::DeviceType::DiscreteGpu => "discrete",
+            wgpu::DeviceType::IntegratedGpu => "integrated",
+            wgpu::DeviceType::VirtualGpu => "virtual",
+            wgpu::DeviceType::Cpu => "software",
+            wgpu::DeviceType::Other => "other",
+        };
+        let driver = format!("{} {}", info.driver, info.driver_info).trim().to_string();
+        Adapter { name: info.name.clone(), driver, kind, backend: format!("{:?}", info.backend).to_lowercase() }
+    }
+
+    /// Whether it is a program and no GPU: right, and slower than the CPU's own kernels.
+    pub fn is_software(&self) -> bool {
+        self.kind == "software"
+    }
+
+    /// What measurements on it are kept under.
+    pub fn key(&self) -> String {
+        format!("{}|{}|{}|wgpu 30", self.name, self.driver, self.backend)
+    }
+}
+
+/// Which adapters may be opened, and how.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Take a software adapter where there is no other.
+    pub software: bool,
+}
+
+struct Pipeline {
+    pipeline: wgpu::ComputePipeline,
+    layout: wgpu::BindGroupLayout,
+}
+
+/// An open device. Copies are the same one.
+#[derive(Clone)]
+pub struct Device {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    adapter: Adapter,
+    limits: wgpu::Limits,
+    /// What went wrong outside of any call, first things first.
+    wrong: Arc<Mutex<Option<String>>>,
+    pipelines: Mutex<HashMap<String, Result<Arc<Pipeline>, GpuError>>>,
+    layouts: Mutex<HashMap<usize, (wgpu::BindGroupLayout, wgpu::PipelineLayout)>>,
+    /// Buffers, bind groups and pipelines made so far.
+    made: AtomicUsize,
+}
+
+impl std::fmt::Debug for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Device({})", self.inner.adapter.name)
+    }
+}
+
+fn locked<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What wgpu's futures give: natively they are ready at once, or when polled again.
+fn wait<F: Future>(f: F) -> F::Output {
+    let mut f = std::pin::pin!(f);
+    let mut cx = Context::from_waker(Waker::noop());
+    loop {
+        if let Poll::Ready(v) = f.as_mut().poll(&mut cx) {
+            return v;
+        }
+        std::thread::yield_now();
+    }
+}
+
+fn instance() -> wgpu::Instance {
+    let mut desc = wgpu::InstanceDescriptor::new_without_display_handle();
+    desc.backends = wgpu::Backends::VULKAN;
+    desc.flags = wgpu::InstanceFlags::empty();
+    // Running out must be an error of ours and not the end of a process.
+    desc.memory_budget_thresholds.for_resource_creation = Some(95);
+    wgpu::Instance::new(desc)
+}
+
+fn adapters() -> Vec<wgpu::Adapter> {
+    let rank = |a: &wgpu::Adapter| match a.get_info().device_type {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu => 2,
+        wgpu::DeviceType::Other => 3,
+        wgpu::DeviceType::Cpu => 4,
+    };
+    let mut all = wait(instance().enumerate_adapters(wgpu::Backends::VULKAN));
+    all.sort_by_key(rank);
+    all
+}
+
+impl Device {
+    /// Every adapter there is, the likeliest first.
+    pub fn adapters() -> Vec<Adapter> {
+        adapters().iter().map(|a| Adapter::of(&a.get_info())).collect()
+    }
+
+    /// Opens the likeliest adapter.
+    ///
+    /// # Errors
+    /// [`GpuError::NoAdapter`] when there is none, or only software where that is not asked for; [`GpuError::Refused`].
+    pub fn open(options: Options) -> Result<Device, GpuError> {
+        let all = adapters();
+        let software = |a: &wgpu::Adapter| a.get_info().device_type == wgpu::DeviceType::Cpu;
+        let why = if all.is_empty() { "Vulkan knows none" } else { "there is only a software adapter" };
+        let adapter = all.into_iter().find(|a| options.software || !software(a));
+        let adapter = adapter.ok_or_else(|| GpuError::NoAdapter { why: why.into() })?;
+        Device::of(&adapter)
+    }
+
+    fn of(adapter: &wgpu::Adapter) -> Result<Device, GpuError> {
+        let info = Adapter::of(&adapter.get_info());
+        let has = adapter.limits();
+        // What every kernel keeps to is asked for, and nothing better, so that one that does not is refused everywhere.
+        let limits = wgpu::Limits {
+            max_storage_buffers_per_shader_stage: STORAGE_BINDINGS as u32,
+            max_compute_workgroup_storage_size: 16 << 10,
+            max_compute_invocations_per_workgroup: 256,
+            max_compute_workgroup_size_x: 256,
+            max_compute_workgroup_size_y: 256,
+            max_compute_workgroup_size_z: 64,
+            max_buffer_size: has.max_buffer_size,
+            max_storage_buffer_binding_size: has.max_storage_buffer_binding_size,
+            ..wgpu::Limits::downlevel_defaults()
+        };
+        let refused = |why: String| GpuError::Refused { adapter: info.name.clone(), why };
+        let desc = wgpu::DeviceDescriptor {
+            label: None,
+            required_features: wgpu::Features::empty(),
+            required_limits: limits.clone(),
+            experimental_features: wgpu::ExperimentalFeatures::disabled(),
+            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            trace: wgpu::Trace::Off,
+        };
+        let (device, queue) = wait(adapter.request_device(&desc)).map_err(|e| refused(e.to_string()))?;
+        let wrong = Arc::new(Mutex::new(None));
+        let (a, b) = (wrong.clone(), wrong.clone());
+        device.set_device_lost_callback(move |reason, text| {
+            locked(&a).get_or_insert_with(|| format!("{reason:?}: {text}"));
+        });
+        device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| {
+            locked(&b).get_or_insert_with(|| e.to_string());
+        }));
+        let inner = Inner {
+            device,
+            queue,
+            adapter: info,
+            limits,
+            wrong,
+            pipelines: Mutex::default(),
+            layouts: Mutex::default(),
+            made: AtomicUsize::new(0),
+        };
+        Ok(Device { inner: Arc::new(inner) })
+    }
+
+    /// What it runs on.
+    pub fn adapter(&self) -> &Adapter {
+        &self.inner.adapter
+    }
+
+    /// Buffers, bind groups and pipelines made so far: what does not grow while recordings run.
+    pub fn objects_made(&self) -> usize {
+        self.inner.made.load(Ordering::Relaxed)
+    }
+
+    /// Most bytes one operand may take.
+    pub fn most_bytes(&self) -> usize {
+        let bytes = self.inner.limits.max_storage_buffer_binding_size.min(self.inner.limits.max_buffer_size);
+        usize::try_from(bytes).unwrap_or(usize::MAX)
+    }
+
+    /// Takes the device away, as a driver that crashes does: everything recorded on it fails from here on.
+    pub fn lose(&self) {
+        self.inner.device.destroy();
+    }
+
+    /// Makes the kernel ready and tries it, once.
+    ///
+    /// # Errors
+    /// [`GpuError::Kernel`] when the driver refuses it, or it does not pass its trials; the same every time.
+    pub fn ready(&self, kernel: &Kernel) -> Result<(), GpuError> {
+        self.pipeline(kernel).map(drop)
+    }
+
+    fn pipeline(&self, kernel: &Kernel) -> Result<Arc<Pipeline>, GpuError> {
+        if let Some(known) = locked(&self.inner.pipelines).get(&kernel.name) {
+            return known.clone();
+        }
+        let made = self.compiled(kernel);
+        locked(&self.inner.pipelines).insert(kernel.name.clone(), made.clone());
+        let tried = made.and_then(|made| self.tried(kernel).map(|()| made));
+        // One that failed because the device is gone says nothing of the kernel.
+        if !matches!(tried, Err(GpuError::Lost { .. })) {
+            locked(&self.inner.pipelines).insert(kernel.name.clone(), tried.clone());
+        }
+        tried
+    }
+
+    fn compiled(&self, kernel: &Kernel) -> Result<Arc<Pipeline>, GpuError> {
+        let buffers = kernel.reads + kernel.writes;
+        if buffers > STORAGE_BINDINGS {
+            let why = format!("it binds {buffers} buffers, more than {STORAGE_BINDINGS}");
+            return Err(GpuError::Kernel { kernel: kernel.name.clone(), why });
+        }
+        let device = &self.inner.device;
+        let (layout, pipeline_layout) = self.layout(buffers);
+        let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let inner_scope = device.push_error_scope(wgpu::ErrorFilter::Internal);
+        let desc = wgpu::ShaderModuleDescriptor {
+            label: Some(&kernel.name),
+            source: wgpu::ShaderSource::Wgsl(kernel.source.as_str().into()),
+        };
+        let module = if cfg!(debug_assertions) {
+            device.create_shader_module(desc)
+        } else {
+            // SAFETY: the text is this crate's own. Its loops run over parameters and end; its indices are below the lengths
+            // that the callers bind, which the trials and the debug builds, where every access is checked, confirm; an index
+            // that comes from data is compared with the length first.
+            unsafe { device.create_shader_module_trusted(desc, wgpu::ShaderRuntimeChecks::unchecked()) }
+        };
+        let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(&kernel.name),
+            layout: Some(&pipeline_layout),
+            module: &module,
+            entry_point: Some("main"),
+            compilation_options: wgpu::PipelineCompilationOptions::default(),
+            cache: None,
+        });
+        self.inner.made.fetch_add(1, Ordering::Relaxed);
+        let wrong = wait(inner_scope.pop()).or(wait(scope.pop()));
+        match wrong {
+            Some(e) => Err(GpuError::Kernel { kernel: kernel.name.clone(), why: e.to_string() }),
+            None => Ok(Arc::new(Pipeline { pipeline, layout })),
+        }
+    }
+
+    fn layout(&self, buffers: usize) -> (wgpu::BindGroupLayout, wgpu::PipelineLayout) {
+        let mut layouts = locked(&self.inner.layouts);
+        let make = || {
+            let entry = |binding: usize| wgpu::BindGroupLayoutEntry {
+                binding: binding as u32,
+                visibility: wgpu::ShaderStages::COMPUTE,
+                ty: wgpu::BindingType::Buffer {
+                    ty: match binding {
+                        0 => wgpu::BufferBindingType::Uniform,
+                        _ => wgpu::BufferBindingType::Storage { read_only: false },
+                    },
+                    has_dynamic_offset: false,
+                    min_binding_size: None,
+                },
+                count: None,
+            };
+            let entries: Vec<_> = (0..=buffers).map(entry).collect();
+            let device = &self.inner.device;
+            let desc = wgpu::BindGroupLayoutDescriptor { label: None, entries: &entries };
+            let layout = device.create_bind_group_layout(&desc);
+            let desc =
+                wgpu::PipelineLayoutDescriptor { label: None, bind_group_layouts: &[Some(&layout)], immediate_size: 0 };
+            let pipeline = device.create_pipeline_layout(&desc);
+            (layout, pipeline)
+        };
+        layouts.entry(buffers).or_insert_with(make).clone()
+    }
+
+    /// Runs the kernel's trials.
+    fn tried(&self, kernel: &Kernel) -> Result<(), GpuError> {
+        let trials = kernel.trials();
+        if trials.is_empty() {
+            return Err(GpuError::Kernel { kernel: kernel.name.clone(), why: "it has no trial".into() });
+        }
+        for trial in trials {
+            let mut at = ALIGN;
+            let mut area = |bytes: usize| {
+                let range = at..at + bytes;
+                at = range.end.next_multiple_of(ALIGN);
+                range
+            };
+            let operands: Vec<_> = trial.operands.iter().map(|o| area(o.len())).collect();
+            let results: Vec<_> = trial.results.iter().map(|r| area(r.len())).collect();
+            let mut builder = Builder::new(self, at);
+            let bindings: Vec<_> = operands.iter().chain(&results).map(|r| Binding::Arena(r.clone())).collect();
+            builder.dispatch(&trial.call, &bindings)?;
+            let mut recording = builder.finish()?;
+            for (range, bytes) in operands.iter().zip(&trial.operands) {
+                recording.upload(range.start, bytes)?;
+            }
+            let mut wrong = None;
+            recording.run(0, &results, |i, found| wrong = wrong.take().or_else(|| trial.differs(i, found)))?;
+            if let Some(why) = wrong {
+                return Err(GpuError::Kernel { kernel: kernel.name.clone(), why });
+            }
+        }
+        Ok(())
+    }
+
+    /// What went wrong since the last time, if anything did.
+    fn failed(&self) -> Result<(), GpuError> {
+        match locked(&self.inner.wrong).clone() {
+            Some(why) => Err(GpuError::Lost { why }),
+            None => Ok(()),
+        }
+    }
+
+    fn buffer(&self, what: &'static str, bytes: usize, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer, GpuError> {
+        let device = &self.inner.device;
+        let size = bytes.max(16).next_multiple_of(16);
+        if size as u64 > self.inner.limits.max_buffer_size {
+            return Err(GpuError::Memory { what, bytes });
+        }
+        let scope = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let desc = wgpu::BufferDescriptor { label: Some(what), size: size as u64, usage, mapped_at_creation: false };
+        let buffer = device.create_buffer(&desc);
+        self.inner.made.fetch_add(1, Ordering::Relaxed);
+        match wait(scope.pop()) {
+            Some(_) => Err(GpuError::Memory { what, bytes }),
+            None => Ok(buffer),
+        }
+    }
+}
+
+/// Bytes of a call's parameters, in a slot of their own.
+fn params(words: &[u32]) -> Vec<u8> {
+    let mut out: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+    out.resize(PARAMS * 4, 0);
+    out
+}

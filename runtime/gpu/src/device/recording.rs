@@ -1,0 +1,309 @@
+//! Calls recorded once and run any number of times: one arena, weights, one pass and one submission a segment.
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use super::{ALIGN, Device, GpuError, Pipeline, params};
+use crate::kernel::{Call, PARAMS};
+
+/// Most bytes of one buffer of weights: some drivers do not bind more, whatever they say.
+const WEIGHTS_BUFFER: usize = 128 << 20;
+
+/// How long a submission may take before the device counts as lost.
+const WATCHDOG: Duration = Duration::from_secs(120);
+
+/// Weights in a recording.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Weights(usize);
+
+/// What a call works on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Binding {
+    /// Bytes of the arena, from a multiple of [`ALIGN`] on.
+    Arena(Range<usize>),
+    /// Weights.
+    Weights(Weights),
+}
+
+/// A recording in the making.
+pub struct Builder<'d> {
+    device: &'d Device,
+    arena_bytes: usize,
+    /// Bytes of weights, and the buffer and offset they will have.
+    weights: Vec<(Arc<[u8]>, usize, usize)>,
+    /// Bytes of each buffer of weights.
+    buffers: Vec<usize>,
+    segments: Vec<Vec<(Arc<Pipeline>, Call, Vec<Binding>)>>,
+}
+
+impl<'d> Builder<'d> {
+    /// A recording with an arena of that size, and one empty segment.
+    pub fn new(device: &'d Device, arena_bytes: usize) -> Builder<'d> {
+        Builder { device, arena_bytes, weights: Vec::new(), buffers: Vec::new(), segments: vec![Vec::new()] }
+    }
+
+    /// Adds weights.
+    ///
+    /// # Errors
+    /// [`GpuError::Memory`] when they are more than one operand may take.
+    pub fn weights(&mut self, bytes: Arc<[u8]>) -> Result<Weights, GpuError> {
+        let size = bytes.len().max(16).next_multiple_of(ALIGN);
+        if size > self.device.most_bytes() {
+            return Err(GpuError::Memory { what: "weights", bytes: bytes.len() });
+        }
+        let most = WEIGHTS_BUFFER.min(self.device.most_bytes());
+        if self.buffers.last().is_none_or(|b| b + size > most) {
+            self.buffers.push(0);
+        }
+        let buffer = self.buffers.len() - 1;
+        self.weights.push((bytes, buffer, self.buffers[buffer]));
+        self.buffers[buffer] += size;
+        Ok(Weights(self.weights.len() - 1))
+    }
+
+    /// Goes on in a new segment, which is submitted apart.
+    pub fn segment(&mut self) {
+        self.segments.push(Vec::new());
+    }
+
+    /// Adds a call to the segment: on its operands, then its results.
+    ///
+    /// # Errors
+    /// [`GpuError::Kernel`] when the kernel is none for this device, [`GpuError::Call`] when the ranges are not the arena's,
+    /// not aligned, or one is written that the call also reads or writes elsewhere.
+    pub fn dispatch(&mut self, call: &Call, bindings: &[Binding]) -> Result<(), GpuError> {
+        let kernel = &call.kernel;
+        let wrong = |why: String| GpuError::Call { kernel: kernel.name.clone(), why };
+        if bindings.len() != kernel.reads + kernel.writes {
+            return Err(wrong(format!("{} bindings for {kernel:?}", bindings.len())));
+        }
+        for (i, b) in bindings.iter().enumerate() {
+            match b {
+                Binding::Arena(r) if r.start % ALIGN != 0 || r.end > self.arena_bytes || r.is_empty() => {
+                    return Err(wrong(format!("bytes {r:?} of an arena of {}", self.arena_bytes)));
+                }
+                Binding::Arena(r) if r.len() > self.device.most_bytes() => {
+                    return Err(GpuError::Memory { what: "an operand", bytes: r.len() });
+                }
+                Binding::Weights(w) if i >= kernel.reads || w.0 >= self.weights.len() => {
+                    return Err(wrong("it writes weights".into()));
+                }
+                _ => {}
+            }
+        }
+        if let Some((written, other)) = clash(bindings, kernel.reads) {
+            return Err(wrong(format!("it writes {written:?} and works on {other:?}")));
+        }
+        let pipeline = self.device.pipeline(kernel)?;
+        if let Some(segment) = self.segments.last_mut() {
+            segment.push((pipeline, call.clone(), bindings.to_vec()));
+        }
+        Ok(())
+    }
+
+    /// Makes buffers and bind groups, and uploads the weights.
+    ///
+    /// # Errors
+    /// [`GpuError::Memory`], [`GpuError::Lost`].
+    pub fn finish(self) -> Result<Recording, GpuError> {
+        use wgpu::BufferUsages as Use;
+        let inner = &self.device.inner;
+        let storage = Use::STORAGE | Use::COPY_DST | Use::COPY_SRC;
+        let arena_bytes = self.arena_bytes.max(ALIGN).next_multiple_of(ALIGN);
+        let arena = self.device.buffer("the arena", arena_bytes, storage)?;
+        let make = |bytes: &usize| self.device.buffer("weights", *bytes, storage);
+        let buffers: Vec<wgpu::Buffer> = self.buffers.iter().map(make).collect::<Result<_, _>>()?;
+        for (bytes, buffer, offset) in &self.weights {
+            write(&inner.queue, &buffers[*buffer], *offset, bytes);
+        }
+        let calls = self.segments.iter().map(Vec::len).sum::<usize>();
+        let slots = self.device.buffer("parameters", calls.max(1) * PARAMS * 4, Use::UNIFORM | Use::COPY_DST)?;
+        let mut all = Vec::with_capacity(calls * PARAMS * 4);
+        let mut segments = Vec::new();
+        for segment in &self.segments {
+            let mut steps = Vec::new();
+            for (pipeline, call, bindings) in segment {
+                let at = all.len();
+                all.extend(params(&call.params));
+                let slice = |buffer: &'_ wgpu::Buffer, offset: usize, bytes: usize| {
+                    let size = std::num::NonZeroU64::new(bytes.max(16).next_multiple_of(16) as u64);
+                    (buffer.clone(), offset as u64, size)
+                };
+                let mut parts = vec![slice(&slots, at, PARAMS * 4)];
+                for b in bindings {
+                    parts.push(match b {
+                        Binding::Arena(r) => slice(&arena, r.start, r.len()),
+                        Binding::Weights(w) => {
+                            let (bytes, buffer, offset) = &self.weights[w.0];
+                            slice(&buffers[*buffer], *offset, bytes.len())
+                        }
+                    });
+                }
+                let mut entries = Vec::with_capacity(parts.len());
+                for (i, (buffer, offset, size)) in parts.iter().enumerate() {
+                    let resource = wgpu::BufferBinding { buffer, offset: *offset, size: *size };
+                    entries.push(wgpu::BindGroupEntry {
+                        binding: i as u32,
+                        resource: wgpu::BindingResource::Buffer(resource),
+                    });
+                }
+                let group = inner.device.create_bind_group(&wgpu::BindGroupDescriptor {
+                    label: None,
+                    layout: &pipeline.layout,
+                    entries: &entries,
+                });
+                inner.made.fetch_add(1, Ordering::Relaxed);
+                steps.push(Step { pipeline: pipeline.pipeline.clone(), group, groups: call.groups });
+            }
+            segments.push(steps);
+        }
+        if !all.is_empty() {
+            write(&inner.queue, &slots, 0, &all);
+        }
+        self.device.failed()?;
+        let weight_bytes = self.buffers.iter().sum();
+        Ok(Recording { device: self.device.clone(), arena, arena_bytes, weight_bytes, segments, download: None })
+    }
+}
+
+/// A range that is written and overlaps another of the same call.
+fn clash(bindings: &[Binding], reads: usize) -> Option<(&Binding, &Binding)> {
+    let range = |b: &Binding| match b {
+        Binding::Arena(r) => Some(r.start..r.end.next_multiple_of(16)),
+        Binding::Weights(_) => None,
+    };
+    for (i, written) in bindings.iter().enumerate().skip(reads) {
+        for (k, other) in bindings.iter().enumerate() {
+            if let (Some(a), Some(b)) = (range(written), range(other))
+                && i != k
+                && a.start < b.end
+                && b.start < a.end
+            {
+                return Some((written, other));
+            }
+        }
+    }
+    None
+}
+
+/// Bytes to a buffer, whose copies are of whole words; what is behind the last ones is undefined.
+fn write(queue: &wgpu::Queue, buffer: &wgpu::Buffer, at: usize, bytes: &[u8]) {
+    let whole = bytes.len() / 4 * 4;
+    if whole > 0 {
+        queue.write_buffer(buffer, at as u64, &bytes[..whole]);
+    }
+    if whole < bytes.len() {
+        let mut last = [0; 4];
+        last[..bytes.len() - whole].copy_from_slice(&bytes[whole..]);
+        queue.write_buffer(buffer, (at + whole) as u64, &last);
+    }
+}
+
+struct Step {
+    pipeline: wgpu::ComputePipeline,
+    group: wgpu::BindGroup,
+    groups: [u32; 3],
+}
+
+/// Calls with everything they need on the device.
+pub struct Recording {
+    device: Device,
+    arena: wgpu::Buffer,
+    arena_bytes: usize,
+    weight_bytes: usize,
+    segments: Vec<Vec<Step>>,
+    /// Where results are read from, of the size the largest run needs.
+    download: Option<wgpu::Buffer>,
+}
+
+impl std::fmt::Debug for Recording {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Recording({} calls, arena {} bytes)", self.calls(), self.arena_bytes)
+    }
+}
+
+impl Recording {
+    /// Calls of all segments.
+    pub fn calls(&self) -> usize {
+        self.segments.iter().map(Vec::len).sum()
+    }
+
+    /// Bytes of weights on the device.
+    pub fn weight_bytes(&self) -> usize {
+        self.weight_bytes
+    }
+
+    /// Puts bytes into the arena, before the next run.
+    ///
+    /// # Errors
+    /// [`GpuError::Lost`].
+    pub fn upload(&self, at: usize, bytes: &[u8]) -> Result<(), GpuError> {
+        if at + bytes.len() > self.arena_bytes {
+            return Err(GpuError::Memory { what: "an upload", bytes: bytes.len() });
+        }
+        write(&self.device.inner.queue, &self.arena, at, bytes);
+        self.device.failed()
+    }
+
+    /// Runs a segment and gives `read` the number and bytes of each range of the arena that is asked for.
+    ///
+    /// # Errors
+    /// [`GpuError::Lost`] when the device is gone or does not answer in time; nothing is read then.
+    pub fn run(
+        &mut self,
+        segment: usize,
+        ranges: &[Range<usize>],
+        mut read: impl FnMut(usize, &[u8]),
+    ) -> Result<(), GpuError> {
+        self.device.failed()?;
+        let total: usize = ranges.iter().map(|r| r.len().next_multiple_of(8)).sum();
+        if self.download.as_ref().is_none_or(|d| (d.size() as usize) < total) && total > 0 {
+            let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+            self.download = Some(self.device.buffer("results", total, usage)?);
+        }
+        let inner = &self.device.inner;
+        let mut encoder = inner.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        if let Some(steps) = self.segments.get(segment).filter(|s| !s.is_empty()) {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            for step in steps {
+                pass.set_pipeline(&step.pipeline);
+                pass.set_bind_group(0, &step.group, &[]);
+                let [x, y, z] = step.groups;
+                pass.dispatch_workgroups(x, y, z);
+            }
+        }
+        let mut at = 0;
+        if let Some(download) = &self.download {
+            for r in ranges.iter().filter(|r| !r.is_empty()) {
+                let len = r.len().next_multiple_of(4) as u64;
+                encoder.copy_buffer_to_buffer(&self.arena, r.start as u64, download, at, len);
+                at += r.len().next_multiple_of(8) as u64;
+            }
+        }
+        let index = inner.queue.submit([encoder.finish()]);
+        let mapped = Arc::new(AtomicBool::new(false));
+        if let Some(download) = self.download.as_ref().filter(|_| total > 0) {
+            let flag = mapped.clone();
+            let done = move |r: Result<(), _>| flag.store(r.is_ok(), Ordering::Release);
+            download.map_async(wgpu::MapMode::Read, 0..total as u64, done);
+        }
+        let waited = inner.device.poll(wgpu::PollType::Wait { submission_index: Some(index), timeout: Some(WATCHDOG) });
+        self.device.failed()?;
+        waited.map_err(|e| GpuError::Lost { why: e.to_string() })?;
+        let Some(download) = self.download.as_ref().filter(|_| total > 0) else { return Ok(()) };
+        if !mapped.load(Ordering::Acquire) {
+            return Err(GpuError::Lost { why: "the results cannot be read".into() });
+        }
+        let view = download.get_mapped_range(0..total as u64);
+        let view = view.map_err(|e| GpuError::Lost { why: e.to_string() })?;
+        let mut at = 0;
+        for (i, r) in ranges.iter().enumerate() {
+            read(i, &view[at..at + r.len()]);
+            at += r.len().next_multiple_of(8);
+        }
+        drop(view);
+        download.unmap();
+        Ok(())
+    }
+}

@@ -1,0 +1,198 @@
+//! On whatever adapter there is, software among them. Where there is none at all these tests fail and say so.
+use super::*;
+use crate::copy::{Axis, Border, Copy};
+use crate::functions::{FUNCTIONS, function};
+use crate::gather::{Gather, Table};
+use crate::kernel::{bytes_of, floats_of};
+use crate::map::{Element, Map, Operand};
+use crate::product::{Batch, Left, Product, Right};
+use crate::rows::{Along, Rows};
+use crate::window::{Of, Windows};
+use hone_kernels::conv::Window;
+use hone_kernels::epilogue::Activation;
+
+/// The device of these tests. One for each, as a lost one stays lost.
+pub(crate) fn device() -> Device {
+    Device::open(Options { software: true })
+        .unwrap_or_else(|e| panic!("{e}: these tests need one; on Debian `apt-get install mesa-vulkan-drivers`"))
+}
+
+fn map(name: &str, operands: &[(Element, [usize; 3])], result: Element) -> Map {
+    let operands = operands.iter().map(|(e, s)| Operand { element: *e, strides: s.to_vec() }).collect();
+    let function = function(name).unwrap();
+    Map { function, constants: vec![0.5, 1.5], shape: vec![3, 5, 7], operands, result }
+}
+
+const SAME: [usize; 3] = [35, 7, 1];
+
+/// One call of every text there is: what a kernel's text depends on is in its name.
+pub(crate) fn calls() -> Vec<crate::kernel::Call> {
+    let mut out = Vec::new();
+    let f = Element::F32;
+    for function in FUNCTIONS {
+        let of = |e: Element| vec![(e, SAME); function.operands];
+        let (operands, result) = match function.name {
+            "Not" | "And" | "Or" | "Xor" => (of(Element::U8), Element::U8),
+            "Where" => (vec![(Element::U8, SAME), (f, [1, 0, 3]), (f, [0; 3])], f),
+            "CastToFloat" => (of(Element::I32), f),
+            "CastToBool" => (of(Element::I64), Element::U8),
+            "AddInt" => (of(Element::I32), Element::I32),
+            "Dequantize" => (vec![(Element::U8, SAME), (f, [0; 3]), (Element::U8, [0; 3])], f),
+            "DequantizeSigned" => (vec![(Element::I8, SAME), (f, [0; 3])], f),
+            "Quantize" => (vec![(f, SAME), (f, [0; 3]), (Element::U8, [0; 3])], Element::U8),
+            _ if function.decides => (of(f), Element::U8),
+            _ => (of(f), f),
+        };
+        out.extend(map(function.name, &operands, result).call());
+    }
+    out.extend(map("Add", &[(f, SAME), (f, [1, 0, 3])], f).call());
+    out.extend(map("Equal", &[(Element::I64, SAME), (Element::I64, [0; 3])], Element::U8).call());
+    out.extend(map("CastToFloat", &[(Element::U8, SAME)], f).call());
+    for unit in [1, 4, 8] {
+        let axes = vec![Axis::plain(3, 4, 4), Axis::plain(4, 1, 1)];
+        out.extend(Copy { unit, base: 0, to: 0, axes, border: Border::Fill([0; 8]) }.call());
+    }
+    for table in [Table::Words, Table::Pairs, Table::I8] {
+        for wide in [false, true] {
+            out.extend(Gather { table, wide, outer: 1, length: 3, inner: 2, count: 2 }.call());
+        }
+    }
+    let mut rows = vec![
+        Rows::Sum,
+        Rows::Max,
+        Rows::Min,
+        Rows::Prod,
+        Rows::L1,
+        Rows::L2,
+        Rows::SumSquare,
+        Rows::LogSum,
+        Rows::Softmax,
+        Rows::LogSoftmax,
+    ];
+    for centred in [false, true] {
+        rows.extend([false, true].map(|bias| Rows::Norm { centred, bias }));
+    }
+    for rows in rows {
+        for inner in [1, 2] {
+            out.extend(Along { rows, outer: 2, length: 3, inner, scales: 3, epsilon: 1e-5, factor: 1.0 }.call());
+        }
+    }
+    let window = Window {
+        input: [1, 4, 4],
+        kernel: [1, 2, 2],
+        output: [1, 3, 3],
+        stride: [1; 3],
+        dilation: [1; 3],
+        pad: [0; 3],
+    };
+    for (k, channels) in [(8, 4), (5, 3)] {
+        for right in [Right::Packed, Right::PackedI8, Right::Plain { row: 6, step: 1 }] {
+            for (bias, residual, activation) in [
+                (false, false, Activation::None),
+                (true, false, Activation::Relu),
+                (true, true, Activation::Clip(0.0, 6.0)),
+                (true, false, Activation::HardSigmoid(0.2, 0.5)),
+            ] {
+                let batch = Batch::one();
+                let base = Product {
+                    m: 9,
+                    n: 6,
+                    k,
+                    left: Left::Matrix { row: k, step: 1 },
+                    right,
+                    y_row: 6,
+                    batch,
+                    bias,
+                    residual,
+                    alpha: 1.0,
+                    activation,
+                };
+                out.extend(base.call());
+                let left = Left::Window { window, channels, pixel: channels };
+                out.extend(Product { left, k: 4 * channels, ..base }.call());
+            }
+        }
+    }
+    for channels in [3, 4] {
+        for of in [
+            Of::Max,
+            Of::Average,
+            Of::Depthwise { bias: false, residual: false, activation: Activation::None },
+            Of::Depthwise { bias: true, residual: true, activation: Activation::Silu },
+        ] {
+            out.extend(Windows { window, batch: 1, channels, first: false, of }.call());
+        }
+    }
+    out
+}
+
+#[test]
+fn every_kernel_computes_what_its_plain_loop_does() {
+    let device = device();
+    let mut wrong = Vec::new();
+    let calls = calls();
+    assert!(calls.len() > 120, "{} calls", calls.len());
+    for call in calls {
+        if let Err(e) = device.ready(&call.kernel) {
+            wrong.push(format!("{e}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{} kernels fail:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn a_kernel_that_computes_something_else_is_refused() {
+    let device = device();
+    let right = map("Add", &[(Element::F32, SAME), (Element::F32, SAME)], Element::F32).call().unwrap().kernel;
+    let source = right.source.replace("return a + b;", "return a + b * 1.01;");
+    assert_ne!(source, right.source);
+    let trials =
+        move || map("Add", &[(Element::F32, SAME), (Element::F32, SAME)], Element::F32).call().unwrap().kernel.trials();
+    // Its trials call the kernel of the name they were made for; take the wrong text there.
+    let liar = Kernel::new(right.name.clone(), source, 2, 1, trials);
+    let refused = device.ready(&liar).unwrap_err();
+    assert!(matches!(&refused, GpuError::Kernel { why, .. } if why.contains("element")), "{refused}");
+    assert_eq!(device.ready(&right).unwrap_err(), refused, "it stays refused");
+    let broken = Kernel::new("broken".into(), "fn main( {".into(), 1, 1, Vec::new);
+    assert!(matches!(device.ready(&broken), Err(GpuError::Kernel { .. })));
+}
+
+#[test]
+fn a_call_may_not_write_what_it_reads() {
+    let device = device();
+    let call = map("Add", &[(Element::F32, SAME), (Element::F32, SAME)], Element::F32).call().unwrap();
+    let mut builder = Builder::new(&device, 2048);
+    let area = |start: usize| Binding::Arena(start..start + 420);
+    builder.dispatch(&call, &[area(0), area(0), area(512)]).unwrap();
+    let refused =
+        |b: &mut Builder<'_>, areas: [Binding; 3]| matches!(b.dispatch(&call, &areas), Err(GpuError::Call { .. }));
+    assert!(refused(&mut builder, [area(0), area(512), area(512)]));
+    assert!(refused(&mut builder, [area(0), Binding::Arena(256..676), area(512)]));
+    assert!(refused(&mut builder, [area(0), area(4), area(512)]));
+    assert!(refused(&mut builder, [area(0), area(1024), area(1792)]));
+}
+
+#[test]
+fn a_recording_runs_again_without_making_anything_and_a_lost_device_is_an_error() {
+    let device = device();
+    let call = map("Add", &[(Element::F32, SAME), (Element::F32, SAME)], Element::F32).call().unwrap();
+    let mut builder = Builder::new(&device, 1024);
+    let one: Vec<f32> = (0..105).map(|i| i as f32).collect();
+    let weights = builder.weights(bytes_of(&one).into()).unwrap();
+    builder.dispatch(&call, &[Binding::Arena(0..420), Binding::Weights(weights), Binding::Arena(512..932)]).unwrap();
+    let mut recording = builder.finish().unwrap();
+    let mut run = |x: f32| {
+        recording.upload(0, &bytes_of(&[x; 105]))?;
+        let mut found = Vec::new();
+        recording.run(0, &[512..932], |_, bytes| found = floats_of(bytes))?;
+        Ok::<_, GpuError>(found)
+    };
+    assert_eq!(run(1.0).unwrap()[104], 105.0);
+    let made = device.objects_made();
+    for i in 0..20 {
+        assert_eq!(run(i as f32).unwrap()[3], 3.0 + i as f32);
+    }
+    assert_eq!(device.objects_made(), made);
+    device.lose();
+    assert!(matches!(run(1.0), Err(GpuError::Lost { .. })));
+}

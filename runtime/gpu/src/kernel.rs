@@ -1,0 +1,169 @@
+//! What a kernel is before any device sees it: a text, a call of it, and the trials it must pass.
+use std::fmt;
+use std::sync::Arc;
+
+/// Threads of a group in kernels whose threads are numbered along one line.
+pub(crate) const LINE: usize = 64;
+
+/// Most groups along one side of a grid, on every device.
+const MOST_GROUPS: usize = 65_535;
+
+/// Words of parameters a call may have: one aligned slot of uniform memory.
+pub const PARAMS: usize = 64;
+
+/// One shader. Its entry point is `main`; `@binding(0)` holds the parameters, `@binding(1)` and on are the operands and then
+/// the results, all of them `read_write` storage.
+pub struct Kernel {
+    /// Names the text: two kernels of one name are the same.
+    pub name: String,
+    /// The text, in WGSL.
+    pub source: String,
+    /// Operands it reads.
+    pub reads: usize,
+    /// Results it writes, bound behind the operands.
+    pub writes: usize,
+    trials: Box<dyn Fn() -> Vec<Trial> + Send + Sync>,
+}
+
+impl fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({} in, {} out)", self.name, self.reads, self.writes)
+    }
+}
+
+impl Kernel {
+    pub(crate) fn new(
+        name: String,
+        source: String,
+        reads: usize,
+        writes: usize,
+        trials: impl Fn() -> Vec<Trial> + Send + Sync + 'static,
+    ) -> Arc<Kernel> {
+        Arc::new(Kernel { name, source, reads, writes, trials: Box::new(trials) })
+    }
+
+    /// Runs on small, awkward shapes with the results a plain loop gives.
+    pub fn trials(&self) -> Vec<Trial> {
+        (self.trials)()
+    }
+
+    /// A call with these parameters on a grid of `groups`.
+    pub(crate) fn call(self: &Arc<Kernel>, params: Vec<u32>, groups: [usize; 3]) -> Option<Call> {
+        let fits = groups.iter().all(|&g| g <= MOST_GROUPS) && params.len() <= PARAMS;
+        fits.then(|| Call { kernel: self.clone(), params, groups: groups.map(|g| g as u32) })
+    }
+
+    /// A call on `n` threads in a line; `None` when they are more than a grid has.
+    pub(crate) fn line(self: &Arc<Kernel>, params: Vec<u32>, n: usize) -> Option<Call> {
+        self.call(params, plane(n.div_ceil(LINE))?)
+    }
+}
+
+/// A grid of at least `groups` groups, whose number is `y · width + x`.
+pub(crate) fn plane(groups: usize) -> Option<[usize; 3]> {
+    let rows = groups.div_ceil(MOST_GROUPS).max(1);
+    (u32::try_from(groups.saturating_mul(LINE)).is_ok()).then(|| [groups.div_ceil(rows), rows, 1])
+}
+
+/// One dispatch: a kernel, its parameters and its grid.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// The kernel.
+    pub kernel: Arc<Kernel>,
+    /// Its parameters, as words.
+    pub params: Vec<u32>,
+    /// Groups along each side.
+    pub groups: [u32; 3],
+}
+
+/// How far a result may be from the expected one.
+#[derive(Clone, Copy, Debug)]
+pub enum Allowed {
+    /// Not at all.
+    Exact,
+    /// Floats, by that much absolutely, and as much times their size.
+    Floats(f32),
+}
+
+/// A call on known operands with a known result.
+#[derive(Debug)]
+pub struct Trial {
+    /// The call.
+    pub call: Call,
+    /// Bytes of the operands.
+    pub operands: Vec<Vec<u8>>,
+    /// Bytes of the results.
+    pub results: Vec<Vec<u8>>,
+    /// How near they must come.
+    pub allowed: Allowed,
+}
+
+impl Trial {
+    /// What differs between the expected and the found bytes of result `i`, if anything does.
+    pub fn differs(&self, i: usize, found: &[u8]) -> Option<String> {
+        let want = &self.results[i];
+        let name = &self.call.kernel.name;
+        match self.allowed {
+            Allowed::Exact => {
+                let at = want.iter().zip(found).position(|(a, b)| a != b)?;
+                Some(format!("{name}: byte {at} of result {i} is {}, not {}", found[at], want[at]))
+            }
+            Allowed::Floats(t) => {
+                let (want, found) = (floats_of(want), floats_of(found));
+                let same = |a: f32, b: f32| a == b || a.is_nan() && b.is_nan() || (a - b).abs() <= t + t * a.abs();
+                let at = want.iter().zip(&found).position(|(&a, &b)| !same(a, b))?;
+                Some(format!("{name}: element {at} of result {i} is {}, not {}", found[at], want[at]))
+            }
+        }
+    }
+}
+
+/// `text` with `{{NAME}}` replaced, for every pair.
+pub(crate) fn filled(text: &str, values: &[(&str, &str)]) -> String {
+    let mut out = text.to_string();
+    for (name, value) in values {
+        out = out.replace(&format!("{{{{{name}}}}}"), value);
+    }
+    debug_assert!(!out.contains("{{"), "a name without a value in {out}");
+    out
+}
+
+/// The bytes of floats.
+pub fn bytes_of(v: &[f32]) -> Vec<u8> {
+    v.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
+/// The bytes of words.
+pub fn bytes_of_words(v: &[u32]) -> Vec<u8> {
+    v.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
+pub(crate) fn floats_of(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+}
+
+/// Numbers for trials: the same every time, between -1 and 1.
+pub(crate) struct Draws(u64);
+
+impl Draws {
+    pub(crate) fn new(seed: u64) -> Draws {
+        Draws(seed.wrapping_mul(2).wrapping_add(0x9e37_79b9_7f4a_7c15))
+    }
+
+    pub(crate) fn word(&mut self) -> u32 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as u32
+    }
+
+    pub(crate) fn float(&mut self) -> f32 {
+        self.word() as f32 / (1u32 << 30) as f32 - 1.0
+    }
+
+    pub(crate) fn floats(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.float()).collect()
+    }
+
+    pub(crate) fn bytes(&mut self, n: usize) -> Vec<u8> {
+        (0..n).map(|_| (self.word() >> 8) as u8).collect()
+    }
+}

@@ -1,0 +1,20 @@
+//! hone's kernels for GPUs, and the device that runs them.
+//!
+//! A kernel is a text in WGSL with its contract in the head (`<name>.wgsl`), and beside it (`<name>.rs`) what says with which
+//! parameters and on which grid it is called, and the plain loop it is tried against. Every text keeps to what every target
+//! has: 8 storage bindings, 256 threads, 16 KiB of shared memory. All storage is `read_write`, because a device refuses one
+//! buffer that is bound both ways, and the operands and results of a call are ranges of one buffer.
+//!
+//! Without the feature `device` there is only that; with it, [`device`] runs it through wgpu. The crate knows nothing of
+//! graphs or plans.
+pub mod copy;
+pub mod functions;
+pub mod gather;
+pub mod kernel;
+pub mod map;
+pub mod product;
+pub mod rows;
+pub mod window;
+
+#[cfg(feature = "device")]
+pub mod device;
