@@ -15,6 +15,7 @@ pub mod compress;
 pub mod config;
 pub mod cpu;
 pub mod dataset;
+pub mod device;
 #[cfg(feature = "import")]
 pub mod export;
 pub mod feedback;

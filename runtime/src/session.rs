@@ -8,6 +8,7 @@ use hone_kernels::threads::Pool;
 
 use crate::bundle::{self, Bundle, BundleError};
 use crate::class::{Class, Classified};
+use crate::device::Device;
 use crate::graph::{BindError, Graph};
 use crate::import::{self, ExternalData, ImportError, Limits, ModelInfo};
 use crate::plan::{Plan, PlanError, Profile, RunOptions, Runner};
@@ -26,11 +27,20 @@ pub struct SessionOptions {
     pub limits: Limits,
     /// Collects the time of every step; `None` measures nothing.
     pub profile: Option<Arc<Profile>>,
+    /// What it runs on.
+    pub device: Device,
 }
 
 impl Default for SessionOptions {
     fn default() -> SessionOptions {
-        SessionOptions { reference: false, plans: 4, threads: 1, limits: Limits::default(), profile: None }
+        SessionOptions {
+            reference: false,
+            plans: 4,
+            threads: 1,
+            limits: Limits::default(),
+            profile: None,
+            device: Device::Cpu,
+        }
     }
 }
 
@@ -146,8 +156,8 @@ impl Session {
             .map_err(|source| SessionError::Import { path: path.to_string(), source })?;
         let pool = Arc::new(Pool::new(options.threads));
         let Limits { run_bytes: bytes, turns, .. } = options.limits;
-        let SessionOptions { reference, plans, profile, .. } = options;
-        let run = RunOptions { reference, plans, pool, bytes, turns, profile };
+        let SessionOptions { reference, plans, profile, device, .. } = options;
+        let run = RunOptions { reference, plans, pool, bytes, turns, profile, device };
         Ok(Session { info, runner: Runner::new(Arc::new(graph), run.clone()), run })
     }
 

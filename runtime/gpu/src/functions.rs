@@ -154,8 +154,11 @@ pub static FUNCTIONS: &[Function] = &[
     row("AddInt", 2, "a + b", |x, _| x[0] + x[1]),
     row("Dequantize", 3, "f32(a - c) * b", |x, _| (x[0] - x[2]) * x[1]),
     row("DequantizeSigned", 2, "f32(a) * b", |x, _| x[0] * x[1]),
-    row("Quantize", 3, "clamp(i32(round(clamp(a / b, -1e6, 1e6))) + c, 0, 255)", |x, _| {
+    row("Quantize", 3, "clamp(i32(round(clamp(quotient(a, b), -1e6, 1e6))) + c, 0, 255)", |x, _| {
         ((x[0] / x[1]).clamp(-1e6, 1e6).round_ties_even() + x[2]).clamp(0.0, 255.0)
+    }),
+    row("QuantizeSigned", 3, "clamp(i32(round(clamp(quotient(a, b), -1e6, 1e6))) + c, -128, 127)", |x, _| {
+        ((x[0] / x[1]).clamp(-1e6, 1e6).round_ties_even() + x[2]).clamp(-128.0, 127.0)
     }),
 ];
 

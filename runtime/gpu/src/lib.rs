@@ -7,6 +7,7 @@
 //!
 //! Without the feature `device` there is only that; with it, [`device`] runs it through wgpu. The crate knows nothing of
 //! graphs or plans.
+pub mod codes;
 pub mod copy;
 pub mod functions;
 pub mod gather;

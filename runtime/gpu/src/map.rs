@@ -210,7 +210,7 @@ fn kernel(f: &'static Function, operands: &[Operand], access: &[Access], result:
     Kernel::new(name, source, elements.len(), 1, move || trials(f, &elements, &access, result))
 }
 
-const BYTES: &str = "    var word = 0u;
+pub(crate) const BYTES: &str = "    var word = 0u;
     for (var k = 0u; k < 4u; k++) {
         if i * 4u + k < P.elements {
             word |= f(i * 4u + k) << (k * 8u);

@@ -246,7 +246,7 @@ fn kernel(form: Form) -> Arc<Kernel> {
     Kernel::new(name, source, reads - 1, 1, move || trials(form))
 }
 
-const POSITIONS: &str = "
+pub(crate) const POSITIONS: &str = "
 // Where the window of a position begins, and the first pixel of its image.
 struct Position {
     image: u32,

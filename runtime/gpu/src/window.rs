@@ -10,7 +10,7 @@ use crate::kernel::{Allowed, Call, Draws, Kernel, Trial, bytes_of, filled};
 /// What is made of the elements under a window.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Of {
-    /// The largest; what is no number wins. Lowest float where the window lies outside.
+    /// The largest; what is no number wins. -∞ where the window lies outside.
     Max,
     /// The sum, times the factor of its position, which is the second operand.
     Average,
@@ -91,7 +91,7 @@ fn kernel(of: Of, wide: bool) -> Arc<Kernel> {
             bind(2, "Y", "f32"),
             1,
             "if !some || x > v || not_a_number(x) { if !not_a_number(v) || !some { v = x; } }".to_string(),
-            "    if !some {\n        v = -3.4028235e38;\n    }\n    Y[i] = v;".to_string(),
+            "    if !some {\n        var none = 0xff800000u;\n        v = bitcast<f32>(none);\n    }\n    Y[i] = v;".to_string(),
             Activation::None,
         ),
         Of::Average => (
@@ -213,7 +213,7 @@ fn trial(w: &Windows) -> Option<Trial> {
             (i % channels, i / channels % v.positions())
         };
         let image = i / (channels * v.positions());
-        let (mut sum, mut most) = (0.0f64, f64::from(f32::MIN));
+        let (mut sum, mut most) = (0.0f64, f64::NEG_INFINITY);
         for t in 0..v.taps() {
             let (at, tap) = (split(o, v.output), split(t, v.kernel));
             let mut s = 0;

@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock};
 
 use crate::autodiff::Backward;
 use crate::graph::Graph;
-use crate::plan::{Lowered, Lowering};
+use crate::plan::{Lowered, Lowering, Recorded};
 use crate::tensor::{DType, Data, Tensor, TensorError};
 
 mod attention;
@@ -25,6 +25,7 @@ mod normalise;
 mod pool;
 mod quantize;
 mod random;
+mod record;
 mod recurrent;
 mod reduce;
 pub(crate) mod shape;
@@ -103,6 +104,8 @@ pub struct OpDef {
     pub reference: Reference,
     /// The fast form at concrete shapes; `None` inside means "not these shapes or types: run the reference".
     pub lower: Lower,
+    /// The form for GPUs at concrete shapes; `None` when there is none, and inside when not for these shapes or types.
+    pub gpu: Option<Record>,
     /// The gradients of its inputs from those of its outputs; `None` when it is not differentiated.
     pub vjp: Option<Vjp>,
 }
@@ -110,7 +113,7 @@ pub struct OpDef {
 impl OpDef {
     /// A pure operator of the standard domain without a kernel.
     pub const fn new(name: &'static str, doc: &'static str, shape: ShapeRule, reference: Reference) -> OpDef {
-        OpDef { name, domain: "", doc, kind: Kind::Pure, shape, reference, lower: no_kernel, vjp: None }
+        OpDef { name, domain: "", doc, kind: Kind::Pure, shape, reference, lower: no_kernel, gpu: None, vjp: None }
     }
 
     /// The same in another domain.
@@ -122,6 +125,12 @@ impl OpDef {
     /// The same with a kernel.
     pub const fn kernel(mut self, lower: Lower) -> OpDef {
         self.lower = lower;
+        self
+    }
+
+    /// The same with a form for GPUs.
+    pub const fn gpu(mut self, gpu: Record) -> OpDef {
+        self.gpu = Some(gpu);
         self
     }
 
@@ -158,6 +167,9 @@ pub type ShapeRule = fn(&Attrs, &[Option<&Fact>]) -> Result<Option<Vec<Fact>>, O
 pub type Reference = fn(&Attrs, &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError>;
 /// A lowering to a kernel.
 pub type Lower = fn(&Lowering<'_>) -> Result<Option<Lowered>, OpError>;
+
+/// A recording of the calls that compute it on a GPU.
+pub type Record = fn(&Lowering<'_>) -> Result<Option<Recorded>, OpError>;
 
 /// Gradients: adds nodes that make a vector-Jacobian product to the tape, and gives it to the inputs that want one.
 pub type Vjp = fn(&mut Backward<'_>) -> Result<(), OpError>;

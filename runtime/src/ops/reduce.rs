@@ -3,13 +3,14 @@
 //! The axes are an attribute in old versions and an input in new ones (`ReduceSum` from 13, the others from 18); without
 //! axes everything is reduced, or nothing when `noop_with_empty_axes` says so. The functions around the accumulation
 //! (the square root of `ReduceL2`, the logarithm of `ReduceLogSum`) apply in either case.
+use hone_gpu::rows as gpu;
 use hone_kernels::reduce::{self, Fold, Rows};
 
 use super::shape::{Known, axes_of, elements, list, list_fact};
 use super::{Attr, Attrs, Fact, MICROSOFT, OpDef, OpError, for_each_strided, need, strides_of};
 use crate::autodiff::Backward;
 use crate::graph::ValueId;
-use crate::plan::{Io, Kernel, Lowered, Lowering};
+use crate::plan::{Io, Kernel, Lowered, Lowering, Recorded};
 use crate::tensor::{DType, Tensor};
 
 /// The rows of this family.
@@ -50,6 +51,7 @@ macro_rules! reduction {
             forward($of, x, &mask, attrs.flag("keepdims", true)?, x.dtype())
         })
         .kernel(|l| lower($of, l))
+        .gpu(|l| recorded($of, l))
         .vjp(|b| vjp($of, b));
     };
 }
@@ -252,6 +254,41 @@ fn lower(of: Of, l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
     let kernel = Reduce { of, scale: 1.0 / count as f32, len, along, targets };
     let scratch = if of == Of::LogSumExp { results } else { 0 };
     Ok(Some(Lowered::new(kernel, vec![0]).with_scratch(scratch)))
+}
+
+fn recorded(of: Of, l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
+    if l.dtype(0) != Some(DType::F32) || (l.has(1) && l.constant(1).is_none()) {
+        return Ok(None);
+    }
+    let shape = l.shape(0)?;
+    let axes = match l.constant(1) {
+        Some(t) => Some(super::ints_of(t)),
+        None => l.attrs.ints("axes")?.map(<[i64]>::to_vec),
+    };
+    let mask = reduced(l.attrs, shape.len(), axes.as_deref())?;
+    // Neighbouring reduced axes are one; more than one block of them has no kernel.
+    let (mut outer, mut length, mut inner) = (1, 1, 1);
+    for (&d, &r) in shape.iter().zip(&mask).filter(|(d, _)| **d != 1) {
+        match r {
+            true if inner > 1 => return Ok(None),
+            true => length *= d,
+            false if length > 1 => inner *= d,
+            false => outer *= d,
+        }
+    }
+    let rows = match of {
+        Of::Sum | Of::Mean => gpu::Rows::Sum,
+        Of::Max => gpu::Rows::Max,
+        Of::Min => gpu::Rows::Min,
+        Of::Prod => gpu::Rows::Prod,
+        Of::L1 => gpu::Rows::L1,
+        Of::L2 => gpu::Rows::L2,
+        Of::LogSum => gpu::Rows::LogSum,
+        Of::SumSquare => gpu::Rows::SumSquare,
+        Of::LogSumExp => return Ok(None),
+    };
+    let factor = if of == Of::Mean { 1.0 / length as f32 } else { 1.0 };
+    Ok(super::record::along(rows, outer, length, inner, factor))
 }
 
 /// The rows of a reduction, as [`Rows`] has them: neighbouring axes of one kind are one axis, the last is the row.

@@ -10,13 +10,15 @@ pub(super) struct Request {
 }
 
 /// Areas begin at multiples of a cache line.
-const ALIGN: usize = 64;
+pub(super) const ALIGN: usize = 64;
+/// The same where a GPU binds them.
+pub(super) const GPU_ALIGN: usize = 256;
 
-/// Byte ranges for `requests`, in their order, and the size of the arena.
+/// Byte ranges for `requests`, in their order, each at a multiple of `align`, and the size of the arena.
 ///
 /// Greedy by size: the largest area first, each at the lowest offset where it fits between the areas it shares a step
 /// with (Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net Inference", 2020).
-pub(super) fn place(requests: &[Request]) -> (Vec<Range<usize>>, usize) {
+pub(super) fn place(requests: &[Request], align: usize) -> (Vec<Range<usize>>, usize) {
     let mut order: Vec<usize> = (0..requests.len()).collect();
     order.sort_by_key(|&i| (std::cmp::Reverse(requests[i].bytes), i));
     let mut ranges = vec![0..0; requests.len()];
@@ -38,7 +40,7 @@ pub(super) fn place(requests: &[Request]) -> (Vec<Range<usize>>, usize) {
             if at + r.bytes <= n.start {
                 break;
             }
-            at = at.max(n.end.next_multiple_of(ALIGN));
+            at = at.max(n.end.next_multiple_of(align));
         }
         ranges[i] = at..at + r.bytes;
         total = total.max(at + r.bytes);
@@ -55,7 +57,7 @@ mod tests {
     fn areas_alive_together_never_overlap_and_dead_ones_are_reused() {
         let requests: Vec<Request> =
             (0..40).map(|i| Request { bytes: 100 + (i * 37) % 500, first: i, last: i + (i * 7) % 5 }).collect();
-        let (ranges, total) = place(&requests);
+        let (ranges, total) = place(&requests, ALIGN);
         for i in 0..requests.len() {
             assert_eq!(ranges[i].len(), requests[i].bytes);
             assert_eq!(ranges[i].start % ALIGN, 0);

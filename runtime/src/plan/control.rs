@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::runner::{Budget, RunOptions, Runner};
 use super::{PlanError, specialise::Special};
+use crate::device::Device;
 use crate::graph::Graph;
 use crate::ops::{Attr, Attrs, Fact, OpDef, OpError, axis_of, need, optional, strides_of};
 use crate::tensor::{DType, Data, Tensor};
@@ -106,6 +107,8 @@ impl Control {
     /// # Errors
     /// [`OpError::Attribute`] when a graph is missing.
     pub(super) fn new(def: &OpDef, attrs: &Attrs, options: &RunOptions) -> Result<Control, OpError> {
+        // What runs again and again in small pieces would wait for a device each time.
+        let options = &RunOptions { device: Device::Cpu, ..options.clone() };
         let runner = |name: &str| Ok::<_, OpError>(Runner::new(attrs.graph(name)?.clone(), options.clone()));
         let captures = usize::try_from(attrs.int("captures", 0)?).unwrap_or(0);
         match def.name {

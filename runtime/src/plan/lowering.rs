@@ -209,6 +209,11 @@ pub struct Lowering<'a> {
 }
 
 impl Lowering<'_> {
+    /// The operator's name, in ONNX spelling.
+    pub fn op(&self) -> &str {
+        self.node.op.name()
+    }
+
     /// How many inputs the node lists.
     pub fn inputs(&self) -> usize {
         self.node.inputs.len()

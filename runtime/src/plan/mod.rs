@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use hone_kernels::threads::Pool;
 
+use crate::device::Device;
 use crate::graph::{Graph, OpaqueKernel, ValueId};
 use crate::ops::{Attrs, Fact, Kind, OpDef, OpError};
 use crate::tensor::{DType, Data, Tensor, TensorError};
@@ -19,9 +20,12 @@ use crate::tensor::{DType, Data, Tensor, TensorError};
 mod arena;
 mod concrete;
 mod control;
+#[cfg(feature = "gpu")]
+mod gpu;
 mod lowering;
 mod passes;
 mod profile;
+mod record;
 mod resident;
 mod runner;
 mod specialise;
@@ -29,6 +33,7 @@ pub use concrete::Concrete;
 pub use control::with_captures;
 pub use lowering::{Fallible, Io, Kernel, Lowered, Lowering, Reads, Weight, Writes};
 pub use profile::{Profile, StepTime};
+pub use record::{At, Recorded};
 pub use resident::Resident;
 pub use runner::{RunOptions, Runner};
 
@@ -174,6 +179,9 @@ struct Step {
     reads: Vec<Option<ValueId>>,
     writes: Vec<Option<ValueId>>,
     scratch: Range<usize>,
+    /// The node's inputs, in its own order.
+    #[cfg(feature = "gpu")]
+    all_inputs: Vec<Option<ValueId>>,
 }
 
 /// One line of [`Plan::steps`].
@@ -230,6 +238,29 @@ pub struct Plan {
     largest: String,
     arena_bytes: usize,
     weight_bytes: usize,
+    #[cfg(feature = "gpu")]
+    gpu: Option<gpu::Accelerated>,
+    /// Why it does not run on the GPU it was made for.
+    left_gpu: Option<String>,
+}
+
+/// What of a plan runs on a GPU.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OnGpu {
+    /// The steps that do.
+    pub steps: Vec<StepInfo>,
+    /// The steps that run on the CPU all the same.
+    pub on_cpu: Vec<StepInfo>,
+    /// Calls of kernels.
+    pub calls: usize,
+    /// How often a run waits for the device.
+    pub waits: usize,
+    /// Bytes of weights there.
+    pub weight_bytes: usize,
+    /// Kernels that this device refuses, and why.
+    pub refused: Vec<String>,
+    /// Why nothing runs there any more.
+    pub left: Option<String>,
 }
 
 impl std::fmt::Debug for Plan {
@@ -319,6 +350,8 @@ impl Plan {
         let mut shared = Vec::new();
         let mut same_as: Vec<Option<ValueId>> = vec![None; slots.len()];
         let lowered: Vec<crate::graph::Node> = nodes.iter().map(|p| p.node.clone()).collect();
+        let for_gpu = !options.reference && residents.is_empty() && matches!(options.device, Device::Gpu(_));
+        let mut recorded: Vec<Option<Recorded>> = Vec::new();
         for planned in nodes.into_iter().rev() {
             let node = &planned.node;
             if !node.outputs.iter().flatten().any(|&o| needed[o]) {
@@ -326,6 +359,7 @@ impl Plan {
             }
             let op_error = |source| PlanError::Op { node: node.name.clone(), op: node.op.name().to_string(), source };
             let mut scratch = 0;
+            let mut record: Option<Recorded> = None;
             let (run, reads) = match planned.how {
                 How::Own(def, attrs) => {
                     if def.kind == Kind::Kept
@@ -339,6 +373,9 @@ impl Plan {
                     let lowering =
                         Lowering { nodes: &lowered, node, attrs: &attrs, slots: &slots, producers: &producers };
                     let fast = !options.reference && !planned.probe;
+                    if for_gpu && fast && !is_empty(node, &slots) {
+                        record = def.gpu.map_or(Ok(None), |record| record(&lowering)).map_err(op_error)?;
+                    }
                     match if fast { (def.lower)(&lowering).map_err(op_error)? } else { None } {
                         // A kernel that does not know of it must not find its operand in its result.
                         Some(l) if !l.in_place && resident.updates(node) => {
@@ -372,15 +409,29 @@ impl Plan {
                     (Run::Control(Box::new(Control::new(def, &attrs, options).map_err(op_error)?)), node.inputs.clone())
                 }
             };
-            for &v in reads.iter().flatten() {
+            let of_gpu = record.iter().flat_map(Recorded::inputs).filter_map(|i| node.inputs[i]);
+            for v in reads.iter().flatten().copied().chain(of_gpu) {
                 needed[v] = true;
             }
-            scratch_bytes.push(scratch);
+            scratch_bytes.push(scratch.max(record.as_ref().map_or(0, |r| r.scratch)));
+            recorded.push(record);
             let writes = node.outputs.clone();
+            #[cfg(feature = "gpu")]
+            let all_inputs = node.inputs.clone();
             let (node, op) = (node.name.clone(), node.op.name().to_string());
-            steps.push(Step { node, op, run, reads, writes, scratch: 0..0 });
+            steps.push(Step {
+                node,
+                op,
+                run,
+                reads,
+                writes,
+                scratch: 0..0,
+                #[cfg(feature = "gpu")]
+                all_inputs,
+            });
         }
         steps.reverse();
+        recorded.reverse();
         scratch_bytes.reverse();
         for (v, s) in slots.iter_mut().enumerate() {
             match &s.place {
@@ -401,7 +452,10 @@ impl Plan {
         };
         let mut last_use = vec![0; slots.len()];
         for (i, s) in steps.iter().enumerate() {
-            s.reads.iter().flatten().for_each(|&v| last_use[area(v)] = i);
+            let read = s.reads.iter().flatten().copied();
+            #[cfg(feature = "gpu")]
+            let read = read.chain(recorded[i].iter().flat_map(Recorded::inputs).filter_map(|k| s.all_inputs[k]));
+            read.for_each(|v| last_use[area(v)] = i);
         }
         for (v, &k) in kept.iter().enumerate() {
             if k {
@@ -430,7 +484,7 @@ impl Plan {
             requests.push(arena::Request { bytes, first: i, last: i });
             owner.push(None);
         }
-        let (ranges, moving_bytes) = arena::place(&requests);
+        let (ranges, moving_bytes) = arena::place(&requests, if for_gpu { arena::GPU_ALIGN } else { arena::ALIGN });
         let shift = |r: Range<usize>| r.start + resident.bytes..r.end + resident.bytes;
         let arena_bytes = resident.bytes + moving_bytes;
         resident.check(&steps, &slots, area)?;
@@ -462,6 +516,28 @@ impl Plan {
                 slots[v].place = slots[area(v)].place.clone();
             }
         }
+        #[cfg(feature = "gpu")]
+        let (gpu, left_gpu) = match &options.device {
+            Device::Gpu(device) if for_gpu => {
+                let planned = gpu::Planned {
+                    steps: &steps,
+                    recorded,
+                    slots: &slots,
+                    area: &area,
+                    inputs: &inputs,
+                    kept: &kept,
+                    arena_bytes,
+                };
+                match gpu::Accelerated::new(&device.device, planned) {
+                    Ok(Some(gpu)) => (Some(gpu), None),
+                    Ok(None) => (None, Some("no step has a kernel for it".to_string())),
+                    Err(e) => (None, Some(e.to_string())),
+                }
+            }
+            _ => (None, None),
+        };
+        #[cfg(not(feature = "gpu"))]
+        let left_gpu = None;
         let held = slots.iter().map(|_| None).collect();
         let pool = options.pool.clone();
         let (bytes, profile) = (options.bytes, options.profile.clone());
@@ -480,7 +556,32 @@ impl Plan {
             largest,
             arena_bytes,
             weight_bytes,
+            #[cfg(feature = "gpu")]
+            gpu,
+            left_gpu,
         })
+    }
+
+    /// What of it runs on a GPU; `None` for a plan for the CPU.
+    pub fn on_gpu(&self) -> Option<OnGpu> {
+        #[cfg(feature = "gpu")]
+        if let Some(gpu) = &self.gpu {
+            let of = |there: bool| {
+                let steps = self.steps.iter().zip(&gpu.on_gpu).filter(|(_, on)| **on == there);
+                steps.map(|(s, _)| s.info()).collect()
+            };
+            let (calls, waits) = gpu.calls();
+            return Some(OnGpu {
+                steps: of(true),
+                on_cpu: of(false),
+                calls,
+                waits,
+                weight_bytes: gpu.weight_bytes(),
+                refused: gpu.refused.clone(),
+                left: None,
+            });
+        }
+        self.left_gpu.clone().map(|left| OnGpu { on_cpu: self.steps(), left: Some(left), ..OnGpu::default() })
     }
 
     /// Bytes of the arena: every activation and scratch area, overlapped by liveness.
@@ -574,16 +675,11 @@ impl Plan {
             self.check("input", v, t)?;
             self.store(bytes, v, t);
         }
-        for i in 0..self.steps.len() {
-            let began = self.profile.as_ref().map(|_| Instant::now());
-            if matches!(self.steps[i].run, Run::Fast(_)) {
-                self.run_fast(bytes, &self.steps[i])?;
-            } else {
-                self.run_slow(bytes, i, budget)?;
+        if !self.run_on_gpu(bytes, budget)? {
+            for (&v, t) in self.inputs.iter().zip(inputs) {
+                self.store(bytes, v, t);
             }
-            if let (Some(began), Some(profile)) = (began, &self.profile) {
-                profile.add(self.steps[i].info(), began.elapsed());
-            }
+            self.run_steps(bytes, 0..self.steps.len(), budget)?;
         }
         let mut later = Vec::new();
         if let Some(mut rest) = self.rest.take() {
@@ -611,6 +707,52 @@ impl Plan {
         }
         self.held.iter_mut().for_each(|t| *t = None);
         Ok(())
+    }
+
+    /// Runs these steps on the CPU.
+    fn run_steps(&mut self, bytes: &mut [u8], steps: Range<usize>, budget: &mut Budget) -> Result<(), PlanError> {
+        for i in steps {
+            let began = self.profile.as_ref().map(|_| Instant::now());
+            if matches!(self.steps[i].run, Run::Fast(_)) {
+                self.run_fast(bytes, &self.steps[i])?;
+            } else {
+                self.run_slow(bytes, i, budget)?;
+            }
+            if let (Some(began), Some(profile)) = (began, &self.profile) {
+                profile.add(self.steps[i].info(), began.elapsed());
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs on the GPU, when the plan is for one. Whether it did; if not, the steps are to be run on the CPU.
+    #[cfg(feature = "gpu")]
+    fn run_on_gpu(&mut self, bytes: &mut [u8], budget: &mut Budget) -> Result<bool, PlanError> {
+        let Some(mut gpu) = self.gpu.take() else { return Ok(false) };
+        let outcome = gpu.run(bytes, |bytes, steps| self.run_steps(bytes, steps, budget));
+        match outcome {
+            Ok(gpu::Outcome::Lost(why)) => {
+                self.left_gpu = Some(why.to_string());
+                return Ok(false);
+            }
+            Ok(gpu::Outcome::Done) => {}
+            // The device computed on with what it had; the CPU says what is wrong with it.
+            Ok(gpu::Outcome::Fault) => {
+                self.gpu = Some(gpu);
+                return Ok(false);
+            }
+            Err(e) => {
+                self.gpu = Some(gpu);
+                return Err(e);
+            }
+        }
+        self.gpu = Some(gpu);
+        Ok(true)
+    }
+
+    #[cfg(not(feature = "gpu"))]
+    fn run_on_gpu(&mut self, _: &mut [u8], _: &mut Budget) -> Result<bool, PlanError> {
+        Ok(false)
     }
 
     /// Writes `v` into `to` when it is in the arena and of the type and shape of `to`.
@@ -824,6 +966,11 @@ impl Arena {
         let bytes = all.get(at..at + n).unwrap_or(&[]);
         Ok(Tensor::new(shape, Data::from_bytes(dtype, bytes))?)
     }
+}
+
+/// Whether an operand or a result of the node has no elements.
+fn is_empty(node: &crate::graph::Node, slots: &[Slot]) -> bool {
+    node.inputs.iter().chain(&node.outputs).flatten().any(|&v| slots[v].shape.contains(&0))
 }
 
 /// The value whose bytes the only result of a node is, when one area of the arena can serve both.

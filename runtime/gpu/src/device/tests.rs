@@ -1,5 +1,6 @@
 //! On whatever adapter there is, software among them. Where there is none at all these tests fail and say so.
 use super::*;
+use crate::codes::{self, Finish, Spread, Sums, Zero};
 use crate::copy::{Axis, Border, Copy};
 use crate::functions::{FUNCTIONS, function};
 use crate::gather::{Gather, Table};
@@ -39,6 +40,7 @@ pub(crate) fn calls() -> Vec<crate::kernel::Call> {
             "AddInt" => (of(Element::I32), Element::I32),
             "Dequantize" => (vec![(Element::U8, SAME), (f, [0; 3]), (Element::U8, [0; 3])], f),
             "DequantizeSigned" => (vec![(Element::I8, SAME), (f, [0; 3])], f),
+            "QuantizeSigned" => (vec![(f, SAME), (f, [0; 3]), (Element::I8, [0; 3])], Element::I8),
             "Quantize" => (vec![(f, SAME), (f, [0; 3]), (Element::U8, [0; 3])], Element::U8),
             _ if function.decides => (of(f), Element::U8),
             _ => (of(f), f),
@@ -113,6 +115,26 @@ pub(crate) fn calls() -> Vec<crate::kernel::Call> {
             }
         }
     }
+    for signed in [false, true] {
+        for k in [8, 7] {
+            for zero in [Zero::Known(3), Zero::Told] {
+                out.extend(Sums { m: 3, n: 5, k, signed, left: codes::Left::Matrix, zero }.call());
+            }
+            let left = codes::Left::Window { window, channels: k, groups: 1 };
+            out.extend(Sums { m: 9, n: 5, k: 4 * k, signed, left, zero: Zero::Known(3) }.call());
+        }
+    }
+    out.extend(Spread { window, batch: 1, channels: 4, zero: 3 }.call());
+    let added = codes::Added { left: 1.0, right: 1.0, fixed: 0.0, codes: (0, 0, 255) };
+    for (table, added) in [(false, None), (true, None), (false, Some(added)), (true, Some(added))] {
+        let of = codes::Of::Codes { codes: (0, 0, 255), table, added };
+        out.extend(Finish { elements: 12, columns: 4, of }.call());
+    }
+    for (factor, bias, residual) in [(false, false, false), (true, true, false), (true, true, true), (false, true, true)] {
+        let of = codes::Of::Floats { factor, bias, residual, activation: Activation::Relu };
+        out.extend(Finish { elements: 12, columns: 4, of }.call());
+    }
+    out.extend(codes::dynamic(100));
     for channels in [3, 4] {
         for of in [
             Of::Max,

@@ -1,4 +1,6 @@
 //! Convolution with channels last, ending in a sum and an activation.
+use hone_gpu::product as gpu;
+use hone_gpu::window::{Of, Windows};
 use hone_kernels::conv::Window;
 use hone_kernels::epilogue::{Activation, Epilogue};
 use hone_kernels::gemm::{self, Packed};
@@ -8,7 +10,7 @@ use super::lower::Operands;
 use super::{Conv, FUSED_CONV, activation};
 use crate::ops::internal::{DOMAIN, first, reference_last, shape_last};
 use crate::ops::{Attrs, OpDef, OpError};
-use crate::plan::{Io, Kernel, Lowered, Lowering, Weight};
+use crate::plan::{At, Io, Kernel, Lowered, Lowering, Recorded, Weight};
 use crate::tensor::{DType, Data};
 
 /// `activation(Conv(X, W, B) + Z)` with `X`, `Z` and the result channels last; `W` as in the file.
@@ -19,7 +21,8 @@ pub(crate) static CONV: OpDef = OpDef::new(
     |attrs, inputs| reference_last(&FUSED_CONV, attrs, inputs, &[3]),
 )
 .domain(DOMAIN)
-.kernel(lower);
+.kernel(lower)
+.gpu(recorded);
 
 /// Whether a convolution of `x: [N, C, …]` with constant weights of that shape has a kernel here.
 pub(crate) fn takes(attrs: &Attrs, x: &[usize], w: &[usize]) -> bool {
@@ -41,6 +44,71 @@ fn lower(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
     let bytes = weights.bytes();
     let kernel = Last { conv, window, weights, bias, residual, activation: activation(l.attrs)? };
     Ok(Some(Lowered::new(kernel, operands.reads).with_weights(bytes)))
+}
+
+fn recorded(l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
+    let floats = [0, 2, 3].into_iter().all(|i| !l.has(i) || l.dtype(i) == Some(DType::F32));
+    let Some(weight) = l.weight(1).filter(|_| floats) else { return Ok(None) };
+    let c = Conv::of(l.attrs, &first(l.shape(0)?), l.shape(1)?, if l.has(2) { Some(l.shape(2)?) } else { None })?;
+    let Some(window) = window(&c) else { return Ok(None) };
+    let (taps, per, activation) = (window.taps(), c.o / c.groups, activation(l.attrs)?);
+    let (bias, residual) = (l.has(2), l.has(3));
+    let mut rest: Vec<At> = [2, 3].into_iter().filter(|&i| l.has(i)).map(At::In).collect();
+    rest.push(At::Out(0));
+    if depthwise(&c) {
+        let Some(Weights::Depthwise(w)) = Weights::of(&c, taps, &weight)? else { return Ok(None) };
+        let of = Of::Depthwise { bias, residual, activation };
+        let call = Windows { window, batch: c.n, channels: c.o, first: false, of }.call();
+        return Ok(Recorded::one(call, [vec![At::In(0), At::floats(&w)], rest].concat()));
+    }
+    let k = taps * c.c;
+    // Row `o` has the channels of a group innermost; in the file the kernel positions are.
+    let at = |g: usize, k: usize, j: usize| ((g * per + j) * c.c + k % c.c) * taps + k / c.c;
+    let mut operands = vec![At::In(0)];
+    let right = match &weight {
+        Weight::F32(w) => {
+            let w = w.as_f32()?;
+            let all = (0..c.groups).flat_map(|g| gpu::pack(k, per, |k, j| w[at(g, k, j)]));
+            operands.push(At::Weights(all.collect()));
+            gpu::Right::Packed
+        }
+        Weight::Q8 { q, scale, axis } => {
+            let Data::I8(w) = q.data() else { return Ok(None) };
+            let scale = match scale.len() {
+                1 => vec![scale[0]; c.o],
+                n if n == c.o && *axis == 0 => scale.clone(),
+                _ => return Ok(None),
+            };
+            let all = (0..c.groups).flat_map(|g| gpu::pack_i8(k, per, |k, j| w[at(g, k, j)]));
+            operands.extend([At::Weights(all.collect()), At::floats(&scale)]);
+            gpu::Right::PackedI8
+        }
+    };
+    let pixel = c.c * c.groups;
+    let left = if window.is_pointwise() && c.groups == 1 {
+        gpu::Left::Matrix { row: pixel, step: 1 }
+    } else {
+        gpu::Left::Window { window, channels: c.c, pixel }
+    };
+    let product = gpu::Product {
+        m: c.n * window.positions(),
+        n: per,
+        k,
+        left,
+        right,
+        y_row: c.o,
+        batch: gpu::Batch {
+            lengths: [1, 1, 1, c.groups],
+            a: [0, 0, 0, c.c],
+            w: [0, 0, 0, gpu::packed_len(k, per)],
+            y: [0, 0, 0, per],
+        },
+        bias,
+        residual,
+        alpha: 1.0,
+        activation,
+    };
+    Ok(Recorded::one(product.call(), [operands, rest].concat()))
 }
 
 /// Weights as the kernels read them.

@@ -3,7 +3,7 @@ use hone_kernels::elementwise as fast;
 use hone_kernels::epilogue::Activation;
 
 use super::super::shape::elements;
-use super::super::{Attr, Attrs, Fact, MICROSOFT, OpDef, OpError, Vjp, need, optional};
+use super::super::{record, Attr, Attrs, Fact, MICROSOFT, OpDef, OpError, Vjp, need, optional};
 use super::derivative::derivative;
 use super::walk::{activated, mapped, zipped};
 use super::{alike, broadcast_indices, erf, floats, named, numbers, parameters, same_as_input, sigmoid, softplus};
@@ -32,6 +32,13 @@ macro_rules! activation {
                 None => mapped::<f32, f32, _>($name, move |$x: f32| $f32),
             }))
         })
+        .gpu(|l| {
+            let params = parameters(l.attrs, [$((stringify!($p), $default)),*])?;
+            match named($name, &params) {
+                Some(a) => record::activated(l, a),
+                None => record::named(l, on_gpu($name), &params),
+            }
+        })
         .vjp(derivative!($name, $of, [$($p = $default),*], |$v| $slope, f32: $slope32));
     };
 }
@@ -41,6 +48,7 @@ pub(super) static RELU: OpDef = OpDef::new("Relu", "max(x, 0)", same_as_input, |
     numbers(need(inputs, 0, "X")?, "Relu", |x| if x < 0.0 { 0.0 } else { x }, |x| x.max(0))
 })
 .kernel(|l| Ok((l.dtype(0) == Some(DType::F32)).then(|| activated("Relu", Activation::Relu))))
+.gpu(|l| record::activated(l, Activation::Relu))
 .vjp(derivative!("Relu", Y, [], |y| f64::from(u8::from(y > 0.0)), f32: if y > 0.0 { 1.0 } else { 0.0 }));
 
 activation!(LEAKY_RELU, "LeakyRelu", "x below zero is multiplied by alpha", [alpha = 0.01],
@@ -128,6 +136,11 @@ activation!(QUICK_GELU, "QuickGelu", "x · sigmoid(alpha x)", MICROSOFT, [alpha 
     f32: x * fast::sigmoid(alpha * x),
     X: |x| swish_slope(alpha, x),
     f32: swish_slope_f32(alpha, x));
+
+/// The function of that activation on a GPU.
+fn on_gpu(name: &'static str) -> &'static str {
+    if name == "QuickGelu" { "Swish" } else { name }
+}
 
 /// Keeps NaN, unlike `clamp` of a comparison the other way round.
 fn between(x: f64) -> f64 {
@@ -240,6 +253,7 @@ pub(super) static GELU: OpDef = OpDef::new("Gelu", "x · Φ(x), exactly or by ta
     let form = if by_tanh(l.attrs)? { Activation::GeluTanh } else { Activation::Gelu };
     Ok((l.dtype(0) == Some(DType::F32)).then(|| activated("Gelu", form)))
 })
+.gpu(|l| record::activated(l, if by_tanh(l.attrs)? { Activation::GeluTanh } else { Activation::Gelu }))
 .vjp(|b| {
     let by_tanh: Vjp = derivative!("GeluTanh", X, [], |x| gelu_tanh_slope(x), f32: gelu_tanh_slope_f32(x));
     let exact: Vjp = derivative!("Gelu", X, [], |x| gelu_slope(x), f32: gelu_slope_f32(x));
@@ -278,6 +292,12 @@ macro_rules! biased {
                         zipped::<f32, f32, f32, _>(l, $name, x, bias, |x: f32, b: f32| $f32(x + b))
                     }
                     _ => Ok(None),
+                })
+                .gpu(|l| {
+                    if !l.has(1) {
+                        return record::activated(l, $form);
+                    }
+                    Ok(record::binary(l, $name, l.shape(0)?, l.shape(1)?))
                 });
     };
 }
@@ -383,6 +403,10 @@ pub(super) static SWIGLU: OpDef = OpDef::new("SwiGLU", "a · sigmoid(alpha a) ·
 pub(super) static PRELU: OpDef =
     OpDef::new("PRelu", "x below zero is multiplied by the slope", same_as_input, prelu_reference)
         .kernel(prelu_lower)
+        .gpu(|l| {
+            let (x, slope) = (l.shape(0)?, l.shape(1)?);
+            Ok(record::binary(l, "PRelu", x, &slope_shape(l.attrs, x, slope)))
+        })
         .vjp(|b| {
             let (dy, x, slope) = (b.dy()?, b.x(0)?, b.x(1)?);
             let (own, aligned) = (b.x_shape(1)?, slope_shape(&b.attrs(), b.shape(x), b.shape(slope)));

@@ -1,6 +1,6 @@
 //! Arithmetic on two operands, or on any number.
 use super::super::shape::{broadcast_all, broadcast_indices};
-use super::super::{Attrs, Fact, OpDef, OpError, need};
+use super::super::{Attrs, Fact, OpDef, OpError, need, record};
 use super::walk::{folded, mapped, zipped};
 use super::{aligned, alike, broadcast_shape, give_second, paired, pairs};
 use crate::autodiff::Backward;
@@ -22,6 +22,10 @@ macro_rules! binary {
                         (Some(DType::I32), Some(DType::I32)) => zipped::<i32, i32, i32, _>(l, $name, a, b, $i32),
                         _ => Ok(None),
                     }
+                })
+                .gpu(|l| {
+                    let (a, b) = (l.shape(0)?, l.shape(1)?);
+                    Ok(record::binary(l, $name, a, &aligned(l.attrs, a, b)?))
                 })
                 .vjp($vjp);
     };
@@ -83,6 +87,19 @@ pub(super) static POW: OpDef =
             Some(DType::I32) => zipped::<f32, i32, f32, _>(l, "Pow", a, b, |x: f32, y: i32| x.powf(y as f32)),
             _ => Ok(None),
         }
+    })
+    .gpu(|l| {
+        // WGSL has no power of a negative number; the exponents models are written with need none.
+        let Some(t) = l.constant(1).filter(|t| t.len() == 1) else { return Ok(None) };
+        let name = match t.data().to_f64()[0] {
+            1.0 => "Identity",
+            2.0 => "Square",
+            3.0 => "Cube",
+            -1.0 => "Reciprocal",
+            0.5 => "Sqrt",
+            _ => return Ok(None),
+        };
+        if l.output_shape(0) == l.shape(0)? { record::named(l, name, &[]) } else { Ok(None) }
     })
     .vjp(pow_vjp);
 
@@ -195,6 +212,13 @@ macro_rules! variadic {
                     } else {
                         Ok(None)
                     }
+                })
+                .gpu(|l| {
+                    if l.inputs() != 2 {
+                        return Ok(None);
+                    }
+                    let name = if $name == "Sum" { "Add" } else { $name };
+                    Ok(record::binary(l, name, l.shape(0)?, l.shape(1)?))
                 })
                 .vjp($vjp);
     };

@@ -1,7 +1,9 @@
 //! Conversion of element types, by value and by bits.
 use half::{bf16, f16};
+use hone_gpu::functions::function;
+use hone_gpu::map;
 
-use super::super::{Attrs, Fact, OpDef, OpError, need};
+use super::super::{Attrs, Fact, OpDef, OpError, need, record};
 use super::walk::{Element, mapped};
 use crate::autodiff::Backward;
 use crate::plan::{Lowered, Lowering};
@@ -18,6 +20,16 @@ pub(super) static CAST: OpDef = OpDef::new(
     |attrs, inputs| cast(attrs, need(inputs, 0, "input")?, target(attrs)?),
 )
 .kernel(|l| Ok(kernel(l, target(l.attrs)?)))
+.gpu(|l| {
+    let shape = l.shape(0)?;
+    // 64-bit integers would lose their high half.
+    let known = l.dtype(0).and_then(record::element).is_some();
+    Ok(match target(l.attrs)? {
+        DType::F32 if known => record::mapped(l, function("CastToFloat"), vec![], &[(0, shape)], map::Element::F32),
+        DType::Bool if known => record::mapped(l, function("CastToBool"), vec![], &[(0, shape)], map::Element::U8),
+        _ => None,
+    })
+})
 .vjp(vjp);
 
 /// to the type of another tensor, by value

@@ -1,9 +1,12 @@
 //! Comparisons, booleans, bits, and choice.
+use hone_gpu::functions::function;
+use hone_gpu::map::Element;
+
 use super::super::shape::{broadcast_all, broadcast_indices};
-use super::super::{Attrs, Fact, OpDef, OpError, need};
+use super::super::{Attrs, Fact, OpDef, OpError, need, record};
 use super::walk::{Walk, mapped, zipped};
 use super::{aligned, alike, broadcast_shape, pairs, same_as_input};
-use crate::plan::{Io, Kernel, Lowered, Lowering};
+use crate::plan::{Io, Kernel, Lowered, Lowering, Recorded};
 use crate::tensor::{DType, Data, Tensor};
 
 macro_rules! comparison {
@@ -25,6 +28,10 @@ macro_rules! comparison {
                             zipped::<u8, u8, u8, _>(l, $name, a, b, |a, b| u8::from(a $op b)),
                         _ => Ok(None),
                     }
+                })
+                .gpu(|l| {
+                    let (a, b) = (l.shape(0)?, l.shape(1)?);
+                    Ok(record::binary(l, $name, a, &aligned(l.attrs, a, b)?))
                 });
     };
 }
@@ -76,6 +83,13 @@ macro_rules! boolean {
                 (Some(DType::Bool), Some(DType::Bool)) => zipped::<u8, u8, u8, _>(l, $name, a, b, |a, b| a $op b),
                 _ => Ok(None),
             }
+        })
+        .gpu(|l| {
+            let (a, b) = (l.shape(0)?, l.shape(1)?);
+            let b = aligned(l.attrs, a, b)?;
+            let booleans = [0, 1].into_iter().all(|i| l.dtype(i) == Some(DType::Bool));
+            let f = function($name).filter(|_| booleans);
+            Ok(record::mapped(l, f, vec![], &[(0, a), (1, &b)], Element::U8))
         });
     };
 }
@@ -92,7 +106,11 @@ pub(super) static NOT: OpDef = OpDef::new("Not", "the other boolean", same_as_in
         other => Err(OpError::unsupported(format!("Not of {}", other.dtype()))),
     }
 })
-.kernel(|l| Ok((l.dtype(0) == Some(DType::Bool)).then(|| mapped::<u8, u8, _>("Not", |x| x ^ 1))));
+.kernel(|l| Ok((l.dtype(0) == Some(DType::Bool)).then(|| mapped::<u8, u8, _>("Not", |x| x ^ 1))))
+.gpu(|l| {
+    let f = function("Not").filter(|_| l.dtype(0) == Some(DType::Bool));
+    Ok(record::mapped(l, f, vec![], &[(0, l.shape(0)?)], Element::U8))
+});
 
 macro_rules! bitwise {
     ($konst:ident, $name:literal, $doc:literal, $op:tt) => {
@@ -172,7 +190,11 @@ fn test(inputs: &[Option<&Tensor>], name: &str, f: impl Fn(f64) -> bool) -> Resu
 pub(super) static IS_NAN: OpDef =
     OpDef::new("IsNaN", "whether it is no number", truth_like, |_, inputs| test(inputs, "IsNaN", f64::is_nan)).kernel(
         |l| Ok((l.dtype(0) == Some(DType::F32)).then(|| mapped::<f32, u8, _>("IsNaN", |x| u8::from(x.is_nan())))),
-    );
+    )
+    .gpu(|l| {
+        let f = function("IsNaN").filter(|_| l.dtype(0) == Some(DType::F32));
+        Ok(record::mapped(l, f, vec![], &[(0, l.shape(0)?)], Element::U8))
+    });
 
 /// whether it is infinite
 pub(super) static IS_INF: OpDef =
@@ -183,7 +205,7 @@ pub(super) static IS_INF: OpDef =
 
 /// x where the condition holds, else y
 pub(super) static WHERE: OpDef =
-    OpDef::new("Where", "x where the condition holds, else y", where_shape, where_reference).kernel(where_lower).vjp(
+    OpDef::new("Where", "x where the condition holds, else y", where_shape, where_reference).kernel(where_lower).gpu(where_record).vjp(
         |b| {
             let (dy, condition) = (b.dy()?, b.x(0)?);
             let zero = b.scalar_like(dy, 0.0)?;
@@ -226,6 +248,13 @@ fn where_lower(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
     }
     let Some(walk) = Walk::new([l.shape(0)?, l.shape(1)?, l.shape(2)?], l.output_shape(0))? else { return Ok(None) };
     Ok(Some(Lowered::new(Where { walk, bytes: x.size_bytes() }, vec![0, 1, 2])))
+}
+
+fn where_record(l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
+    let floats = [1, 2].into_iter().all(|i| l.dtype(i) == Some(DType::F32));
+    let f = function("Where").filter(|_| floats && l.dtype(0) == Some(DType::Bool));
+    let operands = [(0, l.shape(0)?), (1, l.shape(1)?), (2, l.shape(2)?)];
+    Ok(record::mapped(l, f, vec![], &operands, Element::F32))
 }
 
 struct Where {

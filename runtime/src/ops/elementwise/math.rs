@@ -4,7 +4,7 @@
 use hone_kernels::elementwise as fast;
 use hone_kernels::epilogue::Activation;
 
-use super::super::{OpDef, flat, need};
+use super::super::{OpDef, flat, need, record};
 use super::derivative::derivative;
 use super::walk::{activated, mapped};
 use super::{erf, floats, numbers, same_as_input};
@@ -16,6 +16,7 @@ macro_rules! function {
         pub(super) static $konst: OpDef =
             OpDef::new($name, $doc, same_as_input, |_, inputs| floats(need(inputs, 0, "X")?, $name, $float))
                 .kernel(|l| Ok((l.dtype(0) == Some(DType::F32)).then(|| mapped::<f32, f32, _>($name, $f32))))
+                .gpu(|l| record::named(l, $name, &[]))
                 .vjp($vjp);
     };
     ($konst:ident, $name:literal, $doc:literal, $float:expr, int: $int:expr, f32: $f32:expr, vjp: $vjp:expr) => {
@@ -23,6 +24,7 @@ macro_rules! function {
         pub(super) static $konst: OpDef =
             OpDef::new($name, $doc, same_as_input, |_, inputs| numbers(need(inputs, 0, "X")?, $name, $float, $int))
                 .kernel(|l| Ok((l.dtype(0) == Some(DType::F32)).then(|| mapped::<f32, f32, _>($name, $f32))))
+                .gpu(|l| record::named(l, $name, &[]))
                 .vjp($vjp);
     };
 }
@@ -75,6 +77,7 @@ pub(super) static TANH: OpDef = OpDef::new("Tanh", "hyperbolic tangent", same_as
     floats(need(inputs, 0, "X")?, "Tanh", f64::tanh)
 })
 .kernel(|l| Ok((l.dtype(0) == Some(DType::F32)).then(|| activated("Tanh", Activation::Tanh))))
+.gpu(|l| record::activated(l, Activation::Tanh))
 .vjp(derivative!("Tanh", Y, [], |y| 1.0 - y * y, f32: 1.0 - y * y));
 function!(ASINH, "Asinh", "inverse hyperbolic sine", f64::asinh, f32: |x: f32| f64::from(x).asinh() as f32,
     vjp: derivative!("Asinh", X, [], |x| 1.0 / (x * x + 1.0).sqrt(), f32: 1.0 / (x * x + 1.0).sqrt()));

@@ -2,16 +2,17 @@
 use hone_kernels::elementwise::map;
 
 use super::super::random::Generator;
-use super::super::{Attrs, Fact, OpDef, OpError, flat, need, optional};
+use super::super::{Attrs, Fact, OpDef, OpError, flat, need, optional, record};
 use super::{floats, same_as_input};
 use crate::autodiff::Backward;
-use crate::plan::{Io, Kernel, Lowered, Lowering};
+use crate::plan::{Io, Kernel, Lowered, Lowering, Recorded};
 use crate::tensor::{DType, Data, Tensor};
 
 /// x between min and max
 pub(super) static CLIP: OpDef =
     OpDef::new("Clip", "x between min and max; the largest and smallest number when not given", same_as_input, clip)
         .kernel(clip_lower)
+        .gpu(clip_record)
         .vjp(clip_vjp);
 
 /// Of what is passed on; a bound that is an input has the gradients of what it bounds.
@@ -103,6 +104,17 @@ fn clip_lower(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
         }
     }
     Ok(Some(Lowered::new(k, reads)))
+}
+
+fn clip_record(l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
+    let mut bounds = vec![l.attrs.float("min", f32::MIN)?, l.attrs.float("max", f32::MAX)?];
+    for (i, bound) in bounds.iter_mut().enumerate() {
+        if l.has(i + 1) {
+            let Some(t) = l.constant(i + 1).filter(|t| t.dtype() == DType::F32 && t.len() == 1) else { return Ok(None) };
+            *bound = t.as_f32()?[0];
+        }
+    }
+    record::named(l, "Clip", &bounds)
 }
 
 /// The bounds: which operand holds it, or its value.

@@ -1,9 +1,11 @@
 //! Elements, slices and blocks chosen by index.
 use super::{Ints, around, backward, by_bytes, indices_of, position};
+use hone_gpu::gather as gpu;
+
 use crate::map_data;
 use crate::ops::shape::elements;
 use crate::ops::{Attrs, Fact, MICROSOFT, OpDef, OpError, axis_of, need, strides_of};
-use crate::plan::{Fallible, Io, Lowered, Lowering, Weight};
+use crate::plan::{At, Fallible, Io, Lowered, Lowering, Recorded, Weight};
 use crate::tensor::{Data, Tensor};
 
 /// `Gather`: `y[o…, i…, k…] = data[o…, indices[i…], k…]`, the index along `axis`.
@@ -47,7 +49,38 @@ pub(super) static GATHER: OpDef = OpDef::new(
     }
     Ok(Some(Lowered::new(Slices { at, block: inner * dtype.size_bytes() }, vec![0, 1])))
 })
+.gpu(|l| {
+    let (axis, _) = gathered(l.attrs, l.shape(0)?, l.shape(1)?)?;
+    let (Some(dtype), Some(wide)) = (l.dtype(0), Ints::takes(l.dtype(1))) else { return Ok(None) };
+    let (outer, length, inner) = around(l.shape(0)?, axis);
+    let of = |table, inner| gpu::Gather { table, wide, outer, length, inner, count: l.shape(1).map_or(0, count) };
+    let at = vec![At::In(1), At::Out(0), At::Fault];
+    if let (None, Some(Weight::Q8 { q, scale, axis: by })) = (l.constant(0), l.weight(0)) {
+        let rows = axis == 0 && (scale.len() == 1 || by == 0 && scale.len() == length);
+        let Data::I8(codes) = q.data() else { return Ok(None) };
+        if !rows {
+            return Ok(None);
+        }
+        let scale: Vec<f32> = (0..length).map(|i| scale[if scale.len() == 1 { 0 } else { i }]).collect();
+        let mut bytes: Vec<u8> = codes.iter().map(|&v| v as u8).collect();
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        let operands = vec![At::Weights(bytes.into()), At::In(1), At::floats(&scale), At::Out(0), At::Fault];
+        return Ok(Recorded::one(of(gpu::Table::I8, inner).call(), operands));
+    }
+    let (table, inner) = match dtype.size_bytes() {
+        4 => (gpu::Table::Words, inner),
+        8 => (gpu::Table::Pairs, inner),
+        // Narrow elements move as words where a slice is made of whole ones.
+        unit if (inner * unit) % 4 == 0 => (gpu::Table::Words, inner * unit / 4),
+        _ => return Ok(None),
+    };
+    Ok(Recorded::one(of(table, inner).call(), [vec![At::In(0)], at].concat()))
+})
 .vjp(backward::gather);
+
+fn count(shape: &[usize]) -> usize {
+    shape.iter().product()
+}
 
 fn gathered(attrs: &Attrs, data: &[usize], indices: &[usize]) -> Result<(usize, Vec<usize>), OpError> {
     let axis = axis_of(attrs.int("axis", 0)?, data.len())?;

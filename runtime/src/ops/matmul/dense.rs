@@ -1,13 +1,14 @@
 //! A product with constant weights, ending in a bias, a sum and an activation.
+use hone_gpu::product as gpu;
 use hone_kernels::epilogue::{Activation, Epilogue};
 use hone_kernels::gemm;
 
-use super::PackedMatrix;
+use super::{PackedMatrix, on_gpu};
 use crate::ops::conv::activation;
 use crate::ops::internal::DOMAIN;
 use crate::ops::shape::elements;
 use crate::ops::{Attrs, Fact, OpDef, OpError, need, optional};
-use crate::plan::{Io, Kernel, Lowered, Lowering};
+use crate::plan::{At, Io, Kernel, Lowered, Lowering, Recorded};
 use crate::tensor::{DType, Tensor};
 
 /// `activation(x · w + bias + z)` for `x: [..., K]` and `w: [K, N]`, or `[N, K]` with `transB`; `bias: [N]` and `z` of the
@@ -23,7 +24,8 @@ pub(crate) static DENSE: OpDef = OpDef::new(
     reference,
 )
 .domain(DOMAIN)
-.kernel(lower);
+.kernel(lower)
+.gpu(recorded);
 
 /// Where `z` is.
 pub(crate) const Z: usize = 3;
@@ -97,6 +99,31 @@ fn lower(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
     let bytes = w.bytes();
     let kernel = Dense { m: s.m, k: s.k, n: s.n, w, bias, residual, activation: activation(l.attrs)? };
     Ok(Some(Lowered::new(kernel, reads).with_weights(bytes)))
+}
+
+fn recorded(l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
+    let floats = [0, 2, Z].into_iter().all(|i| !l.has(i) || l.dtype(i) == Some(DType::F32));
+    let Some(weight) = l.weight(1).filter(|_| floats) else { return Ok(None) };
+    let s = Sizes::of(l.attrs, l.shape(0)?, l.shape(1)?)?;
+    let axis = usize::from(!s.turned);
+    let Some((right, mut at)) = on_gpu(&weight, s.k, s.n, axis, |kk, j| s.at(kk, j))? else { return Ok(None) };
+    at.insert(0, At::In(0));
+    at.extend([2, Z].into_iter().filter(|&i| l.has(i)).map(At::In));
+    at.push(At::Out(0));
+    let product = gpu::Product {
+        m: s.m,
+        n: s.n,
+        k: s.k,
+        left: gpu::Left::Matrix { row: s.k, step: 1 },
+        right,
+        y_row: s.n,
+        batch: gpu::Batch::one(),
+        bias: l.has(2),
+        residual: l.has(Z),
+        alpha: 1.0,
+        activation: activation(l.attrs)?,
+    };
+    Ok(Recorded::one(product.call(), at))
 }
 
 struct Dense {

@@ -1,10 +1,11 @@
 //! Products: `MatMul`, `Gemm`, `Einsum` and their fused forms; determinants and inverses.
 //!
 //! All products are one [`Contraction`]: batches of `Σ_k a[i, k] · b[k, j]` over operands that lie as they lie.
+use hone_gpu::product as gpu;
 use hone_kernels::gemm::{self, Packed};
 
 use super::{OpDef, OpError};
-use crate::plan::Weight;
+use crate::plan::{At, Weight};
 
 mod backward;
 pub(in crate::ops) use backward::frozen_codes;
@@ -35,6 +36,32 @@ pub(super) struct PackedMatrix {
     f32: Vec<f32>,
     q: Vec<i8>,
     scale: Vec<f32>,
+}
+
+/// A constant matrix as a product on a GPU has it, and the operands it then reads: element `(k, j)` is element `at(k, j)` of
+/// `weight`. `None` when the scales of a quantised weight do not run along `axis`, the columns.
+pub(super) fn on_gpu(
+    weight: &Weight,
+    k: usize,
+    n: usize,
+    axis: usize,
+    at: impl Fn(usize, usize) -> usize,
+) -> Result<Option<(gpu::Right, Vec<At>)>, OpError> {
+    Ok(match weight {
+        Weight::F32(t) => {
+            let v = t.as_f32()?;
+            Some((gpu::Right::Packed, vec![At::Weights(gpu::pack(k, n, |k, j| v[at(k, j)]).into())]))
+        }
+        Weight::Q8 { q, scale, axis: along } => {
+            let crate::tensor::Data::I8(v) = q.data() else { return Ok(None) };
+            if scale.len() != 1 && (*along != axis || scale.len() != n) {
+                return Ok(None);
+            }
+            let scale: Vec<f32> = (0..n).map(|j| scale[if scale.len() == 1 { 0 } else { j }]).collect();
+            let w = At::Weights(gpu::pack_i8(k, n, |k, j| v[at(k, j)]).into());
+            Some((gpu::Right::PackedI8, vec![w, At::floats(&scale)]))
+        }
+    })
 }
 
 impl PackedMatrix {

@@ -1,10 +1,12 @@
 //! `MatMul` and its forms with transposed operands, and `Gemm`.
 use super::contraction::{Addend, Epilogue, Numbers, lower, offsets};
-use super::{Contraction, backward};
+use super::{Contraction, backward, on_gpu};
 use crate::ops::shape::{broadcast, elements};
 use crate::ops::{Attrs, Fact, MICROSOFT, OpDef, OpError, need, no_kernel, optional, strides_of};
-use crate::plan::{Lowered, Lowering};
+use crate::plan::{At, Lowered, Lowering, Recorded, Weight};
 use crate::tensor::{DType, Tensor};
+use hone_gpu::product as gpu;
+use hone_kernels::epilogue::Activation;
 
 /// NumPy matrix product.
 pub(super) static MATMUL: OpDef = OpDef::new(
@@ -14,6 +16,7 @@ pub(super) static MATMUL: OpDef = OpDef::new(
     |_, inputs| matmul(Turned::default(), 1.0, inputs),
 )
 .kernel(|l| matmul_kernel(Turned::default(), 1.0, l))
+.gpu(|l| matmul_recorded(Turned::default(), 1.0, l))
 .vjp(backward::matmul);
 
 /// The same with either operand transposed, its first axis moved behind the batch, and the product scaled.
@@ -25,6 +28,7 @@ pub(super) static FUSED_MATMUL: OpDef = OpDef::new(
 )
 .domain(MICROSOFT)
 .kernel(|l| matmul_kernel(Turned::of(l.attrs)?, l.attrs.float("alpha", 1.0)?, l))
+.gpu(|l| matmul_recorded(Turned::of(l.attrs)?, l.attrs.float("alpha", 1.0)?, l))
 .vjp(backward::fused_matmul);
 
 /// The same under its old name.
@@ -44,6 +48,7 @@ pub(super) static GEMM: OpDef =
         gemm(attrs, inputs, None)
     })
     .kernel(|l| gemm_kernel(l, Epilogue::default()))
+    .gpu(gemm_recorded)
     .vjp(backward::gemm);
 
 /// How the operands of a matrix product are turned.
@@ -171,6 +176,105 @@ fn matmul_kernel(turned: Turned, alpha: f32, l: &Lowering<'_>) -> Result<Option<
     let row_axis = (l.shape(1)?.len() == 2).then_some(columns);
     let epilogue = Epilogue { alpha: (alpha != 1.0).then_some(alpha), ..Epilogue::default() };
     lower(l, c, row_axis, epilogue, None)
+}
+
+fn matmul_recorded(turned: Turned, alpha: f32, l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
+    let (left, right, batch, _) = matmul_shapes(turned, l.shape(0)?, l.shape(1)?)?;
+    let mut at = vec![At::In(0)];
+    let Some(mut p) = matrices(l, &left, &right, &batch, &mut at)? else { return Ok(None) };
+    p.alpha = alpha;
+    at.push(At::Out(0));
+    Ok(Recorded::one(p.call(), at))
+}
+
+/// The product of those matrices on a GPU, without anything behind it; its right operand goes to `at`.
+fn matrices(
+    l: &Lowering<'_>,
+    left: &Matrices,
+    right: &Matrices,
+    batch: &[usize],
+    at: &mut Vec<At>,
+) -> Result<Option<gpu::Product>, OpError> {
+    if l.dtype(0) != Some(DType::F32) || l.dtype(1) != Some(DType::F32) || batch.len() > 4 {
+        return Ok(None);
+    }
+    let (mut m, k, n) = (left.row.0, left.column.0, right.column.0);
+    let along = |of: &Matrices| -> [usize; 4] {
+        let lead = batch.len() - of.batch.len();
+        std::array::from_fn(|i| {
+            let axis = (i + batch.len()).checked_sub(4).and_then(|i| i.checked_sub(lead));
+            axis.filter(|&a| of.batch[a] != 1).map_or(0, |a| of.batch_strides[a])
+        })
+    };
+    let mut lengths: [usize; 4] =
+        std::array::from_fn(|i| (i + batch.len()).checked_sub(4).map_or(1, |i| batch[i]));
+    let (mut a, mut w) = (along(left), along(right));
+    let mut y = [0; 4];
+    let mut step = m * n;
+    for i in (0..4).rev() {
+        y[i] = step;
+        step *= lengths[i];
+    }
+    // Rows of all products follow one another: one product.
+    let all: usize = lengths.iter().product();
+    let unbroken = left.row.1 == k && left.column.1 == 1 && left.batch.iter().product::<usize>() == all;
+    if w == [0; 4] && unbroken && strides_of(&[&left.batch[..], &[m, k]].concat())[..left.batch.len()] == left.batch_strides {
+        m *= all;
+        (lengths, a, y) = ([1; 4], [0; 4], [0; 4]);
+    }
+    let right = match l.weight(1) {
+        Some(weight) if w == [0; 4] => {
+            // The columns' scales are along the last axis, or the first of a turned matrix.
+            let axis = if right.column.1 == 1 { l.shape(1)?.len() - 1 } else { 0 };
+            let place = |kk: usize, j: usize| kk * right.row.1 + j * right.column.1;
+            let Some((right, operands)) = on_gpu(&weight, k, n, axis, place)? else { return Ok(None) };
+            at.extend(operands);
+            right
+        }
+        Some(Weight::Q8 { .. }) => return Ok(None),
+        _ => {
+            at.push(At::In(1));
+            gpu::Right::Plain { row: right.row.1, step: right.column.1 }
+        }
+    };
+    if matches!(right, gpu::Right::Packed | gpu::Right::PackedI8) {
+        w = [0; 4];
+    }
+    Ok(Some(gpu::Product {
+        m,
+        n,
+        k,
+        left: gpu::Left::Matrix { row: left.row.1, step: left.column.1 },
+        right,
+        y_row: n,
+        batch: gpu::Batch { lengths, a, w, y },
+        bias: false,
+        residual: false,
+        alpha: 1.0,
+        activation: Activation::None,
+    }))
+}
+
+fn gemm_recorded(l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
+    let (ta, tb) = (l.attrs.flag("transA", false)?, l.attrs.flag("transB", false)?);
+    let side = |transposed| Side { transposed, batch_behind: false };
+    let (left, right) = (Matrices::new(l.shape(0)?, side(ta), true), Matrices::new(l.shape(1)?, side(tb), false));
+    let mut at = vec![At::In(0)];
+    let Some(mut p) = matrices(l, &left, &right, &[], &mut at)? else { return Ok(None) };
+    p.alpha = l.attrs.float("alpha", 1.0)?;
+    let beta = l.attrs.float("beta", 1.0)?;
+    if l.has(2) && beta != 0.0 {
+        let strides = addend_strides(l.shape(2)?, p.m, p.n)?;
+        match strides {
+            _ if l.dtype(2) != Some(DType::F32) => return Ok(None),
+            (0, 1) if beta == 1.0 => p.bias = true,
+            (row, 1) if row == p.n && beta == 1.0 => p.residual = true,
+            _ => return Ok(None),
+        }
+        at.push(At::In(2));
+    }
+    at.push(At::Out(0));
+    Ok(Recorded::one(p.call(), at))
 }
 
 fn gemm_contraction(attrs: &Attrs, a: &[usize], b: &[usize]) -> Result<Contraction, OpError> {

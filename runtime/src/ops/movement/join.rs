@@ -1,12 +1,13 @@
 //! Tensors put together along an axis and taken apart.
+use hone_gpu::copy as gpu;
 use hone_kernels::strided::{Axis, Layout};
 
 use super::operands::{Facts, Operands, Tensors};
 use super::view::View;
 use crate::map_data;
 use crate::ops::shape::elements;
-use crate::ops::{Attrs, Fact, OpDef, OpError, axis_of, need};
-use crate::plan::{Io, Kernel, Lowered};
+use crate::ops::{Attrs, Fact, OpDef, OpError, axis_of, need, record};
+use crate::plan::{At, Io, Kernel, Lowered, Recorded};
 use crate::tensor::{Data, Tensor};
 
 /// `Concat`: tensors one after another along `axis` (1 where old files leave it out).
@@ -56,6 +57,23 @@ pub(super) static CONCAT: OpDef = OpDef::new(
     let (joint, Some(dtype)) = (Joint::new(l.attrs, &shapes)?, l.dtype(0)) else { return Ok(None) };
     let runs = joint.runs.iter().map(|r| r * dtype.size_bytes()).collect();
     Ok(Some(Lowered::new(Join { outer: joint.outer, runs }, (0..n).collect())))
+})
+.gpu(|l| {
+    let n = l.inputs();
+    if (0..n).any(|i| !l.has(i) || l.dtype(i) != l.dtype(0)) {
+        return Ok(None);
+    }
+    let shapes: Vec<&[usize]> = (0..n).map(|i| l.shape(i)).collect::<Result<_, _>>()?;
+    let (joint, Some(dtype)) = (Joint::new(l.attrs, &shapes)?, l.dtype(0)) else { return Ok(None) };
+    let row: usize = joint.runs.iter().sum();
+    let (mut at, mut recorded) = (0, Some(Recorded::default()));
+    for (i, &run) in joint.runs.iter().enumerate() {
+        let axes = vec![gpu::Axis::plain(joint.outer, run as isize, row), gpu::Axis::plain(run, 1, 1)];
+        let copy = gpu::Copy { unit: dtype.size_bytes(), base: 0, to: at, axes, border: record::BARE };
+        recorded = recorded.and_then(|r| r.and(copy.call(), vec![At::In(i), At::Out(0)]));
+        at += run;
+    }
+    Ok(recorded)
 })
 .vjp(|b| {
     let dy = b.dy()?;
@@ -166,6 +184,16 @@ pub(super) static SPLIT: OpDef = OpDef::new(
         layouts.push(layout);
     }
     Ok(Some(Lowered::new(Parts(layouts), vec![0])))
+})
+.gpu(|l| {
+    let (Some(parts), Some(dtype)) = (parts(l)?, l.dtype(0)) else { return Ok(None) };
+    let mut recorded = Some(Recorded::default());
+    for (i, part) in parts.iter().enumerate().filter(|(i, _)| l.wants(*i)) {
+        let axes = record::axes(&part.lengths, &part.strides);
+        let copy = gpu::Copy { unit: dtype.size_bytes(), base: part.base as isize, to: 0, axes, border: record::BARE };
+        recorded = recorded.and_then(|r| r.and(copy.call(), vec![At::In(0), At::Out(i)]));
+    }
+    Ok(recorded)
 })
 .vjp(|b| {
     let x = b.x(0)?;

@@ -1,24 +1,27 @@
 //! Elements with a border around them, or with their edges cut off.
+use hone_gpu::copy as gpu;
 use hone_kernels::strided::{Axis, Layout};
 
 use super::operands::{Facts, Operands, Tensors};
 use crate::autodiff::Backward;
 use crate::graph::ValueId;
 use crate::ops::shape::{axes_of, elements};
-use crate::ops::{Attr, Attrs, Fact, MICROSOFT, OpDef, OpError, need, strides_of};
-use crate::plan::{Io, Kernel, Lowered, Lowering};
+use crate::ops::{Attr, Attrs, Fact, MICROSOFT, OpDef, OpError, need, record, strides_of};
+use crate::plan::{Io, Kernel, Lowered, Lowering, Recorded};
 use crate::tensor::{Data, Tensor};
 
 /// `Pad`: elements added (or with negative numbers cut off) at both ends of each axis.
 pub(super) static PAD: OpDef =
     OpDef::new("Pad", "a border of a constant, or of the tensor's own elements, around it", pad_rule, pad)
         .kernel(pad_lower)
+        .gpu(pad_record)
         .vjp(pad_vjp);
 
 /// ONNX Runtime's `Pad`, whose pads were an input before the standard's were.
 pub(super) static PAD_MICROSOFT: OpDef =
     OpDef::new("Pad", "a border of a constant, or of the tensor's own elements, around it", pad_rule, pad)
         .kernel(pad_lower)
+        .gpu(pad_record)
         .domain(MICROSOFT)
         .vjp(pad_vjp);
 
@@ -99,6 +102,36 @@ fn pad(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError
 fn pad_lower(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
     let (Some(border), Some(fill)) = (Border::of_pad(l)?, pad_value(l)?) else { return Ok(None) };
     border.lower(l, &fill)
+}
+
+fn pad_record(l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
+    let (Some(border), Some(fill), Some(dtype)) = (Border::of_pad(l)?, pad_value(l)?, l.dtype(0)) else {
+        return Ok(None);
+    };
+    let from = l.shape(0)?;
+    let (own, there) = (strides_of(from), strides_of(&border.shape()));
+    let axis = |a: usize| {
+        let e = &border.edges[a];
+        gpu::Axis { len: e.len(), from: own[a] as isize, to: there[a], before: e.before as isize, kept: e.kept }
+    };
+    let outside = match border.mode {
+        Mode::Constant => {
+            let mut bytes = [0; 8];
+            let value = fill.as_bytes();
+            if value.len() > 8 {
+                return Ok(None);
+            }
+            bytes[..value.len()].copy_from_slice(value);
+            gpu::Border::Fill(bytes)
+        }
+        Mode::Edge => gpu::Border::Edge,
+        Mode::Reflect => gpu::Border::Reflect,
+        Mode::Wrap => gpu::Border::Wrap,
+    };
+    let base = border.edges.iter().zip(&own).map(|(e, s)| e.start * s).sum::<usize>() as isize;
+    let axes = (0..from.len()).map(axis).collect();
+    let copy = gpu::Copy { unit: dtype.size_bytes(), base, to: 0, axes, border: outside };
+    Ok(if border.shape() == l.output_shape(0) { record::copied(l, 0, 0, copy) } else { None })
 }
 
 /// What a constant border is made of, as data of one element. `None` when it is not known.

@@ -1,11 +1,12 @@
 //! Operators whose result is their first operand read through strides: the one formula behind half of the family.
+use hone_gpu::copy::Copy;
 use hone_kernels::strided::{Axis, Layout};
 
 use super::operands::{Facts, Operands, Tensors};
 use crate::map_data;
 use crate::ops::shape::elements;
-use crate::ops::{Attrs, Fact, OpError, need, strides_of};
-use crate::plan::{Io, Kernel, Lowered, Lowering};
+use crate::ops::{Attrs, Fact, OpError, need, record, strides_of};
+use crate::plan::{Io, Kernel, Lowered, Lowering, Recorded};
 use crate::tensor::Tensor;
 
 /// Element `at` of the result is element `base + Σ at[i] · axes[i].stride` of the operand.
@@ -115,6 +116,14 @@ pub(super) fn lower(l: &Lowering<'_>, view: ViewOf) -> Result<Option<Lowered>, O
     Ok(lowered.map(|l| if whole { l.same_bytes(0) } else { l }))
 }
 
+/// Its form on a GPU.
+pub(super) fn record(l: &Lowering<'_>, view: ViewOf) -> Result<Option<Recorded>, OpError> {
+    let (Some(view), Some(dtype)) = (view(l)?, l.dtype(0)) else { return Ok(None) };
+    let axes = record::axes(&view.lengths, &view.strides);
+    let copy = Copy { unit: dtype.size_bytes(), base: view.base as isize, to: 0, axes, border: record::BARE };
+    Ok(if view.shape == l.output_shape(0) { record::copied(l, 0, 0, copy) } else { None })
+}
+
 struct StridedCopy(Layout);
 
 impl Kernel for StridedCopy {
@@ -138,6 +147,7 @@ macro_rules! view_op {
             |attrs, inputs| $crate::ops::movement::view::reference(attrs, inputs, $view),
         )
         .kernel(|l| $crate::ops::movement::view::lower(l, $view))
+        .gpu(|l| $crate::ops::movement::view::record(l, $view))
     };
 }
 pub(super) use view_op;

@@ -1,12 +1,13 @@
 //! Layer normalisation by mean and variance, and by the mean square alone.
 //!
 //! `N` is the number of elements normalised together: those of the axes from `axis` on.
+use hone_gpu::rows::{Along, Rows};
 use hone_kernels::normalise;
 
 use super::{PIECE, backward};
 use crate::ops::shape::{broadcast, broadcast_indices};
 use crate::ops::{Attrs, Fact, MICROSOFT, OpDef, OpError, axis_of, need, no_kernel, optional};
-use crate::plan::{Io, Kernel, Lowered, Lowering};
+use crate::plan::{At, Io, Kernel, Lowered, Lowering, Recorded};
 use crate::tensor::{DType, Tensor};
 
 /// `(x - mean) / sqrt(var + epsilon) · scale + bias`.
@@ -17,6 +18,7 @@ pub(super) static LAYER_NORMALIZATION: OpDef = OpDef::new(
     |attrs, inputs| forward(attrs, inputs, true),
 )
 .kernel(|l| lower(l, true))
+.gpu(|l| recorded(l, true))
 .vjp(|b| backward::layer(b, true));
 
 /// The same in ONNX Runtime's domain.
@@ -24,6 +26,7 @@ pub(super) static MS_LAYER_NORMALIZATION: OpDef =
     OpDef::new("LayerNormalization", LAYER_NORMALIZATION.doc, LAYER_NORMALIZATION.shape, LAYER_NORMALIZATION.reference)
         .domain(MICROSOFT)
         .kernel(LAYER_NORMALIZATION.lower)
+        .gpu(|l| recorded(l, true))
         .vjp(|b| backward::layer(b, true));
 
 /// `x / sqrt(mean(x²) + epsilon) · scale`.
@@ -34,6 +37,7 @@ pub(super) static RMS_NORMALIZATION: OpDef = OpDef::new(
     |attrs, inputs| forward(attrs, inputs, false),
 )
 .kernel(|l| lower(l, false))
+.gpu(|l| recorded(l, false))
 .vjp(|b| backward::layer(b, false));
 
 /// The same with the inverse of the root as second output, as ONNX Runtime had it first.
@@ -44,6 +48,7 @@ pub(super) static SIMPLIFIED_LAYER_NORMALIZATION: OpDef = OpDef::new(
     RMS_NORMALIZATION.reference,
 )
 .kernel(RMS_NORMALIZATION.lower)
+.gpu(|l| recorded(l, false))
 .vjp(|b| backward::layer(b, false));
 
 /// The same in ONNX Runtime's domain.
@@ -55,6 +60,7 @@ pub(super) static MS_SIMPLIFIED_LAYER_NORMALIZATION: OpDef = OpDef::new(
 )
 .domain(MICROSOFT)
 .kernel(RMS_NORMALIZATION.lower)
+.gpu(|l| recorded(l, false))
 .vjp(|b| backward::layer(b, false));
 
 /// The type of the moments an operator gives: 32-bit floats unless `stash_type` says otherwise.
@@ -157,6 +163,26 @@ fn lower(l: &Lowering<'_>, centred: bool) -> Result<Option<Lowered>, OpError> {
     let reads = if offset { vec![0, 1, 2] } else { vec![0, 1] };
     let epsilon = l.attrs.float("epsilon", 1e-5)?;
     Ok(Some(Lowered::new(NormRows { n: row.iter().product(), epsilon, offset, centred }, reads)))
+}
+
+fn recorded(l: &Lowering<'_>, centred: bool) -> Result<Option<Recorded>, OpError> {
+    let shape = l.shape(0)?;
+    let axis = axis(l.attrs, shape)?;
+    let row = &shape[axis..];
+    let bias = centred && l.has(2);
+    let fits =
+        |i: usize| l.dtype(i) == Some(DType::F32) && l.shape(i).is_ok_and(|s| s.len() <= shape.len() && is_row(s, row));
+    if l.dtype(0) != Some(DType::F32) || l.wants(1) || l.wants(2) || !fits(1) || (bias && !fits(2)) {
+        return Ok(None);
+    }
+    let (outer, length) = (shape[..axis].iter().product(), row.iter().product());
+    let epsilon = l.attrs.float("epsilon", 1e-5)?;
+    let along =
+        Along { rows: Rows::Norm { centred, bias }, outer, length, inner: 1, scales: length, epsilon, factor: 1.0 };
+    let mut at = vec![At::In(0), At::In(1)];
+    at.extend(bias.then_some(At::In(2)));
+    at.push(At::Out(0));
+    Ok(Recorded::one(along.call(), at))
 }
 
 struct NormRows {

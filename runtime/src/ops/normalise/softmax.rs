@@ -1,11 +1,12 @@
 //! Softmax, its logarithm and its limit along one axis; before opset 13, over all axes from `axis` on.
+use hone_gpu::rows::Rows;
 use hone_kernels::{gradient, normalise};
 
 use super::PIECE;
 use crate::autodiff::Backward;
 use crate::ops::shape::{broadcast, broadcast_indices, elements, same_as_input};
-use crate::ops::{Attr, Attrs, HONE, MICROSOFT, OpDef, OpError, axis_of, flat, need, no_kernel};
-use crate::plan::{Io, Kernel, Lowered, Lowering};
+use crate::ops::{Attr, Attrs, HONE, MICROSOFT, OpDef, OpError, axis_of, flat, need, no_kernel, record};
+use crate::plan::{Io, Kernel, Lowered, Lowering, Recorded};
 use crate::tensor::{DType, Tensor};
 
 /// `e^(x - max) / Σ`.
@@ -16,6 +17,7 @@ pub(super) static SOFTMAX: OpDef = OpDef::new(
     |attrs, inputs| along(attrs, need(inputs, 0, "input")?, &softmax),
 )
 .kernel(|l| lower(l, false))
+.gpu(|l| recorded(l, Rows::Softmax))
 .vjp(|b| backward(b, &SOFTMAX_VJP));
 
 /// Its logarithm.
@@ -26,6 +28,7 @@ pub(super) static LOG_SOFTMAX: OpDef = OpDef::new(
     |attrs, inputs| along(attrs, need(inputs, 0, "input")?, &log_softmax),
 )
 .kernel(|l| lower(l, true))
+.gpu(|l| recorded(l, Rows::LogSoftmax))
 .vjp(|b| backward(b, &LOG_SOFTMAX_VJP));
 
 /// One where the first of the largest is, zero elsewhere.
@@ -239,6 +242,13 @@ fn lower(l: &Lowering<'_>, log: bool) -> Result<Option<Lowered>, OpError> {
     }
     let scratch = if run.inner == 1 { 0 } else { run.inner.saturating_mul(2) };
     Ok(Some(Lowered::new(SoftmaxKernel { run, log }, vec![0]).with_scratch(scratch)))
+}
+
+fn recorded(l: &Lowering<'_>, rows: Rows) -> Result<Option<Recorded>, OpError> {
+    let shape = l.shape(0)?;
+    let Run { len, inner } = Run::new(l.attrs, shape)?;
+    let outer = elements(shape)?.checked_div(len * inner).unwrap_or(0);
+    Ok(if l.dtype(0) == Some(DType::F32) { record::along(rows, outer, len, inner, 1.0) } else { None })
 }
 
 struct SoftmaxKernel {

@@ -16,7 +16,8 @@ pub(crate) static MAX_POOL: OpDef = OpDef::new(
     |attrs, inputs| reference_last(&super::MAX_POOL, &Attrs { outputs: 1, ..attrs.clone() }, inputs, &[]),
 )
 .domain(DOMAIN)
-.kernel(|l| windows(l, |_| None));
+.kernel(|l| windows(l, |_| None))
+.gpu(|l| lower::recorded(l, &Windows::of(l.attrs, &first(l.shape(0)?))?, false, None));
 
 /// `AveragePool`.
 pub(crate) static AVERAGE_POOL: OpDef = OpDef::new(
@@ -29,6 +30,11 @@ pub(crate) static AVERAGE_POOL: OpDef = OpDef::new(
 .kernel(|l| {
     let padded = l.attrs.flag("count_include_pad", false)?;
     windows(l, |w| Some(lower::factors(w, padded)))
+})
+.gpu(|l| {
+    let w = Windows::of(l.attrs, &first(l.shape(0)?))?;
+    let factors = lower::factors(&w, l.attrs.flag("count_include_pad", false)?);
+    lower::recorded(l, &w, false, Some(&factors))
 });
 
 fn only_first(facts: Result<Option<Vec<Fact>>, OpError>) -> Result<Option<Vec<Fact>>, OpError> {

@@ -1,10 +1,12 @@
 //! Lowering of pooling of `f32` planes over at most three spatial axes.
+use hone_gpu::rows::Rows;
+use hone_gpu::window as gpu;
 use hone_kernels::conv::Window;
 use hone_kernels::pool;
 
 use super::Windows;
 use crate::ops::OpError;
-use crate::plan::{Io, Kernel, Lowered, Lowering};
+use crate::plan::{At, Io, Kernel, Lowered, Lowering, Recorded};
 use crate::tensor::DType;
 
 pub(super) fn max_pool(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
@@ -42,6 +44,47 @@ fn windows(l: &Lowering<'_>, pooling: impl Fn(&Windows) -> Pooling) -> Result<Op
     let Some(window) = w.geometry.window() else { return Ok(None) };
     let pooling = pooling(&w);
     Ok(Some(Lowered::new(Planes { planes: w.planes, window, pooling }, vec![0])))
+}
+
+pub(super) fn max_pool_recorded(l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
+    if l.wants(1) {
+        return Ok(None);
+    }
+    recorded(l, &Windows::of(l.attrs, l.shape(0)?)?, true, None)
+}
+
+pub(super) fn average_pool_recorded(l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
+    let w = Windows::of(l.attrs, l.shape(0)?)?;
+    let factors = factors(&w, l.attrs.flag("count_include_pad", false)?);
+    recorded(l, &w, true, Some(&factors))
+}
+
+/// Pooling of floats on a GPU, channels `first` or last: the mean with `factors`, else the largest.
+pub(super) fn recorded(
+    l: &Lowering<'_>,
+    w: &Windows,
+    first: bool,
+    factors: Option<&[f32]>,
+) -> Result<Option<Recorded>, OpError> {
+    let Some(window) = w.geometry.window().filter(|_| l.dtype(0) == Some(DType::F32)) else { return Ok(None) };
+    let [batch, channels] = w.lead;
+    let of = if factors.is_some() { gpu::Of::Average } else { gpu::Of::Max };
+    let call = gpu::Windows { window, batch, channels, first, of }.call();
+    let mut at = vec![At::In(0)];
+    at.extend(factors.map(At::floats));
+    at.push(At::Out(0));
+    Ok(Recorded::one(call, at))
+}
+
+pub(super) fn global_recorded(l: &Lowering<'_>, max: bool) -> Result<Option<Recorded>, OpError> {
+    let x = l.shape(0)?;
+    let planes = super::planes(x)?;
+    let pixels: usize = x[2..].iter().product();
+    if l.dtype(0) != Some(DType::F32) {
+        return Ok(None);
+    }
+    let rows = if max { Rows::Max } else { Rows::Sum };
+    Ok(crate::ops::record::along(rows, planes[0] * planes[1], pixels, 1, if max { 1.0 } else { 1.0 / pixels as f32 }))
 }
 
 enum Pooling {

@@ -70,6 +70,7 @@ static MAX_POOL: OpDef = OpDef::new(
     },
 )
 .kernel(lower::max_pool)
+.gpu(lower::max_pool_recorded)
 .vjp(backward::max_pool);
 
 /// The mean under each window. Positions in the padding count, as zeros, only with `count_include_pad`; positions that
@@ -82,6 +83,7 @@ static AVERAGE_POOL: OpDef =
         w.sums(x, |at, sum| sum / w.count(at, padded).max(1) as f64, |v| v)
     })
     .kernel(lower::average_pool)
+    .gpu(lower::average_pool_recorded)
     .vjp(backward::average_pool);
 
 /// `(Σ |x|^p)^(1/p)` under each window.
@@ -99,6 +101,7 @@ static GLOBAL_AVERAGE_POOL: OpDef = OpDef::new(
     |_, inputs| global(inputs, |plane| plane.iter().sum::<f64>() / plane.len() as f64),
 )
 .kernel(lower::global_average_pool)
+.gpu(|l| lower::global_recorded(l, false))
 .vjp(|b| backward::global(b, |b, x, axes| b.reduce("ReduceMean", x, axes, true)));
 
 static GLOBAL_MAX_POOL: OpDef = OpDef::new(
@@ -110,6 +113,7 @@ static GLOBAL_MAX_POOL: OpDef = OpDef::new(
     },
 )
 .kernel(lower::global_max_pool)
+.gpu(|l| lower::global_recorded(l, true))
 .vjp(|b| backward::global(b, |b, x, axes| b.reduce("ReduceMax", x, axes, true)));
 
 static GLOBAL_LP_POOL: OpDef = OpDef::new(

@@ -1,0 +1,584 @@
+//! Products, convolutions and quantisation of 8-bit codes, exact where integers are.
+use std::sync::Arc;
+
+use hone_kernels::conv::Window;
+use hone_kernels::epilogue::Activation;
+
+use crate::functions::of_activation;
+use crate::kernel::{Allowed, Call, Draws, Kernel, Trial, bytes_of, bytes_of_words, filled};
+
+/// Columns of a tile; packed weights are padded to it.
+const COLUMNS: usize = 8;
+/// Rows of a tile.
+const ROWS: usize = 4;
+
+/// The left operand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// Rows of `k` codes, one after another.
+    Matrix,
+    /// Positions of a window over `[batch, depth, height, width, groups · channels]`.
+    Window {
+        /// The window.
+        window: Window,
+        /// Channels of a group.
+        channels: usize,
+        /// Groups.
+        groups: usize,
+    },
+}
+
+/// Where the zero point of the left operand is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Zero {
+    /// Known; the offsets are whole.
+    Known(u8),
+    /// In the first byte of the fourth operand; the offsets are sums of the columns of the weights. Of a matrix only.
+    Told,
+}
+
+/// Sums of products of codes, as `i32`. Operands: codes, packed weights, offsets, the zero point where it is told.
+#[derive(Clone, Copy, Debug)]
+pub struct Sums {
+    /// Rows.
+    pub m: usize,
+    /// Columns of a group.
+    pub n: usize,
+    /// Length of the sum.
+    pub k: usize,
+    /// The codes are `i8`.
+    pub signed: bool,
+    /// The left operand.
+    pub left: Left,
+    /// Its zero point.
+    pub zero: Zero,
+}
+
+/// Packed weights of one group: `w(k, j)`, `k = tap · channels + channel`, `run` of them in a row (all of a matrix's, the
+/// channels of a window's) padded to whole words.
+pub fn pack(k: usize, run: usize, n: usize, w: impl Fn(usize, usize) -> i8) -> Vec<u8> {
+    let words = run.div_ceil(4);
+    let columns = n.next_multiple_of(COLUMNS);
+    let mut out = Vec::with_capacity(k.div_ceil(run.max(1)) * words * columns * 4);
+    for tap in 0..k.div_ceil(run.max(1)) {
+        for word in 0..words {
+            for j in 0..columns {
+                out.extend((0..4).map(|b| {
+                    let c = word * 4 + b;
+                    if c < run && j < n { w(tap * run + c, j) as u8 } else { 0 }
+                }));
+            }
+        }
+    }
+    out
+}
+
+/// What the sum of a column's weights counts for where the codes have that zero point.
+pub fn factor(signed: bool, zero: u8) -> i32 {
+    if signed { -i32::from(zero as i8) } else { 128 - i32::from(zero) }
+}
+
+impl Sums {
+    /// The call; `None` when it is larger than a grid.
+    pub fn call(&self) -> Option<Call> {
+        let word = |v: usize| u32::try_from(v).ok();
+        let columns = self.n.next_multiple_of(COLUMNS);
+        let (length, groups, pixel) = match self.left {
+            Left::Matrix => (self.k, 1, self.k),
+            Left::Window { channels, groups, .. } => (channels, groups, channels * groups),
+        };
+        let (words, wide) = (length.div_ceil(4), length % 4 == 0);
+        if self.zero == Zero::Told && self.left != Left::Matrix {
+            return None;
+        }
+        let taps = if let Left::Window { window, .. } = self.left { window.taps() } else { 1 };
+        let flip = if self.signed { 0 } else { 0x8080_8080 };
+        let mut params = vec![0u32; 36];
+        params[..6].copy_from_slice(&[
+            word(self.m)?,
+            word(self.n)?,
+            word(words)?,
+            word(columns / 4)?,
+            word(pixel)?,
+            word(self.n * groups)?,
+        ]);
+        params[6] = if let Zero::Known(z) = self.zero { u32::from(z) * 0x0101_0101 } else { 0 };
+        params[7] = flip;
+        if let Left::Window { window: w, .. } = self.left {
+            for (field, v) in [w.input, w.output, w.kernel, w.stride, w.dilation].iter().enumerate() {
+                for (axis, v) in v.iter().enumerate() {
+                    params[8 + 4 * field + axis] = word(*v)?;
+                }
+            }
+            for (axis, v) in w.pad.iter().enumerate() {
+                params[28 + axis] = i32::try_from(*v).ok()? as u32;
+            }
+        }
+        params[32..].copy_from_slice(&[
+            word(length)?,
+            word(length)?,
+            word(taps * words * columns / 4)?,
+            word(self.n)?,
+        ]);
+        let form = Form { window: self.left != Left::Matrix, wide, signed: self.signed, told: self.zero == Zero::Told };
+        sums_kernel(form).call(params, [self.n.div_ceil(8 * COLUMNS), self.m.div_ceil(8 * ROWS), groups])
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Form {
+    window: bool,
+    wide: bool,
+    signed: bool,
+    told: bool,
+}
+
+fn sums_kernel(form: Form) -> Arc<Kernel> {
+    let Form { window, wide, signed, told } = form;
+    let name = format!(
+        "sums-{}{}-{}{}",
+        if window { "window" } else { "matrix" },
+        if wide { "4" } else { "" },
+        if signed { "i8" } else { "u8" },
+        if told { "-told" } else { "" },
+    );
+    let (bindings, factor) = if told {
+        let z = if signed {
+            "-extractBits(i32(Z[0]), 0u, 8u)"
+        } else {
+            "128 - i32(Z[0] & 255u)"
+        };
+        ("@group(0) @binding(4) var<storage, read_write> Z: array<u32>;\n@group(0) @binding(5) var<storage, read_write> Y: array<i32>;", z)
+    } else {
+        ("@group(0) @binding(4) var<storage, read_write> Y: array<i32>;", "1")
+    };
+    let codes = if wide {
+        "    return A[at >> 2u] ^ P.flip;"
+    } else {
+        "    var word = 0u;
+    for (var b = 0u; b < min(left, 4u); b++) {
+        let byte = at + b;
+        word |= extractBits(A[byte >> 2u], (byte & 3u) * 8u, 8u) << (b * 8u);
+    }
+    return word ^ P.flip;"
+    };
+    let source = filled(
+        include_str!("sums.wgsl"),
+        &[
+            ("A", if wide { "rows of whole words." } else { "rows of any length." }),
+            ("BINDINGS", bindings),
+            ("CODES", codes),
+            ("ROWS", if window { crate::product::POSITIONS } else { "" }),
+            ("FACTOR", factor),
+            ("LOOP", &sums_loop(window)),
+            ("FINISH", &sums_finish()),
+        ],
+    );
+    Kernel::new(name, source, if told { 4 } else { 3 }, 1, move || sums_trials(form))
+}
+
+fn sums_loop(window: bool) -> String {
+    let mut out = String::new();
+    let step = |out: &mut String, pad: &str| {
+        *out += &format!("{pad}let w0 = W[w];\n{pad}let w1 = W[w + 1u];\n{pad}w += P.w_row;\n");
+        for r in 0..ROWS {
+            *out += &format!("{pad}s{r}0 += four(a{r}, w0);\n{pad}s{r}1 += four(a{r}, w1);\n");
+        }
+    };
+    if window {
+        for r in 0..ROWS {
+            out += &format!("    let q{r} = position(min(i + {r}u, P.m - 1u));\n");
+        }
+        out += "    for (var t = 0u; t < P.window.x * P.window.y * P.window.z; t++) {\n";
+        out += "        let tap = vec3<u32>(t / (P.window.y * P.window.z), t / P.window.z % P.window.y, t % P.window.z);\n";
+        for r in 0..ROWS {
+            out += &format!("        let p{r} = pixel(q{r}, tap);\n");
+        }
+        out += "        for (var c = 0u; c < P.words; c++) {\n";
+        for r in 0..ROWS {
+            out += &format!(
+                "            let a{r} = select(P.zero ^ P.flip, codes(u32(max(p{r}, 0)) + at.z * P.a_group + c * 4u, \
+                 P.length - c * 4u), p{r} >= 0);\n"
+            );
+        }
+        step(&mut out, "            ");
+        out += "        }\n    }\n";
+    } else {
+        out += "    for (var k = 0u; k < P.words; k++) {\n";
+        for r in 0..ROWS {
+            out += &format!(
+                "        let a{r} = codes(min(i + {r}u, P.m - 1u) * P.a_row + k * 4u, P.length - k * 4u);\n"
+            );
+        }
+        step(&mut out, "        ");
+        out += "    }\n";
+    }
+    out
+}
+
+fn sums_finish() -> String {
+    let mut out = String::new();
+    for r in 0..ROWS {
+        for c in 0..COLUMNS {
+            let lane = ["x", "y", "z", "w"][c % 4];
+            out += &format!("    finish(i + {r}u, j + {c}u, at.z, factor, s{r}{}.{lane});\n", c / 4);
+        }
+    }
+    out
+}
+
+/// Depthwise sums of unsigned codes: operands codes and weights `[taps, channels]` as bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Spread {
+    /// The window.
+    pub window: Window,
+    /// Images.
+    pub batch: usize,
+    /// Channels.
+    pub channels: usize,
+    /// The code of 0.
+    pub zero: u8,
+}
+
+impl Spread {
+    /// The call; `None` when it is larger than a grid.
+    pub fn call(&self) -> Option<Call> {
+        let w = &self.window;
+        let word = |v: usize| u32::try_from(v).ok();
+        let n = self.batch.checked_mul(self.channels)?.checked_mul(w.positions())?;
+        word(self.batch.checked_mul(self.channels)?.checked_mul(w.pixels())?)?;
+        let mut params = vec![0u32; 28];
+        params[..3].copy_from_slice(&[word(n)?, word(self.channels)?, u32::from(self.zero)]);
+        for (field, v) in [w.input, w.output, w.kernel, w.stride, w.dilation].iter().enumerate() {
+            for (axis, v) in v.iter().enumerate() {
+                params[4 + 4 * field + axis] = word(*v)?;
+            }
+        }
+        for (axis, v) in w.pad.iter().enumerate() {
+            params[24 + axis] = i32::try_from(*v).ok()? as u32;
+        }
+        let source = include_str!("spread.wgsl").to_string();
+        Kernel::new("spread-u8".into(), source, 2, 1, spread_trials).line(params, n)
+    }
+}
+
+/// How codes are added to codes, in units of the result's.
+#[derive(Clone, Copy, Debug)]
+pub struct Added {
+    /// Ratio of the scales of the codes and the result.
+    pub left: f32,
+    /// Ratio of the scales of the others and the result.
+    pub right: f32,
+    /// What the zero points add.
+    pub fixed: f32,
+    /// Zero point, lowest and highest code of the result.
+    pub codes: (i32, i32, i32),
+}
+
+/// What follows sums: operands the sums, scales `[columns]`, then what `of` says.
+#[derive(Clone, Copy, Debug)]
+pub struct Finish {
+    /// Elements.
+    pub elements: usize,
+    /// Columns.
+    pub columns: usize,
+    /// What.
+    pub of: Of,
+}
+
+/// What sums become.
+#[derive(Clone, Copy, Debug)]
+pub enum Of {
+    /// `code(sum · scale[j])`, by a table of 256 bytes where there is one, plus other codes where there are.
+    Codes {
+        /// Zero point, lowest and highest code.
+        codes: (i32, i32, i32),
+        /// A table is the next operand.
+        table: bool,
+        /// Other codes are the operand after that.
+        added: Option<Added>,
+    },
+    /// `f(sum · scale[j] · factor + bias[j] + z)`; the factor is in the first word of the next operand where there is one.
+    Floats {
+        /// A factor is the next operand.
+        factor: bool,
+        /// A bias is the next operand.
+        bias: bool,
+        /// A tensor like the result is the next operand.
+        residual: bool,
+        /// What comes last.
+        activation: Activation,
+    },
+}
+
+impl Finish {
+    /// The call; `None` when it is larger than a grid.
+    pub fn call(&self) -> Option<Call> {
+        let word = |v: usize| u32::try_from(v).ok();
+        let mut params = vec![0u32; 14];
+        let threads = if let Of::Codes { .. } = self.of { self.elements.div_ceil(4) } else { self.elements };
+        params[..3].copy_from_slice(&[word(threads)?, word(self.elements)?, word(self.columns.max(1))?]);
+        match self.of {
+            Of::Codes { codes: (zero, low, high), added, .. } => {
+                params[3..6].copy_from_slice(&[zero, low, high].map(|v| v as u32));
+                if let Some(a) = added {
+                    let (zero, low, high) = a.codes;
+                    params[6..9].copy_from_slice(&[zero, low, high].map(|v| v as u32));
+                    params[9..12].copy_from_slice(&[a.left, a.right, a.fixed].map(f32::to_bits));
+                }
+            }
+            Of::Floats { activation, .. } => {
+                for (p, c) in params[12..].iter_mut().zip(of_activation(activation).1) {
+                    *p = c.to_bits();
+                }
+            }
+        }
+        finish_kernel(self.of).line(params, threads)
+    }
+}
+
+fn finish_kernel(of: Of) -> Arc<Kernel> {
+    let mut bindings = String::new();
+    let mut reads = 2;
+    let mut bind = |name: &str, word: &str| {
+        reads += 1;
+        bindings += &format!("@group(0) @binding({reads}) var<storage, read_write> {name}: array<{word}>;\n");
+    };
+    let (name, what, per, kind, body, store, activation) = match of {
+        Of::Codes { table, added, .. } => {
+            let mut body = "    var q = code(f32(S[i]) * F[j], P.zero, P.low, P.high);\n".to_string();
+            if table {
+                bind("T", "u32");
+                body += "    q = i32(extractBits(T[u32(q) >> 2u], (u32(q) & 3u) * 8u, 8u));\n";
+            }
+            if added.is_some() {
+                bind("Z", "u32");
+                body += "    let z = f32(extractBits(Z[i >> 2u], (i & 3u) * 8u, 8u));\n";
+                body += "    q = code(P.left * f32(q) + P.fixed + P.right * z, P.sum_zero, P.sum_low, P.sum_high);\n";
+            }
+            body += "    return u32(q) & 255u;";
+            bind("Y", "u32");
+            let name = format!(
+                "finish-codes{}{}",
+                if table { "-table" } else { "" },
+                if added.is_some() { "-added" } else { "" }
+            );
+            (name, "codes.", "four elements", "u32", body, crate::map::BYTES.replace("y[i]", "Y[i]"), Activation::None)
+        }
+        Of::Floats { factor, bias, residual, activation } => {
+            let mut body = "    var v = f32(S[i]) * F[j];\n".to_string();
+            let mut name = "finish-floats".to_string();
+            if factor {
+                bind("A", "f32");
+                body = "    var v = f32(S[i]) * (A[0] * F[j]);\n".to_string();
+                name += "-factor";
+            }
+            if bias {
+                bind("B", "f32");
+                body += "    v += B[j];\n";
+                name += "-bias";
+            }
+            if residual {
+                bind("Z", "f32");
+                body += "    v += Z[i];\n";
+                name += "-sum";
+            }
+            body += "    return activated(v);";
+            bind("Y", "f32");
+            name += &format!("-{}", of_activation(activation).0.name);
+            (name, "floats.", "one element", "f32", body, "    Y[i] = f(i);".to_string(), activation)
+        }
+    };
+    let source = filled(
+        include_str!("finish.wgsl"),
+        &[
+            ("WHAT", what),
+            ("PER", per),
+            ("COMMON", include_str!("common.wgsl")),
+            ("BINDINGS", &bindings),
+            ("ACTIVATION", of_activation(activation).0.text),
+            ("TYPE", kind),
+            ("BODY", &body),
+            ("STORE", &store),
+        ],
+    );
+    Kernel::new(name, source, reads - 1, 1, move || finish_trials(of))
+}
+
+/// Scale and zero point of unsigned codes for `n` floats: operand the floats, results a float and a byte.
+pub fn dynamic(n: usize) -> Option<Call> {
+    let source = filled(include_str!("dynamic.wgsl"), &[("QUOTIENT", include_str!("quotient.wgsl"))]);
+    let kernel = Kernel::new("dynamic-u8".into(), source, 1, 2, || {
+        [1, 5, 700].into_iter().filter_map(dynamic_trial).collect()
+    });
+    kernel.call(vec![u32::try_from(n).ok()?], [1, 1, 1])
+}
+
+fn window() -> Window {
+    Window {
+        input: [1, 5, 6],
+        kernel: [1, 3, 2],
+        output: [1, 3, 4],
+        stride: [1, 2, 1],
+        dilation: [1, 1, 2],
+        pad: [0, 1, 0],
+    }
+}
+
+/// The pixel under a tap of a position; `None` outside.
+fn pixel(v: &Window, position: usize, tap: usize) -> Option<usize> {
+    let split = |n: usize, l: [usize; 3]| [n / (l[1] * l[2]), n / l[2] % l[1], n % l[2]];
+    let (o, tap) = (split(position % v.positions(), v.output), split(tap, v.kernel));
+    let mut at = 0;
+    for axis in 0..3 {
+        let s = (o[axis] * v.stride[axis] + tap[axis] * v.dilation[axis]) as isize - v.pad[axis];
+        if s < 0 || s >= v.input[axis] as isize {
+            return None;
+        }
+        at = at * v.input[axis] + s as usize;
+    }
+    Some(position / v.positions() * v.pixels() + at)
+}
+
+fn words(v: &[i32]) -> Vec<u8> {
+    v.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
+fn sums_trials(form: Form) -> Vec<Trial> {
+    let mut out = Vec::new();
+    let length = if form.wide { 8 } else { 7 };
+    for (m, n) in [(1, 1), (5, 9), (37, 70)] {
+        let mut draws = Draws::new((m * n) as u64);
+        let groups = if form.window { 2 } else { 1 };
+        let (left, m, k) = if form.window {
+            (Left::Window { window: window(), channels: length, groups }, 2 * window().positions(), 6 * length)
+        } else {
+            (Left::Matrix, m, length)
+        };
+        let a = draws.bytes(if form.window { 2 * window().pixels() * groups * length } else { m * k });
+        let w: Vec<i8> = draws.bytes(groups * k * n).into_iter().map(|b| b as i8).collect();
+        let at = |g: usize, k: usize, j: usize| w[(g * n + j) * 6 * length % (groups * n * k).max(1) + k];
+        let at = |g: usize, kk: usize, j: usize| if form.window { at(g, kk, j) } else { w[j * k + kk] };
+        let zero: u8 = if form.signed { (-3i8) as u8 } else { 131 };
+        let code = |b: u8| if form.signed { i32::from(b as i8) } else { i32::from(b) };
+        let column = |g: usize, j: usize| (0..k).map(|kk| i32::from(at(g, kk, j))).sum::<i32>();
+        let bias = |c: usize| if form.told { 0 } else { c as i32 * 3 - 20 };
+        let mut y = vec![0; m * n * groups];
+        for (e, y) in y.iter_mut().enumerate() {
+            let (i, c) = (e / (n * groups), e % (n * groups));
+            let (g, j) = (c / n, c % n);
+            let term = |kk: usize| {
+                let x = match left {
+                    Left::Matrix => code(a[i * k + kk]),
+                    Left::Window { window, channels, groups } => match pixel(&window, i, kk / channels) {
+                        Some(p) => code(a[p * channels * groups + g * channels + kk % channels]),
+                        None => code(zero),
+                    },
+                };
+                (x - code(zero)) * i32::from(at(g, kk, j))
+            };
+            *y = (0..k).map(term).sum::<i32>() + bias(c);
+        }
+        let run = if form.window { length } else { k };
+        let packed: Vec<u8> = (0..groups).flat_map(|g| pack(k, run, n, |kk, j| at(g, kk, j))).collect();
+        let offset: Vec<i32> = (0..n * groups)
+            .map(|c| column(c / n, c % n) * if form.told { 1 } else { factor(form.signed, zero) } + bias(c))
+            .collect();
+        let mut operands = vec![a, packed, words(&offset)];
+        operands.extend(form.told.then(|| vec![zero, 0, 0, 0]));
+        let known = if form.told { Zero::Told } else { Zero::Known(zero) };
+        let sums = Sums { m, n, k, signed: form.signed, left, zero: known };
+        let Some(call) = sums.call() else { continue };
+        out.push(Trial { call, operands, results: vec![words(&y)], allowed: Allowed::Exact });
+    }
+    out
+}
+
+fn spread_trials() -> Vec<Trial> {
+    let mut out = Vec::new();
+    for channels in [3, 8] {
+        let (window, batch, zero) = (window(), 2, 77u8);
+        let mut draws = Draws::new(channels as u64);
+        let x = draws.bytes(batch * window.pixels() * channels);
+        let w = draws.bytes(window.taps() * channels);
+        let mut y = vec![0i32; batch * window.positions() * channels];
+        for (i, y) in y.iter_mut().enumerate() {
+            let (o, c) = (i / channels, i % channels);
+            for t in 0..window.taps() {
+                if let Some(p) = pixel(&window, o, t) {
+                    *y += (i32::from(x[p * channels + c]) - i32::from(zero)) * i32::from(w[t * channels + c] as i8);
+                }
+            }
+        }
+        let Some(call) = (Spread { window, batch, channels, zero }).call() else { continue };
+        out.push(Trial { call, operands: vec![x, w], results: vec![words(&y)], allowed: Allowed::Exact });
+    }
+    out
+}
+
+/// A real in units of the scale as a code.
+fn code(v: f32, (zero, low, high): (i32, i32, i32)) -> i32 {
+    hone_kernels::quantize::Codes { zero, low, high }.reference(v)
+}
+
+fn finish_trials(of: Of) -> Vec<Trial> {
+    let (elements, columns) = (3 * 11, 11);
+    let mut draws = Draws::new(elements as u64);
+    let sums: Vec<i32> = (0..elements).map(|_| draws.word() as i32 % 60_000 - 30_000).collect();
+    let scale: Vec<f32> = draws.floats(columns).iter().map(|v| (v.abs() + 0.1) * 0.01).collect();
+    let mut operands = vec![words(&sums), bytes_of(&scale)];
+    let (others, bias, z) = (draws.bytes(elements), draws.floats(columns), draws.floats(elements));
+    let mut of = of;
+    let (result, allowed) = match &mut of {
+        Of::Codes { codes, table, added } => {
+            *codes = (100, 3, 250);
+            let bytes: Vec<u8> = (0..=255u8).map(|b| b.wrapping_mul(3) ^ 0x55).collect();
+            if *table {
+                operands.push(bytes.clone());
+            }
+            if let Some(a) = added {
+                // Powers of two, so that however a device rounds in between, the sum is the same.
+                *a = Added { left: 0.5, right: 0.25, fixed: -31.25, codes: (40, 0, 255) };
+                operands.push(others.clone());
+            }
+            let one = |i: usize| {
+                let mut q = code(sums[i] as f32 * scale[i % columns], *codes);
+                if *table {
+                    q = i32::from(bytes[q as usize]);
+                }
+                if let Some(a) = added {
+                    q = code(a.left * q as f32 + a.fixed + a.right * f32::from(others[i]), a.codes);
+                }
+                q as u8
+            };
+            ((0..elements).map(one).collect(), Allowed::Exact)
+        }
+        Of::Floats { factor, bias: b, residual, activation } => {
+            let by = 0.37f32;
+            operands.extend(factor.then(|| bytes_of(&[by])));
+            operands.extend(b.then(|| bytes_of(&bias)));
+            operands.extend(residual.then(|| bytes_of(&z)));
+            let (f, constants) = of_activation(*activation);
+            let constants: Vec<f64> = constants.into_iter().map(f64::from).collect();
+            let one = |i: usize| {
+                let j = i % columns;
+                let mut v = f64::from(sums[i]) * f64::from(scale[j]) * if *factor { f64::from(by) } else { 1.0 };
+                v += if *b { f64::from(bias[j]) } else { 0.0 };
+                v += if *residual { f64::from(z[i]) } else { 0.0 };
+                (f.formula)(&[v], &constants) as f32
+            };
+            (bytes_of(&(0..elements).map(one).collect::<Vec<_>>()), Allowed::Floats(1e-5))
+        }
+    };
+    let Some(call) = (Finish { elements, columns, of }).call() else { return Vec::new() };
+    vec![Trial { call, operands, results: vec![result], allowed }]
+}
+
+fn dynamic_trial(n: usize) -> Option<Trial> {
+    let x: Vec<f32> = Draws::new(n as u64).floats(n).iter().map(|v| v * 7.0 - 1.5).collect();
+    let (low, high) = x.iter().fold((0f32, 0f32), |(l, h), v| (l.min(*v), h.max(*v)));
+    let scale = if low == high { 1.0 } else { (high - low) / 255.0 };
+    let zero = (0.0 - low / scale).clamp(0.0, 255.0).round_ties_even() as u32;
+    let results = vec![bytes_of(&[scale]), bytes_of_words(&[zero])];
+    Some(Trial { call: dynamic(n)?, operands: vec![bytes_of(&x)], results, allowed: Allowed::Exact })
+}

@@ -1,0 +1,255 @@
+//! A plan on a GPU: its steps as calls in one arena that mirrors the CPU's, offset by offset.
+//!
+//! What has no kernel for the device runs on the CPU in between; values cross only where the other side reads them. Where
+//! they cross was settled when the plan was made. The CPU's own plan stays whole beside it: when the device is lost, or an
+//! operand has no result, the run is made again there.
+use std::ops::Range;
+
+use hone_gpu::device::{Binding, Builder, Device, GpuError, Recording};
+
+use super::record::{At, Recorded};
+use super::{Place, Slot, Step};
+use crate::graph::ValueId;
+
+/// Steps that run together on one side.
+enum Part {
+    /// Segment of the recording; bytes to put there before, and to fetch after it.
+    Gpu { segment: usize, up: Vec<Range<usize>>, down: Vec<Range<usize>> },
+    /// Steps of the plan.
+    Cpu(Range<usize>),
+}
+
+/// What became of a run.
+pub(super) enum Outcome {
+    /// The results that outlive the steps are in the CPU's arena.
+    Done,
+    /// An operand has no result.
+    Fault,
+    /// The device is gone.
+    Lost(GpuError),
+}
+
+/// The recorded part of a plan.
+pub(super) struct Accelerated {
+    recording: Recording,
+    parts: Vec<Part>,
+    /// Where the fault word is; `None` when no call writes it.
+    fault: Option<Range<usize>>,
+    /// For each step, whether it runs on the device.
+    pub(super) on_gpu: Vec<bool>,
+    /// Why steps that could have been there are not.
+    pub(super) refused: Vec<String>,
+}
+
+/// What a plan tells of itself to be recorded.
+pub(super) struct Planned<'p> {
+    pub(super) steps: &'p [Step],
+    pub(super) recorded: Vec<Option<Recorded>>,
+    pub(super) slots: &'p [Slot],
+    /// The value whose bytes each value is.
+    pub(super) area: &'p dyn Fn(ValueId) -> ValueId,
+    pub(super) inputs: &'p [ValueId],
+    /// Values that outlive the steps.
+    pub(super) kept: &'p [bool],
+    pub(super) arena_bytes: usize,
+}
+
+impl Accelerated {
+    /// Records what can be; `None` when nothing can.
+    pub(super) fn new(device: &Device, plan: Planned<'_>) -> Result<Option<Accelerated>, GpuError> {
+        let Planned { steps, recorded, slots, area, inputs, kept, arena_bytes } = plan;
+        let fault = arena_bytes.next_multiple_of(hone_gpu::device::ALIGN);
+        let fault = fault..fault + 4;
+        let mut builder = Builder::new(device, fault.end + 12);
+        let mut faulty = false;
+        let mut refused: Vec<String> = Vec::new();
+        let mut on_gpu = vec![false; steps.len()];
+        let mut parts: Vec<Part> = Vec::new();
+        let mut segments = 0;
+        // Where each area has its bytes now.
+        let mut here = vec![false; slots.len()];
+        let mut there = vec![false; slots.len()];
+        inputs.iter().for_each(|&v| here[area(v)] = true);
+        let range = |v: ValueId| match &slots[v].place {
+            Place::Arena(r) if !r.is_empty() => Some(r.clone()),
+            _ => None,
+        };
+        for (i, (step, recorded)) in steps.iter().zip(recorded).enumerate() {
+            let mut resolved = None;
+            if let Some(recorded) = &recorded {
+                // A kernel that is none for this device is no reason to leave the device.
+                let ready = recorded.calls.iter().find_map(|(call, _)| device.ready(&call.kernel).err());
+                match ready {
+                    Some(e @ GpuError::Lost { .. }) => return Err(e),
+                    Some(e) => refused.push(format!("node `{}` ({}): {e}", step.node, step.op)),
+                    None => resolved = resolve(recorded, step, slots, &fault),
+                }
+            }
+            if let Some(calls) = resolved {
+                if !matches!(parts.last(), Some(Part::Gpu { .. })) {
+                    if segments > 0 {
+                        builder.segment();
+                    }
+                    parts.push(Part::Gpu { segment: segments, up: Vec::new(), down: Vec::new() });
+                    segments += 1;
+                }
+                for (call, operands) in calls {
+                    let mut bindings = Vec::with_capacity(operands.len());
+                    for o in operands {
+                        bindings.push(match o {
+                            Resolved::Arena(r) => Binding::Arena(r),
+                            Resolved::Weights(bytes) => Binding::Weights(builder.weights(bytes)?),
+                            Resolved::Fault => {
+                                faulty = true;
+                                Binding::Arena(fault.clone())
+                            }
+                        });
+                    }
+                    builder.dispatch(&call, &bindings)?;
+                }
+                let read = recorded.iter().flat_map(Recorded::inputs).filter_map(|i| step.all_inputs[i]);
+                if let Some(Part::Gpu { up, .. }) = parts.last_mut() {
+                    for v in read {
+                        if let Some(r) = range(v).filter(|_| !there[area(v)]) {
+                            up.push(r);
+                            there[area(v)] = true;
+                        }
+                    }
+                }
+                for &v in step.writes.iter().flatten() {
+                    (there[area(v)], here[area(v)]) = (true, false);
+                }
+                on_gpu[i] = true;
+                continue;
+            }
+            let fetched: Vec<ValueId> = step.reads.iter().flatten().copied().filter(|&v| range(v).is_some()).collect();
+            fetch(&mut parts, &fetched, &range, area, &mut here, &there);
+            match parts.last_mut() {
+                Some(Part::Cpu(steps)) => steps.end = i + 1,
+                _ => parts.push(Part::Cpu(i..i + 1)),
+            }
+            for &v in step.writes.iter().flatten() {
+                (here[area(v)], there[area(v)]) = (true, false);
+            }
+        }
+        let last: Vec<ValueId> = (0..slots.len()).filter(|&v| kept[v] && range(v).is_some()).collect();
+        fetch(&mut parts, &last, &range, area, &mut here, &there);
+        if segments == 0 {
+            return Ok(None);
+        }
+        let recording = builder.finish()?;
+        Ok(Some(Accelerated { recording, parts, fault: faulty.then_some(fault), on_gpu, refused }))
+    }
+
+    /// Bytes of weights on the device.
+    pub(super) fn weight_bytes(&self) -> usize {
+        self.recording.weight_bytes()
+    }
+
+    /// Calls on the device, and how often it is waited for.
+    pub(super) fn calls(&self) -> (usize, usize) {
+        (self.recording.calls(), self.parts.iter().filter(|p| matches!(p, Part::Gpu { .. })).count())
+    }
+
+    /// Runs every part; `cpu` runs steps of the plan.
+    ///
+    /// # Errors
+    /// Those of `cpu`.
+    pub(super) fn run<E>(
+        &mut self,
+        bytes: &mut [u8],
+        mut cpu: impl FnMut(&mut [u8], Range<usize>) -> Result<(), E>,
+    ) -> Result<Outcome, E> {
+        if let Some(fault) = &self.fault
+            && let Err(e) = self.recording.upload(fault.start, &[0; 4])
+        {
+            return Ok(Outcome::Lost(e));
+        }
+        let mut ranges = Vec::new();
+        for part in &self.parts {
+            let (segment, up, down) = match part {
+                Part::Cpu(steps) => {
+                    cpu(bytes, steps.clone())?;
+                    continue;
+                }
+                Part::Gpu { segment, up, down } => (*segment, up, down),
+            };
+            for r in up {
+                if let Err(e) = self.recording.upload(r.start, &bytes[r.clone()]) {
+                    return Ok(Outcome::Lost(e));
+                }
+            }
+            ranges.clear();
+            ranges.extend(down.iter().chain(&self.fault).cloned());
+            let mut fault = false;
+            let read = |i: usize, found: &[u8]| match down.get(i) {
+                Some(r) => bytes[r.clone()].copy_from_slice(found),
+                None => fault = found.iter().any(|b| *b != 0),
+            };
+            if let Err(e) = self.recording.run(segment, &ranges, read) {
+                return Ok(Outcome::Lost(e));
+            }
+            if fault {
+                return Ok(Outcome::Fault);
+            }
+        }
+        Ok(Outcome::Done)
+    }
+}
+
+/// Adds to the last part on the device what the CPU needs of it.
+fn fetch(
+    parts: &mut [Part],
+    values: &[ValueId],
+    range: &dyn Fn(ValueId) -> Option<Range<usize>>,
+    area: &dyn Fn(ValueId) -> ValueId,
+    here: &mut [bool],
+    there: &[bool],
+) {
+    let last = parts.iter_mut().rev().find_map(|p| match p {
+        Part::Gpu { down, .. } => Some(down),
+        Part::Cpu(_) => None,
+    });
+    let Some(down) = last else { return };
+    for &v in values {
+        let of = area(v);
+        if let Some(r) = range(v).filter(|_| there[of] && !here[of]) {
+            down.push(r);
+            here[of] = true;
+        }
+    }
+}
+
+enum Resolved {
+    Arena(Range<usize>),
+    Weights(std::sync::Arc<[u8]>),
+    Fault,
+}
+
+type Calls = Vec<(hone_gpu::kernel::Call, Vec<Resolved>)>;
+
+/// Where the operands of a step's calls are; `None` when one is nowhere the device can read.
+fn resolve(recorded: &Recorded, step: &Step, slots: &[Slot], fault: &Range<usize>) -> Option<Calls> {
+    let value = |v: ValueId| match &slots[v].place {
+        Place::Arena(r) if !r.is_empty() => Some(Resolved::Arena(r.clone())),
+        Place::Constant(t) => Some(Resolved::Weights(t.data().as_bytes().into())),
+        _ => None,
+    };
+    let one = |at: &At| match at {
+        At::In(i) => value((*step.all_inputs.get(*i)?)?),
+        At::Out(i) => match value((*step.writes.get(*i)?)?)? {
+            Resolved::Weights(_) => None,
+            r => Some(r),
+        },
+        At::Weights(bytes) => Some(Resolved::Weights(bytes.clone())),
+        At::Scratch(r) => {
+            let at = step.scratch.start + r.start..step.scratch.start + r.end;
+            (at.end <= step.scratch.end && at.end <= fault.start).then_some(Resolved::Arena(at))
+        }
+        At::Fault => Some(Resolved::Fault),
+    };
+    let call = |(call, at): &(hone_gpu::kernel::Call, Vec<At>)| {
+        Some((call.clone(), at.iter().map(one).collect::<Option<Vec<_>>>()?))
+    };
+    recorded.calls.iter().map(call).collect()
+}

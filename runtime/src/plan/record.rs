@@ -1,0 +1,62 @@
+//! The seam between the planner and the kernels for GPUs: the calls an operator is made of, and what they work on.
+use std::ops::Range;
+use std::sync::Arc;
+
+use hone_gpu::kernel::Call;
+
+/// What a call works on.
+#[derive(Clone, Debug)]
+pub enum At {
+    /// Input of the node.
+    In(usize),
+    /// Result of the node.
+    Out(usize),
+    /// Weights in a form of their own.
+    Weights(Arc<[u8]>),
+    /// Bytes of the step's scratch, from a multiple of 256 on.
+    Scratch(Range<usize>),
+    /// A word that is 0 unless an operand has no result; the run is then made again on the CPU, which says why.
+    Fault,
+}
+
+impl At {
+    /// Floats as weights.
+    pub fn floats(v: &[f32]) -> At {
+        At::Weights(hone_gpu::kernel::bytes_of(v).into())
+    }
+}
+
+/// An operator as calls of kernels for GPUs, in order.
+#[derive(Clone, Debug, Default)]
+pub struct Recorded {
+    pub(super) calls: Vec<(Call, Vec<At>)>,
+    pub(super) scratch: usize,
+}
+
+impl Recorded {
+    /// One call on those operands, then results; `None` when there is no call.
+    pub fn one(call: Option<Call>, at: Vec<At>) -> Option<Recorded> {
+        Recorded::default().and(call, at)
+    }
+
+    /// The same with another call behind; `None` when there is no call.
+    pub fn and(mut self, call: Option<Call>, at: Vec<At>) -> Option<Recorded> {
+        self.calls.push((call?, at));
+        Some(self)
+    }
+
+    /// Scratch of so many bytes behind what was asked for before, as what a call works on.
+    pub fn scratch(&mut self, bytes: usize) -> At {
+        let at = self.scratch;
+        self.scratch = (at + bytes).next_multiple_of(256);
+        At::Scratch(at..at + bytes)
+    }
+
+    /// The inputs of the node that are read.
+    pub(super) fn inputs(&self) -> impl Iterator<Item = usize> {
+        self.calls.iter().flat_map(|(_, at)| at).filter_map(|at| match at {
+            At::In(i) => Some(*i),
+            _ => None,
+        })
+    }
+}
