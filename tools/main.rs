@@ -7,6 +7,7 @@ use clap::Parser;
 
 mod assets;
 mod cmd;
+mod device;
 mod exit;
 mod input;
 mod machine;

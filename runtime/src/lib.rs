@@ -9,6 +9,7 @@ pub mod bundle;
 pub mod capture;
 #[cfg(feature = "import")]
 pub mod cases;
+pub mod choice;
 pub mod class;
 #[cfg(feature = "import")]
 pub mod compress;

@@ -11,7 +11,7 @@ use crate::class::{Class, Classified};
 use crate::device::Device;
 use crate::graph::{BindError, Graph};
 use crate::import::{self, ExternalData, ImportError, Limits, ModelInfo};
-use crate::plan::{Plan, PlanError, Profile, RunOptions, Runner};
+use crate::plan::{OnGpu, Plan, PlanError, Profile, RunOptions, Runner};
 use crate::tensor::{DType, Tensor};
 
 /// How a session runs.
@@ -202,6 +202,11 @@ impl Session {
     pub fn plan(&mut self, inputs: &[(&str, DType, &[usize])]) -> Result<&Plan, SessionError> {
         let ordered = self.graph().bind(inputs)?;
         Ok(self.runner.plan(&ordered)?)
+    }
+
+    /// What of the plan used last runs on a GPU; `None` for one for the CPU, or before there is a plan.
+    pub fn on_gpu(&self) -> Option<OnGpu> {
+        self.runner.last_plan()?.on_gpu()
     }
 
     /// Runs once on named inputs, in any order; the outputs come in the graph's order.

@@ -12,11 +12,13 @@ use hone_runtime::bundle::npz::read_npz;
 use hone_runtime::graph::{Dim, Graph};
 use hone_runtime::metrics::Latency;
 use hone_runtime::plan::{Profile, StepTime};
+use hone_runtime::device::Device;
 use hone_runtime::session::{Session, SessionOptions};
 use hone_runtime::tensor::{DType, Data, Tensor};
 use serde::Serialize;
 
 use super::inspect;
+use crate::device::{self, Choice};
 use crate::exit::fail;
 use crate::input;
 use crate::machine::{Machine, peak_rss_bytes};
@@ -69,9 +71,9 @@ struct Answer {
     /// Threads that compute.
     #[arg(long, default_value_t = 1)]
     threads: usize,
-    /// Where to run; this version has `cpu`.
-    #[arg(long, default_value = "cpu")]
-    device: String,
+    /// Where to run.
+    #[arg(long, value_enum, default_value_t = Choice::Cpu)]
+    device: Choice,
     /// Also say where the time goes, step by step (measuring it costs a little: the figures above are without).
     #[arg(long)]
     profile: bool,
@@ -174,10 +176,6 @@ impl Answer {
     }
 
     fn check(&self) -> anyhow::Result<()> {
-        if self.device != "cpu" {
-            let text = format!("device `{}` is not in this build; use --device cpu", self.device);
-            return Err(fail(Class::Unsupported, text));
-        }
         if self.tensors.is_some() && self.batch != 1 {
             return Err(fail(
                 Class::Usage,
@@ -200,9 +198,8 @@ impl Answer {
     fn measure(&self) -> anyhow::Result<Row> {
         let start = Instant::now();
         let source = Source::open(&self.model)?;
-        let mut session =
-            source.session(&self.model, SessionOptions { threads: self.threads, ..SessionOptions::default() })?;
-        let load_ms = ms(start.elapsed());
+        let mut session = source.session(&self.model, self.options(Device::Cpu))?;
+        let mut load_ms = ms(start.elapsed());
 
         let sample = match &source {
             Source::Bundle(b) if b.contains("samples/input.npz") => Some(read_npz(&b.read("samples/input.npz")?)?),
@@ -214,6 +211,19 @@ impl Answer {
             Some(sample) => (self.tiled(sample, &session)?, "sample"),
             None => (self.made_up(&session)?, "synthetic"),
         };
+        let shapes: Vec<String> = inputs.iter().map(|(n, t)| format!("{n} {:?}", t.shape())).collect();
+        let key = format!("{} | {} | {} threads", self.model.display(), shapes.join(", "), self.threads);
+        let chosen = self.device.choose(&key, |device| {
+            device::time(&mut source.session(&self.model, self.options(device))?, &inputs)
+        })?;
+        if let Some(why) = &chosen.why {
+            output::say(format!("hone: {why}"));
+        }
+        if let Device::Gpu(_) = chosen.device {
+            let start = Instant::now();
+            session = source.session(&self.model, self.options(chosen.device.clone()))?;
+            load_ms = ms(start.elapsed());
+        }
         let start = Instant::now();
         black_box(session.run(&inputs)?);
         let first_ms = ms(start.elapsed());
@@ -238,6 +248,9 @@ impl Answer {
             black_box(session.run(&inputs)?);
             times.push(ms(start.elapsed()));
         }
+        if let Some(told) = device::told(session.on_gpu().as_ref()) {
+            output::say(format!("hone: {told}"));
+        }
         let steps =
             if self.profile { self.steps(&source, &inputs, times.len().min(PROFILED_RUNS))? } else { Vec::new() };
         let t = Latency::from_samples(&times)?;
@@ -245,7 +258,7 @@ impl Answer {
         Ok(Row {
             model: self.model.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             scheme,
-            device: "cpu",
+            device: chosen.name,
             threads: self.threads,
             test: format!("batch {}", self.batch),
             p50_ms: t.p50,
@@ -261,6 +274,10 @@ impl Answer {
             inputs: kind,
             steps,
         })
+    }
+
+    fn options(&self, device: Device) -> SessionOptions {
+        SessionOptions { threads: self.threads, device, ..SessionOptions::default() }
     }
 
     /// The time of every step of `runs` warm runs in a session of their own, longest first.

@@ -6,10 +6,12 @@ use std::process::ExitCode;
 use clap::Args;
 use hone_runtime::Class;
 use hone_runtime::Tensor;
+use hone_runtime::device::Device;
 use hone_runtime::cases::{self, Case, Compared, Tolerance};
 use hone_runtime::session::{Outputs, Session, SessionOptions};
 use serde::Serialize;
 
+use crate::device::{self, Choice};
 use crate::exit::{code_of, fail};
 use crate::open::Source;
 use crate::output;
@@ -33,9 +35,9 @@ pub(crate) struct Check {
     /// Allowed whatever the value.
     #[arg(long, value_name = "A")]
     atol: Option<f64>,
-    /// Where to run; this version has `cpu`.
-    #[arg(long, default_value = "cpu")]
-    device: String,
+    /// Where to run. `auto` is of no use here.
+    #[arg(long, value_enum, default_value_t = Choice::Cpu)]
+    device: Choice,
     /// Run every operator by its reference function.
     #[arg(long)]
     reference: bool,
@@ -66,19 +68,22 @@ struct Verdict {
 
 impl Check {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
-        if self.device != "cpu" {
-            let text = format!("device `{}` is not in this build; use --device cpu", self.device);
-            return Err(fail(Class::Unsupported, text));
+        if self.device == Choice::Auto {
+            return Err(fail(Class::Usage, "a check is of one device: say --device cpu or --device gpu"));
         }
+        let device = self.device.choose("", |_| Ok(0.0))?.device;
         if let Some(dir) = &self.batch {
-            return self.batch(dir);
+            return self.batch(dir, &device);
         }
         let (Some(model), Some(dir)) = (&self.model, &self.cases) else {
             return Err(fail(Class::Usage, "give a model and --cases DIR"));
         };
-        let mut session = Source::open(model)?.session(model, self.options())?;
+        let mut session = Source::open(model)?.session(model, self.options(&device))?;
         let rows = self.compare(&mut session, dir)?;
         let ok = rows.iter().all(|r| r.ok);
+        if let Some(told) = device::told(session.on_gpu().as_ref()) {
+            output::say(format!("hone: {told}"));
+        }
         if self.json {
             output::document("hone.check/1", Body { rows: &rows, ok })?;
         } else {
@@ -87,8 +92,8 @@ impl Check {
         Ok(if ok { ExitCode::SUCCESS } else { ExitCode::from(Class::Gate.exit_code()) })
     }
 
-    fn options(&self) -> SessionOptions {
-        SessionOptions { reference: self.reference, ..SessionOptions::default() }
+    fn options(&self, device: &Device) -> SessionOptions {
+        SessionOptions { reference: self.reference, device: device.clone(), ..SessionOptions::default() }
     }
 
     fn tolerance(&self, dir: &Path) -> anyhow::Result<Tolerance> {
@@ -125,7 +130,7 @@ impl Check {
         Ok(rows)
     }
 
-    fn batch(&self, dir: &Path) -> anyhow::Result<ExitCode> {
+    fn batch(&self, dir: &Path, device: &Device) -> anyhow::Result<ExitCode> {
         let mut models: Vec<PathBuf> = std::fs::read_dir(dir)
             .map_err(|e| fail(Class::Usage, format!("{}: {e}", dir.display())))?
             .filter_map(|entry| Some(entry.ok()?.path()))
@@ -137,7 +142,7 @@ impl Check {
             let case = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let model = path.join("model.onnx");
             let one = || {
-                let mut session = Source::open(&model)?.session(&model, self.options())?;
+                let mut session = Source::open(&model)?.session(&model, self.options(device))?;
                 self.compare(&mut session, &path)
             };
             // A panic is a verdict about the model that caused it, not the end of the list.

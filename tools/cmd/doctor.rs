@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::Args;
 use hone_runtime::config::Config;
 use hone_runtime::cpu;
+use hone_runtime::device::{Adapter, Gpu};
 use hone_runtime::feedback::serial::list_ports;
 use hone_runtime::feedback::source;
 use hone_runtime::journal::Reader;
@@ -22,7 +23,7 @@ const LITTLE_MEMORY: u64 = 64 << 20;
 /// 2026-01-01: no build of this program is older, so a clock before it was never set.
 const CLOCK_FLOOR_S: u64 = 1_767_225_600;
 
-/// Checks this machine: processor, memory, state directory, journal, clock, serial ports, GPIO, camera and microphone.
+/// Checks this machine: processor, GPU, memory, state directory, journal, clock, serial ports, GPIO, camera and microphone.
 ///
 /// The exit code is 0 unless something is broken; a warning only limits what can be done.
 #[derive(Args)]
@@ -79,6 +80,7 @@ impl Doctor {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         let machine = Machine::now();
         let mut checks = vec![processor(&machine), memory(&machine)];
+        checks.push(gpu());
         checks.extend(load(&machine));
         checks.push(clock());
         checks.extend(state(self.state.as_deref()));
@@ -124,6 +126,21 @@ fn processor(m: &Machine) -> Check {
         );
     }
     Check::ok("processor", found)
+}
+
+fn gpu() -> Check {
+    let all = match Gpu::all() {
+        Ok(all) => all,
+        Err(e) => return Check::ok("gpu", e.to_string()),
+    };
+    let found: Vec<String> = all.iter().map(|a| format!("{} ({}, {})", a.name, a.kind, a.driver)).collect();
+    match () {
+        () if all.is_empty() => Check::ok("gpu", "none that Vulkan knows; models run on the CPU"),
+        () if all.iter().all(Adapter::is_software) => {
+            Check::ok("gpu", format!("{}: for tests, `--device auto` never takes it", found.join(", ")))
+        }
+        () => Check::ok("gpu", format!("{}; `hone inspect --devices` says where it was faster", found.join(", "))),
+    }
 }
 
 fn memory(m: &Machine) -> Check {

@@ -6,11 +6,14 @@ use std::process::ExitCode;
 use clap::Args;
 use hone_runtime::Class;
 use hone_runtime::DType;
+use hone_runtime::choice::{self, Verdict};
+use hone_runtime::device::Gpu;
 use hone_runtime::graph::{Graph, Op, ValueId};
 use hone_runtime::plan::Plan;
 use hone_runtime::session::SessionOptions;
 use serde::Serialize;
 
+use crate::device;
 use crate::exit::fail;
 use crate::open::Source;
 use crate::output;
@@ -21,7 +24,11 @@ use crate::output;
 #[derive(Args)]
 pub(crate) struct Inspect {
     /// A .hone bundle (directory or zip) or an .onnx file.
-    model: PathBuf,
+    #[arg(required_unless_present = "devices")]
+    model: Option<PathBuf>,
+    /// The GPUs there are, and on which models `--device auto` measured them, with what came of it.
+    #[arg(long, conflicts_with = "model")]
+    devices: bool,
     /// How each operator will run: the kernel's name, `reference`, `opaque` (tract's code), `graph` (it runs nested
     /// graphs), or `planned at run time` (in nested graphs, and where shapes depend on data).
     #[arg(long)]
@@ -159,10 +166,53 @@ struct Body {
     memory: Option<Memory>,
 }
 
+#[derive(Serialize)]
+struct GpuRow {
+    name: String,
+    driver: String,
+    kind: &'static str,
+}
+
+#[derive(Serialize)]
+struct Devices {
+    /// Why there are none, where this build can have none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    without: Option<String>,
+    gpus: Vec<GpuRow>,
+    verdicts: BTreeMap<String, Verdict>,
+}
+
+fn devices(json: bool) -> anyhow::Result<ExitCode> {
+    let (gpus, without) = match Gpu::all() {
+        Ok(all) => (all, None),
+        Err(e) => (Vec::new(), Some(e.to_string())),
+    };
+    let gpus: Vec<GpuRow> =
+        gpus.into_iter().map(|a| GpuRow { name: a.name, driver: a.driver, kind: a.kind }).collect();
+    let verdicts = device::store().map(|file| choice::remembered(&file)).unwrap_or_default();
+    if json {
+        output::document("hone.devices/1", Devices { without, gpus, verdicts })?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    output::line("cpu: always there")?;
+    for g in &gpus {
+        let note = if g.kind == "software" { "; for tests: `--device auto` never takes it" } else { "" };
+        output::line(format!("gpu: {} ({}, {}){note}", g.name, g.kind, g.driver))?;
+    }
+    if gpus.is_empty() {
+        output::line(format!("gpu: {}", without.as_deref().unwrap_or("none that Vulkan knows")))?;
+    }
+    for (key, verdict) in &verdicts {
+        output::line(format!("{key}\n    {}", verdict.why()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 impl Inspect {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
-        let source = Source::open(&self.model)?;
-        let mut session = source.session(&self.model, SessionOptions::default())?;
+        let Some(model) = &self.model else { return devices(self.json) };
+        let source = Source::open(model)?;
+        let mut session = source.session(model, SessionOptions::default())?;
         let (graph, info) = (session.graph().clone(), session.info().clone());
         let bundle = match &source {
             Source::Onnx(_) => None,
@@ -196,7 +246,7 @@ impl Inspect {
         let (int8_weights, int8_parameters) = int8(&graph);
         let census = graph.census().into_iter().map(|((op, own), count)| Census { op, count, own }).collect();
         let mut body = Body {
-            model: self.model.display().to_string(),
+            model: model.display().to_string(),
             bundle,
             opset: info.opset,
             producer: info.producer.clone(),

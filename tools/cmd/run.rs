@@ -1,11 +1,13 @@
 //! `hone run`: one answer from one model.
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use hone_runtime::adapters::{AdapterFile, AdapterStore};
 use hone_runtime::app::classes::Head;
+use hone_runtime::choice;
+use hone_runtime::device::Device;
 use hone_runtime::bundle::{Bundle, npz};
 use hone_runtime::modality::{Audio, Image, Sample};
 use hone_runtime::model::Model;
@@ -15,6 +17,7 @@ use hone_runtime::state::StateDir;
 use hone_runtime::{Class, Note};
 use serde::Serialize;
 
+use crate::device::{self, Choice};
 use crate::exit::fail;
 use crate::{input, output};
 
@@ -47,6 +50,9 @@ pub(crate) struct Run {
     /// Use what `hone tune` has written for this .onnx file.
     #[arg(long, value_name = "FILE.safetensors", requires = "tensors", conflicts_with = "state")]
     adapter: Option<PathBuf>,
+    /// Where to run.
+    #[arg(long, value_enum, default_value_t = Choice::Cpu)]
+    device: Choice,
     /// Run every operator by its reference function.
     #[arg(long)]
     reference: bool,
@@ -79,6 +85,9 @@ struct Document {
     outputs: Vec<Out>,
     latency_ms: f64,
     device: &'static str,
+    /// Why this device, and what of the plan ran where.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    where_it_ran: Vec<String>,
     precision: &'static str,
     adapter: String,
     notes: Vec<Note>,
@@ -97,15 +106,19 @@ impl Run {
         for o in &document.outputs {
             output::line(format!("{}: {} {:?}", o.name, o.dtype, o.shape))?;
         }
-        eprintln!("{:.2} ms on the CPU, adapter {}", document.latency_ms, document.adapter);
+        let device = document.device.to_uppercase();
+        eprintln!("{:.2} ms on the {device}, adapter {}", document.latency_ms, document.adapter);
+        for w in &document.where_it_ran {
+            eprintln!("{w}");
+        }
         for n in &document.notes {
             eprintln!("note: {n}");
         }
         Ok(ExitCode::SUCCESS)
     }
 
-    fn options(&self) -> SessionOptions {
-        SessionOptions { reference: self.reference, ..SessionOptions::default() }
+    fn options(&self, device: Device) -> SessionOptions {
+        SessionOptions { reference: self.reference, device, ..SessionOptions::default() }
     }
 
     fn on_sample(&self) -> anyhow::Result<Document> {
@@ -129,7 +142,11 @@ impl Run {
             text: self.text.as_deref(),
             sensor: sensor.as_deref(),
         };
-        let mut model = Model::open(Bundle::open(&self.model)?, self.options())?;
+        let chosen = self.device.choose(&self.model.display().to_string(), |device| {
+            let mut model = Model::open(Bundle::open(&self.model)?, self.options(device))?;
+            choice::fastest_ms(Duration::from_millis(400), || Ok(model.see(&sample).map(drop)?))
+        })?;
+        let mut model = Model::open(Bundle::open(&self.model)?, self.options(chosen.device.clone()))?;
         let state = self.state.as_ref().map(StateDir::at);
         let (mut id, mut adapter) = (None, None);
         if let Some(state) = &state {
@@ -148,7 +165,8 @@ impl Run {
             top: top.collect(),
             outputs: Vec::new(),
             latency_ms: seen.latency.as_secs_f64() * 1e3,
-            device: "cpu",
+            device: chosen.name,
+            where_it_ran: chosen.why.into_iter().chain(device::told(model.session().on_gpu().as_ref())).collect(),
             precision: "f32",
             adapter: id.map_or_else(|| "factory".to_string(), |id| id.to_string()),
             notes: seen.notes,
@@ -157,21 +175,11 @@ impl Run {
 
     fn on_tensors(&self) -> anyhow::Result<Document> {
         let Some(tensors) = &self.tensors else { unreachable!("called only when --tensors was given") };
-        let mut session = if is_onnx(&self.model) {
-            let onnx = input::read(&self.model)?;
-            let mut session = Session::from_onnx(&onnx, &self.model.display().to_string(), self.options())?;
-            if let Some(path) = &self.adapter {
-                let file = AdapterFile::from_bytes(&input::read(path)?, &onnx)?;
-                let scoped = scope::place(session.graph(), session.info().opset, &file.tuned.spec)?;
-                session.replace(scoped.with(&file.tuned.tensors)?.into());
-            }
-            session
-        } else if self.adapter.is_some() {
-            return Err(fail(Class::Usage, "--adapter is for .onnx files; a bundle's adapters are in its --state"));
-        } else {
-            Session::from_bundle(&Bundle::open(&self.model)?, self.options())?
-        };
         let inputs = npz::read_npz(&input::read(tensors)?)?;
+        let shapes: Vec<String> = inputs.iter().map(|(n, t)| format!("{n} {:?}", t.shape())).collect();
+        let key = format!("{} | {}", self.model.display(), shapes.join(", "));
+        let chosen = self.device.choose(&key, |device| device::time(&mut self.session(device)?, &inputs))?;
+        let mut session = self.session(chosen.device.clone())?;
         let start = Instant::now();
         let outputs = session.run(&inputs)?;
         let latency_ms = start.elapsed().as_secs_f64() * 1e3;
@@ -188,10 +196,29 @@ impl Run {
             top: Vec::new(),
             outputs,
             latency_ms,
-            device: "cpu",
+            device: chosen.name,
+            where_it_ran: chosen.why.into_iter().chain(device::told(session.on_gpu().as_ref())).collect(),
             precision: "f32",
             adapter: self.adapter.as_ref().map_or_else(|| "factory".into(), |p| p.display().to_string()),
             notes: Vec::new(),
+        })
+    }
+
+    /// The model with what was tuned in it.
+    fn session(&self, device: Device) -> anyhow::Result<Session> {
+        Ok(if is_onnx(&self.model) {
+            let onnx = input::read(&self.model)?;
+            let mut session = Session::from_onnx(&onnx, &self.model.display().to_string(), self.options(device))?;
+            if let Some(path) = &self.adapter {
+                let file = AdapterFile::from_bytes(&input::read(path)?, &onnx)?;
+                let scoped = scope::place(session.graph(), session.info().opset, &file.tuned.spec)?;
+                session.replace(scoped.with(&file.tuned.tensors)?.into());
+            }
+            session
+        } else if self.adapter.is_some() {
+            return Err(fail(Class::Usage, "--adapter is for .onnx files; a bundle's adapters are in its --state"));
+        } else {
+            Session::from_bundle(&Bundle::open(&self.model)?, self.options(device))?
         })
     }
 }

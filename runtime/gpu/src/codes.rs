@@ -227,7 +227,7 @@ fn sums_finish() -> String {
     out
 }
 
-/// Depthwise sums of unsigned codes: operands codes and weights `[taps, channels]` as bytes.
+/// Depthwise sums of unsigned codes: operands codes, weights `[taps, channels]` as bytes, and what to add to a channel.
 #[derive(Clone, Copy, Debug)]
 pub struct Spread {
     /// The window.
@@ -258,7 +258,7 @@ impl Spread {
             params[24 + axis] = i32::try_from(*v).ok()? as u32;
         }
         let source = include_str!("spread.wgsl").to_string();
-        Kernel::new("spread-u8".into(), source, 2, 1, spread_trials).line(params, n)
+        Kernel::new("spread-u8".into(), source, 3, 1, spread_trials).line(params, n)
     }
 }
 
@@ -409,7 +409,7 @@ fn finish_kernel(of: Of) -> Arc<Kernel> {
 pub fn dynamic(n: usize) -> Option<Call> {
     let source = filled(include_str!("dynamic.wgsl"), &[("QUOTIENT", include_str!("quotient.wgsl"))]);
     let kernel = Kernel::new("dynamic-u8".into(), source, 1, 2, || {
-        [1, 5, 700].into_iter().filter_map(dynamic_trial).collect()
+        (1..40).chain([700]).filter_map(dynamic_trial).collect()
     });
     kernel.call(vec![u32::try_from(n).ok()?], [1, 1, 1])
 }
@@ -501,9 +501,11 @@ fn spread_trials() -> Vec<Trial> {
         let mut draws = Draws::new(channels as u64);
         let x = draws.bytes(batch * window.pixels() * channels);
         let w = draws.bytes(window.taps() * channels);
+        let offset: Vec<i32> = (0..channels as i32).map(|c| 5 * c - 7).collect();
         let mut y = vec![0i32; batch * window.positions() * channels];
         for (i, y) in y.iter_mut().enumerate() {
             let (o, c) = (i / channels, i % channels);
+            *y = offset[c];
             for t in 0..window.taps() {
                 if let Some(p) = pixel(&window, o, t) {
                     *y += (i32::from(x[p * channels + c]) - i32::from(zero)) * i32::from(w[t * channels + c] as i8);
@@ -511,7 +513,7 @@ fn spread_trials() -> Vec<Trial> {
             }
         }
         let Some(call) = (Spread { window, batch, channels, zero }).call() else { continue };
-        out.push(Trial { call, operands: vec![x, w], results: vec![words(&y)], allowed: Allowed::Exact });
+        out.push(Trial { call, operands: vec![x, w, words(&offset)], results: vec![words(&y)], allowed: Allowed::Exact });
     }
     out
 }

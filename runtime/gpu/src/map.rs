@@ -199,6 +199,7 @@ fn kernel(f: &'static Function, operands: &[Operand], access: &[Access], result:
         include_str!("map.wgsl"),
         &[
             ("COMMON", include_str!("common.wgsl")),
+            ("QUOTIENT", if f.text.contains("quotient(") { include_str!("quotient.wgsl") } else { "" }),
             ("BINDINGS", &bindings),
             ("TYPE", kind),
             ("LOADS", &loads),

@@ -5,6 +5,7 @@
 // innermost first.
 
 {{COMMON}}
+{{QUOTIENT}}
 
 struct Params {
     n: u32,

@@ -232,7 +232,7 @@ fn main(
         Rows::L1 => simple("0.0", "v += abs(X[AT]);", "sum", "r"),
         Rows::L2 => simple("0.0", "v += X[AT] * X[AT];", "sum", "sqrt(r)"),
         Rows::SumSquare => simple("0.0", "v += X[AT] * X[AT];", "sum", "r"),
-        Rows::LogSum => simple("0.0", "v += X[AT];", "sum", "log(r)"),
+        Rows::LogSum => simple("0.0", "v += X[AT];", "sum", "log_of(r)"),
         Rows::Prod => simple("1.0", "v *= X[AT];", "product", "r"),
         Rows::Max => simple("X[first]", "v = larger(v, X[AT]);", "max", "r"),
         Rows::Min => simple("-X[first]", "v = larger(v, -X[AT]);", "max", "-r"),

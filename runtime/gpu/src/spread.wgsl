@@ -18,7 +18,8 @@ struct Params {
 @group(0) @binding(0) var<uniform> P: Params;
 @group(0) @binding(1) var<storage, read_write> X: array<u32>;
 @group(0) @binding(2) var<storage, read_write> W: array<u32>;
-@group(0) @binding(3) var<storage, read_write> Y: array<i32>;
+@group(0) @binding(3) var<storage, read_write> O: array<i32>;
+@group(0) @binding(4) var<storage, read_write> Y: array<i32>;
 
 @compute @workgroup_size(64)
 fn main(
@@ -49,5 +50,5 @@ fn main(
         let x = i32(extractBits(X[place_x >> 2u], (place_x & 3u) * 8u, 8u)) - i32(P.zero);
         v += x * extractBits(i32(W[place_w >> 2u]), (place_w & 3u) * 8u, 8u);
     }
-    Y[i] = v;
+    Y[i] = v + O[c];
 }

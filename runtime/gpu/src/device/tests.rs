@@ -11,6 +11,7 @@ use crate::rows::{Along, Rows};
 use crate::window::{Of, Windows};
 use hone_kernels::conv::Window;
 use hone_kernels::epilogue::Activation;
+use wgpu::naga;
 
 /// The device of these tests. One for each, as a lost one stays lost.
 pub(crate) fn device() -> Device {
@@ -217,4 +218,84 @@ fn a_recording_runs_again_without_making_anything_and_a_lost_device_is_an_error(
     assert_eq!(device.objects_made(), made);
     device.lose();
     assert!(matches!(run(1.0), Err(GpuError::Lost { .. })));
+}
+
+/// A GPU that the kernels are for: what naga may take for granted on it, and its limits.
+struct Target {
+    name: &'static str,
+    capabilities: naga::valid::Capabilities,
+    storage: usize,
+    shared_bytes: u32,
+    threads: u32,
+}
+
+/// Mesa's V3DV for the Raspberry Pi 4 and 5 (no 16-bit arithmetic, no arithmetic of subgroups), NVIDIA's driver for Orin and
+/// desktops.
+fn targets() -> [Target; 4] {
+    use naga::valid::Capabilities as C;
+    let of = |name, capabilities, storage, shared_bytes, threads| Target { name, capabilities, storage, shared_bytes, threads };
+    let more = C::SHADER_FLOAT16 | C::SUBGROUP | C::IMMEDIATES;
+    [
+        of("pi4", C::empty(), 8, 16 << 10, 256),
+        of("pi5", C::empty(), 8, 16 << 10, 256),
+        of("orin", more, 16, 48 << 10, 1024),
+        of("desktop", more, 16, 48 << 10, 1024),
+    ]
+}
+
+#[test]
+fn every_text_is_one_for_every_target() {
+    let mut seen = std::collections::BTreeSet::new();
+    let dir = std::env::temp_dir().join(format!("hone-gpu-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let mut files = Vec::new();
+    for call in calls() {
+        let kernel = &call.kernel;
+        if !seen.insert(kernel.name.clone()) {
+            continue;
+        }
+        let name = &kernel.name;
+        let module = naga::front::wgsl::parse_str(&kernel.source).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let mut layouts = naga::proc::Layouter::default();
+        layouts.update(module.to_ctx()).unwrap();
+        let bytes = |space| {
+            let of = module.global_variables.iter().filter(move |(_, v)| v.space == space);
+            of.map(|(_, v)| layouts[v.ty].size).sum::<u32>()
+        };
+        let storage = |v: &naga::GlobalVariable| matches!(v.space, naga::AddressSpace::Storage { .. });
+        let buffers = module.global_variables.iter().filter(|(_, v)| storage(v)).count();
+        assert_eq!(buffers, kernel.reads + kernel.writes, "{name} binds what it says");
+        assert!(bytes(naga::AddressSpace::Uniform) <= (PARAMS * 4) as u32, "{name} has too many parameters");
+        let size = module.entry_points[0].workgroup_size;
+        for t in targets() {
+            let mut validator = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), t.capabilities);
+            let info = validator.validate(&module).unwrap_or_else(|e| panic!("{name} on {}: {e:?}", t.name));
+            assert!(buffers <= t.storage && size.iter().product::<u32>() <= t.threads, "{name} on {}", t.name);
+            assert!(bytes(naga::AddressSpace::WorkGroup) <= t.shared_bytes, "{name} on {}", t.name);
+            let options = naga::back::spv::Options::default();
+            let words = naga::back::spv::write_vec(&module, &info, &options, None).unwrap();
+            // Large texts are what the compiler of the Raspberry Pi fails on.
+            assert!(words.len() * 4 < 64 << 10, "{name} on {}: {} bytes", t.name, words.len() * 4);
+            let file = dir.join(format!("{name}.{}.spv", t.name));
+            std::fs::write(&file, words.iter().flat_map(|w| w.to_le_bytes()).collect::<Vec<u8>>()).unwrap();
+            files.push(file);
+        }
+    }
+    let valid = |file: &std::path::Path| std::process::Command::new("spirv-val").arg("--target-env").arg("vulkan1.1").arg(file).output();
+    for file in &files {
+        match valid(file) {
+            Ok(out) => assert!(out.status.success(), "{}: {}", file.display(), String::from_utf8_lossy(&out.stderr)),
+            Err(_) => {
+                println!("spirv-val is not installed (Debian: spirv-tools): naga's own check alone has run");
+                break;
+            }
+        }
+    }
+    // What finds nothing wrong must find something wrong.
+    let wrong = dir.join("wrong.spv");
+    let mut bytes = std::fs::read(&files[0]).unwrap();
+    bytes.truncate(bytes.len() - 4);
+    std::fs::write(&wrong, bytes).unwrap();
+    assert!(valid(&wrong).is_err() || valid(&wrong).is_ok_and(|out| !out.status.success()));
+    std::fs::remove_dir_all(&dir).unwrap();
 }

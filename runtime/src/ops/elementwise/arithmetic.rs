@@ -96,7 +96,7 @@ pub(super) static POW: OpDef =
             2.0 => "Square",
             3.0 => "Cube",
             -1.0 => "Reciprocal",
-            0.5 => "Sqrt",
+            0.5 => "PowHalf",
             _ => return Ok(None),
         };
         if l.output_shape(0) == l.shape(0)? { record::named(l, name, &[]) } else { Ok(None) }

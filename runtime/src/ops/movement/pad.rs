@@ -131,7 +131,7 @@ fn pad_record(l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
     let base = border.edges.iter().zip(&own).map(|(e, s)| e.start * s).sum::<usize>() as isize;
     let axes = (0..from.len()).map(axis).collect();
     let copy = gpu::Copy { unit: dtype.size_bytes(), base, to: 0, axes, border: outside };
-    Ok(if border.shape() == l.output_shape(0) { record::copied(l, 0, 0, copy) } else { None })
+    Ok(if border.shape() == l.output_shape(0) { record::copied(&copy) } else { None })
 }
 
 /// What a constant border is made of, as data of one element. `None` when it is not known.

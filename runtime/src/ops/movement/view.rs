@@ -121,7 +121,7 @@ pub(super) fn record(l: &Lowering<'_>, view: ViewOf) -> Result<Option<Recorded>,
     let (Some(view), Some(dtype)) = (view(l)?, l.dtype(0)) else { return Ok(None) };
     let axes = record::axes(&view.lengths, &view.strides);
     let copy = Copy { unit: dtype.size_bytes(), base: view.base as isize, to: 0, axes, border: record::BARE };
-    Ok(if view.shape == l.output_shape(0) { record::copied(l, 0, 0, copy) } else { None })
+    Ok(if view.shape == l.output_shape(0) { record::copied(&copy) } else { None })
 }
 
 struct StridedCopy(Layout);

@@ -1,10 +1,13 @@
 //! Kernels of `QuantizeLinear`, `DequantizeLinear` and `DynamicQuantizeLinear` on `f32`.
+use hone_gpu::functions::function;
+use hone_gpu::map::{Element, Map, Operand};
 use hone_kernels::quantize::{Codes, extent, of_i8, of_i16, of_i32, of_u8, of_u16};
 
 use super::linear::{Grid, range_to_affine};
 use super::{codes, range_of};
 use crate::ops::OpError;
-use crate::plan::{Io, Kernel, Lowered, Lowering, Reads};
+use crate::ops::record::element;
+use crate::plan::{At, Io, Kernel, Lowered, Lowering, Reads, Recorded};
 use crate::tensor::{DType, Tensor};
 
 /// Which scale and zero point an element has.
@@ -108,6 +111,72 @@ pub(super) fn quantise(l: &Lowering<'_>, dtype: DType) -> Result<Option<Lowered>
         Params::Axis { .. } => vec![0],
     };
     Ok(Some(Lowered::new(Quantise { params, dtype, range: range_of(dtype)? }, reads)))
+}
+
+/// Axes of the data as the kernels for GPUs see them, and the strides of scale and zero point along them; `None` for scales in
+/// blocks.
+fn on_axes(l: &Lowering<'_>) -> Result<Option<(Vec<usize>, Vec<usize>)>, OpError> {
+    let (shape, zero) = (l.shape(0)?, if l.has(2) { Some(l.shape(2)?) } else { None });
+    let n = shape.iter().product::<usize>();
+    Ok(match Grid::of(l.attrs, shape, l.shape(1)?, zero)? {
+        Grid::Tensor => Some((vec![n], vec![0])),
+        Grid::Axis { inner, len } => Some((vec![n / (inner * len).max(1), len, inner], vec![0, 1, 0])),
+        Grid::Blocks { .. } => None,
+    })
+}
+
+/// `QuantizeLinear` to `dtype` on a GPU: signed or unsigned bytes.
+pub(super) fn quantise_recorded(l: &Lowering<'_>, dtype: DType) -> Result<Option<Recorded>, OpError> {
+    let (name, result) = match dtype {
+        DType::U8 => ("Quantize", Element::U8),
+        DType::I8 => ("QuantizeSigned", Element::I8),
+        _ => return Ok(None),
+    };
+    let floats = [0, 1].into_iter().all(|i| l.dtype(i) == Some(DType::F32));
+    let fits = floats && (!l.has(2) || l.dtype(2) == Some(dtype)) && matches!(l.attrs.int("precision", 0)?, 0 | 1);
+    let Some((shape, strides)) = on_axes(l)?.filter(|_| fits) else { return Ok(None) };
+    let zero = if l.has(2) { (At::In(2), strides.clone()) } else { (At::Weights([0; 4].into()), vec![0; shape.len()]) };
+    let operands = vec![
+        Operand { element: Element::F32, strides: super::super::strides_of(&shape) },
+        Operand { element: Element::F32, strides },
+        Operand { element: result, strides: zero.1 },
+    ];
+    let Some(function) = function(name) else { return Ok(None) };
+    let map = Map { function, constants: vec![], shape, operands, result };
+    Ok(Recorded::one(map.call(), vec![At::In(0), At::In(1), zero.0, At::Out(0)]))
+}
+
+/// `DequantizeLinear` to `f32` on a GPU.
+pub(super) fn dequantise_recorded(l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
+    let Some(element) = l.dtype(0).and_then(element).filter(|e| *e != Element::F32) else { return Ok(None) };
+    let fits = matches!(l.attrs.int("output_dtype", 0)?, 0 | 1)
+        && l.dtype(1) == Some(DType::F32)
+        && (!l.has(2) || l.dtype(2) == l.dtype(0));
+    let Some((shape, strides)) = on_axes(l)?.filter(|_| fits) else { return Ok(None) };
+    let mut operands = vec![
+        Operand { element, strides: super::super::strides_of(&shape) },
+        Operand { element: Element::F32, strides: strides.clone() },
+    ];
+    let mut at = vec![At::In(0), At::In(1)];
+    if l.has(2) {
+        operands.push(Operand { element, strides });
+        at.push(At::In(2));
+    }
+    at.push(At::Out(0));
+    let Some(function) = function(if l.has(2) { "Dequantize" } else { "DequantizeSigned" }) else { return Ok(None) };
+    let map = Map { function, constants: vec![], shape, operands, result: Element::F32 };
+    Ok(Recorded::one(map.call(), at))
+}
+
+/// `DynamicQuantizeLinear` on a GPU: the range, then the codes.
+pub(super) fn dynamic_recorded(l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
+    let n = l.shape(0)?.iter().product::<usize>();
+    let Some(function) = function("Quantize").filter(|_| l.dtype(0) == Some(DType::F32)) else { return Ok(None) };
+    let one = |element, step| Operand { element, strides: vec![step] };
+    let operands = vec![one(Element::F32, 1), one(Element::F32, 0), one(Element::U8, 0)];
+    let map = Map { function, constants: vec![], shape: vec![n], operands, result: Element::U8 };
+    let range = Recorded::one(hone_gpu::codes::dynamic(n), vec![At::In(0), At::Out(1), At::Out(2)]);
+    Ok(range.and_then(|r| r.and(map.call(), vec![At::In(0), At::Out(1), At::Out(2), At::Out(0)])))
 }
 
 struct Dequantise {

@@ -2,6 +2,7 @@
 //! hand. No file has these operators; a pass puts them in the place of `DequantizeLinear` … `QuantizeLinear`.
 //!
 //! Dimension letters: `K` reduction, `O` channels out (of a product: columns), `P` positions (of a product: rows).
+use hone_gpu::codes as gpu;
 use hone_kernels::conv::Window;
 use hone_kernels::epilogue::{Activation, Epilogue};
 use hone_kernels::qgemm::{self, Added, Columns, Problem, Requant};
@@ -15,7 +16,7 @@ use super::{Affine, coded, codes, fact, round_to, single};
 use crate::ops::conv::{Conv, activation};
 use crate::ops::internal::{DOMAIN, first, last};
 use crate::ops::{Attrs, Fact, OpDef, OpError, need, optional};
-use crate::plan::{Io, Kernel, Lowered, Lowering};
+use crate::plan::{At, Io, Kernel, Lowered, Lowering, Recorded};
 use crate::tensor::{DType, Data, Tensor};
 
 /// Where the operands are: codes `x`, their scale and zero point, `i8` weights, their scales (one, or one a channel out).
@@ -43,7 +44,8 @@ pub(crate) static CONV_CODES: OpDef =
         to_codes(attrs, inputs, &shape, &sums)
     })
     .domain(DOMAIN)
-    .kernel(|l| lower_codes(l, Form::conv));
+    .kernel(|l| lower_codes(l, Form::conv))
+    .gpu(|l| record_codes(l, OnGpu::conv));
 
 /// `activation((Σ (x - x_zero) w) · x_scale · w_scale + bias + residual)`.
 pub(crate) static CONV_FLOATS: OpDef = OpDef::new(
@@ -58,7 +60,8 @@ pub(crate) static CONV_FLOATS: OpDef = OpDef::new(
     },
 )
 .domain(DOMAIN)
-.kernel(|l| lower_floats(l, Form::conv));
+.kernel(|l| lower_floats(l, Form::conv))
+.gpu(|l| record_floats(l, OnGpu::conv));
 
 /// As [`CONV_CODES`] for `x: [..., K]` and `w: [K, O]`, or `[O, K]` with `transB`.
 pub(crate) static PRODUCT_CODES: OpDef =
@@ -67,7 +70,8 @@ pub(crate) static PRODUCT_CODES: OpDef =
         to_codes(attrs, inputs, &shape, &sums)
     })
     .domain(DOMAIN)
-    .kernel(|l| lower_codes(l, Form::product));
+    .kernel(|l| lower_codes(l, Form::product))
+    .gpu(|l| record_codes(l, OnGpu::product));
 
 /// As [`CONV_FLOATS`] for a matrix product.
 pub(crate) static PRODUCT_FLOATS: OpDef = OpDef::new(
@@ -82,7 +86,8 @@ pub(crate) static PRODUCT_FLOATS: OpDef = OpDef::new(
     },
 )
 .domain(DOMAIN)
-.kernel(|l| lower_floats(l, Form::product));
+.kernel(|l| lower_floats(l, Form::product))
+.gpu(|l| record_floats(l, OnGpu::product));
 
 /// `MatMulIntegerToFloat`, then `activation(… + residual)`; the residual is the operand after the bias.
 pub(crate) static PRODUCT_SCALED: OpDef = OpDef::new(
@@ -102,7 +107,8 @@ pub(crate) static PRODUCT_SCALED: OpDef = OpDef::new(
     },
 )
 .domain(DOMAIN)
-.kernel(super::product::to_float);
+.kernel(super::product::to_float)
+.gpu(super::product::to_float_recorded);
 
 /// Where bias and residual of [`PRODUCT_SCALED`] are.
 pub(crate) const SCALED_BIAS: usize = 6;
@@ -293,6 +299,143 @@ impl Form {
 }
 
 type Pack = fn(&Lowering<'_>, &[i8]) -> Result<Option<(Form, Vec<i32>)>, OpError>;
+
+/// The sums on a GPU: into scratch, of so many columns, with whole offsets that count the bias.
+struct OnGpu {
+    sums: Recorded,
+    at: At,
+    elements: usize,
+    scale: Vec<f32>,
+}
+
+type RecordSums = fn(&Lowering<'_>, &[i8], u8, &[i32]) -> Result<Option<(Recorded, At, usize)>, OpError>;
+
+impl OnGpu {
+    fn of(l: &Lowering<'_>, sums: RecordSums, columns: usize) -> Result<Option<OnGpu>, OpError> {
+        let (Some(x_scale), Some(x_zero)) = (l.constant(X_SCALE), l.constant(X_ZERO)) else { return Ok(None) };
+        let (Some(w), Some(w_scale)) = (l.constant(W), l.constant(W_SCALE)) else { return Ok(None) };
+        let (Data::I8(weights), Some(DType::U8)) = (w.data(), l.dtype(X)) else { return Ok(None) };
+        let bias = match (l.has(BIAS), l.constant(BIAS)) {
+            (true, Some(b)) if b.dtype() == DType::I32 && b.len() == columns => codes(b, "bias")?,
+            (true, Some(b)) if b.dtype() == DType::F32 => vec![0; columns],
+            (true, _) => return Ok(None),
+            (false, _) => vec![0; columns],
+        };
+        let zero = single(x_zero, "x")? as u8;
+        let Some((sums, at, elements)) = sums(l, weights, zero, &bias)? else { return Ok(None) };
+        Ok(Some(OnGpu { sums, at, elements, scale: scales(x_scale, w_scale, columns)? }))
+    }
+
+    fn conv(l: &Lowering<'_>, weights: &[i8], zero: u8, bias: &[i32]) -> Result<Option<(Recorded, At, usize)>, OpError> {
+        let c = Conv::of(l.attrs, &first(l.shape(X)?), l.shape(W)?, None)?;
+        let Some(window) = c.geometry.window() else { return Ok(None) };
+        let (taps, og, cg) = (window.taps(), c.o / c.groups, c.c);
+        let elements = c.n * window.positions() * c.o;
+        let mut out = Recorded::default();
+        let sums = out.scratch(4 * elements);
+        if depthwise(&c) {
+            let w: Vec<u8> = (0..taps * c.o).map(|i| weights[i % c.o * taps + i / c.o] as u8).collect();
+            let call = gpu::Spread { window, batch: c.n, channels: c.o, zero }.call();
+            let offset = At::Weights(bias.iter().flat_map(|b| b.to_le_bytes()).collect());
+            return Ok(out.and(call, vec![At::In(X), words(w), offset, sums.clone()]).map(|r| (r, sums, elements)));
+        }
+        let product = gpu::Sums {
+            m: c.n * window.positions(),
+            n: og,
+            k: cg * taps,
+            signed: false,
+            left: gpu::Left::Window { window, channels: cg, groups: c.groups },
+            zero: gpu::Zero::Known(zero),
+        };
+        let at = |g: usize, k: usize, j: usize| weights[((g * og + j) * cg + k % cg) * taps + k / cg];
+        Ok(OnGpu::sums(out, sums, product, zero, bias, c.groups, at).map(|(r, a)| (r, a, elements)))
+    }
+
+    fn product(
+        l: &Lowering<'_>,
+        weights: &[i8],
+        zero: u8,
+        bias: &[i32],
+    ) -> Result<Option<(Recorded, At, usize)>, OpError> {
+        let (k, n) = sides(l.attrs, l.shape(X)?, l.shape(W)?)?;
+        let turned = l.attrs.flag("transB", false)?;
+        let m = l.shape(X)?.iter().product::<usize>().checked_div(k).unwrap_or(0);
+        let mut out = Recorded::default();
+        let sums = out.scratch(4 * m * n);
+        let (left, zero_at) = (gpu::Left::Matrix, gpu::Zero::Known(zero));
+        let product = gpu::Sums { m, n, k, signed: false, left, zero: zero_at };
+        let at = |_: usize, kk: usize, j: usize| weights[if turned { j * k + kk } else { kk * n + j }];
+        Ok(OnGpu::sums(out, sums, product, zero, bias, 1, at).map(|(r, a)| (r, a, m * n)))
+    }
+
+    fn sums(
+        out: Recorded,
+        sums: At,
+        s: gpu::Sums,
+        zero: u8,
+        bias: &[i32],
+        groups: usize,
+        at: impl Fn(usize, usize, usize) -> i8,
+    ) -> Option<(Recorded, At)> {
+        let run = if let gpu::Left::Window { channels, .. } = s.left { channels } else { s.k };
+        let w: Vec<u8> = (0..groups).flat_map(|g| gpu::pack(s.k, run, s.n, |k, j| at(g, k, j))).collect();
+        let factor = gpu::factor(false, zero);
+        let offset = (0..groups * s.n).map(|c| {
+            let sum: i32 = (0..s.k).map(|k| i32::from(at(c / s.n, k, c % s.n))).sum();
+            sum.wrapping_mul(factor).wrapping_add(bias[c])
+        });
+        let offset = offset.flat_map(i32::to_le_bytes).collect();
+        let operands = vec![At::In(X), At::Weights(w.into()), At::Weights(offset), sums.clone()];
+        out.and(s.call(), operands).map(|r| (r, sums))
+    }
+}
+
+/// Bytes as weights of whole words.
+fn words(mut bytes: Vec<u8>) -> At {
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    At::Weights(bytes.into())
+}
+
+fn columns_of(l: &Lowering<'_>) -> usize {
+    l.output_shape(0).last().copied().unwrap_or(1)
+}
+
+fn record_codes(l: &Lowering<'_>, sums: RecordSums) -> Result<Option<Recorded>, OpError> {
+    let columns = columns_of(l);
+    let Some(OnGpu { sums, at, elements, mut scale }) = OnGpu::of(l, sums, columns)? else { return Ok(None) };
+    let Some(y) = affine(l, Y_SCALE)? else { return Ok(None) };
+    scale.iter_mut().for_each(|s| *s /= y.scale);
+    let codes = (y.zero, limit(l.attrs, "low", 0)?, limit(l.attrs, "high", 255)?);
+    let table = table(l.attrs)?;
+    let mut operands = vec![at, At::floats(&scale)];
+    operands.extend(table.map(|t| words(t.to_vec())));
+    let mut added = None;
+    if l.has(OTHER) {
+        let (Some(other), Some(to)) = (affine(l, OTHER_SCALE)?, affine(l, SUM_SCALE)?) else { return Ok(None) };
+        let limits = (limit(l.attrs, "sum_low", 0)?, limit(l.attrs, "sum_high", 255)?);
+        let s = tables::sum(y, other, to, limits);
+        let codes = (s.codes.zero, s.codes.low, s.codes.high);
+        added = Some(gpu::Added { left: s.left, right: s.right, fixed: s.fixed, codes });
+        operands.push(At::In(OTHER));
+    }
+    operands.push(At::Out(0));
+    let of = gpu::Of::Codes { codes, table: table.is_some(), added };
+    Ok(sums.and(gpu::Finish { elements, columns, of }.call(), operands))
+}
+
+fn record_floats(l: &Lowering<'_>, sums: RecordSums) -> Result<Option<Recorded>, OpError> {
+    let columns = columns_of(l);
+    if [BIAS, RESIDUAL].into_iter().any(|i| l.has(i) && l.dtype(i) != Some(DType::F32)) {
+        return Ok(None);
+    }
+    let Some(OnGpu { sums, at, elements, scale }) = OnGpu::of(l, sums, columns)? else { return Ok(None) };
+    let (bias, residual) = (l.has(BIAS), l.has(RESIDUAL));
+    let of = gpu::Of::Floats { factor: false, bias, residual, activation: activation(l.attrs)? };
+    let mut operands = vec![at, At::floats(&scale)];
+    operands.extend([BIAS, RESIDUAL].into_iter().filter(|&i| l.has(i)).map(At::In));
+    operands.push(At::Out(0));
+    Ok(sums.and(gpu::Finish { elements, columns, of }.call(), operands))
+}
 
 /// What both results have in common.
 struct Work {

@@ -1,13 +1,14 @@
 //! `QuantizeLinear`, `DequantizeLinear` and `DynamicQuantizeLinear`.
 use super::{fact, round_to};
 use crate::ops::{Attrs, Fact, Kind, MICROSOFT, OpDef, OpError, axis_of, need, optional};
-use crate::plan::{Lowered, Lowering};
+use crate::plan::{Lowered, Lowering, Recorded};
 use crate::tensor::{DType, Data, Tensor, small};
 
 /// `y = saturate(round(x / scale) + zero_point)`.
 pub(super) static QUANTIZE_LINEAR: OpDef =
     OpDef::new("QuantizeLinear", "round(x / scale) + zero_point, per tensor, per axis or per block", q_shape, quantize)
         .kernel(q_lower)
+        .gpu(q_recorded)
         .vjp(super::backward::quantize);
 
 /// The same in ONNX Runtime's domain, with 16-bit and 4-bit types before the standard had them.
@@ -15,6 +16,7 @@ pub(super) static MS_QUANTIZE_LINEAR: OpDef =
     OpDef::new("QuantizeLinear", "round(x / scale) + zero_point, per tensor, per axis or per block", q_shape, quantize)
         .domain(MICROSOFT)
         .kernel(q_lower)
+        .gpu(q_recorded)
         .vjp(super::backward::quantize);
 
 /// `y = (x - zero_point) · scale`.
@@ -22,6 +24,7 @@ pub(super) static DEQUANTIZE_LINEAR: OpDef =
     OpDef::new("DequantizeLinear", "(x - zero_point) · scale, per tensor, per axis or per block", d_shape, dequantize)
         .kind(Kind::Kept)
         .kernel(super::convert::dequantise)
+        .gpu(super::convert::dequantise_recorded)
         .vjp(super::backward::dequantize);
 
 /// The same in ONNX Runtime's domain.
@@ -30,6 +33,7 @@ pub(super) static MS_DEQUANTIZE_LINEAR: OpDef =
         .domain(MICROSOFT)
         .kind(Kind::Kept)
         .kernel(super::convert::dequantise)
+        .gpu(super::convert::dequantise_recorded)
         .vjp(super::backward::dequantize);
 
 /// Scale and zero point from the data, then `QuantizeLinear` to `u8`.
@@ -53,6 +57,7 @@ pub(super) static DYNAMIC_QUANTIZE_LINEAR: OpDef = OpDef::new(
     },
 )
 .kernel(super::convert::dynamic)
+.gpu(super::convert::dynamic_recorded)
 .vjp(super::backward::dynamic);
 
 /// Scale and zero point of `u8` codes for that data: 0 is always exact, and a range of nothing but 0 has scale 1.
@@ -154,6 +159,11 @@ fn q_shape(attrs: &Attrs, inputs: &[Option<&Fact>]) -> Result<Option<Vec<Fact>>,
 fn q_lower(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
     let dtype = code_type(l.attrs, if l.has(2) { l.dtype(2) } else { None })?;
     super::convert::quantise(l, dtype)
+}
+
+fn q_recorded(l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
+    let dtype = code_type(l.attrs, if l.has(2) { l.dtype(2) } else { None })?;
+    super::convert::quantise_recorded(l, dtype)
 }
 
 /// The quotient is rounded to `precision` (the scale's type when absent) before it is rounded to an integer, as the

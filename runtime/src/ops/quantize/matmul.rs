@@ -95,6 +95,7 @@ pub(super) static MATMUL_INTEGER_TO_FLOAT: OpDef = OpDef::new(
     },
 )
 .kernel(super::product::to_float)
+.gpu(super::product::to_float_recorded)
 .domain(MICROSOFT);
 
 /// [`MATMUL_INTEGER_TO_FLOAT`] whose left operand is quantised as `DynamicQuantizeLinear` does.

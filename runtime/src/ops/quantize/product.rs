@@ -1,4 +1,5 @@
 //! Kernels of 8-bit matrix products with a constant right operand, packed once.
+use hone_gpu::codes as gpu;
 use hone_kernels::epilogue::{self, Activation, Epilogue};
 use hone_kernels::qgemm::{self, Columns, Problem, Requant, Scale, Terms};
 use hone_kernels::quantize::{Codes, extent, of_u8};
@@ -9,7 +10,7 @@ use super::matmul::{Product, gemm_shape};
 use super::{codes, range_of};
 use crate::ops::OpError;
 use crate::ops::conv::activation;
-use crate::plan::{Io, Kernel, Lowered, Lowering, Reads};
+use crate::plan::{At, Io, Kernel, Lowered, Lowering, Reads, Recorded};
 use crate::tensor::{DType, Tensor};
 
 /// Rows of the left operand taken together: their products stay in the nearest caches until they are scaled.
@@ -390,6 +391,55 @@ pub(super) fn to_float(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
     }
     let finish = Finish::Floats { a_scale, b_scale, bias, residual, alpha: 1.0, activation: activation(l.attrs)? };
     Ok(Some(lowered(Rows { name: "qgemm-f32", m, right, left, finish }, reads)))
+}
+
+/// [`to_float`] on a GPU: weights without zero points.
+pub(super) fn to_float_recorded(l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
+    let signed = match l.dtype(0) {
+        Some(DType::U8) => false,
+        Some(DType::I8) => true,
+        _ => return Ok(None),
+    };
+    let Some(b) = l.constant(1).filter(|b| b.shape().len() == 2) else { return Ok(None) };
+    let zeros = match (l.has(5), l.constant(5)) {
+        (true, None) => return Ok(None),
+        (true, Some(z)) => codes(z, "b")?,
+        (false, _) => vec![0],
+    };
+    // Unsigned weights around 128 are signed ones around 0.
+    let w: Vec<i8> = match b.data() {
+        crate::tensor::Data::I8(v) if zeros.iter().all(|z| *z == 0) => v.clone(),
+        crate::tensor::Data::U8(v) if zeros.iter().all(|z| *z == 128) => v.iter().map(|v| (v ^ 128) as i8).collect(),
+        _ => return Ok(None),
+    };
+    let &[k, n] = b.shape() else { return Ok(None) };
+    let m = l.shape(0)?.iter().product::<usize>().checked_div(k).unwrap_or(0);
+    let told = l.has(4);
+    let one = |i: usize| l.shape(i).is_ok_and(|s| s.iter().product::<usize>() == 1);
+    let zero_fits = !told || one(4) && l.dtype(4) == l.dtype(0);
+    let floats = [2, 3, 6, 7].into_iter().all(|i| !l.has(i) || l.dtype(i) == Some(DType::F32));
+    let bias_fits = !l.has(6) || l.shape(6)? == [n];
+    let Some(b_scale) = l.constant(3).filter(|_| zero_fits && floats && bias_fits) else { return Ok(None) };
+    if l.shape(0)?.last() != Some(&k) || !one(2) || (b_scale.len() != 1 && b_scale.len() != n) {
+        return Ok(None);
+    }
+    let scale: Vec<f32> = (0..n).map(|j| b_scale.as_f32().map(|s| s[if s.len() == 1 { 0 } else { j }])).collect::<Result<_, _>>()?;
+    let zero = if told { gpu::Zero::Told } else { gpu::Zero::Known(0) };
+    let factor = if told { 1 } else { gpu::factor(signed, 0) };
+    let offset = (0..n).map(|j| (0..k).map(|kk| i32::from(w[kk * n + j])).sum::<i32>().wrapping_mul(factor));
+    let offset = offset.flat_map(i32::to_le_bytes).collect();
+    let mut out = Recorded::default();
+    let sums = out.scratch(4 * m * n);
+    let mut at = vec![At::In(0), At::Weights(gpu::pack(k, k, n, |kk, j| w[kk * n + j]).into()), At::Weights(offset)];
+    at.extend(told.then_some(At::In(4)));
+    at.push(sums.clone());
+    let call = gpu::Sums { m, n, k, signed, left: gpu::Left::Matrix, zero }.call();
+    let of = gpu::Of::Floats { factor: true, bias: l.has(6), residual: l.has(7), activation: activation(l.attrs)? };
+    let mut last = vec![sums, At::floats(&scale), At::In(2)];
+    last.extend([6, 7].into_iter().filter(|&i| l.has(i)).map(At::In));
+    last.push(At::Out(0));
+    let finish = gpu::Finish { elements: m * n, columns: n, of }.call();
+    Ok(out.and(call, at).and_then(|r| r.and(finish, last)))
 }
 
 /// `DynamicQuantizeMatMul`.

@@ -14,6 +14,7 @@ static KNOWS_NOTHING_OF: &[(&str, &[&str])] = &[
         "cases",
         &["graph", "ops", "plan", "import", "model", "learn", "feedback", "journal", "capture", "adapters", "app"],
     ),
+    ("choice", EVERYTHING),
     ("class", EVERYTHING),
     (
         "config",

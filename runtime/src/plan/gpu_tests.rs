@@ -1,0 +1,262 @@
+//! Plans on a GPU beside the same plans on the CPU. On whatever adapter there is, software among them; where there is none at
+//! all these tests fail and say so.
+use std::path::Path;
+use std::sync::Arc;
+
+use super::{OnGpu, RunOptions, Runner};
+use crate::device::{Device, Gpu};
+use crate::graph::{Graph, Node, Op, ValueId};
+use crate::import::{Limits, from_onnx};
+use crate::ops::{Attr, Attrs, find};
+use crate::quant::tests::samples;
+use crate::tensor::{DType, Data, Tensor};
+
+fn gpu() -> Gpu {
+    Gpu::open(true).unwrap_or_else(|e| panic!("{e}: these tests need one; on Debian `apt-get install mesa-vulkan-drivers`"))
+}
+
+fn on(gpu: &Gpu) -> RunOptions {
+    RunOptions { device: Device::Gpu(gpu.clone()), ..RunOptions::default() }
+}
+
+fn file(path: &str) -> Vec<u8> {
+    std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
+}
+
+fn graph(path: &str) -> Arc<Graph> {
+    Arc::new(from_onnx(&file(path), &Limits::default()).unwrap().0)
+}
+
+/// Largest difference, relative to the largest element of `want`.
+fn apart(want: &[Tensor], got: &[Tensor]) -> f64 {
+    assert_eq!(want.len(), got.len());
+    let mut worst = 0.0f64;
+    for (a, b) in want.iter().zip(got) {
+        assert_eq!((a.dtype(), a.shape()), (b.dtype(), b.shape()));
+        let (a, b) = (a.data().to_f64(), b.data().to_f64());
+        let most = a.iter().fold(1e-6f64, |m, v| m.max(v.abs()));
+        for (a, b) in a.iter().zip(&b) {
+            // A NaN must show, which `max` would swallow.
+            let off = (a - b).abs() / most;
+            worst = if a.to_bits() == b.to_bits() { worst } else if off.is_nan() { f64::INFINITY } else { worst.max(off) };
+        }
+    }
+    worst
+}
+
+/// Runs both ways; what of it ran on the GPU.
+fn both(graph: &Arc<Graph>, gpu: &Gpu, inputs: &[&Tensor], tolerance: f64) -> OnGpu {
+    let want = Runner::new(graph.clone(), RunOptions::default()).run(inputs).unwrap();
+    let mut runner = Runner::new(graph.clone(), on(gpu));
+    for _ in 0..2 {
+        let off = apart(&want, &runner.run(inputs).unwrap());
+        assert!(off <= tolerance, "{off:e} apart, allowed {tolerance:e}");
+    }
+    runner.last_plan().unwrap().on_gpu().unwrap()
+}
+
+#[test]
+fn the_shipped_model_and_the_quantised_ones_answer_as_on_the_cpu() {
+    let gpu = gpu();
+    let mut rest = Vec::new();
+    for (model, sample) in [("picture", "picture"), ("sentence", "sentence"), ("sequence", "sequence")] {
+        for scheme in ["", ".int8-qdq", ".int8-dynamic", ".int8-weights", ".int4"] {
+            let graph = graph(&format!("src/quant/testdata/{model}{scheme}.onnx"));
+            let sample = samples(sample).remove(0);
+            // Codes are the CPU's own; what is left is the order of sums in floats, which a code here or there may turn on.
+            let tolerance = if scheme.is_empty() || scheme == ".int8-weights" { 2e-5 } else { 1e-2 };
+            let told = both(&graph, &gpu, &sample.iter().collect::<Vec<_>>(), tolerance);
+            assert_eq!(told.left, None, "{model}{scheme}");
+            assert!(told.refused.is_empty(), "{:?}", told.refused);
+            assert!(!told.steps.is_empty(), "{model}{scheme}");
+            rest.extend(told.on_cpu.iter().map(|s| s.op.clone()));
+        }
+    }
+    let picture = graph("src/quant/testdata/picture.onnx");
+    let sample = samples("picture").remove(0);
+    let told = both(&picture, &gpu, &sample.iter().collect::<Vec<_>>(), 2e-5);
+    assert_eq!((told.on_cpu.len(), told.waits), (0, 1), "one pass and one submission: {told:?}");
+}
+
+#[test]
+fn a_device_that_is_lost_in_between_changes_no_answer_and_is_told() {
+    let gpu = gpu();
+    let graph = graph("src/quant/testdata/picture.onnx");
+    let samples = samples("picture");
+    let inputs: Vec<Vec<&Tensor>> = samples.iter().map(|s| s.iter().collect()).collect();
+    let mut cpu = Runner::new(graph.clone(), RunOptions::default());
+    let mut runner = Runner::new(graph, on(&gpu));
+    let mut answers = Vec::new();
+    for (i, given) in inputs.iter().enumerate().take(3) {
+        if i == 1 {
+            gpu.lose();
+        }
+        answers.push((cpu.run(given).unwrap(), runner.run(given).unwrap()));
+    }
+    let told = runner.last_plan().unwrap().on_gpu().unwrap();
+    assert!(told.left.is_some_and(|why| why.contains("lost")) && told.steps.is_empty());
+    assert!(apart(&answers[0].0, &answers[0].1) < 2e-5);
+    // From the loss on they are the CPU's own.
+    assert!(answers[1..].iter().all(|(a, b)| a == b));
+}
+
+#[test]
+fn a_plan_that_is_warm_makes_nothing_on_the_device_any_more() {
+    let gpu = gpu();
+    let graph = graph("src/quant/testdata/picture.onnx");
+    let sample = samples("picture").remove(0);
+    let given: Vec<&Tensor> = sample.iter().collect();
+    let mut runner = Runner::new(graph, on(&gpu));
+    let first = runner.run(&given).unwrap();
+    let made = gpu.objects_made();
+    for _ in 0..10 {
+        assert_eq!(runner.run(&given).unwrap(), first, "the same bits every time");
+    }
+    assert_eq!(gpu.objects_made(), made);
+}
+
+/// Random graphs of operators with forms for GPUs, and some without.
+struct Random {
+    state: u64,
+    graph: Graph,
+    shapes: Vec<Vec<usize>>,
+}
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        self.state = self.state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.state >> 33) as usize % n
+    }
+
+    fn floats(&mut self, shape: &[usize]) -> Tensor {
+        let n = shape.iter().product();
+        Tensor::f32(shape, (0..n).map(|_| self.below(2001) as f32 / 1000.0 - 1.0).collect()).unwrap()
+    }
+
+    fn value(&mut self, constant: Option<Tensor>) -> ValueId {
+        let name = format!("v{}", self.graph.values.len());
+        self.graph.add_value(&name, None, constant.map(Arc::new))
+    }
+
+    fn op<const N: usize>(&mut self, name: &str, attrs: [(&str, Attr); N], inputs: &[ValueId], shape: &[usize]) {
+        let v = self.value(None);
+        let def = find("", name).unwrap();
+        self.graph.nodes.push(Node {
+            name: format!("n{v}"),
+            op: Op::Own(def, Arc::new(Attrs::of(attrs))),
+            inputs: inputs.iter().map(|&v| Some(v)).collect(),
+            outputs: vec![Some(v)],
+        });
+        self.shapes.resize(v, Vec::new());
+        self.shapes.push(shape.to_vec());
+    }
+
+    fn grow(&mut self, values: &mut Vec<ValueId>) {
+        let x = values[self.below(values.len())];
+        let shape = self.shapes[x].clone();
+        let rank = shape.len();
+        match self.below(9) {
+            0 => {
+                let name = ["Relu", "Sigmoid", "Tanh", "Gelu", "Abs", "Neg", "Softsign", "Sin"][self.below(8)];
+                self.op(name, [], &[x], &shape);
+            }
+            1 | 2 => {
+                let same: Vec<ValueId> = values.iter().copied().filter(|&v| self.shapes[v] == shape).collect();
+                let y = same[self.below(same.len())];
+                let name = ["Add", "Sub", "Mul", "Max"][self.below(4)];
+                self.op(name, [], &[x, y], &shape);
+            }
+            3 => {
+                let perm: Vec<i64> = (0..rank as i64).rev().collect();
+                let turned: Vec<usize> = shape.iter().rev().copied().collect();
+                self.op("Transpose", [("perm", Attr::Ints(perm))], &[x], &turned);
+            }
+            4 => {
+                let axis = self.below(rank);
+                self.op("Softmax", [("axis", Attr::Int(axis as i64))], &[x], &shape);
+            }
+            5 => {
+                let n = 1 + self.below(9);
+                let w = self.floats(&[shape[rank - 1], n]);
+                let w = self.value(Some(w));
+                let to = [&shape[..rank - 1], &[n]].concat();
+                self.op("MatMul", [], &[x, w], &to);
+            }
+            6 => {
+                let axis = self.below(rank);
+                let mut to = shape.clone();
+                to[axis] *= 2;
+                self.op("Concat", [("axis", Attr::Int(axis as i64))], &[x, x], &to);
+            }
+            7 => {
+                let axis = self.below(rank);
+                let len = 1 + self.below(shape[axis]);
+                let ints = |v: i64| Tensor::i64(&[1], vec![v]).unwrap();
+                let parts = [0, len as i64, axis as i64].map(|v| self.value(Some(ints(v))));
+                let mut to = shape.clone();
+                to[axis] = len;
+                self.op("Slice", [], &[x, parts[0], parts[1], parts[2]], &to);
+            }
+            _ => {
+                let axis = self.below(rank);
+                let at = Tensor::i64(&[2], vec![0, -1]).unwrap();
+                let at = self.value(Some(at));
+                let mut to = shape.clone();
+                to[axis] = 2;
+                self.op("Gather", [("axis", Attr::Int(axis as i64))], &[x, at], &to);
+            }
+        }
+        values.push(self.graph.values.len() - 1);
+    }
+}
+
+#[test]
+fn no_call_of_a_random_graph_reads_what_it_writes_and_all_of_them_answer_as_on_the_cpu() {
+    let gpu = gpu();
+    let mut mixed = 0;
+    for seed in 0..40 {
+        let mut r = Random { state: seed * 7919 + 1, graph: Graph::default(), shapes: Vec::new() };
+        let shape = [1 + r.below(3), 1 + r.below(5), 1 + r.below(7)];
+        let given = r.floats(&shape);
+        let x = r.value(None);
+        r.shapes.push(shape.to_vec());
+        r.graph.inputs = vec![x];
+        let mut values = vec![x];
+        for _ in 0..3 + r.below(12) {
+            r.grow(&mut values);
+        }
+        r.graph.outputs = vec![values[values.len() - 1], values[values.len() / 2]];
+        r.graph.outputs.dedup();
+        let graph = Arc::new(r.graph);
+        // The recording refuses a call that would, and the plan would then have left the device.
+        let want = Runner::new(graph.clone(), RunOptions::default()).run(&[&given]).unwrap();
+        let mut runner = Runner::new(graph.clone(), on(&gpu));
+        let off = apart(&want, &runner.run(&[&given]).unwrap());
+        assert!(off < 1e-4, "seed {seed}: {off:e} apart");
+        if let Some(told) = runner.last_plan().unwrap().on_gpu() {
+            assert!(told.left.is_none_or(|why| why.contains("no step")), "seed {seed}");
+            mixed += usize::from(!told.steps.is_empty() && !told.on_cpu.is_empty());
+        }
+    }
+    assert!(mixed > 3, "some graphs are cut by what has no form: {mixed}");
+}
+
+#[test]
+fn an_index_out_of_range_is_the_error_it_is_on_the_cpu() {
+    let gpu = gpu();
+    let mut r = Random { state: 1, graph: Graph::default(), shapes: Vec::new() };
+    let (x, at) = (r.value(None), r.value(None));
+    r.graph.inputs = vec![x, at];
+    r.shapes = vec![vec![3, 2], vec![2]];
+    r.op("Gather", [], &[x, at], &[2, 2]);
+    r.graph.outputs = vec![2];
+    let table = Tensor::f32(&[3, 2], vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).unwrap();
+    let index = |v: [i64; 2]| Tensor::new(&[2], Data::I64(v.to_vec())).unwrap();
+    let mut runner = Runner::new(Arc::new(r.graph.clone()), on(&gpu));
+    assert_eq!(runner.run(&[&table, &index([2, -3])]).unwrap()[0].as_f32().unwrap(), [5.0, 6.0, 1.0, 2.0]);
+    let told = runner.run(&[&table, &index([0, 1 << 32])]).unwrap_err().to_string();
+    let cpu = Runner::new(Arc::new(r.graph), RunOptions::default()).run(&[&table, &index([0, 1 << 32])]);
+    assert_eq!(told, cpu.unwrap_err().to_string());
+    assert_eq!(runner.run(&[&table, &index([1, 1])]).unwrap()[0].dtype(), DType::F32, "it goes on");
+    assert_eq!(runner.last_plan().unwrap().on_gpu().unwrap().steps.len(), 1);
+}
