@@ -70,7 +70,8 @@ pub fn remembered(file: &Path) -> BTreeMap<String, Verdict> {
 fn keep(file: &Path, known: &BTreeMap<String, Verdict>) {
     let Ok(text) = serde_json::to_vec_pretty(known) else { return };
     let part = file.with_extension(format!("{}.part", std::process::id()));
-    let written = file.parent().is_none_or(|d| std::fs::create_dir_all(d).is_ok()) && std::fs::write(&part, text).is_ok();
+    let written =
+        file.parent().is_none_or(|d| std::fs::create_dir_all(d).is_ok()) && std::fs::write(&part, text).is_ok();
     if !written || std::fs::rename(&part, file).is_err() {
         let _ = std::fs::remove_file(&part);
     }

@@ -9,10 +9,10 @@ use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
 use hone_runtime::Class;
 use hone_runtime::bundle::npz::read_npz;
+use hone_runtime::device::Device;
 use hone_runtime::graph::{Dim, Graph};
 use hone_runtime::metrics::Latency;
 use hone_runtime::plan::{Profile, StepTime};
-use hone_runtime::device::Device;
 use hone_runtime::session::{Session, SessionOptions};
 use hone_runtime::tensor::{DType, Data, Tensor};
 use serde::Serialize;
@@ -213,9 +213,9 @@ impl Answer {
         };
         let shapes: Vec<String> = inputs.iter().map(|(n, t)| format!("{n} {:?}", t.shape())).collect();
         let key = format!("{} | {} | {} threads", self.model.display(), shapes.join(", "), self.threads);
-        let chosen = self.device.choose(&key, |device| {
-            device::time(&mut source.session(&self.model, self.options(device))?, &inputs)
-        })?;
+        let chosen = self
+            .device
+            .choose(&key, |device| device::time(&mut source.session(&self.model, self.options(device))?, &inputs))?;
         if let Some(why) = &chosen.why {
             output::say(format!("hone: {why}"));
         }

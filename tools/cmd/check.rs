@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use clap::Args;
 use hone_runtime::Class;
 use hone_runtime::Tensor;
-use hone_runtime::device::Device;
 use hone_runtime::cases::{self, Case, Compared, Tolerance};
+use hone_runtime::device::Device;
 use hone_runtime::session::{Outputs, Session, SessionOptions};
 use serde::Serialize;
 

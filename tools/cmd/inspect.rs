@@ -187,8 +187,7 @@ fn devices(json: bool) -> anyhow::Result<ExitCode> {
         Ok(all) => (all, None),
         Err(e) => (Vec::new(), Some(e.to_string())),
     };
-    let gpus: Vec<GpuRow> =
-        gpus.into_iter().map(|a| GpuRow { name: a.name, driver: a.driver, kind: a.kind }).collect();
+    let gpus: Vec<GpuRow> = gpus.into_iter().map(|a| GpuRow { name: a.name, driver: a.driver, kind: a.kind }).collect();
     let verdicts = device::store().map(|file| choice::remembered(&file)).unwrap_or_default();
     if json {
         output::document("hone.devices/1", Devices { without, gpus, verdicts })?;

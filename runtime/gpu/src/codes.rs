@@ -114,12 +114,7 @@ impl Sums {
                 params[28 + axis] = i32::try_from(*v).ok()? as u32;
             }
         }
-        params[32..].copy_from_slice(&[
-            word(length)?,
-            word(length)?,
-            word(taps * words * columns / 4)?,
-            word(self.n)?,
-        ]);
+        params[32..].copy_from_slice(&[word(length)?, word(length)?, word(taps * words * columns / 4)?, word(self.n)?]);
         let form = Form { window: self.left != Left::Matrix, wide, signed: self.signed, told: self.zero == Zero::Told };
         sums_kernel(form).call(params, [self.n.div_ceil(8 * COLUMNS), self.m.div_ceil(8 * ROWS), groups])
     }
@@ -143,12 +138,11 @@ fn sums_kernel(form: Form) -> Arc<Kernel> {
         if told { "-told" } else { "" },
     );
     let (bindings, factor) = if told {
-        let z = if signed {
-            "-extractBits(i32(Z[0]), 0u, 8u)"
-        } else {
-            "128 - i32(Z[0] & 255u)"
-        };
-        ("@group(0) @binding(4) var<storage, read_write> Z: array<u32>;\n@group(0) @binding(5) var<storage, read_write> Y: array<i32>;", z)
+        let z = if signed { "-extractBits(i32(Z[0]), 0u, 8u)" } else { "128 - i32(Z[0] & 255u)" };
+        (
+            "@group(0) @binding(4) var<storage, read_write> Z: array<u32>;\n@group(0) @binding(5) var<storage, read_write> Y: array<i32>;",
+            z,
+        )
     } else {
         ("@group(0) @binding(4) var<storage, read_write> Y: array<i32>;", "1")
     };
@@ -206,9 +200,8 @@ fn sums_loop(window: bool) -> String {
     } else {
         out += "    for (var k = 0u; k < P.words; k++) {\n";
         for r in 0..ROWS {
-            out += &format!(
-                "        let a{r} = codes(min(i + {r}u, P.m - 1u) * P.a_row + k * 4u, P.length - k * 4u);\n"
-            );
+            out +=
+                &format!("        let a{r} = codes(min(i + {r}u, P.m - 1u) * P.a_row + k * 4u, P.length - k * 4u);\n");
         }
         step(&mut out, "        ");
         out += "    }\n";
@@ -408,9 +401,8 @@ fn finish_kernel(of: Of) -> Arc<Kernel> {
 /// Scale and zero point of unsigned codes for `n` floats: operand the floats, results a float and a byte.
 pub fn dynamic(n: usize) -> Option<Call> {
     let source = filled(include_str!("dynamic.wgsl"), &[("QUOTIENT", include_str!("quotient.wgsl"))]);
-    let kernel = Kernel::new("dynamic-u8".into(), source, 1, 2, || {
-        (1..40).chain([700]).filter_map(dynamic_trial).collect()
-    });
+    let kernel =
+        Kernel::new("dynamic-u8".into(), source, 1, 2, || (1..40).chain([700]).filter_map(dynamic_trial).collect());
     kernel.call(vec![u32::try_from(n).ok()?], [1, 1, 1])
 }
 
@@ -513,7 +505,12 @@ fn spread_trials() -> Vec<Trial> {
             }
         }
         let Some(call) = (Spread { window, batch, channels, zero }).call() else { continue };
-        out.push(Trial { call, operands: vec![x, w, words(&offset)], results: vec![words(&y)], allowed: Allowed::Exact });
+        out.push(Trial {
+            call,
+            operands: vec![x, w, words(&offset)],
+            results: vec![words(&y)],
+            allowed: Allowed::Exact,
+        });
     }
     out
 }

@@ -147,6 +147,7 @@ pub static FUNCTIONS: &[Function] = &[
     test("LessOrEqual", 2, "a <= b", |x, _| flag(x[0] <= x[1])),
     test("IsNaN", 1, "not_a_number(a)", |x, _| flag(x[0].is_nan())),
     row("Where", 3, "select(c, b, a != 0)", |x, _| if x[0] != 0.0 { x[1] } else { x[2] }),
+    row("AddUnless", 2, "select(a, a + P.c0, b == 0)", |x, c| if x[1] == 0.0 { x[0] + c[0] } else { x[0] }),
     test("Not", 1, "a == 0", |x, _| flag(x[0] == 0.0)),
     test("And", 2, "a != 0 && b != 0", |x, _| flag(x[0] != 0.0 && x[1] != 0.0)),
     test("Or", 2, "a != 0 || b != 0", |x, _| flag(x[0] != 0.0 || x[1] != 0.0)),

@@ -14,6 +14,7 @@ pub mod gather;
 pub mod kernel;
 pub mod map;
 pub mod product;
+pub mod recurrent;
 pub mod rows;
 pub mod window;
 

@@ -19,6 +19,12 @@ pub enum Right {
     Packed,
     /// [`pack_i8`]ed bytes, with a scale a column as an operand.
     PackedI8,
+    /// [`pack_4`]ed codes of four bits, with a scale and an offset a column and block of k as two operands: `code · scale -
+    /// offset`. Of one matrix only.
+    Packed4 {
+        /// Length of a block, a multiple of 4.
+        block: usize,
+    },
     /// Floats anywhere: strides in elements, along k and along columns.
     Plain {
         /// From one k to the next.
@@ -113,6 +119,13 @@ pub fn pack_i8(k: usize, n: usize, w: impl Fn(usize, usize) -> i8) -> Vec<u8> {
     (0..k * row).map(|i| if i % row < n { w(i / row, i % row) as u8 } else { 0 }).collect()
 }
 
+/// The bytes of a packed matrix of four bits: `w(k, j)` below 16; eight columns of one k in a word.
+pub fn pack_4(k: usize, n: usize, w: impl Fn(usize, usize) -> u8) -> Vec<u8> {
+    let row = n.next_multiple_of(COLUMNS) / 2;
+    let at = |k: usize, j: usize| if j < n { w(k, j) & 15 } else { 0 };
+    (0..k * row).map(|i| at(i / row, i % row * 2) | at(i / row, i % row * 2 + 1) << 4).collect()
+}
+
 /// What the text depends on.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Form {
@@ -139,6 +152,7 @@ impl Product {
                 Right::Packed => 0,
                 Right::PackedI8 => 1,
                 Right::Plain { .. } => 2,
+                Right::Packed4 { .. } => 3,
             },
             bias: self.bias,
             residual: self.residual,
@@ -155,6 +169,12 @@ impl Product {
         let (w_row, w_step, w_unit) = match self.right {
             Right::Packed | Right::PackedI8 => (self.n.next_multiple_of(COLUMNS) / per, 0, per),
             Right::Plain { row, step } => (row, step, 1),
+            Right::Packed4 { block } => {
+                if self.batch != Batch::one() || form.window || block % 4 != 0 || block == 0 {
+                    return None;
+                }
+                (self.n.next_multiple_of(COLUMNS) / 8, block, 1)
+            }
         };
         let (a_row, a_step) = match self.left {
             Left::Matrix { row, step } => (row / unit, step),
@@ -200,38 +220,46 @@ fn kernel(form: Form) -> Arc<Kernel> {
         "product-{}{}-{}{}{}-{}",
         if window { "window" } else { "matrix" },
         flag(wide, "4"),
-        ["f32", "i8", "any"][usize::from(right)],
+        ["f32", "i8", "any", "i4"][usize::from(right)],
         flag(bias, "-bias"),
         flag(residual, "-sum"),
         function.name,
     );
     let mut bindings = String::new();
     let mut reads = 2;
-    let mut bind = |name: &str| {
+    let mut bind = |name: &str, word: &str| {
         reads += 1;
-        bindings += &format!("@group(0) @binding({reads}) var<storage, read_write> {name}: array<f32>;\n");
+        bindings += &format!("@group(0) @binding({reads}) var<storage, read_write> {name}: array<{word}>;\n");
     };
     if right == 1 {
-        bind("S");
+        bind("S", "f32");
+    }
+    if right == 3 {
+        bind("S", "vec4<f32>");
+        bind("H", "vec4<f32>");
     }
     if bias {
-        bind("B");
+        bind("B", "f32");
     }
     if residual {
-        bind("Z");
+        bind("Z", "f32");
     }
-    bind("Y");
+    bind("Y", "f32");
     let source = filled(
         include_str!("product.wgsl"),
         &[
             ("COMMON", include_str!("common.wgsl")),
             (
                 "WEIGHTS",
-                ["rows of f32, padded to 8", "rows of i8, padded to 8, with a scale a column", "f32 anywhere"]
-                    [usize::from(right)],
+                [
+                    "rows of f32, padded to 8",
+                    "rows of i8, padded to 8, with a scale a column",
+                    "f32 anywhere",
+                    "four bits, eight columns in a word, with a scale and an offset a column and block",
+                ][usize::from(right)],
             ),
             ("A_WORD", if wide { "vec4<f32>" } else { "f32" }),
-            ("W_WORD", ["vec4<f32>", "u32", "f32"][usize::from(right)]),
+            ("W_WORD", ["vec4<f32>", "u32", "f32", "u32"][usize::from(right)]),
             ("BINDINGS", &bindings),
             ("ACTIVATION", function.text),
             ("ROWS", if window { POSITIONS } else { "" }),
@@ -288,12 +316,21 @@ fn step(right: u8, lane: &str, pad: &str) -> String {
     let load = |half: usize| match right {
         0 => format!("W[w + {half}u]"),
         1 => format!("vec4<f32>(unpack4xI8(W[w + {half}u]))"),
+        3 => {
+            let shift = |b: usize| format!("word >> {}u", 16 * half + 4 * b);
+            let lanes = format!("vec4<u32>({}, {}, {}, {})", shift(0), shift(1), shift(2), shift(3));
+            format!("vec4<f32>({lanes} & vec4<u32>(15u)) * g{half} - h{half}")
+        }
         _ => {
             let one = |c: usize| format!("W[w + min(j + {}u, P.n - 1u) * P.w_step]", 4 * half + c);
             format!("vec4<f32>({}, {}, {}, {})", one(0), one(1), one(2), one(3))
         }
     };
-    out += &format!("{pad}{{\n{pad}    let w0 = {};\n{pad}    let w1 = {};\n", load(0), load(1));
+    out += &format!("{pad}{{\n");
+    if right == 3 {
+        out += &format!("{pad}    let word = W[w];\n");
+    }
+    out += &format!("{pad}    let w0 = {};\n{pad}    let w1 = {};\n", load(0), load(1));
     for r in 0..ROWS {
         out += &format!("{pad}    s{r}0 += a{r}{lane} * w0;\n{pad}    s{r}1 += a{r}{lane} * w1;\n");
     }
@@ -304,7 +341,7 @@ fn step(right: u8, lane: &str, pad: &str) -> String {
 fn body(form: Form) -> String {
     let Form { window, wide, right, .. } = form;
     let mut out = String::new();
-    let start = if right == 2 { "w_at" } else { "w_at + (j >> 2u)" };
+    let start = ["w_at + (j >> 2u)", "w_at + (j >> 2u)", "w_at", "w_at + (j >> 3u)"][usize::from(right)];
     out += &format!("    var w = {start};\n");
     let steps = |pad: &str| -> String {
         if wide {
@@ -340,6 +377,13 @@ fn body(form: Form) -> String {
         for r in 0..ROWS {
             let at = if wide { format!("r{r} + (k >> 2u)") } else { format!("r{r} + k * P.a_step") };
             out += &format!("        let a{r} = A[{at}];\n");
+        }
+        if right == 3 {
+            out += "        let block = k / P.w_step * P.w_row * 2u + (j >> 2u);\n";
+            for half in 0..2 {
+                out +=
+                    &format!("        let g{half} = S[block + {half}u];\n        let h{half} = H[block + {half}u];\n");
+            }
         }
         out += &steps("        ");
         out += "    }\n";
@@ -384,6 +428,7 @@ fn trials(form: Form) -> Vec<Trial> {
         let right = match form.right {
             0 => Right::Packed,
             1 => Right::PackedI8,
+            3 => Right::Packed4 { block: 4 },
             _ => Right::Plain { row: 2, step: 2 * 12 },
         };
         let window = Window {
@@ -428,7 +473,11 @@ fn trials(form: Form) -> Vec<Trial> {
                 left: Left::Matrix { row: k + if form.wide { 4 } else { 1 }, step: 1 },
                 right,
                 y_row: n,
-                batch: Batch { lengths: [1, 2, 1, 3], a: [0, 0, 0, a], w: [0, w, 0, 0], y: [0, 3 * m * n, 0, m * n] },
+                batch: if form.right == 3 {
+                    Batch::one()
+                } else {
+                    Batch { lengths: [1, 2, 1, 3], a: [0, 0, 0, a], w: [0, w, 0, 0], y: [0, 3 * m * n, 0, m * n] }
+                },
                 bias: form.bias,
                 residual: form.residual,
                 alpha: 0.5,
@@ -467,6 +516,12 @@ fn trial(p: &Product) -> Option<Trial> {
             operands.push(bytes_of(&scale));
         }
         Right::Plain { .. } => operands.push(bytes_of(&plain)),
+        Right::Packed4 { block } => {
+            operands.push(pack_4(p.k, p.n, |k, j| code(0, k, j) as u8));
+            let row = p.n.next_multiple_of(COLUMNS);
+            operands.push(bytes_of(&plain[..p.k.div_ceil(block) * row]));
+            operands.push(bytes_of(&plain[8192..][..p.k.div_ceil(block) * row]));
+        }
     }
     let w = |b: usize, k: usize, j: usize| {
         let (start, _) = which(b);
@@ -474,6 +529,10 @@ fn trial(p: &Product) -> Option<Trial> {
             Right::Packed => f32::from(code(start / unit, k, j)) / 64.0,
             Right::PackedI8 => f32::from(code(start / unit, k, j)),
             Right::Plain { row, step } => plain[start + k * row + j * step],
+            Right::Packed4 { block } => {
+                let at = k / block * p.n.next_multiple_of(COLUMNS) + j;
+                f32::from(code(0, k, j) as u8 & 15) * plain[at] - plain[8192 + at]
+            }
         }
     };
     let columns = if let Left::Window { .. } = p.left { batches * p.n } else { p.n };

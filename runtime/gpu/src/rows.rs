@@ -24,6 +24,8 @@ pub enum Rows {
     LogSum,
     /// `e^(x - max) / Σ`.
     Softmax,
+    /// The same, and zeros where every element is -∞.
+    SoftmaxOrNothing,
     /// Its logarithm.
     LogSoftmax,
     /// `(x - mean) / √(var + epsilon) · scale + bias`, the bias if there is one.
@@ -88,6 +90,7 @@ fn kernel(rows: Rows, together: bool) -> Arc<Kernel> {
         Rows::SumSquare => "sum-square",
         Rows::LogSum => "log-sum",
         Rows::Softmax => "softmax",
+        Rows::SoftmaxOrNothing => "softmax-or-nothing",
         Rows::LogSoftmax => "log-softmax",
         Rows::Norm { centred: true, bias: false } => "layer-norm",
         Rows::Norm { centred: true, bias: true } => "layer-norm-bias",
@@ -236,13 +239,18 @@ fn main(
         Rows::Prod => simple("1.0", "v *= X[AT];", "product", "r"),
         Rows::Max => simple("X[first]", "v = larger(v, X[AT]);", "max", "r"),
         Rows::Min => simple("-X[first]", "v = larger(v, -X[AT]);", "max", "-r"),
-        Rows::Softmax | Rows::LogSoftmax => {
+        Rows::Softmax | Rows::SoftmaxOrNothing | Rows::LogSoftmax => {
             let mut out = String::from("    var top = X[first];\n");
             out += &each("top = max(top, X[AT]);");
             out += &format!("    let most = {};\n    var v = 0.0;\n", all("max", "top"));
+            if rows == Rows::SoftmaxOrNothing {
+                out += "    if most < -3.4028235e38 {\n    ";
+                out += &each("Y[AT] = 0.0;");
+                out += "        return;\n    }\n";
+            }
             out += &each("v += exp(X[AT] - most);");
             out += &format!("    let sum = {};\n", all("sum", "v"));
-            out += &if rows == Rows::Softmax {
+            out += &if rows != Rows::LogSoftmax {
                 format!("    let share = 1.0 / sum;\n{}", each("Y[AT] = exp(X[AT] - most) * share;"))
             } else {
                 format!("    let log_sum = log(sum);\n{}", each("Y[AT] = X[AT] - most - log_sum;"))
@@ -292,6 +300,11 @@ fn trial(along: &Along) -> Option<Trial> {
     let x: Vec<f32> = match rows {
         Rows::LogSum => x.iter().map(|v| v.abs() + 0.1).collect(),
         Rows::Prod => x.iter().map(|v| 1.0 + 0.05 * v).collect(),
+        // The first row is hidden whole.
+        Rows::SoftmaxOrNothing => {
+            let hidden = |i: usize| i / (length * inner) == 0 && i % inner == 0;
+            x.iter().enumerate().map(|(i, v)| if hidden(i) { f32::NEG_INFINITY } else { *v }).collect()
+        }
         _ => x,
     };
     let (s, b) = (draws.floats(along.scales), draws.floats(along.scales));
@@ -302,7 +315,7 @@ fn trial(along: &Along) -> Option<Trial> {
             operands.push(bytes_of(&b));
         }
     }
-    let whole = matches!(rows, Rows::Softmax | Rows::LogSoftmax | Rows::Norm { .. });
+    let whole = matches!(rows, Rows::Softmax | Rows::SoftmaxOrNothing | Rows::LogSoftmax | Rows::Norm { .. });
     let mut y = vec![0.0; if whole { x.len() } else { outer * inner }];
     for row in 0..outer * inner {
         let at = |k: usize| (row / inner * length + k) * inner + row % inner;
@@ -329,7 +342,8 @@ fn trial(along: &Along) -> Option<Trial> {
         let n = length as f64;
         for k in 0..length {
             y[at(k)] = match rows {
-                Rows::Softmax => ((v[k] - most).exp() / exps) as f32,
+                Rows::SoftmaxOrNothing if most == f64::NEG_INFINITY => 0.0,
+                Rows::Softmax | Rows::SoftmaxOrNothing => ((v[k] - most).exp() / exps) as f32,
                 Rows::LogSoftmax => (v[k] - most - exps.ln()) as f32,
                 Rows::Norm { centred, bias } => {
                     let mean = if centred { sum / n } else { 0.0 };

@@ -91,7 +91,8 @@ fn kernel(of: Of, wide: bool) -> Arc<Kernel> {
             bind(2, "Y", "f32"),
             1,
             "if !some || x > v || not_a_number(x) { if !not_a_number(v) || !some { v = x; } }".to_string(),
-            "    if !some {\n        var none = 0xff800000u;\n        v = bitcast<f32>(none);\n    }\n    Y[i] = v;".to_string(),
+            "    if !some {\n        var none = 0xff800000u;\n        v = bitcast<f32>(none);\n    }\n    Y[i] = v;"
+                .to_string(),
             Activation::None,
         ),
         Of::Average => (

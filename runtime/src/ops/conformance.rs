@@ -115,7 +115,9 @@ fn every_operator_with_a_form_for_gpus_computes_there_what_was_recorded() {
             let fixed = with_constants(&graph, recorded.inputs.get(1..).unwrap_or(&[]));
             for (way, graph) in [("all given", graph.clone()), ("constants", Arc::new(fixed))] {
                 let mut runner = Runner::new(graph, options.clone());
-                wrong.extend(turns(&case, recorded, &mut runner).into_iter().map(|w| format!("{} {i} {way}: {w}", case.name)));
+                wrong.extend(
+                    turns(&case, recorded, &mut runner).into_iter().map(|w| format!("{} {i} {way}: {w}", case.name)),
+                );
                 let graph = runner.graph().clone();
                 let inputs = inputs(&graph, recorded);
                 let shapes: Vec<_> = inputs.iter().map(|t| (t.dtype(), t.shape())).collect();

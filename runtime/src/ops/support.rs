@@ -255,12 +255,13 @@ const HEAD: &str = "\
 
 What hone runs by code of its own, at every opset version of ONNX and for every element type the operator takes.
 *Kernel*: some recorded case runs by a fast form; the other cases, and operators without one, run by the reference
-function, which is the formula. *Differentiable*: its gradients are checked with finite differences, rounding taken for
+function, which is the formula. *GPU*: it has a form there, for some of its types and shapes; the rest runs on the CPU in
+between. *Differentiable*: its gradients are checked with finite differences, rounding taken for
 the identity. *Compared with*: where the results the tests compare with come from. An operator that is
 not here runs by tract when tract has it, and is refused by name otherwise; `hone inspect` says which it is.
 
-| operator | domain | what it computes | kernel | differentiable | compared with |
-|---|---|---|---|---|---|
+| operator | domain | what it computes | kernel | GPU | differentiable | compared with |
+|---|---|---|---|---|---|---|
 ";
 
 fn table() -> String {
@@ -277,11 +278,12 @@ fn table() -> String {
             _ if WITHOUT_KERNEL.contains(&&*spelled) => "no",
             _ => "yes",
         };
+        let gpu = if d.gpu.is_some() { "yes" } else { "" };
         let doc = d.doc.replace('|', "\\|");
         let compared = reason.map_or("ONNX Runtime".to_string(), |why| format!("not recorded: {why}"));
         let gradient = NOT_DIFFERENTIABLE.iter().find(|(n, _)| *n == spelled);
         let gradient = gradient.map_or("yes".to_string(), |(_, why)| format!("no: {why}"));
-        let _ = writeln!(text, "| {} | {domain} | {doc} | {kernel} | {gradient} | {compared} |", d.name);
+        let _ = writeln!(text, "| {} | {domain} | {doc} | {kernel} | {gpu} | {gradient} | {compared} |", d.name);
     }
     text
 }

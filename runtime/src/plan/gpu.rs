@@ -82,7 +82,7 @@ impl Accelerated {
                 match ready {
                     Some(e @ GpuError::Lost { .. }) => return Err(e),
                     Some(e) => refused.push(format!("node `{}` ({}): {e}", step.node, step.op)),
-                    None => resolved = resolve(recorded, step, slots, &fault),
+                    None => resolved = resolve(recorded, step, slots, &fault, device.most_bytes()),
                 }
             }
             if let Some(calls) = resolved {
@@ -228,8 +228,8 @@ enum Resolved {
 
 type Calls = Vec<(hone_gpu::kernel::Call, Vec<Resolved>)>;
 
-/// Where the operands of a step's calls are; `None` when one is nowhere the device can read.
-fn resolve(recorded: &Recorded, step: &Step, slots: &[Slot], fault: &Range<usize>) -> Option<Calls> {
+/// Where the operands of a step's calls are; `None` when one is nowhere the device can read, or takes more than `most` bytes.
+fn resolve(recorded: &Recorded, step: &Step, slots: &[Slot], fault: &Range<usize>, most: usize) -> Option<Calls> {
     let value = |v: ValueId| match &slots[v].place {
         Place::Arena(r) if !r.is_empty() => Some(Resolved::Arena(r.clone())),
         Place::Constant(t) => Some(Resolved::Weights(t.data().as_bytes().into())),
@@ -249,7 +249,13 @@ fn resolve(recorded: &Recorded, step: &Step, slots: &[Slot], fault: &Range<usize
         At::Fault => Some(Resolved::Fault),
     };
     let call = |(call, at): &(hone_gpu::kernel::Call, Vec<At>)| {
-        Some((call.clone(), at.iter().map(one).collect::<Option<Vec<_>>>()?))
+        let operands = at.iter().map(one).collect::<Option<Vec<_>>>()?;
+        let bytes = |o: &Resolved| match o {
+            Resolved::Arena(r) => r.len(),
+            Resolved::Weights(b) => b.len(),
+            Resolved::Fault => 0,
+        };
+        operands.iter().all(|o| bytes(o).next_multiple_of(256) <= most).then(|| (call.clone(), operands))
     };
     recorded.calls.iter().map(call).collect()
 }

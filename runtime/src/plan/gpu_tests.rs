@@ -12,7 +12,8 @@ use crate::quant::tests::samples;
 use crate::tensor::{DType, Data, Tensor};
 
 fn gpu() -> Gpu {
-    Gpu::open(true).unwrap_or_else(|e| panic!("{e}: these tests need one; on Debian `apt-get install mesa-vulkan-drivers`"))
+    Gpu::open(true)
+        .unwrap_or_else(|e| panic!("{e}: these tests need one; on Debian `apt-get install mesa-vulkan-drivers`"))
 }
 
 fn on(gpu: &Gpu) -> RunOptions {
@@ -38,7 +39,13 @@ fn apart(want: &[Tensor], got: &[Tensor]) -> f64 {
         for (a, b) in a.iter().zip(&b) {
             // A NaN must show, which `max` would swallow.
             let off = (a - b).abs() / most;
-            worst = if a.to_bits() == b.to_bits() { worst } else if off.is_nan() { f64::INFINITY } else { worst.max(off) };
+            worst = if a.to_bits() == b.to_bits() {
+                worst
+            } else if off.is_nan() {
+                f64::INFINITY
+            } else {
+                worst.max(off)
+            };
         }
     }
     worst

@@ -39,7 +39,15 @@ impl Default for RunOptions {
     /// Kernels, four plans, the calling thread alone, any size.
     fn default() -> RunOptions {
         let pool = Arc::new(Pool::new(1));
-        RunOptions { reference: false, plans: 4, pool, bytes: LARGEST_BYTES, turns: u64::MAX, profile: None, device: Device::Cpu }
+        RunOptions {
+            reference: false,
+            plans: 4,
+            pool,
+            bytes: LARGEST_BYTES,
+            turns: u64::MAX,
+            profile: None,
+            device: Device::Cpu,
+        }
     }
 }
 

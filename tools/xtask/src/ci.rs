@@ -201,7 +201,9 @@ fn real_models(root: &Path, _: Extent) -> anyhow::Result<Outcome> {
 fn gpu(root: &Path, _: Extent) -> anyhow::Result<Outcome> {
     let there = || {
         ["/usr/share/vulkan/icd.d", "/etc/vulkan/icd.d"].iter().any(|d| {
-            std::fs::read_dir(d).is_ok_and(|mut files| files.any(|f| f.is_ok_and(|f| f.path().extension().is_some_and(|e| e == "json"))))
+            std::fs::read_dir(d).is_ok_and(|mut files| {
+                files.any(|f| f.is_ok_and(|f| f.path().extension().is_some_and(|e| e == "json")))
+            })
         })
     };
     if !there() && Path::new("/etc/debian_version").exists() && Path::new("/usr/bin/apt-get").exists() {

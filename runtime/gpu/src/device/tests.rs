@@ -7,6 +7,7 @@ use crate::gather::{Gather, Table};
 use crate::kernel::{bytes_of, floats_of};
 use crate::map::{Element, Map, Operand};
 use crate::product::{Batch, Left, Product, Right};
+use crate::recurrent::{Cell, Recurrence};
 use crate::rows::{Along, Rows};
 use crate::window::{Of, Windows};
 use hone_kernels::conv::Window;
@@ -36,6 +37,7 @@ pub(crate) fn calls() -> Vec<crate::kernel::Call> {
         let (operands, result) = match function.name {
             "Not" | "And" | "Or" | "Xor" => (of(Element::U8), Element::U8),
             "Where" => (vec![(Element::U8, SAME), (f, [1, 0, 3]), (f, [0; 3])], f),
+            "AddUnless" => (vec![(f, SAME), (Element::U8, [1, 0, 3])], f),
             "CastToFloat" => (of(Element::I32), f),
             "CastToBool" => (of(Element::I64), Element::U8),
             "AddInt" => (of(Element::I32), Element::I32),
@@ -70,6 +72,7 @@ pub(crate) fn calls() -> Vec<crate::kernel::Call> {
         Rows::SumSquare,
         Rows::LogSum,
         Rows::Softmax,
+        Rows::SoftmaxOrNothing,
         Rows::LogSoftmax,
     ];
     for centred in [false, true] {
@@ -111,6 +114,9 @@ pub(crate) fn calls() -> Vec<crate::kernel::Call> {
                     activation,
                 };
                 out.extend(base.call());
+                if !matches!(right, Right::Plain { .. }) {
+                    out.extend(Product { right: Right::Packed4 { block: 32 }, ..base.clone() }.call());
+                }
                 let left = Left::Window { window, channels, pixel: channels };
                 out.extend(Product { left, k: 4 * channels, ..base }.call());
             }
@@ -131,11 +137,17 @@ pub(crate) fn calls() -> Vec<crate::kernel::Call> {
         let of = codes::Of::Codes { codes: (0, 0, 255), table, added };
         out.extend(Finish { elements: 12, columns: 4, of }.call());
     }
-    for (factor, bias, residual) in [(false, false, false), (true, true, false), (true, true, true), (false, true, true)] {
+    for (factor, bias, residual) in
+        [(false, false, false), (true, true, false), (true, true, true), (false, true, true)]
+    {
         let of = codes::Of::Floats { factor, bias, residual, activation: Activation::Relu };
         out.extend(Finish { elements: 12, columns: 4, of }.call());
     }
     out.extend(codes::dynamic(100));
+    for cell in [Cell::Lstm, Cell::Gru { late: false }, Cell::Gru { late: true }] {
+        let (z, y, state) = ([1, 1], [4, 4, 0], [4, 0]);
+        out.extend(Recurrence { cell, steps: 2, batch: 1, units: 4, reverse: false, z, y, state }.call());
+    }
     for channels in [3, 4] {
         for of in [
             Of::Max,
@@ -233,7 +245,13 @@ struct Target {
 /// desktops.
 fn targets() -> [Target; 4] {
     use naga::valid::Capabilities as C;
-    let of = |name, capabilities, storage, shared_bytes, threads| Target { name, capabilities, storage, shared_bytes, threads };
+    let of = |name, capabilities, storage, shared_bytes, threads| Target {
+        name,
+        capabilities,
+        storage,
+        shared_bytes,
+        threads,
+    };
     let more = C::SHADER_FLOAT16 | C::SUBGROUP | C::IMMEDIATES;
     [
         of("pi4", C::empty(), 8, 16 << 10, 256),
@@ -281,7 +299,9 @@ fn every_text_is_one_for_every_target() {
             files.push(file);
         }
     }
-    let valid = |file: &std::path::Path| std::process::Command::new("spirv-val").arg("--target-env").arg("vulkan1.1").arg(file).output();
+    let valid = |file: &std::path::Path| {
+        std::process::Command::new("spirv-val").arg("--target-env").arg("vulkan1.1").arg(file).output()
+    };
     for file in &files {
         match valid(file) {
             Ok(out) => assert!(out.status.success(), "{}: {}", file.display(), String::from_utf8_lossy(&out.stderr)),

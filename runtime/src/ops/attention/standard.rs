@@ -1,9 +1,14 @@
 //! `Attention` of the standard (opsets 23, 24 and 25).
+use hone_gpu::functions::function;
+use hone_gpu::map::{Element, Map, Operand};
+use hone_gpu::{product as gpu, rows as gpu_rows};
+use hone_kernels::epilogue::Activation;
+
 use super::core::{Core, Rows, Sizes, Stage, core, head_size, heads_first, heads_of, joined, scale_of, tokens_first};
 use super::fused::{Areas, Counted, Fused, Place, Source, Step};
 use super::mask::{Layer, Mask, Meaning, Positions, Window};
 use crate::ops::{Attrs, Fact, OpDef, OpError, need, optional};
-use crate::plan::{Lowered, Lowering};
+use crate::plan::{At, Lowered, Lowering, Recorded};
 use crate::tensor::{DType, Tensor};
 
 /// `softmax(cap(scale · Q · Kᵀ) + mask) · V`.
@@ -14,6 +19,7 @@ use crate::tensor::{DType, Tensor};
 pub(super) static ATTENTION: OpDef =
     OpDef::new("Attention", "scaled dot-product attention with masks, a cache and grouped heads", shape, reference)
         .kernel(lower)
+        .gpu(recorded)
         .vjp(super::backward::standard);
 
 /// What the operands say, by types and shapes.
@@ -150,6 +156,88 @@ fn reference(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, O
         out.push(Tensor::from_f64(tq, &[b, h, s, l], &got.scores)?);
     }
     Ok(out)
+}
+
+/// Scores, mask, softmax and mixture as calls of their own, the scores in scratch. Without a past, a window or a soft cap.
+fn recorded(l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
+    let c = Call::new(l.attrs, |i| Some((l.dtype(i)?, l.shape(i).ok()?)))?;
+    let floats = (0..3).all(|i| l.dtype(i) == Some(DType::F32));
+    let plain = c.past == 0 && c.softcap == 0.0 && c.mask.window == Window::default();
+    let alone = (1..4).all(|i| !l.wants(i)) && !l.has(4) && !l.has(5) && c.mask.positions == Positions::Past(0);
+    if !floats || !plain || !alone {
+        return Ok(None);
+    }
+    let Sizes { b, h, g, s, l: keys, d, e } = c.sizes;
+    let rows = |tokens: usize, heads: usize, width: usize| {
+        if c.packed {
+            Rows::tokens_first(tokens, heads * width, 0, width)
+        } else {
+            Rows::heads_first(heads, tokens, width)
+        }
+    };
+    let (q, k, v, y) = (rows(s, h, d), rows(keys, g, d), rows(keys, g, e), rows(s, h, e));
+    let (share, area) = (h / g, s * keys);
+    let scores = [0, h * area, share * area, area];
+    let shared = |r: Rows| [0, r.batch, r.head, 0];
+    let own = |r: Rows| [0, r.batch, share * r.head, r.head];
+    let product = |m, n, k| gpu::Product {
+        m,
+        n,
+        k,
+        left: gpu::Left::Matrix { row: 0, step: 1 },
+        right: gpu::Right::Packed,
+        y_row: n,
+        batch: gpu::Batch { lengths: [1, b, g, share], a: [0; 4], w: [0; 4], y: [0; 4] },
+        bias: false,
+        residual: false,
+        alpha: 1.0,
+        activation: Activation::None,
+    };
+    let lengths = [1, b, g, share];
+    let first = gpu::Product {
+        left: gpu::Left::Matrix { row: q.token, step: 1 },
+        right: gpu::Right::Plain { row: 1, step: k.token },
+        batch: gpu::Batch { lengths, a: own(q), w: shared(k), y: scores },
+        alpha: c.scale as f32,
+        ..product(s, keys, d)
+    };
+    let mut out = Recorded::default();
+    // Calls do not write what they read: the scores go from one area to the other and back.
+    let areas = [out.scratch(4 * b * h * area), out.scratch(4 * b * h * area)];
+    let mut turn = 0;
+    let mut done = out.and(first.call(), vec![At::In(0), At::In(1), areas[0].clone()]);
+    for layer in &c.mask.layers {
+        let (name, constants, element) = match (layer.meaning, layer.dtype) {
+            (Meaning::Add, DType::F32) => ("Add", vec![], Element::F32),
+            (Meaning::Keep(value), DType::Bool) => ("AddUnless", vec![value as f32], Element::U8),
+            _ => return Ok(None),
+        };
+        if layer.base != 0 || layer.keys != (0..keys) {
+            return Ok(None);
+        }
+        let shape = vec![b, h, s, keys];
+        let operands = vec![
+            Operand { element: Element::F32, strides: crate::ops::strides_of(&shape) },
+            Operand { element, strides: layer.strides.to_vec() },
+        ];
+        let Some(function) = function(name) else { return Ok(None) };
+        let map = Map { function, constants, shape, operands, result: Element::F32 };
+        let at = vec![areas[turn].clone(), At::In(layer.operand), areas[1 - turn].clone()];
+        done = done.and_then(|r| r.and(map.call(), at));
+        turn = 1 - turn;
+    }
+    let rows = gpu_rows::Rows::SoftmaxOrNothing;
+    let softmax =
+        gpu_rows::Along { rows, outer: b * h * s, length: keys, inner: 1, scales: 1, epsilon: 0.0, factor: 1.0 };
+    let last = gpu::Product {
+        left: gpu::Left::Matrix { row: keys, step: 1 },
+        right: gpu::Right::Plain { row: v.token, step: 1 },
+        batch: gpu::Batch { lengths, a: scores, w: shared(v), y: own(y) },
+        y_row: y.token,
+        ..product(s, e, keys)
+    };
+    let done = done.and_then(|r| r.and(softmax.call(), vec![areas[turn].clone(), areas[1 - turn].clone()]));
+    Ok(done.and_then(|r| r.and(last.call(), vec![areas[1 - turn].clone(), At::In(2), At::Out(0)])))
 }
 
 fn lower(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {

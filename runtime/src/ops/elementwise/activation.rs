@@ -3,7 +3,7 @@ use hone_kernels::elementwise as fast;
 use hone_kernels::epilogue::Activation;
 
 use super::super::shape::elements;
-use super::super::{record, Attr, Attrs, Fact, MICROSOFT, OpDef, OpError, Vjp, need, optional};
+use super::super::{Attr, Attrs, Fact, MICROSOFT, OpDef, OpError, Vjp, need, optional, record};
 use super::derivative::derivative;
 use super::walk::{activated, mapped, zipped};
 use super::{alike, broadcast_indices, erf, floats, named, numbers, parameters, same_as_input, sigmoid, softplus};

@@ -188,13 +188,14 @@ fn test(inputs: &[Option<&Tensor>], name: &str, f: impl Fn(f64) -> bool) -> Resu
 
 /// whether it is no number
 pub(super) static IS_NAN: OpDef =
-    OpDef::new("IsNaN", "whether it is no number", truth_like, |_, inputs| test(inputs, "IsNaN", f64::is_nan)).kernel(
-        |l| Ok((l.dtype(0) == Some(DType::F32)).then(|| mapped::<f32, u8, _>("IsNaN", |x| u8::from(x.is_nan())))),
-    )
-    .gpu(|l| {
-        let f = function("IsNaN").filter(|_| l.dtype(0) == Some(DType::F32));
-        Ok(record::mapped(l, f, vec![], &[(0, l.shape(0)?)], Element::U8))
-    });
+    OpDef::new("IsNaN", "whether it is no number", truth_like, |_, inputs| test(inputs, "IsNaN", f64::is_nan))
+        .kernel(|l| {
+            Ok((l.dtype(0) == Some(DType::F32)).then(|| mapped::<f32, u8, _>("IsNaN", |x| u8::from(x.is_nan()))))
+        })
+        .gpu(|l| {
+            let f = function("IsNaN").filter(|_| l.dtype(0) == Some(DType::F32));
+            Ok(record::mapped(l, f, vec![], &[(0, l.shape(0)?)], Element::U8))
+        });
 
 /// whether it is infinite
 pub(super) static IS_INF: OpDef =
@@ -205,8 +206,10 @@ pub(super) static IS_INF: OpDef =
 
 /// x where the condition holds, else y
 pub(super) static WHERE: OpDef =
-    OpDef::new("Where", "x where the condition holds, else y", where_shape, where_reference).kernel(where_lower).gpu(where_record).vjp(
-        |b| {
+    OpDef::new("Where", "x where the condition holds, else y", where_shape, where_reference)
+        .kernel(where_lower)
+        .gpu(where_record)
+        .vjp(|b| {
             let (dy, condition) = (b.dy()?, b.x(0)?);
             let zero = b.scalar_like(dy, 0.0)?;
             for (i, sides) in [(1, [dy, zero]), (2, [zero, dy])] {
@@ -216,8 +219,7 @@ pub(super) static WHERE: OpDef =
                 }
             }
             Ok(())
-        },
-    );
+        });
 
 fn where_shape(_: &Attrs, inputs: &[Option<&Fact>]) -> Result<Option<Vec<Fact>>, OpError> {
     let (c, x, y) = (need(inputs, 0, "condition")?, need(inputs, 1, "X")?, need(inputs, 2, "Y")?);

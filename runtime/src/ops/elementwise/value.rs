@@ -110,7 +110,9 @@ fn clip_record(l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
     let mut bounds = vec![l.attrs.float("min", f32::MIN)?, l.attrs.float("max", f32::MAX)?];
     for (i, bound) in bounds.iter_mut().enumerate() {
         if l.has(i + 1) {
-            let Some(t) = l.constant(i + 1).filter(|t| t.dtype() == DType::F32 && t.len() == 1) else { return Ok(None) };
+            let Some(t) = l.constant(i + 1).filter(|t| t.dtype() == DType::F32 && t.len() == 1) else {
+                return Ok(None);
+            };
             *bound = t.as_f32()?[0];
         }
     }

@@ -206,8 +206,7 @@ fn matrices(
             axis.filter(|&a| of.batch[a] != 1).map_or(0, |a| of.batch_strides[a])
         })
     };
-    let mut lengths: [usize; 4] =
-        std::array::from_fn(|i| (i + batch.len()).checked_sub(4).map_or(1, |i| batch[i]));
+    let mut lengths: [usize; 4] = std::array::from_fn(|i| (i + batch.len()).checked_sub(4).map_or(1, |i| batch[i]));
     let (mut a, mut w) = (along(left), along(right));
     let mut y = [0; 4];
     let mut step = m * n;
@@ -218,7 +217,10 @@ fn matrices(
     // Rows of all products follow one another: one product.
     let all: usize = lengths.iter().product();
     let unbroken = left.row.1 == k && left.column.1 == 1 && left.batch.iter().product::<usize>() == all;
-    if w == [0; 4] && unbroken && strides_of(&[&left.batch[..], &[m, k]].concat())[..left.batch.len()] == left.batch_strides {
+    if w == [0; 4]
+        && unbroken
+        && strides_of(&[&left.batch[..], &[m, k]].concat())[..left.batch.len()] == left.batch_strides
+    {
         m *= all;
         (lengths, a, y) = ([1; 4], [0; 4], [0; 4]);
     }

@@ -43,6 +43,7 @@ pub(super) static MATMUL_NBITS: OpDef = OpDef::new(
 )
 .domain(MICROSOFT)
 .kernel(super::packed::lower)
+.gpu(super::packed::recorded)
 .vjp(super::backward::nbits);
 
 /// The geometry of a `MatMulNBits`.

@@ -326,7 +326,12 @@ impl OnGpu {
         Ok(Some(OnGpu { sums, at, elements, scale: scales(x_scale, w_scale, columns)? }))
     }
 
-    fn conv(l: &Lowering<'_>, weights: &[i8], zero: u8, bias: &[i32]) -> Result<Option<(Recorded, At, usize)>, OpError> {
+    fn conv(
+        l: &Lowering<'_>,
+        weights: &[i8],
+        zero: u8,
+        bias: &[i32],
+    ) -> Result<Option<(Recorded, At, usize)>, OpError> {
         let c = Conv::of(l.attrs, &first(l.shape(X)?), l.shape(W)?, None)?;
         let Some(window) = c.geometry.window() else { return Ok(None) };
         let (taps, og, cg) = (window.taps(), c.o / c.groups, c.c);

@@ -1,10 +1,12 @@
 //! Kernel of `MatMulNBits` on `f32`. The weight is read as it stands in the file.
+use hone_gpu::product as gpu;
+use hone_kernels::epilogue::Activation;
 use hone_kernels::gemm::{self, Gemm, Packed};
 use hone_kernels::nbits::{self, ROWS, Shape, Weight};
 
 use super::blocks::NBits;
 use crate::ops::OpError;
-use crate::plan::{Io, Kernel, Lowered, Lowering};
+use crate::plan::{At, Io, Kernel, Lowered, Lowering, Recorded};
 use crate::tensor::DType;
 
 /// From so many rows on, a panel of the weight is dequantised once for all of them.
@@ -75,6 +77,43 @@ impl Kernel for Blocks {
             }
         }
     }
+}
+
+/// `MatMulNBits` of four bits on a GPU, the weight four bits there too.
+pub(super) fn recorded(l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
+    let f32 = |i: usize| !l.has(i) || l.dtype(i) == Some(DType::F32);
+    let g = NBits::of(l.attrs)?;
+    let (Some(codes), Some(scale)) = (l.constant(1), l.constant(2)) else { return Ok(None) };
+    let known = !l.has(3) || l.constant(3).is_some();
+    if !f32(0) || !f32(2) || !f32(5) || codes.dtype() != DType::U8 || l.has(4) || g.bits != 4 || !known {
+        return Ok(None);
+    }
+    let zeros = l.constant(3).map(|t| (t.dtype(), t.len()));
+    g.check(codes.len(), scale.len(), zeros)?;
+    let zero = g.zeros(l.constant(3).map(|t| &**t));
+    let (bytes, scale) = (codes.data().as_bytes(), scale.as_f32()?);
+    let code = |k: usize, j: usize| (bytes[j * g.row_bytes() + k / 2] >> (4 * (k % 2))) & 15;
+    let of = |v: &dyn Fn(usize, usize) -> f32| gpu::pack(g.blocks, g.n, v);
+    let scales = of(&|b, j| scale[j * g.blocks + b]);
+    let offsets = of(&|b, j| scale[j * g.blocks + b] * zero[if zero.len() == 1 { 0 } else { j * g.blocks + b }]);
+    let mut at = vec![At::In(0), At::Weights(gpu::pack_4(g.k, g.n, code).into())];
+    at.extend([At::Weights(scales.into()), At::Weights(offsets.into())]);
+    at.extend(l.has(5).then_some(At::In(5)));
+    at.push(At::Out(0));
+    let product = gpu::Product {
+        m: l.shape(0)?.iter().product::<usize>() / g.k,
+        n: g.n,
+        k: g.k,
+        left: gpu::Left::Matrix { row: g.k, step: 1 },
+        right: gpu::Right::Packed4 { block: g.block },
+        y_row: g.n,
+        batch: gpu::Batch::one(),
+        bias: l.has(5),
+        residual: false,
+        alpha: 1.0,
+        activation: Activation::None,
+    };
+    Ok(Recorded::one(product.call(), at))
 }
 
 /// `MatMulNBits`.

@@ -423,7 +423,8 @@ pub(super) fn to_float_recorded(l: &Lowering<'_>) -> Result<Option<Recorded>, Op
     if l.shape(0)?.last() != Some(&k) || !one(2) || (b_scale.len() != 1 && b_scale.len() != n) {
         return Ok(None);
     }
-    let scale: Vec<f32> = (0..n).map(|j| b_scale.as_f32().map(|s| s[if s.len() == 1 { 0 } else { j }])).collect::<Result<_, _>>()?;
+    let scale: Vec<f32> =
+        (0..n).map(|j| b_scale.as_f32().map(|s| s[if s.len() == 1 { 0 } else { j }])).collect::<Result<_, _>>()?;
     let zero = if told { gpu::Zero::Told } else { gpu::Zero::Known(0) };
     let factor = if told { 1 } else { gpu::factor(signed, 0) };
     let offset = (0..n).map(|j| (0..k).map(|kk| i32::from(w[kk * n + j])).sum::<i32>().wrapping_mul(factor));

@@ -8,6 +8,7 @@ use crate::tensor::Tensor;
 mod activation;
 mod backward;
 mod quantized;
+mod record;
 mod reference;
 mod sequence;
 
@@ -22,6 +23,7 @@ static LSTM: OpDef = OpDef::new(
     |attrs, inputs| reference::run(attrs, inputs, Cell::Lstm),
 )
 .kernel(|l| sequence::lower(l, Cell::Lstm))
+.gpu(|l| record::recorded(l, Cell::Lstm))
 .vjp(|b| backward::vjp(b, "LSTM"));
 
 /// Gated recurrent unit.
@@ -32,6 +34,7 @@ static GRU: OpDef = OpDef::new(
     |attrs, inputs| reference::run(attrs, inputs, Cell::Gru),
 )
 .kernel(|l| sequence::lower(l, Cell::Gru))
+.gpu(|l| record::recorded(l, Cell::Gru))
 .vjp(|b| backward::vjp(b, "GRU"));
 
 /// One layer of the simplest recurrence.
