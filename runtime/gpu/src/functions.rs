@@ -98,6 +98,8 @@ pub static FUNCTIONS: &[Function] = &[
     row("Softsign", 1, "a / (1.0 + abs(a))", |x, _| x[0] / (1.0 + x[0].abs())),
     row("ThresholdedRelu", 1, "select(0.0, a, a > P.c0)", |x, c| if x[0] > c[0] { x[0] } else { 0.0 }),
     row("Affine", 1, "P.c0 * a + P.c1", |x, c| c[0] * x[0] + c[1]),
+    row("ScaledTanh", 1, "P.c0 * tanh_of(P.c1 * a)", |x, c| c[0] * (c[1] * x[0]).tanh()),
+    row("ParametricSoftplus", 1, "P.c0 * softplus(P.c1 * a)", |x, c| c[0] * softplus(c[1] * x[0])),
     row("Abs", 1, "abs(a)", |x, _| x[0].abs()),
     row("Neg", 1, "-a", |x, _| -x[0]),
     row("Sign", 1, "select(sign(a), a, not_a_number(a))", |x, _| if x[0] == 0.0 { 0.0 } else { x[0].signum() }),

@@ -10,11 +10,11 @@ pub enum Table {
     Words,
     /// Elements of 8 bytes.
     Pairs,
-    /// Signed bytes, made floats by a scale a row: an operand behind the indices.
+    /// Signed bytes, made floats by a scale and a zero point a row: operands behind the indices.
     I8,
 }
 
-/// `y[o, i, k] = x[o, index[i], k]`. Operands x, index and, of bytes, scales; results y and the fault.
+/// `y[o, i, k] = x[o, index[i], k]`. Operands x, index and, of bytes, scales and zero points; results y and the fault.
 #[derive(Clone, Copy, Debug)]
 pub struct Gather {
     /// What is gathered.
@@ -50,10 +50,10 @@ fn kernel(table: Table, wide: bool) -> Arc<Kernel> {
         Table::Words => ("32 bits", "u32", "0u", "X[source]"),
         Table::Pairs => ("64 bits", "vec2<u32>", "vec2<u32>()", "X[source]"),
         Table::I8 => (
-            "8 bits, times the scale of the row",
+            "8 bits, less the zero point of the row, times its scale",
             "u32",
             "0.0",
-            "f32(extractBits(i32(X[source >> 2u]), (source & 3u) * 8u, 8u)) * S[row]",
+            "(f32(extractBits(i32(X[source >> 2u]), (source & 3u) * 8u, 8u)) - O[row]) * S[row]",
         ),
     };
     let mut bindings = String::new();
@@ -64,6 +64,9 @@ fn kernel(table: Table, wide: bool) -> Arc<Kernel> {
     };
     if table == Table::I8 {
         bind("S", "f32");
+    }
+    if table == Table::I8 {
+        bind("O", "f32");
     }
     bind("Y", if table == Table::I8 { "f32" } else { word });
     bind("fault", "u32");
@@ -85,7 +88,7 @@ fn kernel(table: Table, wide: bool) -> Arc<Kernel> {
             ("VALUE", value),
         ],
     );
-    let reads = if table == Table::I8 { 3 } else { 2 };
+    let reads = if table == Table::I8 { 4 } else { 2 };
     let name = format!("gather-{}-{}", ["words", "pairs", "i8"][table as usize], if wide { "i64" } else { "i32" });
     Kernel::new(name, source, reads, 2, move || {
         vec![trial(table, wide, false), trial(table, wide, true)].into_iter().flatten().collect()
@@ -105,6 +108,7 @@ fn trial(table: Table, wide: bool, faulty: bool) -> Option<Trial> {
     let mut x = draws.bytes(outer * 15 * unit);
     x.resize(x.len().next_multiple_of(4), 0);
     let scale = draws.floats(5);
+    let zero = [0.0, -3.0, 7.0, 128.0, -128.0];
     let index = if faulty { vec![0, -6, 4, 1] } else { vec![4i64, -5, 2, -1] };
     let bytes = |i: &i64| if wide { i.to_le_bytes().to_vec() } else { (*i as i32).to_le_bytes().to_vec() };
     let mut y = Vec::new();
@@ -115,14 +119,18 @@ fn trial(table: Table, wide: bool, faulty: bool) -> Option<Trial> {
                 let from = (o * 5 + at.max(0) as usize) * 3 + k;
                 match table {
                     _ if at < 0 => y.extend(vec![0; if unit == 8 { 8 } else { 4 }]),
-                    Table::I8 => y.extend((f32::from(x[from] as i8) * scale[at as usize]).to_le_bytes()),
+                    Table::I8 => {
+                        y.extend(((f32::from(x[from] as i8) - zero[at as usize]) * scale[at as usize]).to_le_bytes())
+                    }
                     _ => y.extend_from_slice(&x[from * unit..][..unit]),
                 }
             }
         }
     }
     let mut operands = vec![x, index.iter().flat_map(bytes).collect()];
-    operands.extend((table == Table::I8).then(|| bytes_of(&scale)));
+    if table == Table::I8 {
+        operands.extend([bytes_of(&scale), bytes_of(&zero)]);
+    }
     let fault = u32::from(faulty).to_le_bytes().to_vec();
     Some(Trial { call, operands, results: vec![y, fault], allowed: Allowed::Exact })
 }

@@ -22,6 +22,8 @@ pub enum Rows {
     SumSquare,
     /// The logarithm of the sum.
     LogSum,
+    /// The logarithm of the sum of exponentials.
+    LogSumExp,
     /// `e^(x - max) / Σ`.
     Softmax,
     /// The same, and zeros where every element is -∞.
@@ -89,6 +91,7 @@ fn kernel(rows: Rows, together: bool) -> Arc<Kernel> {
         Rows::L2 => "l2",
         Rows::SumSquare => "sum-square",
         Rows::LogSum => "log-sum",
+        Rows::LogSumExp => "log-sum-exp",
         Rows::Softmax => "softmax",
         Rows::SoftmaxOrNothing => "softmax-or-nothing",
         Rows::LogSoftmax => "log-softmax",
@@ -239,6 +242,16 @@ fn main(
         Rows::Prod => simple("1.0", "v *= X[AT];", "product", "r"),
         Rows::Max => simple("X[first]", "v = larger(v, X[AT]);", "max", "r"),
         Rows::Min => simple("-X[first]", "v = larger(v, -X[AT]);", "max", "-r"),
+        Rows::LogSumExp => {
+            let mut out = String::from("    var top = X[first];\n");
+            out += &each("top = max(top, X[AT]);");
+            // Nothing is taken off an infinite maximum: ∞ - ∞ is no number.
+            out += &format!("    let greatest = {};\n", all("max", "top"));
+            out += "    let most = select(greatest, 0.0, abs(greatest) > 3.4028235e38);\n    var v = 0.0;\n";
+            out += &each("v += exp(X[AT] - most);");
+            out += &format!("    let sum = {};\n{}", all("sum", "v"), store("log_of(sum) + most"));
+            out
+        }
         Rows::Softmax | Rows::SoftmaxOrNothing | Rows::LogSoftmax => {
             let mut out = String::from("    var top = X[first];\n");
             out += &each("top = max(top, X[AT]);");
@@ -333,6 +346,7 @@ fn trial(along: &Along) -> Option<Trial> {
             Rows::L2 => squares.sqrt(),
             Rows::SumSquare => squares,
             Rows::LogSum => sum.ln(),
+            Rows::LogSumExp => most + exps.ln(),
             _ => 0.0,
         };
         if !whole {

@@ -134,6 +134,11 @@ impl OpDef {
         self
     }
 
+    /// The same with a form for GPUs, if `there` is one.
+    pub const fn gpu_where(self, there: bool, gpu: Record) -> OpDef {
+        if there { self.gpu(gpu) } else { self }
+    }
+
     /// The same with gradients.
     pub const fn vjp(mut self, vjp: Vjp) -> OpDef {
         self.vjp = Some(vjp);

@@ -285,7 +285,7 @@ fn recorded(of: Of, l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
         Of::L2 => gpu::Rows::L2,
         Of::LogSum => gpu::Rows::LogSum,
         Of::SumSquare => gpu::Rows::SumSquare,
-        Of::LogSumExp => return Ok(None),
+        Of::LogSumExp => gpu::Rows::LogSumExp,
     };
     let factor = if of == Of::Mean { 1.0 / length as f32 } else { 1.0 };
     Ok(super::record::along(rows, outer, length, inner, factor))

@@ -71,6 +71,7 @@ pub(crate) fn calls() -> Vec<crate::kernel::Call> {
         Rows::L2,
         Rows::SumSquare,
         Rows::LogSum,
+        Rows::LogSumExp,
         Rows::Softmax,
         Rows::SoftmaxOrNothing,
         Rows::LogSoftmax,

@@ -5,7 +5,7 @@ use hone_gpu::gather as gpu;
 use crate::map_data;
 use crate::ops::shape::elements;
 use crate::ops::{Attrs, Fact, MICROSOFT, OpDef, OpError, axis_of, need, strides_of};
-use crate::plan::{At, Fallible, Io, Lowered, Lowering, Recorded, Weight};
+use crate::plan::{At, Codes, Fallible, Io, Lowered, Lowering, Recorded};
 use crate::tensor::{Data, Tensor};
 
 /// `Gather`: `y[o…, i…, k…] = data[o…, indices[i…], k…]`, the index along `axis`.
@@ -37,13 +37,15 @@ pub(super) static GATHER: OpDef = OpDef::new(
     let (Some(dtype), Some(wide)) = (l.dtype(0), Ints::takes(l.dtype(1))) else { return Ok(None) };
     let (outer, dim, inner) = around(l.shape(0)?, axis);
     let at = Picked { outer, dim, count: elements(l.shape(1)?)?, wide };
-    if let Some(Weight::Q8 { q, scale, axis: by }) = l.weight(0) {
-        // An embedding table stays int8 when each row, or each column of a matrix, has its scale.
+    if let Some(Codes { q, scale, zero, axis: by }) = l.codes(0) {
+        // An embedding table stays codes when each row, or each column of a matrix, has its scale.
         let columns = by + 1 == q.shape().len() && scale.len() == inner;
         if axis == 0 && (scale.len() == 1 || by == 0 || columns) {
-            let bytes = q.len() + 4 * scale.len();
+            let bytes = q.len() + 8 * scale.len();
             let by_row = by == 0 && scale.len() == dim;
-            let rows = QuantisedRows { at, q, scale, by_row, inner };
+            let zero =
+                zero.map_or_else(|| vec![0.0; scale.len()], |z| z.data().to_f64().iter().map(|&z| z as f32).collect());
+            let rows = QuantisedRows { at, q, scale, zero, by_row, inner };
             return Ok(Some(Lowered::new(rows, vec![1]).with_weights(bytes)));
         }
     }
@@ -55,17 +57,23 @@ pub(super) static GATHER: OpDef = OpDef::new(
     let (outer, length, inner) = around(l.shape(0)?, axis);
     let of = |table, inner| gpu::Gather { table, wide, outer, length, inner, count: l.shape(1).map_or(0, count) };
     let at = vec![At::In(1), At::Out(0), At::Fault];
-    if let (None, Some(Weight::Q8 { q, scale, axis: by })) = (l.constant(0), l.weight(0)) {
-        let rows = axis == 0 && (scale.len() == 1 || by == 0 && scale.len() == length);
-        let Data::I8(codes) = q.data() else { return Ok(None) };
-        if !rows {
+    if let (None, Some(Codes { q, scale, zero, axis: by })) = (l.constant(0), l.codes(0)) {
+        if axis != 0 || !(scale.len() == 1 || by == 0 && scale.len() == length) {
             return Ok(None);
         }
-        let scale: Vec<f32> = (0..length).map(|i| scale[if scale.len() == 1 { 0 } else { i }]).collect();
-        let mut bytes: Vec<u8> = codes.iter().map(|&v| v as u8).collect();
+        // Unsigned codes are signed ones 128 further down.
+        let (shift, mut bytes): (f32, Vec<u8>) = match q.data() {
+            Data::I8(v) => (0.0, v.iter().map(|&v| v as u8).collect()),
+            Data::U8(v) => (128.0, v.iter().map(|&v| v ^ 128).collect()),
+            _ => return Ok(None),
+        };
         bytes.resize(bytes.len().next_multiple_of(4), 0);
-        let operands = vec![At::Weights(bytes.into()), At::In(1), At::floats(&scale), At::Out(0), At::Fault];
-        return Ok(Recorded::one(of(gpu::Table::I8, inner).call(), operands));
+        let one = |i: usize| if scale.len() == 1 { 0 } else { i };
+        let zeros = zero.map_or_else(|| vec![0.0; scale.len()], |z| z.data().to_f64());
+        let scale: Vec<f32> = (0..length).map(|i| scale[one(i)]).collect();
+        let offset: Vec<f32> = (0..length).map(|i| zeros[one(i)] as f32 - shift).collect();
+        let table = vec![At::Weights(bytes.into()), At::In(1), At::floats(&scale), At::floats(&offset)];
+        return Ok(Recorded::one(of(gpu::Table::I8, inner).call(), [table, vec![At::Out(0), At::Fault]].concat()));
     }
     let (table, inner) = match dtype.size_bytes() {
         4 => (gpu::Table::Words, inner),
@@ -140,36 +148,51 @@ fn pick<const N: usize>(p: &Picked, indices: Ints<'_>, x: &[u8], y: &mut [u8]) -
     Ok(())
 }
 
-/// Rows of an int8 table, dequantised as they are read: `y[i, j] = q[at, j] · scale`.
+/// Rows of a table of codes, dequantised as they are read: `y[i, j] = (q[at, j] - zero) · scale`.
 struct QuantisedRows {
     at: Picked,
     q: std::sync::Arc<Tensor>,
     /// One in all, one a row (`by_row`) or one a column.
     scale: Vec<f32>,
+    zero: Vec<f32>,
     by_row: bool,
     inner: usize,
 }
 
-impl Fallible for QuantisedRows {
-    fn name(&self) -> &'static str {
-        "gather-i8"
-    }
-
-    fn try_run(&self, io: &mut Io<'_>) -> Result<(), OpError> {
-        let Data::I8(q) = self.q.data() else { return Err(OpError::unsupported("a table that is not int8")) };
-        let (reads, writes) = io.split();
-        let indices = Ints::of(reads, 0, self.at.wide);
-        for (i, y) in writes.f32(0).chunks_exact_mut(self.inner.max(1)).enumerate() {
+impl QuantisedRows {
+    fn rows<T: Copy>(&self, q: &[T], indices: Ints<'_>, y: &mut [f32]) -> Result<(), OpError>
+    where
+        f32: From<T>,
+    {
+        for (i, y) in y.chunks_exact_mut(self.inner.max(1)).enumerate() {
             let row = position(indices.at(i), self.at.dim)?;
             let q = &q[row * self.inner..][..self.inner];
             if self.by_row || self.scale.len() == 1 {
-                let scale = self.scale[if self.by_row { row } else { 0 }];
-                y.iter_mut().zip(q).for_each(|(y, &q)| *y = f32::from(q) * scale);
+                let of = if self.by_row { row } else { 0 };
+                let (scale, zero) = (self.scale[of], self.zero[of]);
+                y.iter_mut().zip(q).for_each(|(y, &q)| *y = (f32::from(q) - zero) * scale);
             } else {
-                y.iter_mut().zip(q).zip(&self.scale).for_each(|((y, &q), s)| *y = f32::from(q) * s);
+                let by_column = self.scale.iter().zip(&self.zero);
+                y.iter_mut().zip(q).zip(by_column).for_each(|((y, &q), (s, z))| *y = (f32::from(q) - z) * s);
             }
         }
         Ok(())
+    }
+}
+
+impl Fallible for QuantisedRows {
+    fn name(&self) -> &'static str {
+        "gather-q8"
+    }
+
+    fn try_run(&self, io: &mut Io<'_>) -> Result<(), OpError> {
+        let (reads, writes) = io.split();
+        let indices = Ints::of(reads, 0, self.at.wide);
+        match self.q.data() {
+            Data::I8(q) => self.rows(q, indices, writes.f32(0)),
+            Data::U8(q) => self.rows(q, indices, writes.f32(0)),
+            _ => Err(OpError::unsupported("a table that is not of eight bits")),
+        }
     }
 }
 

@@ -269,11 +269,15 @@ fn gemm_recorded(l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
         let strides = addend_strides(l.shape(2)?, p.m, p.n)?;
         match strides {
             _ if l.dtype(2) != Some(DType::F32) => return Ok(None),
-            (0, 1) if beta == 1.0 => p.bias = true,
-            (row, 1) if row == p.n && beta == 1.0 => p.residual = true,
+            (0, 1) => p.bias = true,
+            (row, 1) if row == p.n => p.residual = true,
             _ => return Ok(None),
         }
-        at.push(At::In(2));
+        at.push(match (beta == 1.0, l.constant(2)) {
+            (true, _) => At::In(2),
+            (false, Some(c)) => At::floats(&c.as_f32()?.iter().map(|v| v * beta).collect::<Vec<_>>()),
+            (false, None) => return Ok(None),
+        });
     }
     at.push(At::Out(0));
     Ok(Recorded::one(p.call(), at))

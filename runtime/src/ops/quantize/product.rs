@@ -406,13 +406,14 @@ pub(super) fn to_float_recorded(l: &Lowering<'_>) -> Result<Option<Recorded>, Op
         (true, Some(z)) => codes(z, "b")?,
         (false, _) => vec![0],
     };
-    // Unsigned weights around 128 are signed ones around 0.
-    let w: Vec<i8> = match b.data() {
-        crate::tensor::Data::I8(v) if zeros.iter().all(|z| *z == 0) => v.clone(),
-        crate::tensor::Data::U8(v) if zeros.iter().all(|z| *z == 128) => v.iter().map(|v| (v ^ 128) as i8).collect(),
-        _ => return Ok(None),
-    };
     let &[k, n] = b.shape() else { return Ok(None) };
+    if !matches!(b.dtype(), DType::U8 | DType::I8) || zeros.len() != 1 && zeros.len() != n {
+        return Ok(None);
+    }
+    // Weights less their zero points, where those are signed bytes: unsigned ones around 128 are.
+    let zero = |i: usize| zeros[if zeros.len() == 1 { 0 } else { i % n }];
+    let w = codes(b, "b")?.into_iter().enumerate().map(|(i, q)| i8::try_from(q - zero(i)));
+    let Ok(w) = w.collect::<Result<Vec<i8>, _>>() else { return Ok(None) };
     let m = l.shape(0)?.iter().product::<usize>().checked_div(k).unwrap_or(0);
     let told = l.has(4);
     let one = |i: usize| l.shape(i).is_ok_and(|s| s.iter().product::<usize>() == 1);
