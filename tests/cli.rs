@@ -316,7 +316,11 @@ fn bench_gives_the_stable_keys_and_refuses_what_it_cannot_do() {
     }
     assert_eq!((&row["runs"], &row["threads"], &row["device"]), (&7.into(), &1.into(), &"cpu".into()));
     assert!(ok(&["bench", text(&path), "--runs", "1", "-o", "csv"]).starts_with("model,scheme,device,threads,test"));
-    refused(&["bench", text(&path), "--device", "gpu"], 7, &["gpu"]);
+    if !cfg!(feature = "gpu") {
+        refused(&["bench", text(&path), "--device", "gpu"], 7, &["--features gpu"]);
+    }
+    refused(&["check", text(&path), "--cases", ".", "--device", "auto"], 2, &["--device cpu"]);
+    assert!(ok(&["inspect", "--devices"]).starts_with("cpu: always there"));
     ok(&["bench", text(&path), "--runs", "1", "--threads", "2"]);
     refused(&["bench", text(&path), "--threads", "0"], 2, &["--threads"]);
     refused(&["bench", text(&path), "--runs", "0"], 2, &["--runs"]);

@@ -219,10 +219,8 @@ fn gpu(root: &Path, _: Extent) -> anyhow::Result<Outcome> {
         return Ok(Outcome::Skipped("there is no Vulkan driver (Debian: mesa-vulkan-drivers)".into()));
     }
     cargo(root, &["test", "--package", "hone-gpu", "--features", "device", "--locked"])?;
-    // Without what makes inputs of samples: it has no part in this.
-    let features = ["--no-default-features", "--features", "import,gpu"];
     let tests = ["--", "plan::gpu_tests", "every_operator_with_a_form_for_gpus"];
-    cargo(root, &[&["test", "--package", "hone-runtime", "--lib", "--locked"], &features[..], &tests].concat())
+    cargo(root, &[&["test", "--package", "hone-runtime", "--lib", "--features", "gpu", "--locked"], &tests[..]].concat())
 }
 
 fn documentation(root: &Path, _: Extent) -> anyhow::Result<Outcome> {

@@ -57,7 +57,6 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let models = |words: &[&str]| words.iter().all(|word| aarch64::MODELS.contains(word));
-    let models = |words: &[&str]| words.iter().all(|word| aarch64::MODELS.contains(word));
     let done = match args[..] {
         ["arch"] => arch::run(&root()),
         ["worlds"] => worlds::run(&root()),
