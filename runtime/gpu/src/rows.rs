@@ -315,7 +315,7 @@ fn trial(along: &Along) -> Option<Trial> {
         Rows::Prod => x.iter().map(|v| 1.0 + 0.05 * v).collect(),
         // The first row is hidden whole.
         Rows::SoftmaxOrNothing => {
-            let hidden = |i: usize| i / (length * inner) == 0 && i % inner == 0;
+            let hidden = |i: usize| i < length * inner && i.is_multiple_of(inner);
             x.iter().enumerate().map(|(i, v)| if hidden(i) { f32::NEG_INFINITY } else { *v }).collect()
         }
         _ => x,

@@ -220,7 +220,10 @@ fn gpu(root: &Path, _: Extent) -> anyhow::Result<Outcome> {
     }
     cargo(root, &["test", "--package", "hone-gpu", "--features", "device", "--locked"])?;
     let tests = ["--", "plan::gpu_tests", "every_operator_with_a_form_for_gpus"];
-    cargo(root, &[&["test", "--package", "hone-runtime", "--lib", "--features", "gpu", "--locked"], &tests[..]].concat())
+    cargo(
+        root,
+        &[&["test", "--package", "hone-runtime", "--lib", "--features", "gpu", "--locked"], &tests[..]].concat(),
+    )
 }
 
 fn documentation(root: &Path, _: Extent) -> anyhow::Result<Outcome> {

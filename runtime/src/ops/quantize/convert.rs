@@ -113,9 +113,12 @@ pub(super) fn quantise(l: &Lowering<'_>, dtype: DType) -> Result<Option<Lowered>
     Ok(Some(Lowered::new(Quantise { params, dtype, range: range_of(dtype)? }, reads)))
 }
 
+/// Lengths, and steps of the parameters along them.
+type Axes = (Vec<usize>, Vec<usize>);
+
 /// Axes of the data as the kernels for GPUs see them, and the strides of scale and zero point along them; `None` for scales in
 /// blocks.
-fn on_axes(l: &Lowering<'_>) -> Result<Option<(Vec<usize>, Vec<usize>)>, OpError> {
+fn on_axes(l: &Lowering<'_>) -> Result<Option<Axes>, OpError> {
     let (shape, zero) = (l.shape(0)?, if l.has(2) { Some(l.shape(2)?) } else { None });
     let n = shape.iter().product::<usize>();
     Ok(match Grid::of(l.attrs, shape, l.shape(1)?, zero)? {
