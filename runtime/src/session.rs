@@ -162,7 +162,8 @@ impl Session {
         let pool = Arc::new(Pool::new(options.threads));
         let Limits { run_bytes: bytes, turns, .. } = options.limits;
         let SessionOptions { reference, plans, profile, device, .. } = options;
-        let run = RunOptions { reference, plans, pool, bytes, turns, profile, device };
+        let packs = Arc::default();
+        let run = RunOptions { reference, plans, pool, bytes, turns, profile, packs, device };
         Ok(Session { info, runner: Runner::new(Arc::new(graph), run.clone()), run })
     }
 

@@ -25,6 +25,7 @@ mod gpu;
 #[cfg(all(test, feature = "gpu", feature = "import"))]
 mod gpu_tests;
 mod lowering;
+mod packs;
 mod passes;
 mod profile;
 mod record;
@@ -34,6 +35,7 @@ mod specialise;
 pub use concrete::Concrete;
 pub use control::with_captures;
 pub use lowering::{Codes, Fallible, Io, Kernel, Lowered, Lowering, Reads, Weight, Writes};
+pub use packs::Packs;
 pub use profile::{Profile, StepTime};
 pub use record::{At, Recorded};
 pub use resident::Resident;
@@ -372,8 +374,14 @@ impl Plan {
                         slots[v].place = Place::Constant(Arc::new(t));
                         continue;
                     }
-                    let lowering =
-                        Lowering { nodes: &lowered, node, attrs: &attrs, slots: &slots, producers: &producers };
+                    let lowering = Lowering {
+                        nodes: &lowered,
+                        node,
+                        attrs: &attrs,
+                        slots: &slots,
+                        producers: &producers,
+                        packs: &options.packs,
+                    };
                     let fast = !options.reference && !planned.probe;
                     if for_gpu && fast && !is_empty(node, &slots) {
                         record = def.gpu.map_or(Ok(None), |record| record(&lowering)).map_err(op_error)?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hone_kernels::threads::Pool;
 
-use super::{Arena, LARGEST_BYTES, Plan, PlanError, Profile};
+use super::{Arena, LARGEST_BYTES, Packs, Plan, PlanError, Profile};
 use crate::device::Device;
 use crate::graph::Graph;
 use crate::ops::Fact;
@@ -25,6 +25,8 @@ pub struct RunOptions {
     pub turns: u64,
     /// Collects the time of every step; `None` measures nothing.
     pub profile: Option<Arc<Profile>>,
+    /// Packed weights, which plans of equal weights share.
+    pub packs: Arc<Packs>,
     /// What the plans run on.
     pub device: Device,
 }
@@ -46,6 +48,7 @@ impl Default for RunOptions {
             bytes: LARGEST_BYTES,
             turns: u64::MAX,
             profile: None,
+            packs: Arc::default(),
             device: Device::Cpu,
         }
     }
