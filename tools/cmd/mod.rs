@@ -28,6 +28,7 @@ mod tune;
 
 /// What to do.
 #[derive(Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "one value in the life of a command")]
 pub(crate) enum Verb {
     Adapter(adapter::Adapter),
     Bench(bench::Bench),
