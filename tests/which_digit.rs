@@ -36,8 +36,7 @@ fn cases(dir: &Path) -> Vec<PathBuf> {
 
 fn agree(model: &Path, cases_dir: &Path, reference: bool) {
     let options = SessionOptions { reference, ..SessionOptions::default() };
-    let mut session =
-        Session::from_onnx(std::fs::read(model).unwrap(), &model.display().to_string(), options).unwrap();
+    let mut session = Session::from_onnx(std::fs::read(model).unwrap(), &model.display().to_string(), options).unwrap();
     for path in cases(cases_dir) {
         let (inputs, expected) = case(&path);
         for turn in 0..2 {
