@@ -111,7 +111,7 @@ fn disturb<'scope>(
         let (mut near, far) = serialport::TTYPort::pair().expect("a pseudo-terminal");
         let listener = listen(&far.name().expect("it has one"));
         // Right in all but the session.
-        let events = Events { epoch: 1, events: std::iter::once(Event::default()).collect() };
+        let events = Events { epoch: 1, now_ms: 0, events: std::iter::once(Event::default()).collect() };
         let frames: Vec<u8> = encode(&events.into(), 4711, 1, None).repeat(64);
         near.set_timeout(Duration::from_millis(10)).expect("it has one");
         scope.spawn(move || {
