@@ -1,4 +1,5 @@
 use super::*;
+use crate::learn::head::argmax;
 use crate::learn::fixture::{Kind, Sample, World, uniform, vectors};
 
 fn press_of(sample: &Sample, id: u64, shown: usize, feedback: Feedback) -> TrainingPress {
