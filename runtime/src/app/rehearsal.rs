@@ -19,7 +19,7 @@ use crate::feedback::meaning::{Layout, Role};
 use crate::feedback::policy::{Policy, Rules};
 use crate::feedback::serial::SerialPad;
 use crate::feedback::source::SourceError;
-use crate::journal::{Filter, Kind, Record};
+use crate::journal::{Filter, Kind, Press, PressKind, Record, Source};
 use crate::learn::Task;
 
 /// How long anything on the line may take before the rehearsal gives up.
@@ -69,7 +69,8 @@ pub enum Says {
     /// 👍 or 👎, on a pad with two buttons.
     Thumbs,
     /// What is right each time, on a pad with a button for each class; or, where the task has remarks, what is wrong with the answer,
-    /// on a pad with a button for each and one for 👍.
+    /// on a pad with a button for each and one for 👍. What no pad has a button for is chosen from a list: an item of many, and, where it
+    /// is said with emphasis, a whole set of labels.
     Corrections,
 }
 
@@ -200,8 +201,11 @@ pub fn play(
     let buttons = match script.says {
         Says::Thumbs => 2,
         Says::Corrections if remarks > 0 => remarks + 1,
-        Says::Corrections => classes + 1,
+        Says::Corrections if classes < hone_pad::MAX_BUTTONS => classes + 1,
+        // More than a pad has buttons for.
+        Says::Corrections => 2,
     };
+    let listed = script.says == Says::Corrections && remarks == 0 && classes >= hone_pad::MAX_BUTTONS;
     let layout = match remarks {
         0 => Layout::for_buttons(buttons),
         _ => Layout::for_remarks(buttons, classes..names.len()),
@@ -224,6 +228,7 @@ pub fn play(
 
     let before = press_records(app, 0)?.last().map_or(0, |r| r.seq);
     let mut summary = Summary { port, ..Summary::default() };
+    let mut typed = 0;
     for index in 0..script.presses {
         let row = order[index % order.len().max(1)];
         let truth = truths[row];
@@ -248,7 +253,13 @@ pub fn play(
             Says::Corrections if mistaken => Role::Class(((truth + 1 + chance.below(classes - 1)) % classes) as u32),
             Says::Corrections => Role::Class(truth as u32),
         };
-        let undone = script.undo_at == Some(index);
+        // The whole truth, chosen from a list, where the pad has no button for it.
+        let chosen = match role {
+            Role::Class(class) if listed => Some(class),
+            Role::Class(_) if confirmed && task.parts().is_some() => Some(truth as u32),
+            _ => None,
+        };
+        let undone = script.undo_at == Some(index) && chosen.is_none();
         let mut learned = Vec::new();
         if undone {
             let slip = match role {
@@ -268,9 +279,20 @@ pub fn play(
             summary.made += 2;
         }
         let gesture = if confirmed { Gesture::Long } else { Gesture::Click };
-        let durable = finger.press(&layout, role, gesture)?;
-        summary.made += 1;
-        let start = Instant::now();
+        let (durable, start) = match chosen {
+            None => {
+                let durable = finger.press(&layout, role, gesture)?;
+                summary.made += 1;
+                (durable, Instant::now())
+            }
+            Some(class) => {
+                let start = Instant::now();
+                let press = Press::new(Some(prediction_id), PressKind::Correction { class }, Source::Key);
+                lock(&app.journal()).press(&Press { confirmed, ..press }).map_err(AppError::from)?;
+                typed += 1;
+                (start.elapsed(), Instant::now())
+            }
+        };
         learned.extend(app.catch_up()?);
         let turn = Turn {
             index,
@@ -281,6 +303,7 @@ pub fn play(
             truth,
             right,
             said: match role {
+                _ if chosen.is_some() => format!("it is {}, from the list", names[chosen.unwrap_or_default() as usize]),
                 Role::Up => "👍".into(),
                 Role::Down => "👎".into(),
                 Role::Class(c) if remarks > 0 => names[c as usize].clone(),
@@ -302,7 +325,7 @@ pub fn play(
     let records = press_records(app, before)?;
     let numbers: BTreeSet<String> = records.iter().filter_map(pad_number).collect();
     summary.lost = summary.made.saturating_sub(numbers.len());
-    summary.doubled = records.len() - numbers.len() + numbers.len().saturating_sub(summary.made);
+    summary.doubled = records.len() - typed - numbers.len() + numbers.len().saturating_sub(summary.made);
     Ok(summary)
 }
 

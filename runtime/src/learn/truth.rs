@@ -41,15 +41,8 @@ impl Truth {
 
     /// What each head answers and how probably it is right.
     pub(super) fn judge(self, task: &Task, heads: [&Vec<f32>; 3]) -> [Answered; 3] {
-        if let Truth::Remarked { shown, remark } = self
-            && let Some(refused) = task.part(remark, shown)
-        {
-            // Of this label the truth is known; of the others nothing is.
-            return heads.map(|head| {
-                let class = task.part(remark, argmax(head)).unwrap_or(refused);
-                let possible = class != refused;
-                Answered { class, right: f64::from(u8::from(possible)), possible }
-            });
+        if let (Truth::Is(_) | Truth::Remarked { .. }, Some(parts)) = (self, task.parts()) {
+            return self.judge_parts(parts, heads.map(|head| argmax(head)));
         }
         let classes = heads[0].len();
         let mut mean = vec![0.0; classes];
@@ -86,6 +79,27 @@ impl Truth {
                 Truth::Remarked { .. } => f64::from(u8::from(self.leaves(task, class))),
             };
             Answered { class, right: right.clamp(0.0, 1.0), possible: self.leaves(task, class) }
+        })
+    }
+
+    /// Of sets of labels: the share right of those labels on which the heads differ. A remark tells one of them; the others are as
+    /// likely right as wrong, and not right because nobody spoke of them: who sees two labels wrong names one.
+    fn judge_parts(self, parts: usize, answers: [usize; 3]) -> [Answered; 3] {
+        let bit = |set: usize, k: usize| set >> k & 1;
+        let differing: Vec<usize> =
+            (0..parts).filter(|&k| answers.iter().any(|&a| bit(a, k) != bit(answers[0], k))).collect();
+        let right = |answer: usize, k: usize| match self {
+            Truth::Is(truth) => f64::from(u8::from(bit(answer, k) == bit(truth, k))),
+            Truth::Remarked { shown, remark } if remark == k => f64::from(u8::from(bit(answer, k) != bit(shown, k))),
+            _ => 0.5,
+        };
+        answers.map(|class| {
+            let share = differing.iter().map(|&k| right(class, k)).sum::<f64>() / differing.len().max(1) as f64;
+            let possible = match self {
+                Truth::Remarked { shown, remark } => bit(class, remark) != bit(shown, remark),
+                _ => share == 1.0,
+            };
+            Answered { class, right: share, possible }
         })
     }
 

@@ -270,9 +270,9 @@ impl Task {
         }
     }
 
-    /// What is told about `y` alone where a remark tells a part of the truth only: the label it is about.
-    pub(super) fn part(&self, remark: usize, y: usize) -> Option<usize> {
-        matches!(self.form, Form::Sets(_)).then_some(y >> remark & 1)
+    /// How many labels a hypothesis is made of, each a bit of its number; `None` where it is not made of any.
+    pub fn parts(&self) -> Option<usize> {
+        matches!(self.form, Form::Sets(_)).then_some(self.outputs)
     }
 
     /// Checks that a remark is one of this task.

@@ -356,3 +356,40 @@ fn a_thumb_down_on_a_score_moves_it_nowhere_and_a_remark_where_it_says() {
     assert!(moved(Feedback::Remark { remark: 0 }) < -0.5);
     assert!(moved(Feedback::Remark { remark: 1 }) > 0.5);
 }
+
+#[test]
+fn a_remark_tells_one_label_and_a_set_tells_all_and_heads_are_judged_where_they_differ() {
+    use crate::learn::truth::Truth;
+    let t = genres();
+    let head = |set: usize| (0..8).map(|h| if h == set { 5.0 } else { 0.0 }).collect::<Vec<f32>>();
+    let judged = |truth: Truth, sets: [usize; 3]| {
+        let heads = sets.map(head);
+        truth.judge(&t, [&heads[0], &heads[1], &heads[2]]).map(|a| (a.right, a.possible))
+    };
+    // 001 was shown and label 1 is wrong. The first head turns that label only, the second all three, the third none.
+    let remarked = Truth::Remarked { shown: 0b001, remark: 1 };
+    assert_eq!(judged(remarked, [0b011, 0b110, 0b001]), [(2.0 / 3.0, true), (2.0 / 3.0, true), (1.0 / 3.0, false)]);
+    // The truth is 011: the second head is right about label 1 and wrong about the two it turned besides.
+    assert_eq!(judged(Truth::Is(0b011), [0b011, 0b110, 0b001]), [(1.0, true), (1.0 / 3.0, false), (2.0 / 3.0, false)]);
+}
+
+#[test]
+fn a_number_is_judged_by_its_tolerance_and_a_remark_by_what_it_leaves() {
+    use crate::learn::truth::Truth;
+    let t = stars();
+    let heads = [6.0_f32, 5.0, 7.5].map(|mean| t.logits(&[mean]));
+    let judged = |truth: Truth| truth.judge(&t, [&heads[0], &heads[1], &heads[2]]);
+    // 6.25 is the truth: 6.0 is within half a star, the others are not.
+    assert_eq!(judged(Truth::Is(25)).map(|a| a.right), [1.0, 0.0, 0.0]);
+    // 6.25 was too high: what is lower than 5.75 is possible, and may be right.
+    let [at_6, at_5, at_7] = judged(Truth::Remarked { shown: 25, remark: 0 });
+    assert!(!at_6.possible && at_5.possible && !at_7.possible);
+    assert!(at_5.right > at_6.right && at_6.right > at_7.right && at_7.right == 0.0);
+    // Presses by others are held against it: who said "right" was wrong, who said "too low" too.
+    let truth = Truth::Remarked { shown: 25, remark: 0 };
+    let says = |feedback| truth.confirms(&t, 41, feedback, 25);
+    assert_eq!(says(Feedback::Thumb { up: true }), Some(false));
+    assert_eq!(says(Feedback::Thumb { up: false }), Some(true));
+    assert_eq!(says(Feedback::Remark { remark: 1 }), Some(false));
+    assert_eq!(says(Feedback::Correction { class: 10 }), None);
+}
