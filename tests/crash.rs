@@ -18,6 +18,7 @@ use hone_runtime::state::StateDir;
 use crate::support::{bundle, hone, model_dir};
 
 const KILLS: usize = 100;
+const PRESSES: u32 = 200;
 
 #[test]
 fn a_hundred_kills_of_a_running_loop_lose_nothing_and_tear_nothing() {
@@ -39,7 +40,8 @@ fn a_hundred_kills_of_a_running_loop_lose_nothing_and_tear_nothing() {
     let mut chance = Chance::new(7);
     let (mut kills, mut pressed, mut answered) = (0, 0u32, 0);
     let started = Instant::now();
-    while kills < KILLS {
+    // On a busy machine more lives end before the pad is greeted.
+    while kills < KILLS || pressed <= PRESSES {
         assert!(started.elapsed() < Duration::from_secs(600), "{kills} kills in ten minutes");
         let mut child = hone()
             .arg("listen")
@@ -100,7 +102,6 @@ fn a_hundred_kills_of_a_running_loop_lose_nothing_and_tear_nothing() {
     pad.await_drained(Duration::from_secs(30)).unwrap();
     child.kill().unwrap();
     child.wait().unwrap();
-    assert!(pressed > 200, "only {pressed} presses were made");
 
     let reader = Reader::open(&state).unwrap();
     let report = reader.verify().unwrap();

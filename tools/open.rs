@@ -1,4 +1,4 @@
-//! What the verbs that take `BUNDLE|FILE.onnx` share: its bytes, whichever of the two it is.
+//! What the verbs that take `BUNDLE|FILE.onnx` share.
 use std::path::Path;
 
 use anyhow::Context;
@@ -14,12 +14,12 @@ use crate::input;
 pub(crate) enum Source {
     /// A verified bundle.
     Bundle(Bundle),
-    /// The bytes of an ONNX file.
-    Onnx(Vec<u8>),
+    /// An ONNX file. It is read when a session is made, and not kept: weights are large.
+    Onnx,
 }
 
 impl Source {
-    /// Opens a bundle (a directory or a zip), or reads an ONNX file (any other file named `*.onnx`).
+    /// Opens a bundle (a directory or a zip), or finds an ONNX file (any other file named `*.onnx`).
     ///
     /// # Errors
     /// A path that is not there, or a bundle that is damaged.
@@ -29,7 +29,7 @@ impl Source {
             return Err(fail(Class::Invalid, text));
         }
         if path.is_file() && path.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx")) {
-            return Ok(Source::Onnx(input::read(path)?));
+            return Ok(Source::Onnx);
         }
         Bundle::open(path).map(Source::Bundle).with_context(|| path.display().to_string())
     }
@@ -40,7 +40,7 @@ impl Source {
     /// As `Session::open`.
     pub(crate) fn session(&self, path: &Path, options: SessionOptions) -> anyhow::Result<Session> {
         Ok(match self {
-            Source::Onnx(bytes) => Session::from_onnx(bytes, &path.display().to_string(), options)?,
+            Source::Onnx => Session::from_onnx(input::read(path)?, &path.display().to_string(), options)?,
             Source::Bundle(b) => Session::from_bundle(b, options)?,
         })
     }

@@ -2,6 +2,7 @@
 //!
 //! A session keeps nothing of one run for the next, except plans and the memory they run in. It knows no feedback and
 //! no adapter: those act on its `feature` and `logits` outputs.
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use hone_kernels::threads::Pool;
@@ -119,16 +120,20 @@ impl Session {
                 .map(|b| Arc::new(b.into_owned()))
                 .map_err(|e| format!("its data is in another file: {e}"))
         };
-        let mut session = Session::open(&bytes, &path, options, Some(&external))?;
+        let mut session = Session::open(bytes, &path, options, Some(&external))?;
         session.golden(bundle)?;
         Ok(session)
     }
 
-    /// Opens an ONNX file's bytes; `path` is only for messages.
+    /// Opens an ONNX file's bytes; `path` is only for messages. Bytes given away are freed before weights are packed.
     ///
     /// # Errors
     /// [`SessionError::Import`].
-    pub fn from_onnx(bytes: &[u8], path: &str, options: SessionOptions) -> Result<Session, SessionError> {
+    pub fn from_onnx<'b>(
+        bytes: impl Into<Cow<'b, [u8]>>,
+        path: &str,
+        options: SessionOptions,
+    ) -> Result<Session, SessionError> {
         Session::open(bytes, path, options, None)
     }
 
@@ -136,13 +141,13 @@ impl Session {
     ///
     /// # Errors
     /// [`SessionError::Import`].
-    pub fn open(
-        bytes: &[u8],
+    pub fn open<'b>(
+        bytes: impl Into<Cow<'b, [u8]>>,
         path: &str,
         options: SessionOptions,
         external: Option<&ExternalData<'_>>,
     ) -> Result<Session, SessionError> {
-        let (graph, info) = import::from_onnx_with(bytes, &options.limits, external)
+        let (graph, info) = import::from_onnx_with(bytes.into(), &options.limits, external)
             .map_err(|source| SessionError::Import { path: path.to_string(), source })?;
         let pool = Arc::new(Pool::new(options.threads));
         let Limits { run_bytes: bytes, turns, .. } = options.limits;

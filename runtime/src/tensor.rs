@@ -349,6 +349,10 @@ impl Data {
             Data::BF16(v) => v.iter().map(|x| x.to_f64()).collect(),
             Data::F64(v) => v.clone(),
             Data::Small(t, v) if t.is_float() => v.iter().map(|&c| f64::from(small::decode(*t, c))).collect(),
+            // The types of large tensors of codes, without numbers of sixteen bytes on the way.
+            Data::I8(v) => v.iter().map(|&x| f64::from(x)).collect(),
+            Data::U8(v) => v.iter().map(|&x| f64::from(x)).collect(),
+            Data::I32(v) => v.iter().map(|&x| f64::from(x)).collect(),
             ints => ints.to_i128().into_iter().map(|x| x as f64).collect(),
         }
     }

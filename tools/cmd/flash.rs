@@ -217,16 +217,17 @@ fn call(tool: Tool, image: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Every board's image in the directory that the program was built with.
+#[cfg(feature = "firmware")]
+#[derive(rust_embed::Embed)]
+#[folder = "$HONE_FIRMWARE"]
+#[include = "*.elf"]
+struct Images;
+
 #[cfg(feature = "firmware")]
 fn built_in(board: &str) -> anyhow::Result<Vec<u8>> {
-    macro_rules! images {
-        ($($board:literal)*) => {
-            &[$(($board, include_bytes!(concat!(env!("HONE_FIRMWARE"), "/", $board, ".elf")))),*]
-        };
-    }
-    const IMAGES: &[(&str, &[u8])] = images!["pico" "pico2" "stm32f103" "nrf52840" "esp32c3"];
-    match IMAGES.iter().find(|(name, _)| *name == board) {
-        Some((_, image)) => Ok(image.to_vec()),
+    match Images::get(&format!("{board}.elf")) {
+        Some(image) => Ok(image.data.into_owned()),
         None => Err(fail(Class::Usage, format!("no firmware for {board} is built in; name a file"))),
     }
 }

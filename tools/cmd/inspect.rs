@@ -165,7 +165,7 @@ impl Inspect {
         let mut session = source.session(&self.model, SessionOptions::default())?;
         let (graph, info) = (session.graph().clone(), session.info().clone());
         let bundle = match &source {
-            Source::Onnx(_) => None,
+            Source::Onnx => None,
             Source::Bundle(b) => Some(BundleFacts {
                 name: b.manifest().name.clone(),
                 version: b.manifest().version.clone(),
@@ -178,7 +178,7 @@ impl Inspect {
             }),
         };
         let modality = |name: &str| match &source {
-            Source::Onnx(_) => None,
+            Source::Onnx => None,
             Source::Bundle(b) => b.manifest().inputs.iter().find(|p| p.name == name).and_then(|p| p.modality.clone()),
         };
         let ports = |ids: &[ValueId]| -> Vec<Port> {

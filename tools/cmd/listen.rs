@@ -318,7 +318,11 @@ fn as_json(app: &App, what: &Happening<'_>) -> Option<Value> {
         Happening::Pad(Notice::Refused { source, why }) => {
             json!({"event": "pad-refused", "source": source, "why": format!("{why:?}")})
         }
-        Happening::Pad(Notice::Committed { events, .. }) => json!({"event": "committed", "events": events.len()}),
+        Happening::Pad(Notice::Committed { uid, events, .. }) => {
+            let one = |kind: &dyn std::fmt::Debug, button: u8| json!({"kind": format!("{kind:?}").to_lowercase(), "button": button});
+            let events: Vec<Value> = events.iter().map(|r| one(&r.event.kind, r.event.button())).collect();
+            json!({"event": "committed", "uid": uid_text(uid), "events": events})
+        }
         Happening::Pad(_) => return None,
         Happening::Refused(e) => json!({"event": "refused", "why": e.to_string()}),
     })

@@ -150,9 +150,13 @@ impl Quantize {
             (None, None) => Samples::None,
         };
         let path = self.model.display().to_string();
+        let bytes;
         let model = match &source {
             Source::Bundle(b) => Model::Bundle(b),
-            Source::Onnx(bytes) => Model::Onnx { path: &path, bytes },
+            Source::Onnx => {
+                bytes = input::read(&self.model)?;
+                Model::Onnx { path: &path, bytes: &bytes }
+            }
         };
         let done = compress::compress(&model, &samples, &self.options()?)?;
         if let Some(path) = &self.report {

@@ -196,9 +196,11 @@ impl Run {
         let Some(tensors) = &self.tensors else { unreachable!("called only when --tensors was given") };
         let mut session = if is_onnx(&self.model) {
             let onnx = input::read(&self.model)?;
-            let mut session = Session::from_onnx(&onnx, &self.model.display().to_string(), self.options())?;
-            if let Some(path) = &self.adapter {
-                let file = AdapterFile::from_bytes(&input::read(path)?, &onnx)?;
+            let adapter = self.adapter.as_ref();
+            let file =
+                adapter.map(|path| anyhow::Ok(AdapterFile::from_bytes(&input::read(path)?, &onnx)?)).transpose()?;
+            let mut session = Session::from_onnx(onnx, &self.model.display().to_string(), self.options())?;
+            if let Some(file) = file {
                 let scoped = scope::place(session.graph(), session.info().opset, &file.tuned.spec)?;
                 session.replace(scoped.with(&file.tuned.tensors)?.into());
             }

@@ -10,7 +10,7 @@ mod common;
 use common::nor::{Nor, Tear};
 use common::{Disk, Flash, Mood, Rng};
 use hone_pad::link::Identity;
-use hone_pad::{FlashStore, Pad, PadConfig, Store, StoreError};
+use hone_pad::{FlashStore, Pad, PadConfig, Store, StoreError, WarmStore, warm};
 use hone_wire::faults::Faults;
 use hone_wire::host::{HostConfig, HostLink};
 use hone_wire::message::{Event, Kind};
@@ -35,6 +35,8 @@ enum Memory {
     Ideal,
     /// Forgotten by a restart.
     Volatile,
+    /// The shipped store in memory that a reset leaves as it is.
+    Warm,
     /// The shipped store on flash that loses its power in the middle of a byte.
     Torn,
 }
@@ -118,21 +120,24 @@ impl Line {
 /// The store of a scenario.
 enum Kept {
     Double(Flash),
-    Shipped(Box<FlashStore<Nor, 64>>),
+    Warm(WarmStore<64>),
+    Flash(Box<FlashStore<Nor, 64>>),
 }
 
 impl Kept {
     fn store(&self) -> &dyn Store {
         match self {
             Self::Double(store) => store,
-            Self::Shipped(store) => &**store,
+            Self::Warm(store) => store,
+            Self::Flash(store) => &**store,
         }
     }
 
     fn store_mut(&mut self) -> &mut dyn Store {
         match self {
             Self::Double(store) => store,
-            Self::Shipped(store) => &mut **store,
+            Self::Warm(store) => store,
+            Self::Flash(store) => &mut **store,
         }
     }
 }
@@ -209,7 +214,8 @@ impl World {
         let flash = Flash::new(scenario.capacity);
         let host = host(&scenario, &mut rng);
         let nor = Nor::blank(NOR_PAGES);
-        let pad = pad(&scenario, &flash, &nor, 1, &mut rng);
+        let memory = (scenario.memory == Memory::Warm).then(|| Box::leak(Box::new(warm::Memory::ZEROS)));
+        let pad = pad(&scenario, &flash, &nor, memory, 1, &mut rng);
         Self {
             scenario,
             rng,
@@ -262,7 +268,12 @@ impl World {
         self.boot += 1;
         self.booted = now;
         self.tally.torn += u32::from(self.nor.is_dead());
-        self.pad = pad(&self.scenario, &self.flash, &self.nor, self.boot, &mut self.rng);
+        let nobody = Pad::new(PadConfig::default(), Kept::Double(Flash::new(0)));
+        let memory = match std::mem::replace(&mut self.pad, nobody).into_store() {
+            Kept::Warm(store) => store.into_memory(),
+            _ => None,
+        };
+        self.pad = pad(&self.scenario, &self.flash, &self.nor, memory, self.boot, &mut self.rng);
     }
 
     fn reboot_host(&mut self) {
@@ -396,14 +407,27 @@ fn host(scenario: &Scenario, rng: &mut Rng) -> HostLink {
     HostLink::with_faults(config, scenario.faults)
 }
 
-fn pad(scenario: &Scenario, flash: &Flash, nor: &Nor, boot: u16, rng: &mut Rng) -> Pad<Kept> {
-    let kept = if scenario.memory == Memory::Torn {
-        nor.restore_power();
-        let mut store = Box::new(FlashStore::idle());
-        store.mount(nor.clone(), 0..nor.len()).expect("the power is on");
-        Kept::Shipped(store)
-    } else {
-        Kept::Double(flash.clone())
+fn pad(
+    scenario: &Scenario,
+    flash: &Flash,
+    nor: &Nor,
+    memory: Option<&'static mut warm::Memory<64>>,
+    boot: u16,
+    rng: &mut Rng,
+) -> Pad<Kept> {
+    let kept = match scenario.memory {
+        Memory::Ideal | Memory::Volatile => Kept::Double(flash.clone()),
+        Memory::Warm => {
+            let mut store = WarmStore::new();
+            store.mount(memory.expect("a reset leaves it"));
+            Kept::Warm(store)
+        }
+        Memory::Torn => {
+            nor.restore_power();
+            let mut store = Box::new(FlashStore::idle());
+            store.mount(nor.clone(), 0..nor.len()).expect("the power is on");
+            Kept::Flash(store)
+        }
     };
     let config = PadConfig {
         identity: Identity { uid: UID, boot, buttons: 5, leds: 5, ..Identity::default() },
@@ -419,7 +443,13 @@ fn scenarios(seeds: std::ops::RangeInclusive<u64>, faults: Faults) -> impl Itera
     seeds.flat_map(move |seed| {
         [false, true].into_iter().flat_map(move |keyed| {
             [0, 20, 100, 400].into_iter().flat_map(move |noise| {
-                let memories = [(Memory::Ideal, 64), (Memory::Ideal, 6), (Memory::Volatile, 64), (Memory::Torn, 64)];
+                let memories = [
+                    (Memory::Ideal, 64),
+                    (Memory::Ideal, 6),
+                    (Memory::Volatile, 64),
+                    (Memory::Warm, 64),
+                    (Memory::Torn, 64),
+                ];
                 memories.into_iter().map(move |(memory, capacity)| Scenario {
                     seed,
                     keyed,

@@ -219,6 +219,7 @@ pub fn scores(panel: &[f32], k: &[f32], k_stride: usize, x: &mut [f32]) {
     );
 }
 
+#[cfg(target_arch = "x86_64")]
 macro_rules! compiled {
     ($(#[$feature:meta])* $module:ident $mix:ident) => {
         mod $module {

@@ -14,7 +14,7 @@ use crate::import::{Limits, from_onnx};
 use crate::ops::conformance::{Case, Recorded, cases};
 use crate::ops::support::{NOT_DIFFERENTIABLE, NOT_RECORDED};
 use crate::ops::{Attr, Attrs, Fact, all};
-use crate::plan::{Concrete, RunOptions, Runner};
+use crate::plan::{Concrete, Plan, RunOptions, Runner, StepInfo};
 use crate::tensor::{DType, Tensor};
 
 /// Numbers in -1..1 by a fixed rule.
@@ -277,6 +277,14 @@ fn by_kernels(
 ) -> Result<(), String> {
     let Some(p) = problem(graph, recorded, DType::F32, all_inputs) else { return Ok(()) };
     let Some(d) = differentiated(&p, weights, only_first).map_err(|e| format!("f32: {e}"))? else { return Ok(()) };
+    let facts: Vec<Fact> = p.leaves.iter().map(|t| Fact::new(t.dtype(), t.shape())).collect();
+    let plan = Plan::new(&d.gradients, &facts, &RunOptions::default()).map_err(|e| format!("kernels: {e}"))?;
+    // Hours, not minutes, for whole sequences.
+    let recurrent = |op: &str| ["LSTM", "GRU", "RNN", "RecurrentVjp"].iter().any(|name| op.ends_with(name));
+    let slow = |s: &StepInfo| s.kernel == "reference" && recurrent(&s.op);
+    if let Some(step) = plan.steps().into_iter().find(slow) {
+        return Err(format!("kernels: {} has none", step.op));
+    }
     let found = gradients(&p, &d, false).map_err(|e| format!("kernels: {e}"))?;
     for (k, (found, want)) in found.iter().zip(want).enumerate() {
         let largest = want.iter().fold(1f64, |m, v| m.max(v.abs()));

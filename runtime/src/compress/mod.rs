@@ -229,7 +229,7 @@ pub fn compress(model: &Model<'_>, samples: &Samples<'_>, options: &Options<'_>)
             (path.clone(), b.read(&path)?.into_owned(), Session::from_bundle(b, session_options.clone())?)
         }
         Model::Onnx { path, bytes } => {
-            (path.to_string(), bytes.to_vec(), Session::from_onnx(bytes, path, session_options.clone())?)
+            (path.to_string(), bytes.to_vec(), Session::from_onnx(*bytes, path, session_options.clone())?)
         }
     };
     let graph = before.graph().clone();

@@ -10,6 +10,7 @@ use super::{ImportError, fallback, preflight};
 use crate::graph::{Graph, Node, Op, Opaque, ValueId};
 use crate::ops::{self, Attrs, Kind};
 use crate::plan::with_captures;
+use crate::tensor::Tensor;
 
 /// Version of a domain when the file does not state one: the first, as ONNX has it for its own.
 const UNSTATED: i64 = 1;
@@ -47,19 +48,23 @@ struct Scope<'a> {
     captured: Vec<String>,
 }
 
-/// The graph of the model.
-pub(super) fn model(model: &pb::ModelProto, context: &Context<'_>) -> Result<Graph, ImportError> {
+/// The initializers of a graph, in its order.
+type Made = Vec<Result<Tensor, String>>;
+
+/// The graph of the model, whose own initializers are given.
+pub(super) fn model(model: &pb::ModelProto, tensors: Made, context: &Context<'_>) -> Result<Graph, ImportError> {
     let proto = model.graph.as_ref().ok_or_else(|| ImportError::NotOnnx { why: "there is no graph in it".into() })?;
-    Ok(graph(proto, context, None)?.0)
+    Ok(graph(proto, tensors, context, None)?.0)
 }
 
 fn refused(what: &'static str, name: &str, why: impl Into<String>) -> ImportError {
     ImportError::Refused { what, name: name.to_string(), why: why.into() }
 }
 
-/// One graph; the names it takes from around it are its last inputs, in the order given back.
+/// One graph, whose initializers are given; the names it takes from around it are its last inputs, in the order given back.
 fn graph<'s>(
     proto: &pb::GraphProto,
+    tensors: Made,
     context: &Context<'_>,
     around: Option<&'s Scope<'s>>,
 ) -> Result<(Graph, Vec<String>), ImportError> {
@@ -70,7 +75,7 @@ fn graph<'s>(
         .sparse_initializer
         .iter()
         .map(|s| (s.values.as_ref().map_or("", |v| v.name.as_str()), proto::sparse(s, &context.external)));
-    let dense = proto.initializer.iter().map(|t| (t.name.as_str(), proto::tensor(t, &context.external)));
+    let dense = proto.initializer.iter().map(|t| t.name.as_str()).zip(tensors);
     for (name, tensor) in dense.chain(sparse) {
         match tensor {
             Ok(t) => {
@@ -223,7 +228,8 @@ impl Scope<'_> {
         let mut built = Vec::new();
         for a in &n.attribute {
             let Some(g) = &a.g else { continue };
-            let (inner, names) = graph(g, context, Some(self))?;
+            let tensors = g.initializer.iter().map(|t| proto::tensor(t, &context.external)).collect();
+            let (inner, names) = graph(g, tensors, context, Some(self))?;
             for name in &names {
                 if !captured.contains(name) {
                     captured.push(name.clone());

@@ -4,6 +4,7 @@
 //! expanded (`functions`), names are resolved through nested graphs, and each node becomes one of our operators as it
 //! stands in the file (`build`). An operator that is not ours and that tract has runs by tract's own code, as a model of
 //! one node (`fallback`). Shapes are not inferred here: a plan finds them at concrete input shapes.
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use crate::class::{Class, Classified};
@@ -82,22 +83,24 @@ pub struct ModelInfo {
 /// # Errors
 /// [`ImportError`]; it names the culprit. No input makes it panic or open a file.
 pub fn from_onnx(bytes: &[u8], limits: &Limits) -> Result<(Graph, ModelInfo), ImportError> {
-    from_onnx_with(bytes, limits, None)
+    from_onnx_with(bytes.into(), limits, None)
 }
 
 /// Imports an ONNX model; `external` gives the bytes of the files that hold the tensors the model keeps outside. Without
-/// it such a model is refused.
+/// it such a model is refused. Bytes that are given away are freed as soon as they are read: at most two copies of the
+/// weights are held at a time.
 ///
 /// # Errors
 /// [`ImportError`]; it names the culprit. No input makes it panic or open a file.
 pub fn from_onnx_with(
-    bytes: &[u8],
+    bytes: Cow<'_, [u8]>,
     limits: &Limits,
     external: Option<&ExternalData<'_>>,
 ) -> Result<(Graph, ModelInfo), ImportError> {
-    let proto = preflight::decode(bytes, limits, external.is_some())?;
+    let proto = preflight::decode(&bytes, limits, external.is_some())?;
+    drop(bytes);
     let info = preflight::info(&proto);
-    let proto = if proto.functions.is_empty() {
+    let mut proto = if proto.functions.is_empty() {
         proto
     } else {
         let proto = functions::expand(proto, limits)?;
@@ -112,8 +115,10 @@ pub fn from_onnx_with(
         return Err(ImportError::Unsupported { ops: missing.into_iter().collect() });
     }
     let none = |location: &str, _: u64| Err(format!("its data is in another file (`{location}`), which is not opened"));
-    let context = build::Context::new(&proto, proto::External::new(proto.graph.as_ref(), external.unwrap_or(&none)));
-    Ok((build::model(&proto, &context)?, info))
+    let external = proto::External::new(proto.graph.as_ref(), external.unwrap_or(&none));
+    let tensors = proto.graph.iter_mut().flat_map(|g| &mut g.initializer).map(|t| proto::taken(t, &external)).collect();
+    let context = build::Context::new(&proto, external);
+    Ok((build::model(&proto, tensors, &context)?, info))
 }
 
 /// Runs code of tract's so that a panic in it becomes its message.

@@ -195,6 +195,15 @@ pub(super) fn tensor(t: &pb::TensorProto, external: &External<'_>) -> Result<Ten
     Tensor::new(&shape, data).map_err(|e| e.to_string())
 }
 
+/// The same, leaving nothing of the elements where they were.
+pub(super) fn taken(t: &mut pb::TensorProto, external: &External<'_>) -> Result<Tensor, String> {
+    let made = tensor(t, external);
+    t.raw_data = Vec::new();
+    (t.float_data, t.double_data) = (Vec::new(), Vec::new());
+    (t.int32_data, t.int64_data, t.uint64_data) = (Vec::new(), Vec::new(), Vec::new());
+    made
+}
+
 /// Whether the elements are in another file.
 pub(super) fn is_external(t: &pb::TensorProto) -> bool {
     t.data_location == Some(pb::tensor_proto::DataLocation::External as i32) || !t.external_data.is_empty()

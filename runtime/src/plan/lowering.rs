@@ -187,6 +187,19 @@ pub enum Weight {
     },
 }
 
+/// Constant codes of eight bits: `(q - zero[i_axis]) · scale[i_axis]`.
+#[derive(Clone, Debug)]
+pub struct Codes {
+    /// `i8` or `u8`.
+    pub q: Arc<Tensor>,
+    /// One scale, or one per index of `axis`.
+    pub scale: Vec<f32>,
+    /// As many zero points of the same type, all 0 when there are none.
+    pub zero: Option<Arc<Tensor>>,
+    /// The quantised axis.
+    pub axis: usize,
+}
+
 impl Weight {
     /// The weight's shape.
     pub fn shape(&self) -> &[usize] {
@@ -263,30 +276,36 @@ impl Lowering<'_> {
         if let Some(t) = self.constant(i) {
             return (t.dtype() == DType::F32).then(|| Weight::F32(t.clone()));
         }
+        let codes = self.codes(i)?;
+        let symmetric =
+            codes.zero.as_ref().is_none_or(|z| matches!(z.data(), Data::I8(z) if z.iter().all(|&z| z == 0)));
+        (codes.q.dtype() == DType::I8 && symmetric).then_some(Weight::Q8 {
+            q: codes.q,
+            scale: codes.scale,
+            axis: codes.axis,
+        })
+    }
+
+    /// Input `i` as constant codes of eight bits, where it is a `DequantizeLinear` of them per tensor or per channel.
+    pub fn codes(&self, i: usize) -> Option<Codes> {
         let v = self.node.inputs.get(i).copied().flatten()?;
         let node = &self.nodes[self.producers[v]?];
         let Op::Own(def, attrs) = &node.op else { return None };
         if def.name != "DequantizeLinear" || attrs.int("block_size", 0).ok()? != 0 {
             return None;
         }
-        let value = |v: usize| match &self.slots[v].place {
+        let of = |k: usize| match &self.slots[node.inputs.get(k).copied().flatten()?].place {
             Place::Constant(t) => Some(t.clone()),
             _ => None,
         };
-        let of = |k: usize| value(node.inputs.get(k).copied().flatten()?);
-        let (q, scale) = (of(0)?, of(1)?);
-        if q.dtype() != DType::I8 {
+        let (q, scale, zero) = (of(0)?, of(1)?, of(2));
+        if !matches!(q.dtype(), DType::I8 | DType::U8)
+            || node.inputs.get(2).copied().flatten().is_some() != zero.is_some()
+        {
             return None;
-        }
-        if let Some(zero) = node.inputs.get(2).copied().flatten() {
-            let zero = value(zero)?;
-            let Data::I8(z) = zero.data() else { return None };
-            if z.iter().any(|&z| z != 0) {
-                return None;
-            }
         }
         let axis =
             if scale.len() == 1 { 0 } else { crate::ops::axis_of(attrs.int("axis", 1).ok()?, q.shape().len()).ok()? };
-        Some(Weight::Q8 { scale: scale.as_f32().ok()?.to_vec(), q, axis })
+        Some(Codes { scale: scale.as_f32().ok()?.to_vec(), zero, q, axis })
     }
 }

@@ -27,7 +27,7 @@ mod runner;
 mod specialise;
 pub use concrete::Concrete;
 pub use control::with_captures;
-pub use lowering::{Fallible, Io, Kernel, Lowered, Lowering, Reads, Weight, Writes};
+pub use lowering::{Codes, Fallible, Io, Kernel, Lowered, Lowering, Reads, Weight, Writes};
 pub use profile::{Profile, StepTime};
 pub use resident::Resident;
 pub use runner::{RunOptions, Runner};
@@ -38,7 +38,7 @@ use runner::Budget;
 use specialise::{How, Known, Special};
 
 /// Most operands, results and scratch areas one fast step may name.
-pub(crate) const MAX_SLOTS: usize = 12;
+pub(crate) const MAX_SLOTS: usize = 20;
 
 /// Most bytes of one value: more than any memory, little enough that no sum of offsets overflows.
 const LARGEST_BYTES: usize = if usize::BITS > 32 { (1u64 << 44) as usize } else { 1 << 28 };

@@ -1,8 +1,9 @@
 //! What of the forward part is computed a second time in the backward part rather than kept, to stay below a limit.
 //!
 //! A value of the forward part that the backward part reads is alive over the whole time between. Computed again right
-//! before its first reader there, it is alive twice for short. Which values: at the moment of the highest use, of those
-//! that only wait there, the one that frees most for what it costs, again and again until the limit holds.
+//! before its first reader there, it is alive twice for short. What only led to it is computed again with it: kept, it would
+//! take its place. Which values: at the moment of the highest use, of those that only wait there, the one that frees most
+//! for what it costs, again and again until the limit holds.
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::autodiff::Tape;
@@ -22,24 +23,29 @@ pub(super) fn choose(
 ) -> Option<BTreeSet<ValueId>> {
     let graph = tape.graph();
     let needed = needed(graph);
-    let mut candidates: BTreeMap<ValueId, f64> = BTreeMap::new();
-    for (i, node) in graph.nodes[..forward].iter().enumerate().filter(|(i, _)| needed[*i]) {
-        let pure = matches!(&node.op, Op::Own(def, _) if def.kind == Kind::Pure);
-        if !pure {
-            continue;
-        }
-        let later = |v: ValueId| {
-            graph.nodes[forward..]
-                .iter()
-                .zip(&needed[forward..])
-                .any(|(n, &needed)| needed && n.inputs.contains(&Some(v)))
-        };
-        for &v in node.outputs.iter().flatten() {
-            if !pinned.contains(&v) && later(v) {
-                candidates.insert(v, cost(tape, &graph.nodes[i]));
+    let producers = graph.producers();
+    let backward = graph.nodes[forward..].iter().zip(&needed[forward..]).filter(|(_, needed)| **needed);
+    let read_later: BTreeSet<ValueId> = backward.flat_map(|(n, _)| n.inputs.iter().flatten().copied()).collect();
+    // The node that can make a value again.
+    let maker = |v: ValueId| {
+        let i = producers.get(v).copied().flatten().filter(|&i| i < forward && !pinned.contains(&v))?;
+        matches!(&graph.nodes[i].op, Op::Own(def, _) if def.kind == Kind::Pure).then_some(i)
+    };
+    // What is to be made again for a value, itself included, and what that costs.
+    let path = |v: ValueId| {
+        let (mut path, mut cost, mut stack) = (BTreeSet::from([v]), 0.0, vec![v]);
+        while let Some(node) = stack.pop().and_then(maker).map(|i| &graph.nodes[i]) {
+            cost += self::cost(tape, node);
+            for &u in node.inputs.iter().flatten() {
+                if !read_later.contains(&u) && maker(u).is_some() && path.insert(u) {
+                    stack.push(u);
+                }
             }
         }
-    }
+        (path, cost)
+    };
+    let waiting = read_later.iter().copied().filter(|&v| maker(v).is_some());
+    let mut candidates: BTreeMap<ValueId, (BTreeSet<ValueId>, f64)> = waiting.map(|v| (v, path(v))).collect();
     let mut chosen = BTreeSet::new();
     let mut best: Option<(usize, BTreeSet<ValueId>)> = None;
     let (mut peak, mut at, mut alive) = peak_of(tape);
@@ -49,11 +55,10 @@ pub(super) fn choose(
         let gain = |v: ValueId, cost: f64| bytes(tape, v) as f64 / cost;
         let pick = (candidates.iter())
             .filter(|(v, _)| waits(v))
-            .max_by(|a, b| gain(*a.0, *a.1).total_cmp(&gain(*b.0, *b.1)))
+            .max_by(|a, b| gain(*a.0, a.1.1).total_cmp(&gain(*b.0, b.1.1)))
             .map(|(&v, _)| v);
-        let Some(pick) = pick else { break };
-        candidates.remove(&pick);
-        chosen.insert(pick);
+        let Some((path, _)) = pick.and_then(|v| candidates.remove(&v)) else { break };
+        chosen.extend(path);
         let tried = apply(tape, forward, &chosen);
         (peak, at, alive) = peak_of(&tried);
         if peak < best.as_ref().map_or(start, |b| b.0) {

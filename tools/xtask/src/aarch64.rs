@@ -1,4 +1,5 @@
-//! `cargo xtask aarch64`: the kernels' tests for 64-bit Arm, under QEMU's user mode on one CPU model after the other.
+//! `cargo xtask aarch64`: tests for 64-bit Arm, under QEMU's user mode on one CPU model after the other: the kernels', and
+//! with `--plans` also the runtime's that run them in plans (passes, every operator's recorded cases, gradients).
 //!
 //! What a model lacks is not detected there, so that each runs another set of kernels: `cortex-a53` and `cortex-a72`
 //! (Raspberry Pi 3 and 4) plain NEON, `cortex-a76` (Raspberry Pi 5, Jetson Orin) the dot products, `max` all there is.
@@ -25,25 +26,44 @@ pub(crate) enum Ended {
     Unavailable(String),
 }
 
+/// Which tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Of {
+    Kernels,
+    /// And what runs them: building that takes minutes.
+    Plans,
+}
+
+/// The tests of the runtime that run plans.
+const PLANS: [&str; 4] = ["plan::", "ops::conformance", "autodiff::", "train::"];
+
 /// Runs the tests on `models`, installing what is missing where that can be done, which is said aloud.
 ///
 /// # Errors
 /// When cargo cannot be started.
-pub(crate) fn run(root: &Path, models: &[&str]) -> anyhow::Result<Ended> {
+pub(crate) fn run(root: &Path, models: &[&str], of: Of) -> anyhow::Result<Ended> {
     if let Err(why) = ready() {
         return Ok(Ended::Unavailable(format!("{why:#}")));
     }
     let mut well = true;
     for model in models {
         println!("aarch64: {model}");
-        let mut command = crate::ci::cargo_command(root);
-        command.args(["test", "--package", "hone-kernels", "--lib", "--locked", "--target", TARGET, "--", "--quiet"]);
-        let variable = |what: &str| format!("CARGO_TARGET_{}_{what}", TARGET.to_uppercase().replace('-', "_"));
-        command.env(variable("LINKER"), LINKER);
-        command.env(variable("RUNNER"), format!("{EMULATOR} -L /usr/aarch64-linux-gnu -cpu {model}"));
-        well &= command.status().context("cannot start cargo")?.success();
+        well &= test(root, model, &["--package", "hone-kernels"], &[])?;
+        if of == Of::Plans {
+            well &= test(root, model, &["--package", "hone", "--package", "hone-runtime"], &PLANS)?;
+        }
     }
     Ok(if well { Ended::Well } else { Ended::Badly })
+}
+
+fn test(root: &Path, model: &str, packages: &[&str], tests: &[&str]) -> anyhow::Result<bool> {
+    let mut command = crate::ci::cargo_command(root);
+    command.arg("test").args(packages).args(["--lib", "--locked", "--target", TARGET, "--", "--quiet"]).args(tests);
+    let variable = |what: &str| format!("CARGO_TARGET_{}_{what}", TARGET.to_uppercase().replace('-', "_"));
+    command.env(variable("LINKER"), LINKER).env("CC_aarch64_unknown_linux_gnu", LINKER);
+    command.env("AR_aarch64_unknown_linux_gnu", "aarch64-linux-gnu-ar");
+    command.env(variable("RUNNER"), format!("{EMULATOR} -L /usr/aarch64-linux-gnu -cpu {model}"));
+    Ok(command.status().context("cannot start cargo")?.success())
 }
 
 /// Sees to the compiler's target, the linker and the emulator.

@@ -47,13 +47,17 @@ usage: cargo xtask <task>
                      --seconds S   to measure in each, 1 if not given
                      --hone PATH   a built program instead of `cargo build --release`
                      --train       first: a step of training beside PyTorch's; then --threads, --steps N, --hone PATH
-  aarch64 [MODEL…] the kernels' tests for 64-bit Arm under QEMU (needs rustup, a cross linker and qemu-user; gets them)
+  aarch64 [--plans] [MODEL…]
+                   the kernels' tests for 64-bit Arm under QEMU, and those that run plans (needs rustup, a cross linker and
+                   qemu-user; gets them)
   ci [--full]      everything CI runs, timed; --full adds release benches and cargo-deny (installed when missing)
 ";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let models = |words: &[&str]| words.iter().all(|word| aarch64::MODELS.contains(word));
+    let models = |words: &[&str]| words.iter().all(|word| aarch64::MODELS.contains(word));
     let done = match args[..] {
         ["arch"] => arch::run(&root()),
         ["worlds"] => worlds::run(&root()),
@@ -71,7 +75,8 @@ fn main() -> ExitCode {
             Some(options) => peers::train::run(&root(), &options),
             None => return usage(),
         },
-        ["aarch64", ref rest @ ..] if rest.iter().all(|m| aarch64::MODELS.contains(m)) => arm(rest),
+        ["aarch64", "--plans", ref rest @ ..] if models(rest) => arm(rest, aarch64::Of::Plans),
+        ["aarch64", ref rest @ ..] if models(rest) => arm(rest, aarch64::Of::Kernels),
         ["peers", ref rest @ ..] => match peers::Options::parse(rest) {
             Some(options) => peers::run(&root(), &options),
             None => return usage(),
@@ -95,8 +100,8 @@ fn main() -> ExitCode {
 }
 
 /// All models when none is named. Asked for by name, a machine without the emulator is a failure and not a skipped step.
-fn arm(models: &[&str]) -> anyhow::Result<bool> {
-    match aarch64::run(&root(), if models.is_empty() { &aarch64::MODELS } else { models })? {
+fn arm(models: &[&str], of: aarch64::Of) -> anyhow::Result<bool> {
+    match aarch64::run(&root(), if models.is_empty() { &aarch64::MODELS } else { models }, of)? {
         aarch64::Ended::Well => Ok(true),
         aarch64::Ended::Badly => Ok(false),
         aarch64::Ended::Unavailable(why) => anyhow::bail!("{why}"),

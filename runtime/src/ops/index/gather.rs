@@ -3,7 +3,7 @@ use super::{Ints, around, backward, by_bytes, indices_of, position};
 use crate::map_data;
 use crate::ops::shape::elements;
 use crate::ops::{Attrs, Fact, MICROSOFT, OpDef, OpError, axis_of, need, strides_of};
-use crate::plan::{Fallible, Io, Lowered, Lowering, Weight};
+use crate::plan::{Codes, Fallible, Io, Lowered, Lowering};
 use crate::tensor::{Data, Tensor};
 
 /// `Gather`: `y[o…, i…, k…] = data[o…, indices[i…], k…]`, the index along `axis`.
@@ -35,13 +35,15 @@ pub(super) static GATHER: OpDef = OpDef::new(
     let (Some(dtype), Some(wide)) = (l.dtype(0), Ints::takes(l.dtype(1))) else { return Ok(None) };
     let (outer, dim, inner) = around(l.shape(0)?, axis);
     let at = Picked { outer, dim, count: elements(l.shape(1)?)?, wide };
-    if let Some(Weight::Q8 { q, scale, axis: by }) = l.weight(0) {
-        // An embedding table stays int8 when each row, or each column of a matrix, has its scale.
+    if let Some(Codes { q, scale, zero, axis: by }) = l.codes(0) {
+        // An embedding table stays codes when each row, or each column of a matrix, has its scale.
         let columns = by + 1 == q.shape().len() && scale.len() == inner;
         if axis == 0 && (scale.len() == 1 || by == 0 || columns) {
-            let bytes = q.len() + 4 * scale.len();
+            let bytes = q.len() + 8 * scale.len();
             let by_row = by == 0 && scale.len() == dim;
-            let rows = QuantisedRows { at, q, scale, by_row, inner };
+            let zero =
+                zero.map_or_else(|| vec![0.0; scale.len()], |z| z.data().to_f64().iter().map(|&z| z as f32).collect());
+            let rows = QuantisedRows { at, q, scale, zero, by_row, inner };
             return Ok(Some(Lowered::new(rows, vec![1]).with_weights(bytes)));
         }
     }
@@ -107,36 +109,51 @@ fn pick<const N: usize>(p: &Picked, indices: Ints<'_>, x: &[u8], y: &mut [u8]) -
     Ok(())
 }
 
-/// Rows of an int8 table, dequantised as they are read: `y[i, j] = q[at, j] · scale`.
+/// Rows of a table of codes, dequantised as they are read: `y[i, j] = (q[at, j] - zero) · scale`.
 struct QuantisedRows {
     at: Picked,
     q: std::sync::Arc<Tensor>,
     /// One in all, one a row (`by_row`) or one a column.
     scale: Vec<f32>,
+    zero: Vec<f32>,
     by_row: bool,
     inner: usize,
 }
 
-impl Fallible for QuantisedRows {
-    fn name(&self) -> &'static str {
-        "gather-i8"
-    }
-
-    fn try_run(&self, io: &mut Io<'_>) -> Result<(), OpError> {
-        let Data::I8(q) = self.q.data() else { return Err(OpError::unsupported("a table that is not int8")) };
-        let (reads, writes) = io.split();
-        let indices = Ints::of(reads, 0, self.at.wide);
-        for (i, y) in writes.f32(0).chunks_exact_mut(self.inner.max(1)).enumerate() {
+impl QuantisedRows {
+    fn rows<T: Copy>(&self, q: &[T], indices: Ints<'_>, y: &mut [f32]) -> Result<(), OpError>
+    where
+        f32: From<T>,
+    {
+        for (i, y) in y.chunks_exact_mut(self.inner.max(1)).enumerate() {
             let row = position(indices.at(i), self.at.dim)?;
             let q = &q[row * self.inner..][..self.inner];
             if self.by_row || self.scale.len() == 1 {
-                let scale = self.scale[if self.by_row { row } else { 0 }];
-                y.iter_mut().zip(q).for_each(|(y, &q)| *y = f32::from(q) * scale);
+                let of = if self.by_row { row } else { 0 };
+                let (scale, zero) = (self.scale[of], self.zero[of]);
+                y.iter_mut().zip(q).for_each(|(y, &q)| *y = (f32::from(q) - zero) * scale);
             } else {
-                y.iter_mut().zip(q).zip(&self.scale).for_each(|((y, &q), s)| *y = f32::from(q) * s);
+                let by_column = self.scale.iter().zip(&self.zero);
+                y.iter_mut().zip(q).zip(by_column).for_each(|((y, &q), (s, z))| *y = (f32::from(q) - z) * s);
             }
         }
         Ok(())
+    }
+}
+
+impl Fallible for QuantisedRows {
+    fn name(&self) -> &'static str {
+        "gather-q8"
+    }
+
+    fn try_run(&self, io: &mut Io<'_>) -> Result<(), OpError> {
+        let (reads, writes) = io.split();
+        let indices = Ints::of(reads, 0, self.at.wide);
+        match self.q.data() {
+            Data::I8(q) => self.rows(q, indices, writes.f32(0)),
+            Data::U8(q) => self.rows(q, indices, writes.f32(0)),
+            _ => Err(OpError::unsupported("a table that is not of eight bits")),
+        }
     }
 }
 

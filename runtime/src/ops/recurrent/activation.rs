@@ -78,6 +78,15 @@ impl Activation {
         }
     }
 
+    /// Multiplies `d` by the derivative at `x`, where the function is `y`.
+    pub(super) fn descend(self, x: &[f32], y: &[f32], d: &mut [f32]) {
+        match self {
+            Activation::Sigmoid => d.iter_mut().zip(y).for_each(|(d, y)| *d *= y * (1.0 - y)),
+            Activation::Tanh => d.iter_mut().zip(y).for_each(|(d, y)| *d *= 1.0 - y * y),
+            other => d.iter_mut().zip(x).for_each(|(d, x)| *d *= other.slope(f64::from(*x)) as f32),
+        }
+    }
+
     /// The derivative at `x`.
     pub(super) fn slope(self, x: f64) -> f64 {
         match self {

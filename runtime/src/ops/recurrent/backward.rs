@@ -3,7 +3,7 @@
 //! What the forward part went through is computed again, turn by turn, and then walked backwards. The letters are those of
 //! the family.
 use super::activation::Activation;
-use super::{Cell, Sequence};
+use super::{Cell, Sequence, live};
 use crate::autodiff::Backward;
 use crate::ops::{Attr, Attrs, Fact, HONE, OpDef, OpError, need, optional};
 use crate::tensor::Tensor;
@@ -31,7 +31,8 @@ static RECURRENT_VJP: OpDef = OpDef::new(
     },
     reference,
 )
-.domain(HONE);
+.domain(HONE)
+.kernel(|l| live::backward(l, cell_of(l.attrs)?));
 
 fn cell_of(attrs: &Attrs) -> Result<Cell, OpError> {
     match attrs.str("cell", "")? {

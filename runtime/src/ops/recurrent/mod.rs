@@ -7,6 +7,7 @@ use crate::tensor::Tensor;
 
 mod activation;
 mod backward;
+mod live;
 mod quantized;
 mod reference;
 mod sequence;

@@ -5,7 +5,7 @@ use hone_kernels::threads::Pool;
 use hone_kernels::{cell, gemm};
 
 use super::activation::Activation;
-use super::{Cell, Sequence};
+use super::{Cell, Sequence, live};
 use crate::ops::OpError;
 use crate::ops::quantize::Right;
 use crate::plan::{Io, Kernel, Lowered, Lowering, Weight};
@@ -127,8 +127,15 @@ struct Steps {
     wants: [bool; 3],
 }
 
-/// Lowers the operator of that cell.
+/// Lowers the operator of that cell, by its weights where they are known.
 pub(super) fn lower(l: &Lowering<'_>, kind: Cell) -> Result<Option<Lowered>, OpError> {
+    match frozen(l, kind)? {
+        None => live::forward(l, kind),
+        lowered => Ok(lowered),
+    }
+}
+
+fn frozen(l: &Lowering<'_>, kind: Cell) -> Result<Option<Lowered>, OpError> {
     let (Some(w), Some(r)) = (l.weight(1), l.weight(2)) else { return Ok(None) };
     let &[_, rows, _] = r.shape() else { return Ok(None) };
     let h = rows / kind.gates();

@@ -3,8 +3,8 @@ use std::sync::Arc;
 
 use crate::graph::{Graph, Node, Op, ValueId};
 use crate::ops::{Attr, Attrs, find};
-use crate::plan::{RunOptions, Runner};
-use crate::tensor::{Data, Tensor};
+use crate::plan::{RunOptions, Runner, StepInfo};
+use crate::tensor::{DType, Data, Tensor};
 
 /// A graph under construction, with numbers that repeat.
 #[derive(Default)]
@@ -70,7 +70,11 @@ impl Net {
     }
 
     /// The same with a tolerance relative to the largest result.
-    fn check_within(mut self, tolerance: f32, outputs: &[ValueId]) -> Vec<String> {
+    fn check_within(self, tolerance: f32, outputs: &[ValueId]) -> Vec<String> {
+        self.steps_within(tolerance, outputs).into_iter().map(|s| s.op).collect()
+    }
+
+    fn steps_within(mut self, tolerance: f32, outputs: &[ValueId]) -> Vec<StepInfo> {
         self.graph.outputs = outputs.to_vec();
         let graph = Arc::new(self.graph);
         let given: Vec<&Tensor> = self.given.iter().collect();
@@ -88,7 +92,7 @@ impl Net {
             }
         }
         let shapes: Vec<_> = given.iter().map(|t| (t.dtype(), t.shape())).collect();
-        both[1].0.plan(&shapes).unwrap().steps().into_iter().map(|s| s.op).collect()
+        both[1].0.plan(&shapes).unwrap().steps()
     }
 }
 
@@ -520,4 +524,26 @@ fn tensors_of_sixteen_bits_are_computed_in_thirty_two() {
     // Two roundings to 11 bits that the plan does not make.
     let ops = n.check_within(2e-3, &[y]);
     assert!(ops.contains(&"ConvLast".into()) && !ops.contains(&"Relu".into()), "{ops:?}");
+}
+
+#[test]
+fn a_table_of_codes_that_is_looked_up_stays_codes() {
+    for (axis, scales) in [(0, 1), (0, 7), (1, 5)] {
+        for zero in [None, Some(Data::U8(vec![130; scales])), Some(Data::U8(vec![0; scales]))] {
+            let mut n = Net::default();
+            let x = n.input(&[3, 2]);
+            let at = n.op("Abs", [], &[x]);
+            let at = n.op("Cast", [("to", Attr::Int(i64::from(DType::I64.onnx())))], &[at]);
+            let q =
+                n.constant(Tensor::new(&[7, 5], Data::U8((0..35).map(|i| (i * 37 % 251) as u8).collect())).unwrap());
+            let shape = if scales == 1 { vec![] } else { vec![scales] };
+            let scale = (1..=scales).map(|i| 0.01 * i as f32).collect();
+            let scale = n.constant(Tensor::f32(&shape, scale).unwrap());
+            let zero = zero.map_or(NONE, |z| n.constant(Tensor::new(&shape, z).unwrap()));
+            let table = n.op("DequantizeLinear", [("axis", Attr::Int(axis))], &[q, scale, zero]);
+            let y = n.op("Gather", [("axis", Attr::Int(0))], &[table, at]);
+            let steps = n.steps_within(0.0, &[y]);
+            assert!(steps.iter().any(|s| s.kernel == "gather-q8"), "{axis} {scales}: {steps:?}");
+        }
+    }
 }

@@ -1,8 +1,9 @@
-//! The Linux side: the product's own sources on a real kernel, in a virtual machine.
+//! The Linux side: the product on a real kernel, in a virtual machine.
 //!
-//! Debian's kernel for arm64 runs `tools/xtask/guest` as its only process. Its GPIO chip is a PL061, whose lines are moved
-//! from outside; its USB serial adapter is an FTDI, which is pulled out and put back while the pad at its other end (`hone
-//! pad emulate`) goes on. Every press is to be heard once, and the adapter again within three seconds.
+//! Debian's kernel for arm64 runs `hone listen`, built for it, which `tools/xtask/guest` starts. Its GPIO chip is a PL061, whose
+//! lines are moved from outside; its USB serial adapter is an FTDI, which is pulled out and put back while the pad at its
+//! other end (`hone pad emulate`) goes on. The journal is to have every press once, and the adapter is to be heard again
+//! within three seconds.
 use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -11,18 +12,28 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::process::Process;
 use crate::boards;
 
 const TARGET: &str = "aarch64-unknown-linux-gnu";
 const COMPILER: &str = "aarch64-linux-gnu-gcc";
+const STRIP: &str = "aarch64-linux-gnu-strip";
 /// In the order in which they need each other, as the guest loads them.
 const MODULES: [&str; 6] = ["usb-common", "usbcore", "xhci-hcd", "xhci-pci", "usbserial", "ftdi_sio"];
-const GPIO: &str = "gpio:9030000.pl061/0,1";
-const USB: &str = "usb:0403:6001";
-const PATIENCE: Duration = Duration::from_secs(60);
+/// What a program built for arm64 is loaded with, from Debian's cross packages.
+const LIBRARIES: [&str; 4] = ["ld-linux-aarch64.so.1", "libc.so.6", "libm.so.6", "libgcc_s.so.1"];
+const LIBRARIES_AT: &str = "/usr/aarch64-linux-gnu/lib";
+/// Two pads: buttons on GPIO lines, and one behind the adapter.
+const CONFIG: &str = "\
+feedback.allow_unpaired = true
+[pads.desk]
+port = \"gpio:9030000.pl061/0,1\"
+[pads.hall]
+port = \"usb:0403:6001\"
+";
+const PATIENCE: Duration = Duration::from_secs(120);
 /// From the adapter's return to the pad's being heard.
 const RETURN: Duration = Duration::from_secs(3);
 const CLICKS: usize = 6;
@@ -33,25 +44,32 @@ pub(super) struct Parts {
     initrd: PathBuf,
 }
 
+/// A source of presses, and whether it was thumbs up.
+type Said = (String, bool);
+
 /// How it went.
 pub(super) struct Outcome {
-    pub(super) pressed: usize,
-    pub(super) heard: usize,
+    pub(super) pressed: Vec<Said>,
+    pub(super) recorded: Vec<Said>,
     /// From the adapter's return to the pad's being heard.
     pub(super) back: Duration,
 }
 
 impl Outcome {
     pub(super) fn is_well(&self) -> bool {
-        self.pressed == self.heard && self.back < RETURN
+        self.pressed == self.recorded && self.back < RETURN
     }
 }
 
 impl std::fmt::Display for Outcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let verdict = if self.is_well() { "ok    " } else { "FAILED" };
-        let back = self.back.as_secs_f64();
-        write!(f, "{verdict}  pressed {}, heard {}, adapter back after {back:.2} s", self.pressed, self.heard)
+        let (pressed, recorded, back) = (self.pressed.len(), self.recorded.len(), self.back.as_secs_f64());
+        write!(f, "{verdict}  pressed {pressed}, recorded {recorded}, adapter back after {back:.2} s")?;
+        if self.pressed != self.recorded {
+            write!(f, "\n  pressed  {:?}\n  recorded {:?}", self.pressed, self.recorded)?;
+        }
+        Ok(())
     }
 }
 
@@ -74,7 +92,8 @@ pub(super) fn see_to(root: &Path, target_dir: &Path) -> anyhow::Result<Result<Pa
         Ok(tree) => tree,
         Err(why) => return Ok(Err(format!("no kernel of Debian's for arm64: {why:#}"))),
     };
-    let guest = build(root, &target_dir.join("guest"))?;
+    let guest = guest(root, &target_dir.join("guest"))?;
+    let hone = hone(root, target_dir, &dir)?;
     let kernel = find(&tree.join("boot"), |name| name.starts_with("vmlinuz-")).context("the package has no kernel")?;
     let mut archive = Archive::default();
     archive.folder("dev");
@@ -86,6 +105,17 @@ pub(super) fn see_to(root: &Path, target_dir: &Path) -> anyhow::Result<Result<Pa
         archive.file(&format!("modules/{name}"), &std::fs::read(file)?);
     }
     archive.file("init", &std::fs::read(guest)?);
+    archive.file("hone", &std::fs::read(hone)?);
+    archive.folder("lib");
+    for library in LIBRARIES {
+        let file = Path::new(LIBRARIES_AT).join(library);
+        let bytes = std::fs::read(&file).with_context(|| format!("no {} (libc6-dev-arm64-cross)", file.display()))?;
+        archive.file(&format!("lib/{library}"), &bytes);
+    }
+    archive.file("hone.toml", CONFIG.as_bytes());
+    let model = root.join("models/which-digit");
+    archive.file("digit.png", &std::fs::read(model.join("golden/gray-28x28.png"))?);
+    archive.tree("which-digit.hone", &model.join("which-digit.hone"))?;
     let initrd = dir.join("initrd");
     std::fs::write(&initrd, archive.end())?;
     Ok(Ok(Parts { kernel, initrd }))
@@ -124,15 +154,35 @@ fn kernel(dir: &Path) -> anyhow::Result<PathBuf> {
     Ok(tree)
 }
 
-fn build(root: &Path, target_dir: &Path) -> anyhow::Result<PathBuf> {
-    let mut command = crate::ci::cargo_command(&root.join("tools/xtask/guest"));
+/// The first process, with all it needs in one file.
+fn guest(root: &Path, target_dir: &Path) -> anyhow::Result<PathBuf> {
+    let mut command = across(&root.join("tools/xtask/guest"));
     command.args(["build", "--locked", "--target", TARGET, "--target-dir"]).arg(target_dir);
     command.env_remove("CARGO_ENCODED_RUSTFLAGS").env("RUSTFLAGS", "-C target-feature=+crt-static");
-    command.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", COMPILER);
-    command.env("CC_aarch64_unknown_linux_gnu", COMPILER).env("AR_aarch64_unknown_linux_gnu", "aarch64-linux-gnu-ar");
     println!("$ cargo build --target {TARGET} (in tools/xtask/guest)");
     ensure!(command.status()?.success(), "the guest does not build");
     Ok(target_dir.join(TARGET).join("debug/hone-guest"))
+}
+
+/// The product for arm64, without what only a debugger reads.
+fn hone(root: &Path, target_dir: &Path, dir: &Path) -> anyhow::Result<PathBuf> {
+    println!("$ cargo build --package hone --target {TARGET}");
+    let mut command = across(root);
+    command.args(["build", "--locked", "--package", "hone", "--target", TARGET]);
+    ensure!(command.status()?.success(), "the program does not build for {TARGET}");
+    let hone = dir.join("hone");
+    let built = target_dir.join(TARGET).join("debug/hone");
+    let status = Command::new(STRIP).arg("-o").arg(&hone).arg(built).status().with_context(|| format!("no {STRIP}"))?;
+    ensure!(status.success(), "{STRIP} ended with {status}");
+    Ok(hone)
+}
+
+/// Cargo, with what C and links need for arm64.
+fn across(dir: &Path) -> Command {
+    let mut command = crate::ci::cargo_command(dir);
+    command.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", COMPILER);
+    command.env("CC_aarch64_unknown_linux_gnu", COMPILER).env("AR_aarch64_unknown_linux_gnu", "aarch64-linux-gnu-ar");
+    command
 }
 
 /// The first file below `dir` with such a name.
@@ -148,10 +198,10 @@ fn find(dir: &Path, is_it: impl Fn(&str) -> bool + Copy) -> Option<PathBuf> {
 pub(super) fn play(parts: &Parts, hone: &Path, dir: &Path) -> anyhow::Result<Outcome> {
     let mut pad = Pad::start(hone, dir)?;
     let mut command = Command::new("qemu-system-aarch64");
-    command.args(["-M", "virt", "-cpu", "cortex-a57", "-m", "512", "-nic", "none", "-serial", "stdio"]);
+    command.args(["-M", "virt", "-cpu", "cortex-a57", "-m", "1024", "-nic", "none", "-serial", "stdio"]);
     command.args(["-chardev", &format!("serial,id=c,path={}", pad.port), "-device", "qemu-xhci,id=x", "-kernel"]);
     command.arg(&parts.kernel).arg("-initrd").arg(&parts.initrd).arg("-append");
-    command.arg(format!("console=ttyAMA0 quiet loglevel=3 panic=1 hone.sources={GPIO};{USB}"));
+    command.arg("console=ttyAMA0 quiet loglevel=3 panic=1");
     let (mut process, mut console) = Process::start(command, dir)?;
     let (told, said) = channel();
     thread::spawn(move || {
@@ -169,37 +219,48 @@ pub(super) fn play(parts: &Parts, hone: &Path, dir: &Path) -> anyhow::Result<Out
         process.level(&chip, line, true)?;
     }
     plug(&mut process, 0)?;
-    let mut guest = Guest { said, heard: 0 };
-    // In whichever order.
-    guest.until_all(&[&format!("up {GPIO}"), &format!("up {USB}")])?;
+    let guest = Guest { said };
+    // In whichever order; the adapter's pad has an identity of its own.
+    let mut up = Vec::new();
+    while up.len() < 2 {
+        up.push(guest.event("pad-up")?);
+    }
+    let is_usb = |event: &Value| event["port"].as_str().is_some_and(|port| port.contains("ttyUSB"));
+    let usb = up.iter().find(|event| is_usb(event)).context("no pad at the adapter")?["uid"].clone();
+    let gpio = up.iter().find(|event| !is_usb(event)).context("no pad at the GPIO lines")?["uid"].clone();
     // Buttons that are up are to be seen so first.
     thread::sleep(Duration::from_millis(500));
-    let mut pressed = 0;
+    let mut pressed = Vec::new();
+    let mut press = |uid: &Value, button: usize| {
+        pressed.push((format!("pad:{}", uid.as_str().unwrap_or_default()), button == 0));
+        json!({"event": "committed", "uid": uid, "events": [{"kind": "click", "button": button}]})
+    };
     for click in 0..CLICKS {
         let line = (click % 2) as u8;
         process.level(&chip, line, false)?;
         thread::sleep(Duration::from_millis(250));
         process.level(&chip, line, true)?;
-        pressed += 1;
-        guest.until(&format!("committed {GPIO} Click {line}"))?;
+        let committed = press(&gpio, line.into());
+        guest.until("a press on a line", |event| *event == committed)?;
     }
     pad.click(0)?;
-    pressed += 1;
-    guest.until(&format!("committed {USB} Click 0"))?;
+    let committed = press(&usb, 0);
+    guest.until("a press at the adapter", |event| *event == committed)?;
 
     process.command("device_del", json!({"id": "u0"}))?;
-    guest.until(&format!("down {USB}: PortLost"))?;
+    guest.event("pad-down")?;
     pad.click(1)?;
-    pressed += 1;
+    let committed = press(&usb, 1);
     thread::sleep(Duration::from_secs(1));
     let plugged = Instant::now();
     plug(&mut process, 1)?;
-    guest.until(&format!("up {USB}"))?;
+    guest.until("the adapter's pad again", |event| event["event"] == "pad-up" && event["uid"] == usb)?;
     let back = plugged.elapsed();
-    guest.until(&format!("committed {USB} Click 1"))?;
+    guest.until("the press made meanwhile", |event| *event == committed)?;
     // Whatever is doubled would come now.
-    guest.listen(Duration::from_secs(2));
-    Ok(Outcome { pressed, heard: guest.heard, back })
+    thread::sleep(Duration::from_secs(2));
+    process.type_line("quit")?;
+    Ok(Outcome { pressed, recorded: guest.journal()?, back })
 }
 
 /// Puts the adapter in. It has a serial number as real ones have; the emulator's own would be another in each socket.
@@ -214,46 +275,48 @@ fn plug(process: &mut Process, time: u32) -> anyhow::Result<()> {
 /// What the guest says.
 struct Guest {
     said: Receiver<String>,
-    /// Presses so far.
-    heard: usize,
 }
 
 impl Guest {
-    fn next(&mut self, wait: Duration) -> Option<String> {
-        let line = self.said.recv_timeout(wait).ok()?;
-        let text = line.split_once("guest: ").map_or(String::new(), |(_, text)| text.to_owned());
-        self.heard += usize::from(text.starts_with("committed "));
-        Some(text)
+    /// The next line; `what` is waited for.
+    fn line(&self, what: &str) -> anyhow::Result<String> {
+        self.said.recv_timeout(PATIENCE).with_context(|| format!("the guest is silent; waited for: {what}"))
     }
 
-    fn until(&mut self, begin: &str) -> anyhow::Result<()> {
-        let end = Instant::now() + PATIENCE;
+    /// The first thing told that is so.
+    fn until(&self, what: &str, is_it: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
+        let began = Instant::now();
         let mut last = String::new();
         loop {
-            let left = end.saturating_duration_since(Instant::now());
-            let text =
-                self.next(left).with_context(|| format!("the guest does not say `{begin}`; last it said `{last}`"))?;
-            if text.starts_with(begin) {
-                return Ok(());
-            }
-            if !text.is_empty() {
-                last = text;
+            ensure!(began.elapsed() < PATIENCE, "waited for {what}; last the guest said `{last}`");
+            let line = self.line(&format!("{what}, last `{last}`"))?;
+            match serde_json::from_str(&line) {
+                Ok(event) if is_it(&event) => return Ok(event),
+                // Answers come all the time.
+                Ok(event) if event["event"] == "shown" => {}
+                _ => last = line,
             }
         }
     }
 
-    fn until_all(&mut self, begins: &[&str]) -> anyhow::Result<()> {
-        let mut left: Vec<&str> = begins.to_vec();
-        while !left.is_empty() {
-            let text = self.next(PATIENCE).with_context(|| format!("the guest does not say {left:?}"))?;
-            left.retain(|begin| !text.starts_with(begin));
-        }
-        Ok(())
+    fn event(&self, name: &str) -> anyhow::Result<Value> {
+        self.until(name, |event| event["event"] == name)
     }
 
-    fn listen(&mut self, time: Duration) {
-        let end = Instant::now() + time;
-        while self.next(end.saturating_duration_since(Instant::now())).is_some() {}
+    /// Of each press in the journal its source, and whether it was thumbs up.
+    fn journal(&self) -> anyhow::Result<Vec<Said>> {
+        while self.line("the journal")? != "guest: journal" {}
+        let mut presses = Vec::new();
+        loop {
+            let line = self.line("a press of the journal")?;
+            if let Some(how) = line.strip_prefix("guest: ended ") {
+                ensure!(how == "well well", "`hone listen` and `hone feedback list` in the machine: {how}");
+                return Ok(presses);
+            }
+            let press: Value = serde_json::from_str(&line).with_context(|| format!("`{line}`"))?;
+            let up = press["said"]["up"].as_bool().with_context(|| format!("{press} is no thumb"))?;
+            presses.push((press["source"].as_str().unwrap_or_default().to_owned(), up));
+        }
     }
 }
 
@@ -328,6 +391,21 @@ impl Archive {
 
     fn file(&mut self, name: &str, data: &[u8]) {
         self.entry(name, 0o100_755, (0, 0), data);
+    }
+
+    /// A directory of this machine with all that is in it.
+    fn tree(&mut self, name: &str, dir: &Path) -> anyhow::Result<()> {
+        self.folder(name);
+        let mut entries = std::fs::read_dir(dir)?.collect::<Result<Vec<_>, _>>()?;
+        entries.sort_by_key(std::fs::DirEntry::file_name);
+        for entry in entries {
+            let name = format!("{name}/{}", entry.file_name().to_string_lossy());
+            match entry.file_type()?.is_dir() {
+                true => self.tree(&name, &entry.path())?,
+                false => self.file(&name, &std::fs::read(entry.path())?),
+            }
+        }
+        Ok(())
     }
 
     /// `/dev/console`, without which the first process has no output.

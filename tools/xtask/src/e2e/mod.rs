@@ -35,7 +35,7 @@ use host::Host;
 use line::BadLine;
 use qemu::{Machine, Qemu};
 use rig::Rig;
-use rp2040::Rp2040;
+use rp2040::{Port, Rp2040};
 
 const PATIENCE: Duration = Duration::from_secs(40);
 /// PF0, the LM3S6965's lamp, through its own address of the port's data register.
@@ -130,21 +130,25 @@ struct Scene {
     board: Board,
     noisy: bool,
     tagged: bool,
+    /// Of a Pico.
+    port: Port,
 }
 
 impl std::fmt::Display for Scene {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let line = if self.noisy { "noisy line" } else { "clean line" };
         let frames = if self.tagged { ", tagged frames" } else { "" };
-        f.pad(&format!("{}, {line}{frames}", self.board.name()))
+        let usb = if self.port == Port::Usb { ", USB" } else { "" };
+        f.pad(&format!("{}{usb}, {line}{frames}", self.board.name()))
     }
 }
 
-const SCENES: [Scene; 4] = [
-    Scene { board: Board::Lm3s6965, noisy: false, tagged: false },
-    Scene { board: Board::Lm3s6965, noisy: true, tagged: true },
-    Scene { board: Board::Microbit, noisy: false, tagged: true },
-    Scene { board: Board::Pico, noisy: false, tagged: false },
+const SCENES: [Scene; 5] = [
+    Scene { board: Board::Lm3s6965, noisy: false, tagged: false, port: Port::Uart },
+    Scene { board: Board::Lm3s6965, noisy: true, tagged: true, port: Port::Uart },
+    Scene { board: Board::Microbit, noisy: false, tagged: true, port: Port::Uart },
+    Scene { board: Board::Pico, noisy: false, tagged: false, port: Port::Uart },
+    Scene { board: Board::Pico, noisy: false, tagged: true, port: Port::Usb },
 ];
 
 /// Runs every scene so many times.
@@ -274,16 +278,16 @@ impl Stage<'_> {
         for button in [2, 2, 3] {
             press(&mut *board, button, CLICK)?;
         }
-        board.reset()?;
-        // Until buttons that are up have been seen so.
-        board.pass(Duration::from_millis(500))?;
+        restart(&mut *board)?;
         for button in [1, 2, 0] {
             press(&mut *board, button, CLICK)?;
         }
         host = Host::start(self, &pty)?;
         let so_far = press(&mut *board, 1, CLICK)?;
         self.wait_recorded(so_far)?;
-        board.reset()?;
+        // Not a greeting of before.
+        while host.events.try_recv().is_ok() {}
+        restart(&mut *board)?;
         host.until("pad-up")?;
         let mut all = so_far;
         for button in [3, 3, 0] {
@@ -332,7 +336,7 @@ impl Stage<'_> {
             ensure!(began.elapsed() < PATIENCE, "`hone flash` writes nothing");
             thread::sleep(Duration::from_millis(50));
         }
-        let board = Rp2040::start(self.script, &uf2, line)?;
+        let board = Rp2040::start(self.script, &uf2, self.scene.port, line)?;
         let status = flashing.wait()?;
         ensure!(status.success(), "`hone flash` ended with {status}");
         Ok(board)
@@ -445,6 +449,13 @@ impl Stage<'_> {
         };
         std::str::from_utf8(&out.stdout)?.lines().map(line).collect()
     }
+}
+
+/// Resets a board and waits until it has seen that its buttons are up: one that is down when a pad starts says nothing, and
+/// the pad greets before it knows.
+fn restart(board: &mut dyn Rig) -> anyhow::Result<()> {
+    board.reset()?;
+    board.pass(Duration::from_millis(500))
 }
 
 /// How long this disk takes to make a page durable.

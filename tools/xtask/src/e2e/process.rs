@@ -5,7 +5,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// A running QEMU. Dropping it ends it.
 pub(super) struct Process {
     child: Child,
+    typed: Option<ChildStdin>,
     qmp: BufReader<UnixStream>,
     qtest: BufReader<UnixStream>,
 }
@@ -38,14 +39,14 @@ impl Process {
             .arg(format!("unix:{},server=on,wait=off", qmp_at.display()))
             .arg("-qtest")
             .arg(format!("unix:{}", qtest_at.display()))
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(std::fs::File::create(&log)?)
             .spawn()
             .with_context(|| format!("cannot start {}", command.get_program().display()))?;
         match Self::attach(&mut child, &qmp_at, &listener) {
             Ok((qmp, qtest, said)) => {
-                let mut process = Process { child, qmp, qtest };
+                let mut process = Process { typed: child.stdin.take(), child, qmp, qtest };
                 process.command("qmp_capabilities", json!({}))?;
                 Ok((process, said))
             }
@@ -87,6 +88,13 @@ impl Process {
         let mut qmp = BufReader::new(qmp);
         qmp.read_line(&mut String::new()).context("QMP does not greet")?;
         Ok((qmp, BufReader::new(qtest), said))
+    }
+
+    /// A line typed on the console, where that is standard input.
+    pub(super) fn type_line(&mut self, line: &str) -> anyhow::Result<()> {
+        let typed = self.typed.as_mut().context("QEMU has no input")?;
+        writeln!(typed, "{line}")?;
+        Ok(typed.flush()?)
     }
 
     /// A command of QMP's.

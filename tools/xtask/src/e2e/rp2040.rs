@@ -1,6 +1,6 @@
 //! The Pico's image in `rp2040js`, from the UF2 file that `hone flash` would copy to its drive.
 //!
-//! `rp2040/run.mjs` is the board; this side gives its UART a pseudo-terminal. Presses are timed by the board's own clock.
+//! `rp2040/run.mjs` is the board; this side gives its UART, or its serial port on USB, a pseudo-terminal. Presses are timed by the board's own clock.
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -44,6 +44,13 @@ pub(super) fn see_to(target_dir: &Path) -> Result<PathBuf, String> {
     Ok(dir.join("run.mjs"))
 }
 
+/// What a board has to talk by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Port {
+    Uart,
+    Usb,
+}
+
 /// The serial line of a board that is not there yet.
 pub(super) struct Line {
     near: serialport::TTYPort,
@@ -73,11 +80,15 @@ pub(super) struct Rp2040 {
 }
 
 impl Rp2040 {
-    /// Starts a board on `line` with the image in the file `uf2`; its buttons are up.
-    pub(super) fn start(script: &Path, uf2: &Path, line: Line) -> anyhow::Result<Rp2040> {
+    /// Starts a board with the image in the file `uf2` whose `port` is on `line`; its buttons are up.
+    pub(super) fn start(script: &Path, uf2: &Path, port: Port, line: Line) -> anyhow::Result<Rp2040> {
         let mut child = Command::new("node")
             .arg(script)
             .arg(uf2)
+            .arg(match port {
+                Port::Uart => "uart",
+                Port::Usb => "usb",
+            })
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

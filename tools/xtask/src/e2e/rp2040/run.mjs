@@ -1,12 +1,14 @@
-// An RP2040 board (rp2040js) with the image of a UF2 file, driven by lines on stdin:
-//   rx HEX          bytes into UART0
+// An RP2040 board (rp2040js) with the image of a UF2 file; its second argument is the port that is wired, `uart` or `usb`.
+// Driven by lines on stdin:
+//   rx HEX          bytes into the port
 //   set PIN 0|1     a level on a pin
 //   press PIN MS    low for so long by the board's own clock; says `released` some time after
 //   pass MS         says `passed` when so much of the board's time has passed
 //   read AT LEN     says `memory HEX`: bytes of memory
 //   reset           as by the RUN pin: flash and memory stay
 // and telling what it does by lines on stdout:
-//   tx HEX          bytes from UART0
+//   tx HEX          bytes from the port
+//   usb             a USB host has configured it
 //   released
 //   boot            it runs from its reset vector
 //
@@ -15,7 +17,7 @@
 // up for silent.
 import { readFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
-import { ConsoleLogger, LogLevel, RP2040 } from 'rp2040js';
+import { ConsoleLogger, LogLevel, RP2040, USBCDC } from 'rp2040js';
 
 const FLASH = 0x10000000;
 const RAM = 0x20000000;
@@ -26,6 +28,9 @@ const UNIQUE_ID = [0xe6, 0x60, 0x58, 0x38, 0x83, 0x2a, 0x5b, 0x2d];
 const CYCLE_NS = 8;
 const BYTE_NS = 1e9 / 11520;
 const PINS = 30;
+// Of a USB buffer: it is the controller's.
+const AVAILABLE = 1 << 10;
+const [UF2, PORT] = process.argv.slice(2);
 
 const say = (line) => process.stdout.write(`${line}\n`);
 
@@ -89,7 +94,37 @@ function rom(chip) {
   };
 }
 
-// No cable: the package takes a transfer for done as soon as it is offered, and the firmware would read packets for ever.
+// A USB host that opens the serial port. The package takes a buffer that the firmware offers for filled at once, with nothing,
+// and the firmware would read empty packets for ever: here an offer stands until there are bytes, as on a bus.
+function usbPlugged(chip) {
+  const usb = chip.usbCtrl;
+  const host = new USBCDC(usb);
+  const control = (endpoint) => 0x84 + 8 * endpoint;
+  const available = (endpoint, is) => {
+    const value = chip.usbDPRAMView.getUint32(control(endpoint), true) & ~AVAILABLE;
+    chip.usbDPRAMView.setUint32(control(endpoint), is ? value | AVAILABLE : value, true);
+  };
+  let offered = 0;
+  host.onSerialData = (bytes) => sending.push(...bytes);
+  host.onDeviceConnected = () => say('usb');
+  // "Ready" goes to the interface; the package says it to the device.
+  host.cdcSetControlLineState = () => {
+    usb.sendSetupPacket(Uint8Array.of(0x21, 0x22, 3, 0, 0, 0, 0, 0));
+    host.initialized = true;
+  };
+  usb.onEndpointRead = (endpoint, size) => {
+    available(endpoint, true);
+    if (endpoint === host.outEndpoint) offered = size;
+  };
+  return () => {
+    if (offered === 0 || incoming.length === 0) return;
+    available(host.outEndpoint, false);
+    usb.finishRead(host.outEndpoint, Uint8Array.from(incoming.splice(0, offered)));
+    offered = 0;
+  };
+}
+
+// No cable: as above.
 function usbUnplugged(chip) {
   chip.usbCtrl.DPRAMUpdated = () => {};
 }
@@ -123,16 +158,21 @@ function boot(flash, sram) {
   chip.logger = new ConsoleLogger(LogLevel.Error);
   rom(chip);
   flashInterface(chip);
-  usbUnplugged(chip);
   chip.flash.set(flash);
   if (sram) chip.sram.set(sram);
   levels.forEach((level, pin) => chip.gpio[pin].setInputValue(level));
-  chip.uart[0].onByte = (byte) => sending.push(byte);
   chip.core.VTOR = VECTORS;
   chip.core.SP = chip.readUint32(VECTORS);
   chip.core.PC = chip.readUint32(VECTORS + 4) & ~1;
+  let feed;
+  if (PORT === 'usb') feed = usbPlugged(chip);
+  else {
+    usbUnplugged(chip);
+    chip.uart[0].onByte = (byte) => sending.push(byte);
+    feed = () => incoming.length > 0 && chip.uart[0].feedByte(incoming.shift());
+  }
   const every = clock.createAlarm(() => {
-    if (incoming.length > 0) chip.uart[0].feedByte(incoming.shift());
+    feed();
     every.schedule(BYTE_NS);
   });
   every.schedule(BYTE_NS);
@@ -201,5 +241,5 @@ createInterface({ input: process.stdin })
   })
   .on('close', () => process.exit(0));
 
-boot(uf2(readFileSync(process.argv[2])));
+boot(uf2(readFileSync(UF2)));
 run();
