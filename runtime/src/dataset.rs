@@ -190,8 +190,11 @@ impl Dataset {
 
 /// The readings of a row of the index, as lines of a sensor; `None` where there are none.
 fn readings(channels: &[(usize, &str)], record: &csv::StringRecord) -> Option<String> {
-    let given: Vec<(&str, &str)> =
-        channels.iter().filter_map(|&(i, name)| Some((name, record.get(i)?.trim()))).filter(|(_, v)| !v.is_empty()).collect();
+    let given: Vec<(&str, &str)> = channels
+        .iter()
+        .filter_map(|&(i, name)| Some((name, record.get(i)?.trim())))
+        .filter(|(_, v)| !v.is_empty())
+        .collect();
     let joined = |of: fn(&(&'_ str, &'_ str)) -> String| given.iter().map(of).collect::<Vec<_>>().join(",");
     (!given.is_empty()).then(|| format!("{}\n{}\n", joined(|g| g.0.to_string()), joined(|g| g.1.to_string())))
 }

@@ -135,9 +135,7 @@ impl Demo {
             return Err(fail(Class::Usage, "--presses is a number from 1 on"));
         }
         let (place, world, bundle) = match (&self.model, &self.data) {
-            (Some(model), Some(dir)) => {
-                (dir.display().to_string(), Dataset::from_dir(dir)?, Bundle::open(model)?)
-            }
+            (Some(model), Some(dir)) => (dir.display().to_string(), Dataset::from_dir(dir)?, Bundle::open(model)?),
             _ => {
                 let place = self.place()?;
                 let world = assets::world(&place)?;
@@ -198,8 +196,11 @@ impl Demo {
         let played = rehearsal::play(&mut app, &stream, &script, |app, turn| show.turn(app, turn, stream[turn.row]))?;
         let (accuracy_after, source_after) = (user.accuracy(&app)?, home.accuracy(&app)?);
         let after = user.measures(&app)?.into_iter().map(|(_, after)| after);
-        let measures: Vec<Measure> =
-            measures_before.into_iter().zip(after).map(|((name, before), after)| Measure { name, before, after }).collect();
+        let measures: Vec<Measure> = measures_before
+            .into_iter()
+            .zip(after)
+            .map(|((name, before), after)| Measure { name, before, after })
+            .collect();
         let report = lock(&app.journal()).reader().verify()?;
 
         let ms = |f: fn(&Turn) -> Duration| -> anyhow::Result<Latency> {

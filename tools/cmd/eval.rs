@@ -311,10 +311,8 @@ fn labels(model: &Model, classes: &Classes, seen: &[(Seen, Truth)]) -> anyhow::R
     if model.task().has_classes() {
         return Ok(classes.visible_names());
     }
-    let judged: Vec<Judged> = seen
-        .iter()
-        .map(|(s, t)| Judged { probabilities: s.logits.clone(), truth: t.class, value: t.value })
-        .collect();
+    let judged: Vec<Judged> =
+        seen.iter().map(|(s, t)| Judged { probabilities: s.logits.clone(), truth: t.class, value: t.value }).collect();
     Ok(model.task().by_label(&judged)?.map_or_else(Vec::new, |(labels, _)| labels))
 }
 

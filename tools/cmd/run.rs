@@ -172,7 +172,11 @@ impl Run {
             top = vec![Top { label: head.classes.name(order[0]).into(), p: task.mass(&p, order[0]) }];
             number = Some(Number { value: e.value, low: e.low, high: e.high, unit: e.unit });
         } else if let Some(labels) = task.labels(&p) {
-            says = Some(format!("{}  ({:.1} % that it is exactly these)", head.classes.name(order[0]), 100.0 * p[order[0]]));
+            says = Some(format!(
+                "{}  ({:.1} % that it is exactly these)",
+                head.classes.name(order[0]),
+                100.0 * p[order[0]]
+            ));
             top = labels.into_iter().map(|(label, p)| Top { label, p }).collect();
         } else if task.alarm(&p).is_some() {
             says = Some(head.classes.name(order[0]).to_string());

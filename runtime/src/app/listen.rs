@@ -284,10 +284,13 @@ pub fn listen(
                 Ok(Word::Said { kind: PressKind::Correction { class }, .. })
                     if class as usize >= app.vocabulary().len() =>
                 {
-                    let (class, known) = (class.to_string(), match app.task().is_plain() {
-                        true => app.classes().visible_names(),
-                        false => app.vocabulary(),
-                    });
+                    let (class, known) = (
+                        class.to_string(),
+                        match app.task().is_plain() {
+                            true => app.classes().visible_names(),
+                            false => app.vocabulary(),
+                        },
+                    );
                     tell(app, Happening::Refused(&ClassesError::Unknown { class, known }.into()));
                 }
                 Ok(Word::Said { kind, confirmed, source }) => {

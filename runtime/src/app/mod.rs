@@ -466,9 +466,9 @@ impl App {
     pub fn choice(&self, name: &str) -> Result<usize, AppError> {
         match self.task() {
             task if task.is_plain() => Ok(self.classes.find(name)?),
-            task => task.choice(name).ok_or_else(|| {
-                ClassesError::Unknown { class: name.to_string(), known: self.vocabulary() }.into()
-            }),
+            task => task
+                .choice(name)
+                .ok_or_else(|| ClassesError::Unknown { class: name.to_string(), known: self.vocabulary() }.into()),
         }
     }
 

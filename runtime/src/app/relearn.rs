@@ -98,7 +98,9 @@ impl App {
         let named = match trains.feedback {
             Feedback::Correction { class } | Feedback::Demonstration { class } => class,
             Feedback::Preference { over } => over,
-            Feedback::Thumb { .. } | Feedback::Stars { .. } | Feedback::Remark { .. } | Feedback::NotSure => trains.shown,
+            Feedback::Thumb { .. } | Feedback::Stars { .. } | Feedback::Remark { .. } | Feedback::NotSure => {
+                trains.shown
+            }
         };
         Some(named.max(trains.shown)).filter(|&class| class >= self.classes.shipped_len())
     }

@@ -68,12 +68,7 @@ impl HeadBase {
     ///
     /// # Errors
     /// Those of [`HeadBase::new`].
-    pub fn of_outputs(
-        weight: Vec<f32>,
-        bias: Vec<f32>,
-        mean: Vec<f32>,
-        std: Vec<f32>,
-    ) -> Result<HeadBase, LearnError> {
+    pub fn of_outputs(weight: Vec<f32>, bias: Vec<f32>, mean: Vec<f32>, std: Vec<f32>) -> Result<HeadBase, LearnError> {
         let (classes, d) = (bias.len(), mean.len());
         if classes < 1 {
             return Err(LearnError::Length { what: "the head's bias (one per output)", expected: 1, found: classes });

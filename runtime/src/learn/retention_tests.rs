@@ -119,7 +119,8 @@ fn the_samples_chosen_are_balanced_and_closer_to_their_classes_than_the_first_on
     // Where the truth is not known, the shipped head's answers are kept as they are.
     let probe = all.iter().take(20).map(|s| SourceSample { label: None, ..s.clone() }).collect();
     let world = vectors().world(Kind::Source);
-    let kept = Coreset { train: Vec::new(), probe }.kept(&Task::default(), &world.base, &world.factory()).unwrap().unwrap();
+    let kept =
+        Coreset { train: Vec::new(), probe }.kept(&Task::default(), &world.base, &world.factory()).unwrap().unwrap();
     assert_eq!((kept.factory, kept.now, kept.forgotten()), (1.0, 1.0, 0.0));
 }
 

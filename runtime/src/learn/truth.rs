@@ -15,7 +15,10 @@ pub(super) enum Truth {
     Is(usize),
     IsNot(usize),
     /// As a remark of the task on what was shown says.
-    Remarked { shown: usize, remark: usize },
+    Remarked {
+        shown: usize,
+        remark: usize,
+    },
 }
 
 impl Truth {

@@ -68,9 +68,8 @@ impl Errors {
     /// [`MetricsError::Empty`], [`MetricsError::Unpaired`].
     pub fn from_pairs(truth: &[f64], answered: &[f64]) -> Result<Errors, MetricsError> {
         paired("numbers", truth.len(), answered.len())?;
-        let mean = |f: fn(f64) -> f64| {
-            truth.iter().zip(answered).map(|(t, a)| f(a - t)).sum::<f64>() / truth.len() as f64
-        };
+        let mean =
+            |f: fn(f64) -> f64| truth.iter().zip(answered).map(|(t, a)| f(a - t)).sum::<f64>() / truth.len() as f64;
         Ok(Errors { mae: mean(f64::abs), rmse: mean(|e| e * e).sqrt(), bias: mean(|e| e) })
     }
 }

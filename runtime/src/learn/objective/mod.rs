@@ -309,7 +309,9 @@ pub fn reward(feedback: Feedback, shown: usize) -> Option<f64> {
         Feedback::Thumb { up } => Some(sign(up)),
         Feedback::Stars { stars } => Some((f64::from(stars) - 3.0) / 2.0),
         Feedback::Correction { class } => Some(sign(class == shown)),
-        Feedback::Demonstration { .. } | Feedback::Preference { .. } | Feedback::Remark { .. } | Feedback::NotSure => None,
+        Feedback::Demonstration { .. } | Feedback::Preference { .. } | Feedback::Remark { .. } | Feedback::NotSure => {
+            None
+        }
     }
 }
 

@@ -205,7 +205,11 @@ impl SolverConfig {
         if let Some(link) = &self.link
             && (link.outputs == 0 || link.matrix.iter().any(|m| !m.is_finite()) || !(0.0..=1.0).contains(&link.doubt))
         {
-            return Err(LearnError::OutOfRange { what: "a link", value: link.outputs as f64, range: "finite, outputs >= 1, doubt in [0, 1]" });
+            return Err(LearnError::OutOfRange {
+                what: "a link",
+                value: link.outputs as f64,
+                range: "finite, outputs >= 1, doubt in [0, 1]",
+            });
         }
         for (what, value) in [
             ("warm_iterations", self.warm_iterations),

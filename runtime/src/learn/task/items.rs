@@ -78,8 +78,7 @@ impl Items {
     /// The largest eigenvalue of `GᵀCG/T²`, a little above.
     fn largest(&self) -> f64 {
         let (p, n) = (self.outputs, self.gallery.len() / self.outputs);
-        let mean: Vec<f64> =
-            (0..p).map(|j| self.gallery.iter().skip(j).step_by(p).sum::<f64>() / n as f64).collect();
+        let mean: Vec<f64> = (0..p).map(|j| self.gallery.iter().skip(j).step_by(p).sum::<f64>() / n as f64).collect();
         let mut v: Vec<f64> = (0..p).map(|j| 1.0 + j as f64 / p as f64).collect();
         let mut value = 0.0;
         for _ in 0..POWER.0 {

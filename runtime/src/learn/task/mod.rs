@@ -30,13 +30,20 @@ mod tests;
 use alarm::Alarm;
 use items::Items;
 pub use measure::Judged;
-use score::Score;
 pub use score::Estimate;
+use score::Score;
 use sets::Sets;
 
 /// Every task hone learns.
-pub static TASKS: &[&TaskDef] =
-    &[&CLASSIFICATION, &alarm::WAKE_WORD, &alarm::DETECTION, &alarm::ANOMALY, &score::SCORE, &sets::MULTI_LABEL, &items::RETRIEVAL];
+pub static TASKS: &[&TaskDef] = &[
+    &CLASSIFICATION,
+    &alarm::WAKE_WORD,
+    &alarm::DETECTION,
+    &alarm::ANOMALY,
+    &score::SCORE,
+    &sets::MULTI_LABEL,
+    &items::RETRIEVAL,
+];
 
 /// One of several classes: the task of a bundle that names none.
 static CLASSIFICATION: TaskDef = TaskDef {

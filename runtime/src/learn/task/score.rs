@@ -94,8 +94,9 @@ impl Score {
     }
 
     fn decimals(&self) -> usize {
-        (0..6).find(|&d| (self.step * 10f64.powi(d)).fract().min(1.0 - (self.step * 10f64.powi(d)).fract()) < 1e-4).unwrap_or(6)
-            as usize
+        (0..6)
+            .find(|&d| (self.step * 10f64.powi(d)).fract().min(1.0 - (self.step * 10f64.powi(d)).fract()) < 1e-4)
+            .unwrap_or(6) as usize
     }
 
     pub(super) fn names(&self) -> Vec<String> {

@@ -86,7 +86,11 @@ impl Sets {
     pub(super) fn link(&self) -> Link {
         let k = self.labels.len();
         let entry = |h: usize, label: usize| if Sets::has(h, label) { std::f64::consts::SQRT_2 } else { 0.0 };
-        Link { outputs: k, matrix: (0..self.count()).flat_map(|h| (0..k).map(move |l| entry(h, l))).collect(), doubt: DOUBT }
+        Link {
+            outputs: k,
+            matrix: (0..self.count()).flat_map(|h| (0..k).map(move |l| entry(h, l))).collect(),
+            doubt: DOUBT,
+        }
     }
 
     /// Labels are joined by `+` or `;`; `none` is the empty set.

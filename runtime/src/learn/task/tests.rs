@@ -21,7 +21,8 @@ fn outputs(outputs: usize) -> Shipped {
     Shipped { outputs, gallery: None }
 }
 
-const STARS: &str = r#""task":"score","answers":{"low":0,"high":10,"step":0.25,"sigma":1.5,"tolerance":0.5,"unit":"stars"}"#;
+const STARS: &str =
+    r#""task":"score","answers":{"low":0,"high":10,"step":0.25,"sigma":1.5,"tolerance":0.5,"unit":"stars"}"#;
 
 fn stars() -> Task {
     task(STARS, &["rating"], outputs(1)).unwrap()
@@ -122,7 +123,9 @@ fn a_moved_score_is_the_link_times_how_far_it_moved() {
         let (a, b) = (probabilities(&by_link), probabilities(&t.logits(&[6.1 + moved as f32])));
         assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-5), "{moved}");
     }
-    assert!(link.matrix.iter().zip(score.slope()).all(|(m, s)| (m * score.slope()[0] - s * link.matrix[0]).abs() < 1e-9));
+    assert!(
+        link.matrix.iter().zip(score.slope()).all(|(m, s)| (m * score.slope()[0] - s * link.matrix[0]).abs() < 1e-9)
+    );
     let p: Vec<f32> = probabilities(&t.logits(&[6.1])).iter().map(|&p| p as f32).collect();
     let estimate = t.estimate(&p).unwrap();
     // The normal's tenth is 1.2816 standard deviations below; the grid rounds to a quarter.
@@ -167,7 +170,8 @@ fn a_correction_of_the_hypotheses_is_taken_back_to_that_of_the_outputs() {
         };
         let (p, h, width) = (columns.len(), t.names().len(), 4);
         let theta: Vec<f32> = (0..(p * width) as u64).map(|i| noise(i + 5) as f32).collect();
-        let at = |y: usize, j: usize| (0..p).map(|k| columns[k][y] * f64::from(theta[k * width + j])).sum::<f64>() as f32;
+        let at =
+            |y: usize, j: usize| (0..p).map(|k| columns[k][y] * f64::from(theta[k * width + j])).sum::<f64>() as f32;
         let values = (0..h).flat_map(|y| (0..width).map(move |j| (y, j))).map(|(y, j)| at(y, j)).collect();
         let back = t.pull(&Theta::new(h, width, values).unwrap()).unwrap();
         assert_eq!(back.classes(), p);
@@ -176,7 +180,9 @@ fn a_correction_of_the_hypotheses_is_taken_back_to_that_of_the_outputs() {
         let z = [0.3_f64, -1.0, 0.5, 1.0];
         let graph: Vec<f32> = (0..p).map(|k| 1.0 + k as f32).collect();
         let moved: Vec<f32> = (0..p)
-            .map(|k| graph[k] + z.iter().enumerate().map(|(j, z)| z * f64::from(theta[k * width + j])).sum::<f64>() as f32)
+            .map(|k| {
+                graph[k] + z.iter().enumerate().map(|(j, z)| z * f64::from(theta[k * width + j])).sum::<f64>() as f32
+            })
             .collect();
         let by_hypotheses: Vec<f32> = t
             .logits(&graph)
@@ -345,7 +351,12 @@ fn a_thumb_down_on_a_score_moves_it_nowhere_and_a_remark_where_it_says() {
     let config = SolverConfig { link: t.link(), ..SolverConfig::default() };
     let moved = |feedback| {
         let z = base.standardise(&[0.4, -0.2]).unwrap();
-        let row = Row { z: z.clone(), logits: t.logits(&[5.0]), likelihood: likelihood(&t, feedback, 20), names_class: false };
+        let row = Row {
+            z: z.clone(),
+            logits: t.logits(&[5.0]),
+            likelihood: likelihood(&t, feedback, 20),
+            names_class: false,
+        };
         let theta = canonical_refit(&base, &vec![row; 8], &config).unwrap();
         let p = probabilities(&theta.apply(&z, &t.logits(&[5.0])).unwrap());
         p.iter().enumerate().map(|(b, p)| 0.25 * b as f64 * p).sum::<f64>() - 5.0
