@@ -6,6 +6,7 @@ Every figure is a run of `hone demo`: a person who is simulated presses an emula
 Every tenth press is a long one, made with care, which never trains. Mean of seeds 101, 102 and 103, on held-out samples.
 """
 
+import concurrent.futures
 import json
 import pathlib
 import re
@@ -37,7 +38,9 @@ def table(hone, name):
     rows.append("|---" * (len(figures) + 3) + "|")
     for press in presses:
         for wrong in WRONG:
-            docs = {n: [demo(hone, name, press, n, wrong, seed) for seed in SEEDS] for n in PRESSES}
+            with concurrent.futures.ThreadPoolExecutor(4) as pool:
+                runs = {n: [pool.submit(demo, hone, name, press, n, wrong, seed) for seed in SEEDS] for n in PRESSES}
+                docs = {n: [run.result() for run in of] for n, of in runs.items()}
             value = lambda doc, f, when: next(m[when] for m in doc["measures"] if m["name"] == f)
             mean = lambda of: sum(of) / len(of)
             cells = []

@@ -3,11 +3,11 @@ use std::path::{Path, PathBuf};
 
 use hone_runtime::Bundle;
 use hone_runtime::adapters::AdapterStore;
-use hone_runtime::app::App;
+use hone_runtime::app::{App, Settings};
 use hone_runtime::dataset::{Dataset, Row};
 use hone_runtime::journal::{ClassChange, Press, PressKind, Source};
 use hone_runtime::learn::task::Judged;
-use hone_runtime::learn::{Mode, TASKS, Theta};
+use hone_runtime::learn::{Display, Mode, TASKS, Theta};
 use hone_runtime::model::{Model, probabilities};
 use hone_runtime::session::{Session, SessionOptions};
 use hone_runtime::state::StateDir;
@@ -31,7 +31,14 @@ const EXAMPLES: &[Example] = &[
     Example { name: "diamond", task: "score", press: "corrections", figure: "mae", falls: true, least: 0.2 },
     Example { name: "strip", task: "multi-label", press: "corrections", figure: "micro_f1", falls: false, least: 0.1 },
     Example { name: "lump", task: "anomaly", press: "thumbs", figure: "auc", falls: false, least: 0.05 },
-    Example { name: "emoji", task: "retrieval", press: "corrections", figure: "recall_at_5", falls: false, least: 0.15 },
+    Example {
+        name: "emoji",
+        task: "retrieval",
+        press: "corrections",
+        figure: "recall_at_5",
+        falls: false,
+        least: 0.15,
+    },
 ];
 
 fn dir(name: &str) -> PathBuf {
@@ -247,6 +254,9 @@ fn what_only_classes_have_is_refused_for_other_tasks_with_the_task_named() {
     let why = app.change_classes(&ClassChange::Add { name: "priceless".into() }).unwrap_err().to_string();
     assert!(why.contains("score"), "{why}");
     drop(app);
+    let explore = Settings { display: Display::Explore, ..Settings::default() };
+    let why = App::open_with(open("diamond"), &state, explore).err().unwrap().to_string();
+    assert!(why.contains("score") && why.contains("explore"), "{why}");
     let out = hone()
         .arg("tune")
         .arg(bundle("diamond"))

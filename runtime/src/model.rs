@@ -165,7 +165,7 @@ impl Model {
             }
         }
         let preprocessor = Preprocessor::from_bundle(&bundle)?;
-        let (weight, bias, gallery) = head(&bundle, &recipe)?;
+        let HeadFile { weight, bias, gallery } = head(&bundle, &recipe)?;
         let task = Task::new(&recipe, &labels, &Shipped { outputs: bias.len(), gallery })
             .map_err(|why| ModelError::Task { why })?;
         if bias.len() != task.outputs() {
@@ -369,8 +369,17 @@ impl Model {
     }
 }
 
-/// Weight `[P, d]` and bias `[P]` of the shipped head, and the gallery `[N, P]` where the recipe names one.
-fn head(bundle: &Bundle, recipe: &Recipe) -> Result<(Vec<f32>, Vec<f32>, Option<Vec<f32>>), ModelError> {
+/// What `train/head.safetensors` holds.
+struct HeadFile {
+    /// `[P, d]`
+    weight: Vec<f32>,
+    /// `[P]`
+    bias: Vec<f32>,
+    /// `[N, P]`, where the recipe names one.
+    gallery: Option<Vec<f32>>,
+}
+
+fn head(bundle: &Bundle, recipe: &Recipe) -> Result<HeadFile, ModelError> {
     let bytes = bundle.read("train/head.safetensors")?;
     let bad = |why: String| ModelError::Head { why };
     let file = safetensors::SafeTensors::deserialize(&bytes).map_err(|e| bad(e.to_string()))?;
@@ -405,7 +414,7 @@ fn head(bundle: &Bundle, recipe: &Recipe) -> Result<(Vec<f32>, Vec<f32>, Option<
             Some(values)
         }
     };
-    Ok((weight, bias, gallery))
+    Ok(HeadFile { weight, bias, gallery })
 }
 
 /// Softmax of logits, in `f64` so that it sums to one.

@@ -96,8 +96,8 @@ pub enum AppError {
         /// Random features asked for.
         asked: usize,
     },
-    /// What only classification has.
-    #[error("this model's task is {task}: {what} are for classification")]
+    /// What the task of this model does not have.
+    #[error("this model's task is {task}, which knows no {what}")]
     OtherTask {
         /// The task.
         task: &'static str,
@@ -310,8 +310,11 @@ impl App {
     /// As [`App::open`], with every setting.
     ///
     /// # Errors
-    /// As [`App::open`]; [`AppError::NoSource`], [`AppError::OtherFeatures`], [`AppError::Learn`] for settings that cannot be.
+    /// As [`App::open`]; [`AppError::OtherTask`], [`AppError::NoSource`], [`AppError::OtherFeatures`], [`AppError::Learn`] for settings that cannot be.
     pub fn open_with(model: Model, state: &StateDir, settings: Settings) -> Result<App, AppError> {
+        if settings.display == Display::Explore && model.task().is_graded() {
+            return Err(AppError::OtherTask { task: model.task().name(), what: "displays that explore" });
+        }
         state.create()?;
         let journal = Journal::open(state.lock()?)?;
         let adapters = AdapterStore::new(state, model.bundle().base_digest())?;

@@ -321,7 +321,7 @@ impl Task {
         }
     }
 
-    /// The hypothesis a label of data, or a person, names.
+    /// The hypothesis a label of data, or a person, names; of numbers the nearest of the grid, its ends for what lies beyond.
     pub fn truth(&self, label: &str) -> Option<usize> {
         match &self.form {
             Form::Score(score) => score.truth(label),
