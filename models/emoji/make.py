@@ -113,7 +113,7 @@ def main():
         HERE,
         proto,
         labels,
-        {"task": "retrieval", "mean": mean, "std": std, "answers": {"gallery": "gallery", "temperature": TEMPERATURE}},
+        {"task": "retrieval", "mean": mean, "std": std, "answers": {"gallery": "gallery", "temperature": TEMPERATURE}, "defaults": {"lambda_corrections": 0.01}},
         {"head.weight": w["head.weight"], "head.bias": w["head.bias"], "gallery": common.array(model.file())},
         [{"text": x[i : i + 2]} for i in (0, 7, 19)],
         {"tokenizer.json": encode.to_str(pretty=False)},

@@ -89,7 +89,7 @@ def main():
         HERE,
         proto,
         LABELS,
-        {"task": "multi-label", "mean": mean, "std": std},
+        {"task": "multi-label", "mean": mean, "std": std, "defaults": {"lambda_thumb": 0.1}},
         {"head.weight": w["head.weight"], "head.bias": w["head.bias"]},
         [{"image": tensor(x[i : i + 2]).numpy()} for i in (0, 7, 19)],
         {"preprocessor_config.json": {"image_processor": image}},

@@ -81,6 +81,8 @@ pub struct MultiLabel {
     pub micro_f1: f64,
     /// Mean of the labels' F1.
     pub macro_f1: f64,
+    /// Share of labels that are right, there or not: one less the Hamming loss.
+    pub labels: f64,
     /// Share of samples whose set is exactly right.
     pub exact: f64,
     /// One row per label.
@@ -114,8 +116,10 @@ impl MultiLabel {
             })
             .collect();
         let exact = truth.iter().zip(answered).filter(|(t, a)| t == a).count() as f64 / truth.len() as f64;
+        let wrong: f64 = truth.iter().zip(answered).map(|(t, a)| f64::from((t ^ a).count_ones())).sum();
+        let right = 1.0 - ratio(wrong, (labels * truth.len()) as f64);
         let macro_f1 = ratio(per_label.iter().map(|l| l.f1).sum(), labels as f64);
-        Ok(MultiLabel { micro_f1: ratio(both, either), macro_f1, exact, per_label })
+        Ok(MultiLabel { micro_f1: ratio(both, either), macro_f1, labels: right, exact, per_label })
     }
 }
 
@@ -186,6 +190,7 @@ mod tests {
         let m = MultiLabel::from_sets(&[0b101, 0b001, 0b110, 0b000], &[0b100, 0b001, 0b011, 0b010], 3).unwrap();
         assert!((m.micro_f1 - MICRO).abs() < 1e-12 && (m.macro_f1 - MACRO).abs() < 1e-12, "{m:?}");
         assert_eq!((m.exact, m.per_label[1].support), (0.25, 1));
+        assert!((m.labels - 8.0 / 12.0).abs() < 1e-12, "four of twelve bits differ");
         assert!(MultiLabel::from_sets(&[1], &[1, 2], 2).is_err());
     }
 

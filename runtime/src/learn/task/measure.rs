@@ -51,7 +51,7 @@ impl Task {
             }
             Form::Sets(_) => {
                 let m = self.sets(judged)?;
-                vec![("micro_f1", m.micro_f1), ("macro_f1", m.macro_f1), ("exact", m.exact)]
+                vec![("micro_f1", m.micro_f1), ("macro_f1", m.macro_f1), ("labels", m.labels), ("exact", m.exact)]
             }
             Form::Items(_) => {
                 let before = |j: &Judged| {

@@ -381,7 +381,7 @@ fn a_remark_tells_one_label_and_a_set_tells_all_and_heads_are_judged_where_they_
     let remarked = Truth::Remarked { shown: 0b001, remark: 1 };
     assert_eq!(judged(remarked, [0b011, 0b110, 0b001]), [(2.0 / 3.0, true), (2.0 / 3.0, true), (1.0 / 3.0, false)]);
     // The truth is 011: the second head is right about label 1 and wrong about the two it turned besides.
-    assert_eq!(judged(Truth::Is(0b011), [0b011, 0b110, 0b001]), [(1.0, true), (1.0 / 3.0, false), (2.0 / 3.0, false)]);
+    assert_eq!(judged(Truth::Is(0b011), [0b011, 0b110, 0b001]), [(1.0, true), (1.0 / 3.0, false), (2.0 / 3.0, true)]);
 }
 
 #[test]
