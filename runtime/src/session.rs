@@ -152,7 +152,7 @@ impl Session {
         let pool = Arc::new(Pool::new(options.threads));
         let Limits { run_bytes: bytes, turns, .. } = options.limits;
         let SessionOptions { reference, plans, profile, .. } = options;
-        let run = RunOptions { reference, plans, pool, bytes, turns, profile };
+        let run = RunOptions { reference, plans, pool, bytes, turns, profile, packs: Arc::default() };
         Ok(Session { info, runner: Runner::new(Arc::new(graph), run.clone()), run })
     }
 

@@ -1,6 +1,5 @@
 //! The protobuf, before anything interprets it: sizes, shapes, names, lengths. Everything hostile is refused here by name.
 use tract_onnx::pb;
-use tract_onnx::prelude::Framework;
 
 use super::proto::is_external;
 use super::{ImportError, ModelInfo, build, wire};
@@ -54,8 +53,7 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits, external: bool) -> Result<pb
         return Err(refused("file", "model", format!("{} bytes, at most {} are read", bytes.len(), limits.file_bytes)));
     }
     wire::check(bytes, limits)?;
-    let proto = tract_onnx::onnx()
-        .proto_model_for_read(&mut &bytes[..])
+    let proto = <pb::ModelProto as prost::Message>::decode(bytes)
         .map_err(|e| ImportError::NotOnnx { why: format!("{:#}", e) })?;
     let Some(graph) = &proto.graph else {
         return Err(ImportError::NotOnnx { why: "there is no graph in it".into() });

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use hone_kernels::threads::Pool;
 
-use super::{MAX_SLOTS, Place, Slot};
+use super::{MAX_SLOTS, Packs, Place, Slot};
 use crate::graph::{Node, Op};
 use crate::ops::{Attrs, OpError};
 use crate::tensor::{DType, Data, Tensor};
@@ -219,6 +219,8 @@ pub struct Lowering<'a> {
     pub attrs: &'a Attrs,
     pub(super) slots: &'a [Slot],
     pub(super) producers: &'a [Option<usize>],
+    /// Where packed weights go, so that other plans of the graph share them.
+    pub packs: &'a Packs,
 }
 
 impl Lowering<'_> {

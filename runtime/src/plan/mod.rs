@@ -20,6 +20,7 @@ mod arena;
 mod concrete;
 mod control;
 mod lowering;
+mod packs;
 mod passes;
 mod profile;
 mod resident;
@@ -28,6 +29,7 @@ mod specialise;
 pub use concrete::Concrete;
 pub use control::with_captures;
 pub use lowering::{Codes, Fallible, Io, Kernel, Lowered, Lowering, Reads, Weight, Writes};
+pub use packs::Packs;
 pub use profile::{Profile, StepTime};
 pub use resident::Resident;
 pub use runner::{RunOptions, Runner};
@@ -336,8 +338,14 @@ impl Plan {
                         slots[v].place = Place::Constant(Arc::new(t));
                         continue;
                     }
-                    let lowering =
-                        Lowering { nodes: &lowered, node, attrs: &attrs, slots: &slots, producers: &producers };
+                    let lowering = Lowering {
+                        nodes: &lowered,
+                        node,
+                        attrs: &attrs,
+                        slots: &slots,
+                        producers: &producers,
+                        packs: &options.packs,
+                    };
                     let fast = !options.reference && !planned.probe;
                     match if fast { (def.lower)(&lowering).map_err(op_error)? } else { None } {
                         // A kernel that does not know of it must not find its operand in its result.

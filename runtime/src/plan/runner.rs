@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hone_kernels::threads::Pool;
 
-use super::{Arena, LARGEST_BYTES, Plan, PlanError, Profile};
+use super::{Arena, LARGEST_BYTES, Packs, Plan, PlanError, Profile};
 use crate::graph::Graph;
 use crate::ops::Fact;
 use crate::tensor::{DType, Tensor};
@@ -24,6 +24,8 @@ pub struct RunOptions {
     pub turns: u64,
     /// Collects the time of every step; `None` measures nothing.
     pub profile: Option<Arc<Profile>>,
+    /// Packed weights, which plans of equal weights share.
+    pub packs: Arc<Packs>,
 }
 
 /// What is left to one run, over all its graphs.
@@ -36,7 +38,8 @@ impl Default for RunOptions {
     /// Kernels, four plans, the calling thread alone, any size.
     fn default() -> RunOptions {
         let pool = Arc::new(Pool::new(1));
-        RunOptions { reference: false, plans: 4, pool, bytes: LARGEST_BYTES, turns: u64::MAX, profile: None }
+        let packs = Arc::default();
+        RunOptions { reference: false, plans: 4, pool, bytes: LARGEST_BYTES, turns: u64::MAX, profile: None, packs }
     }
 }
 

@@ -14,7 +14,7 @@ use hone_kernels::threads::Pool;
 use crate::autodiff::{AutodiffError, Tape, differentiate};
 use crate::graph::{Graph, ValueId};
 use crate::ops::{Attrs, Fact, OpError};
-use crate::plan::{Arena, Concrete, Plan, PlanError, Resident, RunOptions};
+use crate::plan::{Arena, Concrete, Packs, Plan, PlanError, Resident, RunOptions};
 use crate::tensor::{DType, Tensor, TensorError};
 
 mod loss;
@@ -217,6 +217,8 @@ pub struct Trainer {
     resident_bytes: usize,
     arena: Arena,
     plans: Vec<Made>,
+    /// Frozen weights, which plans of all tasks and shapes share.
+    packs: Arc<Packs>,
     step: u64,
 }
 
@@ -255,7 +257,8 @@ impl Trainer {
         }
         let own_inputs = graph.inputs.len() - recipe.trainable.len();
         let plans = Vec::new();
-        Ok(Trainer { recipe, options, graph, own_inputs, residents, resident_bytes, arena, plans, step: 0 })
+        let packs = Arc::default();
+        Ok(Trainer { recipe, options, graph, own_inputs, residents, resident_bytes, arena, plans, packs, step: 0 })
     }
 
     /// One step on all of `batches` together, at a learning rate: their gradients are accumulated when they are several.
@@ -263,9 +266,10 @@ impl Trainer {
     /// # Errors
     /// [`TrainError`]; nothing is updated when a batch does not fit.
     pub fn step(&mut self, batches: &[Batch], rate: f32) -> Result<StepReport, TrainError> {
+        let task = if batches.len() == 1 { Task::Step } else { Task::Accumulate };
         let mut totals = 0.0;
         for batch in batches {
-            totals += self.total_weight(batch)?;
+            totals += self.total_weight(task, batch)?;
         }
         match batches {
             [] => Err(TrainError::Batch { what: "batches".into(), expected: "at least one".into(), found: "0".into() }),
@@ -292,7 +296,7 @@ impl Trainer {
     /// # Errors
     /// [`TrainError`].
     pub fn evaluate(&mut self, batch: &Batch) -> Result<f32, TrainError> {
-        let total = self.total_weight(batch)?;
+        let total = self.total_weight(Task::Evaluate, batch)?;
         Ok(report(&self.run(Task::Evaluate, Some(batch), total, 0.0)?).loss)
     }
 
@@ -301,7 +305,7 @@ impl Trainer {
     /// # Errors
     /// [`TrainError`].
     pub fn gradients(&mut self, batch: &Batch) -> Result<(f32, Vec<Tensor>), TrainError> {
-        let total = self.total_weight(batch)?;
+        let total = self.total_weight(Task::Gradients, batch)?;
         let mut out = self.run(Task::Gradients, Some(batch), total, 0.0)?;
         let gradients = out.split_off(1);
         Ok((report(&out).loss, gradients))
@@ -384,16 +388,17 @@ impl Trainer {
         Ok(graph)
     }
 
-    fn total_weight(&mut self, batch: &Batch) -> Result<f64, TrainError> {
+    /// `task` is what is done with the batch next, so that nothing is planned only to know how many rows it has.
+    fn total_weight(&mut self, task: Task, batch: &Batch) -> Result<f64, TrainError> {
         if let Some(w) = &batch.weights {
             return Ok(w.data().to_f64().iter().sum());
         }
         let shapes: Vec<(DType, Vec<usize>)> = batch.inputs.iter().map(|t| (t.dtype(), t.shape().to_vec())).collect();
-        // Every task has the same rows; evaluating is the cheapest to plan.
+        // Every task has the same rows.
         if let Some(made) = self.plans.iter().find(|m| m.shapes == shapes) {
             return Ok(made.weights.as_ref().map_or(1.0, |s| s.iter().product::<usize>() as f64));
         }
-        let at = self.plan(Task::Evaluate, &shapes)?;
+        let at = self.plan(task, &shapes)?;
         Ok(self.plans[at].weights.as_ref().map_or(1.0, |s| s.iter().product::<usize>() as f64))
     }
 
@@ -446,8 +451,12 @@ impl Trainer {
     }
 
     fn make(&self, task: Task, shapes: &[(DType, Vec<usize>)]) -> Result<Made, TrainError> {
-        let options =
-            RunOptions { reference: self.options.reference, pool: self.options.pool.clone(), ..RunOptions::default() };
+        let options = RunOptions {
+            reference: self.options.reference,
+            pool: self.options.pool.clone(),
+            packs: self.packs.clone(),
+            ..RunOptions::default()
+        };
         let mut built = self.build(task, shapes, &options)?;
         let plan = |tape: &Tape, residents: &[Resident]| {
             let graph = tape.graph();
@@ -461,37 +470,41 @@ impl Trainer {
             weights: plan.weight_bytes(),
             recomputed,
         };
-        let mut made = plan(&built.tape, &built.residents)?;
-        let mut taken = footprint(&made, 0);
+        let first = plan(&built.tape, &built.residents)?;
+        let mut taken = footprint(&first, 0);
+        let mut made = Some(first);
         if let Some(may) = self.recipe.max_bytes
             && taken.total() > may
         {
             // What the steps themselves take beyond activations (scratch, fragmentation) is known from the first plan.
             let fixed = taken.weights + self.resident_bytes;
             let mut target = may.saturating_sub(fixed);
+            // One plan at a time: each has scratch and weights of its own.
+            made = None;
             for _ in 0..recompute::ATTEMPTS {
                 let Some(chosen) = recompute::choose(&built.tape, built.forward, &built.pinned, target) else { break };
                 let tape = recompute::apply(&built.tape, built.forward, &chosen);
                 let tried = plan(&tape, &built.residents)?;
                 let now = footprint(&tried, chosen.len());
-                if now.total() < taken.total() {
-                    (made, taken) = (tried, now);
-                }
-                if taken.total() <= may {
+                if now.total() <= may {
+                    (made, taken) = (Some(tried), now);
                     break;
+                }
+                if now.total() < taken.total() {
+                    taken = now;
                 }
                 target = target.saturating_sub((now.total().saturating_sub(may)).max(target / 16));
             }
-            if taken.total() > may {
-                return Err(TrainError::Memory {
-                    needs: taken.total(),
-                    may,
-                    parameters: self.resident_bytes,
-                    weights: taken.weights,
-                });
-            }
         }
-        Ok(Made { task, shapes: shapes.to_vec(), plan: made, footprint: taken, weights: built.weights.take() })
+        let Some(plan) = made else {
+            return Err(TrainError::Memory {
+                needs: taken.total(),
+                may: self.recipe.max_bytes.unwrap_or(usize::MAX),
+                parameters: self.resident_bytes,
+                weights: taken.weights,
+            });
+        };
+        Ok(Made { task, shapes: shapes.to_vec(), plan, footprint: taken, weights: built.weights.take() })
     }
 
     /// The graph of a task.

@@ -273,7 +273,9 @@ fn frozen(l: &Lowering<'_>, c: &Contraction, row_axis: Option<usize>) -> Result<
     for s in starts {
         let at = |j: usize, kk: usize| s + c.b_columns[j] + c.b_steps[kk];
         // An axis number no weight has: scales by column are then refused.
-        let Some(m) = PackedMatrix::new(&w, n, k, row_axis.unwrap_or(usize::MAX), 0, at)? else { return Ok(None) };
+        let Some(m) = PackedMatrix::new(l.packs, &w, n, k, row_axis.unwrap_or(usize::MAX), 0, at)? else {
+            return Ok(None);
+        };
         matrices.push(m);
     }
     Ok(Some((matrices, which)))

@@ -1,10 +1,12 @@
 //! Products: `MatMul`, `Gemm`, `Einsum` and their fused forms; determinants and inverses.
 //!
 //! All products are one [`Contraction`]: batches of `Σ_k a[i, k] · b[k, j]` over operands that lie as they lie.
+use std::sync::Arc;
+
 use hone_kernels::gemm::{self, Packed};
 
 use super::{OpDef, OpError};
-use crate::plan::Weight;
+use crate::plan::{Packs, Weight};
 
 mod backward;
 pub(in crate::ops) use backward::frozen_codes;
@@ -30,10 +32,10 @@ pub(super) static OPS: &[&OpDef] = &[
     &linear::INVERSE,
 ];
 
-/// A frozen matrix packed for [`gemm`], owned by the kernel that uses it.
+/// A frozen matrix packed for [`gemm`].
 pub(super) struct PackedMatrix {
-    f32: Vec<f32>,
-    q: Vec<i8>,
+    f32: Arc<Vec<f32>>,
+    q: Arc<Vec<i8>>,
     scale: Vec<f32>,
 }
 
@@ -41,6 +43,7 @@ impl PackedMatrix {
     /// Packs `[n, k]` whose element `(j, kk)` is element `at(j, kk)` of `weight`. `None` when the scales of a quantised
     /// weight do not run along `j`.
     pub(super) fn new(
+        packs: &Packs,
         weight: &Weight,
         n: usize,
         k: usize,
@@ -48,12 +51,13 @@ impl PackedMatrix {
         row0: usize,
         at: impl Fn(usize, usize) -> usize,
     ) -> Result<Option<PackedMatrix>, OpError> {
-        let mut m = PackedMatrix { f32: Vec::new(), q: Vec::new(), scale: Vec::new() };
+        let mut m = PackedMatrix { f32: Arc::default(), q: Arc::default(), scale: Vec::new() };
         match weight {
             Weight::F32(t) => {
                 let v = t.as_f32()?;
-                m.f32 = vec![0.0; gemm::packed_len(n, k)];
-                gemm::pack(n, k, |j, kk| v[at(j, kk)], &mut m.f32);
+                let mut packed = vec![0.0; gemm::packed_len(n, k)];
+                gemm::pack(n, k, |j, kk| v[at(j, kk)], &mut packed);
+                m.f32 = packs.keep(packed);
             }
             Weight::Q8 { q, scale, axis } => {
                 if scale.len() != 1 && *axis != row_axis {
@@ -67,8 +71,9 @@ impl PackedMatrix {
                         found: scale.len().to_string(),
                     });
                 }
-                m.q = vec![0; gemm::packed_len(n, k)];
-                gemm::pack(n, k, |j, kk| v[at(j, kk)], &mut m.q);
+                let mut packed = vec![0; gemm::packed_len(n, k)];
+                gemm::pack(n, k, |j, kk| v[at(j, kk)], &mut packed);
+                m.q = packs.keep(packed);
                 m.scale = (0..n).map(|j| if scale.len() == 1 { scale[0] } else { scale[row0 + j] }).collect();
             }
         }

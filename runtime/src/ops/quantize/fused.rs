@@ -2,6 +2,8 @@
 //! hand. No file has these operators; a pass puts them in the place of `DequantizeLinear` … `QuantizeLinear`.
 //!
 //! Dimension letters: `K` reduction, `O` channels out (of a product: columns), `P` positions (of a product: rows).
+use std::sync::Arc;
+
 use hone_kernels::conv::Window;
 use hone_kernels::epilogue::{Activation, Epilogue};
 use hone_kernels::qgemm::{self, Added, Columns, Problem, Requant};
@@ -247,9 +249,9 @@ fn to_floats(attrs: &Attrs, inputs: &[Option<&Tensor>], shape: &[usize], sums: &
 
 /// What is summed, with the weights packed.
 enum Form {
-    Conv { conv: Conv, window: Window, w: Vec<i8> },
+    Conv { conv: Conv, window: Window, w: Arc<Vec<i8>> },
     Depthwise { conv: Conv, window: Window, w: Vec<i16> },
-    Product { m: usize, k: usize, n: usize, w: Vec<i8> },
+    Product { m: usize, k: usize, n: usize, w: Arc<Vec<i8>> },
 }
 
 impl Form {
@@ -271,7 +273,7 @@ impl Form {
             let at = |kk: usize, j: usize| weights[((g * og + j) * cg + kk % cg) * taps + kk / cg];
             qgemm::pack(og, k, at, &mut w[g * size..][..size], &mut sums[g * og..][..og]);
         }
-        Ok(Some((Form::Conv { conv, window, w }, sums)))
+        Ok(Some((Form::Conv { conv, window, w: l.packs.keep(w) }, sums)))
     }
 
     fn product(l: &Lowering<'_>, weights: &[i8]) -> Result<Option<(Form, Vec<i32>)>, OpError> {
@@ -281,7 +283,7 @@ impl Form {
         let (mut w, mut sums) = (vec![0; qgemm::packed_len(n, k)], vec![0; n]);
         let at = |kk: usize, j: usize| if turned { j * k + kk } else { kk * n + j };
         qgemm::pack(n, k, |kk, j| weights[at(kk, j)], &mut w, &mut sums);
-        Ok(Some((Form::Product { m, k, n, w }, sums)))
+        Ok(Some((Form::Product { m, k, n, w: l.packs.keep(w) }, sums)))
     }
 
     fn bytes(&self) -> usize {

@@ -1,4 +1,6 @@
 //! Kernels of 8-bit matrix products with a constant right operand, packed once.
+use std::sync::Arc;
+
 use hone_kernels::epilogue::{self, Activation, Epilogue};
 use hone_kernels::qgemm::{self, Columns, Problem, Requant, Scale, Terms};
 use hone_kernels::quantize::{Codes, extent, of_u8};
@@ -9,7 +11,7 @@ use super::matmul::{Product, gemm_shape};
 use super::{codes, range_of};
 use crate::ops::OpError;
 use crate::ops::conv::activation;
-use crate::plan::{Io, Kernel, Lowered, Lowering, Reads};
+use crate::plan::{Io, Kernel, Lowered, Lowering, Packs, Reads};
 use crate::tensor::{DType, Tensor};
 
 /// Rows of the left operand taken together: their products stay in the nearest caches until they are scaled.
@@ -19,7 +21,7 @@ const ROWS: usize = 48;
 pub(in crate::ops) struct Right {
     k: usize,
     n: usize,
-    packed: Vec<i8>,
+    packed: Arc<Vec<i8>>,
     /// Zero points in the packed codes, one a column.
     zero: Vec<i32>,
     /// Sum of each column less its zero points.
@@ -31,6 +33,7 @@ pub(in crate::ops) struct Right {
 impl Right {
     /// Packs `b`, whose element `(k, j)` is at `at(k, j)`. `None` for types the kernels do not take.
     pub(in crate::ops) fn of(
+        packs: &Packs,
         b: &Tensor,
         zero: Option<&Tensor>,
         k: usize,
@@ -58,7 +61,7 @@ impl Right {
         let zero: Vec<i32> = (0..n).map(|j| given[if given.len() == 1 { 0 } else { j }] - shift).collect();
         sums.iter_mut().zip(&zero).for_each(|(s, z)| *s = s.wrapping_sub((k as i32).wrapping_mul(*z)));
         let centred = zero.iter().any(|&z| z != 0);
-        Ok(Some(Right { k, n, packed, zero, sums, centred }))
+        Ok(Some(Right { k, n, packed: packs.keep(packed), zero, sums, centred }))
     }
 
     pub(in crate::ops) fn bytes(&self) -> usize {
@@ -332,7 +335,7 @@ fn right(l: &Lowering<'_>, at: &Operands) -> Result<Option<(usize, Right)>, OpEr
     }
     let (k, n) = (p.k, p.n);
     let m = l.shape(0)?.iter().product::<usize>().checked_div(k).unwrap_or(p.m * p.offsets.len());
-    Ok(Right::of(b, zero, k, n, |kk, j| kk * n + j)?.map(|r| (m, r)))
+    Ok(Right::of(l.packs, b, zero, k, n, |kk, j| kk * n + j)?.map(|r| (m, r)))
 }
 
 fn lowered(rows: Rows, reads: Vec<usize>) -> Lowered {
@@ -458,7 +461,7 @@ pub(super) fn gemm(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
         return Ok(None);
     }
     let at = |kk: usize, j: usize| if tb { j * k + kk } else { kk * n + j };
-    let Some(right) = Right::of(b, zero, k, n, at)? else { return Ok(None) };
+    let Some(right) = Right::of(l.packs, b, zero, k, n, at)? else { return Ok(None) };
     let mut reads = vec![0];
     let zero = match l.has(2) {
         true if l.shape(2)?.iter().product::<usize>() == 1 && l.dtype(2) == l.dtype(0) => {

@@ -8,7 +8,7 @@ use super::activation::Activation;
 use super::{Cell, Sequence, live};
 use crate::ops::OpError;
 use crate::ops::quantize::Right;
-use crate::plan::{Io, Kernel, Lowered, Lowering, Weight};
+use crate::plan::{Io, Kernel, Lowered, Lowering, Packs, Weight};
 use crate::tensor::{DType, Data, Tensor};
 
 /// A frozen matrix.
@@ -62,10 +62,16 @@ impl Frozen {
     }
 
     /// Matrix of a quantised LSTM: direction `d` of codes `[D, k, n]`.
-    fn of_codes(codes: &Tensor, d: usize, scale: Vec<f32>, zero: Option<&Tensor>) -> Result<Option<Frozen>, OpError> {
+    fn of_codes(
+        packs: &Packs,
+        codes: &Tensor,
+        d: usize,
+        scale: Vec<f32>,
+        zero: Option<&Tensor>,
+    ) -> Result<Option<Frozen>, OpError> {
         let &[_, k, n] = codes.shape() else { return Ok(None) };
         let part = Tensor::new(&[k, n], codes.data().pick(&(d * k * n..(d + 1) * k * n).collect::<Vec<_>>()))?;
-        let dynamic = Right::of(&part, zero, k, n, |kk, j| kk * n + j)?;
+        let dynamic = Right::of(packs, &part, zero, k, n, |kk, j| kk * n + j)?;
         Ok(dynamic.map(|r| Frozen { f32: Vec::new(), q: Vec::new(), scale, dynamic: Some(r), n, k }))
     }
 
@@ -174,7 +180,7 @@ pub(super) fn lower_quantised(l: &Lowering<'_>) -> Result<Option<Lowered>, OpErr
         }
         let scale = scale.as_f32()?;
         let scale = (0..gates).map(|j| scale[if scale.len() == 1 { 0 } else { j }]).collect();
-        Frozen::of_codes(codes, d, scale, zero.as_ref())
+        Frozen::of_codes(l.packs, codes, d, scale, zero.as_ref())
     };
     steps(l, Cell::Lstm, &[d, gates, i], &[d, gates, h], |d| {
         Ok(matrix(w, 8, d)?.zip(matrix(r, 10, d)?).map(|(w, r)| (w, r, None)))

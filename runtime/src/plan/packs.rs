@@ -1,0 +1,71 @@
+//! Packed weights that several plans use: kept once.
+//!
+//! They are known by what is in them, so that it does not matter which shapes a plan is for or which pass touched it.
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hasher};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+/// Arrays by the hash of their bytes.
+type Held<T> = Mutex<HashMap<u64, Vec<Weak<Vec<T>>>>>;
+
+/// The packed weights of all plans of one graph. One that no plan uses any more is freed.
+#[derive(Debug, Default)]
+pub struct Packs {
+    f32: Held<f32>,
+    i8: Held<i8>,
+}
+
+/// A type of packed weights.
+pub trait Packed: bytemuck::NoUninit {
+    #[doc(hidden)]
+    fn held(packs: &Packs) -> &Held<Self>;
+}
+
+impl Packed for f32 {
+    fn held(packs: &Packs) -> &Held<f32> {
+        &packs.f32
+    }
+}
+
+impl Packed for i8 {
+    fn held(packs: &Packs) -> &Held<i8> {
+        &packs.i8
+    }
+}
+
+impl Packs {
+    /// These weights, or the same bits from before.
+    pub fn keep<T: Packed>(&self, made: Vec<T>) -> Arc<Vec<T>> {
+        let bytes: &[u8] = bytemuck::cast_slice(&made);
+        let mut hasher = DefaultHasher::new();
+        hasher.write(bytes);
+        let mut held = T::held(self).lock().unwrap_or_else(PoisonError::into_inner);
+        let same = held.entry(hasher.finish()).or_default();
+        same.retain(|w| w.strong_count() > 0);
+        let known = same.iter().filter_map(Weak::upgrade).find(|w| bytemuck::cast_slice::<T, u8>(w) == bytes);
+        known.unwrap_or_else(|| {
+            let made = Arc::new(made);
+            same.push(Arc::downgrade(&made));
+            made
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_weights_are_one_array_for_as_long_as_somebody_has_it() {
+        let packs = Packs::default();
+        let a = packs.keep(vec![1.0f32, -0.0]);
+        assert!(Arc::ptr_eq(&a, &packs.keep(vec![1.0f32, -0.0])));
+        // Equal numbers of other bits.
+        assert!(!Arc::ptr_eq(&a, &packs.keep(vec![1.0f32, 0.0])));
+        assert_eq!(*packs.keep(vec![1i8, 2]), [1, 2]);
+        let before = Arc::downgrade(&a);
+        drop(a);
+        assert!(before.upgrade().is_none());
+        assert_eq!(*packs.keep(vec![1.0f32, -0.0]), [1.0, -0.0]);
+    }
+}
