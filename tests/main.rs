@@ -15,6 +15,7 @@ mod onnx;
 mod pads;
 mod rollback;
 mod support;
+mod tasks;
 mod tune;
 mod unplugged;
 mod which_digit;

@@ -36,11 +36,13 @@ pub(crate) fn html(d: &Document, latency: &Latency) -> String {
     h.push_str("</table>");
     for f in d.compared_with.iter().chain([&d.figures]) {
         let _ = write!(h, "<h2>Adapter {}</h2><div class=\"plots\">", escape(&f.adapter));
-        let _ = write!(
-            h,
-            "<figure>{}<figcaption>Confusion: rows truth, columns answer</figcaption></figure>",
-            confusion(f, &d.labels)
-        );
+        if !f.confusion.is_empty() {
+            let _ = write!(
+                h,
+                "<figure>{}<figcaption>Confusion: rows truth, columns answer</figcaption></figure>",
+                confusion(f, &d.labels)
+            );
+        }
         let _ = write!(
             h,
             "<figure>{}<figcaption>Reliability: confidence against accuracy; the area of a dot is its share</figcaption></figure>",

@@ -4,7 +4,8 @@
 //! says: `.png`, `.jpg`, `.jpeg`; `.wav`, `.flac`, `.mp3`; `.txt`; `.npz` for the tensors a graph takes.
 //!
 //! Columns of the index: `split` (`stream`, `test`, …), `label` (a class's label or number), and one per modality (`image`, `audio`,
-//! `text`): file names relative to the directory, the text itself; empty where missing. Further columns are ignored.
+//! `text`): file names relative to the directory, the text itself; empty where missing. Columns `sensor.NAME` hold one reading of
+//! each channel, for models that look at one at a time. Further columns are ignored.
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -54,6 +55,8 @@ pub struct Row {
     pub audio: Option<Vec<u8>>,
     /// A text.
     pub text: Option<String>,
+    /// Sensor readings, as CSV lines with a header.
+    pub sensor: Option<String>,
     /// An `.npz` of the inputs of a graph, in place of what they are made from.
     pub tensors: Option<Vec<u8>>,
 }
@@ -65,7 +68,7 @@ impl Row {
             image: self.image.as_deref().map(Image::File),
             audio: self.audio.as_deref().map(Audio::File),
             text: self.text.as_deref(),
-            sensor: None,
+            sensor: self.sensor.as_deref(),
         }
     }
 
@@ -130,6 +133,8 @@ impl Dataset {
         let column = |name: &str| headers.iter().position(|h| h.trim() == name);
         let label = column("label").ok_or_else(|| bad(1, "there is no column `label`".into()))?;
         let (split, image, audio, text) = (column("split"), column("image"), column("audio"), column("text"));
+        let channels: Vec<(usize, &str)> =
+            headers.iter().enumerate().filter_map(|(i, h)| Some((i, h.trim().strip_prefix("sensor.")?))).collect();
         let mut out = Dataset::default();
         for record in reader.records() {
             let record = record.map_err(|e| bad(e.position().map_or(0, csv::Position::line), e.to_string()))?;
@@ -151,10 +156,11 @@ impl Dataset {
                 image: file(image)?,
                 audio: file(audio)?,
                 text: field(text),
+                sensor: readings(&channels, &record),
                 tensors: None,
             };
-            if row.modalities() == [false; 3] {
-                return Err(bad(line, "the row has no image, no audio and no text".into()));
+            if row.modalities() == [false; 3] && row.sensor.is_none() {
+                return Err(bad(line, "the row has no image, no audio and no text, and no readings either".into()));
             }
             out.rows.push(row);
         }
@@ -180,6 +186,17 @@ impl Dataset {
         let labels: std::collections::BTreeSet<&String> = self.rows.iter().map(|r| &r.label).collect();
         labels.into_iter().cloned().collect()
     }
+}
+
+/// The readings of a row of the index, as lines of a sensor; `None` where there are none.
+fn readings(channels: &[(usize, &str)], record: &csv::StringRecord) -> Option<String> {
+    let given: Vec<(&str, &str)> = channels
+        .iter()
+        .filter_map(|&(i, name)| Some((name, record.get(i)?.trim())))
+        .filter(|(_, v)| !v.is_empty())
+        .collect();
+    let joined = |of: fn(&(&'_ str, &'_ str)) -> String| given.iter().map(of).collect::<Vec<_>>().join(",");
+    (!given.is_empty()).then(|| format!("{}\n{}\n", joined(|g| g.0.to_string()), joined(|g| g.1.to_string())))
 }
 
 /// The samples of `DIR/CLASS/FILE` or `DIR/SPLIT/CLASS/FILE`; `None` when there are no such folders.

@@ -275,7 +275,7 @@ impl Export {
             return Ok(());
         }
         let model = Model::open(bundle, SessionOptions::default())?;
-        let (recipe, base) = (model.recipe(), model.base());
+        let (recipe, base) = (model.recipe(), model.head());
         self.logits = recipe.logits.clone();
         let (classes, d) = (base.classes(), base.features());
         for outputs in runs {
@@ -342,7 +342,8 @@ pub fn with_source(bundle: Bundle, data: &Dataset, split: &str) -> Result<(Bundl
         );
         return Err(ExportError::Source { why });
     }
-    let right = coreset.probe.iter().filter(|s| s.label == Some(argmax(&s.logits))).count();
+    let near = |s: &&SourceSample| s.label.is_some_and(|truth| model.task().near(argmax(&s.logits), truth));
+    let right = coreset.probe.iter().filter(near).count();
     let report = SourceReport {
         train: coreset.train.len(),
         probe: coreset.probe.len(),

@@ -9,7 +9,8 @@ use crate::bundle::{Bundle, BundleError, Recipe};
 use crate::class::{Class, Classified};
 use crate::graph::Graph;
 use crate::import::{self, WriteError};
-use crate::learn::{Coreset, HeadBase, LearnError, Theta};
+use crate::learn::task::Shipped;
+use crate::learn::{Coreset, HeadBase, LearnError, Task, Theta};
 use crate::modality::{ModalityError, Preprocessor, Sample};
 use crate::note::Note;
 use crate::scope::{self, ScopeError};
@@ -67,6 +68,12 @@ pub enum ModelError {
         /// Why.
         why: String,
     },
+    /// The recipe's task does not fit the bundle.
+    #[error("train/recipe.json: {why}")]
+    Task {
+        /// Why.
+        why: String,
+    },
     /// The shipped head cannot be read.
     #[error("train/head.safetensors: {why}")]
     Head {
@@ -88,6 +95,7 @@ impl Classified for ModelError {
             ModelError::Output { .. }
             | ModelError::Mismatch { .. }
             | ModelError::Coreset { .. }
+            | ModelError::Task { .. }
             | ModelError::Head { .. } => Class::Invalid,
         }
     }
@@ -98,7 +106,7 @@ impl Classified for ModelError {
 pub struct Seen {
     /// Pooled feature, `[d]`.
     pub feature: Vec<f32>,
-    /// The graph's logits, `[C]`.
+    /// Logits of what can be answered, `[C]`, as the task makes them of the graph's outputs.
     pub logits: Vec<f32>,
     /// What the sample became: the graph's inputs by name.
     pub inputs: Vec<(String, Tensor)>,
@@ -119,14 +127,17 @@ pub struct MergedModel {
     pub beside: Vec<String>,
 }
 
-/// A classifier bundle, ready to answer.
+/// A bundle that can be taught, ready to answer.
 pub struct Model {
     bundle: Bundle,
     recipe: Recipe,
-    labels: Vec<String>,
+    task: Task,
     session: Session,
     preprocessor: Preprocessor,
+    /// The head over what can be answered.
     base: HeadBase,
+    /// The head as the file has it, over the graph's outputs.
+    head: HeadBase,
     coreset: Option<Coreset>,
     /// The graph as the bundle ships it.
     factory: Arc<Graph>,
@@ -154,15 +165,25 @@ impl Model {
             }
         }
         let preprocessor = Preprocessor::from_bundle(&bundle)?;
-        let (weight, bias) = head(&bundle, &recipe)?;
-        if bias.len() != labels.len() {
+        let HeadFile { weight, bias, gallery } = head(&bundle, &recipe)?;
+        let task = Task::new(&recipe, &labels, &Shipped { outputs: bias.len(), gallery })
+            .map_err(|why| ModelError::Task { why })?;
+        if bias.len() != task.outputs() {
             return Err(ModelError::Mismatch {
                 what: "classes of the head",
                 expected: format!("{} (id2label in config.json)", labels.len()),
                 found: bias.len().to_string(),
             });
         }
-        let base = HeadBase::new(weight, bias, recipe.mean.clone(), recipe.std.clone())?;
+        let (mean, std) = (recipe.mean.clone(), recipe.std.clone());
+        let head = HeadBase::of_outputs(weight, bias, mean.clone(), std.clone())?;
+        let base = if task.is_plain() {
+            HeadBase::new(head.weight().to_vec(), head.bias().to_vec(), mean, std)?
+        } else {
+            // The graph's logits are given with every sample; of the head over the hypotheses only the size is needed.
+            let n = task.names().len();
+            HeadBase::new(vec![0.0; n * mean.len()], vec![0.0; n], mean, std)?
+        };
         let coreset = match bundle.contains(CORESET) {
             true => {
                 let bytes = bundle.read(CORESET)?;
@@ -172,7 +193,7 @@ impl Model {
             false => None,
         };
         let factory = session.shared_graph();
-        Ok(Model { bundle, recipe, labels, session, preprocessor, base, coreset, factory, body: None })
+        Ok(Model { bundle, recipe, task, session, preprocessor, base, head, coreset, factory, body: None })
     }
 
     /// Puts the body the adapter `id` of the store stands on in place of the graph; `None` is the factory's. The model is as
@@ -211,9 +232,14 @@ impl Model {
             None => scope::Merged { graph: Graph::clone(&self.factory), folded: Vec::new(), beside: Vec::new() },
         };
         if a.theta.iter().any(|&v| v != 0.0) {
-            let merged = self.base.merge(&Theta::new(a.classes, a.columns, a.theta)?)?;
+            let theta = Theta::new(a.classes, a.columns, a.theta)?;
+            // What has classes or features the graph has not is refused before anything is made of it.
+            let merged = match self.task.is_plain() {
+                true => self.base.merge(&theta)?,
+                false => self.head.merge(&self.task.pull(&theta)?)?,
+            };
             let less = |after: &[f32], before: &[f32]| after.iter().zip(before).map(|(a, b)| a - b).collect::<Vec<_>>();
-            let (dw, db) = (less(&merged.weight, self.base.weight()), less(&merged.bias, self.base.bias()));
+            let (dw, db) = (less(&merged.weight, self.head.weight()), less(&merged.bias, self.head.bias()));
             let why = "train/recipe.json names no head".to_string();
             let head = self.recipe.head.as_ref().ok_or(ModelError::Head { why })?;
             scope::add_head(&mut made.graph, &head.weight, head.bias.as_deref(), &dw, &db)?;
@@ -258,19 +284,35 @@ impl Model {
         &self.recipe
     }
 
-    /// Labels by class.
+    /// What the answers are, and what presses on them say.
+    pub fn task(&self) -> &Task {
+        &self.task
+    }
+
+    /// Names of what can be answered, by class: the labels of `config.json`, or what the task makes of them.
     pub fn labels(&self) -> &[String] {
-        &self.labels
+        self.task.names()
     }
 
-    /// The class of a label, as spelled in `config.json`, or of a class number.
+    /// Names of what can be said by number: [`Model::labels`], then the task's remarks.
+    pub fn vocabulary(&self) -> Vec<String> {
+        [self.task.names(), self.task.remarks()].concat()
+    }
+
+    /// The class of a label, as spelled in `config.json`, or of a class number; as the task reads it.
     pub fn class_of(&self, label: &str) -> Option<usize> {
-        self.labels.iter().position(|l| l == label).or_else(|| label.parse().ok().filter(|&c| c < self.labels.len()))
+        self.task.truth(label)
     }
 
-    /// The shipped head with the statistics of its feature.
+    /// The head over what can be answered, with the statistics of its feature. Its weights are the file's in classification and
+    /// zero elsewhere, see [`Model::head`].
     pub fn base(&self) -> &HeadBase {
         &self.base
+    }
+
+    /// The shipped head over the graph's outputs.
+    pub fn head(&self) -> &HeadBase {
+        &self.head
     }
 
     /// Samples of the source, where the bundle ships any.
@@ -299,7 +341,7 @@ impl Model {
         Ok(Seen { feature, logits, inputs, notes, latency: start.elapsed() })
     }
 
-    /// Feature and logits of prepared inputs.
+    /// Feature and logits of prepared inputs; the logits are those of [`Seen`].
     ///
     /// # Errors
     /// [`ModelError::Session`] if they do not fit or the graph fails.
@@ -316,19 +358,28 @@ impl Model {
             Ok(values.to_vec())
         };
         let (feature, logits) = (take(&self.recipe.feature)?, take(&self.recipe.logits)?);
-        if feature.len() != self.base.features() || logits.len() != self.base.classes() {
+        if feature.len() != self.base.features() || logits.len() != self.task.outputs() {
             return Err(ModelError::Mismatch {
                 what: "feature and logits of one sample",
-                expected: format!("[{}] and [{}]", self.base.features(), self.base.classes()),
+                expected: format!("[{}] and [{}]", self.base.features(), self.task.outputs()),
                 found: format!("[{}] and [{}]", feature.len(), logits.len()),
             });
         }
-        Ok((feature, logits))
+        Ok((feature, self.task.logits(&logits)))
     }
 }
 
-/// Weight `[C, d]` and bias `[C]` of the shipped head.
-fn head(bundle: &Bundle, recipe: &Recipe) -> Result<(Vec<f32>, Vec<f32>), ModelError> {
+/// What `train/head.safetensors` holds.
+struct HeadFile {
+    /// `[P, d]`
+    weight: Vec<f32>,
+    /// `[P]`
+    bias: Vec<f32>,
+    /// `[N, P]`, where the recipe names one.
+    gallery: Option<Vec<f32>>,
+}
+
+fn head(bundle: &Bundle, recipe: &Recipe) -> Result<HeadFile, ModelError> {
     let bytes = bundle.read("train/head.safetensors")?;
     let bad = |why: String| ModelError::Head { why };
     let file = safetensors::SafeTensors::deserialize(&bytes).map_err(|e| bad(e.to_string()))?;
@@ -353,7 +404,17 @@ fn head(bundle: &Bundle, recipe: &Recipe) -> Result<(Vec<f32>, Vec<f32>), ModelE
     if bias.len() != shape[0] {
         return Err(bad(format!("the bias has {} entries for {} classes", bias.len(), shape[0])));
     }
-    Ok((weight, bias))
+    let gallery = match &recipe.answers.gallery {
+        None => None,
+        Some(name) => {
+            let (shape, values) = take(name)?;
+            if shape.len() != 2 || shape[1] != bias.len() {
+                return Err(bad(format!("tensor `{name}` is {shape:?}, expected [items, {}]", bias.len())));
+            }
+            Some(values)
+        }
+    };
+    Ok(HeadFile { weight, bias, gallery })
 }
 
 /// Softmax of logits, in `f64` so that it sums to one.

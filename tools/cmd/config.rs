@@ -52,7 +52,7 @@ impl Config {
                 let settings = Settings::load(file.as_deref())?;
                 if let Some(bundle) = bundle {
                     let model = Model::open(Bundle::open(&bundle)?, SessionOptions::default())?;
-                    let fits = settings.policy.check(model.labels());
+                    let fits = settings.policy.check(&model.vocabulary());
                     fits.map_err(|wrong| fail(Class::Config, wrong.join("\n")))?;
                 }
                 let files: Vec<String> = settings.files.iter().map(|f| f.display().to_string()).collect();

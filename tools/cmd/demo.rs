@@ -8,12 +8,14 @@ use clap::{Args, ValueEnum};
 use hone_runtime::Class;
 use hone_runtime::app::rehearsal::{self, Says, Script, Turn};
 use hone_runtime::app::{App, Learned, Quota};
+use hone_runtime::bundle::Bundle;
 use hone_runtime::dataset::{Dataset, Row};
 use hone_runtime::feedback::ledger::lock;
+use hone_runtime::learn::task::Judged;
 use hone_runtime::learn::{Action, Theta, argmax};
 use hone_runtime::metrics::Latency;
 use hone_runtime::modality::{image, render};
-use hone_runtime::model::Model;
+use hone_runtime::model::{Model, probabilities};
 use hone_runtime::session::SessionOptions;
 use hone_runtime::state::StateDir;
 use serde::Serialize;
@@ -33,10 +35,16 @@ pub(crate) struct Demo {
     /// The language of the person in the world `new-language`: de, es, fr or it; es if not given.
     #[arg(long, value_name = "LANGUAGE")]
     language: Option<String>,
+    /// Another model to teach than the one carried along: a .hone bundle of any task.
+    #[arg(long, value_name = "BUNDLE", requires = "data", conflicts_with_all = ["world", "language"])]
+    model: Option<PathBuf>,
+    /// Its samples: a directory with index.csv of the splits `stream` (shown and pressed on), `test`, and `source` (what it was made for).
+    #[arg(long, value_name = "DIR", requires = "model")]
+    data: Option<PathBuf>,
     /// Presses to make.
     #[arg(long, default_value_t = 200)]
     presses: usize,
-    /// What the person says: thumbs, or the right class each time.
+    /// What the person says: thumbs, or the right class each time; where a task has remarks, what is wrong with the answer.
     #[arg(long, value_enum, default_value_t = Press::Thumbs)]
     press: Press,
     /// Share of presses that are wrong.
@@ -78,11 +86,23 @@ struct Percentiles {
 }
 
 #[derive(Serialize)]
+struct Measure {
+    name: &'static str,
+    before: f64,
+    after: f64,
+}
+
+#[derive(Serialize)]
 struct Document {
     schema: &'static str,
     world: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     language: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    task: Option<&'static str>,
+    /// The figures of the task on held-out samples, before and after.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    measures: Vec<Measure>,
     presses: usize,
     press: &'static str,
     wrong: f64,
@@ -114,14 +134,21 @@ impl Demo {
         if self.presses == 0 {
             return Err(fail(Class::Usage, "--presses is a number from 1 on"));
         }
-        let place = self.place()?;
-        let world = assets::world(&place)?;
-        let factory = assets::world("factory")?;
+        let (place, world, bundle) = match (&self.model, &self.data) {
+            (Some(model), Some(dir)) => (dir.display().to_string(), Dataset::from_dir(dir)?, Bundle::open(model)?),
+            _ => {
+                let place = self.place()?;
+                let world = assets::world(&place)?;
+                (place, world, assets::bundle()?)
+            }
+        };
+        let factory = if self.data.is_some() { Dataset::default() } else { assets::world("factory")? };
         let state = match &self.state {
             Some(dir) => StateDir::at(dir),
             None => StateDir::at(fresh_directory()?),
         };
-        let model = Model::open(assets::bundle()?, SessionOptions::default())?;
+        let model = Model::open(bundle, SessionOptions::default())?;
+        let name = model.bundle().manifest().name.clone();
         let mut app = App::open(model, &state, self.guard.mode())?;
         if let Some(quota) = self.keep_inputs {
             app.keep_inputs(quota)?;
@@ -129,14 +156,26 @@ impl Demo {
 
         let stream: Vec<&Row> = world.split("stream").collect();
         let test: Vec<&Row> = world.split("test").collect();
-        let source = source_rows(&world, &factory, &test);
+        let source = match self.data {
+            Some(_) => world.split("source").collect(),
+            None => source_rows(&world, &factory, &test),
+        };
+        if stream.is_empty() || test.is_empty() {
+            return Err(fail(Class::Invalid, format!("{place} needs samples of the splits `stream` and `test`")));
+        }
         self.say(|out| {
             writeln!(out, "hone demo · {place} · {} presses, {:.0} % of them wrong", self.presses, 100.0 * self.wrong)?;
-            writeln!(out, "The model: which of ten digits is meant? It was trained on other people.")
+            match app.task().is_plain() {
+                true if self.model.is_none() => {
+                    writeln!(out, "The model: which of ten digits is meant? It was trained on other people.")
+                }
+                _ => writeln!(out, "The model: {name}; its answer is {}.", app.task().def().answer),
+            }
         })?;
         let user = Features::of(&mut app, &test)?;
         let home = Features::of(&mut app, &source)?;
         let (accuracy_before, source_before) = (user.accuracy(&app)?, home.accuracy(&app)?);
+        let measures_before = user.measures(&app)?;
         self.say(|out| {
             writeln!(
                 out,
@@ -156,6 +195,12 @@ impl Demo {
         let mut show = Show::new(self.json);
         let played = rehearsal::play(&mut app, &stream, &script, |app, turn| show.turn(app, turn, stream[turn.row]))?;
         let (accuracy_after, source_after) = (user.accuracy(&app)?, home.accuracy(&app)?);
+        let after = user.measures(&app)?.into_iter().map(|(_, after)| after);
+        let measures: Vec<Measure> = measures_before
+            .into_iter()
+            .zip(after)
+            .map(|((name, before), after)| Measure { name, before, after })
+            .collect();
         let report = lock(&app.journal()).reader().verify()?;
 
         let ms = |f: fn(&Turn) -> Duration| -> anyhow::Result<Latency> {
@@ -169,8 +214,13 @@ impl Demo {
         };
         let document = Document {
             schema: "hone.demo/1",
-            world: self.world.clone(),
-            language: place.split_once('/').map(|(_, language)| language.to_string()),
+            world: if self.data.is_some() { place.clone() } else { self.world.clone() },
+            language: match self.data {
+                Some(_) => None,
+                None => place.split_once('/').map(|(_, language)| language.to_string()),
+            },
+            task: self.model.as_ref().map(|_| app.task().name()),
+            measures,
             presses: self.presses,
             press: if self.press == Press::Thumbs { "thumbs" } else { "corrections" },
             wrong: self.wrong,
@@ -180,7 +230,7 @@ impl Demo {
             accuracy_after,
             source_before,
             source_after,
-            regret: played.turns.iter().filter(|t| t.shown != t.truth).count(),
+            regret: played.turns.iter().filter(|t| !t.right).count(),
             latency_ms: Percentiles { p50: latency.p50, p95: Some(latency.p95), p99: None },
             press_durable_ms: Percentiles { p50: durable.p50, p95: None, p99: Some(durable.p99) },
             adapt_ms: Percentiles { p50: adapted.p50, p95: None, p99: Some(adapted.p99) },
@@ -248,6 +298,9 @@ impl Demo {
             "everybody else    {}   on {source} of the factory's own",
             points(d.source_before, d.source_after)
         )?;
+        for m in &d.measures {
+            writeln!(out, "{:<17} {:7.3} → {:7.3}", m.name, m.before, m.after)?;
+        }
         writeln!(out)?;
         writeln!(
             out,
@@ -281,6 +334,9 @@ impl Demo {
         writeln!(out)?;
         writeln!(out, "Written: journal.db and adapters/ in {}", d.state)?;
         writeln!(out, "See what was said:   hone feedback list --state {}", d.state)?;
+        if self.data.is_some() {
+            return writeln!(out, "                     (took {:.1} s)", d.seconds);
+        }
         writeln!(
             out,
             "Another person:      hone demo --world {}",
@@ -326,7 +382,14 @@ fn source_rows<'a>(world: &Dataset, factory: &'a Dataset, test: &[&Row]) -> Vec<
 }
 
 /// What the graph makes of labelled rows: computed once, judged under any adapter.
-struct Features(Vec<(Vec<f32>, Vec<f32>, usize)>);
+struct Features(Vec<Judgement>);
+
+struct Judgement {
+    feature: Vec<f32>,
+    logits: Vec<f32>,
+    truth: usize,
+    value: Option<f64>,
+}
 
 impl Features {
     fn of(app: &mut App, rows: &[&Row]) -> anyhow::Result<Features> {
@@ -336,19 +399,34 @@ impl Features {
                 fail(Class::Invalid, format!("the data says `{}`, which is no label of the model", r.label))
             })?;
             let seen = app.answer(&r.sample())?.seen;
-            out.push((seen.feature, seen.logits, truth));
+            let value = app.task().value(&r.label);
+            out.push(Judgement { feature: seen.feature, logits: seen.logits, truth, value });
         }
         Ok(Features(out))
     }
 
     fn accuracy(&self, app: &App) -> anyhow::Result<f64> {
-        let theta: &Theta = app.learner().published();
         let mut right = 0;
-        for (feature, logits, truth) in &self.0 {
-            let z = app.learner().base().standardise(feature)?;
-            right += usize::from(argmax(&theta.apply(&z, logits)?) == *truth);
+        for of in &self.0 {
+            right += usize::from(app.task().near(argmax(&of.served(app)?), of.truth));
         }
         Ok(right as f64 / self.0.len().max(1) as f64)
+    }
+
+    fn measures(&self, app: &App) -> anyhow::Result<Vec<(&'static str, f64)>> {
+        let judged = self.0.iter().map(|of| {
+            let probabilities = probabilities(&of.served(app)?);
+            Ok(Judged { probabilities, truth: of.truth, value: of.value })
+        });
+        Ok(app.task().measures(&judged.collect::<anyhow::Result<Vec<_>>>()?)?)
+    }
+}
+
+impl Judgement {
+    /// Logits with what is published.
+    fn served(&self, app: &App) -> anyhow::Result<Vec<f32>> {
+        let theta: &Theta = app.learner().published();
+        Ok(theta.apply(&app.learner().base().standardise(&self.feature)?, &self.logits)?)
     }
 }
 
@@ -366,7 +444,7 @@ impl Show {
     }
 
     fn turn(&mut self, app: &App, t: &Turn, row: &Row) {
-        self.right.push(t.shown == t.truth);
+        self.right.push(t.right);
         if self.silent {
             return;
         }
@@ -419,7 +497,7 @@ impl Show {
         let _ = if self.terminal {
             self.draw(&mut out, &picture, &lines)
         } else {
-            let mark = if t.shown == t.truth { " " } else { "x" };
+            let mark = if t.right { " " } else { "x" };
             writeln!(
                 out,
                 "{:4} {mark} says {:>2} ({:3.0} %) is {:>2}  {says}  · {share:.0} % of the last {}{news}",

@@ -9,8 +9,9 @@ use hone_runtime::adapters::{AdapterId, AdapterStore};
 use hone_runtime::app::classes::Head;
 use hone_runtime::bundle::Bundle;
 use hone_runtime::dataset::{Dataset, Row};
+use hone_runtime::learn::task::Judged;
 use hone_runtime::learn::{Classes, Kept};
-use hone_runtime::metrics::{Calibration, Classification, Latency};
+use hone_runtime::metrics::{self, Calibration, Classification, Latency};
 use hone_runtime::model::{Model, Seen};
 use hone_runtime::session::SessionOptions;
 use hone_runtime::state::StateDir;
@@ -19,7 +20,8 @@ use serde::Serialize;
 use crate::exit::fail;
 use crate::{input, output, report};
 
-/// Measures accuracy, precision, recall, F1, confusion and calibration on labelled data.
+/// Measures a model on labelled data: accuracy, calibration, and the figures of its task (of classes precision, recall, F1 and
+/// confusion; of alarms FAR, FRR and AUC; of numbers the mean error; of sets F1; of search recall).
 #[derive(Args)]
 pub(crate) struct Eval {
     /// A .hone bundle.
@@ -55,6 +57,10 @@ pub(crate) struct Eval {
 #[derive(Serialize)]
 pub(crate) struct Figures {
     pub(crate) adapter: String,
+    pub(crate) task: &'static str,
+    /// The figures of a task that is no classification.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) measures: BTreeMap<&'static str, f64>,
     pub(crate) n: usize,
     pub(crate) accuracy: f64,
     pub(crate) accuracy_interval: (f64, f64),
@@ -116,7 +122,7 @@ impl Eval {
         // The one with the most classes tells what the data may say; both answer in its words.
         let classes = heads.iter().map(|(_, h)| &h.classes).max_by_key(|c| c.len()).cloned();
         let classes = classes.unwrap_or_else(|| Classes::shipped(model.labels()));
-        let mut seen: Vec<(Seen, usize)> = Vec::new();
+        let mut seen: Vec<(Seen, Truth)> = Vec::new();
         let mut notes = BTreeMap::new();
         if data.split(&self.split).next().is_none() {
             let splits: std::collections::BTreeSet<&str> = data.rows.iter().map(|r| r.split.as_str()).collect();
@@ -145,7 +151,7 @@ impl Eval {
             figures: all.remove(0),
             compared_with,
             latency_ms: LatencyMs { p50: latency.p50, p95: latency.p95, p99: latency.p99, mean: latency.mean },
-            labels: classes.visible_names(),
+            labels: labels(&model, &classes, &seen)?,
             data: dir.display().to_string(),
             model: model.bundle().manifest().name.clone(),
             notes,
@@ -203,16 +209,27 @@ impl Eval {
     }
 }
 
+/// What is right.
+struct Truth {
+    class: usize,
+    /// The very number, where the task is about numbers.
+    value: Option<f64>,
+}
+
 /// What the model sees in every row, with what is right.
 fn look<'a>(
     model: &mut Model,
     classes: &Classes,
     rows: impl Iterator<Item = &'a Row>,
     notes: &mut BTreeMap<String, usize>,
-) -> anyhow::Result<Vec<(Seen, usize)>> {
+) -> anyhow::Result<Vec<(Seen, Truth)>> {
     let mut seen = Vec::new();
     for row in rows {
-        let truth = classes.class_of(&row.label).ok_or_else(|| {
+        let truth = match model.task().is_plain() {
+            true => classes.class_of(&row.label),
+            false => model.class_of(&row.label),
+        };
+        let truth = truth.ok_or_else(|| {
             fail(Class::Invalid, format!("the data says `{}`, which is no label of the model", row.label))
         })?;
         let s = model.see(&row.sample())?;
@@ -220,7 +237,8 @@ fn look<'a>(
             *notes.entry(n.code.clone()).or_insert(0) += 1;
         }
         // Thousands of pictures need not be in memory to be counted.
-        seen.push((Seen { inputs: Vec::new(), ..s }, truth));
+        let value = model.task().value(&row.label);
+        seen.push((Seen { inputs: Vec::new(), ..s }, Truth { class: truth, value }));
     }
     Ok(seen)
 }
@@ -230,30 +248,50 @@ fn figures(
     adapter: String,
     head: &Head,
     classes: &Classes,
-    seen: &[(Seen, usize)],
+    seen: &[(Seen, Truth)],
 ) -> anyhow::Result<Figures> {
+    let task = model.task();
     // Merged classes are not among the figures: the others keep their order.
     let visible = classes.visible();
     let place = |class: usize| visible.iter().position(|&c| c == class).unwrap_or_default();
     let (mut truths, mut answers, mut confidence, mut right) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut judged = Vec::new();
     for (s, truth) in seen {
         let served = head.logits(s)?;
         let class = classes.top(&served);
-        truths.push(place(*truth));
+        let probabilities = classes.probabilities(&served);
+        truths.push(place(truth.class));
         answers.push(place(class));
-        confidence.push(f64::from(classes.probabilities(&served)[class]));
-        right.push(class == *truth);
+        confidence.push(f64::from(task.mass(&probabilities, class)));
+        right.push(task.near(class, truth.class));
+        if !task.is_plain() {
+            judged.push(Judged { probabilities, truth: truth.class, value: truth.value });
+        }
     }
-    let c = Classification::from_pairs(&truths, &answers, visible.len())?;
     let calibration = Calibration::from_answers(&confidence, &right)?;
-    let per_class = classes
-        .visible_names()
+    let (mut c, mut names) = if task.has_classes() {
+        (Classification::from_pairs(&truths, &answers, visible.len())?, classes.visible_names())
+    } else {
+        // Right or wrong is all that a table of classes would say.
+        let right: Vec<usize> = right.iter().map(|&r| usize::from(r)).collect();
+        let c = Classification::from_pairs(&vec![1; right.len()], &right, 2)?;
+        (Classification { per_class: Vec::new(), confusion: Vec::new(), ..c }, Vec::new())
+    };
+    if let Some((labels, of)) = task.by_label(&judged)? {
+        let mean = |f: fn(&metrics::PerClass) -> f64| of.per_label.iter().map(f).sum::<f64>() / labels.len() as f64;
+        (c.macro_precision, c.macro_recall, c.macro_f1) = (mean(|p| p.precision), mean(|p| p.recall), of.macro_f1);
+        (c.per_class, names) = (of.per_label, labels);
+    }
+    let per_class = names
         .into_iter()
         .zip(&c.per_class)
         .map(|(l, p)| (l, PerClass { precision: p.precision, recall: p.recall, f1: p.f1, support: p.support }))
         .collect();
+    let measures = if judged.is_empty() { BTreeMap::new() } else { task.measures(&judged)?.into_iter().collect() };
     Ok(Figures {
         adapter,
+        task: task.name(),
+        measures,
         n: c.n,
         accuracy: c.accuracy,
         accuracy_interval: c.accuracy_interval,
@@ -268,8 +306,35 @@ fn figures(
     })
 }
 
+/// The labels figures are given by: the classes, or the labels of sets; none where answers are too many for a table.
+fn labels(model: &Model, classes: &Classes, seen: &[(Seen, Truth)]) -> anyhow::Result<Vec<String>> {
+    if model.task().has_classes() {
+        return Ok(classes.visible_names());
+    }
+    let judged: Vec<Judged> =
+        seen.iter().map(|(s, t)| Judged { probabilities: s.logits.clone(), truth: t.class, value: t.value }).collect();
+    Ok(model.task().by_label(&judged)?.map_or_else(Vec::new, |(labels, _)| labels))
+}
+
 fn text(d: &Document) -> std::io::Result<()> {
     for f in d.compared_with.iter().chain([&d.figures]) {
+        if !f.measures.is_empty() {
+            let figures: Vec<String> = f.measures.iter().map(|(name, v)| format!("{name} {v:.3}")).collect();
+            output::line(format!("adapter {}: {}: {}", f.adapter, f.task, figures.join(", ")))?;
+        }
+        if f.per_class.is_empty() {
+            output::line(format!(
+                "adapter {}: right {:.2} % [{:.1}, {:.1}] of {}; calibration error {:.3}; {}",
+                f.adapter,
+                100.0 * f.accuracy,
+                100.0 * f.accuracy_interval.0,
+                100.0 * f.accuracy_interval.1,
+                f.n,
+                f.ece,
+                output::kept(f.kept.as_ref())
+            ))?;
+            continue;
+        }
         output::line(format!(
             "adapter {}: accuracy {:.2} % [{:.1}, {:.1}] on {}; macro precision {:.2} %, recall {:.2} %, F1 {:.2} %; \
              calibration error {:.3}; {}",
@@ -285,7 +350,19 @@ fn text(d: &Document) -> std::io::Result<()> {
             output::kept(f.kept.as_ref())
         ))?;
     }
-    output::line("")?;
+    if !d.labels.is_empty() {
+        output::line("")?;
+        by_class(d)?;
+    }
+    let l = &d.latency_ms;
+    output::line(format!("\nlatency {:.2} ms p50, {:.2} p95, {:.2} p99, preprocessing included", l.p50, l.p95, l.p99))?;
+    for (code, n) in &d.notes {
+        output::line(format!("note: {code} × {n}"))?;
+    }
+    Ok(())
+}
+
+fn by_class(d: &Document) -> std::io::Result<()> {
     let width = d.labels.iter().map(|l| l.chars().count()).max().unwrap_or(1).max(5);
     output::line(format!("{:>width$}  precision  recall      F1  samples", "class"))?;
     for l in &d.labels {
@@ -298,16 +375,14 @@ fn text(d: &Document) -> std::io::Result<()> {
             p.support
         ))?;
     }
+    if d.figures.confusion.is_empty() {
+        return Ok(());
+    }
     output::line("")?;
     output::line("rows: truth, columns: answer")?;
     for (l, row) in d.labels.iter().zip(&d.figures.confusion) {
         let cells: String = row.iter().map(|n| format!("{n:5}")).collect();
         output::line(format!("{l:>width$}{cells}"))?;
-    }
-    let l = &d.latency_ms;
-    output::line(format!("\nlatency {:.2} ms p50, {:.2} p95, {:.2} p99, preprocessing included", l.p50, l.p95, l.p99))?;
-    for (code, n) in &d.notes {
-        output::line(format!("note: {code} × {n}"))?;
     }
     Ok(())
 }

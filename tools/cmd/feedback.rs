@@ -390,6 +390,18 @@ impl Add {
         let classes = story.example.logits.len();
         if let Some(path) = &self.bundle {
             let bundle = Bundle::open(path).with_context(|| path.display().to_string())?;
+            if bundle.recipe().with_context(|| path.display().to_string())?.task != "classification" {
+                let model =
+                    Model::open(bundle, SessionOptions::default()).with_context(|| path.display().to_string())?;
+                let choice = model.task().choice(label).and_then(|c| u32::try_from(c).ok());
+                return choice.ok_or_else(|| {
+                    let known = model.vocabulary().join(", ");
+                    fail(
+                        Class::Usage,
+                        format!("`{label}` is nothing that can be said of this model; there are {known}"),
+                    )
+                });
+            }
             let labels = bundle.labels().with_context(|| path.display().to_string())?;
             return Ok(classes::told(&labels, bundle.base_digest(), reader)?.find(label)? as u32);
         }

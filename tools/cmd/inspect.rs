@@ -142,6 +142,9 @@ struct BundleFacts {
     signed: bool,
     labels: Option<Vec<String>>,
     teachable: bool,
+    /// What it is taught, see the recipe.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    task: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -224,6 +227,10 @@ impl Inspect {
                 signed: b.signature().is_some(),
                 labels: if b.contains("config.json") { Some(b.labels()?) } else { None },
                 teachable: b.contains("train/recipe.json"),
+                task: match b.contains("train/recipe.json") {
+                    true => Some(b.recipe()?.task),
+                    false => None,
+                },
             }),
         };
         let modality = |name: &str| match &source {
@@ -357,6 +364,9 @@ fn print(body: &Body) -> anyhow::Result<()> {
         }
         let teachable = if b.teachable { "yes (train/recipe.json)" } else { "no: there is no train/recipe.json" };
         output::line(format!("  teachable   {teachable}"))?;
+        if let Some(task) = &b.task {
+            output::line(format!("  task        {task}"))?;
+        }
     }
     let producer = if body.producer.is_empty() { "an unnamed producer" } else { &body.producer };
     output::line(format!("  graph       ONNX opset {} by {producer}", body.opset))?;

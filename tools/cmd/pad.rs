@@ -271,7 +271,7 @@ impl ConfigArgs {
     fn run(self) -> anyhow::Result<()> {
         let settings = Config::load(self.config.as_deref())?;
         let labels = match &self.bundle {
-            Some(bundle) => Model::open(Bundle::open(bundle)?, SessionOptions::default())?.labels().to_vec(),
+            Some(bundle) => Model::open(Bundle::open(bundle)?, SessionOptions::default())?.vocabulary(),
             None => (0..256).map(|class| format!("class {class}")).collect(),
         };
         let (_guest, hello) = greet(&self.pad, self.state.as_deref(), GREETING)?;

@@ -70,6 +70,17 @@ struct Top {
     p: f32,
 }
 
+/// The number answered by a model of numbers.
+#[derive(Serialize)]
+struct Number {
+    value: f64,
+    /// One time in ten it is below.
+    low: f64,
+    /// One time in ten it is above.
+    high: f64,
+    unit: String,
+}
+
 #[derive(Serialize)]
 struct Out {
     name: String,
@@ -81,6 +92,13 @@ struct Out {
 struct Document {
     schema: &'static str,
     top: Vec<Top>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    task: Option<&'static str>,
+    /// The answer in words, where it is more than the first of `top`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    says: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    number: Option<Number>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     outputs: Vec<Out>,
     latency_ms: f64,
@@ -99,6 +117,9 @@ impl Run {
         if self.json {
             output::json(&document)?;
             return Ok(ExitCode::SUCCESS);
+        }
+        if let Some(says) = &document.says {
+            output::line(says)?;
         }
         for t in &document.top {
             output::line(format!("{:5.1} %  {}", 100.0 * t.p, t.label))?;
@@ -159,10 +180,30 @@ impl Run {
         let p = head.classes.probabilities(&head.logits(&seen)?);
         let mut order = head.classes.visible();
         order.sort_by(|&a, &b| p[b].total_cmp(&p[a]).then(a.cmp(&b)));
-        let top = order.iter().take(self.top.max(1)).map(|&c| Top { label: head.classes.name(c).into(), p: p[c] });
+        let best = order.iter().take(self.top.max(1)).map(|&c| Top { label: head.classes.name(c).into(), p: p[c] });
+        let task = model.task();
+        let (mut says, mut number, mut top) = (None, None, best.collect::<Vec<_>>());
+        if let Some(e) = task.estimate(&p) {
+            let (d, unit) = (e.decimals, if e.unit.is_empty() { String::new() } else { format!(" {}", e.unit) });
+            says = Some(format!("{:.d$}{unit}  (four times in five {:.d$} to {:.d$})", e.value, e.low, e.high));
+            top = vec![Top { label: head.classes.name(order[0]).into(), p: task.mass(&p, order[0]) }];
+            number = Some(Number { value: e.value, low: e.low, high: e.high, unit: e.unit });
+        } else if let Some(labels) = task.labels(&p) {
+            says = Some(format!(
+                "{}  ({:.1} % that it is exactly these)",
+                head.classes.name(order[0]),
+                100.0 * p[order[0]]
+            ));
+            top = labels.into_iter().map(|(label, p)| Top { label, p }).collect();
+        } else if task.alarm(&p).is_some() {
+            says = Some(head.classes.name(order[0]).to_string());
+        }
         Ok(Document {
             schema: "hone.run/1",
-            top: top.collect(),
+            top,
+            task: (!task.is_plain()).then(|| task.name()),
+            says,
+            number,
             outputs: Vec::new(),
             latency_ms: seen.latency.as_secs_f64() * 1e3,
             device: chosen.name,
@@ -194,6 +235,9 @@ impl Run {
         Ok(Document {
             schema: "hone.run/1",
             top: Vec::new(),
+            task: None,
+            says: None,
+            number: None,
             outputs,
             latency_ms,
             device: chosen.name,

@@ -85,7 +85,7 @@ impl Head {
     pub fn kept(&self, model: &Model) -> Result<Option<Kept>, AppError> {
         let factory = Theta::zeros(self.base.classes(), self.base.width());
         let theta = self.theta.as_ref().unwrap_or(&factory);
-        Ok(model.coreset().map(|c| c.kept(&self.base, theta)).transpose()?.flatten())
+        Ok(model.coreset().map(|c| c.kept(model.task(), &self.base, theta)).transpose()?.flatten())
     }
 
     /// Logits of what the graph made of a sample, of every class this head has a say about.

@@ -205,9 +205,9 @@ pub fn listen(
     let (notices, heard) = channel();
     let mut pads = Vec::new();
     // By class number, as buttons name them; merged classes under their old names.
-    let names = app.classes().names().to_vec();
+    let names = app.vocabulary();
     config.policy.check(&names).map_err(|wrong| ListenError::Meanings { wrong })?;
-    let policy = Arc::new(config.policy);
+    let policy = Arc::new(Policy { remarks: app.task().remarks().len(), ..config.policy });
     for source in config.pads {
         let ledger = JournalLedger::new(app.journal(), policy.clone(), &names);
         pads.push(Listener::start(source, Opening::WhenThere, Box::new(ledger), notices.clone())?);
@@ -282,21 +282,27 @@ pub fn listen(
                 Ok(Word::Trigger) => rule.trigger(Instant::now()),
                 Ok(Word::Rollback) => roll_back(app, &mut tell)?,
                 Ok(Word::Said { kind: PressKind::Correction { class }, .. })
-                    if class as usize >= app.classes().len() =>
+                    if class as usize >= app.vocabulary().len() =>
                 {
-                    let (class, known) = (class.to_string(), app.classes().visible_names());
+                    let (class, known) = (
+                        class.to_string(),
+                        match app.task().is_plain() {
+                            true => app.classes().visible_names(),
+                            false => app.vocabulary(),
+                        },
+                    );
                     tell(app, Happening::Refused(&ClassesError::Unknown { class, known }.into()));
                 }
                 Ok(Word::Said { kind, confirmed, source }) => {
                     let about = if matches!(kind, PressKind::Undo { .. }) { None } else { last_shown };
                     say(app, &mut tell, Press { confirmed, ..Press::new(about, kind, source) });
                 }
-                Ok(Word::Named { label, confirmed, source }) => match app.classes().find(&label) {
+                Ok(Word::Named { label, confirmed, source }) => match app.choice(&label) {
                     Ok(class) => {
                         let kind = PressKind::Correction { class: class as u32 };
                         say(app, &mut tell, Press { confirmed, ..Press::new(last_shown, kind, source) });
                     }
-                    Err(e) => tell(app, Happening::Refused(&e.into())),
+                    Err(e) => tell(app, Happening::Refused(&e)),
                 },
                 Ok(Word::Classes(change)) => match app.change_classes(&change) {
                     Ok(_) => tell(app, Happening::Classes),

@@ -17,7 +17,7 @@ use crate::journal::{
 use crate::learn::classes::continued;
 use crate::learn::{
     Action, Asker, Classes, ClassesError, Decision, Display, HeadBase, Kept, LearnError, Learner, LearnerConfig, Mode,
-    Outcome, Retain, Temperature, Theta,
+    Outcome, Retain, Task, Temperature, Theta,
 };
 use crate::modality::Sample;
 use crate::model::{Model, ModelError, Seen};
@@ -96,6 +96,14 @@ pub enum AppError {
         /// Random features asked for.
         asked: usize,
     },
+    /// What the task of this model does not have.
+    #[error("this model's task is {task}, which knows no {what}")]
+    OtherTask {
+        /// The task.
+        task: &'static str,
+        /// What was asked for.
+        what: &'static str,
+    },
     /// No randomness for exploration.
     #[error("the operating system gives no randomness, without which nothing can be explored: {why}")]
     NoRandomness {
@@ -114,7 +122,7 @@ impl Classified for AppError {
             AppError::Learn(e) => e.class(),
             AppError::Classes(e) => e.class(),
             AppError::ForeignClasses { .. } => Class::Store,
-            AppError::NoSource { .. } | AppError::OtherFeatures { .. } => Class::Usage,
+            AppError::NoSource { .. } | AppError::OtherFeatures { .. } | AppError::OtherTask { .. } => Class::Usage,
             AppError::NoRandomness { .. } => Class::Failed,
         }
     }
@@ -131,6 +139,8 @@ pub struct Answer {
     pub probabilities: Vec<f32>,
     /// The class to show.
     pub class: usize,
+    /// Which classes are as good as it: itself alone but where the task is about numbers. Probabilities of all of them count.
+    pub near: std::ops::RangeInclusive<usize>,
     /// Probability with which it was chosen to be shown; 1 where nothing is explored.
     pub mu: f32,
     /// How sure it is by the temperature fitted on confirmed presses; [`Answer::p`] where there were none.
@@ -160,9 +170,10 @@ pub struct Settings {
 }
 
 impl Answer {
-    /// Probability of the class to show.
+    /// Probability that the answer is right.
     pub fn p(&self) -> f32 {
-        self.probabilities[self.class]
+        let near = self.near.clone().filter_map(|c| self.probabilities.get(c));
+        near.map(|&p| f64::from(p)).sum::<f64>().min(1.0) as f32
     }
 
     /// Classes by falling probability.
@@ -280,9 +291,8 @@ pub fn learner_config(model: &Model, settings: &Settings) -> LearnerConfig {
     if let Some(v) = defaults.momentum {
         config.solver.canonical_momentum = f64::from(v);
     }
-    if let Some(prior) = &model.recipe().prior {
-        config.tripwire.prior = prior.iter().map(|&p| f64::from(p)).collect();
-    }
+    config.tripwire.prior = model.task().displayed_shares(model.recipe().prior.as_deref());
+    config.task = model.task().clone();
     config.gate.mode = settings.gate;
     config
 }
@@ -300,8 +310,11 @@ impl App {
     /// As [`App::open`], with every setting.
     ///
     /// # Errors
-    /// As [`App::open`]; [`AppError::NoSource`], [`AppError::OtherFeatures`], [`AppError::Learn`] for settings that cannot be.
+    /// As [`App::open`]; [`AppError::OtherTask`], [`AppError::NoSource`], [`AppError::OtherFeatures`], [`AppError::Learn`] for settings that cannot be.
     pub fn open_with(model: Model, state: &StateDir, settings: Settings) -> Result<App, AppError> {
+        if settings.display == Display::Explore && model.task().is_graded() {
+            return Err(AppError::OtherTask { task: model.task().name(), what: "displays that explore" });
+        }
         state.create()?;
         let journal = Journal::open(state.lock()?)?;
         let adapters = AdapterStore::new(state, model.bundle().base_digest())?;
@@ -390,7 +403,7 @@ impl App {
     /// # Errors
     /// [`AppError::Learn`] for one of another head.
     pub fn kept(&self, theta: &Theta) -> Result<Option<Kept>, AppError> {
-        Ok(self.model.coreset().map(|c| c.kept(&self.base, theta)).transpose()?.flatten())
+        Ok(self.model.coreset().map(|c| c.kept(self.model.task(), &self.base, theta)).transpose()?.flatten())
     }
 
     /// The classes known now.
@@ -432,10 +445,46 @@ impl App {
         let probabilities = self.classes.probabilities(&served);
         let class = self.classes.top(&served);
         let confidence = match self.temperature.n {
-            0 => probabilities[class],
+            0 => self.model.task().mass(&probabilities, class),
             _ => self.classes.probabilities(&self.temperature.apply(&served))[class],
         };
-        Ok(Answer { seen, served, probabilities, class, mu: 1.0, confidence })
+        let near = self.near(class);
+        Ok(Answer { seen, served, probabilities, class, near, mu: 1.0, confidence })
+    }
+
+    /// What answers and presses mean.
+    pub fn task(&self) -> &Task {
+        self.model.task()
+    }
+
+    /// Names of what can be said by number: the classes, merged ones under their old names, then the task's remarks.
+    pub fn vocabulary(&self) -> Vec<String> {
+        [self.classes.names(), self.task().remarks()].concat()
+    }
+
+    /// The class number a name stands for: a class, or a remark of the task.
+    ///
+    /// # Errors
+    /// [`AppError::Classes`] for a name nobody knows.
+    pub fn choice(&self, name: &str) -> Result<usize, AppError> {
+        match self.task() {
+            task if task.is_plain() => Ok(self.classes.find(name)?),
+            task => task
+                .choice(name)
+                .ok_or_else(|| ClassesError::Unknown { class: name.to_string(), known: self.vocabulary() }.into()),
+        }
+    }
+
+    /// The classes that are as good an answer as `class`.
+    fn near(&self, class: usize) -> std::ops::RangeInclusive<usize> {
+        let (task, n) = (self.task(), self.classes.len());
+        match task.is_graded() {
+            false => class..=class,
+            true => {
+                let first = (0..class).rev().take_while(|&c| task.near(class, c)).last().unwrap_or(class);
+                first..=(class + 1..n).take_while(|&c| task.near(class, c)).last().unwrap_or(class)
+            }
+        }
     }
 
     /// Tells the trip-wires what was put before a person.

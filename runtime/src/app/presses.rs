@@ -37,8 +37,11 @@ impl App {
     /// The presses about this bundle whose inputs are kept.
     ///
     /// # Errors
-    /// [`AppError::Store`].
+    /// [`AppError::Store`]; [`AppError::OtherTask`] where the graph's outputs are no classes.
     pub fn presses(&self) -> Result<Presses, AppError> {
+        if !self.task().is_plain() {
+            return Err(AppError::OtherTask { task: self.task().name(), what: "presses that train the body" });
+        }
         let classes = self.model.base().classes();
         let mut rows: BTreeMap<u32, Row> = BTreeMap::new();
         for p in &lock(&self.journal).reader().effective_presses()? {

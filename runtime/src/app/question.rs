@@ -50,6 +50,7 @@ impl App {
         let p = &answer.probabilities;
         let (class, mu) = self.settings.display.choose(p, answer.class, self.shown, chance);
         answer.class = class;
+        answer.near = self.near(class);
         answer.mu = mu as f32;
         answer
     }
@@ -58,7 +59,7 @@ impl App {
     pub fn ask(&mut self, answer: &Answer) -> Ask {
         let low = self.asker.as_mut().is_some_and(|a| a.observe(margin(&answer.probabilities)));
         let unsure = self.settings.abstain.is_some_and(|least| f64::from(answer.confidence) < least);
-        if unsure && let Some(&or) = answer.ranking().iter().find(|&&c| c != answer.class) {
+        if unsure && let Some(&or) = answer.ranking().iter().find(|c| !answer.near.contains(c)) {
             return Ask::Which { or };
         }
         if self.learner.wants_confirmation() && self.learner.training_predictions() > 0 {
@@ -82,9 +83,9 @@ impl App {
     /// [`App::offer`] before the next answer is shown.
     pub fn runner_up(&self) -> Option<(u32, Answer)> {
         let last = self.last.as_ref().filter(|l| l.refused && !l.offered)?;
-        let next = last.answer.ranking().into_iter().find(|&c| c != last.answer.class)?;
+        let next = last.answer.ranking().into_iter().find(|c| !last.answer.near.contains(c))?;
         let possible = last.answer.probabilities[next] > 0.0;
-        possible.then(|| (last.id, Answer { class: next, mu: 1.0, ..last.answer.clone() }))
+        possible.then(|| (last.id, Answer { class: next, near: self.near(next), mu: 1.0, ..last.answer.clone() }))
     }
 
     /// As [`App::show`], for a class offered in the place of the refused prediction `after`.

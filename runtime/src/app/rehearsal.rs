@@ -19,7 +19,8 @@ use crate::feedback::meaning::{Layout, Role};
 use crate::feedback::policy::{Policy, Rules};
 use crate::feedback::serial::SerialPad;
 use crate::feedback::source::SourceError;
-use crate::journal::{Filter, Kind, Record};
+use crate::journal::{Filter, Kind, Press, PressKind, Record, Source};
+use crate::learn::Task;
 
 /// How long anything on the line may take before the rehearsal gives up.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -67,7 +68,9 @@ impl Classified for RehearsalError {
 pub enum Says {
     /// 👍 or 👎, on a pad with two buttons.
     Thumbs,
-    /// The right class each time, on a pad with a button for each.
+    /// What is right each time, on a pad with a button for each class; or, where the task has remarks, what is wrong with the answer,
+    /// on a pad with a button for each and one for 👍. What no pad has a button for is chosen from a list: an item of many, and, where it
+    /// is said with emphasis, a whole set of labels.
     Corrections,
 }
 
@@ -101,6 +104,8 @@ pub struct Turn {
     pub p: f32,
     /// What it really is.
     pub truth: usize,
+    /// Whether the answer is right, as the task counts it.
+    pub right: bool,
     /// What was said, in words.
     pub said: String,
     /// Said with emphasis: evidence for the gate, never trained.
@@ -190,11 +195,21 @@ pub fn play(
     chance.shuffle(&mut order);
 
     let classes = app.model().labels().len();
+    let task = app.task().clone();
+    let names = app.vocabulary();
+    let remarks = if script.says == Says::Corrections { task.remarks().len() } else { 0 };
     let buttons = match script.says {
         Says::Thumbs => 2,
-        Says::Corrections => classes + 1,
+        Says::Corrections if remarks > 0 => remarks + 1,
+        Says::Corrections if classes < hone_pad::MAX_BUTTONS => classes + 1,
+        // More than a pad has buttons for.
+        Says::Corrections => 2,
     };
-    let layout = Layout::for_buttons(buttons);
+    let listed = script.says == Says::Corrections && remarks == 0 && classes >= hone_pad::MAX_BUTTONS;
+    let layout = match remarks {
+        0 => Layout::for_buttons(buttons),
+        _ => Layout::for_remarks(buttons, classes..names.len()),
+    };
     let emulator = Emulator::start(EmulatorConfig {
         buttons: u8::try_from(buttons).unwrap_or(u8::MAX),
         virtual_time: true,
@@ -204,14 +219,16 @@ pub fn play(
     let (notices, heard) = channel();
     // Whoever presses at the speed of a machine is a machine, here with leave.
     let limit = Limit { apart_ms: 0, per_minute: u32::MAX };
-    let policy = Policy { common: Rules { allow_unpaired: true, limit, ..Rules::default() }, ..Policy::default() };
-    let ledger = JournalLedger::new(app.journal(), policy.into(), app.model().labels());
+    let common = Rules { allow_unpaired: true, limit, ..Rules::default() };
+    let policy = Policy { common, remarks, ..Policy::default() };
+    let ledger = JournalLedger::new(app.journal(), policy.into(), &names);
     let serial = Listener::start(Box::new(SerialPad::at(&port)), Opening::Now, Box::new(ledger), notices)?;
     let finger = Finger { emulator: &emulator, heard: &heard };
     finger.wait_up()?;
 
     let before = press_records(app, 0)?.last().map_or(0, |r| r.seq);
     let mut summary = Summary { port, ..Summary::default() };
+    let mut typed = 0;
     for index in 0..script.presses {
         let row = order[index % order.len().max(1)];
         let truth = truths[row];
@@ -225,17 +242,29 @@ pub fn play(
 
         let confirmed = app.learner().wants_confirmation();
         let mistaken = !confirmed && chance.unit() < script.wrong;
-        let right = answer.class == truth;
+        let right = task.near(answer.class, truth);
         let role = match script.says {
             Says::Thumbs if right != mistaken => Role::Up,
             Says::Thumbs => Role::Down,
+            Says::Corrections if remarks > 0 => {
+                let said = remark(&task, answer.class, truth, mistaken, &mut chance);
+                said.map_or(Role::Up, |class| Role::Class(class as u32))
+            }
             Says::Corrections if mistaken => Role::Class(((truth + 1 + chance.below(classes - 1)) % classes) as u32),
             Says::Corrections => Role::Class(truth as u32),
         };
-        let undone = script.undo_at == Some(index);
+        // The whole truth, chosen from a list, where the pad has no button for it.
+        let chosen = match role {
+            Role::Class(class) if listed => Some(class),
+            Role::Class(_) if confirmed && task.parts().is_some() => Some(truth as u32),
+            _ => None,
+        };
+        let undone = script.undo_at == Some(index) && chosen.is_none();
         let mut learned = Vec::new();
         if undone {
             let slip = match role {
+                Role::Up if remarks > 0 => Role::Class(classes as u32),
+                Role::Class(_) if remarks > 0 => Role::Up,
                 Role::Up => Role::Down,
                 Role::Down => Role::Up,
                 Role::Class(c) => Role::Class((c + 1) % classes as u32),
@@ -250,9 +279,20 @@ pub fn play(
             summary.made += 2;
         }
         let gesture = if confirmed { Gesture::Long } else { Gesture::Click };
-        let durable = finger.press(&layout, role, gesture)?;
-        summary.made += 1;
-        let start = Instant::now();
+        let (durable, start) = match chosen {
+            None => {
+                let durable = finger.press(&layout, role, gesture)?;
+                summary.made += 1;
+                (durable, Instant::now())
+            }
+            Some(class) => {
+                let start = Instant::now();
+                let press = Press::new(Some(prediction_id), PressKind::Correction { class }, Source::Key);
+                lock(&app.journal()).press(&Press { confirmed, ..press }).map_err(AppError::from)?;
+                typed += 1;
+                (start.elapsed(), Instant::now())
+            }
+        };
         learned.extend(app.catch_up()?);
         let turn = Turn {
             index,
@@ -261,9 +301,12 @@ pub fn play(
             shown: answer.class,
             p: answer.p(),
             truth,
+            right,
             said: match role {
+                _ if chosen.is_some() => format!("it is {}, from the list", names[chosen.unwrap_or_default() as usize]),
                 Role::Up => "👍".into(),
                 Role::Down => "👎".into(),
+                Role::Class(c) if remarks > 0 => names[c as usize].clone(),
                 Role::Class(c) => format!("it is {}", app.model().labels()[c as usize]),
             },
             confirmed,
@@ -282,8 +325,22 @@ pub fn play(
     let records = press_records(app, before)?;
     let numbers: BTreeSet<String> = records.iter().filter_map(pad_number).collect();
     summary.lost = summary.made.saturating_sub(numbers.len());
-    summary.doubled = records.len() - numbers.len() + numbers.len().saturating_sub(summary.made);
+    summary.doubled = records.len() - typed - numbers.len() + numbers.len().saturating_sub(summary.made);
     Ok(summary)
+}
+
+/// What a person with a button for each remark presses, as a class number; `None` for 👍. Of several that are true, any.
+fn remark(task: &Task, shown: usize, truth: usize, mistaken: bool, chance: &mut Chance) -> Option<usize> {
+    let all = task.names().len()..task.names().len() + task.remarks().len();
+    let fitting = task.true_remarks(shown, truth);
+    if !mistaken {
+        return (!fitting.is_empty()).then(|| fitting[chance.below(fitting.len())]);
+    }
+    let mut wrong: Vec<Option<usize>> = all.filter(|c| !fitting.contains(c)).map(Some).collect();
+    if !fitting.is_empty() {
+        wrong.push(None);
+    }
+    wrong[chance.below(wrong.len())]
 }
 
 /// The records of presses after `after_seq`.

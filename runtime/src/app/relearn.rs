@@ -15,8 +15,12 @@ impl App {
     /// Returns the class it was about and the adapter now in use.
     ///
     /// # Errors
-    /// [`AppError::Classes`] for a name that is taken or a class that is unknown; nothing is recorded then.
+    /// [`AppError::Classes`] for a name that is taken or a class that is unknown, [`AppError::OtherTask`] where there are no
+    /// classes; nothing is recorded then.
     pub fn change_classes(&mut self, change: &ClassChange) -> Result<(usize, AdapterId), AppError> {
+        if !self.task().is_plain() {
+            return Err(AppError::OtherTask { task: self.task().name(), what: "changes of classes" });
+        }
         self.classes.clone().apply(0, change)?;
         let base_digest = self.model.bundle().base_digest().to_string();
         let seq = lock(&self.journal).classes(&ClassesEvent { base_digest, change: change.clone() })?;
@@ -94,7 +98,9 @@ impl App {
         let named = match trains.feedback {
             Feedback::Correction { class } | Feedback::Demonstration { class } => class,
             Feedback::Preference { over } => over,
-            Feedback::Thumb { .. } | Feedback::Stars { .. } | Feedback::NotSure => trains.shown,
+            Feedback::Thumb { .. } | Feedback::Stars { .. } | Feedback::Remark { .. } | Feedback::NotSure => {
+                trains.shown
+            }
         };
         Some(named.max(trains.shown)).filter(|&class| class >= self.classes.shipped_len())
     }
@@ -134,7 +140,10 @@ impl App {
         let class = |c: u32| c as usize;
         let feedback = match p.signal {
             Signal::Thumb { up } => Feedback::Thumb { up },
-            Signal::Correction { class: c } => Feedback::Correction { class: class(c) },
+            Signal::Correction { class: c } => match self.task().remark(class(c)) {
+                Some(remark) => Feedback::Remark { remark },
+                None => Feedback::Correction { class: class(c) },
+            },
             Signal::Demonstration { class: c } => Feedback::Demonstration { class: class(c) },
             Signal::Stars { stars } => Feedback::Stars { stars },
             Signal::Preference { over } => Feedback::Preference { over: class(over) },

@@ -7,7 +7,8 @@ use serde::Deserialize;
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
-    /// What is learned: `classification`, …
+    /// What is learned, by its name in `learn::task::TASKS`; absent: `classification`.
+    #[serde(default = "classification")]
     pub task: String,
     /// The tensor (`f32 [1, d]`) a head is learned on.
     pub feature: String,
@@ -29,6 +30,46 @@ pub struct Recipe {
     /// Settings the maker recommends.
     #[serde(default)]
     pub defaults: Defaults,
+    /// What the task has to know of its answers.
+    #[serde(default)]
+    pub answers: Answers,
+}
+
+fn classification() -> String {
+    "classification".to_string()
+}
+
+/// What a task has to know of its answers beside their labels; which of it is needed, the task says.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Answers {
+    /// `wake-word`, `detection`, `anomaly`: the probability from which something is reported, in (0, 1); ½ if absent.
+    #[serde(default)]
+    pub threshold: Option<f32>,
+    /// `score`: the lowest number.
+    #[serde(default)]
+    pub low: Option<f32>,
+    /// `score`: the highest number.
+    #[serde(default)]
+    pub high: Option<f32>,
+    /// `score`: from one number of the grid to the next, at most `sigma`.
+    #[serde(default)]
+    pub step: Option<f32>,
+    /// `score`: standard deviation of the shipped head's errors on source data.
+    #[serde(default)]
+    pub sigma: Option<f32>,
+    /// `score`: how far off is still right.
+    #[serde(default)]
+    pub tolerance: Option<f32>,
+    /// `score`: the unit, for people.
+    #[serde(default)]
+    pub unit: Option<String>,
+    /// `retrieval`: tensor of `train/head.safetensors`, `f32 [N, P]`, a row for each label.
+    #[serde(default)]
+    pub gallery: Option<String>,
+    /// `retrieval`: what inner products are divided by, above 0; 1 if absent.
+    #[serde(default)]
+    pub temperature: Option<f32>,
 }
 
 /// The shipped head `W0 z + b0`, by the names of its initializers in the graph.

@@ -396,6 +396,9 @@ fn gather(
         (Samples::Dataset(data), Model::Bundle(bundle)) => {
             let preprocessor = Preprocessor::from_bundle(bundle)?;
             let labels = bundle.labels()?;
+            let recipe = bundle.recipe()?;
+            // What is right in another task is more than the largest output: the float model's outputs are the measure.
+            let classes = recipe.task == "classification";
             let class_of = |label: &str| {
                 let named = labels.iter().position(|l| l == label);
                 named.or_else(|| label.parse().ok().filter(|&c| c < labels.len())).ok_or_else(|| CompressError::Data {
@@ -412,9 +415,11 @@ fn gather(
             let mut truths = Vec::new();
             for row in spread(&measured, options.measure) {
                 out.measure.push(prepare(row)?);
-                truths.push(class_of(&row.label)?);
+                if classes {
+                    truths.push(class_of(&row.label)?);
+                }
             }
-            out.labels = Some((bundle.recipe()?.logits, truths));
+            out.labels = classes.then_some((recipe.logits, truths));
         }
         (Samples::Dataset(_), Model::Onnx { .. }) => {
             let what = "an ONNX file has no preprocessing and no labels: give --calib a directory of case*.npz, or make a \

@@ -131,6 +131,18 @@ impl Layout {
         Layout::new(&roles)
     }
 
+    /// The default where a model's task has remarks, which `classes` name: one button is 👎; two are the remarks, if there are two,
+    /// else 👍 and 👎; with more, each is a remark but the last, which is 👍. Gestures as with [`Layout::for_buttons`].
+    pub fn for_remarks(buttons: usize, remarks: std::ops::Range<usize>) -> Layout {
+        let of = |n: usize| remarks.clone().take(n).map(|class| Role::Class(class as u32));
+        let roles: Vec<Role> = match buttons {
+            2 if remarks.len() == 2 => of(2).collect(),
+            0..=2 => return Layout::for_buttons(buttons),
+            n => of(n - 1).chain([Role::Up]).collect(),
+        };
+        Layout::new(&roles)
+    }
+
     /// Buttons that stand for these roles, with the gestures of [`Layout::for_buttons`].
     pub fn new(roles: &[Role]) -> Layout {
         let mut meanings = BTreeMap::from([(Act::Chord, Meaning::Undo), (Act::ChordHeld, Meaning::Rollback)]);

@@ -19,6 +19,8 @@ pub struct Policy {
     pub pads: BTreeMap<[u8; 8], Rules>,
     /// By the number of their badge.
     pub people: BTreeMap<u16, Person>,
+    /// How many of the model's last names are remarks on what was shown rather than classes.
+    pub remarks: usize,
 }
 
 /// The rules of one pad.
@@ -85,7 +87,11 @@ impl Policy {
     /// A meaning that does not fit the model, with its origin.
     pub fn layout(&self, uid: &[u8; 8], buttons: u8, person: Option<u16>, labels: &[String]) -> Result<Layout, String> {
         let rules = self.rules(uid);
-        let mut layout = Layout::for_buttons(usize::from(rules.buttons.unwrap_or(buttons)));
+        let buttons = usize::from(rules.buttons.unwrap_or(buttons));
+        let mut layout = match self.remarks {
+            0 => Layout::for_buttons(buttons),
+            n => Layout::for_remarks(buttons, labels.len().saturating_sub(n)..labels.len()),
+        };
         layout.overlay(&rules.mapping, labels)?;
         if let Some(person) = person.and_then(|badge| self.people.get(&badge)) {
             layout.overlay(&person.mapping, labels)?;

@@ -17,8 +17,8 @@ pub(crate) enum TrainingRow {
 /// The incremental solver of an objective.
 #[derive(Clone, Debug)]
 pub(crate) enum Engine {
-    Map(HeadSolver),
-    Minibatch(MinibatchSolver),
+    Map(Box<HeadSolver>),
+    Minibatch(Box<MinibatchSolver>),
 }
 
 /// The objective that `config` names.
@@ -43,17 +43,17 @@ impl Engine {
     pub(crate) fn new(base: &HeadBase, config: &LearnerConfig) -> Result<Engine, LearnError> {
         let objective = objective(config)?;
         Ok(match objective.fit {
-            HeadFit::Map => Engine::Map(HeadSolver::for_head(base, solver_config(config))?),
+            HeadFit::Map => Engine::Map(Box::new(HeadSolver::for_head(base, solver_config(config))?)),
             HeadFit::Minibatch { learning_rate } => {
                 config.solver.check()?;
-                Engine::Minibatch(MinibatchSolver::new(
+                Engine::Minibatch(Box::new(MinibatchSolver::new(
                     base.classes(),
                     base.width() - 1,
                     objective,
                     config.solver.hyper,
                     config.learning_rate.unwrap_or(learning_rate),
                     config.minibatch.clone(),
-                )?)
+                )?))
             }
         })
     }
@@ -66,7 +66,7 @@ impl Engine {
     ) -> Result<Engine, LearnError> {
         let mut engine = Engine::new(base, config)?;
         match &mut engine {
-            Engine::Map(solver) => *solver = HeadSolver::with_rows(base, &likelihoods(rows), solver_config(config))?,
+            Engine::Map(solver) => **solver = HeadSolver::with_rows(base, &likelihoods(rows), solver_config(config))?,
             Engine::Minibatch(_) => {
                 for row in rows {
                     engine.push(row)?;

@@ -78,6 +78,14 @@ pub enum LearnError {
         /// The objective's registered name.
         objective: &'static str,
     },
+    /// The objective knows classes only.
+    #[error("objective {objective} knows classes only, and this model's task is {task}; use objective posterior")]
+    OtherTask {
+        /// The objective's registered name.
+        objective: &'static str,
+        /// The task's registered name.
+        task: &'static str,
+    },
     /// No press of that id is in the log.
     #[error("press {press_id} is not in the training log; it was never recorded or already undone")]
     UnknownPress {
@@ -136,6 +144,7 @@ impl Classified for LearnError {
             LearnError::UnsupportedFeedback { .. }
             | LearnError::UnknownObjective { .. }
             | LearnError::CannotRetain { .. }
+            | LearnError::OtherTask { .. }
             | LearnError::Unmergeable { .. }
             | LearnError::Bent { .. } => Class::Unsupported,
             LearnError::UnknownPress { .. } => Class::Usage,

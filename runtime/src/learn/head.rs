@@ -58,9 +58,20 @@ impl HeadBase {
     /// [`LearnError::Length`] when the sizes do not fit or `C < 2` or `d < 1`, [`LearnError::NonFinite`],
     /// [`LearnError::OutOfRange`] when a `std` is not positive.
     pub fn new(weight: Vec<f32>, bias: Vec<f32>, mean: Vec<f32>, std: Vec<f32>) -> Result<HeadBase, LearnError> {
+        if bias.len() < 2 {
+            return Err(LearnError::Length { what: "the head's bias (one per class)", expected: 2, found: bias.len() });
+        }
+        HeadBase::of_outputs(weight, bias, mean, std)
+    }
+
+    /// As [`HeadBase::new`] for outputs that are no classes, of which one is enough.
+    ///
+    /// # Errors
+    /// Those of [`HeadBase::new`].
+    pub fn of_outputs(weight: Vec<f32>, bias: Vec<f32>, mean: Vec<f32>, std: Vec<f32>) -> Result<HeadBase, LearnError> {
         let (classes, d) = (bias.len(), mean.len());
-        if classes < 2 {
-            return Err(LearnError::Length { what: "the head's bias (one per class)", expected: 2, found: classes });
+        if classes < 1 {
+            return Err(LearnError::Length { what: "the head's bias (one per output)", expected: 1, found: classes });
         }
         if d == 0 {
             return Err(LearnError::Length { what: "the feature's mean", expected: 1, found: 0 });

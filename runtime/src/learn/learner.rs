@@ -19,15 +19,17 @@ use super::classes::{self, Grouped, Merged};
 use super::contradiction::Contradiction;
 use super::engine::{Engine, TrainingRow, objective};
 use super::error::{LearnError, check_finite, check_len};
-use super::gate::{self, Action, Answered, Decision, GateConfig, Mode, Verdict};
-use super::head::{HeadBase, Theta, argmax};
+use super::gate::{self, Action, Decision, GateConfig, Mode, Verdict};
+use super::head::{HeadBase, Theta};
 use super::objective::{Feedback, HeadFit, Hyper, ObjectiveDef, Press, ce, posterior, softmax_into};
-use super::rater::{Rater, agrees};
+use super::rater::Rater;
 use super::retention::SourceSample;
 use super::solver::minibatch::{MinibatchConfig, Pressed};
 use super::solver::{Row, SolverConfig, splitmix64};
+use super::task::Task;
 use super::temperature::Told;
 use super::tripwire::{Trip, Tripwire, TripwireConfig};
+use super::truth::Truth;
 
 /// Settings of a learner.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -56,6 +58,9 @@ pub struct LearnerConfig {
     pub merged: Vec<Merged>,
     /// Samples of the source that are held on to beside the presses.
     pub source: Vec<SourceSample>,
+    /// What answers and presses mean.
+    #[serde(skip)]
+    pub task: Task,
 }
 
 impl Default for LearnerConfig {
@@ -73,6 +78,7 @@ impl Default for LearnerConfig {
             seed: 0,
             merged: Vec::new(),
             source: Vec::new(),
+            task: Task::default(),
         }
     }
 }
@@ -159,10 +165,11 @@ impl Learner {
     ///
     /// # Errors
     /// [`LearnError::OutOfRange`] or [`LearnError::Length`] for settings that make no sense, [`LearnError::UnknownObjective`],
-    /// [`LearnError::CannotRetain`].
+    /// [`LearnError::CannotRetain`], [`LearnError::OtherTask`] for an objective of classes with a task of its own.
     pub fn new(base: HeadBase, mut config: LearnerConfig) -> Result<Learner, LearnError> {
         config.solver.source =
             config.source.iter().map(|sample| source_row(&base, sample)).collect::<Result<_, _>>()?;
+        config.solver.link = config.task.link();
         config.gate.check()?;
         for (what, value) in [
             ("publish_every", config.publish_every),
@@ -176,6 +183,9 @@ impl Learner {
         let objective = objective(&config)?;
         if matches!(objective.fit, HeadFit::Minibatch { .. }) && !config.source.is_empty() {
             return Err(LearnError::CannotRetain { objective: objective.name });
+        }
+        if matches!(objective.fit, HeadFit::Minibatch { .. }) && !config.task.is_plain() {
+            return Err(LearnError::OtherTask { objective: objective.name, task: config.task.name() });
         }
         let factory = Theta::zeros(base.classes(), base.width());
         Ok(Learner {
@@ -482,13 +492,7 @@ impl Learner {
             let Some(truth) = self.truth(prediction) else { continue };
             let mut logits = self.published.apply(&self.base.standardise(&prediction.feature)?, &prediction.logits)?;
             classes::collapse(self.group_now(), &mut logits);
-            told.push((
-                logits,
-                match truth {
-                    Truth::Is(class) => Told::Is(class),
-                    Truth::IsNot(class) => Told::IsNot(class),
-                },
-            ));
+            told.extend(truth.told(&self.config.task).map(|truth| (logits, truth)));
         }
         Ok(told)
     }
@@ -501,8 +505,9 @@ impl Learner {
         let logits: Vec<f64> = served.iter().map(|&f| f64::from(f)).collect();
         let mut pi = vec![0.0; logits.len()];
         softmax_into(&logits, &mut pi);
-        let hyper = self.hyper_of(&press.source);
-        Ok(hyper.epsilon + (1.0 - 2.0 * hyper.epsilon) * pi[classes::stands_for(group, press.shown)])
+        let (hyper, shown) = (self.hyper_of(&press.source), classes::stands_for(group, press.shown));
+        let near = (0..pi.len()).filter(|&y| self.config.task.near(shown, y));
+        Ok(hyper.epsilon + (1.0 - 2.0 * hyper.epsilon) * near.map(|y| pi[y]).sum::<f64>())
     }
 
     fn factory(&self) -> Theta {
@@ -519,7 +524,7 @@ impl Learner {
             let (candidate, incumbent) = (candidate.apply(&z, &factory)?, self.published.apply(&z, &factory)?);
             let mut heads = [candidate, incumbent, factory];
             heads.iter_mut().for_each(|logits| classes::collapse(self.group_now(), logits));
-            let answered = truth.judge([&heads[0], &heads[1], &heads[2]]);
+            let answered = truth.judge(&self.config.task, [&heads[0], &heads[1], &heads[2]]);
             evidence.push(Verdict { candidate: answered[0], incumbent: answered[1], factory: answered[2] });
         }
         Ok(evidence)
@@ -535,8 +540,9 @@ impl Learner {
     fn truth(&self, prediction: &Prediction) -> Option<Truth> {
         let said = prediction.presses.iter().rev().find(|said| said.confirmed)?;
         let (then, now) = (classes::group_at(&self.config.merged, said.press_id), self.group_now());
-        let truth = said.truth(prediction.shown)?;
+        let truth = Truth::of(said.feedback, prediction.shown)?;
         match truth {
+            Truth::Remarked { .. } => Some(truth),
             Truth::Is(class) => Some(Truth::Is(classes::stands_for(now, class))),
             // "Not a" of a time when a was one class says nothing about what a has been merged with since.
             Truth::IsNot(class) => classes::same_members(then, now, class, self.base.classes())
@@ -549,6 +555,7 @@ impl Learner {
         check_len("the graph's logits", self.base.classes(), press.logits.len())?;
         check_finite("the graph's logits", &press.logits)?;
         press.feedback.check(press.shown, self.base.classes())?;
+        self.config.task.check(press.feedback)?;
         if !(press.mu > 0.0 && press.mu <= 1.0) {
             return Err(LearnError::OutOfRange { what: "mu", value: f64::from(press.mu), range: "(0, 1]" });
         }
@@ -658,7 +665,8 @@ impl Learner {
             Feedback::Demonstration { class } => Feedback::Demonstration { class: classes::stands_for(now, class) },
             other => other,
         };
-        agrees(feedback, classes::stands_for(now, shown), truth)
+        let shown = classes::stands_for(now, shown);
+        truth.confirms(&self.config.task, self.base.classes(), feedback, shown)
     }
 
     /// A confirmed press may have told something about those who pressed before it: their other presses then count anew.
@@ -683,7 +691,12 @@ impl Learner {
         if prediction.presses.iter().any(|said| said.confirmed) {
             return Ok(None);
         }
-        let learns = |said: &Said| self.objective.learns_from.contains(&said.feedback.kind());
+        // Remarks are likelihoods and nothing else.
+        let remarks = self.objective.name == posterior::POSTERIOR.name;
+        let learns = |said: &Said| match said.feedback {
+            Feedback::Remark { .. } => remarks,
+            _ => self.objective.learns_from.contains(&said.feedback.kind()),
+        };
         let last: BTreeMap<&str, &Said> =
             prediction.last_plain().into_iter().filter(|(_, said)| learns(said)).collect();
         let presses: Vec<Press> = last.values().map(|said| Press::plain(said.feedback)).collect();
@@ -709,7 +722,12 @@ impl Learner {
             for (source, said) in &last {
                 let (press, hyper) = (Press::plain(said.feedback), self.hyper_of(source));
                 let group = classes::group_at(&self.config.merged, said.press_id);
-                classes::multiply_likelihood(&mut likelihood, press, prediction.shown, &hyper, group)?;
+                match &self.config.task {
+                    task if task.is_plain() => {
+                        classes::multiply_likelihood(&mut likelihood, press, prediction.shown, &hyper, group)?;
+                    }
+                    task => task.multiply_likelihood(&mut likelihood, press, prediction.shown, &hyper)?,
+                }
             }
             posterior::is_informative(&likelihood).then_some(likelihood)
         };
@@ -733,59 +751,10 @@ fn source_row(base: &HeadBase, sample: &SourceSample) -> Result<Row, LearnError>
     Ok(Row { z: base.standardise(&sample.feature)?, logits, likelihood: belief, names_class: false })
 }
 
-/// What a confirmed press says about the true class.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Truth {
-    Is(usize),
-    IsNot(usize),
-}
-
-impl Truth {
-    /// What each head answers and how probably it is right.
-    ///
-    /// Where only one class is excluded, another answer is right with the probability the heads together give it, that class
-    /// left out: none of them is its own judge.
-    fn judge(self, heads: [&Vec<f32>; 3]) -> [Answered; 3] {
-        let classes = heads[0].len();
-        let mut mean = vec![0.0; classes];
-        for head in heads {
-            let logits: Vec<f64> = head.iter().map(|&v| f64::from(v)).collect();
-            let mut p = vec![0.0; classes];
-            softmax_into(&logits, &mut p);
-            mean.iter_mut().zip(p).for_each(|(m, p)| *m += p / 3.0);
-        }
-        heads.map(|head| {
-            let class = argmax(head);
-            let right = match self {
-                Truth::Is(truth) => f64::from(u8::from(class == truth)),
-                Truth::IsNot(wrong) if class == wrong => 0.0,
-                Truth::IsNot(wrong) => mean[class] / (1.0 - mean[wrong]).max(f64::MIN_POSITIVE),
-            };
-            let possible = match self {
-                Truth::Is(truth) => class == truth,
-                Truth::IsNot(wrong) => class != wrong,
-            };
-            Answered { class, right: right.clamp(0.0, 1.0), possible }
-        })
-    }
-}
-
 impl Prediction {
     /// The last press of each source that is not a confirmed one.
     fn last_plain(&self) -> BTreeMap<&str, &Said> {
         self.presses.iter().filter(|said| !said.confirmed).map(|said| (said.source.as_str(), said)).collect()
-    }
-}
-
-impl Said {
-    /// What it says about the truth, the class shown given; `None` when it does not tell.
-    fn truth(&self, shown: usize) -> Option<Truth> {
-        match self.feedback {
-            Feedback::Correction { class } | Feedback::Demonstration { class } => Some(Truth::Is(class)),
-            Feedback::Thumb { up: true } | Feedback::Stars { stars: 5 } => Some(Truth::Is(shown)),
-            Feedback::Thumb { up: false } | Feedback::Stars { stars: 1 } => Some(Truth::IsNot(shown)),
-            Feedback::Stars { .. } | Feedback::Preference { .. } | Feedback::NotSure => None,
-        }
     }
 }
 

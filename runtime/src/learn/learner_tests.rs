@@ -1,5 +1,6 @@
 use super::*;
 use crate::learn::fixture::{Kind, Sample, World, uniform, vectors};
+use crate::learn::head::argmax;
 
 fn press_of(sample: &Sample, id: u64, shown: usize, feedback: Feedback) -> TrainingPress {
     TrainingPress {

@@ -38,8 +38,10 @@ pub mod objective;
 mod rater;
 pub mod retention;
 pub mod solver;
+pub mod task;
 pub mod temperature;
 pub mod tripwire;
+mod truth;
 
 pub use ask::{Asker, Display};
 pub use classes::{Classes, ClassesError};
@@ -52,5 +54,6 @@ pub use rater::Rater;
 pub use retention::{Coreset, Kept, Retain, SourceSample};
 pub use solver::minibatch::MinibatchConfig;
 pub use solver::{HeadSolver, Prior, Row, SolverConfig, canonical_refit};
+pub use task::{TASKS, Task, TaskDef};
 pub use temperature::Temperature;
 pub use tripwire::{Trip, Tripwire, TripwireConfig};

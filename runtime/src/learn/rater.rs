@@ -2,8 +2,8 @@
 //!
 //! Never from the training presses themselves: a model fitted to them explains them, and an error rate estimated from its residue
 //! comes out near 0.02 whatever the truth is.
-use super::learner::Truth;
 use super::objective::Feedback;
+use super::truth::Truth;
 
 /// What confirmed presses have shown of one source.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,6 +37,7 @@ pub(super) fn agrees(feedback: Feedback, shown: usize, truth: Truth) -> Option<b
     let shown_is_right = match truth {
         Truth::Is(class) => class == shown,
         Truth::IsNot(_) => false,
+        Truth::Remarked { .. } => return None,
     };
     match (feedback, truth) {
         (Feedback::Thumb { up }, _) => Some(up == shown_is_right),

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::LearnError;
 use super::head::{HeadBase, Theta, argmax};
+use super::task::Task;
 
 /// How much of the source is learned beside the presses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -210,7 +211,7 @@ impl Coreset {
     ///
     /// # Errors
     /// [`LearnError::Length`] when it is of another head.
-    pub fn kept(&self, base: &HeadBase, theta: &Theta) -> Result<Option<Kept>, LearnError> {
+    pub fn kept(&self, task: &Task, base: &HeadBase, theta: &Theta) -> Result<Option<Kept>, LearnError> {
         let n = self.probe.len();
         if n == 0 {
             return Ok(None);
@@ -221,8 +222,8 @@ impl Coreset {
             let right = s.label.unwrap_or(shipped);
             let graph = super::classes::continued(&s.logits, theta.classes());
             let served = theta.apply(&base.standardise(&s.feature)?, &graph)?;
-            factory += usize::from(shipped == right);
-            now += usize::from(argmax(&served) == right);
+            factory += usize::from(task.near(shipped, right));
+            now += usize::from(task.near(argmax(&served), right));
         }
         Ok(Some(Kept { n, factory: factory as f64 / n as f64, now: now as f64 / n as f64 }))
     }

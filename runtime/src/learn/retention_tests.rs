@@ -57,7 +57,7 @@ fn more_of_the_source_is_more_kept_and_the_figures_say_so() {
         .into_iter()
         .map(|retain| {
             let theta = taught(&world, retain, 200).refit().unwrap();
-            let kept = probe.kept(&world.base, &theta).unwrap().unwrap();
+            let kept = probe.kept(&Task::default(), &world.base, &theta).unwrap().unwrap();
             println!("{}: new {:.3}, own ground {:.3}, {kept:?}", retain.name(), world.accuracy(&theta), own(&theta));
             // The probe tells, without any data of the source on the device, what the source's own test tells.
             assert!((kept.now - own(&theta)).abs() < 0.06, "{kept:?} and {}", own(&theta));
@@ -103,7 +103,7 @@ fn a_coreset_comes_back_from_its_file_and_what_does_not_fit_is_named() {
     // Nothing to measure by is no figure.
     let none = Coreset::default();
     let world = vectors().world(Kind::Source);
-    assert_eq!(none.kept(&world.base, &world.factory()).unwrap(), None);
+    assert_eq!(none.kept(&Task::default(), &world.base, &world.factory()).unwrap(), None);
 }
 
 #[test]
@@ -119,7 +119,8 @@ fn the_samples_chosen_are_balanced_and_closer_to_their_classes_than_the_first_on
     // Where the truth is not known, the shipped head's answers are kept as they are.
     let probe = all.iter().take(20).map(|s| SourceSample { label: None, ..s.clone() }).collect();
     let world = vectors().world(Kind::Source);
-    let kept = Coreset { train: Vec::new(), probe }.kept(&world.base, &world.factory()).unwrap().unwrap();
+    let kept =
+        Coreset { train: Vec::new(), probe }.kept(&Task::default(), &world.base, &world.factory()).unwrap().unwrap();
     assert_eq!((kept.factory, kept.now, kept.forgotten()), (1.0, 1.0, 0.0));
 }
 

@@ -5,11 +5,13 @@ pub mod calibration;
 pub mod classification;
 pub mod latency;
 pub mod offpolicy;
+pub mod tasks;
 
 pub use calibration::{Calibration, ReliabilityBin};
 pub use classification::{Classification, PerClass};
 pub use latency::Latency;
 pub use offpolicy::{OffPolicy, OffPolicyError};
+pub use tasks::{Alarms, Errors, MultiLabel, Ranking};
 
 /// Why a figure could not be computed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]

@@ -110,6 +110,14 @@ impl Tune {
         self.only_bundles_options()?;
         let state = StateDir::resolve(self.state.as_deref())?;
         let model = Model::open(Bundle::open(&self.model)?, SessionOptions::default())?;
+        if !model.task().is_plain() {
+            let text = format!(
+                "this model's task is {}; `--data` trains the body of classifiers. Its head learns from presses: hone listen, or \
+                 --scope head",
+                model.task().name()
+            );
+            return Err(fail(Class::Unsupported, text));
+        }
         let mut spec = self.spec(model.recipe().logits.clone(), None);
         if spec.targets.is_empty() {
             spec.targets.clone_from(&model.recipe().lora_targets);

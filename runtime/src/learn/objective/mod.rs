@@ -54,6 +54,11 @@ pub enum Feedback {
         /// The class the shown one was preferred to.
         over: usize,
     },
+    /// Something said about the shown answer that its task has a meaning for; see [`TASKS`](crate::learn::task::TASKS).
+    Remark {
+        /// The remark's number among those of the task.
+        remark: usize,
+    },
     /// "I do not know": no likelihood, no gradient.
     NotSure,
 }
@@ -67,6 +72,7 @@ impl Feedback {
             Feedback::Demonstration { .. } => "demonstration",
             Feedback::Stars { .. } => "stars",
             Feedback::Preference { .. } => "preference",
+            Feedback::Remark { .. } => "remark",
             Feedback::NotSure => "not-sure",
         }
     }
@@ -303,7 +309,9 @@ pub fn reward(feedback: Feedback, shown: usize) -> Option<f64> {
         Feedback::Thumb { up } => Some(sign(up)),
         Feedback::Stars { stars } => Some((f64::from(stars) - 3.0) / 2.0),
         Feedback::Correction { class } => Some(sign(class == shown)),
-        Feedback::Demonstration { .. } | Feedback::Preference { .. } | Feedback::NotSure => None,
+        Feedback::Demonstration { .. } | Feedback::Preference { .. } | Feedback::Remark { .. } | Feedback::NotSure => {
+            None
+        }
     }
 }
 

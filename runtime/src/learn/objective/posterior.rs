@@ -27,7 +27,7 @@ pub static POSTERIOR: ObjectiveDef = ObjectiveDef {
 /// `ε/(C−1)`; `s` stars with `u = (s−1)/4`: `ε+(1−2ε)u` and `ε+(1−2ε)(1−u)`; a preference `1−ε`, ε, the others ½.
 ///
 /// # Errors
-/// Those of [`Feedback::check`].
+/// Those of [`Feedback::check`]; [`LearnError::UnsupportedFeedback`] for a remark, whose meaning is the task's.
 pub fn multiply_likelihood(
     likelihood: &mut [f64],
     press: Press,
@@ -64,6 +64,11 @@ pub fn multiply_likelihood(
                 };
             }
         }
+        // What a remark means is the task's to say.
+        Feedback::Remark { .. } => {
+            let feedback = press.feedback.kind();
+            return Err(LearnError::UnsupportedFeedback { objective: POSTERIOR.name, feedback });
+        }
         Feedback::NotSure => {}
     }
     Ok(())
@@ -92,6 +97,19 @@ pub fn gradient_in_place(pi: &mut [f64], likelihood: &[f64], delta: f64) -> f64 
         }
     }
     -mass.max(f64::MIN_POSITIVE).ln()
+}
+
+/// As [`gradient_in_place`] with `doubtful` (`[C]`, a probability vector) mixed into the belief in the place of the uniform one.
+pub fn gradient_with_doubt(pi: &mut [f64], doubtful: &[f64], likelihood: &[f64], delta: f64) {
+    let belief = |p: f64, q: f64| (1.0 - delta) * p + delta * q;
+    let mass: f64 = pi.iter().zip(doubtful).zip(likelihood).map(|((&p, &q), &l)| belief(p, q) * l).sum();
+    if !is_informative(likelihood) || mass <= 0.0 {
+        pi.fill(0.0);
+        return;
+    }
+    for ((p, &q), &l) in pi.iter_mut().zip(doubtful).zip(likelihood) {
+        *p -= belief(*p, q) * l / mass;
+    }
 }
 
 fn step(example: &Example<'_>, hyper: &Hyper) -> Result<Step, LearnError> {

@@ -126,21 +126,21 @@ impl Fit {
     /// the rows it holds.
     fn foretell(&self, rows: &Rows, i: usize, kernel: Option<&Kernel>) -> f64 {
         let classes = rows.classes;
-        let mut logits = rows.logits(i).to_vec();
-        match &self.state {
+        let change: Vec<f64> = match &self.state {
             State::Primal(primal) => {
                 let phi = rows.phi(i, self.prior.kappa);
                 let m = primal.theta.len() / classes;
-                (0..classes).for_each(|c| logits[c] += phi.dot(&primal.theta[c * m..(c + 1) * m]));
+                (0..classes).map(|c| phi.dot(&primal.theta[c * m..(c + 1) * m])).collect()
             }
             State::Dual(dual) => {
                 let k = kernel.map_or_else(Vec::new, |kernel| kernel.at(self.prior.kappa, dual.len()));
-                (0..classes).for_each(|c| logits[c] += dot(&k, &dual.coefficients[c]));
+                (0..classes).map(|c| dot(&k, &dual.coefficients[c])).collect()
             }
-        }
-        let mut pi = vec![0.0; classes];
+        };
+        let logits = rows.changed(i, &change);
+        let mut pi = vec![0.0; logits.len()];
         softmax_into(&logits, &mut pi);
-        let believed = |p: f64| (1.0 - SURE) * p + SURE / classes as f64;
+        let believed = |p: f64| (1.0 - SURE) * p + SURE / logits.len() as f64;
         let mass: f64 = pi.iter().zip(rows.likelihood(i)).map(|(&p, &l)| believed(p) * l).sum();
         mass.max(f64::MIN_POSITIVE).ln()
     }
@@ -290,12 +290,20 @@ pub(super) fn descend(
             let until = rows.n.min(first + BLOCK);
             let phi = &phi[first * m..until * m];
             logits.clear();
-            (first..until).for_each(|i| logits.extend_from_slice(rows.logits(i)));
+            match &rows.link {
+                None => (first..until).for_each(|i| logits.extend_from_slice(rows.logits(i))),
+                Some(_) => logits.resize((until - first) * classes, 0.0),
+            }
             refit::products(m, phi, theta, &mut logits);
             g.resize(logits.len(), 0.0);
             for ((i, f), g) in (first..until).zip(logits.chunks_exact(classes)).zip(g.chunks_exact_mut(classes)) {
-                softmax_into(f, g);
-                rows.gradient(i, g, course.delta);
+                match &rows.link {
+                    None => {
+                        softmax_into(f, g);
+                        rows.gradient(i, g, course.delta);
+                    }
+                    Some(link) => rows.linked_gradient(link, i, f, course.delta, g),
+                }
             }
             refit::gather(m, phi, &g, &mut gradient);
         }
@@ -427,11 +435,16 @@ impl Dual {
         let (mut logits, mut g) = (vec![0.0; classes], vec![0.0; classes]);
         for k in 0..course.iterations {
             for i in 0..n {
-                for c in 0..classes {
-                    logits[c] = rows.logits(i)[c] + self.change[c][i];
+                if let Some(link) = &rows.link {
+                    (0..classes).for_each(|c| logits[c] = self.change[c][i]);
+                    rows.linked_gradient(link, i, &logits, course.delta, &mut g);
+                } else {
+                    for c in 0..classes {
+                        logits[c] = rows.logits(i)[c] + self.change[c][i];
+                    }
+                    softmax_into(&logits, &mut g);
+                    rows.gradient(i, &mut g, course.delta);
                 }
-                softmax_into(&logits, &mut g);
-                rows.gradient(i, &mut g, course.delta);
                 for c in 0..classes {
                     step[c * n + i] = g[c] + course.lambda * self.coefficients[c][i];
                 }

@@ -80,6 +80,37 @@ impl Prior {
     ];
 }
 
+/// A correction of `P` outputs as one of `C` logits: `logits = graph's + M Θ z`, Θ `[P, d+1]`.
+///
+/// What is handed out is `MΘ`, a correction of the logits as any other. Priors look at no directions of the shipped head then.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Link {
+    /// `P`, at least 1.
+    pub outputs: usize,
+    /// `M [C, P]`, row-major, so scaled that the curvature of the loss in `Θz` is at most ½.
+    pub matrix: Vec<f64>,
+    /// What δ mixes into the belief is `softmax(doubt · logits)`: at 0 the uniform distribution, as with classes; below 1 the same
+    /// belief less sure of itself. In [0, 1].
+    pub doubt: f64,
+}
+
+impl Link {
+    /// `logits += M outputs`.
+    fn push(&self, outputs: &[f64], logits: &mut [f64]) {
+        for (logit, row) in logits.iter_mut().zip(self.matrix.chunks_exact(self.outputs)) {
+            *logit += row.iter().zip(outputs).map(|(m, o)| m * o).sum::<f64>();
+        }
+    }
+
+    /// `outputs = Mᵀ logits`.
+    fn pull(&self, logits: &[f64], outputs: &mut [f64]) {
+        outputs.fill(0.0);
+        for (logit, row) in logits.iter().zip(self.matrix.chunks_exact(self.outputs)) {
+            outputs.iter_mut().zip(row).for_each(|(o, m)| *o += m * logit);
+        }
+    }
+}
+
 /// Settings of the refit.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SolverConfig {
@@ -109,6 +140,9 @@ pub struct SolverConfig {
     pub max_features: usize,
     /// Width after projection.
     pub projected_features: usize,
+    /// How fewer outputs move the logits; `None` where each logit has a row of Θ.
+    #[serde(default)]
+    pub link: Option<Link>,
     /// Rows that are held on to beside the presses: their `likelihood` is what the head shall go on believing, a fixed target.
     pub source: Vec<Row>,
 }
@@ -127,6 +161,7 @@ impl Default for SolverConfig {
             refresh_every: 256,
             max_features: 1024,
             projected_features: 512,
+            link: None,
             source: Vec::new(),
         }
     }
@@ -166,6 +201,15 @@ impl SolverConfig {
         if !(0.0..1.0).contains(&self.canonical_momentum) {
             let value = self.canonical_momentum;
             return Err(LearnError::OutOfRange { what: "canonical_momentum", value, range: "[0, 1)" });
+        }
+        if let Some(link) = &self.link
+            && (link.outputs == 0 || link.matrix.iter().any(|m| !m.is_finite()) || !(0.0..=1.0).contains(&link.doubt))
+        {
+            return Err(LearnError::OutOfRange {
+                what: "a link",
+                value: link.outputs as f64,
+                range: "finite, outputs >= 1, doubt in [0, 1]",
+            });
         }
         for (what, value) in [
             ("warm_iterations", self.warm_iterations),

@@ -6,8 +6,9 @@ use hone_kernels::refit;
 use super::super::error::{LearnError, check_finite, check_len};
 use super::super::head::{HeadBase, Theta};
 use super::super::linalg::{axpy, dot};
-use super::super::objective::posterior::gradient_in_place;
-use super::{Row, SolverConfig, splitmix64};
+use super::super::objective::posterior::{gradient_in_place, gradient_with_doubt};
+use super::super::objective::softmax_into;
+use super::{Link, Row, SolverConfig, splitmix64};
 
 /// What of a row a prior looks at: `φ = (z, s·b)` with `b = Bz` the shipped head's own directions and `s² = κ`.
 #[derive(Clone, Copy, Debug)]
@@ -51,7 +52,11 @@ impl Kernel {
 /// The rows, flat.
 #[derive(Clone, Debug)]
 pub(super) struct Rows {
+    /// Rows of Θ: the classes, or the outputs of a link.
     pub(super) classes: usize,
+    /// Logits and likelihoods of a row; as many as classes where there is no link.
+    hypotheses: usize,
+    pub(super) link: Option<Link>,
     /// `d` as the caller has it.
     pub(super) features: usize,
     /// Width of `z` as the solver has it: `d + 1`, or the projection's width + 1.
@@ -84,8 +89,14 @@ impl Rows {
         }
         let projection = (features > config.max_features).then(|| Projection::new(features, config.projected_features));
         let width = projection.as_ref().map_or(features, |p| p.width) + 1;
+        let link = config.link.clone();
+        if let Some(link) = &link {
+            check_len("the link", classes * link.outputs, link.matrix.len())?;
+        }
         Ok(Rows {
-            classes,
+            classes: link.as_ref().map_or(classes, |l| l.outputs),
+            hypotheses: classes,
+            link,
             features,
             width,
             projection,
@@ -111,6 +122,9 @@ impl Rows {
     /// Rows that also know the directions of the shipped head. A head that answers the same to everything has none.
     pub(super) fn of_head(base: &HeadBase, config: &SolverConfig) -> Result<Rows, LearnError> {
         let mut rows = Rows::empty(base.classes(), base.width() - 1, config)?;
+        if rows.link.is_some() {
+            return rows.with_source(config);
+        }
         // Classes added on the device have no directions, and random features are none of the head's.
         let (shipped, m, d) = (base.shipped_classes(), base.width(), base.features());
         let mut directions = base.over_z();
@@ -135,11 +149,12 @@ impl Rows {
             n,
             z: self.z[..n * self.width].to_vec(),
             b: self.b[..n * self.directions_len()].to_vec(),
-            logits: self.logits[..n * self.classes].to_vec(),
-            likelihood: self.likelihood[..n * self.classes].to_vec(),
+            logits: self.logits[..n * self.hypotheses].to_vec(),
+            likelihood: self.likelihood[..n * self.hypotheses].to_vec(),
             names_class: self.names_class[..n].to_vec(),
             projection: self.projection.clone(),
             directions: self.directions.clone(),
+            link: self.link.clone(),
             ..*self
         }
     }
@@ -147,9 +162,9 @@ impl Rows {
     pub(super) fn push(&mut self, row: &Row) -> Result<(), LearnError> {
         check_len("z", self.features + 1, row.z.len())?;
         check_finite("z", &row.z)?;
-        check_len("the graph's logits", self.classes, row.logits.len())?;
+        check_len("the graph's logits", self.hypotheses, row.logits.len())?;
         check_finite("the graph's logits", &row.logits)?;
-        check_likelihood(&row.likelihood, self.classes)?;
+        check_likelihood(&row.likelihood, self.hypotheses)?;
         let (z, b) = (self.project(&row.z), self.along(&row.z));
         self.z.extend_from_slice(&z);
         self.b.extend_from_slice(&b);
@@ -174,8 +189,8 @@ impl Rows {
         self.n -= 1;
         self.z.truncate(self.n * self.width);
         self.b.truncate(self.n * self.directions_len());
-        self.logits.truncate(self.n * self.classes);
-        self.likelihood.truncate(self.n * self.classes);
+        self.logits.truncate(self.n * self.hypotheses);
+        self.likelihood.truncate(self.n * self.hypotheses);
         self.names_class.truncate(self.n);
     }
 
@@ -185,8 +200,8 @@ impl Rows {
         likelihood: &[f64],
         names_class: bool,
     ) -> Result<(), LearnError> {
-        check_likelihood(likelihood, self.classes)?;
-        self.likelihood[index * self.classes..(index + 1) * self.classes].copy_from_slice(likelihood);
+        check_likelihood(likelihood, self.hypotheses)?;
+        self.likelihood[index * self.hypotheses..(index + 1) * self.hypotheses].copy_from_slice(likelihood);
         self.names_class[index] = names_class;
         Ok(())
     }
@@ -246,11 +261,11 @@ impl Rows {
     }
 
     pub(super) fn logits(&self, i: usize) -> &[f64] {
-        &self.logits[i * self.classes..(i + 1) * self.classes]
+        &self.logits[i * self.hypotheses..(i + 1) * self.hypotheses]
     }
 
     pub(super) fn likelihood(&self, i: usize) -> &[f64] {
-        &self.likelihood[i * self.classes..(i + 1) * self.classes]
+        &self.likelihood[i * self.hypotheses..(i + 1) * self.hypotheses]
     }
 
     /// Rows that were pressed.
@@ -265,6 +280,33 @@ impl Rows {
         } else {
             gradient_in_place(pi, self.likelihood(i), delta);
         }
+    }
+
+    /// As [`Rows::gradient`] through the link: `g [P]` of row `i` for the change `Θz [P]` of its outputs.
+    pub(super) fn linked_gradient(&self, link: &Link, i: usize, change: &[f64], delta: f64, g: &mut [f64]) {
+        let mut logits = self.logits(i).to_vec();
+        link.push(change, &mut logits);
+        let mut pi = vec![0.0; logits.len()];
+        softmax_into(&logits, &mut pi);
+        if i < self.fixed || link.doubt == 0.0 {
+            self.gradient(i, &mut pi, delta);
+        } else {
+            logits.iter_mut().for_each(|l| *l *= link.doubt);
+            let mut doubtful = vec![0.0; logits.len()];
+            softmax_into(&logits, &mut doubtful);
+            gradient_with_doubt(&mut pi, &doubtful, self.likelihood(i), delta);
+        }
+        link.pull(&pi, g);
+    }
+
+    /// Logits of row `i` for the change `Θz` of its outputs.
+    pub(super) fn changed(&self, i: usize, change: &[f64]) -> Vec<f64> {
+        let mut logits = self.logits(i).to_vec();
+        match &self.link {
+            Some(link) => link.push(change, &mut logits),
+            None => logits.iter_mut().zip(change).for_each(|(l, c)| *l += c),
+        }
+        logits
     }
 
     /// λ of this log; counted rather than summed so that the order of rows cannot change it.
@@ -306,7 +348,14 @@ impl Rows {
             }
             full[c * m..(c + 1) * m].iter_mut().zip(&wide).for_each(|(o, &v)| *o = v as f32);
         }
-        Theta::from_parts(self.classes, m, full)
+        let Some(link) = &self.link else { return Theta::from_parts(self.classes, m, full) };
+        let mut linked = vec![0.0_f32; self.hypotheses * m];
+        for (out, weights) in linked.chunks_exact_mut(m).zip(link.matrix.chunks_exact(link.outputs)) {
+            for (j, out) in out.iter_mut().enumerate() {
+                *out = weights.iter().enumerate().map(|(p, w)| w * f64::from(full[p * m + j])).sum::<f64>() as f32;
+            }
+        }
+        Theta::from_parts(self.hypotheses, m, linked)
     }
 
     /// The width features are projected to, where they are.
