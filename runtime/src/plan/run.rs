@@ -113,13 +113,13 @@ impl Plan {
         let Some(mut gpu) = self.gpu.take() else { return Ok(false) };
         let outcome = gpu.run(bytes, |bytes, steps| self.run_steps(bytes, steps, budget));
         match outcome {
-            Ok(gpu::Outcome::Lost(why)) => {
+            Ok(super::gpu::Outcome::Lost(why)) => {
                 self.left_gpu = Some(why.to_string());
                 return Ok(false);
             }
-            Ok(gpu::Outcome::Done) => {}
+            Ok(super::gpu::Outcome::Done) => {}
             // The device computed on with what it had; the CPU says what is wrong with it.
-            Ok(gpu::Outcome::Fault) => {
+            Ok(super::gpu::Outcome::Fault) => {
                 self.gpu = Some(gpu);
                 return Ok(false);
             }

@@ -218,11 +218,15 @@ fn gpu(root: &Path, _: Extent) -> anyhow::Result<Outcome> {
     if !there() {
         return Ok(Outcome::Skipped("there is no Vulkan driver (Debian: mesa-vulkan-drivers)".into()));
     }
+    let features = ["-p", "hone", "-p", "hone-gpu", "-p", "hone-runtime", "--features", "hone/gpu,hone-gpu/device"];
+    cargo(root, &[&["clippy"], &features[..], &["--all-targets", "--locked", "--", "-D", "warnings"]].concat())?;
     cargo(root, &["test", "--package", "hone-gpu", "--features", "device", "--locked"])?;
     let tests = ["--", "plan::gpu_tests", "every_operator_with_a_form_for_gpus"];
     cargo(
         root,
-        &[&["test", "--package", "hone-runtime", "--lib", "--features", "gpu", "--locked"], &tests[..]].concat(),
+        // With the program, so that dependencies are built as its tests have built them.
+        &[&["test", "-p", "hone", "-p", "hone-runtime", "--lib", "--features", "hone/gpu", "--locked"], &tests[..]]
+            .concat(),
     )
 }
 

@@ -26,6 +26,9 @@ pub enum Binding {
     Weights(Weights),
 }
 
+/// A call, what runs it, and what it works on.
+type Placed = (Arc<Pipeline>, Call, Vec<Binding>);
+
 /// A recording in the making.
 pub struct Builder<'d> {
     device: &'d Device,
@@ -34,7 +37,7 @@ pub struct Builder<'d> {
     weights: Vec<(Arc<[u8]>, usize, usize)>,
     /// Bytes of each buffer of weights.
     buffers: Vec<usize>,
-    segments: Vec<Vec<(Arc<Pipeline>, Call, Vec<Binding>)>>,
+    segments: Vec<Vec<Placed>>,
 }
 
 impl<'d> Builder<'d> {

@@ -220,7 +220,7 @@ fn a_recording_runs_again_without_making_anything_and_a_lost_device_is_an_error(
     let mut run = |x: f32| {
         recording.upload(0, &bytes_of(&[x; 105]))?;
         let mut found = Vec::new();
-        recording.run(0, &[512..932], |_, bytes| found = floats_of(bytes))?;
+        recording.run(0, std::slice::from_ref(&(512..932)), |_, bytes| found = floats_of(bytes))?;
         Ok::<_, GpuError>(found)
     };
     assert_eq!(run(1.0).unwrap()[104], 105.0);
