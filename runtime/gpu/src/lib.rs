@@ -5,7 +5,7 @@
 //! has: 8 storage bindings, 256 threads, 16 KiB of shared memory. All storage is `read_write`, because a device refuses one
 //! buffer that is bound both ways, and the operands and results of a call are ranges of one buffer.
 //!
-//! Without the feature `device` there is only that; with it, [`device`] runs it through wgpu. The crate knows nothing of
+//! Without the feature `device` there is only that; with it, `device::Device` runs it through wgpu. The crate knows nothing of
 //! graphs or plans.
 pub mod codes;
 pub mod copy;

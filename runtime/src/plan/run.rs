@@ -11,7 +11,7 @@ use crate::ops::{Fact, OpError};
 use crate::tensor::{DType, Data, Tensor};
 
 impl Plan {
-    /// Runs once in an arena of the caller's. `inputs` in the order of [`Graph::inputs`], residents left out; so are what
+    /// Runs once in an arena of the caller's. `inputs` in the order of [`Graph::inputs`](crate::graph::Graph::inputs), residents left out; so are what
     /// replaces them among the results.
     ///
     /// # Errors
@@ -20,7 +20,7 @@ impl Plan {
         self.run(arena, inputs, &mut Budget { turns: u64::MAX })
     }
 
-    /// Runs once. `inputs` in the order of [`Graph::inputs`]; the results in the order of [`Graph::outputs`].
+    /// Runs once. `inputs` in the order of [`Graph::inputs`](crate::graph::Graph::inputs); the results in the order of [`Graph::outputs`](crate::graph::Graph::outputs).
     ///
     /// # Errors
     /// [`PlanError`] when an input has another type or shape, or a node without a kernel of ours fails.
@@ -322,7 +322,7 @@ impl Arena {
         self.words.len() * 8
     }
 
-    /// Puts a tensor at byte `at`, a multiple of 64: where [`Resident::layout`] says a resident value is.
+    /// Puts a tensor at byte `at`, a multiple of 64: where [`Resident::layout`](super::Resident::layout) says a resident value is.
     ///
     /// # Errors
     /// [`PlanError::Memory`] when the memory cannot be had.

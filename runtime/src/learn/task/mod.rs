@@ -9,7 +9,7 @@
 //!   the class numbers after the hypotheses, so that a button, a line and the journal name them as they name a class;
 //! * a **link** `M [H, P]` where hypotheses outnumber outputs: the correction has `P` rows, `logits = graph's + M Θ z`. Columns
 //!   are scaled so that Böhning's ½ bounds the curvature, which is all the solver asks;
-//! * a **loss of its own** ([`Task::near`], [`super::truth`]): what the gate counts as a win.
+//! * a **loss of its own** ([`Task::near`], `learn::truth`): what the gate counts as a win.
 //!
 //! [What presses mean in each](TASKS.md) is written by a test from the rows.
 use super::error::LearnError;
