@@ -5,12 +5,8 @@ use hone_kernels::conv::Window;
 use hone_kernels::epilogue::Activation;
 
 use crate::functions::of_activation;
-use crate::kernel::{Allowed, Call, Draws, Kernel, Trial, bytes_of, bytes_of_words, filled};
-
-/// Columns of a tile; packed weights are padded to it.
-const COLUMNS: usize = 8;
-/// Rows of a tile.
-const ROWS: usize = 4;
+use crate::kernel::{Allowed, Call, Draws, Kernel, Trial, bytes_of, bytes_of_words, filled, put_window};
+use crate::product::{COLUMNS, ROWS};
 
 /// The left operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,14 +101,7 @@ impl Sums {
         params[6] = if let Zero::Known(z) = self.zero { u32::from(z) * 0x0101_0101 } else { 0 };
         params[7] = flip;
         if let Left::Window { window: w, .. } = self.left {
-            for (field, v) in [w.input, w.output, w.kernel, w.stride, w.dilation].iter().enumerate() {
-                for (axis, v) in v.iter().enumerate() {
-                    params[8 + 4 * field + axis] = word(*v)?;
-                }
-            }
-            for (axis, v) in w.pad.iter().enumerate() {
-                params[28 + axis] = i32::try_from(*v).ok()? as u32;
-            }
+            put_window(&w, &mut params[8..32])?;
         }
         params[32..].copy_from_slice(&[word(length)?, word(length)?, word(taps * words * columns / 4)?, word(self.n)?]);
         let form = Form { window: self.left != Left::Matrix, wide, signed: self.signed, told: self.zero == Zero::Told };
@@ -165,7 +154,7 @@ fn sums_kernel(form: Form) -> Arc<Kernel> {
             ("ROWS", if window { crate::product::POSITIONS } else { "" }),
             ("FACTOR", factor),
             ("LOOP", &sums_loop(window)),
-            ("FINISH", &sums_finish()),
+            ("FINISH", &crate::product::finish("at.z, factor, SUM")),
         ],
     );
     Kernel::new(name, source, if told { 4 } else { 3 }, 1, move || sums_trials(form))
@@ -209,17 +198,6 @@ fn sums_loop(window: bool) -> String {
     out
 }
 
-fn sums_finish() -> String {
-    let mut out = String::new();
-    for r in 0..ROWS {
-        for c in 0..COLUMNS {
-            let lane = ["x", "y", "z", "w"][c % 4];
-            out += &format!("    finish(i + {r}u, j + {c}u, at.z, factor, s{r}{}.{lane});\n", c / 4);
-        }
-    }
-    out
-}
-
 /// Depthwise sums of unsigned codes: operands codes, weights `[taps, channels]` as bytes, and what to add to a channel.
 #[derive(Clone, Copy, Debug)]
 pub struct Spread {
@@ -242,15 +220,8 @@ impl Spread {
         word(self.batch.checked_mul(self.channels)?.checked_mul(w.pixels())?)?;
         let mut params = vec![0u32; 28];
         params[..3].copy_from_slice(&[word(n)?, word(self.channels)?, u32::from(self.zero)]);
-        for (field, v) in [w.input, w.output, w.kernel, w.stride, w.dilation].iter().enumerate() {
-            for (axis, v) in v.iter().enumerate() {
-                params[4 + 4 * field + axis] = word(*v)?;
-            }
-        }
-        for (axis, v) in w.pad.iter().enumerate() {
-            params[24 + axis] = i32::try_from(*v).ok()? as u32;
-        }
-        let source = include_str!("spread.wgsl").to_string();
+        put_window(w, &mut params[4..28])?;
+        let source = filled(include_str!("spread.wgsl"), &[]);
         Kernel::new("spread-u8".into(), source, 3, 1, spread_trials).line(params, n)
     }
 }

@@ -23,16 +23,7 @@ fn position(i: u32) -> i32 {
     return select(-1, at, at >= 0 && at < P.length);
 }
 
-@compute @workgroup_size(64)
-fn main(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) grid: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let e = (group.y * grid.x + group.x) * 64u + lane;
-    if e >= P.n {
-        return;
-    }
+fn one(e: u32) {
     let k = e % P.inner;
     let i = e / P.inner % P.count;
     let o = e / (P.inner * P.count);
@@ -46,3 +37,5 @@ fn main(
     let source = row * P.inner + k;
     Y[e] = {{VALUE}};
 }
+
+{{LINE}}

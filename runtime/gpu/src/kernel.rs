@@ -2,6 +2,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use hone_kernels::conv::Window;
+
 /// Threads of a group in kernels whose threads are numbered along one line.
 pub(crate) const LINE: usize = 64;
 
@@ -118,9 +120,24 @@ impl Trial {
     }
 }
 
-/// `text` with `{{NAME}}` replaced, for every pair.
+/// Puts what shaders know of a window into its place among parameters: input, output, window, stride, dilation and padding, a
+/// vector each; `None` when something is too large.
+pub(crate) fn put_window(w: &Window, params: &mut [u32]) -> Option<()> {
+    let vectors = params.as_chunks_mut::<4>().0.iter_mut();
+    for (to, from) in vectors.zip([w.input, w.output, w.kernel, w.stride, w.dilation]) {
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = u32::try_from(from).ok()?;
+        }
+    }
+    for (to, from) in params[20..].iter_mut().zip(w.pad) {
+        *to = i32::try_from(from).ok()? as u32;
+    }
+    Some(())
+}
+
+/// `text` with `{{NAME}}` replaced, for every pair, and `{{LINE}}` by the entry point of kernels that have a function `one`.
 pub(crate) fn filled(text: &str, values: &[(&str, &str)]) -> String {
-    let mut out = text.to_string();
+    let mut out = text.replace("{{LINE}}", include_str!("line.wgsl"));
     for (name, value) in values {
         out = out.replace(&format!("{{{{{name}}}}}"), value);
     }

@@ -5,12 +5,12 @@ use hone_kernels::conv::Window;
 use hone_kernels::epilogue::Activation;
 
 use crate::functions::of_activation;
-use crate::kernel::{Allowed, Call, Draws, Kernel, Trial, bytes_of, filled};
+use crate::kernel::{Allowed, Call, Draws, Kernel, Trial, bytes_of, filled, put_window};
 
 /// Columns of a tile; packed weights are padded to it.
-const COLUMNS: usize = 8;
+pub(crate) const COLUMNS: usize = 8;
 /// Rows of a tile.
-const ROWS: usize = 4;
+pub(crate) const ROWS: usize = 4;
 
 /// What the right operand is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,14 +185,7 @@ impl Product {
             *p = word(v)?;
         }
         if let Left::Window { window: w, channels, .. } = self.left {
-            for (field, v) in [w.input, w.output, w.kernel, w.stride, w.dilation].iter().enumerate() {
-                for (axis, v) in v.iter().enumerate() {
-                    params[8 + 4 * field + axis] = word(*v)?;
-                }
-            }
-            for (axis, v) in w.pad.iter().enumerate() {
-                params[28 + axis] = i32::try_from(*v).ok()? as u32;
-            }
+            put_window(&w, &mut params[8..32])?;
             params[50] = word(channels)?;
         }
         let a_unit = if form.window { 1 } else { unit };
@@ -268,7 +261,7 @@ fn kernel(form: Form) -> Arc<Kernel> {
             ("RESIDUAL", flag(residual, "    v += Z[at];\n")),
             ("FIRST_COLUMN", if window { "y_at" } else { "0u" }),
             ("LOOP", &body(form)),
-            ("FINISH", &finish()),
+            ("FINISH", &finish("y_at, SUM, first_column")),
         ],
     );
     Kernel::new(name, source, reads - 1, 1, move || trials(form))
@@ -299,12 +292,14 @@ fn pixel(p: Position, tap: vec3<u32>) -> i32 {
 }
 ";
 
-fn finish() -> String {
+/// `finish(row, column, …)` of each of a thread's elements, whose sum stands in place of `SUM` in the other arguments.
+pub(crate) fn finish(others: &str) -> String {
     let mut out = String::new();
     for r in 0..ROWS {
         for c in 0..COLUMNS {
             let lane = ["x", "y", "z", "w"][c % 4];
-            out += &format!("    finish(i + {r}u, j + {c}u, y_at, s{r}{}.{lane}, first_column);\n", c / 4);
+            let others = others.replace("SUM", &format!("s{r}{}.{lane}", c / 4));
+            out += &format!("    finish(i + {r}u, j + {c}u, {others});\n");
         }
     }
     out

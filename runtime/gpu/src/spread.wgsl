@@ -21,16 +21,7 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> O: array<i32>;
 @group(0) @binding(4) var<storage, read_write> Y: array<i32>;
 
-@compute @workgroup_size(64)
-fn main(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) grid: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let i = (group.y * grid.x + group.x) * 64u + lane;
-    if i >= P.n {
-        return;
-    }
+fn one(i: u32) {
     let here = P.output.x * P.output.y * P.output.z;
     let c = i % P.channels;
     let o = i / P.channels % here;
@@ -52,3 +43,5 @@ fn main(
     }
     Y[i] = v + O[c];
 }
+
+{{LINE}}

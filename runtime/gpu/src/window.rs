@@ -5,7 +5,7 @@ use hone_kernels::conv::Window;
 use hone_kernels::epilogue::Activation;
 
 use crate::functions::of_activation;
-use crate::kernel::{Allowed, Call, Draws, Kernel, Trial, bytes_of, filled};
+use crate::kernel::{Allowed, Call, Draws, Kernel, Trial, bytes_of, filled, put_window};
 
 /// What is made of the elements under a window.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -67,14 +67,7 @@ impl Windows {
                 *p = c.to_bits();
             }
         }
-        for (field, v) in [w.input, w.output, w.kernel, w.stride, w.dilation].iter().enumerate() {
-            for (axis, v) in v.iter().enumerate() {
-                params[8 + 4 * field + axis] = word(*v)?;
-            }
-        }
-        for (axis, v) in w.pad.iter().enumerate() {
-            params[28 + axis] = i32::try_from(*v).ok()? as u32;
-        }
+        put_window(w, &mut params[8..32])?;
         kernel(self.of, wide).line(params, n)
     }
 }

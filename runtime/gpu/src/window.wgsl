@@ -31,16 +31,7 @@ fn activated(a: f32) -> f32 {
     return {{ACTIVATION}};
 }
 
-@compute @workgroup_size(64)
-fn main(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) grid: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let i = (group.y * grid.x + group.x) * 64u + lane;
-    if i >= P.n {
-        return;
-    }
+fn one(i: u32) {
     let here = P.output.x * P.output.y * P.output.z;
     var c = i % P.channels;
     var o = i / P.channels % here;
@@ -66,3 +57,5 @@ fn main(
     }
 {{LAST}}
 }
+
+{{LINE}}
