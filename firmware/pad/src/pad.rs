@@ -281,6 +281,9 @@ impl<S: Store> Pad<S> {
                     self.send_stats(now_ms);
                 }
                 Some(Heard::Acknowledged) => self.acknowledged(now_ms),
+                Some(Heard::Offer(key)) => {
+                    self.take_key(key, now_ms);
+                }
                 Some(Heard::Message { message, tagged, ctr }) => self.obey(message, tagged, ctr, now_ms),
             }
         }
@@ -429,15 +432,22 @@ impl<S: Store> Pad<S> {
             Message::Display(display) => self.request(Request::Display(display), number::Display, ctr),
             Message::Buzzer(buzzer) => self.request(Request::Buzzer(buzzer), number::Buzzer, ctr),
             Message::Reboot(Reboot { target }) if tagged => self.request(Request::Reboot(target), number::Reboot, ctr),
-            Message::Pair(Pair { key }) if self.gestures.is_chord_held() => {
-                self.keeper.store.keep_pairing_key(key);
-                self.request(Request::KeepPairingKey(key), number::Pair, ctr);
-                self.link.pair(key, now_ms, &mut self.keeper.store);
-            }
+            Message::Pair(Pair { key }) if self.take_key(key, now_ms) => {}
             Message::Nak(_) => {}
             // Without a tag, without consent at the pad, or what only a pad may say.
             other => self.link.nak(other.kind(), NakReason::Forbidden, ctr),
         }
+    }
+
+    /// Takes a pairing key, if a person at the pad consents: whoever offers it need hold no other.
+    fn take_key(&mut self, key: Key, now_ms: u32) -> bool {
+        if !self.gestures.offered() || self.requests.push_back(Request::KeepPairingKey(key)).is_err() {
+            return false;
+        }
+        self.gestures.consented();
+        self.keeper.store.keep_pairing_key(key);
+        self.link.pair(key, now_ms, &mut self.keeper.store);
+        true
     }
 
     fn request(&mut self, request: Request, kind: u8, ctr: u32) {
