@@ -226,7 +226,10 @@ impl PadLink {
         };
         if frame.kind == number::HostHello && !frame.tagged {
             match Message::parse_for_pad(frame.kind, frame.body) {
-                Ok(Message::HostHello(hello)) => self.answer(&hello, frame.body, now_ms, store),
+                Ok(Message::HostHello(hello)) => {
+                    bump(&mut self.counters.accepted);
+                    self.answer(&hello, frame.body, now_ms, store);
+                }
                 _ => bump(&mut self.counters.body),
             }
             return None;
@@ -286,7 +289,9 @@ impl PadLink {
     /// Answers a host's greeting: whatever session there was is over.
     fn answer<S: Store>(&mut self, hello: &HostHello, body: &[u8], now_ms: u32, store: &S) {
         if !(hello.wire_min..=hello.wire_max).contains(&WIRE_MAJOR) {
+            // It can say so to a person, once it knows which versions are spoken here.
             bump(&mut self.counters.version);
+            self.greet(hello.nonce, now_ms, store);
             return;
         }
         self.drop_session();

@@ -330,3 +330,50 @@ impl embedded_storage_async::nor_flash::NorFlash for Async {
         embedded_storage::nor_flash::NorFlash::write(&mut self.0, offset, bytes)
     }
 }
+
+#[test]
+fn damaged_records_and_old_ones_do_not_fill_the_store() {
+    let nor = Nor::blank(PAGES);
+    let mut store = mounted(&nor);
+    store.adopt_epoch(5);
+    (0..3).for_each(|value| apply(&mut store, Change::Press(value)));
+    // Its oldest record can no longer be read, and it is started often.
+    let at = nor.0.borrow().bytes[2 * PAGE..].windows(8).position(|w| w == [1, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+    nor.0.borrow_mut().bytes[2 * PAGE + at + 5] ^= 0x10;
+    for _ in 0..100 {
+        store = mounted(&nor);
+    }
+    assert_eq!(Seen::of(&store).events[0].0, Kind::Diagnostic);
+    (3..HOLDS as u16).for_each(|value| apply(&mut store, Change::Press(value)));
+    let seen = Seen::of(&mounted(&nor));
+    assert_eq!((seen.events.len(), seen.lost), (HOLDS, 0));
+}
+
+#[test]
+fn a_store_that_is_left_idle_erases_ahead_so_that_no_press_waits_for_it() {
+    let nor = Nor::blank(PAGES);
+    let mut store = mounted(&nor);
+    store.adopt_epoch(5);
+    let erased = || nor.0.borrow().erased;
+    let (mut while_idle, mut while_pressed) = (0, 0);
+    for round in 0..200 {
+        let before = erased();
+        for value in 0..3 {
+            apply(&mut store, Change::Press(3 * round + value));
+        }
+        while_pressed += erased() - before;
+        store.trim(store.next() - round as u32 % 3);
+        let before = erased();
+        let worked = nor.worked();
+        (0..4).for_each(|_| store.idle());
+        while_idle += erased() - before;
+        let again = nor.worked();
+        (0..100).for_each(|_| store.idle());
+        assert_eq!(nor.worked(), again, "it does nothing without need: {worked}");
+        let seen = Seen::of(&store);
+        let mounted = Seen::of(&mounted(&nor.copied()));
+        assert_eq!(seen, mounted, "{round}");
+    }
+    assert_eq!(while_pressed, 0);
+    assert!(while_idle > 10, "{while_idle}");
+}

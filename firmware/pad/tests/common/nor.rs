@@ -25,6 +25,8 @@ pub struct Chip {
     pub tear: Tear,
     /// Bytes written and erased so far.
     pub worked: usize,
+    /// Pages erased so far.
+    pub erased: usize,
 }
 
 /// A chip that outlives the pad. Clones are the same chip.
@@ -43,7 +45,7 @@ impl NorFlashError for Refused {
 impl Nor {
     pub fn new(pages: usize, fill: impl FnMut(usize) -> u8) -> Self {
         let bytes = (0..pages * PAGE).map(fill).collect();
-        Self(Rc::new(RefCell::new(Chip { bytes, fuse: None, dead: false, tear: Tear::Clean, worked: 0 })))
+        Self(Rc::new(RefCell::new(Chip { bytes, fuse: None, dead: false, tear: Tear::Clean, worked: 0, erased: 0 })))
     }
 
     pub fn blank(pages: usize) -> Self {
@@ -122,6 +124,7 @@ impl NorFlash for Nor {
         let chip = &mut *self.0.borrow_mut();
         chip.powered()?;
         assert!((from as usize).is_multiple_of(PAGE) && (to as usize).is_multiple_of(PAGE) && from < to);
+        chip.erased += 1;
         for i in 0..(to - from) as usize {
             let at = match chip.tear {
                 Tear::Clean => from as usize + i,
