@@ -323,21 +323,21 @@ impl<F: NorFlash, const N: usize> FlashStore<F, N> {
         Ok(QueueStorage::new(Blocking(flash), config, Cache::new_uncached()))
     }
 
-    /// Writes a record to the page in use, or to the next where that is full, which is erased if it was not before.
+    /// Writes a record to the page in use, or to the next where that is full or takes it no more, as after damage to it; the
+    /// next is erased if it was not before. Only a page that shows the record is in use, so the other is not given up early.
     fn append(&mut self, part: Part, record: &[u8]) -> Result<(), StoreError> {
-        let page = self.page[part as usize];
-        match self.push_to(self.page_range(part, page), record) {
-            Err(StoreError::Full) => {}
-            written => return written,
+        if self.push_to(part, self.page[part as usize], record).is_ok() {
+            return Ok(());
         }
         let page = self.page_after(part);
         if part == Part::Events && !self.is_spent(part, page) {
             return Err(StoreError::Full);
         }
         self.clear(part, page)?;
+        self.push_to(part, page, record)?;
         self.page[part as usize] = page;
         self.unseen[part as usize] = true;
-        self.push_to(self.page_range(part, page), record)
+        Ok(())
     }
 
     /// Erases a page that is not blank.
@@ -354,13 +354,14 @@ impl<F: NorFlash, const N: usize> FlashStore<F, N> {
         Ok(())
     }
 
+    /// Writes a record to a page, and looks whether it is there: where bytes were damaged, it may have been written over others.
     #[inline(never)]
-    fn push_to(&mut self, range: Range<u32>, record: &[u8]) -> Result<(), StoreError> {
-        let mut queue = self.queue(range)?;
-        finish(queue.push(record, false)).map_err(|error| match error {
-            sequential_storage::Error::FullStorage => StoreError::Full,
-            _ => StoreError::Failed,
-        })
+    fn push_to(&mut self, part: Part, page: u32, record: &[u8]) -> Result<(), StoreError> {
+        let mut queue = self.queue(self.page_range(part, page))?;
+        finish(queue.push(record, false)).map_err(|_| StoreError::Failed)?;
+        let mut last = false;
+        self.each(part, page, &mut |found| last = found == record);
+        if last { Ok(()) } else { Err(StoreError::Failed) }
     }
 
     /// Visits the records of a page, in order. What cannot be read is passed over: an interrupted erase, other firmware.

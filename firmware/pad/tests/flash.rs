@@ -410,3 +410,25 @@ fn a_store_in_pages_as_a_picos_goes_round_its_ring_and_keeps_what_was_kept() {
     }
     assert!(nor.0.borrow().erased > 2 * PAGES, "{} pages were erased", nor.0.borrow().erased);
 }
+
+#[test]
+fn whichever_byte_was_damaged_what_is_kept_from_then_on_is_there_after_a_restart() {
+    let nor = Nor::blank(PAGES);
+    let mut store = mounted(&nor);
+    store.adopt_epoch(5);
+    (0..4).for_each(|value| apply(&mut store, Change::Press(value)));
+    for at in 0..3 * PAGE {
+        for bits in [0x01, 0x80, 0xff] {
+            let nor = nor.copied();
+            nor.0.borrow_mut().bytes[at] ^= bits;
+            nor.0.borrow_mut().damaged = true;
+            let mut store = mounted(&nor);
+            let event = |value| Event { kind: Kind::Class, value, boot: store.boot(), ..Event::default() };
+            let events = [event(70), event(71)];
+            let kept = events.map(|event| store.push(event).is_ok());
+            let (before, again) = (Seen::of(&store), Seen::of(&mounted(&nor)));
+            assert_eq!(kept, [true; 2], "byte {at} ^ {bits:02x}");
+            assert_eq!(again.events, before.events, "byte {at} ^ {bits:02x}");
+        }
+    }
+}

@@ -55,6 +55,8 @@ const FUZZ_TARGETS: &[(&str, &str, Option<&str>)] = &[
     ("tests/fuzz", "preflight", Some("tests/fuzz/corpus")),
     ("tests/fuzz", "import", Some("tests/fuzz/corpus")),
     ("firmware/pad/fuzz", "life", None),
+    ("firmware/pad/fuzz", "store", None),
+    ("firmware/pad/fuzz", "unpaired", None),
 ];
 /// How long `--full` runs each.
 const FUZZ_SECONDS: u32 = 60;

@@ -92,7 +92,7 @@ impl Board for Nrf52840<'_> {
     }
 
     fn feed(&mut self) {
-        pac::WDT.rr(0).write(|reload| reload.set_rr(pac::wdt::vals::Rr::RELOAD));
+        pac::WDT.rr(0).write(|reload| reload.set_rr(pac::wdt::vals::Rr::Reload));
     }
 
     fn sleep(&mut self) {

@@ -27,6 +27,8 @@ pub struct Chip {
     pub worked: usize,
     /// Pages erased so far.
     pub erased: usize,
+    /// Somebody else changed bytes: what is written over them fails, in place of being a mistake.
+    pub damaged: bool,
 }
 
 /// A chip that outlives the pad, written in words of `WORD` bytes and erased in pages of `PAGE`. Clones are the same chip.
@@ -49,7 +51,15 @@ impl NorFlashError for Refused {
 impl<const WORD: usize, const PAGE: usize> NorOf<WORD, PAGE> {
     pub fn new(pages: usize, fill: impl FnMut(usize) -> u8) -> Self {
         let bytes = (0..pages * PAGE).map(fill).collect();
-        Self(Rc::new(RefCell::new(Chip { bytes, fuse: None, dead: false, tear: Tear::Clean, worked: 0, erased: 0 })))
+        Self(Rc::new(RefCell::new(Chip {
+            bytes,
+            fuse: None,
+            dead: false,
+            tear: Tear::Clean,
+            worked: 0,
+            erased: 0,
+            damaged: false,
+        })))
     }
 
     pub fn blank(pages: usize) -> Self {
@@ -149,6 +159,9 @@ impl<const WORD: usize, const PAGE: usize> NorFlash for NorOf<WORD, PAGE> {
         let at = offset as usize;
         // The strictest of the chips (STM32F1): what is not erased takes zeros and nothing else.
         let erased = chip.bytes[at..at + bytes.len()].iter().all(|byte| *byte == 0xff);
+        if chip.damaged && !erased {
+            return Err(Refused(NorFlashErrorKind::Other));
+        }
         assert!(erased || bytes.iter().all(|byte| *byte == 0), "{at} was written twice without an erase between");
         for (i, byte) in bytes.iter().enumerate() {
             if !chip.spend() {
