@@ -143,7 +143,7 @@ impl FlashPad {
             // The board is in its loader; a pad that greets would be another one.
             return Ok(false);
         }
-        let (guest, hello) = match meet(self.pad(board), self.state.as_deref(), SHORT)? {
+        let (guest, hello) = match meet(self.pad(board), self.state.as_deref(), SHORT, false)? {
             Ok(met) => met,
             Err(why @ SetupError::Silent { withheld: true, .. }) if !self.force => {
                 return Err(fail(

@@ -12,7 +12,7 @@ use hone_runtime::Class;
 use hone_runtime::bundle::Bundle;
 use hone_runtime::config::Config;
 use hone_runtime::feedback::emulate::{Emulator, EmulatorConfig, parse_script};
-use hone_runtime::feedback::keys::{PadKeys, check_code, new_key, parse_uid};
+use hone_runtime::feedback::keys::{PadKeys, check_code, parse_uid};
 use hone_runtime::feedback::serial::{PortInfo, list_ports};
 use hone_runtime::feedback::setup::{self, Guest, PadHello, SetupError};
 use hone_runtime::feedback::source::{self, Source, SourceError};
@@ -189,14 +189,16 @@ fn list(as_json: bool) -> anyhow::Result<()> {
 
 /// Greets the one pad that `name` names.
 pub(super) fn greet(name: &str, state: Option<&Path>, patience: Duration) -> anyhow::Result<(Guest, PadHello)> {
-    meet(name, state, patience)?.map_err(|error| fail(Class::Device, error.to_string()))
+    meet(name, state, patience, false)?.map_err(|error| fail(Class::Device, error.to_string()))
 }
 
-/// As [`greet`]; that it does not greet is told apart from a name that names no one pad.
+/// As [`greet`], or for a pad that may have another host; that it does not greet is told apart from a name that names no
+/// one pad.
 pub(super) fn meet(
     name: &str,
     state: Option<&Path>,
     patience: Duration,
+    for_pairing: bool,
 ) -> anyhow::Result<Result<(Guest, PadHello), SetupError>> {
     let settings = Config::load(None)?;
     let mut found = sources(&[name.to_owned()], &settings)?;
@@ -206,7 +208,11 @@ pub(super) fn meet(
     }
     let source = found.pop().ok_or_else(|| fail(Class::Usage, "name a pad; `hone pad list` has what is here"))?;
     let keys = PadKeys::of(&StateDir::resolve(state)?);
-    Ok(Guest::greet(source, Some(keys), patience))
+    Ok(if for_pairing {
+        Guest::greet_for_pairing(source, keys, patience)
+    } else {
+        Guest::greet(source, Some(keys), patience)
+    })
 }
 
 fn introduce(hello: &PadHello) -> String {
@@ -262,13 +268,17 @@ impl Test {
 
 impl PairArgs {
     fn run(self) -> anyhow::Result<()> {
-        let (guest, hello) = greet(&self.pad, self.state.as_deref(), GREETING)?;
+        let (guest, hello) = meet(&self.pad, self.state.as_deref(), GREETING, true)?
+            .map_err(|error| fail(Class::Device, error.to_string()))?;
         output::say(introduce(&hello));
         if hello.buttons < 2 {
             output::say("it has one button; a pad with fewer than two is paired when it is flashed");
         }
-        output::say(format!("hold two of its buttons together until this ends, at most {} s", self.seconds));
-        let key = new_key().map_err(|why| fail(Class::Failed, why))?;
+        output::say(format!(
+            "hold two of its buttons together until this ends, at most {} s; after 10 s lift them and hold them again",
+            self.seconds
+        ));
+        let key = guest.key_for(&hello.uid).map_err(|error| fail(Class::Failed, error.to_string()))?;
         let paired = guest.pair(key, Duration::from_secs(self.seconds));
         paired.map_err(|error| fail(Class::Device, error.to_string()))?;
         output::line(format!("paired: pad {}, check code {:06}", uid_text(&hello.uid), check_code(&key)))?;

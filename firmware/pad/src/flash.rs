@@ -20,8 +20,9 @@
 //! Serial numbers never start anew while the flash holds; an event's number on the wire is its serial number less `base`,
 //! so a new epoch numbers everything held from 1 by one settings record.
 //!
-//! The ring never overwrites what the host has not acknowledged: the store takes no more events than fit into all event
-//! pages but one, and counts every slot that a power cut may have spoilt as taken. Reads come from a copy in memory.
+//! The ring never overwrites what the host has not acknowledged: before a page is erased its records are read, and while one
+//! of them is still needed the store is full. A page is erased ahead of need once nothing in it is, in [`Store::idle`], for
+//! the processor stands still meanwhile. Reads come from a copy in memory.
 //!
 //! Flash is never assumed blank: what cannot be read is erased, and then the numbering has no name, so the host gives one.
 
@@ -129,21 +130,13 @@ pub struct FlashStore<F, const N: usize> {
     next: u32,
     /// Losses reported by the events so far, wrapping.
     reported: u32,
-    /// Events that failed to be written since this boot: each may have spoilt a slot.
-    failed: u32,
+    /// Whether the page after the one in use may be neither blank nor known to be still needed.
+    unseen: [bool; 2],
     /// The events from `next - held.len()`.
     held: Deque<Event, N>,
 }
 
 impl<F: NorFlash, const N: usize> FlashStore<F, N> {
-    /// Events that fit into one page.
-    const PER_PAGE: u32 = {
-        let word = if F::WRITE_SIZE > F::READ_SIZE { F::WRITE_SIZE } else { F::READ_SIZE };
-        let overhead = QueueStorage::<Blocking<F>, Uncached>::item_overhead_size() as usize;
-        let slot = overhead + EVENT_RECORD.next_multiple_of(word);
-        ((F::ERASE_SIZE - 2 * word) / slot) as u32
-    };
-
     /// A store without flash, which keeps nothing; [`FlashStore::mount`] gives it some.
     ///
     /// A constant, and one of zeros only; see [`crate::Pad::idle`].
@@ -156,7 +149,7 @@ impl<F: NorFlash, const N: usize> FlashStore<F, N> {
             page: [0; 2],
             next: 0,
             reported: 0,
-            failed: 0,
+            unseen: [false; 2],
             held: Deque::new(),
         }
     }
@@ -167,7 +160,7 @@ impl<F: NorFlash, const N: usize> FlashStore<F, N> {
     /// # Errors
     /// When the flash cannot be written, or its range is not whole pages. Presses are then counted as lost.
     pub fn mount(&mut self, flash: F, range: Range<u32>) -> Result<(), StoreError> {
-        (self.settings, self.next) = (Settings::NEW, 1);
+        (self.settings, self.next, self.unseen) = (Settings::NEW, 1, [true; 2]);
         let pages = (range.end - range.start) / F::ERASE_SIZE as u32;
         if pages < MIN_PAGES || !(range.end - range.start).is_multiple_of(F::ERASE_SIZE as u32) {
             return Err(StoreError::Failed);
@@ -266,17 +259,29 @@ impl<F: NorFlash, const N: usize> FlashStore<F, N> {
         self.next - self.held.len() as u32
     }
 
-    /// Whether one more event could reach the page that is erased next.
-    fn is_full(&self) -> bool {
-        let slots = (self.pages(Part::Events) - 1) * Self::PER_PAGE;
-        // Each boot since the oldest event may have cut one write short.
-        let spoilt = self.held.front().map_or(0, |oldest| self.settings.boot.wrapping_sub(oldest.boot));
-        self.held.is_full() || self.held.len() as u32 + u32::from(spoilt) + self.failed >= slots
+    /// Whether nothing in a page, which is not the one in use, is needed any more.
+    fn is_spent(&mut self, part: Part, page: u32) -> bool {
+        let (used, serial, oldest) = (self.page[part as usize], self.settings.serial, self.serial_first());
+        let mut spent = match part {
+            Part::Events => true,
+            // The newest record is to be seen where it should be.
+            Part::Settings => false,
+        };
+        let look = if part == Part::Events { page } else { used };
+        self.each(part, look, &mut |record| match part {
+            Part::Events => spent &= event_from(record).is_none_or(|(event, _)| event.seq < oldest),
+            Part::Settings => spent |= Settings::from_bytes(record).is_some_and(|found| found.serial == serial),
+        });
+        spent
+    }
+
+    fn page_after(&self, part: Part) -> u32 {
+        (self.page[part as usize] + 1) % self.pages(part)
     }
 
     fn keep(&mut self, event: Event, reported: u32) -> Result<u32, StoreError> {
         self.flash.get()?;
-        if self.is_full() {
+        if self.held.is_full() {
             return Err(StoreError::Full);
         }
         let event = Event { seq: self.next, ..event };
@@ -284,11 +289,8 @@ impl<F: NorFlash, const N: usize> FlashStore<F, N> {
         record[0] = FORMAT;
         record[4..8].copy_from_slice(&reported.to_le_bytes());
         record[8..].copy_from_slice(&event.to_bytes());
-        if let Err(error) = self.append(Part::Events, &record) {
-            self.failed += 1;
-            return Err(error);
-        }
-        // There was room, see `is_full`.
+        self.append(Part::Events, &record)?;
+        // There was room.
         let _ = self.held.push_back(event);
         self.next += 1;
         self.reported = reported;
@@ -321,16 +323,20 @@ impl<F: NorFlash, const N: usize> FlashStore<F, N> {
         Ok(QueueStorage::new(Blocking(flash), config, Cache::new_uncached()))
     }
 
-    /// Writes a record to the page in use, or erases the next where that is full.
+    /// Writes a record to the page in use, or to the next where that is full, which is erased if it was not before.
     fn append(&mut self, part: Part, record: &[u8]) -> Result<(), StoreError> {
         let page = self.page[part as usize];
         match self.push_to(self.page_range(part, page), record) {
             Err(StoreError::Full) => {}
             written => return written,
         }
-        let page = (page + 1) % self.pages(part);
+        let page = self.page_after(part);
+        if part == Part::Events && !self.is_spent(part, page) {
+            return Err(StoreError::Full);
+        }
         self.clear(part, page)?;
         self.page[part as usize] = page;
+        self.unseen[part as usize] = true;
         self.push_to(self.page_range(part, page), record)
     }
 
@@ -467,6 +473,7 @@ impl<F: NorFlash, const N: usize> Store for FlashStore<F, N> {
         while self.first() < upto && self.held.pop_front().is_some() {}
         if self.held.len() < before {
             self.settings.first = self.serial_first();
+            self.unseen = [true; 2];
             // If the flash fails, the events are offered again after a reset, and the host knows them.
             let _ = self.save();
         }
@@ -489,6 +496,19 @@ impl<F: NorFlash, const N: usize> Store for FlashStore<F, N> {
     fn keep_pairing_key(&mut self, key: Key) {
         self.settings.key = Some(key);
         let _ = self.save();
+    }
+
+    fn idle(&mut self) {
+        for part in [Part::Settings, Part::Events] {
+            if core::mem::take(&mut self.unseen[part as usize]) {
+                let page = self.page_after(part);
+                if self.is_spent(part, page) {
+                    // A flash that fails now fails again when the page is needed, and says so then.
+                    let _ = self.clear(part, page);
+                }
+                return;
+            }
+        }
     }
 }
 

@@ -65,10 +65,17 @@ enum Button {
 #[derive(Clone, Copy, Debug, Default)]
 struct Chord {
     press: Press,
+    /// Since when all its buttons are down.
+    whole_ms: u32,
     /// Its buttons; 0 = there is no chord.
     mask: u16,
+    /// One of its buttons was lifted: it is held no more.
+    loosened: bool,
     held: bool,
-    stuck: bool,
+    /// A key is being offered: what this hold means is open until it ends.
+    offered: bool,
+    /// The hold was told as an event, or was the consent to a key: it is nothing else any more.
+    spent: bool,
 }
 
 /// The gestures of all buttons of a pad.
@@ -84,8 +91,28 @@ impl Context {
 }
 
 impl Chord {
-    const NONE: Self =
-        Self { press: Press { began_ms: 0, context: Context::NONE }, mask: 0, held: false, stuck: false };
+    const NONE: Self = Self {
+        press: Press { began_ms: 0, context: Context::NONE },
+        whole_ms: 0,
+        mask: 0,
+        loosened: false,
+        held: false,
+        offered: false,
+        spent: false,
+    };
+
+    fn gesture(&self, kind: Kind, at_ms: u32) -> Gesture {
+        let lasted_ms = at_ms.wrapping_sub(self.press.began_ms);
+        let button = self.mask.trailing_zeros() as usize;
+        Gesture { value: self.mask, ..self.press.gesture(kind, button, lasted_ms) }
+    }
+
+    /// Says what it was, unless it was said.
+    fn end(self, at_ms: u32, emit: &mut dyn FnMut(Gesture)) {
+        if self.mask != 0 && !self.spent {
+            emit(self.gesture(if self.held { Kind::ChordHeld } else { Kind::Chord }, at_ms));
+        }
+    }
 }
 
 impl Gestures {
@@ -137,7 +164,10 @@ impl Gestures {
             Button::Long { press } => {
                 emit(press.gesture(Kind::LongRelease, button, at_ms.wrapping_sub(press.began_ms)));
             }
-            Button::InChord => self.leave_chord(at_ms, emit),
+            Button::InChord => {
+                self.chord.loosened = true;
+                self.leave_chord(at_ms, emit);
+            }
             Button::Up | Button::Clicked { .. } | Button::Stuck => {}
         }
     }
@@ -168,24 +198,47 @@ impl Gestures {
                 Button::Up | Button::Stuck | Button::InChord => {}
             }
         }
-        let chord = &mut self.chord;
-        if chord.mask != 0 {
-            let button = chord.mask.trailing_zeros() as usize;
-            if !chord.held && passed(chord.press.began_ms, now_ms, CHORD_HELD_MS) {
-                chord.held = true;
-                emit(Gesture { value: chord.mask, ..chord.press.gesture(Kind::ChordHeld, button, CHORD_HELD_MS) });
-            }
-            if !chord.stuck && passed(chord.press.began_ms, now_ms, STUCK_MS) {
-                chord.stuck = true;
-                emit(chord.press.stuck(button, now_ms));
-            }
+        if self.chord.mask != 0 {
+            self.hold_chord(now_ms, emit);
         }
     }
 
-    /// Whether a chord has been held for [`CHORD_HELD_MS`] and still is: the sign by which a person at the pad consents.
-    #[must_use]
-    pub fn is_chord_held(&self) -> bool {
-        self.chord.held
+    /// Says that a host offers a key. Returns whether a person at the pad consents: by a chord held whole for
+    /// [`CHORD_HELD_MS`], and still, whose hold was not yet told as an event.
+    ///
+    /// A hold during which a key is offered is told only when it ends, and not at all where it was the consent; see
+    /// [`Gestures::consented`].
+    pub fn offered(&mut self) -> bool {
+        let chord = &mut self.chord;
+        chord.offered = chord.mask != 0;
+        chord.held && !chord.loosened && !chord.spent
+    }
+
+    /// The chord that is held was the consent to a key, and hence is no event.
+    pub fn consented(&mut self) {
+        self.chord.spent = true;
+    }
+
+    fn hold_chord(&mut self, now_ms: u32, emit: &mut dyn FnMut(Gesture)) {
+        let chord = &mut self.chord;
+        if !chord.held && !chord.loosened && passed(chord.whole_ms, now_ms, CHORD_HELD_MS) {
+            chord.held = true;
+            if !chord.offered {
+                chord.spent = true;
+                emit(chord.gesture(Kind::ChordHeld, now_ms));
+            }
+        }
+        if passed(chord.press.began_ms, now_ms, STUCK_MS) {
+            // Whichever of its buttons are stuck, the others must not join them for ever.
+            let chord = core::mem::take(chord);
+            for button in self.buttons.iter_mut().filter(|button| matches!(button, Button::InChord)) {
+                *button = Button::Stuck;
+            }
+            if chord.held {
+                chord.end(now_ms, emit);
+            }
+            emit(chord.press.stuck(chord.mask.trailing_zeros() as usize, now_ms));
+        }
     }
 
     fn become_long(
@@ -238,6 +291,7 @@ impl Gestures {
         if self.chord.mask == 0 {
             self.chord.press = earliest;
         }
+        self.chord.whole_ms = press.began_ms;
         self.chord.mask |= mask;
     }
 
@@ -246,12 +300,7 @@ impl Gestures {
         if self.buttons.iter().any(|state| matches!(state, Button::InChord)) {
             return;
         }
-        let Chord { press, mask, held, stuck } = core::mem::take(&mut self.chord);
-        if mask != 0 && !held && !stuck {
-            let button = mask.trailing_zeros() as usize;
-            let lasted_ms = at_ms.wrapping_sub(press.began_ms);
-            emit(Gesture { value: mask, ..press.gesture(Kind::Chord, button, lasted_ms) });
-        }
+        core::mem::take(&mut self.chord).end(at_ms, emit);
     }
 }
 

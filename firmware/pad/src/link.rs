@@ -15,7 +15,7 @@ use hone_wire::faults::Faults;
 use hone_wire::frame::{Counters, Deframer, Encoded, Frame, FrameError, Raw, bump, encode, encode_body};
 use hone_wire::host::next_nonce;
 use hone_wire::message::{
-    Ack, BodyError, Events, HostHello, MAX_EVENTS, Message, Nak, NakReason, PadHello, Welcome, number,
+    Ack, BodyError, Events, HostHello, MAX_EVENTS, Message, Nak, NakReason, PadHello, Pair, Welcome, number,
 };
 
 /// First wait for an acknowledgement.
@@ -65,6 +65,8 @@ pub enum Heard {
     Up,
     /// The host has everything before the store's first event.
     Acknowledged,
+    /// Somebody offers a pairing key outside of a session: to be taken by consent at the pad alone.
+    Offer(Key),
     /// A message for the pad, with whether it was authenticated and its frame's counter.
     Message {
         /// The message.
@@ -224,14 +226,21 @@ impl PadLink {
         };
         if frame.kind == number::HostHello && !frame.tagged {
             match Message::parse_for_pad(frame.kind, frame.body) {
-                Ok(Message::HostHello(hello)) => self.answer(&hello, frame.body, now_ms, store),
+                Ok(Message::HostHello(hello)) => {
+                    bump(&mut self.counters.accepted);
+                    self.answer(&hello, frame.body, now_ms, store);
+                }
                 _ => bump(&mut self.counters.body),
             }
             return None;
         }
-        if self.keys.is_some() && !frame.tagged {
+        if self.keys.is_some() && !frame.tagged || !self.up && frame.kind == number::Pair {
             bump(&mut self.counters.untagged);
-            return None;
+            // Who may take over a pad whose host was lost is for the person at it to say.
+            return match Message::parse_for_pad(frame.kind, frame.body) {
+                Ok(Message::Pair(Pair { key })) => Some(Heard::Offer(key)),
+                _ => None,
+            };
         }
         if !self.up {
             let welcome = Message::parse_for_pad(frame.kind, frame.body);
@@ -280,7 +289,9 @@ impl PadLink {
     /// Answers a host's greeting: whatever session there was is over.
     fn answer<S: Store>(&mut self, hello: &HostHello, body: &[u8], now_ms: u32, store: &S) {
         if !(hello.wire_min..=hello.wire_max).contains(&WIRE_MAJOR) {
+            // It can say so to a person, once it knows which versions are spoken here.
             bump(&mut self.counters.version);
+            self.greet(hello.nonce, now_ms, store);
             return;
         }
         self.drop_session();

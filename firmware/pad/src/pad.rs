@@ -19,6 +19,8 @@ use hone_wire::message::{
 pub const AMBIGUOUS_MS: u32 = 150;
 /// How long a lamp flashes once a press is recorded.
 pub const RECORDED_MS: u32 = 300;
+/// Buttons untouched for this long are so for a while longer, as far as anybody can say: the store may erase flash.
+pub const IDLE_MS: u32 = 1_000;
 /// How often the pad's health is sent.
 pub const STATS_EVERY_MS: u32 = 60_000;
 
@@ -143,6 +145,8 @@ pub struct Pad<S> {
     gestures: Gestures,
     knobs: [Knob; MAX_KNOBS],
     sampled_ms: Option<u32>,
+    /// When a button was last seen down, bouncing or not.
+    touched_ms: u32,
     pressed: u16,
     prompt: Prompt,
     prompt_since_ms: u32,
@@ -184,6 +188,7 @@ impl<S: Store> Pad<S> {
             gestures: Gestures::NEW,
             knobs: [Knob::NEW; MAX_KNOBS],
             sampled_ms: None,
+            touched_ms: 0,
             pressed: 0,
             prompt: Prompt::NONE,
             prompt_since_ms: 0,
@@ -219,6 +224,11 @@ impl<S: Store> Pad<S> {
             return;
         }
         self.age_prompt(now_ms);
+        if buttons != 0 {
+            self.touched_ms = now_ms;
+        } else if passed(self.touched_ms, now_ms, IDLE_MS) {
+            self.keeper.store.idle();
+        }
         let before = self.pressed;
         for button in 0..MAX_BUTTONS {
             let down = buttons & 1 << button != 0;
@@ -281,6 +291,9 @@ impl<S: Store> Pad<S> {
                     self.send_stats(now_ms);
                 }
                 Some(Heard::Acknowledged) => self.acknowledged(now_ms),
+                Some(Heard::Offer(key)) => {
+                    self.take_key(key, now_ms);
+                }
                 Some(Heard::Message { message, tagged, ctr }) => self.obey(message, tagged, ctr, now_ms),
             }
         }
@@ -317,17 +330,17 @@ impl<S: Store> Pad<S> {
         self.keeper.keep(Gesture { kind, button: src, value, began_ms: now_ms, lasted_ms: 0, context })
     }
 
-    /// Reports the panic by which the last boot ended: the line, and a hash that tells the file.
+    /// Reports what the last boot ended by: a panic's line and a hash that tells its file, or a fault's address.
     ///
     /// Returns as [`Pad::report`] does.
-    pub fn report_panic(&mut self, line: u16, file: u32, now_ms: u32) -> Option<u32> {
+    pub fn report_crash(&mut self, what: Diagnostic, line: u16, at: u32, now_ms: u32) -> Option<u32> {
         let event = Event {
             t_ms: now_ms,
             boot: self.keeper.boot,
             kind: Kind::Diagnostic,
-            value: Diagnostic::Panic as u16,
+            value: what as u16,
             dur_10ms: line,
-            prompt: file,
+            prompt: at,
             ..Event::default()
         };
         enqueue(&mut self.keeper.store, event)
@@ -429,15 +442,22 @@ impl<S: Store> Pad<S> {
             Message::Display(display) => self.request(Request::Display(display), number::Display, ctr),
             Message::Buzzer(buzzer) => self.request(Request::Buzzer(buzzer), number::Buzzer, ctr),
             Message::Reboot(Reboot { target }) if tagged => self.request(Request::Reboot(target), number::Reboot, ctr),
-            Message::Pair(Pair { key }) if self.gestures.is_chord_held() => {
-                self.keeper.store.keep_pairing_key(key);
-                self.request(Request::KeepPairingKey(key), number::Pair, ctr);
-                self.link.pair(key, now_ms, &mut self.keeper.store);
-            }
+            Message::Pair(Pair { key }) if self.take_key(key, now_ms) => {}
             Message::Nak(_) => {}
             // Without a tag, without consent at the pad, or what only a pad may say.
             other => self.link.nak(other.kind(), NakReason::Forbidden, ctr),
         }
+    }
+
+    /// Takes a pairing key, if a person at the pad consents: whoever offers it need hold no other.
+    fn take_key(&mut self, key: Key, now_ms: u32) -> bool {
+        if !self.gestures.offered() || self.requests.push_back(Request::KeepPairingKey(key)).is_err() {
+            return false;
+        }
+        self.gestures.consented();
+        self.keeper.store.keep_pairing_key(key);
+        self.link.pair(key, now_ms, &mut self.keeper.store);
+        true
     }
 
     fn request(&mut self, request: Request, kind: u8, ctr: u32) {

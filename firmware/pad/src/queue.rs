@@ -51,6 +51,9 @@ pub trait Store {
     /// Keeps the pad's pairing key, where the store has a place for it; else that is the board's to do, which is asked by
     /// [`Request::KeepPairingKey`](crate::Request::KeepPairingKey).
     fn keep_pairing_key(&mut self, _key: Key) {}
+
+    /// Nothing is pressed, and was not for a while: time for what would be in the way of a press, such as erasing flash.
+    fn idle(&mut self) {}
 }
 
 /// Why a store kept nothing.

@@ -27,8 +27,12 @@ pub trait Board {
         None
     }
 
-    /// Takes what has arrived on the port. Returns how many bytes that was.
+    /// Takes what has arrived on the port. Returns how many bytes that was. A board with several ports gives a whole run
+    /// between delimiters of one before it turns to another.
     fn read(&mut self, bytes: &mut [u8]) -> usize;
+
+    /// What was read last ended a frame that is meant for this pad: where there are several ports, answers go to that one.
+    fn accepted(&mut self) {}
 
     /// Gives the port what it takes now. Returns how many bytes that was.
     fn write(&mut self, bytes: &[u8]) -> usize;
@@ -47,6 +51,9 @@ pub trait Board {
 
     /// Sounds a tone, where there is a buzzer.
     fn buzz(&mut self, _buzzer: Buzzer) {}
+
+    /// Tells the watchdog that the loop still runs, where there is one. Called in each step.
+    fn feed(&mut self) {}
 
     /// Waits for an interrupt; the clock's comes each millisecond.
     fn sleep(&mut self);
@@ -70,11 +77,16 @@ impl<S: Store> Shell<S> {
 
     /// Does everything that is due, then sleeps until the next interrupt.
     pub fn step(&mut self, board: &mut impl Board) {
+        board.feed();
         let mut bytes = [0; READ];
         for _ in 0..READS {
             let n = board.read(&mut bytes);
             let now_ms = board.now_ms();
+            let accepted = self.pad.counters().accepted;
             self.pad.rx(&bytes[..n], now_ms);
+            if self.pad.counters().accepted != accepted {
+                board.accepted();
+            }
             if n < READ {
                 break;
             }
@@ -116,7 +128,11 @@ impl<S: Store> Shell<S> {
         loop {
             if self.written == self.frame.len() {
                 let Some(frame) = self.pad.pop_tx() else { return };
-                self.frame = frame;
+                // Copied, for a moved one is the only thing in an image that wants the 1.3 kB of `memmove`.
+                self.frame.clear();
+                if self.frame.extend_from_slice(&frame).is_err() {
+                    return;
+                }
                 self.written = 0;
             }
             let n = board.write(&self.frame[self.written..]);

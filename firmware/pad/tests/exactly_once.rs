@@ -402,7 +402,7 @@ fn host(scenario: &Scenario, rng: &mut Rng) -> HostLink {
         pairing_key: scenario.keyed.then_some(KEY),
         allow_unpaired: !scenario.keyed,
         nonce: rng.nonce(),
-        pad: None,
+        ..HostConfig::default()
     };
     HostLink::with_faults(config, scenario.faults)
 }

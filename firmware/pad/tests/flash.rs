@@ -6,7 +6,8 @@
 mod common;
 
 use common::Rng;
-use common::nor::{Nor, PAGE, Tear};
+use common::nor::{Nor, NorOf, PAGE, PicoNor, Tear};
+use embedded_storage::nor_flash::NorFlash;
 use hone_pad::flash::{FORMAT, FlashStore, MIN_PAGES};
 use hone_pad::queue::{Store, StoreError, enqueue, report_lost};
 use hone_wire::auth::Key;
@@ -40,7 +41,7 @@ struct Seen {
 impl Seen {
     const NEW: Self = Self { epoch: 0, first: 1, lost: 0, key: None, events: Vec::new() };
 
-    fn of(store: &Tested) -> Self {
+    fn of<F: NorFlash>(store: &FlashStore<F, HOLDS>) -> Self {
         let events = (store.first()..store.next()).map(|seq| {
             let event = store.event(seq).expect("present for all of first..next");
             assert_eq!(event.seq, seq);
@@ -85,7 +86,7 @@ impl Seen {
     }
 }
 
-fn apply(store: &mut Tested, change: Change) {
+fn apply<F: NorFlash>(store: &mut FlashStore<F, HOLDS>, change: Change) {
     match change {
         Change::Press(value) => {
             let event = Event { kind: Kind::Click, value, boot: store.boot(), ..Event::default() };
@@ -98,13 +99,16 @@ fn apply(store: &mut Tested, change: Change) {
 }
 
 /// Mounts a store as a board does.
-fn mount(store: &mut Tested, nor: &Nor) -> Result<(), StoreError> {
+fn mount<const W: usize, const P: usize>(
+    store: &mut FlashStore<NorOf<W, P>, HOLDS>,
+    nor: &NorOf<W, P>,
+) -> Result<(), StoreError> {
     store.mount(nor.clone(), 0..nor.len())
 }
 
-fn mounted(nor: &Nor) -> Tested {
+fn mounted<const W: usize, const P: usize>(nor: &NorOf<W, P>) -> FlashStore<NorOf<W, P>, HOLDS> {
     nor.restore_power();
-    let mut store = Tested::idle();
+    let mut store = FlashStore::idle();
     mount(&mut store, nor).expect("the power is on");
     store
 }
@@ -170,18 +174,28 @@ fn a_power_cut_after_any_byte_leaves_the_state_before_or_after_a_change() {
 
 #[test]
 fn however_often_the_power_fails_no_press_that_was_kept_is_overwritten() {
+    let (boots, presses) = lives::<{ common::nor::WORD }, PAGE>(340, 900);
+    assert!(boots > 10_000 && presses > 50_000, "{boots} boots, {presses} presses");
+    // Bytes that a page takes and its erasure cost; the geometry of a Pico's flash.
+    let (boots, presses) = lives::<1, 4096>(20, 9_000);
+    assert!(boots > 700 && presses > 20_000, "{boots} boots, {presses} presses");
+}
+
+/// `runs` lives of 60 boots each, of which none has the power for more than `fuse` bytes written or erased. Returns how many
+/// boots and presses there were.
+fn lives<const W: usize, const P: usize>(runs: u32, fuse: u32) -> (u32, u32) {
     let mut rng = Rng::new(1);
     let (mut boots, mut presses) = (0, 0);
-    for run in 0..300 {
-        let nor = Nor::blank(PAGES);
+    for run in 0..runs {
+        let nor = NorOf::<W, P>::blank(PAGES);
         let mut may = vec![Seen::NEW];
         let mut kept = Seen::NEW;
         for boot in 0..60 {
             if boot > 0 {
                 nor.restore_power();
             }
-            nor.cut_after(rng.below(900) as usize, if rng.one_in(2) { Tear::Clean } else { Tear::Ragged });
-            let mut store = Tested::idle();
+            nor.cut_after(rng.below(fuse) as usize, if rng.one_in(2) { Tear::Clean } else { Tear::Ragged });
+            let mut store = FlashStore::idle();
             if mount(&mut store, &nor).is_ok() {
                 kept = Seen::of(&store);
                 assert!(may.contains(&kept), "run {run}, boot {boot}: {kept:?} is none of {may:?}");
@@ -200,6 +214,9 @@ fn however_often_the_power_fails_no_press_that_was_kept_is_overwritten() {
                 let (full, roomy) = (kept.stages(change, kept.events.len()), kept.stages(change, HOLDS));
                 let half = kept.stages(change, kept.events.len() + 1);
                 apply(&mut store, change);
+                if rng.one_in(4) {
+                    store.idle();
+                }
                 may = [full, half, roomy].concat();
                 if !nor.is_dead() {
                     let seen = Seen::of(&store);
@@ -211,7 +228,7 @@ fn however_often_the_power_fails_no_press_that_was_kept_is_overwritten() {
         }
     }
     println!("{boots} boots, {presses} presses");
-    assert!(boots > 10_000 && presses > 50_000, "{boots} boots, {presses} presses");
+    (boots, presses)
 }
 
 #[test]
@@ -329,4 +346,67 @@ impl embedded_storage_async::nor_flash::NorFlash for Async {
     async fn write(&mut self, offset: u32, bytes: &[u8]) -> Result<(), Self::Error> {
         embedded_storage::nor_flash::NorFlash::write(&mut self.0, offset, bytes)
     }
+}
+
+#[test]
+fn damaged_records_and_old_ones_do_not_fill_the_store() {
+    let nor = Nor::blank(PAGES);
+    let mut store = mounted(&nor);
+    store.adopt_epoch(5);
+    (0..3).for_each(|value| apply(&mut store, Change::Press(value)));
+    // Its oldest record can no longer be read, and it is started often.
+    let at = nor.0.borrow().bytes[2 * PAGE..].windows(8).position(|w| w == [1, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+    nor.0.borrow_mut().bytes[2 * PAGE + at + 5] ^= 0x10;
+    for _ in 0..100 {
+        store = mounted(&nor);
+    }
+    assert_eq!(Seen::of(&store).events[0].0, Kind::Diagnostic);
+    (3..HOLDS as u16).for_each(|value| apply(&mut store, Change::Press(value)));
+    let seen = Seen::of(&mounted(&nor));
+    assert_eq!((seen.events.len(), seen.lost), (HOLDS, 0));
+}
+
+#[test]
+fn a_store_that_is_left_idle_erases_ahead_so_that_no_press_waits_for_it() {
+    let nor = Nor::blank(PAGES);
+    let mut store = mounted(&nor);
+    store.adopt_epoch(5);
+    let erased = || nor.0.borrow().erased;
+    let (mut while_idle, mut while_pressed) = (0, 0);
+    for round in 0..200 {
+        let before = erased();
+        for value in 0..3 {
+            apply(&mut store, Change::Press(3 * round + value));
+        }
+        while_pressed += erased() - before;
+        store.trim(store.next() - round as u32 % 3);
+        let before = erased();
+        let worked = nor.worked();
+        (0..4).for_each(|_| store.idle());
+        while_idle += erased() - before;
+        let again = nor.worked();
+        (0..100).for_each(|_| store.idle());
+        assert_eq!(nor.worked(), again, "it does nothing without need: {worked}");
+        let seen = Seen::of(&store);
+        let mounted = Seen::of(&mounted(&nor.copied()));
+        assert_eq!(seen, mounted, "{round}");
+    }
+    assert_eq!(while_pressed, 0);
+    assert!(while_idle > 10, "{while_idle}");
+}
+
+#[test]
+fn a_store_in_pages_as_a_picos_goes_round_its_ring_and_keeps_what_was_kept() {
+    let nor = PicoNor::blank(PAGES);
+    let mut store = mounted(&nor);
+    let mut now = Seen::NEW;
+    for (step, change) in script().into_iter().cycle().take(3_000).enumerate() {
+        now = now.stages(change, HOLDS).pop().expect("never empty");
+        apply(&mut store, change);
+        if step % 97 == 0 {
+            store = mounted(&nor);
+        }
+        assert_eq!(Seen::of(&store), now, "{step}");
+    }
+    assert!(nor.0.borrow().erased > 2 * PAGES, "{} pages were erased", nor.0.borrow().erased);
 }

@@ -107,6 +107,50 @@ fn a_chord_held_five_seconds_is_told_then_and_not_again() {
 }
 
 #[test]
+fn a_chord_of_which_a_button_was_lifted_is_a_chord_and_never_held() {
+    let mut table = Table::up();
+    table.buttons = 0b11;
+    table.run(1_000);
+    table.hold(0b01, 6_000);
+    assert_eq!(done(&table), [(Kind::Chord, 0, 0b11)]);
+    // And the time begins when the last of its buttons goes down.
+    table.buttons = 0b01;
+    table.run(100);
+    table.hold(0b11, 4_950);
+    assert_eq!(done(&table)[1..], [(Kind::Chord, 0, 0b11)]);
+}
+
+#[test]
+fn a_stuck_button_of_a_chord_leaves_the_others_working() {
+    let mut table = Table::up();
+    table.buttons = 0b11;
+    table.run(200);
+    table.buttons = 0b01;
+    table.run(10_000);
+    let stuck = Diagnostic::StuckButton as u16;
+    assert_eq!(done(&table), [(Kind::Diagnostic, 0, stuck)]);
+    table.buttons = 0b101;
+    table.run(100);
+    table.buttons = 0b001;
+    table.run(30);
+    assert_eq!(done(&table)[1..], [(Kind::Click, 2, 0)]);
+    table.buttons = 0;
+    table.run(30);
+    table.hold(0b110, 100);
+    assert_eq!(done(&table)[2..], [(Kind::Chord, 1, 0b110)]);
+}
+
+#[test]
+fn a_chord_held_until_it_is_stuck_is_told_once_and_its_buttons_say_nothing_more() {
+    let mut table = Table::up();
+    table.hold(0b11, 12_000);
+    let stuck = Diagnostic::StuckButton as u16;
+    assert_eq!(done(&table), [(Kind::ChordHeld, 0, 0b11), (Kind::Diagnostic, 0, stuck)]);
+    table.hold(0b11, 100);
+    assert_eq!(done(&table)[2..], [(Kind::Chord, 0, 0b11)]);
+}
+
+#[test]
 fn a_stuck_button_is_a_diagnostic_and_its_release_says_nothing() {
     let mut table = Table::up();
     table.hold(1, 12_000);

@@ -3,9 +3,11 @@
 mod common;
 
 use common::Rng;
-use common::table::{Table, opened};
+use common::table::{Table, UID, opened};
+use hone_wire::auth::SessionKeys;
 use hone_wire::frame::{Body, Deframed, Deframer, encode_body};
-use hone_wire::message::{HostHello, Message, number};
+use hone_wire::host::{Notice, Refusal};
+use hone_wire::message::{HostHello, Message, PadHello, Welcome, number};
 
 const KEY: [u8; 16] = [5; 16];
 /// `HONE_HOSTILE_FRAMES=1000000` is the whole proof.
@@ -123,8 +125,8 @@ fn no_frame_that_is_replayed_cut_changed_or_made_without_the_key_is_accepted() {
 }
 
 #[test]
-fn a_host_of_a_later_version_that_still_speaks_this_one_is_answered_and_one_that_does_not_is_not() {
-    for (wire_min, wire_max, answers) in [(1, 1, true), (1, 7, true), (0, 1, true), (2, 7, false), (0, 0, false)] {
+fn a_host_of_a_later_version_is_told_which_is_spoken_here_and_meets_the_pad_only_if_it_speaks_it() {
+    for (wire_min, wire_max, speaks) in [(1, 1, true), (1, 7, true), (0, 1, true), (2, 7, false), (0, 0, false)] {
         let mut table = Table::new(None, None);
         let hello = Message::from(HostHello { wire_min, wire_max, nonce: *b"\x09future!" });
         let mut body = hello.body();
@@ -134,8 +136,71 @@ fn a_host_of_a_later_version_that_still_speaks_this_one_is_answered_and_one_that
         table.inject_to_pad(&encode_body(number::HostHello, &body, 0, 0, None));
         let answer = std::iter::from_fn(|| table.pad.pop_tx()).map(|frame| opened(&frame, None));
         let echoed = answer.filter(|(kind, .., body)| *kind == number::PadHello && body[35..43] == *b"\x09future!");
-        assert_eq!(echoed.count(), usize::from(answers), "{wire_min}..={wire_max}");
-        assert_eq!(table.pad.counters().version - before, u32::from(!answers), "{wire_min}..={wire_max}");
+        let ranges: Vec<[u8; 2]> = echoed.map(|(.., body)| [body[0], body[1]]).collect();
+        assert_eq!(ranges, [[1, 1]], "{wire_min}..={wire_max}");
+        assert_eq!(table.pad.counters().version - before, u32::from(!speaks), "{wire_min}..={wire_max}");
+    }
+}
+
+#[test]
+fn a_greeting_without_a_common_version_ends_no_session() {
+    let mut table = Table::paired(KEY);
+    let hello = Message::from(HostHello { wire_min: 2, wire_max: 7, nonce: *b"\x09future!" });
+    table.inject_to_pad(&encode_body(number::HostHello, &hello.body(), 0, 0, None));
+    assert!(table.pad.is_up());
+    table.hold(1, 60);
+    assert_eq!(table.events().len(), 1);
+    assert!(table.pad.is_up() && table.host.is_up());
+    assert!(!table.notices.iter().any(|notice| matches!(notice, Notice::Down(_))));
+}
+
+#[test]
+fn a_pad_of_another_version_is_refused_by_its_range_and_welcomed_in_this_one_where_both_speak_it() {
+    for (wire_min, wire_max, speaks) in [(2, 5, false), (1, 5, true)] {
+        let mut table = Table::new(Some(KEY), Some(KEY));
+        table.host.poll(1, &mut |_| {});
+        let greeting = table.host.pop_tx().expect("it greets");
+        let (.., host_body) = opened(&greeting, None);
+        let nonce = host_body[2..10].try_into().unwrap();
+        let hello = PadHello {
+            wire_min,
+            wire_max,
+            flags: PadHello::PAIRED,
+            uid: UID,
+            epoch: 3,
+            first: 1,
+            next: 1,
+            nonce: *b"padnonce",
+            echo: nonce,
+            ..PadHello::default()
+        };
+        // A later version says more, and all of it is in the keys.
+        let mut body = Message::from(hello).body();
+        body.extend_from_slice(&[0xee; 20]).unwrap();
+        table.inject_to_host(&encode_body(number::PadHello, &body, 0, 0, None));
+        let refused = Notice::Refused(Refusal::Version { min: wire_min, max: wire_max });
+        assert_eq!(table.notices, if speaks { vec![] } else { vec![refused] });
+        let answer = table.host.pop_tx();
+        assert_eq!(answer.is_some(), speaks);
+        let Some(answer) = answer else { continue };
+        let keys = SessionKeys::derive(&KEY, &host_body, &body);
+        let (kind, .., welcome) = opened(&answer, Some(&keys.host_to_pad));
+        let welcome = Message::parse(kind, &welcome);
+        assert!(matches!(welcome, Ok(Message::Welcome(Welcome { wire: 1, .. }))), "{welcome:?}");
+    }
+}
+
+#[test]
+fn a_pad_takes_no_welcome_into_a_version_it_does_not_speak() {
+    for (wire, takes) in [(0, false), (1, true), (2, false)] {
+        let mut table = Table::new(None, None);
+        let hello = Message::from(HostHello { wire_min: 1, wire_max: 2, nonce: *b"\x09future!" });
+        table.inject_to_pad(&encode_body(number::HostHello, &hello.body(), 0, 0, None));
+        let echo = std::iter::from_fn(|| table.pad.pop_tx()).map(|frame| opened(&frame, None).3).last().unwrap();
+        let echo = echo[27..35].try_into().unwrap();
+        let welcome = Message::from(Welcome { wire, epoch: 1, ack: 1, credit: 8, echo });
+        table.inject_to_pad(&encode_body(number::Welcome, &welcome.body(), 1, 1, None));
+        assert_eq!(table.pad.is_up(), takes, "{wire}");
     }
 }
 

@@ -318,25 +318,151 @@ fn a_restart_is_obeyed_with_a_tag_only() {
     assert_eq!(table.pad.pop_request(), Some(Request::Reboot(RebootTarget::Bootloader)));
 }
 
+/// Offers a key every half second while `buttons` are down for `ms`.
+fn offer(table: &mut Table, key: Key, buttons: u16, ms: u64) {
+    table.buttons = buttons;
+    for _ in 0..ms / 500 {
+        table.host.pair(key, &mut table.disk).unwrap();
+        table.run(500);
+    }
+    table.buttons = 0;
+    table.run(50);
+}
+
+fn is_paired_with(table: &mut Table, key: Key) -> bool {
+    table.notices.contains(&Notice::Paired { uid: common::table::UID, key })
+        && table.pad.pop_request() == Some(Request::KeepPairingKey(key))
+        && table.host.is_up()
+        && table.pad.is_up()
+}
+
 #[test]
 fn a_pairing_key_is_taken_only_with_consent_at_the_pad_and_used_at_once() {
     let mut table = Table::up();
-    table.host.pair(KEY).unwrap();
-    table.run(50);
+    offer(&mut table, KEY, 0, 500);
     assert!(matches!(table.notices.last(), Some(Notice::Nak(Nak { kind: number::Pair, .. }))));
+    assert_eq!((table.pad.pop_request(), table.disk.offered), (None, Some(KEY)));
+    offer(&mut table, KEY, 0b11, 4_500);
     assert_eq!(table.pad.pop_request(), None);
+    offer(&mut table, KEY, 0b11, 6_000);
+    assert!(is_paired_with(&mut table, KEY));
+    assert!(table.notices.iter().any(|notice| matches!(notice, Notice::Up { authenticated: true, .. })));
+    table.hold(4, 60);
+    let presses: Vec<_> = table.events().iter().map(|event| (event.kind, event.button())).collect();
+    assert_eq!(presses, [(Kind::Chord, 0), (Kind::Click, 2)], "a hold that paired is not an event as well");
+}
+
+#[test]
+fn a_hold_is_an_event_or_the_consent_to_a_key_and_never_both() {
+    let mut table = Table::up();
     table.buttons = 0b11;
     table.run(5_100);
-    table.host.pair(KEY).unwrap();
-    table.run(100);
-    assert_eq!(table.pad.pop_request(), Some(Request::KeepPairingKey(KEY)));
-    assert!(table.notices.contains(&Notice::Paired { uid: common::table::UID, key: KEY }));
-    assert!(matches!(table.notices.last(), Some(Notice::Stats(_) | Notice::Up { authenticated: true, .. })));
+    assert_eq!(table.events().last().map(|event| event.kind), Some(Kind::ChordHeld), "felt at once");
+    offer(&mut table, KEY, 0b11, 2_000);
+    assert_eq!(table.pad.pop_request(), None, "the hold meant something else");
+    // A key was offered and withdrawn: the hold is told when it ends.
+    let mut table = Table::up();
+    table.buttons = 0b11;
+    table.run(1_000);
+    table.host.pair(KEY, &mut table.disk).unwrap();
+    table.run(5_000);
+    assert_eq!((table.events().len(), table.pad.pop_request()), (0, None));
     table.buttons = 0;
     table.run(50);
-    table.hold(4, 60);
-    assert_eq!(table.events().last().map(|e| (e.kind, e.button())), Some((Kind::Click, 2)));
+    let held = table.events()[0];
+    assert_eq!((held.kind, held.value, held.dur_10ms), (Kind::ChordHeld, 0b11, 600));
+}
+
+#[test]
+fn a_pad_whose_host_was_lost_is_paired_anew_by_whoever_holds_its_buttons_and_by_nobody_else() {
+    for known in [None, Some([9; 16])] {
+        let mut table = Table::new(known, Some([8; 16]));
+        table.host = new_host(known, false);
+        table.run(2_000);
+        assert!(!table.host.is_up());
+        for (buttons, ms) in [(0, 4_000), (0b01, 6_000), (0b11, 4_000)] {
+            offer(&mut table, KEY, buttons, ms);
+            assert!(!table.host.is_up() && table.pad.pop_request().is_none(), "{buttons:b} for {ms} ms");
+        }
+        // One of the two was lifted, so that it is no longer held.
+        table.buttons = 0b11;
+        table.run(2_000);
+        offer(&mut table, KEY, 0b01, 4_000);
+        assert!(!table.host.is_up() && table.pad.pop_request().is_none());
+        offer(&mut table, KEY, 0b11, 7_500);
+        assert!(is_paired_with(&mut table, KEY), "{known:?}: {:?}", table.notices);
+        table.run(3_000);
+        assert!(table.events().iter().all(|event| event.kind != Kind::ChordHeld), "{:?}", table.events());
+        // The one before is a stranger now.
+        table.host = new_host(Some([8; 16]), false);
+        table.run(2_000);
+        assert!(!table.host.is_up());
+    }
+}
+
+#[test]
+fn a_key_offered_to_a_pad_in_a_session_with_its_host_by_somebody_else_needs_consent_too() {
+    let mut table = Table::paired(KEY);
+    let offer = framed(&hone_wire::message::Pair { key: [6; 16] }.into(), 0, 0);
+    let untagged = table.pad.counters().untagged;
+    table.to_host.clear();
+    table.inject_to_pad(&offer);
+    table.run(3_000);
+    assert_eq!((table.pad.pop_request(), table.pad.counters().untagged), (None, untagged + 1));
     assert!(table.host.is_up() && table.pad.is_up());
+    assert!(sent(&table.to_host, number::PadHello, None).is_empty(), "the session goes on");
+}
+
+#[test]
+fn a_key_is_kept_before_it_is_offered_and_not_offered_where_it_cannot_be() {
+    let mut table = Table::up();
+    table.disk.mood = Mood::Full;
+    assert_eq!(table.host.pair(KEY, &mut table.disk), Err(CommandError::NotKept(LedgerError::Full)));
+    table.to_pad.clear();
+    table.run(500);
+    assert!(sent(&table.to_pad, number::Pair, None).is_empty());
+    table.disk.mood = Mood::Willing;
+    table.host.pair(KEY, &mut table.disk).unwrap();
+    assert_eq!(table.disk.offered, Some(KEY), "before any frame left");
+    table.run(500);
+    assert_eq!(sent(&table.to_pad, number::Pair, None).len(), 1);
+}
+
+#[test]
+fn a_key_taken_by_the_pad_is_not_lost_with_the_answer_or_with_the_host() {
+    const OLD: Key = [8; 16];
+    for old in [None, Some(OLD)] {
+        let mut table = Table::new(old, old);
+        table.run(100);
+        table.buttons = 0b11;
+        while table.pad.pop_request().is_none() {
+            table.host.pair(KEY, &mut table.disk).unwrap();
+            table.run(10);
+        }
+        table.buttons = 0;
+        // The cable is pulled: what the pad said is lost. Then the host is killed.
+        table.plugged = false;
+        table.run(if old.is_none() { 10 } else { 5_000 });
+        let config =
+            |offered_key| HostConfig { pairing_key: old, offered_key, nonce: *b"another!", ..HostConfig::default() };
+        table.host = HostLink::new(config(table.disk.offered));
+        table.notices.clear();
+        table.plugged = true;
+        table.run(4_000);
+        assert_eq!(table.notices.first(), Some(&Notice::Paired { uid: common::table::UID, key: KEY }));
+        assert!(table.host.is_up());
+    }
+    // It was not taken: the one before still holds, and nothing is said of the other.
+    let mut table = Table::new(None, Some(OLD));
+    let (pairing_key, offered_key) = (Some(OLD), Some(KEY));
+    table.host = HostLink::new(HostConfig { pairing_key, offered_key, nonce: *b"another!", ..HostConfig::default() });
+    table.run(4_000);
+    assert!(table.host.is_up());
+    assert!(
+        !table.notices.iter().any(|n| matches!(n, Notice::Paired { .. } | Notice::Refused(_))),
+        "{:?}",
+        table.notices
+    );
 }
 
 #[test]

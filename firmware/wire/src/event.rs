@@ -108,6 +108,9 @@ pub enum Diagnostic {
     /// Made by the **host**: numbers before this one will never come, because their acknowledgement was remembered by the
     /// pad alone (the host's journal is younger than the pad's numbering). `prompt` = how many.
     Gap = 3,
+    /// The firmware restarted after a fault of its processor; `prompt` = address of the instruction, or the number of an
+    /// exception that nothing handles.
+    Fault = 4,
 }
 
 impl Event {

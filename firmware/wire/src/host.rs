@@ -55,6 +55,15 @@ pub trait Ledger {
     /// # Errors
     /// When the name cannot be made durable.
     fn new_epoch(&mut self, uid: &[u8; 8]) -> Result<u32, LedgerError>;
+
+    /// Keeps a key that is about to be offered to this pad, beside the one it may have: durable on return. The pad may take
+    /// it though its answer is lost; it comes back as [`HostConfig::offered_key`] until it is known which of the two holds.
+    ///
+    /// # Errors
+    /// When it cannot be made durable, or this ledger keeps no keys; it is then not offered.
+    fn keep_offered_key(&mut self, _uid: &[u8; 8], _key: &Key) -> Result<(), LedgerError> {
+        Err(LedgerError::Failed)
+    }
 }
 
 /// Why a ledger refused.
@@ -81,6 +90,8 @@ pub struct Received {
 pub struct HostConfig {
     /// The pad's pairing key, if it is known.
     pub pairing_key: Option<Key>,
+    /// A key that the pad was offered and may have taken; tried by turns with the other.
+    pub offered_key: Option<Key>,
     /// Whether a pad without a pairing key is heard at all.
     pub allow_unpaired: bool,
     /// Eight bytes from the operating system's generator, drawn for this link alone.
@@ -171,6 +182,8 @@ pub enum CommandError {
     Down,
     /// The command needs an authenticated link.
     Unauthenticated,
+    /// The ledger did not keep the key, so it was not offered.
+    NotKept(LedgerError),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -217,7 +230,12 @@ pub struct HostLink {
     highest_prompt: u32,
     leds: u16,
     display: Option<Display>,
-    offered_key: Option<Key>,
+    /// Whether the offered key is tried next, before the one from before.
+    offered_first: bool,
+    /// The key that the session's were derived from.
+    tried: Option<Key>,
+    /// A paired pad that answered and is not up.
+    paired_uid: Option<[u8; 8]>,
     last_refusal: Option<Refusal>,
     deframer: Deframer,
     counters: Counters,
@@ -238,6 +256,7 @@ impl HostLink {
         Self {
             nonce: config.nonce,
             session: u32::from_le_bytes([a, b, c, d]),
+            offered_first: config.offered_key.is_some(),
             config,
             faults,
             phase: Phase::Greeting,
@@ -257,7 +276,8 @@ impl HostLink {
             highest_prompt: 0,
             leds: 0,
             display: None,
-            offered_key: None,
+            tried: None,
+            paired_uid: None,
             last_refusal: None,
             deframer: Deframer::new(),
             counters: Counters::default(),
@@ -285,8 +305,7 @@ impl HostLink {
             }
             Phase::Proving => {
                 if silent_ms >= PROVE_WITHIN_MS {
-                    // Perhaps the pad never took it.
-                    self.offered_key = None;
+                    self.offered_first ^= true;
                     self.greet(now_ms);
                 }
             }
@@ -321,6 +340,7 @@ impl HostLink {
         self.phase = Phase::Greeting;
         self.greeted_ms = None;
         self.keys = None;
+        self.paired_uid = None;
         self.deframer = Deframer::new();
         self.out.clear();
     }
@@ -406,14 +426,28 @@ impl HostLink {
         self.send_once(&reboot.into())
     }
 
-    /// Offers a pairing key. The pad takes it only while two of its buttons have been held for 5 s, and then greets anew;
-    /// [`Notice::Paired`] tells that it did, a `Nak` that it did not.
+    /// Offers a pairing key, once the ledger has kept it. The pad takes it only while two of its buttons have been held for
+    /// 5 s, and then greets anew; [`Notice::Paired`] tells that it did, a `Nak` that it did not.
+    ///
+    /// A pad that answers greetings and holds a key which this host has not is offered it as well, untagged: whoever is at
+    /// the pad is to say whose it is.
     ///
     /// # Errors
-    /// [`CommandError::Down`].
-    pub fn pair(&mut self, key: Key) -> Result<(), CommandError> {
-        self.send_once(&Pair { key }.into())?;
-        self.offered_key = Some(key);
+    /// [`CommandError::Down`], [`CommandError::NotKept`].
+    pub fn pair(&mut self, key: Key, ledger: &mut dyn Ledger) -> Result<(), CommandError> {
+        let uid = if self.is_up() { Some(self.hello.uid) } else { self.paired_uid };
+        let uid = uid.ok_or(CommandError::Down)?;
+        if self.config.offered_key != Some(key) {
+            ledger.keep_offered_key(&uid, &key).map_err(CommandError::NotKept)?;
+            self.config.offered_key = Some(key);
+        }
+        let offer = Message::from(Pair { key });
+        if self.is_up() {
+            self.send(&offer);
+        } else {
+            self.queue(encode(&offer, 0, 0, None));
+        }
+        self.offered_first = true;
         Ok(())
     }
 
@@ -428,7 +462,7 @@ impl HostLink {
             match Message::parse(frame.kind, frame.body) {
                 Ok(Message::PadHello(hello)) => return self.on_hello(hello, frame.body, now_ms, ledger, notices),
                 Ok(Message::Nak(nak)) if self.phase == Phase::Proving && nak.reason == NakReason::Tag => {
-                    return self.refuse(Refusal::WrongKey, notices);
+                    return self.on_wrong_key(now_ms, notices);
                 }
                 _ => {}
             }
@@ -489,7 +523,10 @@ impl HostLink {
         if !(hello.wire_min..=hello.wire_max).contains(&WIRE_MAJOR) {
             return self.refuse(Refusal::Version { min: hello.wire_min, max: hello.wire_max }, notices);
         }
-        self.keys = match (self.offered_key.or(self.config.pairing_key), hello.is_paired()) {
+        self.paired_uid = hello.is_paired().then_some(hello.uid);
+        let HostConfig { pairing_key, offered_key, .. } = self.config;
+        self.tried = if self.offered_first { offered_key.or(pairing_key) } else { pairing_key.or(offered_key) };
+        self.keys = match (self.tried, hello.is_paired()) {
             (Some(key), true) => Some(SessionKeys::derive(&key, &self.host_hello().body(), body)),
             (None, true) => return self.refuse(Refusal::NoKey, notices),
             (_, false) if self.config.allow_unpaired => None,
@@ -513,11 +550,25 @@ impl HostLink {
         self.ping(now_ms);
     }
 
+    /// The pad could not use the key tried. The other one is tried at once, where there is one and it was not yet: anybody
+    /// can say this, and must not keep the link busy with it.
+    fn on_wrong_key(&mut self, now_ms: u64, notices: &mut dyn FnMut(Notice)) {
+        let HostConfig { pairing_key, offered_key, .. } = self.config;
+        if pairing_key.is_some() && self.offered_first && self.tried == offered_key {
+            self.offered_first = false;
+            return self.greet(now_ms);
+        }
+        let refusal = if pairing_key.is_some() { Refusal::WrongKey } else { Refusal::NoKey };
+        self.refuse(refusal, notices);
+    }
+
     fn come_up(&mut self, now_ms: u64, notices: &mut dyn FnMut(Notice)) {
         self.phase = Phase::Up;
         self.last_refusal = None;
-        if let (Some(key), true) = (self.offered_key.take(), self.keys.is_some()) {
+        self.offered_first = false;
+        if let Some(key) = self.config.offered_key.filter(|key| self.keys.is_some() && self.tried == Some(*key)) {
             self.config.pairing_key = Some(key);
+            self.config.offered_key = None;
             notices(Notice::Paired { uid: self.hello.uid, key });
         }
         let (hello, epoch) = (self.hello.clone(), self.epoch);
@@ -551,7 +602,7 @@ impl HostLink {
             Message::Stats(stats) => notices(Notice::Stats(stats)),
             Message::Nak(nak) => {
                 if nak.kind == number::Pair {
-                    self.offered_key = None;
+                    self.offered_first = false;
                 }
                 notices(Notice::Nak(nak));
             }

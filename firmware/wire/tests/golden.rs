@@ -84,17 +84,26 @@ fn an_event_is_these_twenty_bytes() {
 
 #[test]
 fn frames_of_version_1_are_these_bytes() {
-    for (message, key, golden) in [
-        (&one_of_each()[6], None, GOLDEN_PING),
-        (&one_of_each()[3], Some(&[7; 16]), GOLDEN_EVENTS_TAGGED),
-        (&one_of_each()[1], None, GOLDEN_PAD_HELLO),
-        (&one_of_each()[10], Some(&[7; 16]), GOLDEN_PROMPT_TAGGED),
-    ] {
-        assert_eq!(hex(&encode(message, 0x0102_0304, 5, key)), golden, "{message:?}");
+    for (message, golden) in one_of_each().iter().zip(GOLDEN) {
+        for (key, golden) in [(None, golden[0]), (Some(&[7; 16]), golden[1])] {
+            assert_eq!(hex(&encode(message, 0x0102_0304, 5, key)), golden, "{message:?}");
+        }
     }
     let keys = SessionKeys::derive(&[7; 16], &one_of_each()[0].body(), &one_of_each()[1].body());
     assert_eq!(hex(&keys.pad_to_host), GOLDEN_PAD_TO_HOST);
     assert_eq!(hex(&keys.host_to_pad), GOLDEN_HOST_TO_PAD);
+}
+
+#[test]
+fn frames_of_a_version_or_with_a_feature_to_come_are_told_from_damaged_ones() {
+    let read = |golden: &str| {
+        let bytes: Vec<u8> =
+            (0..golden.len()).step_by(2).map(|at| u8::from_str_radix(&golden[at..at + 2], 16).unwrap()).collect();
+        Frame::parse(&unstuffed(&bytes), None).map(|frame| frame.kind)
+    };
+    assert_eq!(read(GOLDEN[0][0]), Ok(1));
+    assert_eq!(read(GOLDEN_OF_VERSION_2), Err(FrameError::Version { found: 2 }));
+    assert_eq!(read(GOLDEN_WITH_A_FEATURE), Err(FrameError::Incompatible { bits: 4 }));
 }
 
 #[test]
@@ -252,11 +261,82 @@ proptest! {
     }
 }
 
-// Confirmed with a second implementation of COBS, CRC-32C and SipHash-2-4, written from their definitions.
-const GOLDEN_PING: &str = "00082007040302010501010101010601a87989c400";
-const GOLDEN_EVENTS_TAGGED: &str =
-    "0008300404030201050101020101010202010122010102030405060708090a02830b0c0d0e0f1011121f3e2a0c6502c8855ba08a8b00";
-const GOLDEN_PAD_HELLO: &str = "00082002040302010501010f01030105047061642d7569643111010102120213010102140101117061646e6f6e6365686f73746e6f6e630f010266772d68617368216ec9c3dc00";
-const GOLDEN_PROMPT_TAGGED: &str = "0008300b040302010501010209010103881301150203796573026e6f5fad05306de80a6e9ac8352e00";
+// Made by a second implementation of COBS, CRC-32C and SipHash-2-4, written from their definitions.
+// Session 0x01020304, counter 5: without a tag, and with one of the key of sevens.
+const GOLDEN: [[&str; 2]; 17] = [
+    // HostHello
+    [
+        "00082001040302010501010f0102686f73746e6f6e6382e939d200",
+        "0008300104030201050101170102686f73746e6f6e63a9157341b1d08d44b914c7f400",
+    ],
+    // PadHello
+    [
+        "00082002040302010501010f01030105047061642d7569643111010102120213010102140101117061646e6f6e6365686f73746e6f6e630f010266772d68617368216ec9c3dc00",
+        "00083002040302010501010f01030105047061642d7569643111010102120213010102140101117061646e6f6e6365686f73746e6f6e6316010266772d6861736821a8eff74c9f11fcb9fef6b30100",
+    ],
+    // Welcome
+    [
+        "00082003040302010501010301020101020301010e087061646e6f6e636594262eee00",
+        "000830030403020105010103010201010203010116087061646e6f6e6365353b10e89dc58f64b78f432b00",
+    ],
+    // Events
+    [
+        "000820040403020105010102010101020201011a010102030405060708090a02830b0c0d0e0f101112aa777e2600",
+        "0008300404030201050101020101010202010122010102030405060708090a02830b0c0d0e0f1011121f3e2a0c6502c8855ba08a8b00",
+    ],
+    // Ack
+    [
+        "000820050403020105010102010101020201010603d23d3e7100",
+        "000830050403020105010102010101020201010e03809178d6623addc873112e7f00",
+    ],
+    // Leds
+    ["0008200604030201050101070180a7fe0b6800", "00083006040302010501010f0180b6a7b47eeeb47a89141e203c00"],
+    // Ping
+    ["00082007040302010501010101010601a87989c400", "00083007040302010501010101010e0154cda9bb3f9e52a42cc5ec6000"],
+    // Pong
+    [
+        "00082008040302010501010201010102020101020301010204020501010581fe280400",
+        "00083008040302010501010201010102020101020301010204020501010dbc040845562826d913734ac500",
+    ],
+    // Display
+    ["00082009040302010501010a047769653fe4e3435b00", "00083009040302010501010d047769653f33bd641851e58605ccd956a200"],
+    // Buzzer
+    ["0008200a0403020105010104b8016405484ff7b700", "0008300a0403020105010104b801640deb2a7605615baac4bd5623b000"],
+    // Prompt
+    [
+        "0008200b0403020105010102090101038813010d0203796573026e6f4aadfb6600",
+        "0008300b040302010501010209010103881301150203796573026e6f5fad05306de80a6e9ac8352e00",
+    ],
+    // Config
+    [
+        "0008200c0403020105010105085802fa02960207010105cefc912b00",
+        "0008300c0403020105010105085802fa0296020701010d2524ca5be16e5cce4ed3d45900",
+    ],
+    // Input
+    [
+        "0008200d0403020105010102010101021f05db6d848e00",
+        "0008300d0403020105010102010101021f0da567d6534a66dcf3ad67423600",
+    ],
+    // Stats
+    [
+        "0008200e040302010501010201010103020302040101020501010206010102070101059907dfa100",
+        "0008300e0403020105010102010101030203020401010205010102060101020701010df4fc298344169c374e3a2b0100",
+    ],
+    // Nak
+    [
+        "0008200f040302010501010463010101010514440d2c00",
+        "0008300f040302010501010463010101010319ac0ae9b1b70793bd85524700",
+    ],
+    // Reboot
+    ["00082010040302010501010601fa3fc78c00", "00083010040302010501010e01fd6f83386ff02068a6b2155e00"],
+    // Pair
+    [
+        "00082011040302010501011530313233343536373839616263646566c69fe69200",
+        "00083011040302010501011d30313233343536373839616263646566ea3dd7ecb7291e85c02e4f2500",
+    ],
+];
+const GOLDEN_OF_VERSION_2: &str =
+    "0003400101010101010101200207686f73746e6f6e636d6f7265206f662076657273696f6e2032914157a500";
+const GOLDEN_WITH_A_FEATURE: &str = "00082407040302010501010101010601415a789100";
 const GOLDEN_PAD_TO_HOST: &str = "11a99335e7108b6a337a6d7f3c810341";
 const GOLDEN_HOST_TO_PAD: &str = "b6c8541467ea1a9b3a2706d41d229313";

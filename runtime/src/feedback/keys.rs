@@ -1,4 +1,5 @@
-//! The pairing keys of pads: one file each in `STATE/pads`, named after the pad, readable by its owner alone.
+//! The pairing keys of pads: one file each in `STATE/pads`, named after the pad, readable by its owner alone. A key that a pad
+//! was offered is beside it until the pad is known to hold it: whatever happens on the way, one of the two is the pad's.
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -25,29 +26,42 @@ impl PadKeys {
     /// # Errors
     /// A file that cannot be read or holds no key.
     pub fn get(&self, uid: &[u8; 8]) -> Result<Option<Key>, StateError> {
-        let path = self.path(uid);
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(StateError::io(&path, error)),
-        };
-        let digits = text.trim();
-        let value = u128::from_str_radix(digits, 16).ok().filter(|_| digits.len() == 32);
-        value.map(|value| Some(value.to_be_bytes())).ok_or_else(|| {
-            let source =
-                io::Error::new(io::ErrorKind::InvalidData, "it is not 32 hexadecimal digits; pair the pad again");
-            StateError::Io { path, source }
-        })
+        read(self.path(uid, "key"))
     }
 
-    /// Keeps a key, durable on return, in place of any before it.
+    /// The key that a pad was offered and may have taken; `None` when there is none, or it is the pad's for certain.
     ///
     /// # Errors
-    /// Trouble with the disk; the key before is then still there.
+    /// As for [`PadKeys::get`].
+    pub fn offered(&self, uid: &[u8; 8]) -> Result<Option<Key>, StateError> {
+        read(self.path(uid, "offer"))
+    }
+
+    /// Keeps a key that is about to be offered, durable on return, beside the one before it.
+    ///
+    /// # Errors
+    /// Trouble with the disk.
+    pub fn offer(&self, uid: &[u8; 8], key: &Key) -> Result<(), StateError> {
+        self.write(uid, "offer", key)
+    }
+
+    /// Keeps a key, durable on return, in place of any before it and of one that was offered.
+    ///
+    /// # Errors
+    /// Trouble with the disk; the key before, and one that was offered, are then still there.
     pub fn put(&self, uid: &[u8; 8], key: &Key) -> Result<(), StateError> {
+        self.write(uid, "key", key)?;
+        let offer = self.path(uid, "offer");
+        match fs::remove_file(&offer) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StateError::io(&offer, error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn write(&self, uid: &[u8; 8], what: &str, key: &Key) -> Result<(), StateError> {
         fs::create_dir_all(&self.directory).map_err(|error| StateError::io(&self.directory, error))?;
         let text = format!("{:032x}\n", u128::from_be_bytes(*key));
-        state::write_secret(&self.path(uid), text.as_bytes())
+        state::write_secret(&self.path(uid, what), text.as_bytes())
     }
 
     /// The pads that have keys, by name.
@@ -66,9 +80,24 @@ impl PadKeys {
         Ok(uids)
     }
 
-    fn path(&self, uid: &[u8; 8]) -> PathBuf {
-        self.directory.join(format!("{}.key", uid_text(uid)))
+    fn path(&self, uid: &[u8; 8], what: &str) -> PathBuf {
+        self.directory.join(format!("{}.{what}", uid_text(uid)))
     }
+}
+
+/// The key in a file; none where there is no file.
+fn read(path: PathBuf) -> Result<Option<Key>, StateError> {
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(StateError::io(&path, error)),
+    };
+    let digits = text.trim();
+    let value = u128::from_str_radix(digits, 16).ok().filter(|_| digits.len() == 32);
+    value.map(|value| Some(value.to_be_bytes())).ok_or_else(|| {
+        let source = io::Error::new(io::ErrorKind::InvalidData, "it is not 32 hexadecimal digits; pair the pad again");
+        StateError::Io { path, source }
+    })
 }
 
 /// A new key, from the operating system's source of chance.
@@ -107,6 +136,11 @@ mod tests {
         keys.put(&uid, &key).unwrap();
         assert_eq!((keys.get(&uid).unwrap(), keys.get(&other).unwrap()), (Some(key), None));
         assert_eq!(keys.list().unwrap(), [uid]);
+        keys.offer(&uid, &[4; 16]).unwrap();
+        assert_eq!((keys.get(&uid).unwrap(), keys.offered(&uid).unwrap()), (Some(key), Some([4; 16])), "either holds");
+        assert_eq!(keys.list().unwrap(), [uid]);
+        keys.put(&uid, &[4; 16]).unwrap();
+        assert_eq!((keys.get(&uid).unwrap(), keys.offered(&uid).unwrap()), (Some([4; 16]), None));
         use std::os::unix::fs::PermissionsExt;
         let file = dir.path().join("pads/01020304050607ab.key");
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);

@@ -143,6 +143,13 @@ impl Keeper for JournalLedger {
         self.pads.entry(hello.uid).or_default().buttons = hello.buttons;
     }
 
+    fn offered_key(&mut self, uid: &[u8; 8]) -> Option<Key> {
+        self.keys.offered(uid).unwrap_or_else(|error| {
+            tracing::warn!("the key offered to pad {} cannot be had: {error}", uid_text(uid));
+            None
+        })
+    }
+
     fn paired(&mut self, uid: &[u8; 8], key: &Key) -> Result<(), String> {
         self.keys.put(uid, key).map_err(|error| error.to_string())
     }

@@ -254,9 +254,10 @@ impl Listener {
     }
 
     /// Offers a pairing key, which the pad takes while two of its buttons have been held for 5 s; see [`Notice::Paired`].
+    /// The keeper has it durably before it leaves.
     ///
     /// # Errors
-    /// [`SourceError::Refused`] when the pad is not connected; [`SourceError::Thread`].
+    /// [`SourceError::Refused`] when the pad does not answer or the keeper cannot keep the key; [`SourceError::Thread`].
     pub fn pair(&self, key: Key) -> Result<(), SourceError> {
         self.ask(|answer| Command::Pair(key, answer))
     }
@@ -399,8 +400,10 @@ impl Server {
             let _ = self.notices.send(Notice::Down { source: self.spec.clone(), why: Down::Replaced });
         }
         let terms = self.keeper.get_mut().terms(hello);
+        let offered_key = self.keeper.get_mut().offered_key(&hello.uid);
         self.link = HostLink::new(HostConfig {
             pairing_key: terms.pairing_key,
+            offered_key,
             allow_unpaired: terms.allow_unpaired || local,
             nonce: self.hall.fresh_nonce(),
             pad: terms.timing,
@@ -476,7 +479,7 @@ impl Server {
             }
             Command::Buzz(buzzer, answer) => drop(answer.send(link.buzz(buzzer))),
             Command::Reboot(reboot, answer) => drop(answer.send(link.reboot(reboot))),
-            Command::Pair(key, answer) => drop(answer.send(link.pair(key))),
+            Command::Pair(key, answer) => drop(answer.send(link.pair(key, &mut Shared(&self.keeper)))),
         }
     }
 }
@@ -562,6 +565,10 @@ impl Ledger for Shared<'_> {
 
     fn new_epoch(&mut self, uid: &[u8; 8]) -> Result<u32, LedgerError> {
         self.0.borrow_mut().new_epoch(uid)
+    }
+
+    fn keep_offered_key(&mut self, uid: &[u8; 8], key: &Key) -> Result<(), LedgerError> {
+        self.0.borrow_mut().keep_offered_key(uid, key)
     }
 }
 

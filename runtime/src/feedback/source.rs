@@ -64,10 +64,16 @@ pub trait Keeper: Ledger + Send {
     /// The pad has proved that it is who it said, or need not. Called before any of its presses is committed.
     fn connected(&mut self, _hello: &PadHello) {}
 
+    /// A key that the pad was offered and may have taken; see
+    /// [`keep_offered_key`](hone_wire::host::Ledger::keep_offered_key).
+    fn offered_key(&mut self, _uid: &[u8; 8]) -> Option<Key> {
+        None
+    }
+
     /// The pad took a pairing key, which is to be kept durably.
     ///
     /// # Errors
-    /// In words; the pad then has a key that nobody knows, and is to be paired again.
+    /// In words; what was kept when the key was offered is then still to be there.
     fn paired(&mut self, _uid: &[u8; 8], _key: &Key) -> Result<(), String> {
         Ok(())
     }

@@ -1,10 +1,10 @@
-//! What the boards with a Cortex-M core share: a tick that wakes the core each millisecond, and what a panic does.
+//! What the boards with a Cortex-M core share: a tick that wakes the core each millisecond, and what a panic or a fault does.
 
 use crate::retained;
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use cortex_m::peripheral::{SCB, SYST, syst::SystClkSource};
-use cortex_m_rt::exception;
+use cortex_m_rt::{ExceptionFrame, exception};
 
 /// By a name of its own, so that a test can read it in a board's memory.
 #[unsafe(no_mangle)]
@@ -20,6 +20,20 @@ fn SysTick() {
 fn panic(info: &PanicInfo<'_>) -> ! {
     cortex_m::interrupt::disable();
     retained::note_panic(info);
+    SCB::sys_reset()
+}
+
+/// A stray pointer, a stack that ran out, an instruction that is none: without this the core would spin for ever.
+#[exception]
+unsafe fn HardFault(frame: &ExceptionFrame) -> ! {
+    retained::note_fault(frame.pc());
+    SCB::sys_reset()
+}
+
+/// Whatever else nothing handles.
+#[exception]
+unsafe fn DefaultHandler(number: i16) {
+    retained::note_fault(number as u32);
     SCB::sys_reset()
 }
 

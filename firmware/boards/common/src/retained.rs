@@ -1,5 +1,5 @@
 //! Memory that a reset does not clear, for what must outlive one where there is no flash to write: the count of boots and
-//! a note of the last panic.
+//! a note of the last crash.
 //!
 //! The words lie in the section `.uninit`, which start-up code leaves alone. After power-up they are whatever the memory
 //! happens to hold, so they count only with their check word.
@@ -7,13 +7,21 @@
 use core::cell::UnsafeCell;
 use core::panic::PanicInfo;
 
-/// Where a panic happened, in what fits into an event.
+/// How a boot ended, in what fits into an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PanicNote {
-    /// Line, saturating.
-    pub line: u16,
-    /// FNV-1a of the file's path as the compiler saw it.
-    pub file: u32,
+pub enum Crash {
+    /// A panic.
+    Panic {
+        /// Line, saturating.
+        line: u16,
+        /// FNV-1a of the file's path as the compiler saw it.
+        file: u32,
+    },
+    /// A fault of the processor.
+    Fault {
+        /// Of the instruction; of an exception that nothing handles, its number.
+        address: u32,
+    },
 }
 
 /// What memory says about the boots before this one.
@@ -21,11 +29,14 @@ pub struct PanicNote {
 pub struct Boot {
     /// This boot's number: one more than the last one's, 1 after power-up.
     pub number: u16,
-    /// The panic by which the last boot ended, if it did.
-    pub panic: Option<PanicNote>,
+    /// What the last boot ended by, if it was neither the power nor a restart.
+    pub crash: Option<Crash>,
 }
 
-/// Boot count, line of the panic + 1, file of the panic, check word.
+/// In place of a panic's line + 1.
+const FAULT: u32 = u32::MAX;
+
+/// Boot count, line of the panic + 1, file of the panic or address of the fault, check word.
 #[repr(transparent)]
 struct Words(UnsafeCell<[u32; 4]>);
 
@@ -38,19 +49,23 @@ static WORDS: Words = Words(UnsafeCell::new([0; 4]));
 
 const CHECK: u32 = 0x686f_6e65;
 
-/// Counts this boot and takes the note of a panic. To be called once, first.
+/// Counts this boot and takes the note of a crash. To be called once, first.
 #[must_use]
 pub fn boot() -> Boot {
-    let (boots, panic) = match read() {
+    let (boots, crash) = match read() {
         [boots, line, file, check] if check == boots ^ line ^ file ^ CHECK => {
-            let line = line.checked_sub(1).and_then(|line| u16::try_from(line).ok());
-            (boots, line.map(|line| PanicNote { line, file }))
+            let crash = match line {
+                0 => None,
+                FAULT => Some(Crash::Fault { address: file }),
+                line => Some(Crash::Panic { line: (line - 1) as u16, file }),
+            };
+            (boots, crash)
         }
         _ => (0, None),
     };
     let number = boots.wrapping_add(1) & 0xffff;
     write(number, 0, 0);
-    Boot { number: number as u16, panic }
+    Boot { number: number as u16, crash }
 }
 
 /// Notes a panic for the next boot. To be called by the panic handler, before it resets the board.
@@ -58,6 +73,12 @@ pub fn note_panic(info: &PanicInfo<'_>) {
     let (line, file) = info.location().map_or((0, 0), |at| (at.line().min(0xffff), fnv1a(at.file().as_bytes())));
     let [boots, ..] = read();
     write(boots, line + 1, file);
+}
+
+/// Notes a fault for the next boot. To be called by its handler, before it resets the board.
+pub fn note_fault(address: u32) {
+    let [boots, ..] = read();
+    write(boots, FAULT, address);
 }
 
 fn read() -> [u32; 4] {
@@ -88,14 +109,17 @@ mod tests {
 
     #[test]
     fn boots_are_counted_and_senseless_memory_starts_anew() {
-        assert_eq!(boot(), Boot { number: 1, panic: None });
-        assert_eq!(boot(), Boot { number: 2, panic: None });
+        assert_eq!(boot(), Boot { number: 1, crash: None });
+        assert_eq!(boot(), Boot { number: 2, crash: None });
         write(2, 42 + 1, 7);
-        assert_eq!(boot(), Boot { number: 3, panic: Some(PanicNote { line: 42, file: 7 }) });
-        assert_eq!(boot(), Boot { number: 4, panic: None }, "a panic is reported once");
+        assert_eq!(boot(), Boot { number: 3, crash: Some(Crash::Panic { line: 42, file: 7 }) });
+        assert_eq!(boot(), Boot { number: 4, crash: None }, "a panic is reported once");
+        note_fault(0x1000_0abc);
+        assert_eq!(boot(), Boot { number: 5, crash: Some(Crash::Fault { address: 0x1000_0abc }) });
+        assert_eq!(boot(), Boot { number: 6, crash: None });
         // SAFETY: one thread.
         unsafe { WORDS.0.get().write_volatile([9, 9, 9, 9]) };
-        assert_eq!(boot(), Boot { number: 1, panic: None });
+        assert_eq!(boot(), Boot { number: 1, crash: None });
     }
 
     #[test]

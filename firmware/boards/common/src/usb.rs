@@ -73,21 +73,32 @@ pub fn with<D: Driver<'static>>(
 impl<D: Driver<'static>> Port<'_, D> {
     /// Takes what has arrived. Returns how many bytes that was.
     pub fn read(&mut self, bytes: &mut [u8]) -> usize {
-        let _ = once(self.device.as_mut());
+        self.poll();
         let mut n = 0;
         while n < bytes.len() {
-            if self.unread.is_empty() {
-                match once(pin!(self.receiver.read_packet(&mut self.packet))) {
-                    Some(Ok(len)) => self.unread = 0..len,
-                    _ => break,
-                }
-                continue;
-            }
-            bytes[n] = self.packet[self.unread.start];
-            self.unread.start += 1;
+            let Some(byte) = self.byte() else { break };
+            bytes[n] = byte;
             n += 1;
         }
         n
+    }
+
+    /// Lets the stack do what is due.
+    pub fn poll(&mut self) {
+        let _ = once(self.device.as_mut());
+    }
+
+    /// Takes one byte of what has arrived.
+    pub fn byte(&mut self) -> Option<u8> {
+        while self.unread.is_empty() {
+            match once(pin!(self.receiver.read_packet(&mut self.packet))) {
+                Some(Ok(len)) => self.unread = 0..len,
+                _ => return None,
+            }
+        }
+        let byte = self.packet[self.unread.start];
+        self.unread.start += 1;
+        Some(byte)
     }
 
     /// Gives the port what it takes now. Returns how many bytes that was. What nobody has the port open for is lost, as

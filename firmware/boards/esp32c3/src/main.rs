@@ -18,6 +18,7 @@ use critical_section::Mutex;
 use esp_hal::gpio::{Input, InputConfig, Level, Output, OutputConfig, Pull};
 use esp_hal::interrupt::wait_for_interrupt;
 use esp_hal::rng::Rng;
+use esp_hal::rtc_cntl::{Rtc, RwdtStage};
 use esp_hal::system::{reset_reason, software_reset};
 use esp_hal::time::{Duration, Instant};
 use esp_hal::timer::PeriodicTimer;
@@ -60,6 +61,7 @@ struct Esp32c3 {
     buttons: Buttons<Input<'static>, BUTTONS>,
     lamps: [Output<'static>; BUTTONS],
     usb: UsbSerialJtag<'static, Blocking>,
+    rtc: Rtc<'static>,
     ms: u32,
 }
 
@@ -101,6 +103,10 @@ impl Board for Esp32c3 {
     fn reboot(&mut self, _: RebootTarget) {
         // The chip's own USB is always ready to be flashed.
         software_reset()
+    }
+
+    fn feed(&mut self) {
+        self.rtc.rwdt.feed();
     }
 
     fn sleep(&mut self) {
@@ -146,8 +152,12 @@ fn main() -> ! {
         reset_cause: reset_reason().map_or(0, |reason| reason as u8),
     };
     start::boot(&mut shell, FlashStorage::new(p.FLASH), STORE, &PLATE, hardware);
-    let mut board =
-        Esp32c3 { buttons: Buttons::new(pins, Wiring::ActiveLow), lamps, usb: UsbSerialJtag::new(p.USB_DEVICE), ms: 0 };
+    // The chip is reset when the loop has not come round for four seconds.
+    let mut rtc = Rtc::new(p.RTC_TIMER);
+    rtc.rwdt.set_timeout(RwdtStage::Stage0, Duration::from_secs(4));
+    rtc.rwdt.enable();
+    let (buttons, usb) = (Buttons::new(pins, Wiring::ActiveLow), UsbSerialJtag::new(p.USB_DEVICE));
+    let mut board = Esp32c3 { buttons, lamps, usb, rtc, ms: 0 };
     loop {
         shell.step(&mut board);
     }

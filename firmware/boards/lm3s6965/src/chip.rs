@@ -6,10 +6,16 @@ use hone_pad::warm::Memory;
 
 const SYSTEM_CONTROL: u32 = 0x400f_e000;
 const RESC: u32 = SYSTEM_CONTROL + 0x5c;
+const RCGC0: u32 = SYSTEM_CONTROL + 0x100;
 const RCGC1: u32 = SYSTEM_CONTROL + 0x104;
 const RCGC2: u32 = SYSTEM_CONTROL + 0x108;
 const USER0: u32 = SYSTEM_CONTROL + 0x1e0;
 const USER1: u32 = SYSTEM_CONTROL + 0x1e4;
+
+const WATCHDOG: u32 = 0x4000_0000;
+const WATCHDOG_LOAD: u32 = WATCHDOG;
+const WATCHDOG_CTL: u32 = WATCHDOG + 0x8;
+const WATCHDOG_ICR: u32 = WATCHDOG + 0xc;
 
 const PORT_A: u32 = 0x4000_4000;
 const PORT_E: u32 = 0x4002_4000;
@@ -73,6 +79,20 @@ pub fn start() -> [Pin; 5] {
     write(CTL, 0x301);
     let pin = |port, bit: u32| Pin { address: port + (1 << bit << 2) };
     [pin(PORT_E, 0), pin(PORT_E, 1), pin(PORT_E, 2), pin(PORT_E, 3), pin(PORT_F, 1)]
+}
+
+/// Starts the watchdog: it resets the chip when it was not fed for four seconds, twice what it counts.
+pub fn watch(hertz: u32) {
+    write(RCGC0, read(RCGC0) | 1 << 3);
+    cortex_m::asm::delay(8);
+    write(WATCHDOG_LOAD, 2 * hertz);
+    // Counts, and resets the second time that it comes to nought.
+    write(WATCHDOG_CTL, 0b11);
+}
+
+/// Feeds the watchdog.
+pub fn feed() {
+    write(WATCHDOG_ICR, 1);
 }
 
 /// `LM` and the Ethernet address, which the maker puts into the user registers.

@@ -15,11 +15,10 @@
 #![no_main]
 
 use cortex_m_rt::entry;
-use hone_board::{cortex, retained};
-use hone_pad::link::Identity;
+use hone_board::{cortex, retained, start};
 use hone_pad::pins::{Buttons, Wiring};
 use hone_pad::warm::Memory;
-use hone_pad::{Board, MAX_BUTTONS, Pad, PadConfig, Shell, WarmStore};
+use hone_pad::{Board, MAX_BUTTONS, Pad, Shell, WarmStore};
 
 mod chip;
 
@@ -59,6 +58,10 @@ impl Board for Lm3s6965 {
         cortex::restart()
     }
 
+    fn feed(&mut self) {
+        chip::feed();
+    }
+
     fn sleep(&mut self) {
         cortex::sleep();
     }
@@ -82,25 +85,11 @@ fn main() -> ! {
     if let Some(core) = cortex_m::Peripherals::take() {
         cortex::tick(core.SYST, CRYSTAL);
     }
-    let uid = chip::uid();
-    let mut nonce = uid;
-    nonce[..2].copy_from_slice(&boot.number.to_le_bytes());
-    let config = PadConfig {
-        identity: Identity {
-            uid,
-            boot: boot.number,
-            buttons: 5,
-            leds: 1,
-            firmware: PLATE.version(),
-            firmware_hash: PLATE.digest(),
-        },
-        pairing_key,
-        nonce,
-        reset_cause,
-        ..PadConfig::default()
-    };
+    // There is no source of chance; the count of boots makes the nonce differ.
+    let hardware = start::Hardware { uid: chip::uid(), buttons: 5, leds: 1, chance: [0; 8], reset_cause };
+    start::introduce(shell.pad_mut(), boot.number, pairing_key, boot, &PLATE, hardware);
     let mut board = Lm3s6965 { buttons: Buttons::new(pins, Wiring::ActiveLow) };
-    shell.pad_mut().boot(config);
+    chip::watch(CRYSTAL);
     loop {
         shell.step(&mut board);
     }

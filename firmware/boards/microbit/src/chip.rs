@@ -41,6 +41,11 @@ const RNG_START: u32 = RNG;
 const VALRDY: u32 = RNG + 0x100;
 const VALUE: u32 = RNG + 0x508;
 
+const WDT: u32 = 0x4001_0000;
+const WDT_START: u32 = WDT;
+const WDT_TICKS: u32 = WDT + 0x504;
+const WDT_RELOAD_0: u32 = WDT + 0x600;
+
 const NVMC: u32 = 0x4001_e000;
 const READY: u32 = NVMC + 0x400;
 const CONFIG: u32 = NVMC + 0x504;
@@ -160,6 +165,17 @@ pub fn lamps(lit: [bool; 2]) {
     for (column, lit) in COLUMNS.into_iter().zip(lit) {
         write(if lit { OUTCLR } else { OUTSET }, 1 << column);
     }
+}
+
+/// Starts the watchdog: it resets the chip when it was not fed for four seconds, asleep or not. QEMU has none.
+pub fn watch() {
+    write(WDT_TICKS, 4 * 32_768);
+    write(WDT_START, 1);
+}
+
+/// Feeds the watchdog, by the word that its manual names.
+pub fn feed() {
+    write(WDT_RELOAD_0, 0x6e52_4635);
 }
 
 /// Takes what has arrived.

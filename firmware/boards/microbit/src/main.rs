@@ -61,6 +61,10 @@ impl Board for Microbit {
         cortex::restart()
     }
 
+    fn feed(&mut self) {
+        chip::feed();
+    }
+
     fn sleep(&mut self) {
         cortex::sleep();
     }
@@ -75,6 +79,7 @@ fn main() -> ! {
     let mut board = Microbit { buttons: Buttons::new(pins, Wiring::ActiveLow), clock: Clock::new(1_000_000, 32) };
     let hardware = start::Hardware { uid: chip::uid(), buttons: 2, leds: 2, chance: chip::chance(), reset_cause };
     start::boot(SHELL, chip::Flash, END - STORE..END, &PLATE, hardware);
+    chip::watch();
     loop {
         SHELL.step(&mut board);
     }

@@ -91,6 +91,10 @@ impl Board for Nrf52840<'_> {
         cortex::restart()
     }
 
+    fn feed(&mut self) {
+        pac::WDT.rr(0).write(|reload| reload.set_rr(pac::wdt::vals::Rr::RELOAD));
+    }
+
     fn sleep(&mut self) {
         cortex::sleep();
     }
@@ -123,6 +127,9 @@ fn main() -> ! {
     };
     start::boot(SHELL, Nvmc::new(p.NVMC), END - STORE..END, &PLATE, hardware);
     hone_board::usb::with(driver, MEMORY, "hone pad (nRF52840)", uid, |usb| {
+        // The chip is reset when the loop has not come round for four seconds, asleep or not.
+        pac::WDT.crv().write_value(4 * 32_768);
+        pac::WDT.tasks_start().write_value(1);
         let mut board = Nrf52840 { buttons, lamps, usb, rtc, clock: Clock::new(TICKS_PER_SECOND, 24), ms: 0 };
         loop {
             SHELL.step(&mut board);

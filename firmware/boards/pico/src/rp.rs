@@ -10,6 +10,7 @@ use embassy_rp::uart::{self, Uart};
 use embassy_rp::{Peri, bind_interrupts, pac, rom_data, usb};
 use embedded_hal_nb::serial::Read;
 use hone_board::clock::Clock;
+use hone_board::runs::Run;
 use hone_board::{cortex, start};
 use hone_pad::pins::{Buttons, Wiring};
 use hone_pad::{Board, FlashStore, MAX_BUTTONS, Pad, RebootTarget, Shell};
@@ -20,6 +21,8 @@ const HOLDS: usize = 200;
 const STORE: u32 = 16 * ERASE_SIZE as u32;
 const END: u32 = FLASH_SIZE as u32;
 const BUTTONS: usize = 5;
+/// What the watchdog resets: everything but the two oscillators, as the drivers' library has it.
+const WATCHED: u32 = 0x1_fffc;
 
 /// The flash.
 pub type Kept = Flash<'static, FLASH, Blocking, FLASH_SIZE>;
@@ -42,6 +45,10 @@ struct Rp<'u> {
     own: Output<'static>,
     uart: Uart<'static, uart::Blocking>,
     usb: UsbPort<'u>,
+    /// What comes in, of each port.
+    runs: [Run; 2],
+    /// Where the last bytes came from, and the last frame.
+    reading: Heard,
     heard: Heard,
     clock: Clock,
     ms: u32,
@@ -64,20 +71,22 @@ impl Board for Rp<'_> {
     }
 
     fn read(&mut self, bytes: &mut [u8]) -> usize {
-        let mut n = self.usb.read(bytes);
-        if n > 0 {
-            self.heard = Heard::Usb;
-        }
-        while n < bytes.len() {
-            // A byte that overran or came damaged is missing; the frame's checksum says so.
-            match self.uart.read() {
-                Ok(byte) => bytes[n] = byte,
-                Err(_) => break,
+        let Self { uart, usb, runs: [from_uart, from_usb], reading, .. } = self;
+        usb.poll();
+        if !from_uart.is_given_in_part() {
+            *reading = Heard::Usb;
+            let n = from_usb.read(bytes, &mut || usb.byte());
+            if n > 0 {
+                return n;
             }
-            self.heard = Heard::Uart;
-            n += 1;
         }
-        n
+        *reading = Heard::Uart;
+        // A byte that overran or came damaged is missing; the frame's checksum says so.
+        from_uart.read(bytes, &mut || uart.read().ok())
+    }
+
+    fn accepted(&mut self) {
+        self.heard = self.reading;
     }
 
     fn write(&mut self, bytes: &[u8]) -> usize {
@@ -103,8 +112,17 @@ impl Board for Rp<'_> {
     fn reboot(&mut self, target: RebootTarget) {
         match target {
             RebootTarget::App => cortex::restart(),
-            RebootTarget::Bootloader => rom_data::reset_to_usb_boot(0, 0),
+            RebootTarget::Bootloader => {
+                // It would end the loader, too.
+                pac::WATCHDOG.ctrl().write(|_| {});
+                rom_data::reset_to_usb_boot(0, 0);
+            }
         }
+    }
+
+    fn feed(&mut self) {
+        // Counts microseconds down, and on the first of these chips two at a time.
+        pac::WATCHDOG.load().write_value(pac::watchdog::regs::Load(8_000_000));
     }
 
     fn sleep(&mut self) {
@@ -133,13 +151,22 @@ fn main() -> ! {
     let lamps = lamps.map(|pin| Output::new(pin, Level::Low));
     let own = Output::new(p.PIN_25, Level::Low);
     let uart = Uart::new_blocking(p.UART0, p.PIN_0, p.PIN_1, uart::Config::default());
+    // The driver leaves the line without a pull; where nothing is connected, noise would be read.
+    pac::PADS_BANK0.gpio(1).modify(|pad| pad.set_pue(true));
     let driver = usb::Driver::new(p.USB, Irqs);
     let chance = RoscRng.next_u64().to_le_bytes();
     let hardware = start::Hardware { uid, buttons: BUTTONS as u8, leds: BUTTONS as u8, chance, reset_cause };
     start::boot(SHELL, flash, END - STORE..END, &PLATE, hardware);
     hone_board::usb::with(driver, MEMORY, TITLE, uid, |usb| {
         let clock = Clock::new(1_000_000, 32);
-        let mut board = Rp { buttons, knob, lamps, own, uart, usb, heard: Heard::Uart, clock, ms: 0 };
+        let runs = [Run::new(), Run::new()];
+        let (reading, heard) = (Heard::Uart, Heard::Uart);
+        let mut board = Rp { buttons, knob, lamps, own, uart, usb, runs, reading, heard, clock, ms: 0 };
+        // The chip but its clocks is reset when the loop has not come round for four seconds, or eight on the second of
+        // these chips.
+        pac::PSM.wdsel().write_value(pac::psm::regs::Wdsel(WATCHED));
+        board.feed();
+        pac::WATCHDOG.ctrl().write(|watchdog| watchdog.set_enable(true));
         loop {
             SHELL.step(&mut board);
         }

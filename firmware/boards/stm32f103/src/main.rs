@@ -17,6 +17,7 @@
 use cortex_m_rt::entry;
 use embassy_stm32::flash::{Blocking, Flash, MAX_ERASE_SIZE};
 use embassy_stm32::gpio::{AnyPin, Input, Level, Output, Pull, Speed};
+use embassy_stm32::pac::iwdg::vals::{Key, Pr};
 use embassy_stm32::rcc::{APBPrescaler, Hse, HseMode, Pll, PllMul, PllPreDiv, PllSource, Sysclk};
 use embassy_stm32::time::Hertz;
 use embassy_stm32::{Config, Peri, bind_interrupts, pac, peripherals, usb};
@@ -85,6 +86,10 @@ impl Board for Stm32f103<'_> {
         cortex::restart()
     }
 
+    fn feed(&mut self) {
+        pac::IWDG.kr().write(|key| key.set_key(Key::RESET));
+    }
+
     fn sleep(&mut self) {
         cortex::sleep();
     }
@@ -123,6 +128,11 @@ fn main() -> ! {
     let hardware = start::Hardware { uid, buttons: BUTTONS as u8, leds: BUTTONS as u8, chance, reset_cause };
     start::boot(SHELL, Flash::new_blocking(p.FLASH), END - STORE..END, &PLATE, hardware);
     hone_board::usb::with(driver, MEMORY, "hone pad (STM32F103)", uid, |usb| {
+        // The chip is reset when the loop has not come round for six seconds: 4095 times 64 ticks of about 40 kHz.
+        pac::IWDG.kr().write(|key| key.set_key(Key::START));
+        pac::IWDG.kr().write(|key| key.set_key(Key::ENABLE));
+        pac::IWDG.pr().write(|by| by.set_pr(Pr::DIVIDE_BY64));
+        pac::IWDG.rlr().write(|from| from.set_rl(0xfff));
         let clock = Clock::new(TICKS_PER_SECOND, 16);
         let mut board = Stm32f103 { buttons, lamps, own, usb, clock, ms: 0 };
         loop {

@@ -6,6 +6,7 @@ pub mod script;
 pub mod table;
 
 use hone_pad::queue::{Store, StoreError};
+use hone_wire::auth::Key;
 use hone_wire::host::{Ledger, LedgerError, Received};
 use hone_wire::message::Event;
 use std::cell::RefCell;
@@ -66,6 +67,7 @@ pub struct Disk {
     pub mood: Mood,
     pub commits: u32,
     pub refusals: u32,
+    pub offered: Option<Key>,
 }
 
 impl Ledger for Disk {
@@ -94,6 +96,14 @@ impl Ledger for Disk {
         }
         self.epochs += 1;
         Ok(self.epochs)
+    }
+
+    fn keep_offered_key(&mut self, _uid: &[u8; 8], key: &Key) -> Result<(), LedgerError> {
+        if self.mood == Mood::Full {
+            return Err(LedgerError::Full);
+        }
+        self.offered = Some(*key);
+        Ok(())
     }
 }
 

@@ -25,11 +25,17 @@ pub struct Chip {
     pub tear: Tear,
     /// Bytes written and erased so far.
     pub worked: usize,
+    /// Pages erased so far.
+    pub erased: usize,
 }
 
-/// A chip that outlives the pad. Clones are the same chip.
+/// A chip that outlives the pad, written in words of `WORD` bytes and erased in pages of `PAGE`. Clones are the same chip.
 #[derive(Clone, Debug)]
-pub struct Nor(pub Rc<RefCell<Chip>>);
+pub struct NorOf<const WORD: usize, const PAGE: usize>(pub Rc<RefCell<Chip>>);
+
+pub type Nor = NorOf<WORD, PAGE>;
+/// As that of a Pico.
+pub type PicoNor = NorOf<1, 4096>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refused(NorFlashErrorKind);
@@ -40,10 +46,10 @@ impl NorFlashError for Refused {
     }
 }
 
-impl Nor {
+impl<const WORD: usize, const PAGE: usize> NorOf<WORD, PAGE> {
     pub fn new(pages: usize, fill: impl FnMut(usize) -> u8) -> Self {
         let bytes = (0..pages * PAGE).map(fill).collect();
-        Self(Rc::new(RefCell::new(Chip { bytes, fuse: None, dead: false, tear: Tear::Clean, worked: 0 })))
+        Self(Rc::new(RefCell::new(Chip { bytes, fuse: None, dead: false, tear: Tear::Clean, worked: 0, erased: 0 })))
     }
 
     pub fn blank(pages: usize) -> Self {
@@ -95,11 +101,11 @@ impl Chip {
     }
 }
 
-impl ErrorType for Nor {
+impl<const WORD: usize, const PAGE: usize> ErrorType for NorOf<WORD, PAGE> {
     type Error = Refused;
 }
 
-impl ReadNorFlash for Nor {
+impl<const WORD: usize, const PAGE: usize> ReadNorFlash for NorOf<WORD, PAGE> {
     const READ_SIZE: usize = 1;
 
     fn read(&mut self, offset: u32, out: &mut [u8]) -> Result<(), Refused> {
@@ -114,7 +120,7 @@ impl ReadNorFlash for Nor {
     }
 }
 
-impl NorFlash for Nor {
+impl<const WORD: usize, const PAGE: usize> NorFlash for NorOf<WORD, PAGE> {
     const WRITE_SIZE: usize = WORD;
     const ERASE_SIZE: usize = PAGE;
 
@@ -122,6 +128,7 @@ impl NorFlash for Nor {
         let chip = &mut *self.0.borrow_mut();
         chip.powered()?;
         assert!((from as usize).is_multiple_of(PAGE) && (to as usize).is_multiple_of(PAGE) && from < to);
+        chip.erased += 1;
         for i in 0..(to - from) as usize {
             let at = match chip.tear {
                 Tear::Clean => from as usize + i,

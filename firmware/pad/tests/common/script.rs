@@ -232,5 +232,10 @@ fn pad(memory: &'static mut Warm, boot: u16) -> Pad<WarmStore<HOLDS>> {
 }
 
 fn host(nonce: u8) -> HostLink {
-    HostLink::new(HostConfig { pairing_key: Some(KEY), allow_unpaired: false, nonce: [nonce; 8], pad: None })
+    HostLink::new(HostConfig {
+        pairing_key: Some(KEY),
+        allow_unpaired: false,
+        nonce: [nonce; 8],
+        ..HostConfig::default()
+    })
 }

@@ -107,7 +107,7 @@ impl Table {
 }
 
 pub fn new_host(pairing_key: Option<Key>, allow_unpaired: bool) -> HostLink {
-    HostLink::new(HostConfig { pairing_key, allow_unpaired, nonce: *b"\x01host-nc", pad: None })
+    HostLink::new(HostConfig { pairing_key, allow_unpaired, nonce: *b"\x01host-nc", ..HostConfig::default() })
 }
 
 pub fn new_pad(pairing_key: Option<Key>, flash: &Flash, boot: u16) -> Pad<Flash> {

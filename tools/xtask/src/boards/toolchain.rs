@@ -1,5 +1,5 @@
 //! Whether the compiler can build for a microcontroller here: it needs the target's core library, which rustup has.
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// Sees to the target's core library, fetching it where that can be done.
@@ -26,7 +26,20 @@ pub(super) fn cargo(dir: &Path, target: &str) -> Command {
     for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_TARGET", "CARGO_TARGET_DIR"] {
         command.env_remove(name);
     }
+    command.env("CARGO_ENCODED_RUSTFLAGS", short_paths(dir).join("\x1f"));
     command
+}
+
+/// Flags by which the files that panics name are told without where this machine keeps them: they are a kilobyte of an
+/// image, and would make another one of it, with another digest, on each machine.
+fn short_paths(dir: &Path) -> Vec<String> {
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| std::env::home_dir().map(|home| home.join(".cargo")));
+    let registries = home.and_then(|home| std::fs::read_dir(home.join("registry/src")).ok());
+    let registries = registries.into_iter().flatten().flatten().map(|entry| entry.path());
+    // `firmware/boards/NAME` is three folders below the root.
+    let root = dir.ancestors().nth(3).map(Path::to_path_buf);
+    registries.chain(root).map(|from| format!("--remap-path-prefix={}/=", from.display())).collect()
 }
 
 /// Whether the compiler that cargo uses can link for the target.
