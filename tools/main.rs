@@ -13,6 +13,7 @@ mod input;
 mod machine;
 mod open;
 mod output;
+mod precision;
 mod quantize_report;
 mod report;
 

@@ -27,6 +27,12 @@ impl Pair {
     }
 }
 
+/// The words of pairs.
+pub fn words(pairs: &[Pair]) -> &[u32] {
+    // SAFETY: a pair is a word, by its representation.
+    unsafe { std::slice::from_raw_parts(pairs.as_ptr().cast(), pairs.len()) }
+}
+
 /// The nearest bf16, half to even: the high half of such an `f32`. NaN stays NaN.
 #[inline(always)]
 pub fn round(x: f32) -> u16 {
