@@ -7,10 +7,11 @@
 //! `bfdot`, `bfmmla` and `vdpbf16ps` take two steps of `K` at once, so weights are packed in pairs:
 //! `panel[p][k / 2][j] = (w[p·NR + j][k], w[p·NR + j][k + 1])`, zero beyond `N` and `K`.
 
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use crate::gemm::{self, Kernel, NR};
+use crate::gemm::{self, Kernel};
 use crate::isa::{Form, Isa};
 use crate::simd::{F32s, per_isa};
 use crate::tile::{Job, Multiply, Table, Tile, Weight, block};
@@ -109,7 +110,19 @@ per_isa! { widened = block_widened; (job: &Job<Pair>, table: &Table<f32>, panels
 #[inline(always)]
 unsafe fn block_widened<S: F32s>(job: &Job<Pair>, table: &Table<f32>, panels: Range<usize>) {
     // SAFETY: the caller's promise.
-    unsafe { rounded(job, table, |job, table: &Table<[f32; 2]>| block::<S, Pair>(job, table, panels.clone())) }
+    unsafe { rounded::<Widened<S>>(job, table, panels) }
+}
+
+/// Rows and weights of `f32`, widened.
+struct Widened<S>(PhantomData<S>);
+
+impl<S: F32s> Sums for Widened<S> {
+    type Left = [f32; 2];
+    #[inline(always)]
+    unsafe fn sums(job: &Job<Pair>, table: &Table<[f32; 2]>, panels: Range<usize>) {
+        // SAFETY: the caller's promise.
+        unsafe { block::<S, Pair>(job, table, panels) }
+    }
 }
 
 impl<S: F32s> Multiply<S> for Pair {
@@ -132,6 +145,17 @@ impl<S: F32s> Multiply<S> for Pair {
         // SAFETY: the caller's promise.
         unsafe { a.mul_add(b, acc) }
     }
+}
+
+/// What becomes of rounded rows. A closure would not be compiled for the instruction set of who calls it.
+trait Sums {
+    /// Two neighbouring elements of such a row.
+    type Left: Rounded;
+    /// The columns of some panels of the rows of all tiles.
+    ///
+    /// # Safety
+    /// As [`block`].
+    unsafe fn sums(job: &Job<Pair>, table: &Table<Self::Left>, panels: Range<usize>);
 }
 
 /// Two neighbouring elements of a rounded row.
@@ -169,18 +193,18 @@ struct Rows<L> {
     rows: [MaybeUninit<u64>; BYTES / 8],
 }
 
-/// Rounds the rows of the table, as many tiles as there is memory for at a time, and calls `f` for them. Rows too long are taken
+/// Rounds the rows of the table, as many tiles as there is memory for at a time, and sums. Rows too long are taken
 /// in parts, whose sums wait in the results.
 ///
 /// # Safety
-/// As [`block`], of the table and of what `f` does with the job.
+/// As [`block`].
 #[inline(always)]
-unsafe fn rounded<L: Rounded>(job: &Job<Pair>, table: &Table<f32>, f: impl Fn(&Job<Pair>, &Table<L>)) {
+unsafe fn rounded<T: Sums>(job: &Job<Pair>, table: &Table<f32>, panels: Range<usize>) {
     let pairs = job.k.div_ceil(2);
-    let room = BYTES / size_of::<L>();
+    let room = BYTES / size_of::<T::Left>();
     let parts = pairs.div_ceil(room / ROWS).max(1);
     let longest = pairs.div_ceil(parts);
-    let mut memory = MaybeUninit::<Rows<L>>::uninit();
+    let mut memory = MaybeUninit::<Rows<T::Left>>::uninit();
     let at = memory.as_mut_ptr();
     // SAFETY: an empty table is made where it lies; the rest of it, and the rows, may be uninitialised. A group of tiles has at most
     // as many pairs as there is room for, and at least one tile, which has at most 12 rows.
@@ -198,7 +222,7 @@ unsafe fn rounded<L: Rounded>(job: &Job<Pair>, table: &Table<f32>, f: impl Fn(&J
             tiles = later;
             for part in 0..parts {
                 let steps = gemm::share(pairs, parts, part);
-                let mut to = rows.rows.as_mut_ptr().cast::<L>();
+                let mut to = rows.rows.as_mut_ptr().cast::<T::Left>();
                 rows.table.clear();
                 for t in now {
                     round_tile(t, table, &steps, to);
@@ -215,7 +239,7 @@ unsafe fn rounded<L: Rounded>(job: &Job<Pair>, table: &Table<f32>, f: impl Fn(&J
                     after: if last { job.after } else { std::ptr::null() },
                     ..*job
                 };
-                f(&job, &rows.table);
+                T::sums(&job, &rows.table, panels.clone());
             }
         }
     }
@@ -304,7 +328,18 @@ mod x86 {
     pub(super) unsafe fn dots(job: &Job<Pair>, table: &Table<f32>, panels: Range<usize>) {
         // SAFETY: the caller's promise.
         unsafe {
-            rounded(job, table, |job, table: &Table<Pair>| block::<__m512, Whole>(&whole(job), table, panels.clone()));
+            rounded::<Dots>(job, table, panels);
+        }
+    }
+
+    struct Dots;
+
+    impl Sums for Dots {
+        type Left = Pair;
+        #[inline(always)]
+        unsafe fn sums(job: &Job<Pair>, table: &Table<Pair>, panels: Range<usize>) {
+            // SAFETY: the caller's promise.
+            unsafe { block::<__m512, Whole>(&whole(job), table, panels) }
         }
     }
 }
@@ -316,6 +351,7 @@ mod arm {
     use std::arch::asm;
 
     use super::*;
+    use crate::gemm::NR;
     use crate::tile::put;
 
     impl Multiply<float32x4_t> for Whole {
@@ -369,9 +405,18 @@ mod arm {
     pub(super) unsafe fn dots(job: &Job<Pair>, table: &Table<f32>, panels: Range<usize>) {
         // SAFETY: the caller's promise.
         unsafe {
-            rounded(job, table, |job, table: &Table<Pair>| {
-                block::<float32x4_t, Whole>(&whole(job), table, panels.clone());
-            });
+            rounded::<Dots>(job, table, panels);
+        }
+    }
+
+    struct Dots;
+
+    impl Sums for Dots {
+        type Left = Pair;
+        #[inline(always)]
+        unsafe fn sums(job: &Job<Pair>, table: &Table<Pair>, panels: Range<usize>) {
+            // SAFETY: the caller's promise.
+            unsafe { block::<float32x4_t, Whole>(&whole(job), table, panels) }
         }
     }
 
@@ -379,29 +424,40 @@ mod arm {
     /// As [`block`].
     #[target_feature(enable = "neon,bf16")]
     pub(super) unsafe fn matrices(job: &Job<Pair>, table: &Table<f32>, panels: Range<usize>) {
-        // SAFETY: the caller's promise; a tile of this instruction set has at most 6 rows.
+        // SAFETY: the caller's promise.
         unsafe {
-            rounded(job, table, |job, table: &Table<Pair>| {
-                let job = whole(job);
+            rounded::<Matrices>(job, table, panels);
+        }
+    }
+
+    struct Matrices;
+
+    impl Sums for Matrices {
+        type Left = Pair;
+        #[inline(always)]
+        unsafe fn sums(job: &Job<Pair>, table: &Table<Pair>, panels: Range<usize>) {
+            let whole = whole(job);
+            // SAFETY: the caller's promise; a tile of this instruction set has at most 6 rows.
+            unsafe {
                 // One row would use half of what is multiplied.
                 if let [t] = table.tiles()
                     && t.rows == 1
                 {
-                    return block::<float32x4_t, Whole>(&job, table, panels.clone());
+                    return Dots::sums(job, table, panels);
                 }
-                for panel in panels.clone() {
+                for panel in panels {
                     for t in table.tiles() {
                         match t.rows {
-                            1 => two_by_two::<1>(&job, table, t, panel),
-                            2 => two_by_two::<2>(&job, table, t, panel),
-                            3 => two_by_two::<3>(&job, table, t, panel),
-                            4 => two_by_two::<4>(&job, table, t, panel),
-                            5 => two_by_two::<5>(&job, table, t, panel),
-                            _ => two_by_two::<6>(&job, table, t, panel),
+                            1 => two_by_two::<1>(&whole, table, t, panel),
+                            2 => two_by_two::<2>(&whole, table, t, panel),
+                            3 => two_by_two::<3>(&whole, table, t, panel),
+                            4 => two_by_two::<4>(&whole, table, t, panel),
+                            5 => two_by_two::<5>(&whole, table, t, panel),
+                            _ => two_by_two::<6>(&whole, table, t, panel),
                         }
                     }
                 }
-            });
+            }
         }
     }
 
@@ -459,6 +515,7 @@ mod arm {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gemm::NR;
 
     #[test]
     fn rounding_is_to_the_nearest_half_to_even_and_keeps_what_is_no_number() {
