@@ -83,17 +83,8 @@ fn convolutions(c: &mut Criterion, peak: Option<&Peak>) {
         let mut pairs = vec![Pair::default(); bf16::packed_len(n, k)];
         bf16::pack(n, k, |j, kk| w[j * k + kk], &mut pairs);
         let epilogue = Epilogue { activation: Activation::Relu, ..Epilogue::default() };
-        let of = |w| nhwc::Conv {
-            window,
-            batch: 1,
-            channels,
-            outputs: n,
-            groups: 1,
-            x: &x,
-            w,
-            bias: Some(&bias),
-            epilogue,
-        };
+        let of =
+            |w| nhwc::Conv { window, batch: 1, channels, outputs: n, groups: 1, x: &x, w, bias: Some(&bias), epilogue };
         let (exact, rough) = (of(Packed::F32(&floats)), of(Packed::Bf16(&pairs)));
         let macs = window.positions() * n * k;
         let mut y = vec![0f32; window.positions() * n];

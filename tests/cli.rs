@@ -330,6 +330,39 @@ fn bench_gives_the_stable_keys_and_refuses_what_it_cannot_do() {
 }
 
 #[test]
+fn what_products_are_computed_in_and_why_is_in_the_result_of_every_verb() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let strip = root.join("models/strip/strip.hone");
+    let json = |args: &[&str]| -> Value { serde_json::from_str(&ok(args)).unwrap() };
+
+    let doc = json(&["bench", text(&strip), "--runs", "2", "--profile", "-o", "json", "--precision", "bf16"]);
+    let row = &doc["rows"][0];
+    assert_eq!(row["precision"], "bf16");
+    assert!(row["precision_why"].as_str().unwrap().contains("cosine"), "{row}");
+    let kernels: Vec<&str> = row["steps"].as_array().unwrap().iter().map(|s| s["kernel"].as_str().unwrap()).collect();
+    assert!(kernels.iter().any(|k| k.ends_with("wbf16")), "{kernels:?}");
+    assert!(doc["machine"]["kernel_bf16"].as_str().unwrap().contains("wbf16"));
+    let doc = json(&["bench", text(&strip), "--runs", "1", "-o", "json"]);
+    assert_eq!((&doc["rows"][0]["precision"], &doc["rows"][0]["precision_why"]), (&"f32".into(), &Value::Null));
+
+    let data = root.join("models/strip/world");
+    let doc = json(&["eval", text(&strip), "--data", text(&data), "--precision", "bf16", "--json"]);
+    assert_eq!(doc["precision"], "bf16");
+    assert!(doc["precision_why"].as_str().unwrap().contains("accepted"), "{doc}");
+
+    // A file has no golden samples that could accept it; the reference functions have no bf16.
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.onnx");
+    fs::write(&path, onnx(&["Relu"])).unwrap();
+    let doc = json(&["bench", text(&path), "--runs", "1", "-o", "json", "--precision", "auto"]);
+    assert_eq!(doc["rows"][0]["precision"], "f32");
+    assert!(doc["rows"][0]["precision_why"].as_str().unwrap().contains("golden samples"), "{doc}");
+    let checked = ["check", text(&path), "--cases", text(dir.path()), "--reference", "--precision", "bf16"];
+    refused(&checked, 7, &["reference functions", "--precision f32"]);
+    refused(&["run", text(&path), "--precision", "half"], 2, &["bf16"]);
+}
+
+#[test]
 fn a_state_directory_below_a_file_is_exit_code_six() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("plain");

@@ -22,9 +22,10 @@ impl Peak {
         if std::env::args().any(|a| a == "--test") {
             return None;
         }
-        let macs = 1.0 / fastest(Duration::from_millis(200), || {
-            roofline::multiply_adds(100_000);
-        }) * roofline::multiply_adds(100_000) as f64;
+        let macs =
+            1.0 / fastest(Duration::from_millis(200), || {
+                roofline::multiply_adds(100_000);
+            }) * roofline::multiply_adds(100_000) as f64;
         // Larger than any cache.
         let large = vec![1f32; 64 << 20];
         let bytes = (4 * large.len()) as f64
@@ -35,14 +36,14 @@ impl Peak {
         Some(Peak { macs, bytes })
     }
 
-    /// Prints what `f` reaches, which makes `macs` multiply-adds and has to read and write `bytes`.
+    /// Prints what `f` reaches, which makes `macs` multiply-adds (0: none to speak of) and has to read and write `bytes`.
     pub fn reached(&self, what: &str, macs: usize, bytes: usize, f: impl FnMut()) {
         let seconds = fastest(Duration::from_millis(100), f);
         let (m, b) = (macs as f64 / seconds, bytes as f64 / seconds);
+        let macs = format!("{:.1} GMAC/s ({:.0} % of f32's peak), ", m / 1e9, 100.0 * m / self.macs);
         eprintln!(
-            "roofline: {what}: {:.1} GMAC/s ({:.0} % of f32's peak), {:.1} GB/s ({:.0} % of memory's)",
-            m / 1e9,
-            100.0 * m / self.macs,
+            "roofline: {what}: {}{:.1} GB/s ({:.0} % of memory's)",
+            if m > 0.0 { &macs[..] } else { "" },
             b / 1e9,
             100.0 * b / self.bytes
         );

@@ -616,7 +616,6 @@ pub(crate) mod tests {
                     (1, 5, 24, 2, Weights::I8),
                     (2, 20, 49, 1, Weights::F32),
                     (1, 1, 3, 3, Weights::F32),
-                    (1, 3, 20, 1, Weights::Bf16),
                     (1, 5, 24, 2, Weights::Bf16),
                     (2, 20, 49, 1, Weights::Bf16),
                 ] {
