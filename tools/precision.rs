@@ -1,10 +1,10 @@
 //! `--precision f32|bf16|auto`, for every verb that runs a model.
-use clap::{Args, ValueEnum};
+use clap::ValueEnum;
 use hone_runtime::precision::{Chosen, Precision};
 
 /// What products are computed in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Choice {
+pub(crate) enum Precise {
     /// f32.
     F32,
     /// bf16, on every CPU; refused where the golden samples of the bundle refuse it.
@@ -13,20 +13,12 @@ enum Choice {
     Auto,
 }
 
-/// The option.
-#[derive(Args, Clone, Copy, Debug)]
-pub(crate) struct Precise {
-    /// What products and convolutions of floats with fixed weights are computed in; the rest is always f32.
-    #[arg(long, value_enum, default_value_t = Choice::F32)]
-    precision: Choice,
-}
-
 impl Precise {
     pub(crate) fn asked(self) -> Precision {
-        match self.precision {
-            Choice::F32 => Precision::F32,
-            Choice::Bf16 => Precision::Bf16,
-            Choice::Auto => Precision::Auto,
+        match self {
+            Precise::F32 => Precision::F32,
+            Precise::Bf16 => Precision::Bf16,
+            Precise::Auto => Precision::Auto,
         }
     }
 }

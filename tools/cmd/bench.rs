@@ -75,8 +75,9 @@ struct Answer {
     /// Where to run.
     #[arg(long, value_enum, default_value_t = Choice::Cpu)]
     device: Choice,
-    #[command(flatten)]
-    precise: Precise,
+    /// What products of floats with fixed weights are computed in; the rest is always f32.
+    #[arg(long, value_enum, default_value_t = Precise::F32)]
+    precision: Precise,
     /// Also say where the time goes, step by step (measuring it costs a little: the figures above are without).
     #[arg(long)]
     profile: bool,
@@ -289,7 +290,7 @@ impl Answer {
     }
 
     fn options(&self, device: Device) -> SessionOptions {
-        let precision = self.precise.asked();
+        let precision = self.precision.asked();
         SessionOptions { threads: self.threads, device, precision, ..SessionOptions::default() }
     }
 

@@ -40,8 +40,9 @@ pub(crate) struct Check {
     /// Where to run. `auto` is of no use here.
     #[arg(long, value_enum, default_value_t = Choice::Cpu)]
     device: Choice,
-    #[command(flatten)]
-    precise: Precise,
+    /// What products of floats with fixed weights are computed in; the rest is always f32.
+    #[arg(long, value_enum, default_value_t = Precise::F32)]
+    precision: Precise,
     /// Run every operator by its reference function.
     #[arg(long)]
     reference: bool,
@@ -106,7 +107,7 @@ impl Check {
     }
 
     fn options(&self, device: &Device) -> SessionOptions {
-        let precision = self.precise.asked();
+        let precision = self.precision.asked();
         SessionOptions { reference: self.reference, device: device.clone(), precision, ..SessionOptions::default() }
     }
 

@@ -46,8 +46,9 @@ pub(crate) struct Eval {
     /// Exit with 4 when the accuracy (of B, when comparing) is below this share.
     #[arg(long, value_name = "SHARE")]
     min_accuracy: Option<f64>,
-    #[command(flatten)]
-    precise: Precise,
+    /// What products of floats with fixed weights are computed in; the rest is always f32.
+    #[arg(long, value_enum, default_value_t = Precise::F32)]
+    precision: Precise,
     /// Writes a self-contained HTML report.
     #[arg(long, value_name = "OUT.html")]
     report: Option<PathBuf>,
@@ -124,7 +125,7 @@ impl Eval {
             return Err(fail(Class::Usage, "give --data DIR, or --off-policy with --state DIR"));
         };
         let data = Dataset::from_dir(dir)?;
-        let options = SessionOptions { precision: self.precise.asked(), ..SessionOptions::default() };
+        let options = SessionOptions { precision: self.precision.asked(), ..SessionOptions::default() };
         let mut model = Model::open(Bundle::open(&self.bundle)?, options)?;
         if let Some(told) = precision::told(model.session().precision()) {
             output::say(format!("hone: {told}"));

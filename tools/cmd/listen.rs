@@ -73,8 +73,9 @@ pub(crate) struct Listen {
     /// features can be made again when another body is tuned.
     #[arg(long, value_name = "QUOTA")]
     keep_inputs: Option<Quota>,
-    #[command(flatten)]
-    precise: Precise,
+    /// What products of floats with fixed weights are computed in; the rest is always f32.
+    #[arg(long, value_enum, default_value_t = Precise::F32)]
+    precision: Precise,
     #[command(flatten)]
     learning: super::Learning,
     /// Which answer is shown: the most probable one, or others too now and then, recorded with their probability.
@@ -129,7 +130,7 @@ impl Listen {
             config.policy.allow_unpaired();
         }
         let state = StateDir::resolve(self.state.as_deref())?;
-        let options = SessionOptions { precision: self.precise.asked(), ..SessionOptions::default() };
+        let options = SessionOptions { precision: self.precision.asked(), ..SessionOptions::default() };
         let model = Model::open(Bundle::open(&self.bundle)?, options)?;
         let settings = Settings {
             display: match self.display {

@@ -54,8 +54,9 @@ pub(crate) struct Run {
     /// Where to run.
     #[arg(long, value_enum, default_value_t = Choice::Cpu)]
     device: Choice,
-    #[command(flatten)]
-    precise: Precise,
+    /// What products of floats with fixed weights are computed in; the rest is always f32.
+    #[arg(long, value_enum, default_value_t = Precise::F32)]
+    precision: Precise,
     /// Run every operator by its reference function.
     #[arg(long)]
     reference: bool,
@@ -148,7 +149,7 @@ impl Run {
     }
 
     fn options(&self, device: Device) -> SessionOptions {
-        let precision = self.precise.asked();
+        let precision = self.precision.asked();
         SessionOptions { reference: self.reference, device, precision, ..SessionOptions::default() }
     }
 
