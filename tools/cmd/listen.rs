@@ -323,7 +323,9 @@ fn as_json(app: &App, what: &Happening<'_>) -> Option<Value> {
         Happening::Pad(Notice::Remark { source, text }) => {
             json!({"event": "pad-remark", "source": source, "what": text})
         }
-        Happening::Pad(Notice::Searching { why }) => json!({"event": "pad-searching", "why": why}),
+        Happening::Pad(Notice::Searching { why, absent }) => {
+            json!({"event": "pad-searching", "why": why, "absent": absent})
+        }
         Happening::Pad(Notice::Refused { source, why }) => {
             json!({"event": "pad-refused", "source": source, "why": format!("{why:?}")})
         }

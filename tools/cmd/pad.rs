@@ -14,7 +14,7 @@ use hone_runtime::config::Config;
 use hone_runtime::feedback::emulate::{Emulator, EmulatorConfig, parse_script};
 use hone_runtime::feedback::keys::{PadKeys, check_code, new_key, parse_uid};
 use hone_runtime::feedback::serial::{PortInfo, list_ports};
-use hone_runtime::feedback::setup::{self, Guest, PadHello};
+use hone_runtime::feedback::setup::{self, Guest, PadHello, SetupError};
 use hone_runtime::feedback::source::{self, Source, SourceError};
 use hone_runtime::feedback::{Notice, uid_text};
 use hone_runtime::model::Model;
@@ -189,6 +189,15 @@ fn list(as_json: bool) -> anyhow::Result<()> {
 
 /// Greets the one pad that `name` names.
 pub(super) fn greet(name: &str, state: Option<&Path>, patience: Duration) -> anyhow::Result<(Guest, PadHello)> {
+    meet(name, state, patience)?.map_err(|error| fail(Class::Device, error.to_string()))
+}
+
+/// As [`greet`]; that it does not greet is told apart from a name that names no one pad.
+pub(super) fn meet(
+    name: &str,
+    state: Option<&Path>,
+    patience: Duration,
+) -> anyhow::Result<Result<(Guest, PadHello), SetupError>> {
     let settings = Config::load(None)?;
     let mut found = sources(&[name.to_owned()], &settings)?;
     if found.len() > 1 {
@@ -197,7 +206,7 @@ pub(super) fn greet(name: &str, state: Option<&Path>, patience: Duration) -> any
     }
     let source = found.pop().ok_or_else(|| fail(Class::Usage, "name a pad; `hone pad list` has what is here"))?;
     let keys = PadKeys::of(&StateDir::resolve(state)?);
-    Guest::greet(source, Some(keys), patience).map_err(|error| fail(Class::Device, error.to_string()))
+    Ok(Guest::greet(source, Some(keys), patience))
 }
 
 fn introduce(hello: &PadHello) -> String {
