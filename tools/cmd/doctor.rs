@@ -117,7 +117,8 @@ impl Doctor {
 fn processor(m: &Machine) -> Check {
     let kernels = cpu::gemm_kernels();
     let lacking: Vec<&str> = kernels.iter().filter(|k| !k.available).map(|k| k.name).collect();
-    let found = format!("{}, {} x {}; matrix products run {}", m.cpu, m.cpus, m.arch, m.kernel);
+    let found =
+        format!("{}, {} x {}; matrix products run {}, in bf16 {}", m.cpu, m.cpus, m.arch, m.kernel, m.kernel_bf16);
     if m.kernel.starts_with("any-") && !lacking.is_empty() {
         return Check::warn(
             "processor",

@@ -221,6 +221,8 @@ pub struct Lowering<'a> {
     pub(super) producers: &'a [Option<usize>],
     /// Where packed weights go, so that other plans of the graph share them.
     pub packs: &'a Packs,
+    /// Products with frozen `f32` weights are wanted in bf16.
+    pub bf16: bool,
 }
 
 impl Lowering<'_> {

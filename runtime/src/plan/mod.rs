@@ -288,6 +288,7 @@ impl Plan {
                         slots: &slots,
                         producers: &producers,
                         packs: &options.packs,
+                        bf16: options.bf16,
                     };
                     let fast = !options.reference && !planned.probe;
                     if for_gpu && fast && !is_empty(node, &slots) {

@@ -29,6 +29,8 @@ pub struct RunOptions {
     pub packs: Arc<Packs>,
     /// What the plans run on.
     pub device: Device,
+    /// Products and convolutions with frozen `f32` weights are computed in bf16, where they have a kernel for it.
+    pub bf16: bool,
 }
 
 /// What is left to one run, over all its graphs.
@@ -50,6 +52,7 @@ impl Default for RunOptions {
             profile: None,
             packs: Arc::default(),
             device: Device::Cpu,
+            bf16: false,
         }
     }
 }

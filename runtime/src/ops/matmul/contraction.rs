@@ -273,7 +273,7 @@ fn frozen(l: &Lowering<'_>, c: &Contraction, row_axis: Option<usize>) -> Result<
     for s in starts {
         let at = |j: usize, kk: usize| s + c.b_columns[j] + c.b_steps[kk];
         // An axis number no weight has: scales by column are then refused.
-        let Some(m) = PackedMatrix::new(l.packs, &w, n, k, row_axis.unwrap_or(usize::MAX), 0, at)? else {
+        let Some(m) = PackedMatrix::new(l, &w, n, k, row_axis.unwrap_or(usize::MAX), 0, at)? else {
             return Ok(None);
         };
         matrices.push(m);
@@ -319,7 +319,7 @@ struct Product {
 impl Kernel for Product {
     fn name(&self) -> &'static str {
         match &self.right {
-            Right::Frozen(m, _) => m.first().map_or("gemm-f32", |m| m.label("gemm-f32", "gemm-f32w8")),
+            Right::Frozen(m, _) => m.first().map_or("gemm-f32", |m| m.label("gemm-f32", "gemm-f32w8", "gemm-f32wbf16")),
             Right::Plain | Right::Transposed => "gemv-f32-live",
             Right::Packed(..) => "gemm-f32-live",
         }

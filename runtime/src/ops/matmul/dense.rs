@@ -87,7 +87,7 @@ fn lower(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
     let Some(weight) = l.weight(1).filter(|_| floats) else { return Ok(None) };
     let s = Sizes::of(l.attrs, l.shape(0)?, l.shape(1)?)?;
     let axis = usize::from(!s.turned);
-    let Some(w) = PackedMatrix::new(l.packs, &weight, s.n, s.k, axis, 0, |j, kk| s.at(kk, j))? else { return Ok(None) };
+    let Some(w) = PackedMatrix::new(l, &weight, s.n, s.k, axis, 0, |j, kk| s.at(kk, j))? else { return Ok(None) };
     let mut reads = vec![0];
     let mut slot = |i: usize| {
         l.has(i).then(|| {
@@ -138,7 +138,7 @@ struct Dense {
 
 impl Kernel for Dense {
     fn name(&self) -> &'static str {
-        self.w.label("dense-f32", "dense-f32w8")
+        self.w.label("dense-f32", "dense-f32w8", "dense-f32wbf16")
     }
 
     fn run(&self, io: &mut Io<'_>) {
