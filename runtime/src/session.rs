@@ -163,7 +163,7 @@ impl Session {
         let Limits { run_bytes: bytes, turns, .. } = options.limits;
         let SessionOptions { reference, plans, profile, device, .. } = options;
         let packs = Arc::default();
-        let run = RunOptions { reference, plans, pool, bytes, turns, profile, packs, device };
+        let run = RunOptions { reference, plans, pool, bytes, turns, profile, packs, lean: false, device };
         Ok(Session { info, runner: Runner::new(Arc::new(graph), run.clone()), run })
     }
 

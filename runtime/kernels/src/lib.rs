@@ -21,6 +21,7 @@ pub mod nhwc;
 pub mod nhwc_pool;
 pub mod normalise;
 pub mod optimize;
+pub mod panels;
 pub mod pool;
 pub mod product;
 pub mod qconv;

@@ -160,7 +160,7 @@ pub struct Footprint {
     pub arena: usize,
     /// Of the arena: parameters, optimizer, accumulated gradients.
     pub resident: usize,
-    /// Frozen weights, packed or plain.
+    /// Frozen weights beside those of the model that are read where they are: packed ones, and constants that were computed.
     pub weights: usize,
     /// Values that are computed a second time rather than kept.
     pub recomputed: usize,
@@ -455,6 +455,7 @@ impl Trainer {
             reference: self.options.reference,
             pool: self.options.pool.clone(),
             packs: self.packs.clone(),
+            lean: true,
             ..RunOptions::default()
         };
         let mut built = self.build(task, shapes, &options)?;
@@ -467,7 +468,7 @@ impl Trainer {
         let footprint = |plan: &Plan, recomputed: usize| Footprint {
             arena: plan.arena_bytes(),
             resident: self.resident_bytes,
-            weights: plan.weight_bytes(),
+            weights: plan.made_bytes(&self.graph),
             recomputed,
         };
         let first = plan(&built.tape, &built.residents)?;

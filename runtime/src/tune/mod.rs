@@ -19,6 +19,7 @@ use crate::state::StateError;
 use crate::tensor::{DType, Data, Tensor, TensorError};
 use crate::train::{Batch, Footprint, Objective, Optimizer, Recipe, Schedule, TrainError, TrainOptions, Trainer};
 
+mod body;
 mod checkpoint;
 pub mod examples;
 pub mod judge;
@@ -26,6 +27,8 @@ mod labelled;
 mod loss;
 mod memory;
 
+pub use body::Stored;
+use body::Featured;
 use checkpoint::Checkpoint;
 pub use examples::{Example, Examples, Target};
 pub use labelled::{ClassOf, Labelled, TARGET};
@@ -180,13 +183,32 @@ pub struct Epoch {
     pub validation: Option<f32>,
 }
 
+/// Memory a run takes, as planned, beyond that of the model and the examples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Needs {
+    /// A step.
+    pub step: Footprint,
+    /// Bytes of copies of the trained parameters: as they began, and of the best epoch.
+    pub copies: usize,
+    /// Features of a body that stays; `None` where the body runs in every step.
+    pub stored: Option<Stored>,
+}
+
+impl Needs {
+    /// The most there is at one time.
+    pub fn total(&self) -> usize {
+        let step = self.step.total() + self.copies;
+        self.stored.map_or(step, |s| s.peak(step))
+    }
+}
+
 /// What happens.
 #[derive(Clone, Copy, Debug)]
 pub enum Progress<'a> {
     /// What is going to run.
     Planned {
-        /// Bytes of a step.
-        footprint: Footprint,
+        /// Memory it takes.
+        needs: Needs,
         /// Trained numbers.
         parameters: usize,
         /// All steps.
@@ -233,8 +255,8 @@ pub struct Outcome {
     pub before: Option<f32>,
     /// Epoch the tensors are of; `None` where nothing validates.
     pub best: Option<u64>,
-    /// Bytes of a step, as planned.
-    pub footprint: Footprint,
+    /// Memory it takes, as planned.
+    pub needs: Needs,
     /// Examples that validated.
     pub validation: Vec<usize>,
     /// Why it ended, when not by its last epoch.
@@ -297,21 +319,36 @@ impl Work<'_> {
         }
         let scoped = scope::place(graph, opset, &spec)?;
         let first = examples.example(*train.first().ok_or_else(no_examples)?)?;
-        let shapes = batcher.shapes(&first);
-        let mut trainer = Trainer::new(&scoped.graph, recipe(&scoped, &spec, &settings, &batcher), options.clone())?;
-        let footprint = match trainer.footprint(&shapes) {
-            Err(TrainError::Memory { needs, may, .. }) => {
+        let all = [&train[..], &validation].concat();
+        let copies = memory::copies(graph, &scoped, !validation.is_empty(), examples.renews());
+        let planned =
+            memory::plan(&scoped, &spec, &settings, &options, &batcher, &first, (all.len(), copies)).and_then(|p| {
+                let (needs, may) = (p.needs.total(), settings.max_bytes.unwrap_or(usize::MAX));
+                if needs > may { Err(TuneError::Memory { needs, may, fits: None }) } else { Ok(p) }
+            });
+        let memory::Planned { mut trainer, mut needs, body } = match planned {
+            Err(TuneError::Memory { needs, may, .. }) => {
                 let fits = memory::smaller(graph, opset, &spec, &settings, &options, &batcher, &first, may);
                 return Err(TuneError::Memory { needs, may, fits });
             }
             other => other?,
+        };
+        drop(first);
+        let mut featured;
+        let (examples, batcher): (&mut dyn Examples, Batcher) = match (body, &mut needs.stored) {
+            (Some(body), Some(stored)) => {
+                let batcher = body.batcher(&batcher);
+                featured = Featured::new(examples, body, &all, stored)?;
+                (&mut featured, batcher)
+            }
+            _ => (examples, batcher),
         };
         let rows = settings.batch * settings.accumulate;
         let per_epoch = train.len().div_ceil(rows) as u64;
         let steps = per_epoch * settings.epochs;
         let parameters = scope::values(&scoped.graph, &scoped.trainable).iter().map(|(_, t)| t.len()).sum();
         let (n, v) = (train.len(), validation.len());
-        tell(Progress::Planned { footprint, parameters, steps, examples: n, validation: v });
+        tell(Progress::Planned { needs, parameters, steps, examples: n, validation: v });
         let mut now = match saved {
             Some(saved) => {
                 trainer.restore(&saved.state, saved.progress.step)?;
@@ -323,7 +360,9 @@ impl Work<'_> {
                 fresh.progress.chosen.clone_from(&spec.tensors);
                 fresh.progress.before = loss_on(&mut trainer, examples, &batcher, &validation)?;
                 fresh.progress.lowest = fresh.progress.before;
-                fresh.best = scope::values(&scoped.graph, &scoped.trainable);
+                if !validation.is_empty() {
+                    fresh.best = scope::values(&scoped.graph, &scoped.trainable);
+                }
                 fresh
             }
         };
@@ -407,7 +446,7 @@ impl Work<'_> {
             epochs: p.epochs,
             before: p.before,
             best: p.best_epoch,
-            footprint,
+            needs,
             validation,
             ended,
             step: times.get(times.len() / 2).copied(),

@@ -182,7 +182,7 @@ fn a_budget_of_no_time_makes_no_step_and_says_so() {
 #[test]
 fn a_step_that_needs_more_than_it_may_is_refused_with_both_figures_and_what_would_fit() {
     let needs = |s: Settings, scopes: &str| match tune("picture", scopes, s, None, &mut |_| {}) {
-        Ok(out) => out.footprint.total(),
+        Ok(out) => out.needs.total(),
         Err(e) => panic!("{e}"),
     };
     let full = needs(Settings { epochs: 1, ..settings() }, "full");

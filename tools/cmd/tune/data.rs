@@ -21,7 +21,7 @@ use hone_runtime::session::{Session, SessionOptions};
 use hone_runtime::state::StateDir;
 use hone_runtime::train::{Objective, Optimizer, TrainOptions};
 use hone_runtime::tune::{
-    ClassOf, Course, Epoch, Examples, LOSSES, Labelled, Loss, Outcome, Progress, Settings, Work, judge,
+    ClassOf, Course, Epoch, Examples, LOSSES, Labelled, Loss, Outcome, Progress, Settings, Stored, Work, judge,
 };
 use serde::Serialize;
 
@@ -61,6 +61,8 @@ struct Document<'a> {
     parameters: usize,
     planned_bytes: usize,
     recomputed: usize,
+    /// Features of a body that stays: of how many samples, how many kept, their bytes, and the time for one of them.
+    features: Option<Features>,
     peak_bytes: Option<u64>,
     /// What the process took beyond what it held when the model and the data were there.
     peak_increment_bytes: Option<u64>,
@@ -70,6 +72,21 @@ struct Document<'a> {
     published: bool,
     reason: String,
     seconds: f64,
+}
+
+#[derive(Serialize)]
+struct Features {
+    samples: usize,
+    kept: usize,
+    bytes: usize,
+    ms_each: Option<f64>,
+}
+
+impl From<Stored> for Features {
+    fn from(s: Stored) -> Features {
+        let ms_each = (s.kept > 0).then(|| s.time.as_secs_f64() * 1e3 / s.kept as f64);
+        Features { samples: s.examples, kept: s.kept, bytes: s.bytes, ms_each }
+    }
 }
 
 /// What a run was, for the report.
@@ -425,8 +442,9 @@ impl Tune {
             after,
             validated_on: o.validation.len(),
             parameters: done.parameters,
-            planned_bytes: o.footprint.total(),
-            recomputed: o.footprint.recomputed,
+            planned_bytes: o.needs.total(),
+            recomputed: o.needs.step.recomputed,
+            features: o.needs.stored.map(Features::from),
             peak_bytes: peak_rss_bytes(),
             peak_increment_bytes: peak_rss_bytes().zip(done.held).map(|(peak, held)| peak.saturating_sub(held)),
             step_ms: o.step.map(|t| t.as_secs_f64() * 1e3),
@@ -463,7 +481,7 @@ impl Tune {
 }
 
 fn run_options(threads: usize) -> RunOptions {
-    RunOptions { pool: TrainOptions::on_threads(threads).pool, ..RunOptions::default() }
+    RunOptions { pool: TrainOptions::on_threads(threads).pool, lean: true, ..RunOptions::default() }
 }
 
 /// A checkpoint that is done with. One that stays is found finished by the next run of the same options.
@@ -471,16 +489,30 @@ fn remove(path: &Path) {
     let _ = std::fs::remove_file(path);
 }
 
+/// What is kept of a body that stays.
+fn features(s: &Stored, mib: f64) -> String {
+    let rest = match s.examples - s.kept {
+        0 => "the body runs no more".to_string(),
+        n => format!("those of the other {n} are made again in every epoch"),
+    };
+    format!("; features of {} samples are kept, {mib:.1} MiB, made in {:.1} s; {rest}", s.kept, s.time.as_secs_f64())
+}
+
 fn line(what: &Progress<'_>) -> String {
     let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
     match what {
-        Progress::Planned { footprint: f, parameters, steps, examples, validation } => format!(
-            "{parameters} numbers on {examples} samples ({validation} more validate), {steps} steps of {:.1} MiB: {:.1} frozen \
-             weights, {:.1} parameters and optimizer, the rest activations{}",
-            mib(f.total()),
-            mib(f.weights),
-            mib(f.resident),
-            if f.recomputed > 0 { format!("; {} values are computed twice", f.recomputed) } else { String::new() }
+        Progress::Planned { needs, parameters, steps, examples, validation } => format!(
+            "{parameters} numbers on {examples} samples ({validation} more validate), {steps} steps of {:.1} MiB: {:.1} packed \
+             weights, {:.1} parameters and optimizer, the rest activations{}; {:.1} MiB in all{}",
+            mib(needs.step.total()),
+            mib(needs.step.weights),
+            mib(needs.step.resident),
+            match needs.step.recomputed {
+                0 => String::new(),
+                n => format!("; {n} values are computed twice"),
+            },
+            mib(needs.total()),
+            needs.stored.map_or(String::new(), |s| features(&s, mib(s.bytes)))
         ),
         Progress::Resumed { step } => format!("goes on after step {step}"),
         Progress::Step { step, steps, loss } => format!("step {step} of {steps}, loss {loss:.4}"),
