@@ -387,26 +387,60 @@ fn gradients_through_frozen_int8_weights_are_those_through_what_they_stand_for_a
     let archive = Archive::read();
     let case = archive.case("transformer-lora");
     let batch = archive.batch(&case, &archive.graph(&case));
-    let shapes: Vec<(DType, Vec<usize>)> = batch.inputs.iter().map(|t| (t.dtype(), t.shape().to_vec())).collect();
-    let run = |codes: bool| {
+    let run = |codes: bool, batch: &Batch, reference: bool| {
+        let shapes: Vec<(DType, Vec<usize>)> = batch.inputs.iter().map(|t| (t.dtype(), t.shape().to_vec())).collect();
         let graph = quantised(&archive, &case, codes);
-        let mut trainer = Trainer::new(&graph, recipe(&case), TrainOptions::default()).unwrap();
-        let gradients = trainer.gradients(&batch).unwrap().1;
+        let options = TrainOptions { reference, ..TrainOptions::default() };
+        let mut trainer = Trainer::new(&graph, recipe(&case), options).unwrap();
+        let gradients = trainer.gradients(batch).unwrap().1;
         (gradients, trainer.footprint(&shapes).unwrap().weights, trainer.steps(&shapes).unwrap())
     };
-    let (plain, plain_bytes, _) = run(false);
-    let (coded, coded_bytes, steps) = run(true);
-    for ((name, _), (a, b)) in case.gradients.iter().zip(plain.iter().zip(&coded)) {
-        let (a, b) = (a.as_f32().unwrap(), b.as_f32().unwrap());
-        let norm = a.iter().map(|v| v * v).sum::<f32>().sqrt();
-        let off = a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f32>().sqrt();
-        assert!(off <= 1e-5 * norm, "{name}: {off} of {norm}");
-    }
+    let agree = |want: &[Tensor], got: &[Tensor]| {
+        for ((name, _), (a, b)) in case.gradients.iter().zip(want.iter().zip(got)) {
+            let (a, b) = (a.as_f32().unwrap(), b.as_f32().unwrap());
+            let norm = a.iter().map(|v| v * v).sum::<f32>().sqrt();
+            let off = a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f32>().sqrt();
+            assert!(off <= 1e-5 * norm, "{name}: {off} of {norm}");
+        }
+    };
+    let (plain, plain_bytes, _) = run(false, &batch, false);
+    let (coded, coded_bytes, steps) = run(true, &batch, false);
+    agree(&plain, &coded);
     // Forward and backward: twice the codes, where floats were. Before the first three products there is nothing to train.
     assert!(coded_bytes * 2 < plain_bytes, "{coded_bytes} of {plain_bytes}");
     let backward = steps.iter().filter(|s| s.op == "FusedMatMul" && s.kernel == "gemm-f32w8").count();
     assert!(backward >= 9, "{backward} products with codes in the backward part");
     assert!(steps.iter().all(|s| s.op != "DequantizeLinear"), "a weight was dequantised");
+
+    // With more rows than fit into a tile or two nothing is packed beforehand, in either direction.
+    let many = Batch {
+        inputs: batch.inputs.iter().map(twice).collect(),
+        target: batch.target.as_ref().map(twice),
+        weights: batch.weights.as_ref().map(twice),
+    };
+    for codes in [false, true] {
+        let (slow, _, _) = run(codes, &many, true);
+        let (fast, bytes, steps) = run(codes, &many, false);
+        agree(&slow, &fast);
+        agree(&plain, &fast);
+        // What is packed are the matrices of the last rows alone: the head's, of one row for each example.
+        assert!(bytes < coded_bytes / 2, "{bytes} of {coded_bytes}");
+        let kernel = if codes { "gemm-f32w8-lying" } else { "gemm-f32-lying" };
+        for op in ["MatMul", "FusedMatMul"] {
+            let lying = steps.iter().filter(|s| s.op == op && s.kernel == kernel).count();
+            assert!(lying >= 9, "{lying} of {op} by {kernel}");
+        }
+        assert!(steps.iter().all(|s| s.op != "DequantizeLinear"), "a weight was dequantised");
+    }
+}
+
+/// All rows, and all rows again.
+fn twice(t: &Tensor) -> Tensor {
+    let mut shape = t.shape().to_vec();
+    shape[0] *= 2;
+    let mut data = t.data().clone();
+    data.append(t.data());
+    Tensor::new(&shape, data).unwrap()
 }
 
 #[test]

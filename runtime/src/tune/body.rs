@@ -239,3 +239,74 @@ impl Examples for Featured<'_> {
         self.examples.digest()
     }
 }
+
+#[cfg(all(test, feature = "import"))]
+mod tests {
+    use super::super::tests::{examples, model, settings, spec};
+    use super::super::{memory, recipe};
+    use super::*;
+    use crate::scope;
+    use crate::train::Trainer;
+
+    #[test]
+    fn a_head_learns_on_kept_features_what_it_learns_behind_the_whole_body() {
+        for name in ["picture", "picture.int8-weights", "picture.int8-qdq"] {
+            let (graph, opset) = model(name);
+            let (spec, settings, options) = (spec("head"), settings(), TrainOptions::default());
+            let scoped = scope::place(&graph, opset, &spec).unwrap();
+            let mut all = examples(20);
+            let batcher = Batcher::new(&graph, settings.objective, settings.batch);
+            let one = all[0].clone();
+            let planned = memory::plan(&scoped, &spec, &settings, &options, &batcher, &one, (20, 0)).unwrap();
+            let (mut tail, body) = (planned.trainer, planned.body.unwrap());
+            let mut whole =
+                Trainer::new(&scoped.graph, recipe(&scoped, &spec, &settings, &batcher), options.clone()).unwrap();
+            let of: Vec<usize> = (0..20).collect();
+            let step = whole.footprint(&batcher.shapes(&one)).unwrap();
+            assert!(planned.needs.step.total() < step.total() / 2, "{name}: {:?}, {step:?}", planned.needs);
+            let raw = batcher.batches(&mut all, &of[..8]).unwrap();
+            let behind = body.batcher(&batcher);
+            let mut stored = Stored { kept: 3, ..planned.needs.stored.unwrap() };
+            let mut featured = Featured::new(&mut all, body, &of, &mut stored).unwrap();
+            let features = behind.batches(&mut featured, &of[..8]).unwrap();
+            let (want, got) = (whole.gradients(&raw[0]).unwrap(), tail.gradients(&features[0]).unwrap());
+            assert!((want.0 - got.0).abs() < 1e-4, "{name}: {} {}", want.0, got.0);
+            for (a, b) in want.1.iter().zip(&got.1) {
+                let (a, b) = (a.as_f32().unwrap(), b.as_f32().unwrap());
+                // Codes of activations may round the other way behind kernels of another order.
+                let tolerance = if name.ends_with("qdq") { 2e-2 } else { 1e-4 };
+                assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() < tolerance), "{name}: {a:?} {b:?}");
+            }
+            // The same bits, kept or made again.
+            drop(featured);
+            let body = memory::plan(&scoped, &spec, &settings, &options, &batcher, &one, (20, 0)).unwrap().body.unwrap();
+            let mut stored = Stored { kept: 20, ..stored };
+            let mut featured = Featured::new(&mut all, body, &of, &mut stored).unwrap();
+            assert_eq!(behind.batches(&mut featured, &of[..8]).unwrap()[0].inputs, features[0].inputs);
+        }
+    }
+
+    #[test]
+    fn as_many_features_are_kept_as_there_is_room_for_and_none_of_a_body_that_is_trained() {
+        let (graph, opset) = model("picture");
+        let (settings, options) = (settings(), TrainOptions::default());
+        let batcher = Batcher::new(&graph, settings.objective, settings.batch);
+        let one = examples(1).remove(0);
+        let body = |scopes: &str| {
+            let spec = spec(scopes);
+            let scoped = scope::place(&graph, opset, &spec).unwrap();
+            memory::plan(&scoped, &spec, &settings, &options, &batcher, &one, (1, 0)).unwrap().body
+        };
+        assert!(body("bias").is_none() && body("lora,head").is_none());
+        let body = body("head").unwrap();
+        let each = body.stored(1, 0, None).bytes;
+        let bytes = body.bytes;
+        assert!(each > 0 && bytes > each);
+        // All of them before the first step, or with the body beside it.
+        assert_eq!(body.stored(10, 100, Some(bytes + 10 * each)).kept, 10);
+        let some = body.stored(100_000, 100, Some(bytes + 100 + 5 * each));
+        assert_eq!((some.kept, some.examples, some.peak(100)), (5, 100_000, bytes + 100 + 5 * each));
+        assert_eq!(body.stored(100_000, 100, Some(50)).kept, 0);
+        assert_eq!(body.stored(usize::MAX / (2 * each), 100, None).kept, KEPT_BYTES / each);
+    }
+}
