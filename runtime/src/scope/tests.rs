@@ -55,6 +55,7 @@ fn recipe(scoped: &Scoped, output: &str) -> Recipe {
         clip: None,
         accumulate: false,
         max_bytes: None,
+        spare: 0.0,
     }
 }
 
@@ -101,7 +102,7 @@ fn gradients_of_low_rank_paths_beside_quantised_weights_are_pytorchs_beside_dequ
         // only up to half a step; the bounds are those of the promise.
         let exact = !case.name.contains("dynamic") && !case.name.contains("qdq");
         // The sentence model has one activation planted far outside the others, which takes most of the 8 bits (see
-        // `quant::tests`): what its own answers lose by that, its gradients lose too. Measured when they were recorded.
+        // `quant::tests`): what its own answers lose by that, its gradients lose too, PyTorch's as ours (see below).
         let (least, most) = match &*case.name {
             _ if exact => (1.0 - 1e-8, 1e-4),
             "sentence.int8-dynamic" => (0.99, 0.06),
@@ -126,12 +127,15 @@ fn gradients_of_low_rank_paths_beside_quantised_weights_are_pytorchs_beside_dequ
         if !(cosine >= least && length <= most) {
             wrong.push(format!("{}: cosine {cosine}, length off by {length:e}", case.name));
         }
-        // With activations rounded as the model rounds them there is nothing left but what promises of all models allow.
+        // With activations rounded as the model rounds them nothing is between the two but a code that rounds the other way.
         if let Some(rounded) = case.rounded {
             let (cosine, length) = compare("rounded/");
             println!("{} rounded: cosine {cosine:.7}, length off by {length:.1e}, loss {loss} {rounded}", case.name);
-            if !(cosine >= 0.999 && length <= 0.02) || (f64::from(loss) - rounded).abs() > 1e-3 * rounded {
-                wrong.push(format!("{} rounded: cosine {cosine}, length off by {length:e}, {loss} {rounded}", case.name));
+            if !(cosine >= 0.9999 && length <= 1e-3) || (f64::from(loss) - rounded).abs() > 1e-5 * rounded {
+                wrong.push(format!(
+                    "{} rounded: cosine {cosine}, length off by {length:e}, {loss} {rounded}",
+                    case.name
+                ));
             }
         }
         compared += 1;

@@ -134,6 +134,7 @@ fn recipe(case: &Case) -> Recipe {
         clip: None,
         accumulate: false,
         max_bytes: None,
+        spare: 0.0,
     }
 }
 
@@ -471,6 +472,7 @@ fn rounding_of_activations_passes_gradients_where_it_does_not_saturate() {
         clip: None,
         accumulate: false,
         max_bytes: None,
+        spare: 0.0,
     };
     let x = Tensor::f32(&[1, 4], vec![1.0, 1.5, 1.0, 1.0]).unwrap();
     let batch = Batch { inputs: vec![x], target: Some(Tensor::f32(&[1, 4], vec![1.0; 4]).unwrap()), weights: None };

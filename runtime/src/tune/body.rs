@@ -61,7 +61,11 @@ pub(super) fn split(scoped: &Scoped, output: &str) -> Option<Split> {
         }
         if is_trained {
             let before = n.inputs.iter().flatten().filter(|&&v| given[v] && !trained[v]);
-            before.for_each(|v| if !features.contains(v) { features.push(*v) });
+            before.for_each(|v| {
+                if !features.contains(v) {
+                    features.push(*v)
+                }
+            });
         }
         // What depends on constants alone may be needed on both sides.
         if !is_trained {
@@ -75,7 +79,8 @@ pub(super) fn split(scoped: &Scoped, output: &str) -> Option<Split> {
         return None;
     }
     let part = |nodes, inputs: &[usize], outputs: &[usize]| {
-        let mut part = Graph { nodes, inputs: inputs.to_vec(), outputs: outputs.to_vec(), values: graph.values.clone() };
+        let mut part =
+            Graph { nodes, inputs: inputs.to_vec(), outputs: outputs.to_vec(), values: graph.values.clone() };
         part.prune();
         part
     };
@@ -279,7 +284,8 @@ mod tests {
             }
             // The same bits, kept or made again.
             drop(featured);
-            let body = memory::plan(&scoped, &spec, &settings, &options, &batcher, &one, (20, 0)).unwrap().body.unwrap();
+            let body =
+                memory::plan(&scoped, &spec, &settings, &options, &batcher, &one, (20, 0)).unwrap().body.unwrap();
             let mut stored = Stored { kept: 20, ..stored };
             let mut featured = Featured::new(&mut all, body, &of, &mut stored).unwrap();
             assert_eq!(behind.batches(&mut featured, &of[..8]).unwrap()[0].inputs, features[0].inputs);

@@ -52,15 +52,18 @@ pub(super) fn plan(
 pub(super) fn copies(graph: &Graph, scoped: &Scoped, validated: bool, renewed: bool) -> usize {
     let own: HashSet<*const Tensor> =
         graph.values.iter().filter_map(|v| Some(Arc::as_ptr(v.constant.as_ref()?))).collect();
+    let bytes = |t: &Arc<Tensor>| {
+        let times = usize::from(!own.contains(&Arc::as_ptr(t))) + usize::from(validated) + usize::from(renewed);
+        times * t.len() * t.dtype().size_bytes()
+    };
+    leaves(scoped).map(bytes).sum()
+}
+
+/// The trainable leaves.
+pub(super) fn leaves(scoped: &Scoped) -> impl Iterator<Item = &Arc<Tensor>> {
     let names: HashSet<&str> = scoped.trainable.iter().map(String::as_str).collect();
-    let leaves = scoped.graph.values.iter().filter(|v| names.contains(v.name.as_str()));
-    leaves
-        .filter_map(|v| v.constant.as_ref())
-        .map(|t| {
-            let times = usize::from(!own.contains(&Arc::as_ptr(t))) + usize::from(validated) + usize::from(renewed);
-            times * t.len() * t.dtype().size_bytes()
-        })
-        .sum()
+    let named = scoped.graph.values.iter().filter(move |v| names.contains(v.name.as_str()));
+    named.filter_map(|v| v.constant.as_ref())
 }
 
 /// The first of a row of smaller runs whose step takes at most `may` bytes, in the words of the command line, and what it

@@ -27,8 +27,8 @@ mod labelled;
 mod loss;
 mod memory;
 
-pub use body::Stored;
 use body::Featured;
+pub use body::Stored;
 use checkpoint::Checkpoint;
 pub use examples::{Example, Examples, Target};
 pub use labelled::{ClassOf, Labelled, TARGET};
@@ -321,8 +321,8 @@ impl Work<'_> {
         let first = examples.example(*train.first().ok_or_else(no_examples)?)?;
         let all = [&train[..], &validation].concat();
         let copies = memory::copies(graph, &scoped, !validation.is_empty(), examples.renews());
-        let planned =
-            memory::plan(&scoped, &spec, &settings, &options, &batcher, &first, (all.len(), copies)).and_then(|p| {
+        let planned = memory::plan(&scoped, &spec, &settings, &options, &batcher, &first, (all.len(), copies))
+            .and_then(|p| {
                 let (needs, may) = (p.needs.total(), settings.max_bytes.unwrap_or(usize::MAX));
                 if needs > may { Err(TuneError::Memory { needs, may, fits: None }) } else { Ok(p) }
             });
@@ -346,7 +346,7 @@ impl Work<'_> {
         let rows = settings.batch * settings.accumulate;
         let per_epoch = train.len().div_ceil(rows) as u64;
         let steps = per_epoch * settings.epochs;
-        let parameters = scope::values(&scoped.graph, &scoped.trainable).iter().map(|(_, t)| t.len()).sum();
+        let parameters = memory::leaves(&scoped).map(|t| t.len()).sum();
         let (n, v) = (train.len(), validation.len());
         tell(Progress::Planned { needs, parameters, steps, examples: n, validation: v });
         let mut now = match saved {
@@ -431,7 +431,7 @@ impl Work<'_> {
             now.epoch_done(done, None, &trainer, &scoped)?;
         }
         let tensors = match validation.is_empty() {
-            true => parameters_of(&trainer, &scoped)?,
+            true => trainer.into_parameters()?,
             false => now.best,
         };
         let p = now.progress;
@@ -493,8 +493,12 @@ fn recipe(scoped: &Scoped, spec: &Spec, settings: &Settings, batcher: &Batcher) 
         clip: settings.clip,
         accumulate: settings.accumulate > 1 || batcher.varies || batcher.rows < settings.batch,
         max_bytes: settings.max_bytes,
+        spare: SPARE,
     }
 }
+
+/// What of a step is spent on less memory, limit or not: a little time for a third of what a transformer keeps.
+const SPARE: f64 = 0.08;
 
 fn parameters_of(trainer: &Trainer, scoped: &Scoped) -> Result<Vec<(String, Tensor)>, TuneError> {
     let value = |n: &String| Ok((n.clone(), trainer.parameter(n)?));

@@ -28,7 +28,7 @@ use serde::Serialize;
 use super::{Method, Schedule, Tune};
 use crate::cmd::run::is_onnx;
 use crate::exit::fail;
-use crate::machine::{peak_rss_bytes, rss_bytes};
+use crate::machine::{anonymous_bytes, peak_rss_bytes, rss_bytes};
 use crate::{input, output};
 
 /// Presses: what the model should believe after them, as distributions.
@@ -66,6 +66,8 @@ struct Document<'a> {
     peak_bytes: Option<u64>,
     /// What the process took beyond what it held when the model and the data were there.
     peak_increment_bytes: Option<u64>,
+    /// The same without pages of the program file, which take no memory that others want: read after each step.
+    anonymous_increment_bytes: Option<u64>,
     step_ms: Option<f64>,
     resumed_at: Option<u64>,
     ended: Option<&'static str>,
@@ -99,6 +101,8 @@ struct Done {
     presses: usize,
     /// Bytes the process held before.
     held: Option<u64>,
+    /// Anonymous memory beyond what there was before, at most.
+    anonymous: Option<u64>,
     began: Instant,
 }
 
@@ -386,6 +390,7 @@ impl Tune {
         place: impl Fn(&str) -> PathBuf,
     ) -> anyhow::Result<Done> {
         let (began, held) = (Instant::now(), rss_bytes());
+        let (before, mut most) = (anonymous_bytes(), 0);
         let presses = if loss.name == POSTERIOR.name { examples.count() } else { 0 };
         let options = TrainOptions::on_threads(self.threads);
         let settings = self.settings(loss)?;
@@ -399,6 +404,7 @@ impl Tune {
         let mut said = Instant::now();
         let often = if std::io::stderr().is_terminal() { Duration::from_secs(1) } else { Duration::from_secs(10) };
         let outcome = work.run(&mut |what| {
+            most = most.max(anonymous_bytes().unwrap_or(0));
             match what {
                 Progress::Planned { parameters: n, .. } => parameters = n,
                 Progress::Resumed { step } => resumed_at = Some(step),
@@ -410,7 +416,8 @@ impl Tune {
                 output::say(format!("hone tunes: {}", line(&what)));
             }
         })?;
-        Ok(Done { outcome, run, resumed_at, parameters, presses, held, began })
+        let anonymous = before.map(|before| most.saturating_sub(before));
+        Ok(Done { outcome, run, resumed_at, parameters, presses, held, anonymous, began })
     }
 
     fn report(
@@ -447,6 +454,7 @@ impl Tune {
             features: o.needs.stored.map(Features::from),
             peak_bytes: peak_rss_bytes(),
             peak_increment_bytes: peak_rss_bytes().zip(done.held).map(|(peak, held)| peak.saturating_sub(held)),
+            anonymous_increment_bytes: done.anonymous,
             step_ms: o.step.map(|t| t.as_secs_f64() * 1e3),
             resumed_at: done.resumed_at,
             ended: o.ended,

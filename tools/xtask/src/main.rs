@@ -78,7 +78,7 @@ fn main() -> ExitCode {
         ["aarch64", "--plans", ref rest @ ..] if models(rest) => arm(rest, aarch64::Of::Plans),
         ["aarch64", ref rest @ ..] if models(rest) => arm(rest, aarch64::Of::Kernels),
         ["peers", "--memory", ref rest @ ..] => match peers::train::Options::parse(rest) {
-            Some(options) => peers::train::run(&root(), &peers::train::Options { memory: true, ..options }),
+            Some(options) => peers::train::run(&root(), &options.of_memory()),
             None => return usage(),
         },
         ["peers", ref rest @ ..] => match peers::Options::parse(rest) {

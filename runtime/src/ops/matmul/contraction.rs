@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use hone_kernels::threads::Pool;
 use hone_kernels::{gemm, product};
 
-use super::lying::LyingMatrix;
 use super::PackedMatrix;
+use super::lying::LyingMatrix;
 use crate::ops::shape::elements;
 use crate::ops::{OpError, for_each_strided};
 use crate::plan::{Io, Kernel, Lowered, Lowering};

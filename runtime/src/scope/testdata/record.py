@@ -114,7 +114,10 @@ def run(model, inputs, params, rounded=False):
                 y = straight(x[0], float(x[1]), zero, low, high)
         elif op == "DynamicQuantizeLinear":
             held[node.output[0]] = x[0]
-            y = straight(x[0], *(float(t) for t in dynamic(x[0])), 0, 255) if rounded else x[0]
+            y = x[0]
+            if rounded:
+                # A range that is taken from the numbers saturates none: the gradient passes for all.
+                y = x[0] + (straight(x[0], *(float(t) for t in dynamic(x[0])), 0, 255) - x[0]).detach()
             y = (y, torch.tensor(1.0).double(), torch.tensor(0.0).double())
         elif op == "MatMulInteger":
             zero = x[3].double() if x[3] is not None else 0.0

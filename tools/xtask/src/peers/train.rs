@@ -17,7 +17,7 @@ pub(crate) struct Options {
     rounds: Option<usize>,
     hone: Option<PathBuf>,
     /// Planned and taken memory in place of the peers.
-    pub(crate) memory: bool,
+    memory: bool,
 }
 
 impl Options {
@@ -38,6 +38,11 @@ impl Options {
             }
         }
         Some(o)
+    }
+
+    /// The same for planned and taken memory.
+    pub(crate) fn of_memory(self) -> Options {
+        Options { memory: true, ..self }
     }
 }
 
@@ -65,7 +70,9 @@ struct Taken {
     scope: String,
     batch: usize,
     planned_bytes: f64,
+    /// Without pages of the program file.
     taken_bytes: f64,
+    resident_bytes: f64,
 }
 
 /// Makes the environment, measures, prints the table and writes it beside the models.
@@ -84,7 +91,9 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<bool> {
         match environment(&home.join("venv-ort"), &recipes.join("train-ort-requirements.txt")) {
             Ok(python) => Some(python),
             Err(why) => {
-                println!("onnxruntime-training 1.19.2 is left out, it does not install here (it needs Python 3.8 to 3.11): {why:#}");
+                println!(
+                    "onnxruntime-training 1.19.2 is left out, it does not install here (it needs Python 3.8 to 3.11): {why:#}"
+                );
                 None
             }
         }
@@ -156,12 +165,17 @@ fn table(rows: &[Row], where_: &str) -> String {
 
 /// What is taken over what was planned.
 fn taken(rows: &[Taken], where_: &str) -> String {
-    let mut out =
-        String::from("| model | scope | batch | planned MiB | taken MiB | taken/planned |\n|---|---|---|---|---|---|\n");
+    let mut out = String::from(
+        "| model | scope | batch | planned MiB | taken MiB | taken/planned | with pages of the program MiB |\n|---|---|---|---|---|---|---|\n",
+    );
     for r in rows {
         let (planned, taken) = (mib(r.planned_bytes), mib(r.taken_bytes));
         let ratio = r.taken_bytes / r.planned_bytes;
-        out += &format!("| {} | {} | {} | {planned:.1} | {taken:.1} | {ratio:.3} |\n", r.model, r.scope, r.batch);
+        let resident = mib(r.resident_bytes);
+        out += &format!(
+            "| {} | {} | {} | {planned:.1} | {taken:.1} | {ratio:.3} | {resident:.1} |\n",
+            r.model, r.scope, r.batch
+        );
     }
     out + &format!("\nBy `cargo xtask peers --memory` on {where_}.\n")
 }
@@ -181,8 +195,8 @@ mod tests {
         let row: Row = serde_json::from_str(line).unwrap();
         let want = "| m | head | 2 | 4.0 | – | 2.0 (features once, 1.5 a sample) | 0.500 | 1 | 3 | 2 | 2.00 | 2 |";
         assert!(table(&[row], "here").contains(want));
-        let line = r#"{"model":"m","scope":"lora","batch":8,"planned_bytes":2097152,"taken_bytes":3145728}"#;
+        let line = r#"{"model":"m","scope":"lora","batch":8,"planned_bytes":2097152,"taken_bytes":3145728,"resident_bytes":4194304}"#;
         let row: Taken = serde_json::from_str(line).unwrap();
-        assert!(taken(&[row], "here").contains("| m | lora | 8 | 2.0 | 3.0 | 1.500 |"));
+        assert!(taken(&[row], "here").contains("| m | lora | 8 | 2.0 | 3.0 | 1.500 | 4.0 |"));
     }
 }
