@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+#[cfg(feature = "host")]
 mod assets;
 mod cmd;
 mod device;
@@ -13,7 +14,9 @@ mod input;
 mod machine;
 mod open;
 mod output;
+#[cfg(feature = "host")]
 mod quantize_report;
+#[cfg(feature = "host")]
 mod report;
 
 /// Models that learn from a thumb: run, be told, adapt, on the device.

@@ -83,6 +83,7 @@ pub(crate) fn line(text: impl AsRef<str>) -> io::Result<()> {
 }
 
 /// Whether to colour what goes to stdout: a terminal, and no `NO_COLOR`.
+#[cfg(feature = "host")]
 pub(crate) fn colour() -> bool {
     io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
 }

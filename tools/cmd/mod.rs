@@ -6,77 +6,89 @@ use hone_runtime::app::Settings;
 use hone_runtime::learn::{Mode, Retain};
 
 mod adapter;
+#[cfg(feature = "host")]
 mod bench;
+#[cfg(feature = "host")]
 mod bench_feedback;
+#[cfg(feature = "host")]
 mod check;
+#[cfg(feature = "host")]
 mod completions;
 mod config;
+#[cfg(feature = "host")]
 mod demo;
 mod doctor;
+#[cfg(feature = "host")]
 pub(crate) mod eval;
+#[cfg(feature = "host")]
 mod export;
 mod feedback;
+#[cfg(feature = "host")]
 mod flash;
 mod inspect;
 mod listen;
+#[cfg(feature = "host")]
 mod man;
+#[cfg(feature = "host")]
 mod offpolicy;
 mod pad;
+#[cfg(feature = "host")]
 pub(crate) mod quantize;
 pub(crate) mod run;
 mod tune;
 
-/// What to do.
-#[derive(Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "one value in the life of a command")]
-pub(crate) enum Verb {
-    Adapter(adapter::Adapter),
-    Bench(bench::Bench),
-    Check(check::Check),
-    Completions(completions::Completions),
-    Config(config::Config),
-    Demo(demo::Demo),
-    Doctor(doctor::Doctor),
-    Eval(eval::Eval),
-    Export(export::Export),
-    Feedback(feedback::Feedback),
-    Flash(flash::Flash),
-    Inspect(inspect::Inspect),
-    Listen(listen::Listen),
-    Man(man::Man),
-    Pad(pad::Pad),
-    Quantize(quantize::Quantize),
-    Run(run::Run),
-    Tune(tune::Tune),
+/// The verbs as clap sees them, and each one's doing; those of a host are left out of a program for a device.
+macro_rules! verbs {
+    ($($(#[$gate:meta])* $verb:ident($module:ident),)*) => {
+        /// What to do.
+        #[derive(Subcommand)]
+        #[expect(clippy::large_enum_variant, reason = "one value in the life of a command")]
+        pub(crate) enum Verb {
+            $($(#[$gate])* $verb($module::$verb),)*
+        }
+
+        impl Verb {
+            /// Does it; the exit code when nothing failed (0, or 4 for a gate not met).
+            ///
+            /// # Errors
+            /// Anything; `exit::code_of` knows the code.
+            pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+                match self {
+                    $($(#[$gate])* Verb::$verb(verb) => verb.run(),)*
+                }
+            }
+        }
+    };
 }
 
-impl Verb {
-    /// Does it; the exit code when nothing failed (0, or 4 for a gate not met).
-    ///
-    /// # Errors
-    /// Anything; `exit::code_of` knows the code.
-    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
-        match self {
-            Verb::Adapter(v) => v.run(),
-            Verb::Bench(v) => v.run(),
-            Verb::Check(v) => v.run(),
-            Verb::Completions(v) => v.run(),
-            Verb::Config(v) => v.run(),
-            Verb::Demo(v) => v.run(),
-            Verb::Doctor(v) => v.run(),
-            Verb::Eval(v) => v.run(),
-            Verb::Export(v) => v.run(),
-            Verb::Feedback(v) => v.run(),
-            Verb::Flash(v) => v.run(),
-            Verb::Inspect(v) => v.run(),
-            Verb::Listen(v) => v.run(),
-            Verb::Man(v) => v.run(),
-            Verb::Pad(v) => v.run(),
-            Verb::Quantize(v) => v.run(),
-            Verb::Run(v) => v.run(),
-            Verb::Tune(v) => v.run(),
-        }
-    }
+verbs! {
+    Adapter(adapter),
+    #[cfg(feature = "host")]
+    Bench(bench),
+    #[cfg(feature = "host")]
+    Check(check),
+    #[cfg(feature = "host")]
+    Completions(completions),
+    Config(config),
+    #[cfg(feature = "host")]
+    Demo(demo),
+    Doctor(doctor),
+    #[cfg(feature = "host")]
+    Eval(eval),
+    #[cfg(feature = "host")]
+    Export(export),
+    Feedback(feedback),
+    #[cfg(feature = "host")]
+    Flash(flash),
+    Inspect(inspect),
+    Listen(listen),
+    #[cfg(feature = "host")]
+    Man(man),
+    Pad(pad),
+    #[cfg(feature = "host")]
+    Quantize(quantize),
+    Run(run),
+    Tune(tune),
 }
 
 /// The guard between a candidate and use.
@@ -101,6 +113,7 @@ impl Guard {
     }
 
     /// Its name in documents.
+    #[cfg(feature = "host")]
     pub(crate) fn name(self) -> &'static str {
         match self {
             Guard::Veto => "veto",

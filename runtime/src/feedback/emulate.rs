@@ -514,7 +514,6 @@ impl Board {
                 Err(TryRecvError::Empty) => {
                     self.catch_up(0);
                     self.exchange();
-                    self.publish();
                     if self.cable.is_none() {
                         thread::sleep(TICK);
                     }
@@ -639,6 +638,8 @@ impl Board {
                 Request::Display(_) | Request::Buzzer(_) => {}
             }
         }
+        // In the middle of a gesture too: a lamp is to be seen when it is lit.
+        self.publish();
     }
 
     fn power_on(&mut self) -> Result<(), EmulatorError> {

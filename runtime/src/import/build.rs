@@ -7,7 +7,7 @@ use tract_onnx::pb;
 
 use super::proto::{self, External};
 use super::{ImportError, fallback, preflight};
-use crate::graph::{Graph, Node, Op, Opaque, ValueId};
+use crate::graph::{Graph, Node, Op, ValueId};
 use crate::ops::{self, Attrs, Kind};
 use crate::plan::with_captures;
 use crate::tensor::Tensor;
@@ -265,8 +265,8 @@ impl Scope<'_> {
                 Op::Own(def, Arc::new(attrs))
             }
             None => {
-                let op: Arc<dyn Opaque> = Arc::new(fallback::TractNode::new(n, context));
-                Op::Opaque(op)
+                let missing = || fail(format!("no code for {}", preflight::spelled(&n.domain, &n.op_type)));
+                Op::Opaque(fallback::operator(n, context).ok_or_else(missing)?)
             }
         };
         let mut outputs = Vec::with_capacity(n.output.len());

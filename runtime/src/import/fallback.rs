@@ -6,12 +6,17 @@ use tract_onnx::prelude::InferenceModelExt as _;
 use tract_onnx::tract_core::internal as tract;
 
 use super::build::{Context, canonical};
-use super::{contained, convert, preflight};
+use super::{convert, preflight};
 use crate::graph::{Opaque, OpaqueKernel};
 use crate::ops::Fact;
 use crate::tensor::{DType, Tensor};
 
 static STOCK: LazyLock<tract_onnx::Onnx> = LazyLock::new(tract_onnx::onnx);
+
+/// The operator by tract's code; `None` when tract does not know it.
+pub(super) fn operator(n: &pb::NodeProto, context: &Context<'_>) -> Option<Arc<dyn Opaque>> {
+    knows(n).then(|| Arc::new(TractNode::new(n, context)) as Arc<dyn Opaque>)
+}
 
 /// Whether tract has a parser for the operator. Its registry ignores domains: a name of the standard set in another
 /// domain is another operator.
@@ -19,14 +24,14 @@ pub(super) fn knows(n: &pb::NodeProto) -> bool {
     matches!(canonical(&n.domain), "" | "ai.onnx.ml") && STOCK.op_register.0.contains_key(&n.op_type)
 }
 
-pub(super) struct TractNode {
+struct TractNode {
     name: String,
     node: pb::NodeProto,
     opsets: Vec<pb::OperatorSetIdProto>,
 }
 
 impl TractNode {
-    pub(super) fn new(node: &pb::NodeProto, context: &Context<'_>) -> TractNode {
+    fn new(node: &pb::NodeProto, context: &Context<'_>) -> TractNode {
         let opset = |(domain, &version): (&String, &i64)| pb::OperatorSetIdProto { domain: domain.clone(), version };
         TractNode {
             name: preflight::spelled(&node.domain, &node.op_type),
@@ -147,5 +152,29 @@ impl Bound {
             .map_err(|e| format!("{e:#}"))?;
         let out = self.plan.run(inputs).map_err(|e| format!("{e:#}"))?;
         out.iter().map(|t| convert::tensor(t)).collect()
+    }
+}
+
+/// Runs code of tract's so that a panic in it becomes its message.
+///
+/// tract asserts what it takes for granted of a model (ranks, batch sizes, attribute values), and not everything it
+/// takes for granted can be checked beforehand. Its models are values that are dropped with the panic, so nothing
+/// half-changed survives. With `panic = "abort"` this contains nothing; hone's profiles unwind.
+fn contained<T>(f: impl FnOnce() -> T) -> Result<T, String> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+        text.unwrap_or("without a message").to_string()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_of_the_importer_becomes_its_message() {
+        assert_eq!(contained(|| 7), Ok(7));
+        assert_eq!(contained(|| -> u8 { panic!("rank {}", 3) }), Err("rank 3".into()));
+        assert_eq!(contained(|| -> u8 { panic!("plain") }), Err("plain".into()));
     }
 }

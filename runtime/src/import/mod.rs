@@ -11,7 +11,12 @@ use crate::class::{Class, Classified};
 use crate::graph::Graph;
 
 mod build;
+#[cfg(feature = "fallback")]
 mod convert;
+#[cfg(feature = "fallback")]
+mod fallback;
+#[cfg(not(feature = "fallback"))]
+#[path = "no_fallback.rs"]
 mod fallback;
 mod functions;
 mod preflight;
@@ -22,6 +27,13 @@ mod write;
 pub use preflight::Limits;
 pub use proto::ExternalData;
 pub use write::{WriteError, to_onnx};
+
+/// What a build that lacks tract's operators says of those it does not know.
+const ELSEWHERE: &str = if cfg!(feature = "fallback") {
+    ""
+} else {
+    " (this build has hone's own operators only; `hone inspect --ops` of a full build says whether one of those runs it)"
+};
 
 /// Why a model cannot be imported.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +55,7 @@ pub enum ImportError {
         why: String,
     },
     /// Operators nobody here can run, all of them.
-    #[error("unsupported operators: {}", ops.join(", "))]
+    #[error("unsupported operators: {}{ELSEWHERE}", ops.join(", "))]
     Unsupported {
         /// `domain.Name` each once, sorted.
         ops: Vec<String>,
@@ -119,28 +131,4 @@ pub fn from_onnx_with(
     let tensors = proto.graph.iter_mut().flat_map(|g| &mut g.initializer).map(|t| proto::taken(t, &external)).collect();
     let context = build::Context::new(&proto, external);
     Ok((build::model(&proto, tensors, &context)?, info))
-}
-
-/// Runs code of tract's so that a panic in it becomes its message.
-///
-/// tract asserts what it takes for granted of a model (ranks, batch sizes, attribute values), and not everything it
-/// takes for granted can be checked beforehand. Its models are values that are dropped with the panic, so nothing
-/// half-changed survives. With `panic = "abort"` this contains nothing; hone's profiles unwind.
-fn contained<T>(f: impl FnOnce() -> T) -> Result<T, String> {
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).map_err(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-        text.unwrap_or("without a message").to_string()
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_panic_of_the_importer_becomes_its_message() {
-        assert_eq!(contained(|| 7), Ok(7));
-        assert_eq!(contained(|| -> u8 { panic!("rank {}", 3) }), Err("rank 3".into()));
-        assert_eq!(contained(|| -> u8 { panic!("plain") }), Err("plain".into()));
-    }
 }
