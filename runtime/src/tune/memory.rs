@@ -47,14 +47,28 @@ pub(super) fn plan(
     Ok(Planned { trainer, needs: Needs { step, copies, stored }, body })
 }
 
-/// Bytes of parameters that are held beside those the trainer moves: the leaves that were put beside the model, the best
-/// epoch's where epochs are compared, and those of the epoch's start where targets are made with them.
-pub(super) fn copies(graph: &Graph, scoped: &Scoped, validated: bool, renewed: bool) -> usize {
+/// What of parameters is kept beside those the trainer moves.
+#[derive(Clone, Copy)]
+pub(super) struct Kept {
+    /// The best epoch's, because epochs are compared.
+    pub(super) best: bool,
+    /// Those at the start of an epoch, because targets are made with them.
+    pub(super) start: bool,
+    /// Everything twice while a checkpoint is written: as tensors, and as the file.
+    pub(super) written: bool,
+}
+
+/// Bytes of what is kept, and of the leaves that were put beside the model.
+pub(super) fn copies(graph: &Graph, scoped: &Scoped, settings: &Settings, kept: Kept) -> usize {
     let own: HashSet<*const Tensor> =
         graph.values.iter().filter_map(|v| Some(Arc::as_ptr(v.constant.as_ref()?))).collect();
     let bytes = |t: &Arc<Tensor>| {
-        let times = usize::from(!own.contains(&Arc::as_ptr(t))) + usize::from(validated) + usize::from(renewed);
-        times * t.len() * t.dtype().size_bytes()
+        let states = settings.optimizer.states(t.shape());
+        let moved: usize = states.iter().map(|(_, s)| s.iter().product::<usize>()).sum();
+        let more = usize::from(kept.best) + usize::from(kept.start);
+        let written = if kept.written { 2 * (t.len() * (1 + more) + moved) } else { 0 };
+        let held = (usize::from(!own.contains(&Arc::as_ptr(t))) + more) * t.len();
+        (held + written) * t.dtype().size_bytes()
     };
     leaves(scoped).map(bytes).sum()
 }
@@ -76,6 +90,7 @@ pub(super) fn smaller(
     options: &TrainOptions,
     batcher: &Batcher,
     example: &Example,
+    kept: Kept,
     may: usize,
 ) -> Option<(String, usize)> {
     let mut tries: Vec<(String, Spec, usize)> = Vec::new();
@@ -121,7 +136,7 @@ pub(super) fn smaller(
         let scoped = scope::place(graph, opset, &spec).ok()?;
         let batcher = Batcher { rows: batch, rowed: batcher.rowed.clone(), ..*batcher };
         let settings = Settings { accumulate: rows.div_ceil(batch), batch, max_bytes: Some(may), ..settings.clone() };
-        let copies = copies(graph, &scoped, settings.validation > 0.0, false);
+        let copies = copies(graph, &scoped, &settings, kept);
         let planned = plan(&scoped, &spec, &settings, options, &batcher, example, (1, copies)).ok()?;
         let taken = planned.needs.total();
         (taken <= may).then_some((text, taken))

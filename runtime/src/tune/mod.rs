@@ -188,7 +188,7 @@ pub struct Epoch {
 pub struct Needs {
     /// A step.
     pub step: Footprint,
-    /// Bytes of copies of the trained parameters: as they began, and of the best epoch.
+    /// Bytes of copies of the trained parameters: as they began, of the best epoch, and while a checkpoint is written.
     pub copies: usize,
     /// Features of a body that stays; `None` where the body runs in every step.
     pub stored: Option<Stored>,
@@ -320,7 +320,9 @@ impl Work<'_> {
         let scoped = scope::place(graph, opset, &spec)?;
         let first = examples.example(*train.first().ok_or_else(no_examples)?)?;
         let all = [&train[..], &validation].concat();
-        let copies = memory::copies(graph, &scoped, !validation.is_empty(), examples.renews());
+        let kept =
+            memory::Kept { best: !validation.is_empty(), start: examples.renews(), written: checkpoint.is_some() };
+        let copies = memory::copies(graph, &scoped, &settings, kept);
         let planned = memory::plan(&scoped, &spec, &settings, &options, &batcher, &first, (all.len(), copies))
             .and_then(|p| {
                 let (needs, may) = (p.needs.total(), settings.max_bytes.unwrap_or(usize::MAX));
@@ -328,7 +330,7 @@ impl Work<'_> {
             });
         let memory::Planned { mut trainer, mut needs, body } = match planned {
             Err(TuneError::Memory { needs, may, .. }) => {
-                let fits = memory::smaller(graph, opset, &spec, &settings, &options, &batcher, &first, may);
+                let fits = memory::smaller(graph, opset, &spec, &settings, &options, &batcher, &first, kept, may);
                 return Err(TuneError::Memory { needs, may, fits });
             }
             other => other?,
@@ -350,8 +352,8 @@ impl Work<'_> {
         let (n, v) = (train.len(), validation.len());
         tell(Progress::Planned { needs, parameters, steps, examples: n, validation: v });
         let mut now = match saved {
-            Some(saved) => {
-                trainer.restore(&saved.state, saved.progress.step)?;
+            Some(mut saved) => {
+                trainer.restore(&std::mem::take(&mut saved.state), saved.progress.step)?;
                 tell(Progress::Resumed { step: saved.progress.step });
                 saved
             }
@@ -416,8 +418,7 @@ impl Work<'_> {
                 && written.elapsed() >= *every
             {
                 now.progress.seconds = (spent + began.elapsed()).as_secs_f64();
-                now.state = trainer.state()?;
-                now.write(path)?;
+                now.write(trainer.state()?, path)?;
                 written = Instant::now();
             }
         }
