@@ -270,7 +270,16 @@ pub(super) fn lower(
         reads.push(a.input);
     }
     let held = if let Right::Lying(w) = &right { Some(w.constant().clone()) } else { None };
-    let kernel = Product { c, right, x_stride, bias, epilogue, scatter, room, addend_read: reads.len() - 1 };
+    // Offsets that nothing is looked up by are longer than they look: one for each row and step of every product.
+    let mut c = c;
+    if x_stride.is_some() {
+        (c.a_rows, c.a_steps) = (Vec::new(), Vec::new());
+    }
+    if !matches!(right, Right::Packed(Pack::Strided, ..)) {
+        (c.b_steps, c.b_columns) = (Vec::new(), Vec::new());
+    }
+    let sizes = (m, k, n);
+    let kernel = Product { c, sizes, right, x_stride, bias, epilogue, scatter, room, addend_read: reads.len() - 1 };
     Ok(Some(Lowered::new(kernel, reads).with_scratch(floats).with_weights(weight_bytes).holding(held)))
 }
 
@@ -321,7 +330,10 @@ struct Room {
 }
 
 struct Product {
+    /// Without the offsets that are not needed.
     c: Contraction,
+    /// Rows, steps, columns.
+    sizes: (usize, usize, usize),
     right: Right,
     /// Distance between rows of `a` where they can be read as they lie.
     x_stride: Option<usize>,
@@ -369,7 +381,7 @@ impl Kernel for Product {
 impl Product {
     fn products(&self, pool: &Pool, a: &[f32], b: &[f32], gathered: &mut [f32], packed: &mut [f32], y: &mut [f32]) {
         let c = &self.c;
-        let (m, k, n) = (c.m(), c.k(), c.n());
+        let (m, k, n) = self.sizes;
         if m * n == 0 || c.batches.is_empty() {
             return;
         }
@@ -433,7 +445,7 @@ impl Product {
         if let Some(alpha) = self.epilogue.alpha {
             y.iter_mut().for_each(|v| *v *= alpha);
         }
-        let n = self.c.n();
+        let n = self.sizes.2;
         if let Some(c) = &self.epilogue.c
             && n > 0
         {
