@@ -318,11 +318,20 @@ fn a_step_fits_into_less_by_computing_again_to_the_same_bits_or_is_refused_with_
     let (mut tight, _) = trainer(&archive, &case, |r| r.max_bytes = Some(may));
     let less = tight.footprint(&shapes).unwrap();
     assert!(less.total() <= may && less.recomputed > 0, "{less:?} of {all:?}");
+    // A little of it for a little time, without a limit.
+    let (mut thrifty, _) = trainer(&archive, &case, |r| r.spare = 0.3);
+    let some = thrifty.footprint(&shapes).unwrap();
+    assert!(
+        some.total() < all.total() && 0 < some.recomputed && some.recomputed < less.recomputed,
+        "{some:?} {less:?}"
+    );
     for _ in 0..2 {
         let step = |t: &mut Trainer| t.step(std::slice::from_ref(&batch), 0.01).unwrap();
-        assert_eq!(step(&mut free), step(&mut tight));
+        let first = step(&mut free);
+        assert_eq!(first, step(&mut tight));
+        assert_eq!(first, step(&mut thrifty));
     }
-    assert!(values(&free) == values(&tight));
+    assert!(values(&free) == values(&tight) && values(&free) == values(&thrifty));
     let (mut none, _) = trainer(&archive, &case, |r| r.max_bytes = Some(all.resident + all.weights));
     match none.footprint(&shapes) {
         Err(TrainError::Memory { needs, may, .. }) => assert!(needs > may && may == all.resident + all.weights),
