@@ -318,13 +318,10 @@ fn a_step_fits_into_less_by_computing_again_to_the_same_bits_or_is_refused_with_
     let (mut tight, _) = trainer(&archive, &case, |r| r.max_bytes = Some(may));
     let less = tight.footprint(&shapes).unwrap();
     assert!(less.total() <= may && less.recomputed > 0, "{less:?} of {all:?}");
-    // A little of it for a little time, without a limit.
-    let (mut thrifty, _) = trainer(&archive, &case, |r| r.spare = 0.3);
+    // Without a limit, for as many operations as are spared for it.
+    let (mut thrifty, _) = trainer(&archive, &case, |r| r.spare = 1.0);
     let some = thrifty.footprint(&shapes).unwrap();
-    assert!(
-        some.total() < all.total() && 0 < some.recomputed && some.recomputed < less.recomputed,
-        "{some:?} {less:?}"
-    );
+    assert!(some.total() < all.total() && some.recomputed > 0, "{some:?} of {all:?}");
     for _ in 0..2 {
         let step = |t: &mut Trainer| t.step(std::slice::from_ref(&batch), 0.01).unwrap();
         let first = step(&mut free);
