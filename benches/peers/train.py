@@ -274,7 +274,7 @@ def main():
     folder = data(a.work, max(a.steps, 10) * a.batch, a.seq)
     # Always made anew: it is hone that makes it.
     int8 = a.work / "minilm.int8.onnx"
-    quantize = [a.hone, "quantize", float32, "-o", int8, "--scheme", "int8-weights"]
+    quantize = [a.hone, "quantize", float32, "-o", int8, "--scheme", "int8-weights", "--force"]
     subprocess.run([str(x) for x in quantize], check=True, capture_output=True)
     (memory if a.memory else compare)(a, {"f32": float32, "int8": int8}, folder)
 
