@@ -96,6 +96,11 @@ pub(crate) fn rss_bytes() -> Option<u64> {
     kib_line("/proc/self/status", "VmRSS:")
 }
 
+/// Of the memory this process has resident now, what no file stands behind, in bytes.
+pub(crate) fn anonymous_bytes() -> Option<u64> {
+    kib_line("/proc/self/status", "RssAnon:")
+}
+
 /// Where `command` lies on `$PATH`.
 pub(crate) fn which(command: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;

@@ -201,7 +201,7 @@ impl Session {
         let SessionOptions { reference, plans, profile, device, .. } = options;
         let packs = Arc::default();
         let bf16 = precision.bf16;
-        let run = RunOptions { reference, plans, pool, bytes, turns, profile, packs, device, bf16 };
+        let run = RunOptions { reference, plans, pool, bytes, turns, profile, packs, lean: false, device, bf16 };
         Ok(Session { info, runner: Runner::new(Arc::new(graph), run.clone()), run, precision })
     }
 

@@ -22,6 +22,7 @@ pub mod nhwc;
 pub mod nhwc_pool;
 pub mod normalise;
 pub mod optimize;
+pub mod panels;
 pub mod pool;
 pub mod product;
 pub mod qconv;

@@ -803,6 +803,11 @@ fn reading_where_nothing_is_and_a_file_that_is_no_journal_are_clear_errors() {
     let missing = Reader::open(&state).err().unwrap();
     assert!(matches!(missing, StoreError::State(StateError::Missing { .. })));
     let lock = state.lock().unwrap();
+    // As a kill leaves it between the first page and the tables: without anything, or with a page in the other mode.
+    fs::write(state.journal_db(), b"").unwrap();
+    assert!(matches!(Reader::open(&state), Err(StoreError::State(StateError::Missing { .. }))));
+    Connection::open(state.journal_db()).unwrap().execute_batch("PRAGMA journal_mode=WAL").unwrap();
+    assert!(matches!(Reader::open(&state), Err(StoreError::State(StateError::Missing { .. }))));
     fs::write(state.journal_db(), b"not a database, but long enough to be looked at by one who expects it to be")
         .unwrap();
     let e = Journal::open(lock).err().unwrap();

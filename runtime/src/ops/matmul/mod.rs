@@ -17,6 +17,7 @@ pub(in crate::ops) mod dense;
 mod einsum;
 mod fused;
 mod linear;
+mod lying;
 mod product;
 
 use contraction::Contraction;
