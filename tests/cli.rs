@@ -315,7 +315,10 @@ fn bench_gives_the_stable_keys_and_refuses_what_it_cannot_do() {
         assert!(row[key].as_f64().is_some_and(|v| v >= 0.0), "{key}: {row}");
     }
     assert_eq!((&row["runs"], &row["threads"], &row["device"]), (&7.into(), &1.into(), &"cpu".into()));
-    assert!(ok(&["bench", text(&path), "--runs", "1", "-o", "csv"]).starts_with("model,scheme,device,threads,test"));
+    assert!(
+        ok(&["bench", text(&path), "--runs", "1", "-o", "csv"])
+            .starts_with("model,scheme,precision,device,threads,test")
+    );
     if !cfg!(feature = "gpu") {
         refused(&["bench", text(&path), "--device", "gpu"], 7, &["--features gpu"]);
     }
@@ -324,6 +327,39 @@ fn bench_gives_the_stable_keys_and_refuses_what_it_cannot_do() {
     ok(&["bench", text(&path), "--runs", "1", "--threads", "2"]);
     refused(&["bench", text(&path), "--threads", "0"], 2, &["--threads"]);
     refused(&["bench", text(&path), "--runs", "0"], 2, &["--runs"]);
+}
+
+#[test]
+fn what_products_are_computed_in_and_why_is_in_the_result_of_every_verb() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let strip = root.join("models/strip/strip.hone");
+    let json = |args: &[&str]| -> Value { serde_json::from_str(&ok(args)).unwrap() };
+
+    let doc = json(&["bench", text(&strip), "--runs", "2", "--profile", "-o", "json", "--precision", "bf16"]);
+    let row = &doc["rows"][0];
+    assert_eq!(row["precision"], "bf16");
+    assert!(row["precision_why"].as_str().unwrap().contains("cosine"), "{row}");
+    let kernels: Vec<&str> = row["steps"].as_array().unwrap().iter().map(|s| s["kernel"].as_str().unwrap()).collect();
+    assert!(kernels.iter().any(|k| k.ends_with("wbf16")), "{kernels:?}");
+    assert!(doc["machine"]["kernel_bf16"].as_str().unwrap().contains("wbf16"));
+    let doc = json(&["bench", text(&strip), "--runs", "1", "-o", "json"]);
+    assert_eq!((&doc["rows"][0]["precision"], &doc["rows"][0]["precision_why"]), (&"f32".into(), &Value::Null));
+
+    let data = root.join("models/strip/world");
+    let doc = json(&["eval", text(&strip), "--data", text(&data), "--precision", "bf16", "--json"]);
+    assert_eq!(doc["precision"], "bf16");
+    assert!(doc["precision_why"].as_str().unwrap().contains("accepted"), "{doc}");
+
+    // A file has no golden samples that could accept it; the reference functions have no bf16.
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.onnx");
+    fs::write(&path, onnx(&["Relu"])).unwrap();
+    let doc = json(&["bench", text(&path), "--runs", "1", "-o", "json", "--precision", "auto"]);
+    assert_eq!(doc["rows"][0]["precision"], "f32");
+    assert!(doc["rows"][0]["precision_why"].as_str().unwrap().contains("golden samples"), "{doc}");
+    let checked = ["check", text(&path), "--cases", text(dir.path()), "--reference", "--precision", "bf16"];
+    refused(&checked, 7, &["reference functions", "--precision f32"]);
+    refused(&["run", text(&path), "--precision", "half"], 2, &["bf16"]);
 }
 
 #[test]

@@ -332,3 +332,28 @@ fn a_log_that_explored_says_how_good_heads_are_and_one_that_did_not_is_refused()
         .unwrap();
     assert!(String::from_utf8_lossy(&text.stdout).contains("doubly robust"), "{}", said(&text));
 }
+
+#[test]
+fn thumbs_that_contradict_each_other_are_said_to_once_and_those_with_every_tenth_wrong_are_not() {
+    let data = world("new-pen");
+    let told = |wrong_of_ten: u64| -> Vec<f64> {
+        let dir = tempfile::tempdir().unwrap();
+        let mut app = open(dir.path(), Settings { gate: Mode::Off, ..Settings::default() });
+        let mut told = Vec::new();
+        for (t, row) in data.split("stream").take(130).enumerate() {
+            let (press, _) = judged(&mut app, row, false);
+            let PressKind::Thumb { up } = press.kind else { panic!("{press:?}") };
+            // 7 t mod 10 goes through every digit, in an order that has nothing to do with the data's.
+            let up = up != (7 * t as u64 % 10 < wrong_of_ten);
+            for learned in app.press(&Press { kind: PressKind::Thumb { up }, ..press }).unwrap().1 {
+                if let Learned::Contradicted { gain } = learned {
+                    told.push(gain);
+                }
+            }
+        }
+        told
+    };
+    assert_eq!(told(1), []);
+    let said = told(4);
+    assert!(said.len() == 1 && said[0] < 0.0, "{said:?}");
+}

@@ -4,7 +4,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use hone_runtime::feedback::emulate::{Emulator, EmulatorConfig, Gesture};
+use hone_runtime::feedback::keys::PadKeys;
 use hone_runtime::flash::Image;
+use hone_runtime::state::StateDir;
 
 use crate::support::{bundle, fails, hone, said};
 
@@ -136,4 +138,52 @@ fn a_configuration_is_checked_with_file_and_line_and_against_a_model() {
     let line = text.lines().find(|line| line.starts_with("feedback.buttons.0.click")).unwrap();
     assert!(line.contains("\"correct 3\"") && line.ends_with("hone.toml:1"), "{text}");
     assert!(text.lines().any(|line| line.starts_with("feedback.per_minute") && line.ends_with("# default")), "{text}");
+}
+
+#[test]
+fn a_board_on_its_way_into_its_loader_is_waited_for_by_picotool_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let tool = dir.path().join("picotool");
+    let log = dir.path().join("log");
+    // There is no board for it the first time.
+    fs::write(&tool, format!("#!/bin/sh\necho \"$@\" >> {0}\n[ $(wc -l < {0}) -gt 1 ]\n", log.display())).unwrap();
+    fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).unwrap();
+    let config = EmulatorConfig { pairing_key: Some([7; 16]), ..EmulatorConfig::default() };
+    PadKeys::of(&StateDir::at(dir.path())).put(&config.uid, &[7; 16]).unwrap();
+    let (_pad, port) = pad(config);
+    let out = hone()
+        .env("PATH", format!("{}:/usr/bin:/bin", dir.path().display()))
+        .args(["flash", "pad", "--board", "pico", "--no-wait", "--pad", &port, "--state"])
+        .arg(dir.path())
+        .arg(image())
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", said(&out));
+    assert!(said(&out).contains("trying again"), "{}", said(&out));
+    assert_eq!(fs::read_to_string(&log).unwrap().lines().count(), 2);
+}
+
+#[test]
+fn a_pad_that_may_not_be_heard_is_not_flashed() {
+    let dir = tempfile::tempdir().unwrap();
+    let drive = drive(dir.path());
+    let flash = |port: &str, more: &[&str]| {
+        let mut command = hone();
+        command.args(["flash", "pad", "--board", "pico", "--no-wait", "--pad", port, "--drive"]).arg(&drive);
+        command.arg("--state").arg(dir.path()).arg(image()).args(more).output().unwrap()
+    };
+    // Of another host: what it holds is not for this one to see.
+    let (paired, port) = pad(EmulatorConfig { pairing_key: Some([7; 16]), ..EmulatorConfig::default() });
+    paired.press(0, Gesture::Click).unwrap();
+    fails(&flash(&port, &[]), 75, &["cannot be seen", "another host", "--force"]);
+    // In another program's hands.
+    let (_pad, port) = pad(EmulatorConfig::default());
+    let held = serialport::new(&port, 115_200).open().unwrap();
+    fails(&flash(&port, &[]), 75, &["cannot be seen", "in use", "--force"]);
+    drop(held);
+    assert!(!drive.join("hone.uf2").exists());
+    // And what is not there at all holds nothing.
+    let out = flash("usb:ffff:fffe", &[]);
+    assert!(out.status.success(), "{}", said(&out));
+    assert!(drive.join("hone.uf2").exists());
 }

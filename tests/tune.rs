@@ -67,6 +67,9 @@ fn what_is_tuned_is_in_use_everywhere_and_one_command_takes_it_back() {
     assert_eq!(fs::read_dir(state.join("tune")).unwrap().count(), 0, "a finished run leaves no checkpoint");
 
     let id = tuned["adapter"].as_str().unwrap().to_string();
+    // As after a kill when all was done: the same run again is the same adapter, not another one.
+    let again = json(&tune(&state, &train).output().unwrap());
+    assert_eq!((again["adapter"].as_str(), &again["published"]), (Some(&*id), &true.into()), "{again}");
     let picture = fs::read_dir(test.join("3")).unwrap().next().unwrap().unwrap().path();
     let mut run = hone();
     run.arg("run").arg(bundle()).arg("--image").arg(&picture).arg("--state").arg(&state).arg("--json");

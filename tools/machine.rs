@@ -19,6 +19,8 @@ pub(crate) struct Machine {
     pub(crate) os: &'static str,
     /// The matrix product that runs.
     pub(crate) kernel: &'static str,
+    /// The same with weights of bf16.
+    pub(crate) kernel_bf16: &'static str,
     /// Memory in bytes.
     pub(crate) memory_bytes: Option<u64>,
     /// Memory that is free or can be freed, in bytes.
@@ -40,13 +42,14 @@ pub(crate) struct Machine {
 impl Machine {
     /// This machine, now.
     pub(crate) fn now() -> Machine {
-        let kernels = cpu::gemm_kernels();
+        let runs = |kernels: &[cpu::KernelInfo]| kernels.iter().find(|k| k.runs).map_or("none", |k| k.name);
         Machine {
             cpu: cpu_model(),
             cpus: std::thread::available_parallelism().map_or(1, |n| n.get()),
             arch: std::env::consts::ARCH,
             os: std::env::consts::OS,
-            kernel: kernels.iter().find(|k| k.runs).map_or("none", |k| k.name),
+            kernel: runs(&cpu::gemm_kernels()),
+            kernel_bf16: runs(&cpu::bf16_kernels()),
             memory_bytes: kib_line("/proc/meminfo", "MemTotal:"),
             memory_available_bytes: kib_line("/proc/meminfo", "MemAvailable:"),
             governor: text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
@@ -91,6 +94,11 @@ pub(crate) fn peak_rss_bytes() -> Option<u64> {
 /// Memory this process has resident now, in bytes.
 pub(crate) fn rss_bytes() -> Option<u64> {
     kib_line("/proc/self/status", "VmRSS:")
+}
+
+/// Of the memory this process has resident now, what no file stands behind, in bytes.
+pub(crate) fn anonymous_bytes() -> Option<u64> {
+    kib_line("/proc/self/status", "RssAnon:")
 }
 
 /// Where `command` lies on `$PATH`.

@@ -14,6 +14,7 @@ mod input;
 mod machine;
 mod open;
 mod output;
+mod precision;
 #[cfg(feature = "host")]
 mod quantize_report;
 #[cfg(feature = "host")]

@@ -1,11 +1,16 @@
-"""A step of training in PyTorch and in hone: the same model, the same scope, the same batch, the same threads.
+"""A step of training in PyTorch, onnxruntime-training and hone: the same model, scope, batch and threads.
 
-    python train.py --hone HONE --work DIR [--threads 1 2] [--steps 30] [--batch 8] [--seq 64]
+    python train.py --hone HONE --work DIR [--ort PYTHON] [--threads 1 2] [--steps 10] [--rounds 3] [--batch 8] [--seq 64]
+    python train.py --hone HONE --work DIR --memory
 
-Run by `cargo xtask peers --train`. The model is MiniLM-L6 (six layers of width 384) with random weights, made here as a
-PyTorch module and exported by PyTorch's own exporter; its int8 form is made by `hone quantize`. One line of JSON for each
-row: {model, scope, threads, peer_ms, hone_ms, peer_bytes, hone_bytes}, medians of steps; bytes are what the process took
-beyond what it held before the first step was planned.
+Run by `cargo xtask peers --train` and `--memory`. The model is MiniLM-L6 (six layers of width 384) with random weights, made
+here as a PyTorch module and exported by PyTorch's own exporter; its int8 form is made by `hone quantize`. The sides take
+turns, a process of a few steps each, as often as there are rounds. One line of JSON for each row; times are medians of the
+rounds' median steps, bytes medians of what a process took beyond what it held before its first step was planned.
+`--ort` names a Python that has onnxruntime-training (train-ort-requirements.txt); it trains heads and whole models only.
+A head in hone is trained on features that are computed once: its step is without the body, and `features_ms` is the body for
+one example, once. With `--memory`, rows are what hone plans and what the process then takes, for ten runs: anonymous memory
+read after each step, which leaves out pages of the program file, and all that was ever resident.
 """
 
 import argparse
@@ -21,6 +26,8 @@ import numpy as np
 
 LAYERS, WIDTH, HEADS, INNER, WORDS = 6, 384, 12, 1536, 2000
 RANK, ALPHA, RATE = 8, 16.0, 1e-3
+# What low-rank paths are also trained in: activations are computed twice for it.
+LIMIT = "32MiB"
 
 
 def net():
@@ -72,7 +79,7 @@ def export(work, batch, seq):
 
 def data(work, n, seq):
     rng = np.random.default_rng(1)
-    folder = work / "data"
+    folder = work / f"data-{n}"
     for i in range(n):
         (folder / str(i % 10)).mkdir(parents=True, exist_ok=True)
         np.savez(folder / str(i % 10) / f"{i:05}.npz", ids=rng.integers(0, WORDS, (1, seq)).astype(np.int64))
@@ -137,12 +144,108 @@ class Lora:
         return Beside()
 
 
-def in_hone(hone, model, folder, scope, threads, batch):
-    args = [hone, "tune", model, "--data", folder, "--scope", scope, "--dry-run", "--json", "--validation", 0, "--epochs", 1,
-            "--batch", batch, "--rank", RANK, "--alpha", ALPHA, "--lr", RATE, "--threads", threads]
+def in_ort(model, work, scope, threads, steps, batch, seq):
+    """Run in a process of its own, by a Python of its own."""
+    import onnx
+    from onnxruntime import SessionOptions
+    from onnxruntime.training import artifacts
+    from onnxruntime.training.api import CheckpointState, Module, Optimizer
+
+    graph = onnx.load(model)
+    for node in graph.graph.node:
+        if node.op_type == "LayerNormalization":
+            # Its gradient reads what is optional.
+            node.output.extend([node.output[0] + "/mean", node.output[0] + "/inverse"])
+    names = [i.name for i in graph.graph.initializer if i.data_type == onnx.TensorProto.FLOAT and len(i.dims) > 0]
+    trained = [n for n in names if scope == "full" or n.startswith("classifier")]
+    folder = work / "ort" / scope
+    folder.mkdir(parents=True, exist_ok=True)
+    artifacts.generate_artifacts(graph, requires_grad=trained, frozen_params=[n for n in names if n not in trained],
+                                 loss=artifacts.LossType.CrossEntropyLoss, optimizer=artifacts.OptimType.AdamW,
+                                 artifact_directory=str(folder))
+    del graph
+    options = SessionOptions()
+    options.intra_op_num_threads = threads
+    state = CheckpointState.load_checkpoint(str(folder / "checkpoint"))
+    module = Module(str(folder / "training_model.onnx"), state, device="cpu", session_options=options)
+    optimizer = Optimizer(str(folder / "optimizer_model.onnx"), module)
+    ids = np.random.default_rng(1).integers(0, WORDS, (batch, seq)).astype(np.int64)
+    labels = np.arange(batch) % 10
+    held, times = rss("VmRSS:"), []
+    for _ in range(steps):
+        began = time.perf_counter()
+        module.train()
+        module(ids, labels)
+        optimizer.step()
+        module.lazy_reset_grad()
+        times.append(1e3 * (time.perf_counter() - began))
+    print(json.dumps({"ms": statistics.median(times), "bytes": rss("VmHWM:") - held}))
+
+
+def in_hone(hone, model, folder, scope, threads, batch, limit=None, epochs=1):
+    args = [hone, "tune", model, "--data", folder, "--scope", scope, "--dry-run", "--json", "--validation", 0, "--epochs",
+            epochs, "--batch", batch, "--rank", RANK, "--alpha", ALPHA, "--lr", RATE, "--threads", threads]
+    args += ["--max-memory", limit] if limit else []
     done = subprocess.run([str(a) for a in args], check=True, capture_output=True, text=True)
     made = json.loads(done.stdout)
-    return {"ms": made["step_ms"], "bytes": made["peak_increment_bytes"], "planned": made["planned_bytes"]}
+    features = made["features"] or {"ms_each": None}
+    return {"ms": made["step_ms"], "bytes": made["peak_increment_bytes"], "planned": made["planned_bytes"],
+            "anonymous": made["anonymous_increment_bytes"],
+            "features_ms": features["ms_each"]}
+
+
+def last_line(args, env=None):
+    done = subprocess.run([str(a) for a in args], check=True, capture_output=True, text=True, env=env)
+    return json.loads([line for line in done.stdout.splitlines() if line.startswith("{")][-1])
+
+
+def middle(rounds, key):
+    return statistics.median(r[key] for r in rounds)
+
+
+def compare(a, models, folder):
+    """The sides in turns."""
+    for threads in a.threads:
+        for scope in a.scopes:
+            env = os.environ | {"OMP_NUM_THREADS": str(threads)}
+            same = ["--scope", scope, "--threads", threads, "--steps", a.steps, "--batch", a.batch, "--seq", a.seq]
+            sides = {"pytorch": lambda: last_line([sys.executable, __file__, *same], env)}
+            for name, model in models.items():
+                if name == "int8" and scope == "full":
+                    continue
+                sides[name] = lambda model=model: in_hone(a.hone, model, folder, scope, threads, a.batch)
+                if scope == "lora":
+                    small = lambda model=model: in_hone(a.hone, model, folder, scope, threads, a.batch, LIMIT)
+                    sides[f"{name} in {LIMIT}"] = small
+            if a.ort and scope != "lora":
+                in_ort = [a.ort, __file__, "--ort-model", models["f32"], "--work", a.work, *same]
+                sides["ort"] = lambda: last_line(in_ort, env)
+            rounds = {name: [] for name in sides}
+            for _ in range(a.rounds):
+                for name, side in sides.items():
+                    rounds[name].append(side())
+            for name in (name for name in sides if name.split()[0] in models):
+                row = {"model": f"minilm-{name}", "scope": scope, "threads": threads}
+                for side, key in (("peer", "pytorch"), ("hone", name), ("ort", "ort")):
+                    for what in ("ms", "bytes"):
+                        row[f"{side}_{what}"] = middle(rounds[key], what) if key in rounds else None
+                row["planned_bytes"] = middle(rounds[name], "planned")
+                row["features_ms"] = middle(rounds[name], "features_ms") if scope == "head" else None
+                print(json.dumps(row), flush=True)
+
+
+# Model, scope, batch.
+TEN = [("f32", "lora", 8), ("f32", "lora", 16), ("f32", "bias", 8), ("f32", "head", 8), ("f32", "full", 4), ("f32", "full", 8),
+       ("int8", "lora", 8), ("int8", "lora", 16), ("int8", "bias", 8), ("int8", "head", 8)]
+
+
+def memory(a, models, folder):
+    """What is planned beside what is taken."""
+    for name, scope, batch in TEN:
+        made = in_hone(a.hone, models[name], folder, scope, a.threads[0], batch)
+        row = {"model": f"minilm-{name}", "scope": scope, "batch": batch, "planned_bytes": made["planned"],
+               "taken_bytes": made["anonymous"], "resident_bytes": made["bytes"]}
+        print(json.dumps(row), flush=True)
 
 
 def main():
@@ -150,33 +253,30 @@ def main():
     p.add_argument("--hone", type=Path)
     p.add_argument("--work", type=Path)
     p.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    p.add_argument("--steps", type=int, default=30)
+    p.add_argument("--steps", type=int, default=10)
+    p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--batch", type=int, default=8)
     p.add_argument("--seq", type=int, default=64)
-    p.add_argument("--scope")
+    p.add_argument("--scopes", nargs="+", default=["lora", "head", "full"])
+    p.add_argument("--ort", type=Path)
+    p.add_argument("--memory", action="store_true")
+    p.add_argument("--scope", help="one side, for the process that is one")
+    p.add_argument("--ort-model", type=Path)
     a = p.parse_args()
+    if a.ort_model:
+        return in_ort(a.ort_model, a.work, a.scope, a.threads[0], a.steps, a.batch, a.seq)
     if a.scope:
         return in_pytorch(a.scope, a.threads[0], a.steps, a.batch, a.seq)
     a.work.mkdir(parents=True, exist_ok=True)
-    float32 = export(a.work, a.batch, a.seq)
-    folder = data(a.work, a.steps * a.batch, a.seq)
+    float32 = a.work / "minilm.onnx"
+    if not float32.exists():
+        export(a.work, a.batch, a.seq)
+    folder = data(a.work, max(a.steps, 10) * a.batch, a.seq)
+    # Always made anew: it is hone that makes it.
     int8 = a.work / "minilm.int8.onnx"
-    quantize = [a.hone, "quantize", float32, "-o", int8, "--scheme", "int8-weights"]
+    quantize = [a.hone, "quantize", float32, "-o", int8, "--scheme", "int8-weights", "--force"]
     subprocess.run([str(x) for x in quantize], check=True, capture_output=True)
-    for threads in a.threads:
-        for scope in ("lora", "head", "full"):
-            env = os.environ | {"OMP_NUM_THREADS": str(threads)}
-            one = [sys.executable, __file__, "--scope", scope, "--threads", threads, "--steps", a.steps, "--batch", a.batch,
-                   "--seq", a.seq]
-            peer = json.loads(subprocess.run([str(x) for x in one], check=True, capture_output=True, text=True, env=env).stdout)
-            for name, model in (("f32", float32), ("int8", int8)):
-                if name == "int8" and scope == "full":
-                    continue
-                ours = in_hone(a.hone, model, folder, scope, threads, a.batch)
-                row = {"model": f"minilm-{name}", "scope": scope, "threads": threads, "peer_ms": peer["ms"], "hone_ms": ours["ms"],
-                       "ratio": ours["ms"] / peer["ms"], "peer_bytes": peer["bytes"], "hone_bytes": ours["bytes"],
-                       "planned_bytes": ours["planned"]}
-                print(json.dumps(row), flush=True)
+    (memory if a.memory else compare)(a, {"f32": float32, "int8": int8}, folder)
 
 
 main()

@@ -359,7 +359,7 @@ fn rule(rules: &mut Rules, path: &[&str], leaf: &Leaf) -> Result<(), String> {
 fn given(mapping: &mut Mapping, act: &[&str], leaf: &Leaf) -> Result<(), String> {
     let name = act.join(".");
     let act = Act::parse(&name).ok_or(format!(
-        "`{name}` is nothing a hand does; known are N.click, N.long, N.double with N from 0 to 15, chord, chord-held"
+        "`{name}` is nothing a hand does; known are N.click, N.long, N.double, N.left, N.right with N from 0 to 15, chord, chord-held"
     ))?;
     let phrase = words::parse(leaf.value.str()?)?.ok_or("it is empty; `nothing` takes a meaning away")?;
     if matches!(phrase.said, Said::Add(_) | Said::Show | Said::Quit) {

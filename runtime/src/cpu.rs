@@ -1,5 +1,5 @@
-//! What this processor will run: its features and the kernel the matrix product dispatches to. Reports only.
-use hone_kernels::gemm;
+//! What this processor will run: its features and the kernels the matrix product dispatches to. Reports only.
+use hone_kernels::{bf16, gemm};
 
 /// One form of the matrix product.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -14,6 +14,15 @@ pub struct KernelInfo {
 
 /// Every form of the matrix product in this build, best first.
 pub fn gemm_kernels() -> Vec<KernelInfo> {
+    listed(gemm::KERNELS)
+}
+
+/// The same with weights of bf16.
+pub fn bf16_kernels() -> Vec<KernelInfo> {
+    listed(bf16::KERNELS)
+}
+
+fn listed(kernels: &[gemm::Kernel]) -> Vec<KernelInfo> {
     let mut chosen = false;
     let info = |k: &gemm::Kernel| {
         let available = (k.available)();
@@ -21,17 +30,18 @@ pub fn gemm_kernels() -> Vec<KernelInfo> {
         chosen |= available;
         KernelInfo { name: k.name, available, runs }
     };
-    gemm::KERNELS.iter().map(info).collect()
+    kernels.iter().map(info).collect()
 }
 
 #[cfg(test)]
 mod tests {
     #[test]
     fn exactly_one_kernel_runs_and_it_is_available() {
-        let kernels = super::gemm_kernels();
-        let running: Vec<_> = kernels.iter().filter(|k| k.runs).collect();
-        assert_eq!(running.len(), 1);
-        assert!(running[0].available);
-        assert_eq!(kernels.iter().find(|k| k.available), Some(running[0]));
+        for kernels in [super::gemm_kernels(), super::bf16_kernels()] {
+            let running: Vec<_> = kernels.iter().filter(|k| k.runs).collect();
+            assert_eq!(running.len(), 1);
+            assert!(running[0].available);
+            assert_eq!(kernels.iter().find(|k| k.available), Some(running[0]));
+        }
     }
 }

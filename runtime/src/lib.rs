@@ -34,6 +34,7 @@ pub mod model;
 pub mod note;
 pub mod ops;
 pub mod plan;
+pub mod precision;
 pub mod quant;
 pub mod scope;
 #[cfg(feature = "import")]

@@ -13,6 +13,7 @@ use crate::device::Device;
 use crate::graph::{BindError, Graph};
 use crate::import::{self, ExternalData, ImportError, Limits, ModelInfo};
 use crate::plan::{OnGpu, Plan, PlanError, Profile, RunOptions, Runner};
+use crate::precision::{Agreement, Chosen, Precision, PrecisionError};
 use crate::tensor::{DType, Tensor};
 
 /// How a session runs.
@@ -30,6 +31,8 @@ pub struct SessionOptions {
     pub profile: Option<Arc<Profile>>,
     /// What it runs on.
     pub device: Device,
+    /// What products and convolutions of floats with frozen weights are computed in.
+    pub precision: Precision,
 }
 
 impl Default for SessionOptions {
@@ -41,6 +44,7 @@ impl Default for SessionOptions {
             limits: Limits::default(),
             profile: None,
             device: Device::Cpu,
+            precision: Precision::F32,
         }
     }
 }
@@ -78,6 +82,9 @@ pub enum SessionError {
         /// Largest difference allowed.
         allowed: f32,
     },
+    /// bf16 was asked for, and is not to be had.
+    #[error(transparent)]
+    Precision(#[from] PrecisionError),
     /// An output the bundle's recipe names is not made by the graph.
     #[error("the graph has no output `{name}`, which {by} names; it has: {}", has.join(", "))]
     NoOutput {
@@ -98,6 +105,8 @@ impl Classified for SessionError {
             SessionError::Plan(PlanError::Op { source: crate::ops::OpError::Unsupported { .. }, .. }) => {
                 Class::Unsupported
             }
+            SessionError::Precision(PrecisionError::Impossible { .. }) => Class::Unsupported,
+            SessionError::Precision(PrecisionError::Refused { .. }) => Class::Gate,
             _ => Class::Invalid,
         }
     }
@@ -108,17 +117,25 @@ pub struct Session {
     info: ModelInfo,
     runner: Runner,
     run: RunOptions,
+    precision: Chosen,
 }
 
 /// Named tensors, in the graph's order.
 pub type Outputs = Vec<(String, Tensor)>;
 
 impl Session {
-    /// Opens the first graph of a bundle and runs its golden sample.
+    /// Opens the first graph of a bundle and runs its golden sample, which also says whether bf16 is good enough.
     ///
     /// # Errors
-    /// [`SessionError`] when the model cannot be imported or the sample does not come out as recorded.
+    /// [`SessionError`] when the model cannot be imported, the sample does not come out as recorded, or bf16 is asked for and is
+    /// not to be had.
     pub fn from_bundle(bundle: &Bundle, options: SessionOptions) -> Result<Session, SessionError> {
+        Session::on_cpu(bundle, options, hone_kernels::bf16::multiplied())
+    }
+
+    /// The same on a CPU that has, or has not, instructions that multiply bf16.
+    fn on_cpu(bundle: &Bundle, options: SessionOptions, multiplies: bool) -> Result<Session, SessionError> {
+        let impossible = no_bf16(&options);
         let path = bundle.manifest().graphs.first().map_or("onnx/model.onnx", |g| g.path.as_str()).to_string();
         let bytes = bundle.read(&path)?;
         let folder = path.rsplit_once('/').map_or("", |(f, _)| f);
@@ -131,7 +148,26 @@ impl Session {
                 .map_err(|e| format!("its data is in another file: {e}"))
         };
         let mut session = Session::open(bytes, &path, options, Some(&external))?;
-        session.golden(bundle)?;
+        let Some((input, expected)) = golden(bundle)? else { return Ok(session) };
+        if session.precision.asks(multiplies, impossible) {
+            session.choose_bf16(true);
+            let found = session.run(&input)?;
+            let logits = bundle.recipe().ok().map(|r| r.logits);
+            // Without a recipe every output of one row a sample may be an answer.
+            let ranked = |name: &str| match &logits {
+                Some(l) => name == l,
+                None => expected.iter().any(|(n, t)| n == name && t.shape().len() <= 2),
+            };
+            let agreement = Agreement::of(&expected, &found, ranked);
+            let plan = session.runner.last_plan();
+            let products = plan.is_some_and(|p| p.steps().iter().any(|s| s.kernel.ends_with("wbf16")));
+            session.precision = session.precision.clone().judged(agreement, products)?;
+            if session.precision.bf16 {
+                return Ok(session);
+            }
+            session.choose_bf16(false);
+        }
+        session.self_test(&input, &expected)?;
         Ok(session)
     }
 
@@ -157,14 +193,26 @@ impl Session {
         options: SessionOptions,
         external: Option<&ExternalData<'_>>,
     ) -> Result<Session, SessionError> {
+        let precision = Chosen::first(options.precision, no_bf16(&options))?;
         let (graph, info) = import::from_onnx_with(bytes.into(), &options.limits, external)
             .map_err(|source| SessionError::Import { path: path.to_string(), source })?;
         let pool = Arc::new(Pool::new(options.threads));
         let Limits { run_bytes: bytes, turns, .. } = options.limits;
         let SessionOptions { reference, plans, profile, device, .. } = options;
         let packs = Arc::default();
-        let run = RunOptions { reference, plans, pool, bytes, turns, profile, packs, device };
-        Ok(Session { info, runner: Runner::new(Arc::new(graph), run.clone()), run })
+        let bf16 = precision.bf16;
+        let run = RunOptions { reference, plans, pool, bytes, turns, profile, packs, lean: false, device, bf16 };
+        Ok(Session { info, runner: Runner::new(Arc::new(graph), run.clone()), run, precision })
+    }
+
+    fn choose_bf16(&mut self, bf16: bool) {
+        self.run.bf16 = bf16;
+        self.runner = Runner::new(self.runner.graph().clone(), self.run.clone());
+    }
+
+    /// What products are computed in, and why.
+    pub fn precision(&self) -> &Chosen {
+        &self.precision
     }
 
     /// Goes on with another graph of the same inputs and outputs: the one of the file with something trained in it.
@@ -251,15 +299,9 @@ impl Session {
     }
 
     /// The load-time self test: `samples/input.npz` must give `samples/expected.npz`.
-    fn golden(&mut self, bundle: &Bundle) -> Result<(), SessionError> {
-        let listed = |p: &str| bundle.manifest().files.iter().any(|f| f.path == p);
-        if !listed("samples/input.npz") || !listed("samples/expected.npz") {
-            return Ok(());
-        }
-        let input = bundle::npz::read_npz(&bundle.read("samples/input.npz")?)?;
-        let expected = bundle::npz::read_npz(&bundle.read("samples/expected.npz")?)?;
-        let found = self.run(&input)?;
-        for (name, want) in &expected {
+    fn self_test(&mut self, input: &Outputs, expected: &Outputs) -> Result<(), SessionError> {
+        let found = self.run(input)?;
+        for (name, want) in expected {
             let Some((_, got)) = found.iter().find(|(n, _)| n == name) else {
                 return Err(SessionError::NoOutput {
                     name: name.clone(),
@@ -277,6 +319,23 @@ impl Session {
     }
 }
 
+/// Why there is no bf16 with those options.
+fn no_bf16(options: &SessionOptions) -> Option<&'static str> {
+    match options.device {
+        Device::Gpu(_) => Some("on a GPU products are computed in f32"),
+        Device::Cpu => options.reference.then_some("reference functions compute in f32"),
+    }
+}
+
+/// The golden samples of a bundle, inputs and recorded outputs, if it has any.
+fn golden(bundle: &Bundle) -> Result<Option<(Outputs, Outputs)>, SessionError> {
+    let read = |path: &str| {
+        let listed = bundle.manifest().files.iter().any(|f| f.path == path);
+        listed.then(|| Ok::<_, SessionError>(bundle::npz::read_npz(&bundle.read(path)?)?)).transpose()
+    };
+    Ok(read("samples/input.npz")?.zip(read("samples/expected.npz")?))
+}
+
 /// Largest absolute difference between two tensors, and the largest a faithful run may show
 /// (`5e-4 · max|want| + 1e-6`); different shapes or types are infinitely far apart.
 pub fn difference(want: &Tensor, got: &Tensor) -> (f32, f32) {
@@ -290,3 +349,6 @@ pub fn difference(want: &Tensor, got: &Tensor) -> (f32, f32) {
     let worst = a.iter().zip(b).map(|(x, y)| (x - y).abs()).fold(0f32, |m, d| if d.is_nan() { d } else { m.max(d) });
     (worst, 5e-4 * max + 1e-6)
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,6 +24,7 @@ use crate::input;
 use crate::machine::{Machine, peak_rss_bytes};
 use crate::open::Source;
 use crate::output;
+use crate::precision::{self, Precise};
 
 /// Most runs whose steps are timed.
 const PROFILED_RUNS: usize = 200;
@@ -74,6 +75,9 @@ struct Answer {
     /// Where to run.
     #[arg(long, value_enum, default_value_t = Choice::Cpu)]
     device: Choice,
+    /// What products of floats with fixed weights are computed in; the rest is always f32.
+    #[arg(long, value_enum, default_value_t = Precise::F32)]
+    precision: Precise,
     /// Also say where the time goes, step by step (measuring it costs a little: the figures above are without).
     #[arg(long)]
     profile: bool,
@@ -95,6 +99,7 @@ pub(crate) enum Form {
 struct Row {
     model: String,
     scheme: &'static str,
+    precision: &'static str,
     device: &'static str,
     threads: usize,
     test: String,
@@ -109,6 +114,9 @@ struct Row {
     first_ms: f64,
     runs: usize,
     inputs: &'static str,
+    /// Why, where another than f32 was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    precision_why: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     steps: Vec<StepRow>,
 }
@@ -164,8 +172,8 @@ impl Answer {
             Form::Csv => {
                 let mut csv = csv::Writer::from_writer(Vec::new());
                 for row in &rows {
-                    // A table of rows has no room for steps.
-                    csv.serialize(Row { steps: Vec::new(), ..row.clone() })?;
+                    // A table of rows has no room for steps and reasons.
+                    csv.serialize(Row { steps: Vec::new(), precision_why: None, ..row.clone() })?;
                 }
                 let text = String::from_utf8(csv.into_inner().map_err(|e| e.into_error())?)?;
                 output::line(text.trim_end())?;
@@ -224,6 +232,9 @@ impl Answer {
             session = source.session(&self.model, self.options(chosen.device.clone()))?;
             load_ms = ms(start.elapsed());
         }
+        if let Some(told) = precision::told(session.precision()) {
+            output::say(format!("hone: {told}"));
+        }
         let start = Instant::now();
         black_box(session.run(&inputs)?);
         let first_ms = ms(start.elapsed());
@@ -258,6 +269,7 @@ impl Answer {
         Ok(Row {
             model: self.model.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             scheme,
+            precision: session.precision().name(),
             device: chosen.name,
             threads: self.threads,
             test: format!("batch {}", self.batch),
@@ -272,19 +284,20 @@ impl Answer {
             first_ms,
             runs: t.n,
             inputs: kind,
+            precision_why: precision::why(session.precision()),
             steps,
         })
     }
 
     fn options(&self, device: Device) -> SessionOptions {
-        SessionOptions { threads: self.threads, device, ..SessionOptions::default() }
+        let precision = self.precision.asked();
+        SessionOptions { threads: self.threads, device, precision, ..SessionOptions::default() }
     }
 
     /// The time of every step of `runs` warm runs in a session of their own, longest first.
     fn steps(&self, source: &Source, inputs: &[(String, Tensor)], runs: usize) -> anyhow::Result<Vec<StepRow>> {
         let profile = Arc::new(Profile::default());
-        let options =
-            SessionOptions { threads: self.threads, profile: Some(profile.clone()), ..SessionOptions::default() };
+        let options = SessionOptions { profile: Some(profile.clone()), ..self.options(Device::Cpu) };
         let mut session = source.session(&self.model, options)?;
         black_box(session.run(inputs)?);
         profile.take();
@@ -399,6 +412,7 @@ fn print(machine: &Machine, rows: &[Row]) -> anyhow::Result<()> {
     let heads = [
         "model",
         "scheme",
+        "precision",
         "device",
         "threads",
         "test",
@@ -417,6 +431,7 @@ fn print(machine: &Machine, rows: &[Row]) -> anyhow::Result<()> {
         table.push(vec![
             r.model.clone(),
             r.scheme.into(),
+            r.precision.into(),
             r.device.into(),
             r.threads.to_string(),
             r.test.clone(),

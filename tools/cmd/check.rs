@@ -8,6 +8,7 @@ use hone_runtime::Class;
 use hone_runtime::Tensor;
 use hone_runtime::cases::{self, Case, Compared, Tolerance};
 use hone_runtime::device::Device;
+use hone_runtime::precision::RELATIVE;
 use hone_runtime::session::{Outputs, Session, SessionOptions};
 use serde::Serialize;
 
@@ -15,6 +16,7 @@ use crate::device::{self, Choice};
 use crate::exit::{code_of, fail};
 use crate::open::Source;
 use crate::output;
+use crate::precision::{self, Precise};
 
 /// Runs recorded cases of another framework through hone and shows how far the outputs are apart.
 ///
@@ -29,7 +31,7 @@ pub(crate) struct Check {
     /// The directory of the recorded cases.
     #[arg(long, value_name = "DIR", required_unless_present = "batch")]
     cases: Option<PathBuf>,
-    /// Allowed relative to each recorded value; given, only --rtol and --atol count.
+    /// Allowed relative to each recorded value; given, only --rtol and --atol count. In bf16 2 % of the largest is allowed.
     #[arg(long, value_name = "R")]
     rtol: Option<f64>,
     /// Allowed whatever the value.
@@ -38,6 +40,9 @@ pub(crate) struct Check {
     /// Where to run. `auto` is of no use here.
     #[arg(long, value_enum, default_value_t = Choice::Cpu)]
     device: Choice,
+    /// What products of floats with fixed weights are computed in; the rest is always f32.
+    #[arg(long, value_enum, default_value_t = Precise::F32)]
+    precision: Precise,
     /// Run every operator by its reference function.
     #[arg(long)]
     reference: bool,
@@ -56,6 +61,10 @@ pub(crate) struct Check {
 #[derive(Serialize)]
 struct Body<'a> {
     rows: &'a [Compared],
+    precision: &'static str,
+    /// Why, where another than f32 was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    precision_why: Option<String>,
     ok: bool,
 }
 
@@ -84,8 +93,13 @@ impl Check {
         if let Some(told) = device::told(session.on_gpu().as_ref()) {
             output::say(format!("hone: {told}"));
         }
+        if let Some(told) = precision::told(session.precision()) {
+            output::say(format!("hone: {told}"));
+        }
         if self.json {
-            output::document("hone.check/1", Body { rows: &rows, ok })?;
+            let chosen = session.precision();
+            let (precision, precision_why) = (chosen.name(), precision::why(chosen));
+            output::document("hone.check/1", Body { rows: &rows, precision, precision_why, ok })?;
         } else {
             print(&rows)?;
         }
@@ -93,12 +107,15 @@ impl Check {
     }
 
     fn options(&self, device: &Device) -> SessionOptions {
-        SessionOptions { reference: self.reference, device: device.clone(), ..SessionOptions::default() }
+        let precision = self.precision.asked();
+        SessionOptions { reference: self.reference, device: device.clone(), precision, ..SessionOptions::default() }
     }
 
-    fn tolerance(&self, dir: &Path) -> anyhow::Result<Tolerance> {
+    fn tolerance(&self, dir: &Path, bf16: bool) -> anyhow::Result<Tolerance> {
         if self.rtol.is_none() && self.atol.is_none() {
-            return Ok(cases::tolerance(dir)?);
+            let recorded = cases::tolerance(dir)?;
+            let relative = if bf16 { recorded.relative.max(RELATIVE) } else { recorded.relative };
+            return Ok(Tolerance { relative, ..recorded });
         }
         let (elementwise, absolute) = (self.rtol.unwrap_or(0.0), self.atol.unwrap_or(0.0));
         if !(elementwise >= 0.0 && absolute >= 0.0) {
@@ -108,7 +125,7 @@ impl Check {
     }
 
     fn compare(&self, session: &mut Session, dir: &Path) -> anyhow::Result<Vec<Compared>> {
-        let tolerance = self.tolerance(dir)?;
+        let tolerance = self.tolerance(dir, session.precision().bf16)?;
         let mut rows = Vec::new();
         for path in cases::files(dir)? {
             let case = Case::read(&path, session)?;

@@ -117,7 +117,8 @@ impl Doctor {
 fn processor(m: &Machine) -> Check {
     let kernels = cpu::gemm_kernels();
     let lacking: Vec<&str> = kernels.iter().filter(|k| !k.available).map(|k| k.name).collect();
-    let found = format!("{}, {} x {}; matrix products run {}", m.cpu, m.cpus, m.arch, m.kernel);
+    let found =
+        format!("{}, {} x {}; matrix products run {}, in bf16 {}", m.cpu, m.cpus, m.arch, m.kernel, m.kernel_bf16);
     if m.kernel.starts_with("any-") && !lacking.is_empty() {
         return Check::warn(
             "processor",
@@ -282,6 +283,14 @@ fn pads() -> Vec<Check> {
     let mut checks = vec![Check::ok("config", found)];
     for pad in &settings.pads {
         let Some(port) = &pad.port else { continue };
+        if port.contains("gpio:") && is_tegra() {
+            let what = format!(
+                "{}: lines not tried: this kernel disconnects one that is let go until the next boot",
+                pad.name
+            );
+            checks.push(Check::ok("pad", what));
+            continue;
+        }
         let opened = source::parse(port).and_then(|mut source| source.open());
         checks.push(match opened {
             Err(e) => {
@@ -294,6 +303,11 @@ fn pads() -> Vec<Check> {
         });
     }
     checks
+}
+
+/// Whether this is a Jetson, by its device tree.
+fn is_tegra() -> bool {
+    fs::read("/proc/device-tree/compatible").is_ok_and(|text| String::from_utf8_lossy(&text).contains("nvidia,tegra"))
 }
 
 /// The first of `commands` on `$PATH`; having none of them only matters to who wants that input.

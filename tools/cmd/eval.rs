@@ -18,6 +18,7 @@ use hone_runtime::state::StateDir;
 use serde::Serialize;
 
 use crate::exit::fail;
+use crate::precision::{self, Precise};
 use crate::{input, output, report};
 
 /// Measures a model on labelled data: accuracy, calibration, and the figures of its task (of classes precision, recall, F1 and
@@ -45,6 +46,9 @@ pub(crate) struct Eval {
     /// Exit with 4 when the accuracy (of B, when comparing) is below this share.
     #[arg(long, value_name = "SHARE")]
     min_accuracy: Option<f64>,
+    /// What products of floats with fixed weights are computed in; the rest is always f32.
+    #[arg(long, value_enum, default_value_t = Precise::F32)]
+    precision: Precise,
     /// Writes a self-contained HTML report.
     #[arg(long, value_name = "OUT.html")]
     report: Option<PathBuf>,
@@ -104,6 +108,10 @@ pub(crate) struct Document {
     pub(crate) labels: Vec<String>,
     pub(crate) data: String,
     pub(crate) model: String,
+    precision: &'static str,
+    /// Why, where another than f32 was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    precision_why: Option<String>,
     /// How often each lossy step happened.
     pub(crate) notes: BTreeMap<String, usize>,
 }
@@ -117,7 +125,11 @@ impl Eval {
             return Err(fail(Class::Usage, "give --data DIR, or --off-policy with --state DIR"));
         };
         let data = Dataset::from_dir(dir)?;
-        let mut model = Model::open(Bundle::open(&self.bundle)?, SessionOptions::default())?;
+        let options = SessionOptions { precision: self.precision.asked(), ..SessionOptions::default() };
+        let mut model = Model::open(Bundle::open(&self.bundle)?, options)?;
+        if let Some(told) = precision::told(model.session().precision()) {
+            output::say(format!("hone: {told}"));
+        }
         let heads = self.wanted().iter().map(|name| self.head(&model, name)).collect::<anyhow::Result<Vec<_>>>()?;
         // The one with the most classes tells what the data may say; both answer in its words.
         let classes = heads.iter().map(|(_, h)| &h.classes).max_by_key(|c| c.len()).cloned();
@@ -154,6 +166,8 @@ impl Eval {
             labels: labels(&model, &classes, &seen)?,
             data: dir.display().to_string(),
             model: model.bundle().manifest().name.clone(),
+            precision: model.session().precision().name(),
+            precision_why: precision::why(model.session().precision()),
             notes,
         };
         if let Some(path) = &self.report {

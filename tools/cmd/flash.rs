@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use hone_runtime::Class;
+use hone_runtime::feedback::setup::SetupError;
+use hone_runtime::feedback::uid_text;
 use hone_runtime::flash::{Board, Drive, FlashError, Image, Plate, Tool, Way, find_drive, uf2};
 
-use super::pad::{digits, greet, version};
+use super::pad::{digits, greet, meet, version};
 use crate::exit::fail;
 use crate::machine::which;
 use crate::output;
@@ -83,7 +85,7 @@ impl FlashPad {
             end - start,
             board.title
         ));
-        let running = self.before(&plate)?;
+        let running = self.before(board, &plate)?;
         if self.dry_run {
             let how = match board.way {
                 Way::Uf2 { without_drive, .. } => match find_drive(board, self.drive.as_deref(), Drive::mounted()) {
@@ -105,7 +107,9 @@ impl FlashPad {
                     drive.write(&uf2::write(&image, family))?;
                     output::say(format!("written to {}", drive.path.display()));
                 }
-                Err(FlashError::NoDrive { .. }) if self.by_tool(without_drive) => self.call(without_drive)?,
+                Err(FlashError::NoDrive { .. }) if self.by_tool(without_drive) => {
+                    self.when_there(without_drive, running)?
+                }
                 Err(error) => return Err(error.into()),
             },
             Way::Tool { tool, install } => {
@@ -119,7 +123,7 @@ impl FlashPad {
             output::line("written; whether the pad runs it was not waited for")?;
             return Ok(ExitCode::SUCCESS);
         }
-        self.after(&plate)?;
+        self.after(board, &plate)?;
         output::line(format!("the pad runs {} {}", version(plate.version), digits(&plate.digest)))?;
         Ok(ExitCode::SUCCESS)
     }
@@ -133,9 +137,23 @@ impl FlashPad {
     }
 
     /// Looks at the pad as it is, if it runs: what it holds is not to be lost. True when it goes into its loader.
-    fn before(&self, plate: &Plate) -> anyhow::Result<bool> {
-        // A board in its loader, or a new one, does not greet; then there is nothing to lose that could be kept.
-        let Ok((guest, hello)) = greet(&self.pad, self.state.as_deref(), SHORT) else { return Ok(false) };
+    fn before(&self, board: &'static Board, plate: &Plate) -> anyhow::Result<bool> {
+        let uf2 = matches!(board.way, Way::Uf2 { .. });
+        if uf2 && self.pad == "auto" && find_drive(board, self.drive.as_deref(), Drive::mounted()).is_ok() {
+            // The board is in its loader; a pad that greets would be another one.
+            return Ok(false);
+        }
+        let (guest, hello) = match meet(self.pad(board), self.state.as_deref(), SHORT, false)? {
+            Ok(met) => met,
+            Err(why @ SetupError::Silent { withheld: true, .. }) if !self.force => {
+                return Err(fail(
+                    Class::TryAgain,
+                    format!("whether the pad still holds presses cannot be seen: {why}; see to that, or say --force"),
+                ));
+            }
+            // A new board, or one in its loader, does not greet; then there is nothing to lose that could be kept.
+            Err(_) => return Ok(false),
+        };
         let held = hello.next.wrapping_sub(hello.first);
         output::say(format!("the pad runs {} {}", version(hello.firmware), digits(&hello.firmware_hash)));
         if held > 0 && !self.force {
@@ -148,14 +166,21 @@ impl FlashPad {
                 ),
             ));
         }
-        if self.dry_run {
+        if self.dry_run || !uf2 {
+            // Where another program flashes, it also sees to the loader.
             return Ok(true);
         }
+        output::say(format!("pad {} goes into its loader", uid_text(&hello.uid)));
         if let Err(error) = guest.reboot_to_loader() {
             output::say(format!("it does not go into its loader by itself ({error}); use its button"));
             return Ok(false);
         }
         Ok(true)
+    }
+
+    /// Where the pad is: for `auto`, where a board of that kind is.
+    fn pad<'a>(&'a self, board: &'static Board) -> &'a str {
+        if self.pad == "auto" { board.port } else { &self.pad }
     }
 
     fn find(&self, board: &'static Board, coming: bool) -> Result<Drive, FlashError> {
@@ -175,6 +200,20 @@ impl FlashPad {
         self.drive.is_none() && which(tool.program).is_some()
     }
 
+    /// Calls it; for a board that is only now going into its loader, until that is there.
+    fn when_there(&self, tool: Tool, coming: bool) -> anyhow::Result<()> {
+        let end = Instant::now() + DRIVE;
+        loop {
+            match self.call(tool) {
+                Err(why) if coming && Instant::now() < end => {
+                    output::say(format!("{why}; the board may not be in its loader yet: trying again"));
+                    std::thread::sleep(Duration::from_secs(1));
+                }
+                other => return other,
+            }
+        }
+    }
+
     /// Calls a program that takes a file: of firmware that is built in, a file for as long as that lasts.
     fn call(&self, tool: Tool) -> anyhow::Result<()> {
         if self.firmware != "built-in" {
@@ -188,11 +227,11 @@ impl FlashPad {
     }
 
     /// Waits for the greeting of what was flashed.
-    fn after(&self, plate: &Plate) -> anyhow::Result<()> {
+    fn after(&self, board: &'static Board, plate: &Plate) -> anyhow::Result<()> {
         let end = Instant::now() + BOOT;
         loop {
             let left = end.saturating_duration_since(Instant::now());
-            let (_guest, hello) = greet(&self.pad, self.state.as_deref(), left)?;
+            let (_guest, hello) = greet(self.pad(board), self.state.as_deref(), left)?;
             let runs = (hello.firmware, hello.firmware_hash);
             if runs == (plate.version, plate.digest) {
                 return Ok(());

@@ -26,6 +26,7 @@ use serde_json::{Value, json};
 
 use crate::exit::fail;
 use crate::output;
+use crate::precision::{self, Precise};
 
 /// Watches, answers, is told, learns: until it is stopped.
 #[derive(Args)]
@@ -72,6 +73,9 @@ pub(crate) struct Listen {
     /// features can be made again when another body is tuned.
     #[arg(long, value_name = "QUOTA")]
     keep_inputs: Option<Quota>,
+    /// What products of floats with fixed weights are computed in; the rest is always f32.
+    #[arg(long, value_enum, default_value_t = Precise::F32)]
+    precision: Precise,
     #[command(flatten)]
     learning: super::Learning,
     /// Which answer is shown: the most probable one, or others too now and then, recorded with their probability.
@@ -126,7 +130,8 @@ impl Listen {
             config.policy.allow_unpaired();
         }
         let state = StateDir::resolve(self.state.as_deref())?;
-        let model = Model::open(Bundle::open(&self.bundle)?, SessionOptions::default())?;
+        let options = SessionOptions { precision: self.precision.asked(), ..SessionOptions::default() };
+        let model = Model::open(Bundle::open(&self.bundle)?, options)?;
         let settings = Settings {
             display: match self.display {
                 Shows::Argmax => Display::Argmax,
@@ -163,6 +168,9 @@ impl Listen {
             app.current().map_or("factory", |a| a.as_str()),
             state.root().display()
         );
+        if let Some(told) = precision::told(app.model().session().precision()) {
+            output::say(format!("hone listens: {told}"));
+        }
         let mut gone = false;
         let jsonl = self.jsonl;
         let done = listen(&mut app, config, &heard, &stop, |app, what| {
@@ -283,6 +291,7 @@ fn as_json(app: &App, what: &Happening<'_>) -> Option<Value> {
             "event": "shown", "prediction_id": prediction_id, "label": classes.name(answer.class), "p": answer.p(),
             "confidence": answer.confidence, "mu": answer.mu, "ask": ask.name(),
             "latency_ms": answer.seen.latency.as_secs_f64() * 1e3, "reason": format!("{reason:?}"),
+            "precision": app.model().session().precision().name(),
             "notes": answer.seen.notes.iter().chain(notes).collect::<Vec<_>>(),
         }),
         Happening::Learned(Learned::Press { id, outcome }) => {
@@ -314,7 +323,9 @@ fn as_json(app: &App, what: &Happening<'_>) -> Option<Value> {
         Happening::Pad(Notice::Remark { source, text }) => {
             json!({"event": "pad-remark", "source": source, "what": text})
         }
-        Happening::Pad(Notice::Searching { why }) => json!({"event": "pad-searching", "why": why}),
+        Happening::Pad(Notice::Searching { why, absent }) => {
+            json!({"event": "pad-searching", "why": why, "absent": absent})
+        }
         Happening::Pad(Notice::Refused { source, why }) => {
             json!({"event": "pad-refused", "source": source, "why": format!("{why:?}")})
         }

@@ -14,7 +14,7 @@ use hone_runtime::config::Config;
 use hone_runtime::feedback::emulate::{Emulator, EmulatorConfig, parse_script};
 use hone_runtime::feedback::keys::{PadKeys, check_code, parse_uid};
 use hone_runtime::feedback::serial::{PortInfo, list_ports};
-use hone_runtime::feedback::setup::{self, Guest, PadHello};
+use hone_runtime::feedback::setup::{self, Guest, PadHello, SetupError};
 use hone_runtime::feedback::source::{self, Source, SourceError};
 use hone_runtime::feedback::{Notice, uid_text};
 use hone_runtime::model::Model;
@@ -189,10 +189,17 @@ fn list(as_json: bool) -> anyhow::Result<()> {
 
 /// Greets the one pad that `name` names.
 pub(super) fn greet(name: &str, state: Option<&Path>, patience: Duration) -> anyhow::Result<(Guest, PadHello)> {
-    meet(name, state, patience, false)
+    meet(name, state, patience, false)?.map_err(|error| fail(Class::Device, error.to_string()))
 }
 
-fn meet(name: &str, state: Option<&Path>, patience: Duration, for_pairing: bool) -> anyhow::Result<(Guest, PadHello)> {
+/// As [`greet`], or for a pad that may have another host; that it does not greet is told apart from a name that names no
+/// one pad.
+pub(super) fn meet(
+    name: &str,
+    state: Option<&Path>,
+    patience: Duration,
+    for_pairing: bool,
+) -> anyhow::Result<Result<(Guest, PadHello), SetupError>> {
     let settings = Config::load(None)?;
     let mut found = sources(&[name.to_owned()], &settings)?;
     if found.len() > 1 {
@@ -201,12 +208,11 @@ fn meet(name: &str, state: Option<&Path>, patience: Duration, for_pairing: bool)
     }
     let source = found.pop().ok_or_else(|| fail(Class::Usage, "name a pad; `hone pad list` has what is here"))?;
     let keys = PadKeys::of(&StateDir::resolve(state)?);
-    let greeted = if for_pairing {
+    Ok(if for_pairing {
         Guest::greet_for_pairing(source, keys, patience)
     } else {
         Guest::greet(source, Some(keys), patience)
-    };
-    greeted.map_err(|error| fail(Class::Device, error.to_string()))
+    })
 }
 
 fn introduce(hello: &PadHello) -> String {
@@ -262,7 +268,8 @@ impl Test {
 
 impl PairArgs {
     fn run(self) -> anyhow::Result<()> {
-        let (guest, hello) = meet(&self.pad, self.state.as_deref(), GREETING, true)?;
+        let (guest, hello) = meet(&self.pad, self.state.as_deref(), GREETING, true)?
+            .map_err(|error| fail(Class::Device, error.to_string()))?;
         output::say(introduce(&hello));
         if hello.buttons < 2 {
             output::say("it has one button; a pad with fewer than two is paired when it is flashed");

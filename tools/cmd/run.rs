@@ -19,6 +19,7 @@ use serde::Serialize;
 
 use crate::device::{self, Choice};
 use crate::exit::fail;
+use crate::precision::{self, Precise};
 use crate::{input, output};
 
 /// Runs a bundle on an image, a sound, a text or sensor lines, or any ONNX file on tensors.
@@ -53,6 +54,9 @@ pub(crate) struct Run {
     /// Where to run.
     #[arg(long, value_enum, default_value_t = Choice::Cpu)]
     device: Choice,
+    /// What products of floats with fixed weights are computed in; the rest is always f32.
+    #[arg(long, value_enum, default_value_t = Precise::F32)]
+    precision: Precise,
     /// Run every operator by its reference function.
     #[arg(long)]
     reference: bool,
@@ -107,6 +111,9 @@ struct Document {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     where_it_ran: Vec<String>,
     precision: &'static str,
+    /// Why, where another than f32 was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    precision_why: Option<String>,
     adapter: String,
     notes: Vec<Note>,
 }
@@ -132,6 +139,9 @@ impl Run {
         for w in &document.where_it_ran {
             eprintln!("{w}");
         }
+        if let Some(why) = &document.precision_why {
+            eprintln!("products in {}: {why}", document.precision);
+        }
         for n in &document.notes {
             eprintln!("note: {n}");
         }
@@ -139,7 +149,8 @@ impl Run {
     }
 
     fn options(&self, device: Device) -> SessionOptions {
-        SessionOptions { reference: self.reference, device, ..SessionOptions::default() }
+        let precision = self.precision.asked();
+        SessionOptions { reference: self.reference, device, precision, ..SessionOptions::default() }
     }
 
     fn on_sample(&self) -> anyhow::Result<Document> {
@@ -208,7 +219,8 @@ impl Run {
             latency_ms: seen.latency.as_secs_f64() * 1e3,
             device: chosen.name,
             where_it_ran: chosen.why.into_iter().chain(device::told(model.session().on_gpu().as_ref())).collect(),
-            precision: "f32",
+            precision: model.session().precision().name(),
+            precision_why: precision::why(model.session().precision()),
             adapter: id.map_or_else(|| "factory".to_string(), |id| id.to_string()),
             notes: seen.notes,
         })
@@ -242,7 +254,8 @@ impl Run {
             latency_ms,
             device: chosen.name,
             where_it_ran: chosen.why.into_iter().chain(device::told(session.on_gpu().as_ref())).collect(),
-            precision: "f32",
+            precision: session.precision().name(),
+            precision_why: precision::why(session.precision()),
             adapter: self.adapter.as_ref().map_or_else(|| "factory".into(), |p| p.display().to_string()),
             notes: Vec::new(),
         })

@@ -1,7 +1,8 @@
-//! Gradients of what normalises rows: softmax, its logarithm, layer normalisation.
+//! Gradients of what normalises rows, softmax, its logarithm and layer normalisation, and of Gelu.
 //!
 //! `dy` is the gradient of the loss by the result, `dx` that by the operand. Sums over the rows go in the order of the
 //! rows, so that results do not depend on the number of threads.
+use crate::elementwise::{erf, exp, tanh};
 use crate::isa::{Isa, on_isa};
 
 /// Of the softmax `y` of rows of `n`: `y · (dy - Σ dy · y)`; with `log`, of its logarithm `y`: `dy - e^y · Σ dy`.
@@ -50,6 +51,18 @@ pub fn layer_norm_parameters(norm: LayerNorm<'_>, dy: &[f32], x: &[f32], dgain: 
     layer_norm_parameters_on(Isa::best(), norm, dy, x, dgain, dbias);
 }
 
+/// Of `x · Φ(x)`: `dy · (Φ(x) + x φ(x))`; or of its form by tanh.
+///
+/// # Panics
+/// When a slice is shorter than `dx`.
+pub fn gelu(by_tanh: bool, dy: &[f32], x: &[f32], dx: &mut [f32]) {
+    gelu_on(Isa::best(), by_tanh, dy, x, dx);
+}
+
+on_isa! {
+    /// [`gelu`] on one instruction set.
+    pub fn gelu_on = any_gelu; (by_tanh: bool, dy: &[f32], x: &[f32], dx: &mut [f32])
+}
 on_isa! {
     /// [`softmax`] on one instruction set.
     pub fn softmax_on = any_softmax; (n: usize, log: bool, dy: &[f32], y: &[f32], dx: &mut [f32])
@@ -89,6 +102,32 @@ fn sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
         rest += f(j);
     }
     rest + lanes.iter().sum::<f32>()
+}
+
+#[inline(always)]
+fn any_gelu(by_tanh: bool, dy: &[f32], x: &[f32], dx: &mut [f32]) {
+    let (dy, x) = (&dy[..dx.len()], &x[..dx.len()]);
+    let each = dx.iter_mut().zip(dy).zip(x);
+    if by_tanh {
+        each.for_each(|((dx, dy), x)| *dx = dy * gelu_tanh_slope(*x));
+    } else {
+        each.for_each(|((dx, dy), x)| *dx = dy * gelu_slope(*x));
+    }
+}
+
+#[inline(always)]
+fn gelu_slope(x: f32) -> f32 {
+    // 1 / √(2π).
+    const DENSITY: f32 = 0.398_942_3;
+    0.5 * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2)) + x * DENSITY * exp(-0.5 * x * x)
+}
+
+#[inline(always)]
+fn gelu_tanh_slope(x: f32) -> f32 {
+    // √(2/π).
+    const ROOT: f32 = 0.797_884_6;
+    let t = tanh(ROOT * (x + 0.044_715 * x * x * x));
+    0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * ROOT * (1.0 + 3.0 * 0.044_715 * x * x)
 }
 
 #[inline(always)]
@@ -272,6 +311,37 @@ mod tests {
                         assert!((f64::from(dbias[i]) - want_bias[i]).abs() <= allowed);
                     }
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn the_gradient_of_gelu_is_the_derivative_of_its_formula_on_every_instruction_set() {
+        // Central differences of the formulas in f64, whose own error is below 1e-9 here.
+        let erf = |x: f64| {
+            let (mut term, mut sum) = (x, x);
+            for n in 1..200 {
+                term *= -x * x / f64::from(n);
+                sum += term / f64::from(2 * n + 1);
+            }
+            sum * std::f64::consts::FRAC_2_SQRT_PI
+        };
+        let exact = |x: f64| 0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2));
+        let by_tanh =
+            |x: f64| 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x)).tanh());
+        let x: Vec<f32> = (-80..=80).map(|i| i as f32 / 20.0).collect();
+        let dy: Vec<f32> = (0..x.len()).map(|i| 1.0 + (i % 7) as f32 / 8.0).collect();
+        for isa in Isa::ALL.into_iter().filter(|i| i.available()) {
+            for tanh in [false, true] {
+                let f = |x: f64| if tanh { by_tanh(x) } else { exact(x) };
+                let mut dx = vec![f32::NAN; x.len() + 2];
+                gelu_on(isa, tanh, &dy, &x, &mut dx[..x.len()]);
+                for ((x, dy), dx) in x.iter().zip(&dy).zip(&dx) {
+                    let (x, h) = (f64::from(*x), 1e-5);
+                    let want = f64::from(*dy) * (f(x + h) - f(x - h)) / (2.0 * h);
+                    assert!((f64::from(*dx) - want).abs() < 2e-6, "{isa:?} {tanh} {x}: {dx} {want}");
+                }
+                assert!(dx[x.len()..].iter().all(|v| v.is_nan()), "{isa:?} wrote past its output");
             }
         }
     }

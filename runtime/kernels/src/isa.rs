@@ -44,6 +44,66 @@ impl Isa {
     }
 }
 
+/// How a product with packed weights is computed: an instruction set, and for weights of bf16 perhaps instructions that
+/// multiply pairs of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Multiply-adds of `f32`; bf16 is widened when it is loaded.
+    Floats(Isa),
+    /// `vdpbf16ps` on 64 bytes (Intel Cooper Lake and Sapphire Rapids, AMD Zen 4, and later).
+    Avx512Bf16,
+    /// `bfmmla` on 16 bytes (Armv8.6: Neoverse V1 and N2, Cortex-A510, A710 and later).
+    Bfmmla,
+    /// `bfdot` on 16 bytes: the same CPUs.
+    Bfdot,
+}
+
+impl Form {
+    /// Every form, best first.
+    pub const ALL: [Form; 6] = [
+        Form::Avx512Bf16,
+        Form::Bfmmla,
+        Form::Bfdot,
+        Form::Floats(Isa::Avx512),
+        Form::Floats(Isa::Avx2),
+        Form::Floats(Isa::Any),
+    ];
+
+    /// Whether this CPU has it.
+    pub fn available(self) -> bool {
+        match self {
+            Form::Floats(isa) => isa.available(),
+            #[cfg(target_arch = "x86_64")]
+            Form::Avx512Bf16 => Isa::Avx512.available() && std::arch::is_x86_feature_detected!("avx512bf16"),
+            #[cfg(target_arch = "aarch64")]
+            Form::Bfmmla | Form::Bfdot => std::arch::is_aarch64_feature_detected!("bf16"),
+            #[cfg(not(target_arch = "x86_64"))]
+            Form::Avx512Bf16 => false,
+            #[cfg(not(target_arch = "aarch64"))]
+            Form::Bfmmla | Form::Bfdot => false,
+        }
+    }
+
+    /// The best this CPU has.
+    pub fn best() -> Form {
+        Form::ALL.into_iter().find(|f| f.available()).unwrap_or(Form::Floats(Isa::Any))
+    }
+
+    /// Whether it multiplies bf16 without widening it.
+    pub fn multiplies_bf16(self) -> bool {
+        !matches!(self, Form::Floats(_))
+    }
+
+    /// What computes everything else.
+    pub fn isa(self) -> Isa {
+        match self {
+            Form::Floats(isa) => isa,
+            Form::Avx512Bf16 => Isa::Avx512,
+            Form::Bfmmla | Form::Bfdot => Isa::Any,
+        }
+    }
+}
+
 /// Defines `fn NAME(isa, …)`, which runs an `#[inline(always)]` function of the same arguments compiled for `isa`, or
 /// for the whole crate's features where this CPU has not got it.
 macro_rules! on_isa {

@@ -8,6 +8,7 @@
 
 pub mod activation;
 pub mod attention;
+pub mod bf16;
 pub mod cell;
 pub mod conv;
 pub mod elementwise;
@@ -21,6 +22,7 @@ pub mod nhwc;
 pub mod nhwc_pool;
 pub mod normalise;
 pub mod optimize;
+pub mod panels;
 pub mod pool;
 pub mod product;
 pub mod qconv;

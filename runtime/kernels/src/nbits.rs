@@ -3,6 +3,9 @@
 //! Dimension letters: `M` rows of `x`, `K` reduction, `N` rows of the weight. A row of the weight is `K` codes rounded up to
 //! whole blocks, the low bits of a byte first; each block has a scale `s` and a zero point `z`.
 
+use crate::isa::{Isa, on_isa};
+use crate::simd::{F32s, per_isa};
+
 /// The shape of a weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
@@ -91,12 +94,40 @@ pub fn split(s: Shape, x: &[f32], out: &mut [f32]) {
     }
 }
 
+/// `y[r][j]` for the rows laid out one after another in `x`, at most [`ROWS`]; `bias` has `N` entries or none.
+///
+/// # Panics
+/// When a slice is shorter than its shape says.
+pub fn rows(w: &Weight<'_>, m: usize, x: &[f32], bias: &[f32], y: &mut [f32]) {
+    rows_on(Isa::best(), w, m, x, bias, y);
+}
+
+/// [`rows`] on one instruction set; returns false where this CPU has not got it.
+///
+/// # Panics
+/// As [`rows`].
+pub fn rows_on(isa: Isa, w: &Weight<'_>, m: usize, x: &[f32], bias: &[f32], y: &mut [f32]) -> bool {
+    if !isa.available() {
+        return false;
+    }
+    let (s, blocks) = (w.shape, w.shape.n * w.shape.blocks());
+    assert!((1..=ROWS).contains(&m), "rows are few");
+    assert!(w.codes.len() >= blocks * s.block_bytes(), "codes are fewer than the shape says");
+    assert!(w.scale.len() >= blocks && (w.zero.len() == 1 || w.zero.len() >= blocks), "a block has no scale or zero");
+    assert!(x.len() >= m * s.split_len() && y.len() >= m * s.n, "x or y is shorter than its shape says");
+    if s.block_bytes().is_multiple_of(BYTES) {
+        // SAFETY: the CPU has the instructions, and every slice is as long as its shape says.
+        unsafe { whole::on(isa, w, m, x, bias, y) };
+    } else {
+        narrow(isa, w, m, x, bias, y);
+    }
+    true
+}
+
+on_isa! { fn narrow = rows_any; (w: &Weight<'_>, m: usize, x: &[f32], bias: &[f32], y: &mut [f32]) }
+per_isa! { whole = rows_whole; (w: &Weight<'_>, m: usize, x: &[f32], bias: &[f32], y: &mut [f32]) }
+
 crate::dispatched! {
-    /// `y[r][j]` for the rows laid out one after another in `x`, at most [`ROWS`]; `bias` has `N` entries or none.
-    ///
-    /// # Panics
-    /// When a slice is shorter than its shape says.
-    pub fn rows(w: &Weight<'_>, m: usize, x: &[f32], bias: &[f32], y: &mut [f32]) = rows_any;
     /// Dequantises rows `first..first + 16` of the weight into a panel of [`crate::gemm`]: `panel[k][j]`, zeros where there is
     /// no such row. `spare` has room for 16 blocks.
     ///
@@ -105,18 +136,108 @@ crate::dispatched! {
     pub fn panel(w: &Weight<'_>, first: usize, spare: &mut [f32], panel: &mut [f32]) = panel_any;
 }
 
+/// Bytes of codes taken together.
+const BYTES: usize = 16;
+
+/// # Safety
+/// As [`by_bits`], with at most [`ROWS`] rows.
+#[inline(always)]
+unsafe fn rows_whole<S: F32s>(w: &Weight<'_>, m: usize, x: &[f32], bias: &[f32], y: &mut [f32]) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match m {
+            1 => by_bits::<S, 1>(w, x, bias, y),
+            2 => by_bits::<S, 2>(w, x, bias, y),
+            3 => by_bits::<S, 3>(w, x, bias, y),
+            _ => by_bits::<S, ROWS>(w, x, bias, y),
+        }
+    }
+}
+
+/// # Safety
+/// Every slice is as long as its shape says, with `R` rows; a block has a multiple of [`BYTES`] bytes; and the CPU has the
+/// instructions.
+#[inline(always)]
+unsafe fn by_bits<S: F32s, const R: usize>(w: &Weight<'_>, x: &[f32], bias: &[f32], y: &mut [f32]) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match (w.shape.bits, w.shape.block_bytes() == BYTES) {
+            (8, _) => whole_blocks::<S, 8, false, R>(w, x, bias, y),
+            (4, true) => whole_blocks::<S, 4, true, R>(w, x, bias, y),
+            (4, false) => whole_blocks::<S, 4, false, R>(w, x, bias, y),
+            _ => whole_blocks::<S, 2, false, R>(w, x, bias, y),
+        }
+    }
+}
+
+/// # Safety
+/// As [`by_bits`]; `ONE` only where a block has [`BYTES`] bytes.
+#[inline(always)]
+unsafe fn whole_blocks<S: F32s, const BITS: usize, const ONE: bool, const R: usize>(
+    w: &Weight<'_>,
+    x: &[f32],
+    bias: &[f32],
+    y: &mut [f32],
+) {
+    let s = w.shape;
+    let (blocks, bytes) = (s.blocks(), s.block_bytes());
+    let mask = 0x0101_0101_0101_0101 * ((1u64 << BITS) - 1);
+    let one_zero = w.zero.len() == 1;
+    for j in 0..s.n {
+        // SAFETY: the caller's promise: codes and rows are as long as the shape says, and a code has `LANES` neighbours in its 16.
+        unsafe {
+            let codes = w.codes.as_ptr().add(j * blocks * bytes);
+            let (scale, zero) = (w.scale.as_ptr().add(j * blocks), w.zero.as_ptr());
+            let zero = if one_zero { zero } else { zero.add(j * blocks) };
+            let mut acc = [S::splat(0.0); R];
+            for b in 0..blocks {
+                let z = S::splat(*zero.add(if one_zero { 0 } else { b }));
+                let mut part = [S::splat(0.0); R];
+                // One turn is most usual, and then no loop.
+                let mut i = 0;
+                loop {
+                    let words = codes.add(b * bytes + i).cast::<[u64; 2]>().read_unaligned();
+                    for q in 0..8 / BITS {
+                        // What a shift brings from the next byte is masked away.
+                        let parts = [words[0] >> (q * BITS) & mask, words[1] >> (q * BITS) & mask];
+                        for l in (0..BYTES).step_by(S::LANES) {
+                            let v = S::load_u8(parts.as_ptr().cast::<u8>().add(l)).sub(z);
+                            for r in 0..R {
+                                let x = x.as_ptr().add(r * s.split_len() + b * s.block + q * bytes + i + l);
+                                part[r] = S::load(x).mul_add(v, part[r]);
+                            }
+                        }
+                    }
+                    i += BYTES;
+                    if ONE || i >= bytes {
+                        break;
+                    }
+                }
+                let scale = S::splat(*scale.add(b));
+                for r in 0..R {
+                    acc[r] = part[r].mul_add(scale, acc[r]);
+                }
+            }
+            for r in 0..R {
+                let mut lanes = [0f32; 16];
+                acc[r].store(lanes.as_mut_ptr());
+                let sum: f32 = lanes[..S::LANES].iter().sum();
+                y[r * s.n + j] = sum + bias.get(j).copied().unwrap_or(0.0);
+            }
+        }
+    }
+}
+
 /// Most rows [`rows`] takes at once.
 pub const ROWS: usize = 4;
 
+/// Blocks too short for [`rows_whole`].
 #[inline(always)]
 fn rows_any(w: &Weight<'_>, m: usize, x: &[f32], bias: &[f32], y: &mut [f32]) {
     match (w.shape.bits, w.shape.block_bytes()) {
-        (8, _) => by_rows::<8, 16>(w, m, x, bias, y),
-        (4, 8) => by_rows::<4, 8>(w, m, x, bias, y),
-        (4, _) => by_rows::<4, 16>(w, m, x, bias, y),
+        (4, _) => by_rows::<4, 8>(w, m, x, bias, y),
         (_, 4) => by_rows::<2, 4>(w, m, x, bias, y),
-        (_, 8) => by_rows::<2, 8>(w, m, x, bias, y),
-        _ => by_rows::<2, 16>(w, m, x, bias, y),
+        _ => by_rows::<2, 8>(w, m, x, bias, y),
     }
 }
 
@@ -205,6 +326,7 @@ mod tests {
 
     #[test]
     fn every_width_and_block_agrees_with_the_formula_with_and_without_zero_points() {
+        let mut ran = 0;
         for bits in [2, 4, 8] {
             for (m, k, n, block) in
                 [(1, 64, 5, 16), (2, 100, 17, 32), (3, 128, 16, 64), (4, 300, 33, 128), (1, 20, 3, 256)]
@@ -223,14 +345,19 @@ mod tests {
                     for r in 0..m {
                         split(shape, &x[r * k..][..k], &mut laid[r * shape.split_len()..][..shape.split_len()]);
                     }
-                    let mut y = vec![f32::NAN; m * n + 1];
-                    rows(&w, m, &laid, &[], &mut y);
                     // K roundings each of the codes' products and of the zero points', all below 2^bits · max scale.
                     let tolerance = 2.0 * (k as f32 + 4.0) * f32::EPSILON * (1 << bits) as f32 * 0.03 * 2.0;
-                    for (e, f) in expected.iter().zip(&y) {
-                        assert!((e - f).abs() <= tolerance, "{bits} bits {m}x{k}x{n}/{block}: {e} {f}");
+                    for isa in Isa::ALL {
+                        let mut y = vec![f32::NAN; m * n + 1];
+                        if !rows_on(isa, &w, m, &laid, &[], &mut y) {
+                            continue;
+                        }
+                        ran += 1;
+                        for (e, f) in expected.iter().zip(&y) {
+                            assert!((e - f).abs() <= tolerance, "{isa:?} {bits} bits {m}x{k}x{n}/{block}: {e} {f}");
+                        }
+                        assert!(y[m * n].is_nan());
                     }
-                    assert!(y[m * n].is_nan());
                     let (mut spare, mut dense) = (vec![0.0; 16 * block], vec![0.0; 16 * k]);
                     for first in (0..n).step_by(16) {
                         panel(&w, first, &mut spare, &mut dense);
@@ -244,5 +371,6 @@ mod tests {
                 }
             }
         }
+        assert!(ran > 0, "no instruction set ran");
     }
 }

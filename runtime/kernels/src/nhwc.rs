@@ -11,7 +11,7 @@ use std::ops::Range;
 use crate::conv::Window;
 use crate::epilogue::{self, Activation, Epilogue};
 use crate::gemm::{self, NR, Out, Packed, Shares, share};
-use crate::isa::Isa;
+use crate::isa::{Form, Isa};
 use crate::simd::{F32s, per_isa};
 use crate::threads::Pool;
 use crate::tile::{BLOCK, Job, Weight, load, tile_rows};
@@ -32,7 +32,8 @@ pub struct Conv<'a> {
     pub groups: usize,
     /// `[N, …, C]`.
     pub x: &'a [f32],
-    /// For each group the matrix `[O/G, taps · C/G]` (channels innermost) packed by [`gemm::pack`], one after the other.
+    /// For each group the matrix `[O/G, taps · C/G]` (channels innermost) packed by [`gemm::pack`] or [`crate::bf16::pack`], one
+    /// after the other.
     pub w: Packed<'a>,
     /// `O` floats to add, if any.
     pub bias: Option<&'a [f32]>,
@@ -48,7 +49,7 @@ impl Conv<'_> {
 
     /// Elements the packed weights take.
     pub fn packed_len(&self) -> usize {
-        self.groups * gemm::packed_len(self.outputs / self.groups, self.k())
+        self.groups * self.w.needs(self.outputs / self.groups, self.k())
     }
 
     /// Output positions of all images.
@@ -62,14 +63,10 @@ impl Conv<'_> {
         assert!(self.groups > 0 && self.outputs.is_multiple_of(self.groups), "groups divide the channels out");
         assert!(self.x.len() >= self.batch * self.window.pixels() * self.channels, "x is shorter than its shape says");
         assert!(y.len() >= self.rows() * self.outputs, "y is shorter than its shape says");
-        let held = match self.w {
-            Packed::F32(w) => w.len(),
-            Packed::I8 { q, scale } => {
-                assert!(scale.len() >= self.outputs, "there are fewer scales than channels out");
-                q.len()
-            }
-        };
-        assert!(held >= self.packed_len(), "w is shorter than its shape says");
+        if let Packed::I8 { scale, .. } = self.w {
+            assert!(scale.len() >= self.outputs, "there are fewer scales than channels out");
+        }
+        assert!(self.w.len() >= self.packed_len(), "w is shorter than its shape says");
         assert!(self.bias.is_none_or(|b| b.len() >= self.outputs), "the bias is shorter than the channels out");
         let residual = self.epilogue.residual;
         assert!(residual.is_none_or(|r| r.len() >= self.rows() * self.outputs), "the residual is shorter than y");
@@ -98,12 +95,8 @@ pub fn reference(c: &Conv<'_>, y: &mut [f32]) {
                 let Some(i) = pixel(g, out, tap) else { continue };
                 for ch in 0..cg {
                     let k = tap * cg + ch;
-                    let at = group * gemm::packed_len(og, c.k()) + ((j / NR) * c.k() + k) * NR + j % NR;
-                    let w = match c.w {
-                        Packed::F32(w) => f64::from(w[at]),
-                        Packed::I8 { q, scale } => f64::from(q[at]) * f64::from(scale[o]),
-                    };
-                    sum += f64::from(c.x[(image * g.pixels() + i) * c.channels + group * cg + ch]) * w;
+                    let x = c.x[(image * g.pixels() + i) * c.channels + group * cg + ch];
+                    sum += c.w.left(x) * c.w.at(group, [og, c.k()], j, k, group * og);
                 }
             }
             y[row * c.outputs + o] = finished(&c.epilogue, sum, row * c.outputs + o);
@@ -134,22 +127,22 @@ const WORTH_SHARING: usize = 1 << 16;
 /// # Panics
 /// When a slice is shorter than its shape says, or [`supports`] says no: a planner's mistake, checked there.
 pub fn conv(pool: &Pool, c: &Conv<'_>, y: &mut [f32]) {
-    conv_on(Isa::best(), pool, c, y);
+    conv_on(Form::best(), pool, c, y);
 }
 
-/// [`conv`] on one instruction set; returns false where this CPU has not got it.
+/// [`conv`] in one form; returns false where this CPU has not got it.
 ///
 /// # Panics
 /// As [`conv`].
-pub fn conv_on(isa: Isa, pool: &Pool, c: &Conv<'_>, y: &mut [f32]) -> bool {
-    if !isa.available() {
+pub fn conv_on(form: Form, pool: &Pool, c: &Conv<'_>, y: &mut [f32]) -> bool {
+    if !form.available() {
         return false;
     }
     c.check(y);
     if c.groups == 1 && c.window.pointwise() {
         let (m, k, n) = (c.rows(), c.channels, c.outputs);
         let g = gemm::Gemm { m, k, n, x: c.x, x_stride: k, w: c.w, bias: c.bias, accumulate: false };
-        gemm::fused_on(isa, pool, &g, &c.epilogue, y);
+        gemm::fused_on(form, pool, &g, &c.epilogue, y);
         return true;
     }
     let threads = if c.rows() * c.k() * c.outputs < WORTH_SHARING { 1 } else { pool.threads() };
@@ -158,7 +151,7 @@ pub fn conv_on(isa: Isa, pool: &Pool, c: &Conv<'_>, y: &mut [f32]) -> bool {
     pool.run(c.groups * shares.count(), &|i| {
         let (rows, panels) = shares.part(i % shares.count());
         // SAFETY: the CPU has the instruction set, `check` has seen the lengths, and no other call has these rows and columns.
-        unsafe { part(isa, c, i / shares.count(), rows, panels, out.start()) };
+        unsafe { part(form, c, i / shares.count(), rows, panels, out.start()) };
     });
     true
 }
@@ -167,12 +160,13 @@ pub fn conv_on(isa: Isa, pool: &Pool, c: &Conv<'_>, y: &mut [f32]) -> bool {
 ///
 /// # Safety
 /// `check` has passed, the rows and panels exist, nobody else is at those results, and the CPU has the instructions.
-unsafe fn part(isa: Isa, c: &Conv<'_>, group: usize, rows: Range<usize>, panels: Range<usize>, y: *mut f32) {
+unsafe fn part(form: Form, c: &Conv<'_>, group: usize, rows: Range<usize>, panels: Range<usize>, y: *mut f32) {
     // SAFETY: the caller's promise.
     unsafe {
         match c.w {
-            Packed::F32(w) => blocks(isa, c, w.as_ptr(), std::ptr::null(), group, rows, panels, y),
-            Packed::I8 { q, scale } => blocks(isa, c, q.as_ptr(), scale.as_ptr(), group, rows, panels, y),
+            Packed::F32(w) => blocks(form, c, w.as_ptr(), std::ptr::null(), group, rows, panels, y),
+            Packed::I8 { q, scale } => blocks(form, c, q.as_ptr(), scale.as_ptr(), group, rows, panels, y),
+            Packed::Bf16(w) => blocks(form, c, w.as_ptr(), std::ptr::null(), group, rows, panels, y),
         }
     }
 }
@@ -180,7 +174,7 @@ unsafe fn part(isa: Isa, c: &Conv<'_>, group: usize, rows: Range<usize>, panels:
 /// # Safety
 /// As [`part`].
 unsafe fn blocks<W: Weight>(
-    isa: Isa,
+    form: Form,
     c: &Conv<'_>,
     w: *const W,
     scale: *const f32,
@@ -195,7 +189,7 @@ unsafe fn blocks<W: Weight>(
     let residual = c.epilogue.residual.map_or(null, |r| r[first..].as_ptr());
     let after = c.epilogue.after;
     let job = Job {
-        w: w.wrapping_add(group * gemm::packed_len(og, k)),
+        w: w.wrapping_add(group * c.w.needs(og, k)),
         k,
         n: og,
         scale: scale.wrapping_add(first),
@@ -209,7 +203,7 @@ unsafe fn blocks<W: Weight>(
     let geometry = Geometry::new(&c.window, c.channels, cg, 1, true);
     let mut memory = MaybeUninit::uninit();
     let scratch = Scratch::of(&mut memory, cg, 0f32);
-    let height = tile_rows(isa);
+    let height = tile_rows(form.isa());
     let most = (BLOCK / k.max(1)).clamp(4 * height, 64 * height);
     let mut row = rows.start;
     while row < rows.end {
@@ -217,7 +211,7 @@ unsafe fn blocks<W: Weight>(
         unsafe {
             let x = c.x.as_ptr().wrapping_add(group * cg);
             let count = geometry.rows(x, row, most.min(rows.end - row), height, scratch);
-            W::block(isa, &job, &scratch.table, panels.clone());
+            W::block(form, &job, &scratch.table, panels.clone());
             row += count;
         }
     }
@@ -547,6 +541,7 @@ unsafe fn vectors<S: F32s, const X: usize, const V: usize, const WHOLE: bool>(
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::bf16::{self, Pair};
 
     pub(crate) fn noise(n: usize, seed: u32) -> Vec<f32> {
         let mut s = seed.wrapping_mul(2_654_435_761) | 1;
@@ -602,17 +597,27 @@ pub(crate) mod tests {
         assert!(found[want.len()..].iter().all(|v| v.is_nan()), "{what} wrote past its output");
     }
 
+    /// What the weights are.
+    #[derive(Clone, Copy)]
+    enum Weights {
+        F32,
+        I8,
+        Bf16,
+    }
+
     #[test]
-    fn every_convolution_is_the_formula_on_every_instruction_set_and_nothing_else_is_written() {
+    fn every_convolution_is_the_formula_in_every_form_and_nothing_else_is_written() {
         let mut ran = 0;
-        for isa in Isa::ALL {
+        for form in Form::ALL {
             for window in windows() {
-                for (batch, cg, og, groups, int8) in [
-                    (1, 3, 20, 1, false),
-                    (2, 16, 7, 1, false),
-                    (1, 5, 24, 2, true),
-                    (2, 20, 49, 1, false),
-                    (1, 1, 3, 3, false),
+                for (batch, cg, og, groups, weights) in [
+                    (1, 3, 20, 1, Weights::F32),
+                    (2, 16, 7, 1, Weights::F32),
+                    (1, 5, 24, 2, Weights::I8),
+                    (2, 20, 49, 1, Weights::F32),
+                    (1, 1, 3, 3, Weights::F32),
+                    (1, 5, 24, 2, Weights::Bf16),
+                    (2, 20, 49, 1, Weights::Bf16),
                 ] {
                     let (channels, outputs) = (cg * groups, og * groups);
                     let k = window.taps() * cg;
@@ -623,12 +628,19 @@ pub(crate) mod tests {
                     let w = noise(outputs * k, 7);
                     let size = gemm::packed_len(og, k);
                     let (mut packed, mut packed_q) = (vec![0f32; groups * size], vec![0i8; groups * size]);
+                    let pairs_size = bf16::packed_len(og, k);
+                    let mut pairs = vec![Pair::default(); groups * pairs_size];
                     for g in 0..groups {
                         let at = |j: usize, kk: usize| w[(g * og + j) * k + kk];
                         gemm::pack(og, k, at, &mut packed[g * size..]);
+                        bf16::pack(og, k, at, &mut pairs[g * pairs_size..]);
                         gemm::pack(og, k, |j, kk| (at(j, kk) * 127.0) as i8, &mut packed_q[g * size..]);
                     }
-                    let w = if int8 { Packed::I8 { q: &packed_q, scale: &scale } } else { Packed::F32(&packed) };
+                    let w = match weights {
+                        Weights::F32 => Packed::F32(&packed),
+                        Weights::I8 => Packed::I8 { q: &packed_q, scale: &scale },
+                        Weights::Bf16 => Packed::Bf16(&pairs),
+                    };
                     for (residual, after, activation) in EPILOGUES {
                         let epilogue = Epilogue { residual: residual.then_some(&add[..]), after, activation };
                         let bias = Some(&bias[..]);
@@ -637,17 +649,17 @@ pub(crate) mod tests {
                         reference(&c, &mut want);
                         for threads in [1, 3] {
                             let mut found = vec![f32::NAN; want.len() + 20];
-                            if !conv_on(isa, &Pool::new(threads), &c, &mut found) {
+                            if !conv_on(form, &Pool::new(threads), &c, &mut found) {
                                 continue;
                             }
                             ran += 1;
-                            close(&want, &found, k, &format!("{isa:?} {window:?} {cg}x{groups} to {og}"));
+                            close(&want, &found, k, &format!("{form:?} {window:?} {cg}x{groups} to {og}"));
                         }
                     }
                 }
             }
         }
-        assert!(ran > 0, "no instruction set ran");
+        assert!(ran > 0, "no form ran");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //!
 //! Dimension letters: `M` rows of `a`, `K` reduction, `N` columns of `y`.
 use crate::isa::{Isa, on_isa};
+use crate::panels::{Lying, panel};
 use crate::reduce::fold_row;
 
 /// Rows from which packing the right operand is worth it.
@@ -34,44 +35,26 @@ pub fn product(m: usize, k: usize, n: usize, transposed: bool, a: &[f32], b: &[f
     product_on(Isa::best(), m, k, n, transposed, a, b, y);
 }
 
-/// [`crate::gemm::pack`] of `b: [K, N]`, whole vectors at a time.
+/// [`crate::gemm::pack`] of `b: [K, N]`, panel by panel.
 ///
 /// # Panics
 /// When a slice is shorter than its shape says.
 pub fn pack_plain(n: usize, k: usize, b: &[f32], out: &mut [f32]) {
-    const W: usize = crate::gemm::NR;
-    for (p, panel) in out.chunks_exact_mut((k * W).max(1)).take(n.div_ceil(W)).enumerate() {
-        let first = p * W;
-        let width = W.min(n - first);
-        for (kk, out) in panel.as_chunks_mut::<W>().0.iter_mut().enumerate() {
-            let from = &b[kk * n + first..][..width];
-            match from.first_chunk::<W>() {
-                Some(whole) => *out = *whole,
-                None => {
-                    *out = [0.0; W];
-                    out[..width].copy_from_slice(from);
-                }
-            }
-        }
-    }
+    pack(n, k, false, b, out);
 }
 
-/// [`crate::gemm::pack`] of `b: [N, K]`, a column of a panel at a time.
+/// [`crate::gemm::pack`] of `b: [N, K]`, panel by panel.
 ///
 /// # Panics
 /// When a slice is shorter than its shape says.
 pub fn pack_transposed(n: usize, k: usize, b: &[f32], out: &mut [f32]) {
+    pack(n, k, true, b, out);
+}
+
+fn pack(n: usize, k: usize, transposed: bool, b: &[f32], out: &mut [f32]) {
     const W: usize = crate::gemm::NR;
-    for (p, panel) in out.chunks_exact_mut((k * W).max(1)).take(n.div_ceil(W)).enumerate() {
-        for j in 0..W {
-            let column = p * W + j;
-            if column < n {
-                let from = &b[column * k..][..k];
-                panel.as_chunks_mut::<W>().0.iter_mut().zip(from).for_each(|(o, &v)| o[j] = v);
-            } else {
-                panel.as_chunks_mut::<W>().0.iter_mut().for_each(|o| o[j] = 0.0);
-            }
-        }
+    for (p, out) in out.chunks_exact_mut((k * W).max(1)).take(n.div_ceil(W)).enumerate() {
+        panel(p, n, k, transposed, &Lying::F32(b), out);
     }
 }
 

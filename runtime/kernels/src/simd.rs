@@ -30,6 +30,8 @@ pub(crate) trait F32s: Copy {
     unsafe fn store_part(self, p: *mut f32, n: usize);
     /// `LANES` integers as floats.
     unsafe fn load_i8(p: *const i8) -> Self;
+    /// The bf16 in the low (`part` 0) or high (1) half of `LANES` words.
+    unsafe fn load_bf16(p: *const u32, part: usize) -> Self;
     unsafe fn add(self, b: Self) -> Self;
     unsafe fn sub(self, b: Self) -> Self;
     unsafe fn mul(self, b: Self) -> Self;
@@ -98,6 +100,12 @@ impl F32s for f32 {
     unsafe fn load_i8(p: *const i8) -> f32 {
         // SAFETY: the caller's promise.
         f32::from(unsafe { *p })
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(p: *const u32, part: usize) -> f32 {
+        // SAFETY: the caller's promise.
+        let word = unsafe { *p };
+        f32::from_bits(if part == 0 { word << 16 } else { word & 0xffff_0000 })
     }
     #[inline(always)]
     unsafe fn add(self, b: f32) -> f32 {
@@ -252,6 +260,18 @@ mod x86 {
             }
         }
         #[inline(always)]
+        unsafe fn load_bf16(p: *const u32, part: usize) -> __m128 {
+            unsafe {
+                let words = _mm_loadu_si128(p.cast());
+                let high = if part == 0 {
+                    _mm_slli_epi32::<16>(words)
+                } else {
+                    _mm_and_si128(words, _mm_set1_epi32(-0x1_0000))
+                };
+                _mm_castsi128_ps(high)
+            }
+        }
+        #[inline(always)]
         unsafe fn mul_add(self, b: __m128, c: __m128) -> __m128 {
             unsafe { _mm_add_ps(_mm_mul_ps(self, b), c) }
         }
@@ -323,6 +343,18 @@ mod x86 {
         #[inline(always)]
         unsafe fn load_i8(p: *const i8) -> __m256 {
             unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast()))) }
+        }
+        #[inline(always)]
+        unsafe fn load_bf16(p: *const u32, part: usize) -> __m256 {
+            unsafe {
+                let words = _mm256_loadu_si256(p.cast());
+                let high = if part == 0 {
+                    _mm256_slli_epi32::<16>(words)
+                } else {
+                    _mm256_and_si256(words, _mm256_set1_epi32(-0x1_0000))
+                };
+                _mm256_castsi256_ps(high)
+            }
         }
         #[inline(always)]
         unsafe fn mul_add(self, b: __m256, c: __m256) -> __m256 {
@@ -397,6 +429,18 @@ mod x86 {
         #[inline(always)]
         unsafe fn load_i8(p: *const i8) -> __m512 {
             unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))) }
+        }
+        #[inline(always)]
+        unsafe fn load_bf16(p: *const u32, part: usize) -> __m512 {
+            unsafe {
+                let words = _mm512_loadu_si512(p.cast());
+                let high = if part == 0 {
+                    _mm512_slli_epi32::<16>(words)
+                } else {
+                    _mm512_and_si512(words, _mm512_set1_epi32(-0x1_0000))
+                };
+                _mm512_castsi512_ps(high)
+            }
         }
         #[inline(always)]
         unsafe fn mul_add(self, b: __m512, c: __m512) -> __m512 {
@@ -487,6 +531,15 @@ mod arm {
             unsafe {
                 let bytes = vcreate_s8(u64::from(p.cast::<u32>().read_unaligned()));
                 vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(bytes))))
+            }
+        }
+        #[inline(always)]
+        unsafe fn load_bf16(p: *const u32, part: usize) -> float32x4_t {
+            unsafe {
+                let words = vld1q_u32(p);
+                let high =
+                    if part == 0 { vshlq_n_u32::<16>(words) } else { vandq_u32(words, vdupq_n_u32(0xffff_0000)) };
+                vreinterpretq_f32_u32(high)
             }
         }
         #[inline(always)]

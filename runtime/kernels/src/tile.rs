@@ -1,9 +1,11 @@
-//! The micro-kernel of every `f32` product and convolution: some rows of the left side by one panel of weights, summed in
+//! The micro-kernel of every product and convolution summed in `f32`: some rows of the left side by one panel of weights, summed in
 //! registers, finished there, stored.
 //!
 //! Where the rows lie is in a [`Table`]: for each tile of rows one or more segments, for each segment a pointer a row. A row of
 //! a matrix is one segment; a row of a convolution is one segment a kernel position (or fewer, where neighbours in the
 //! kernel are neighbours in memory). So a convolution is a matrix product that copies nothing.
+//!
+//! How elements are multiplied is a [`Multiply`]: one more type of weights is one more of these.
 //!
 //! Dimension letters: `M` rows, `K` reduction, `N` columns.
 
@@ -12,7 +14,7 @@ use std::ops::Range;
 
 use crate::epilogue::{self, Activation};
 use crate::gemm::NR;
-use crate::isa::Isa;
+use crate::isa::{Form, Isa};
 use crate::simd::{F32s, per_isa};
 
 /// Pointers a table holds.
@@ -23,47 +25,92 @@ const TILES: usize = 256;
 /// panel passes by.
 pub(crate) const BLOCK: usize = 32 * 1024;
 
-/// An element type of weights.
+/// An element type of packed weights.
 pub(crate) trait Weight: Copy {
-    /// Sums are multiplied by a scale a column.
-    const SCALED: bool;
-    /// [`block`], compiled for one instruction set.
+    /// The columns of some panels of the rows of all tiles, in one of the forms this CPU has.
     ///
     /// # Safety
     /// As [`block`].
-    unsafe fn block(isa: Isa, job: &Job<Self>, table: &Table<f32>, panels: Range<usize>)
+    unsafe fn block(form: Form, job: &Job<Self>, table: &Table<f32>, panels: Range<usize>)
     where
         Self: Sized;
-    /// `LANES` weights as floats.
-    ///
-    /// # Safety
-    /// They exist, and the CPU has the instructions.
-    unsafe fn load<S: F32s>(p: *const Self) -> S;
 }
 
 impl Weight for f32 {
-    const SCALED: bool = false;
-    unsafe fn block(isa: Isa, job: &Job<f32>, table: &Table<f32>, panels: Range<usize>) {
+    unsafe fn block(form: Form, job: &Job<f32>, table: &Table<f32>, panels: Range<usize>) {
         // SAFETY: the caller's promise.
-        unsafe { floats::on(isa, job, table, panels) }
-    }
-    #[inline(always)]
-    unsafe fn load<S: F32s>(p: *const f32) -> S {
-        // SAFETY: the caller's promise.
-        unsafe { S::load(p) }
+        unsafe { floats::on(form.isa(), job, table, panels) }
     }
 }
 
 impl Weight for i8 {
-    const SCALED: bool = true;
-    unsafe fn block(isa: Isa, job: &Job<i8>, table: &Table<f32>, panels: Range<usize>) {
+    unsafe fn block(form: Form, job: &Job<i8>, table: &Table<f32>, panels: Range<usize>) {
         // SAFETY: the caller's promise.
-        unsafe { integers::on(isa, job, table, panels) }
+        unsafe { integers::on(form.isa(), job, table, panels) }
+    }
+}
+
+/// How elements of rows and weights are multiplied in vectors `S`. One step of `K` takes one element of each.
+///
+/// Every method is `unsafe` for two reasons: the element must exist, and the CPU must have the instructions.
+#[allow(clippy::missing_safety_doc)]
+pub(crate) trait Multiply<S: F32s>: Copy {
+    /// An element of a row.
+    type Left: Copy;
+    /// An element of a row for every lane.
+    type Splat: Copy;
+    /// A weight for every lane.
+    type Lanes: Copy;
+    /// Sums are multiplied by a scale a column.
+    const SCALED: bool = false;
+    /// Products an element of a row and one of the weights make, one after the other.
+    const PARTS: usize = 1;
+    unsafe fn splat(p: *const Self::Left, part: usize) -> Self::Splat;
+    /// `S::LANES` weights.
+    unsafe fn lanes(p: *const Self, part: usize) -> Self::Lanes;
+    unsafe fn sum(a: Self::Splat, b: Self::Lanes, acc: S) -> S;
+}
+
+impl<S: F32s> Multiply<S> for f32 {
+    type Left = f32;
+    type Splat = S;
+    type Lanes = S;
+    #[inline(always)]
+    unsafe fn splat(p: *const f32, _: usize) -> S {
+        // SAFETY: the caller's promise.
+        unsafe { S::splat(*p) }
     }
     #[inline(always)]
-    unsafe fn load<S: F32s>(p: *const i8) -> S {
+    unsafe fn lanes(p: *const f32, _: usize) -> S {
+        // SAFETY: the caller's promise.
+        unsafe { S::load(p) }
+    }
+    #[inline(always)]
+    unsafe fn sum(a: S, b: S, acc: S) -> S {
+        // SAFETY: the caller's promise.
+        unsafe { a.mul_add(b, acc) }
+    }
+}
+
+impl<S: F32s> Multiply<S> for i8 {
+    type Left = f32;
+    type Splat = S;
+    type Lanes = S;
+    const SCALED: bool = true;
+    #[inline(always)]
+    unsafe fn splat(p: *const f32, _: usize) -> S {
+        // SAFETY: the caller's promise.
+        unsafe { S::splat(*p) }
+    }
+    #[inline(always)]
+    unsafe fn lanes(p: *const i8, _: usize) -> S {
         // SAFETY: the caller's promise.
         unsafe { S::load_i8(p) }
+    }
+    #[inline(always)]
+    unsafe fn sum(a: S, b: S, acc: S) -> S {
+        // SAFETY: the caller's promise.
+        unsafe { a.mul_add(b, acc) }
     }
 }
 
@@ -170,6 +217,7 @@ pub(crate) fn heights(rows: usize, most: usize) -> impl Iterator<Item = (usize, 
 }
 
 /// What tiles are multiplied with, and where the results go.
+#[derive(Clone, Copy)]
 pub(crate) struct Job<W> {
     /// Panels of `K` rows of [`NR`] weights.
     pub(crate) w: *const W,
@@ -218,7 +266,7 @@ unsafe fn block_i8<S: F32s>(job: &Job<i8>, table: &Table<f32>, panels: Range<usi
 /// The pointers of the table lead to segments as long as it says, the positions to weights that exist, everything in the job is
 /// as long as it says, nobody else is at those results, and the CPU has the instructions.
 #[inline(always)]
-unsafe fn block<S: F32s, W: Weight>(job: &Job<W>, table: &Table<f32>, panels: Range<usize>) {
+pub(crate) unsafe fn block<S: F32s, W: Multiply<S>>(job: &Job<W>, table: &Table<W::Left>, panels: Range<usize>) {
     let last = job.n.min(panels.end * NR);
     let mut column = panels.start * NR;
     let tiles = table.tiles();
@@ -288,9 +336,9 @@ unsafe fn block<S: F32s, W: Weight>(job: &Job<W>, table: &Table<f32>, panels: Ra
 /// # Safety
 /// As [`block`]; the tile has `R` rows, and `column` is below `N`.
 #[inline(always)]
-unsafe fn tile<S: F32s, W: Weight, const R: usize, const V: usize>(
+unsafe fn tile<S: F32s, W: Multiply<S>, const R: usize, const V: usize>(
     job: &Job<W>,
-    table: &Table<f32>,
+    table: &Table<W::Left>,
     t: &Tile,
     column: usize,
 ) {
@@ -305,21 +353,37 @@ unsafe fn tile<S: F32s, W: Weight, const R: usize, const V: usize>(
             job.w.add(at / NR * job.k * NR + at % NR)
         });
         for s in 0..t.segments {
-            let rows: [*const f32; R] = std::array::from_fn(|r| *pointers.add(s * R + r));
+            let rows: [*const W::Left; R] = std::array::from_fn(|r| *pointers.add(s * R + r));
             let first = *positions.add(s) as usize * NR;
             for k in 0..t.len {
-                let mut b = [S::splat(0.0); V];
-                for v in 0..V {
-                    b[v] = W::load(panels[v].add(first + k * NR));
-                }
-                for r in 0..R {
-                    let a = S::splat(*rows[r].add(k));
-                    for v in 0..V {
-                        acc[r][v] = a.mul_add(b[v], acc[r][v]);
+                for part in 0..W::PARTS {
+                    let b: [W::Lanes; V] = std::array::from_fn(|v| W::lanes(panels[v].add(first + k * NR), part));
+                    for r in 0..R {
+                        let a = W::splat(rows[r].add(k), part);
+                        for v in 0..V {
+                            acc[r][v] = W::sum(a, b[v], acc[r][v]);
+                        }
                     }
                 }
             }
         }
+        put::<S, W, R, V>(job, t, column, &acc);
+    }
+}
+
+/// Finishes and stores the sums of a tile.
+///
+/// # Safety
+/// As [`tile`].
+#[inline(always)]
+pub(crate) unsafe fn put<S: F32s, W: Multiply<S>, const R: usize, const V: usize>(
+    job: &Job<W>,
+    t: &Tile,
+    column: usize,
+    acc: &[[S; V]; R],
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
         let width = (V * S::LANES).min(job.n - column);
         let at = t.row * job.stride + column;
         // Written out row by row: a loop over twelve rows is not unrolled, and the accumulators would live in memory.
@@ -356,7 +420,7 @@ impl<S: F32s, const V: usize> Finish<S, V> {
     /// # Safety
     /// As [`tile`]; `WHOLE` only when all columns exist.
     #[inline(always)]
-    unsafe fn new<W: Weight, const WHOLE: bool>(job: &Job<W>, column: usize, width: usize) -> Finish<S, V> {
+    unsafe fn new<W: Multiply<S>, const WHOLE: bool>(job: &Job<W>, column: usize, width: usize) -> Finish<S, V> {
         // SAFETY: the caller's promise.
         unsafe {
             let (low, high) = job.activation.limits().unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
@@ -379,7 +443,7 @@ impl<S: F32s, const V: usize> Finish<S, V> {
     /// # Safety
     /// As [`Finish::new`].
     #[inline(always)]
-    unsafe fn row<W: Weight, const WHOLE: bool>(&self, job: &Job<W>, mut sums: [S; V], at: usize, width: usize) {
+    unsafe fn row<W: Multiply<S>, const WHOLE: bool>(&self, job: &Job<W>, mut sums: [S; V], at: usize, width: usize) {
         // SAFETY: the caller's promise.
         unsafe {
             for v in 0..V {

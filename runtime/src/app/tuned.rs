@@ -1,4 +1,6 @@
 //! What `hone tune` has trained, put in use: through the gate, by one rename, in the journal as every other decision.
+use std::collections::BTreeMap;
+
 use crate::adapters::{Adapter, AdapterId, Provenance, Tuned};
 use crate::journal::AdapterAction;
 use crate::learn::{Action, Decision, Theta};
@@ -22,9 +24,12 @@ impl App {
             self.record(self.current_name(), AdapterAction::Vetoed, figures)?;
             return Ok(None);
         }
+        // A run that was killed when all was done but its end comes here again; a file has tensors in another order.
+        let by_name = |t: &Tuned| t.tensors.iter().cloned().collect::<BTreeMap<_, _>>();
+        let made = by_name(&tuned);
         for listed in self.adapters.list()? {
             let before = self.adapters.load(&listed.id).ok().and_then(|a| a.tuned);
-            if before.is_some_and(|t| t.run == tuned.run && t.tensors == tuned.tensors) {
+            if before.is_some_and(|t| t.run == tuned.run && by_name(&t) == made) {
                 if !listed.current {
                     self.record(listed.id.to_string(), AdapterAction::Used, figures)?;
                     self.adapters.switch(Some(&listed.id))?;

@@ -222,8 +222,9 @@ impl Chance {
     }
 }
 
-/// Serves `source` behind a bad cable while `press` makes [`PRESSES`] clicks, of the buttons 0 and 1 by turns.
-fn survives(source: Box<dyn Source>, breaks: Breaks, key: Option<Key>, press: impl FnOnce()) {
+/// Serves `source` behind a bad cable while `press` makes [`PRESSES`] clicks, of the buttons 0 and 1 by turns. What `press`
+/// returns is held to the end: a pipe that nobody holds open forgets what is in it.
+fn survives<T>(source: Box<dyn Source>, breaks: Breaks, key: Option<Key>, press: impl FnOnce() -> T) {
     let book = Book { key, ..Book::default() };
     let tally = Arc::<Tally>::default();
     let open = Arc::<AtomicUsize>::default();
@@ -231,7 +232,7 @@ fn survives(source: Box<dyn Source>, breaks: Breaks, key: Option<Key>, press: im
         Faulty { inner: source, breaks, chance: Chance(7), opened: 0, open: open.clone(), tally: tally.clone() };
     let (notices, told) = mpsc::channel();
     let listener = Listener::start(Box::new(faulty), Opening::WhenThere, Box::new(book.clone()), notices).unwrap();
-    press();
+    let _held = press();
     let end = Instant::now() + PATIENCE;
     // A cable that did nothing would prove nothing: it goes on until it has done enough.
     let did = || (tally.damaged.load(Ordering::SeqCst), tally.lost.load(Ordering::SeqCst));
@@ -278,8 +279,8 @@ impl Fingers {
 }
 
 impl Sampler for Fingers {
-    fn fill(&mut self, core: &mut Core) -> io::Result<()> {
-        thread::sleep(Duration::from_millis(1));
+    fn fill(&mut self, core: &mut Core, wait: Duration) -> io::Result<()> {
+        thread::sleep(wait.min(Duration::from_millis(1)));
         while core.sampled_ms() < core.real_ms() {
             core.set(Fingers::mask(core.sampled_ms() + 1));
             core.pass(1);
@@ -327,6 +328,7 @@ fn a_device_that_writes_lines_survives_a_bad_cable_and_its_own_noise() {
             pipe.write_all(lines.as_bytes()).unwrap();
             thread::sleep(Duration::from_millis(25));
         }
+        pipe
     });
 }
 

@@ -2,7 +2,8 @@
 //!
 //! The lines are held as long as the source lives: on some Jetson kernels a line that is let go is disconnected until the
 //! next boot. At rest the thread sleeps until the kernel reports an edge; from there on it samples each millisecond, as a
-//! board does, until all is quiet again. That a pull resistor was asked for does not mean there is one: a line that reads
+//! board does, until all is quiet again. While it waited for the disk it did not sample: what the kernel saw meanwhile is
+//! replayed to the core at the time when it happened. That a pull resistor was asked for does not mean there is one: a line that reads
 //! pressed when it is opened is remarked on, and is not a press until it was seen released.
 use super::local::SharedCore;
 use super::source::{Port, Source, SourceError, Spec};
@@ -112,16 +113,19 @@ mod linux {
 
     use embedded_hal::digital::{Error, ErrorKind, ErrorType, InputPin};
     use gpiocdev::Request;
-    use gpiocdev::line::{self, EdgeDetection, Value};
+    use gpiocdev::line::{self, EdgeDetection, EdgeEvent, EdgeKind, EventClock, Value};
     use hone_pad::Buttons;
     use hone_pad::pins::Wiring;
     use hone_wire::message::Config;
+    use rustix::time::{ClockId, clock_gettime};
 
-    use super::super::listener::READ_TIMEOUT;
-    use super::super::local::{Core, LocalPort, Sampler, uid};
+    use super::super::local::{Change, Core, LocalPort, Sampler, uid};
     use super::super::source::{Port, Source, SourceError};
     use super::{Bias, GpioButtons};
     use crate::gpio::{CONSUMER, GpioError};
+
+    /// Edges that the kernel keeps while the disk is waited for; it allows no more.
+    const EDGES: u32 = 1024;
 
     pub(super) fn open(buttons: &mut GpioButtons) -> Result<Port, SourceError> {
         let mut found = None;
@@ -140,7 +144,8 @@ mod linux {
         let refuse = |error: gpiocdev::Error| GpioError::Line { line: all.clone(), detail: error.to_string() };
         let mut builder = Request::builder();
         builder.on_chip(&chip).with_consumer(CONSUMER).with_lines(&offsets).as_input();
-        builder.with_edge_detection(EdgeDetection::BothEdges);
+        builder.with_edge_detection(EdgeDetection::BothEdges).with_event_clock(EventClock::Monotonic);
+        builder.with_kernel_event_buffer_size(EDGES);
         if let Some(bias) = buttons.bias {
             builder.with_bias(match bias {
                 Bias::Up => line::Bias::PullUp,
@@ -175,7 +180,7 @@ mod linux {
                 Arc::clone(buttons.core.insert(Arc::new(Mutex::new(core))))
             }
         };
-        let pins = Pins { request, pins, remarks };
+        let pins = Pins { request, pins, offsets, wiring: buttons.wiring, seen: 0, remarks };
         Ok(Port { device: chip.display().to_string(), io: Box::new(LocalPort::new(core, pins)) })
     }
 
@@ -190,19 +195,49 @@ mod linux {
     struct Pins {
         request: Arc<Request>,
         pins: Vec<Buttons<Pin, 1>>,
+        /// Of the buttons, in their order.
+        offsets: Vec<u32>,
+        wiring: Wiring,
+        /// Number of the latest edge, of all lines.
+        seen: u32,
         remarks: Vec<String>,
     }
 
+    impl Pins {
+        fn change(&mut self, edge: &EdgeEvent, now: Duration) -> Option<Change> {
+            let lost = edge.seqno.wrapping_sub(self.seen).wrapping_sub(1);
+            if lost != 0 {
+                self.remarks.push(format!("the kernel dropped {lost} edges of the lines: presses may be missing"));
+            }
+            self.seen = edge.seqno;
+            let button = self.offsets.iter().position(|offset| *offset == edge.offset)?;
+            Some(Change {
+                age: now.saturating_sub(Duration::from_nanos(edge.timestamp_ns)),
+                button: button as u8,
+                down: (edge.kind == EdgeKind::Rising) == (self.wiring == Wiring::ActiveHigh),
+            })
+        }
+    }
+
+    /// The clock of the kernel's edges.
+    fn now() -> Duration {
+        let now = clock_gettime(ClockId::Monotonic);
+        Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec as u32)
+    }
+
     impl Sampler for Pins {
-        fn fill(&mut self, core: &mut Core) -> io::Result<()> {
+        fn fill(&mut self, core: &mut Core, wait: Duration) -> io::Result<()> {
             let lost = |error: gpiocdev::Error| io::Error::other(error.to_string());
-            let wait = if core.is_busy() { Duration::from_millis(1) } else { READ_TIMEOUT };
+            let wait = if core.is_busy() { wait.min(Duration::from_millis(1)) } else { wait };
+            let mut changes = Vec::new();
             if self.request.wait_edge_event(wait).map_err(lost)? {
-                // What the level is now counts, not how it got there; left unread, it would end every wait at once.
                 while self.request.has_edge_event().map_err(lost)? {
-                    self.request.read_edge_event().map_err(lost)?;
+                    let edge = self.request.read_edge_event().map_err(lost)?;
+                    changes.extend(self.change(&edge, now()));
                 }
             }
+            core.replay(&changes);
+            // The level has the last word.
             let mask = sample(&mut self.pins).map_err(|Broken(error)| lost(error))?;
             core.sample(mask);
             Ok(())

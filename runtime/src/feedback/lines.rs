@@ -4,6 +4,7 @@
 //! BTN 3 DOWN 12345        button 3 went down when the device's clock stood at 12345 ms; the time may be left out
 //! BTN 3 UP 12410*78       a checksum may follow, as in NMEA 0183: the exclusive or of all bytes before the `*`
 //! BTN 3 CLICK             for a device that knows no more
+//! BADGE 7                 whose presses those are that follow, from a reader of badges
 //! ```
 //! The device debounces; gestures are made of its levels and its times by the pad's own core, so a line that comes late
 //! still says how long a press was. Unlike a pad, such a device keeps nothing: what it writes while nobody reads is lost, and
@@ -18,7 +19,7 @@ use std::thread;
 use std::time::Duration;
 
 use hone_pad::MAX_BUTTONS;
-use hone_wire::message::Config;
+use hone_wire::message::{Config, Kind};
 use nom::branch::alt;
 use nom::bytes::complete::{tag_no_case, take_while_m_n, take_while1};
 use nom::character::complete::{space0, space1};
@@ -27,7 +28,6 @@ use nom::sequence::{preceded, terminated};
 use nom::{IResult, Parser};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::listener::READ_TIMEOUT;
 use super::local::{Core, LocalPort, Sampler, SharedCore, uid};
 use super::serial::{Place, PortSpec, Tty};
 use super::source::{Port, Source, SourceError, Spec};
@@ -61,6 +61,8 @@ pub enum Change {
     Up,
     /// Both.
     Click,
+    /// No button: a badge of that number was shown.
+    Badge(u16),
 }
 
 /// Reads one line, without its end.
@@ -80,7 +82,8 @@ pub fn parse_line(text: &str) -> Result<Line, String> {
         }
     }
     let line = all_consuming(terminated(line, space0)).parse(text);
-    line.map(|(_, line)| line).map_err(|_| "it is not `BTN number DOWN|UP|CLICK [milliseconds]`".into())
+    line.map(|(_, line)| line)
+        .map_err(|_| "it is not `BTN number DOWN|UP|CLICK [milliseconds]` or `BADGE number`".into())
 }
 
 fn line(i: &str) -> IResult<&str, Line> {
@@ -89,13 +92,14 @@ fn line(i: &str) -> IResult<&str, Line> {
         value(Change::Up, tag_no_case("UP")),
         value(Change::Click, tag_no_case("CLICK")),
     ));
+    let button = (preceded((tag_no_case("BTN"), space1), map_res(digits, str::parse)), preceded(space1, change));
+    let badge = preceded((tag_no_case("BADGE"), space1), map_res(digits, str::parse)).map(|n| (0, Change::Badge(n)));
     (
-        preceded((space0, tag_no_case("BTN"), space1), map_res(digits, str::parse)),
-        preceded(space1, change),
+        preceded(space0, alt((button, badge))),
         // A clock that counts further than 32 bits is as good.
         opt(preceded(space1, map_res(digits, |text| text.parse::<u64>().map(|ms| ms as u32)))),
     )
-        .map(|(button, change, at_ms)| Line { button, change, at_ms })
+        .map(|((button, change), at_ms)| Line { button, change, at_ms })
         .parse(i)
 }
 
@@ -219,16 +223,16 @@ enum Stream {
 
 impl Stream {
     /// As [`super::source::Duplex`] has it, and `Ok(0)` at the end.
-    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+    fn read(&mut self, bytes: &mut [u8], wait: Duration) -> io::Result<usize> {
         match self {
-            Stream::Tty(tty) => tty.read(bytes),
+            Stream::Tty(tty) => tty.read_within(bytes, wait),
             Stream::File(file) => {
-                ready(file.as_fd())?;
+                ready(file.as_fd(), wait)?;
                 file.read(bytes)
             }
             Stream::Stdin => {
                 let stdin = io::stdin();
-                ready(stdin.as_fd())?;
+                ready(stdin.as_fd(), wait)?;
                 // Past the buffer of the standard library, which would hide from `poll` what it holds.
                 rustix::io::read(stdin, bytes).map_err(Into::into)
             }
@@ -241,8 +245,8 @@ impl Stream {
     }
 }
 
-fn ready(fd: BorrowedFd<'_>) -> io::Result<()> {
-    let wait = Timespec { tv_sec: 0, tv_nsec: READ_TIMEOUT.as_nanos() as i64 };
+fn ready(fd: BorrowedFd<'_>, wait: Duration) -> io::Result<()> {
+    let wait = Timespec { tv_sec: 0, tv_nsec: i64::from(wait.subsec_nanos()) };
     match poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&wait))? {
         0 => Err(io::ErrorKind::TimedOut.into()),
         _ => Ok(()),
@@ -292,8 +296,8 @@ struct LineReader {
 
 impl LineReader {
     /// After the end: keeps the core going until the host has all of it, then ends.
-    fn drain(&mut self, since_ms: u32, core: &mut Core) -> io::Result<()> {
-        thread::sleep(Duration::from_millis(5));
+    fn drain(&mut self, since_ms: u32, core: &mut Core, wait: Duration) -> io::Result<()> {
+        thread::sleep(wait.min(Duration::from_millis(5)));
         // Nobody will say that a button was let go, and no second press can come.
         core.sample(0);
         let settled = core.sampled_ms().wrapping_sub(since_ms) > core.settles_ms();
@@ -310,18 +314,36 @@ impl LineReader {
             return Err(format!("`{text}`: the buttons are 0 to {}; say buttons=N for more", self.buttons - 1));
         }
         if let (Some(at_ms), Some((then_ms, core_ms))) = (said.at_ms, self.last) {
-            let should_ms = at_ms.wrapping_sub(then_ms).min(MAX_GAP_MS);
-            let passed_ms = core.sampled_ms().wrapping_sub(core_ms);
-            core.pass(should_ms.saturating_sub(passed_ms));
+            let should_ms = at_ms.wrapping_sub(then_ms);
+            if (should_ms as i32) < 0 {
+                // Its clock has begun anew, so it has restarted: what was held then, it will not say was let go.
+                core.set(0);
+                core.pass(1);
+            } else {
+                let passed_ms = core.sampled_ms().wrapping_sub(core_ms);
+                core.pass(should_ms.min(MAX_GAP_MS).saturating_sub(passed_ms));
+            }
         }
         let bit = 1 << said.button;
         match said.change {
-            Change::Down => core.set(core.held() | bit),
+            Change::Down => {
+                if core.held() & bit != 0 {
+                    // That it came up was not heard; it did.
+                    core.set(core.held() & !bit);
+                    core.pass(1);
+                }
+                core.set(core.held() | bit);
+            }
             Change::Up => core.set(core.held() & !bit),
             Change::Click => {
                 core.set(core.held() | bit);
                 core.pass(CLICK_MS);
                 core.set(core.held() & !bit);
+            }
+            Change::Badge(number) => {
+                if !core.report(Kind::Badge, number) {
+                    return Err("the badge does not fit into the queue: the journal cannot be written".into());
+                }
             }
         }
         // Each level is seen, however many come at once.
@@ -332,16 +354,16 @@ impl LineReader {
 }
 
 impl Sampler for LineReader {
-    fn fill(&mut self, core: &mut Core) -> io::Result<()> {
+    fn fill(&mut self, core: &mut Core, wait: Duration) -> io::Result<()> {
         if let Some(since_ms) = self.done_ms {
-            return self.drain(since_ms, core);
+            return self.drain(since_ms, core, wait);
         }
         if core.lead_ms() > MAX_LEAD_MS {
-            thread::sleep(Duration::from_millis(10));
+            thread::sleep(wait);
             return Ok(());
         }
         let mut bytes = [0; 256];
-        let read = self.stream.read(&mut bytes);
+        let read = self.stream.read(&mut bytes, wait);
         core.sample(core.held());
         match read {
             Ok(0) if self.stream.ends() => self.done_ms = Some(core.sampled_ms()),
@@ -396,6 +418,41 @@ mod tests {
         ] {
             assert!(parse_line(text).is_err(), "{text}");
         }
+    }
+
+    fn after(lines: &[&str]) -> Core {
+        let timing = Config { debounce_ms: 1, ..Config::default() };
+        let mut core = Core::new([1; 8], 2, timing).unwrap();
+        core.pass(10);
+        let mut reader = LineReader {
+            stream: Stream::File(File::open("/dev/null").unwrap()),
+            ended: Arc::default(),
+            buttons: 2,
+            cutter: Cutter::default(),
+            last: None,
+            remarks: Vec::new(),
+            complained: false,
+            done_ms: None,
+        };
+        lines.iter().for_each(|text| reader.line(text, &mut core).unwrap());
+        core.pass(core.settles_ms());
+        core
+    }
+
+    #[test]
+    fn a_release_that_was_not_heard_is_known_by_the_next_press_and_by_a_clock_that_begins_anew() {
+        assert_eq!(after(&["BTN 0 DOWN 1000", "BTN 0 UP 1050"]).pending(), 1);
+        assert_eq!(after(&["BTN 0 DOWN 1000", "BTN 0 DOWN 1300", "BTN 0 UP 1350"]).pending(), 2);
+        let restarted = after(&["BTN 0 DOWN 900000", "BTN 1 CLICK 5"]);
+        assert_eq!(restarted.pending(), 2);
+        assert!(restarted.sampled_ms() < MAX_GAP_MS, "no time passed that nobody spoke of");
+    }
+
+    #[test]
+    fn a_badge_is_an_event_of_its_own() {
+        assert_eq!(parse_line("badge 7 12"), Ok(Line { button: 0, change: Change::Badge(7), at_ms: Some(12) }));
+        assert!(parse_line("BADGE 70000").is_err());
+        assert_eq!(after(&["BADGE 7", "BTN 1 CLICK"]).pending(), 2);
     }
 
     #[test]

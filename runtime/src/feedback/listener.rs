@@ -82,6 +82,8 @@ pub enum Notice {
     Searching {
         /// The latest attempt's error, in words.
         why: String,
+        /// Whether there is nothing, rather than something that cannot be had.
+        absent: bool,
     },
     /// The source has ended for good.
     Ended {
@@ -413,6 +415,8 @@ impl Server {
     fn lose(&mut self, error: &io::Error) {
         // First of all: while this end is open, the device cannot come back under its name.
         self.port = None;
+        // Whoever comes next is met anew: its key may have been changed meanwhile.
+        self.hall.met = None;
         self.backoff.failed(Instant::now());
         let Self { notices, spec, .. } = self;
         self.link.disconnect(&mut |_| {
@@ -438,7 +442,8 @@ impl Server {
             Err(error) => {
                 let why = error.to_string();
                 if self.complaint.as_deref() != Some(&why) {
-                    let _ = self.notices.send(Notice::Searching { why: why.clone() });
+                    let absent = matches!(error, SourceError::Absent { .. });
+                    let _ = self.notices.send(Notice::Searching { why: why.clone(), absent });
                     self.complaint = Some(why);
                 }
             }

@@ -3,12 +3,13 @@
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hone_pad::link::Identity;
 use hone_pad::{Pad, PadConfig, RamStore};
-use hone_wire::message::Config;
+use hone_wire::message::{Config, Kind};
 
+use super::listener::READ_TIMEOUT;
 use super::source::{Duplex, SourceError};
 
 /// Presses that wait while the journal cannot be written.
@@ -16,16 +17,25 @@ const QUEUE: usize = 256;
 
 /// Where the core's samples come from.
 pub(super) trait Sampler: Send {
-    /// Waits about 10 ms at most for something to happen, and brings the core up to now.
+    /// Waits at most so long for something to happen, and brings the core up to now.
     ///
     /// # Errors
     /// When the device is lost.
-    fn fill(&mut self, core: &mut Core) -> io::Result<()>;
+    fn fill(&mut self, core: &mut Core, wait: Duration) -> io::Result<()>;
 
     /// Something people should know, once.
     fn remark(&mut self) -> Option<String> {
         None
     }
+}
+
+/// A button that went down or came up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Change {
+    /// How long ago.
+    pub(super) age: Duration,
+    pub(super) button: u8,
+    pub(super) down: bool,
 }
 
 /// The core with its clock.
@@ -64,6 +74,18 @@ impl Core {
         self.real_ms().wrapping_add(self.lead_ms())
     }
 
+    /// Lets the core see each change at its own time, oldest first, however late it is told. What was sampled already stays
+    /// as it was.
+    pub(super) fn replay(&mut self, changes: &[Change]) {
+        let now_ms = self.real_ms();
+        for change in changes {
+            let age_ms = u32::try_from(change.age.as_millis()).unwrap_or(u32::MAX);
+            self.advance(now_ms.saturating_sub(age_ms).wrapping_sub(1));
+            let bit = 1 << change.button;
+            self.mask = if change.down { self.mask | bit } else { self.mask & !bit };
+        }
+    }
+
     /// Brings the core up to now; what was held before is held until now, and `mask` from now on.
     pub(super) fn sample(&mut self, mask: u16) {
         let now_ms = self.real_ms();
@@ -90,6 +112,11 @@ impl Core {
     /// Changes what is held from the next millisecond on.
     pub(super) fn set(&mut self, mask: u16) {
         self.mask = mask;
+    }
+
+    /// Keeps an event that is no button's; `false` when it is lost for want of room.
+    pub(super) fn report(&mut self, kind: Kind, value: u16) -> bool {
+        self.pad.report(kind, 0, value, self.sampled_ms).is_some()
     }
 
     /// What is held.
@@ -141,7 +168,7 @@ impl<S: Sampler> Read for LocalPort<S> {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         if self.unread.is_empty() {
             let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
-            self.sampler.fill(&mut core)?;
+            self.sampler.fill(&mut core, READ_TIMEOUT)?;
             let now_ms = core.now_ms();
             core.pad.poll(now_ms);
             // There is no display, no buzzer, and nothing to restart.
@@ -160,6 +187,8 @@ impl<S: Sampler> Read for LocalPort<S> {
 impl<S: Sampler> Write for LocalPort<S> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
+        // A press that began before this frame is not to be taken for an answer to it.
+        self.sampler.fill(&mut core, Duration::ZERO)?;
         let now_ms = core.now_ms();
         core.pad.rx(bytes, now_ms);
         Ok(bytes.len())
@@ -182,4 +211,92 @@ pub(super) fn uid(kind: [u8; 4], name: &str) -> [u8; 8] {
     uid[..4].copy_from_slice(&kind);
     uid[4..].copy_from_slice(&blake3::hash(name.as_bytes()).as_bytes()[..4]);
     uid
+}
+
+#[cfg(test)]
+mod tests {
+    use hone_pad::Store;
+
+    use super::*;
+
+    fn running_for(time: Duration) -> Core {
+        let mut core = Core::new([1; 8], 2, Config::default()).unwrap();
+        core.start = Instant::now().checked_sub(time).unwrap();
+        core
+    }
+
+    fn change(ago_ms: u64, button: u8, down: bool) -> Change {
+        Change { age: Duration::from_millis(ago_ms), button, down }
+    }
+
+    /// What was pressed, once nothing more can come of it.
+    fn pressed(mut core: Core) -> Vec<(Kind, u8)> {
+        core.pass(core.settles_ms());
+        let store = core.pad.into_store();
+        let kept = (store.first()..store.next()).filter_map(|seq| store.event(seq));
+        kept.map(|event| (event.kind, event.button())).collect()
+    }
+
+    #[test]
+    fn what_the_kernel_saw_while_the_disk_was_waited_for_is_pressed_when_it_was_and_as_long_as_it_was() {
+        let mut core = running_for(Duration::from_secs(3));
+        core.pass(1_000);
+        // Nobody sampled for two seconds: a click, another, and one that is held for 700 ms.
+        let saw = [
+            (1_900, 0, true),
+            (1_820, 0, false),
+            (1_700, 1, true),
+            (1_600, 1, false),
+            (1_200, 0, true),
+            (500, 0, false),
+        ];
+        core.replay(&saw.map(|(ago, button, down)| change(ago, button, down)));
+        core.sample(0);
+        assert_eq!(pressed(core), [(Kind::Click, 0), (Kind::Click, 1), (Kind::Long, 0), (Kind::LongRelease, 0)]);
+
+        // Without them the level alone would have said nothing.
+        let mut core = running_for(Duration::from_secs(3));
+        core.pass(1_000);
+        core.sample(0);
+        assert_eq!(pressed(core), []);
+    }
+
+    #[test]
+    fn a_button_let_go_while_the_disk_was_waited_for_was_not_held_until_the_wait_was_over() {
+        let mut core = running_for(Duration::from_secs(3));
+        core.pass(2_000);
+        core.set(1);
+        core.pass(20);
+        core.replay(&[change(900, 0, false)]);
+        core.sample(0);
+        assert_eq!(pressed(core), [(Kind::Click, 0)]);
+    }
+
+    #[test]
+    fn a_change_that_comes_after_its_time_was_sampled_takes_nothing_back() {
+        let mut core = running_for(Duration::from_secs(1));
+        core.sample(1);
+        let sampled_ms = core.sampled_ms();
+        core.replay(&[change(500, 0, true), change(400, 1, true)]);
+        assert_eq!((core.sampled_ms(), core.held()), (sampled_ms, 0b11));
+    }
+
+    /// Counts how often it was asked without being waited for.
+    struct Counted(Arc<Mutex<u32>>);
+
+    impl Sampler for Counted {
+        fn fill(&mut self, _: &mut Core, wait: Duration) -> io::Result<()> {
+            *self.0.lock().unwrap() += u32::from(wait.is_zero());
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_was_pressed_before_a_frame_is_seen_before_it() {
+        let asked = Arc::<Mutex<u32>>::default();
+        let core = Arc::new(Mutex::new(running_for(Duration::from_secs(1))));
+        let mut port = LocalPort::new(core, Counted(Arc::clone(&asked)));
+        port.write_all(b"\0").unwrap();
+        assert_eq!(*asked.lock().unwrap(), 1);
+    }
 }

@@ -31,10 +31,14 @@ pub enum Act {
     Chord,
     /// Several buttons together for five seconds.
     ChordHeld,
+    /// A knob turned to the left, by however much.
+    Left(u8),
+    /// A knob turned to the right, by however much.
+    Right(u8),
 }
 
 impl Act {
-    /// `3.click`, `3.long`, `3.double`, `chord`, `chord-held`.
+    /// `3.click`, `3.long`, `3.double`, `chord`, `chord-held`, and of knobs `0.left`, `0.right`.
     pub fn parse(text: &str) -> Option<Act> {
         match text.split_once('.') {
             None if text == "chord" => Some(Act::Chord),
@@ -46,6 +50,8 @@ impl Act {
                     "click" => Some(Act::Click(button)),
                     "long" => Some(Act::Long(button)),
                     "double" => Some(Act::Double(button)),
+                    "left" => Some(Act::Left(button)),
+                    "right" => Some(Act::Right(button)),
                     _ => None,
                 }
             }
@@ -60,6 +66,8 @@ impl Act {
             Kind::Double => Some(Act::Double(event.button())),
             Kind::Chord => Some(Act::Chord),
             Kind::ChordHeld => Some(Act::ChordHeld),
+            Kind::Rotary if (event.value as i16) < 0 => Some(Act::Left(event.button())),
+            Kind::Rotary => Some(Act::Right(event.button())),
             _ => None,
         }
     }
@@ -73,6 +81,8 @@ impl fmt::Display for Act {
             Act::Double(button) => write!(f, "{button}.double"),
             Act::Chord => f.write_str("chord"),
             Act::ChordHeld => f.write_str("chord-held"),
+            Act::Left(knob) => write!(f, "{knob}.left"),
+            Act::Right(knob) => write!(f, "{knob}.right"),
         }
     }
 }
@@ -184,9 +194,9 @@ impl Layout {
     pub fn meaning(&self, event: &Event) -> Meaning {
         let said = |kind, confirmed| Meaning::Said { kind, confirmed };
         let nothing = |name, detail: String| Meaning::Nothing { name, detail };
-        if let Some(act) = Act::of(event) {
-            let meaning = self.meanings.get(&act).cloned();
-            return meaning.unwrap_or_else(|| nothing("button", format!("{act} has no meaning")));
+        let act = Act::of(event);
+        if let Some(meaning) = act.and_then(|act| self.meanings.get(&act)) {
+            return meaning.clone();
         }
         match event.kind {
             Kind::Undo => Meaning::Undo,
@@ -199,12 +209,22 @@ impl Layout {
                 said(PressKind::Stars { stars: 1 + (4.0 * rating / max).round() as u8 }, false)
             }
             Kind::Click | Kind::Long | Kind::Double | Kind::Chord | Kind::ChordHeld => {
-                nothing("button", format!("button {}", event.button()))
+                nothing("button", act.map_or_else(String::new, |act| format!("{act} has no meaning")))
             }
             Kind::LongRelease => nothing("long-release", format!("button {}", event.button())),
             Kind::Rotary => nothing("rotary", format!("{} detents", event.value as i16)),
             Kind::Badge => nothing("badge", format!("badge {}", event.value)),
             Kind::Dropped => nothing("dropped", format!("{} presses did not fit into the pad's queue", event.value)),
+            Kind::Diagnostic if event.value == Diagnostic::StuckButton as u16 => {
+                nothing("stuck", format!("button {} has been down for more than 10 s", event.button()))
+            }
+            Kind::Diagnostic if event.value == Diagnostic::Panic as u16 => nothing(
+                "panic",
+                format!(
+                    "the pad's firmware restarted after a panic in line {} of the file whose path hashes to {:08x}",
+                    event.dur_10ms, event.prompt
+                ),
+            ),
             Kind::Diagnostic => nothing(
                 "diagnostic",
                 format!("code {}, button {}, prompt {}", event.value, event.button(), event.prompt),

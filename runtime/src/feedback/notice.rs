@@ -18,13 +18,24 @@ impl fmt::Display for Notice {
             Notice::Refused { source, why } => write!(f, "{source}: {}", refused(*why)),
             Notice::Ended { source } => write!(f, "{source} has ended"),
             Notice::Remark { source, text } => write!(f, "{source}: {text}"),
-            Notice::Searching { why } => write!(f, "looking for the pad: {why}"),
+            Notice::Searching { why, .. } => write!(f, "looking for the pad: {why}"),
             Notice::Paired { kept: Ok(()), .. } => f.write_str("the pad took the pairing key"),
             Notice::Paired { kept: Err(why), .. } => {
                 write!(f, "the pad took the pairing key, but it could not be kept here: {why}; pair it again")
             }
             Notice::Input(_) => f.write_str("the pad's inputs have changed"),
-            Notice::Stats(_) => f.write_str("the pad told its statistics"),
+            Notice::Stats(s) => write!(
+                f,
+                "the pad has run for {} s (restart cause {}), holds {} events, lost {} presses, and refused {} frames for noise, \
+                 {} for their tag, {} for something else",
+                s.uptime_ms / 1_000,
+                s.reset_cause,
+                s.queued,
+                s.lost,
+                s.noise,
+                s.tag,
+                s.other
+            ),
             Notice::Nak(nak) => write!(f, "the pad could not use a frame: {nak:?}"),
         }
     }

@@ -2,6 +2,7 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serialport::{SerialPortInfo, SerialPortType, UsbPortInfo};
 
@@ -11,7 +12,7 @@ use super::source::{Duplex, Port, Source, SourceError, Spec};
 /// The usual speed of a pad's UART; without meaning on USB.
 pub const BAUD: u32 = 115_200;
 /// What the USB product name of a hone pad has in it, in any case.
-const PRODUCT: &str = "hone";
+const PRODUCT: &str = "hone pad";
 
 const BY_ID: &str = "/dev/serial/by-id";
 const SYS_TTYS: &str = "/sys/class/tty";
@@ -114,6 +115,14 @@ impl Source for SerialPad {
 /// An open serial port.
 pub(super) struct Tty(Box<dyn serialport::SerialPort>);
 
+impl Tty {
+    /// Reads, waiting at most so long for the first byte.
+    pub(super) fn read_within(&mut self, bytes: &mut [u8], wait: Duration) -> io::Result<usize> {
+        self.0.set_timeout(wait)?;
+        self.0.read(bytes)
+    }
+}
+
 impl Read for Tty {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         self.0.read(bytes)
@@ -213,8 +222,13 @@ fn find(spec: &PortSpec, identity: Option<&UsbPortInfo>, ports: &[SerialPortInfo
     }
 }
 
+/// The start of the name: others have `hone` in the middle of theirs, as every phone has.
+fn calls_itself_pad(product: Option<&str>) -> bool {
+    product.is_some_and(|product| product.to_lowercase().starts_with(PRODUCT))
+}
+
 fn is_pad(usb: &UsbPortInfo) -> bool {
-    usb.product.as_ref().is_some_and(|product| product.to_lowercase().contains(PRODUCT))
+    calls_itself_pad(usb.product.as_deref())
 }
 
 fn same_device(a: &UsbPortInfo, b: &UsbPortInfo) -> bool {
@@ -263,8 +277,7 @@ impl PortInfo {
     /// Whether it says that it is a hone pad.
     #[must_use]
     pub fn is_pad(&self) -> bool {
-        let product = self.usb.as_ref().and_then(|usb| usb.product.as_ref());
-        product.is_some_and(|product| product.to_lowercase().contains(PRODUCT))
+        calls_itself_pad(self.usb.as_ref().and_then(|usb| usb.product.as_deref()))
     }
 }
 
@@ -355,6 +368,8 @@ mod tests {
         let SerialPortType::UsbPort(usb) = &mut ports[1].port_type else { panic!("made so") };
         usb.product = Some("Hone pad".into());
         let usb = usb.clone();
+        let SerialPortType::UsbPort(phone) = &mut ports[0].port_type else { panic!("made so") };
+        phone.product = Some("Fairphone pad".into());
         assert_eq!(find(&PortSpec::Auto, None, &ports), Some("/dev/ttyACM1".into()));
         assert_eq!(find(&PortSpec::Auto, Some(&usb), &ports[..1]), None);
     }

@@ -10,6 +10,7 @@ use hone_wire::message::{NakReason, Reboot, RebootTarget, number};
 use super::keys::{PadKeys, new_key};
 use super::listener::{Listener, Notice, Opening};
 use super::source::{Keeper, Source, SourceError, Terms};
+use crate::journal::fresh_epoch;
 
 /// How often a pairing key is offered.
 const OFFER_EVERY: Duration = Duration::from_millis(500);
@@ -37,6 +38,8 @@ pub enum SetupError {
         waited: Duration,
         /// What happened meanwhile.
         why: Option<String>,
+        /// Something is there that this program may not hear: another one has the port, or the pad has another host.
+        withheld: bool,
     },
     /// Nobody held two buttons.
     #[error("the pad did not take the key within {} s; lift its buttons, then hold two of them together for more than 5 s and until it does", waited.as_secs())]
@@ -68,10 +71,8 @@ impl Ledger for Porter {
     }
 
     fn new_epoch(&mut self, _: &[u8; 8]) -> Result<u32, LedgerError> {
-        // A name no journal gives, and unlikely to have been given before: a journal that meets it takes it over.
-        let mut name = [0; 4];
-        getrandom::fill(&mut name).map_err(|_| LedgerError::Failed)?;
-        Ok(u32::from_le_bytes(name) & 0x3fff_ffff | 0x4000_0000)
+        // A journal that meets it takes it over.
+        fresh_epoch().map_err(|_| LedgerError::Failed)
     }
 
     fn keep_offered_key(&mut self, uid: &[u8; 8], key: &Key) -> Result<(), LedgerError> {
@@ -135,6 +136,7 @@ impl Guest {
         let listener = Listener::start(source, Opening::WhenThere, Box::new(porter), notices)?;
         let guest = Guest { listener, told, met, keys };
         let mut why = None;
+        let mut withheld = false;
         let end = Instant::now() + patience;
         loop {
             match guest.next(end.saturating_duration_since(Instant::now())) {
@@ -146,10 +148,15 @@ impl Guest {
                     }
                 }
                 Some(notice @ (Notice::Refused { .. } | Notice::Searching { .. } | Notice::Remark { .. })) => {
+                    withheld = match &notice {
+                        Notice::Refused { .. } => true,
+                        Notice::Searching { absent, .. } => !absent,
+                        _ => withheld,
+                    };
                     why = Some(notice.to_string());
                 }
                 Some(_) => {}
-                None => return Err(SetupError::Silent { spec, waited: patience, why }),
+                None => return Err(SetupError::Silent { spec, waited: patience, why, withheld }),
             }
         }
     }

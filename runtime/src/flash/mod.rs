@@ -136,6 +136,8 @@ pub struct Board {
     pub title: &'static str,
     /// How.
     pub way: Way,
+    /// Where it is looked for, as `--pad` has it: pads say that they are one where the board has its own USB.
+    pub port: &'static str,
 }
 
 const PROBE_RS: &str = "cargo install probe-rs-tools --locked";
@@ -148,11 +150,13 @@ pub static BOARDS: &[Board] = &[
         name: "pico",
         title: "Raspberry Pi Pico",
         way: Way::Uf2 { family: 0xe48b_ff56, board_id: "RPI-RP2", without_drive: PICOTOOL },
+        port: "auto",
     },
     Board {
         name: "pico2",
         title: "Raspberry Pi Pico 2",
         way: Way::Uf2 { family: 0xe48b_ff59, board_id: "RP2350", without_drive: PICOTOOL },
+        port: "auto",
     },
     Board {
         name: "stm32f103",
@@ -165,6 +169,7 @@ pub static BOARDS: &[Board] = &[
             },
             install: PROBE_RS,
         },
+        port: "auto",
     },
     Board {
         name: "nrf52840",
@@ -176,6 +181,7 @@ pub static BOARDS: &[Board] = &[
             },
             install: PROBE_RS,
         },
+        port: "auto",
     },
     Board {
         name: "esp32c3",
@@ -184,6 +190,8 @@ pub static BOARDS: &[Board] = &[
             tool: Tool { program: "espflash", calls: &[&["flash", "{}"]] },
             install: "cargo install espflash --locked",
         },
+        // The chip's own serial port, whose name is the same for every program.
+        port: "usb:303a:1001",
     },
 ];
 

@@ -113,7 +113,7 @@ fn every_acknowledged_press_is_there_exactly_once_after_120_kills() {
     assert!(stored.is_superset(&acknowledged), "lost: {:?}", acknowledged.difference(&stored).collect::<Vec<_>>());
     // A commit whose answer was cut off may be there; it was one press, and the pad's mark counts every one once.
     assert!(stored.len() - acknowledged.len() <= 120);
-    assert_eq!(stored.len() as u32 + 1, reader.mark("aa", 1).unwrap());
+    assert_eq!(stored.len() as u32 + 1, reader.mark("aa", reader.epoch("aa").unwrap().unwrap()).unwrap());
     assert!(prompts.windows(2).all(|w| w[0] < w[1]), "prediction ids fell");
     assert_eq!(reader.effective_presses().unwrap().len(), stored.len());
     println!("{} presses acknowledged over 120 kills, {} stored", acknowledged.len(), stored.len());

@@ -86,6 +86,12 @@ pub enum StoreError {
         /// The counter.
         what: &'static str,
     },
+    /// No random numbers, hence no name for a numbering that nobody else has given.
+    #[error("the operating system gave no random numbers: {detail}")]
+    Random {
+        /// What it said.
+        detail: String,
+    },
     /// A line of an import is not what an export writes. Nothing was imported.
     #[error("line {line} of the import: {reason}; nothing was imported")]
     Import {
@@ -135,7 +141,7 @@ impl Classified for StoreError {
             StoreError::Busy { .. } => Class::TryAgain,
             StoreError::Unfit { .. } | StoreError::Import { .. } => Class::Invalid,
             StoreError::Epoch { .. } => Class::Device,
-            StoreError::NotEmpty { .. } | StoreError::Stream { .. } => Class::Failed,
+            StoreError::NotEmpty { .. } | StoreError::Stream { .. } | StoreError::Random { .. } => Class::Failed,
             _ => Class::Store,
         }
     }

@@ -58,6 +58,7 @@ pub use record::{
 };
 pub use resolve::{PressStatus, REPLACE_WINDOW_MS};
 pub use verify::{Fault, VerifyReport};
+pub(crate) use writer::fresh_epoch;
 pub use writer::{GROUP_NS, Journal, PadCommit, Redact, Redacted};
 
 /// A moment, as every record carries it. Order is the record's `seq`; intervals are monotonic and only compare within

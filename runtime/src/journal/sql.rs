@@ -113,6 +113,10 @@ pub(super) fn connect_read(state: &StateDir) -> Result<Connection, StoreError> {
         }
         Err(e) => return Err(fail(e)),
     };
+    // Who made the file was killed before it had tables: nothing was ever said here.
+    if is_blank(&conn).map_err(fail)? {
+        return Err(StateError::Missing { path: state.root().to_path_buf() }.into());
+    }
     check_identity(&conn, &path)?;
     Ok(conn)
 }

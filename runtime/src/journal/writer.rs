@@ -253,18 +253,18 @@ impl Journal {
         })
     }
 
-    /// Assigns a pad whose numbering was lost a new epoch, one higher than any it had; it counts from 1.
+    /// Assigns a pad whose numbering was lost a new epoch, which nobody has given it before; it counts from 1.
     ///
     /// # Errors
     /// [`StoreError::Unfit`] for a malformed uid, or trouble with the disk.
     pub fn new_epoch(&mut self, uid: &str) -> Result<u32, StoreError> {
         check_uid(uid)?;
         self.commit(|batch| {
-            let epoch = batch
-                .epoch(uid)?
-                .unwrap_or(0)
-                .checked_add(1)
-                .ok_or(StoreError::Exhausted { what: "the pad's epochs" })?;
+            let random = |error: getrandom::Error| StoreError::Random { detail: error.to_string() };
+            let mut epoch = fresh_epoch().map_err(random)?;
+            while mark_of(batch.tx, uid, epoch).map_err(batch.fail())?.is_some() {
+                epoch = fresh_epoch().map_err(random)?;
+            }
             batch.assign(uid, epoch, 1)?;
             Ok(epoch)
         })
@@ -603,6 +603,21 @@ impl Batch<'_> {
 /// The epoch assigned to a pad.
 pub(super) fn epoch_of(conn: &Connection, uid: &str) -> rusqlite::Result<Option<u32>> {
     conn.query_row("SELECT epoch FROM epoch WHERE uid=?", [uid], |r| r.get(0)).optional()
+}
+
+/// A name for a numbering that no host has given before, as far as chance goes: a pad that lost its memory between two hosts
+/// would otherwise come back with numbers that stand for other presses here.
+///
+/// # Errors
+/// When the operating system gives no random numbers.
+pub(crate) fn fresh_epoch() -> Result<u32, getrandom::Error> {
+    loop {
+        let mut name = [0; 4];
+        getrandom::fill(&mut name)?;
+        if name != [0; 4] {
+            return Ok(u32::from_le_bytes(name));
+        }
+    }
 }
 
 /// The number expected next from a pad in an epoch.

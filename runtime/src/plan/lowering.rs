@@ -134,6 +134,7 @@ pub struct Lowered {
     pub(super) scratch_floats: usize,
     pub(super) weight_bytes: usize,
     pub(super) in_place: bool,
+    pub(super) held: Vec<Arc<Tensor>>,
     /// The node input whose bytes are the first result's.
     pub(super) same: Option<usize>,
 }
@@ -141,7 +142,8 @@ pub struct Lowered {
 impl Lowered {
     /// A kernel that reads the node inputs `reads` while it runs.
     pub fn new(kernel: impl Fallible + 'static, reads: Vec<usize>) -> Lowered {
-        Lowered { kernel: Box::new(kernel), reads, scratch_floats: 0, weight_bytes: 0, same: None, in_place: false }
+        let (kernel, held) = (Box::new(kernel), Vec::new());
+        Lowered { kernel, reads, scratch_floats: 0, weight_bytes: 0, same: None, in_place: false, held }
     }
 
     /// Asks for a scratch area of that many `f32`.
@@ -161,6 +163,12 @@ impl Lowered {
     /// where it can, and runs nothing.
     pub fn same_bytes(mut self, i: usize) -> Lowered {
         self.same = Some(i);
+        self
+    }
+
+    /// States that the kernel reads these constants where they are.
+    pub fn holding(mut self, constants: impl IntoIterator<Item = Arc<Tensor>>) -> Lowered {
+        self.held.extend(constants);
         self
     }
 
@@ -221,6 +229,10 @@ pub struct Lowering<'a> {
     pub(super) producers: &'a [Option<usize>],
     /// Where packed weights go, so that other plans of the graph share them.
     pub packs: &'a Packs,
+    /// Products with frozen `f32` weights are wanted in bf16.
+    pub bf16: bool,
+    /// Whether frozen matrices stay as they lie, where they meet many rows.
+    pub lean: bool,
 }
 
 impl Lowering<'_> {

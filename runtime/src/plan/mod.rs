@@ -6,6 +6,7 @@
 //! Where shapes depend on data (`NonZero`, a `Reshape` to computed dimensions) a plan ends in probes, and a second plan
 //! for what reads them follows once they have run.
 //! It deliberately knows nothing of files, of learning, or of what its outputs mean.
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -149,6 +150,8 @@ pub struct Plan {
     largest: String,
     arena_bytes: usize,
     weight_bytes: usize,
+    /// Constants that steps read as they are, each once.
+    constants: Vec<Arc<Tensor>>,
     #[cfg(feature = "gpu")]
     gpu: Option<gpu::Accelerated>,
     /// Why it does not run on the GPU it was made for.
@@ -257,6 +260,7 @@ impl Plan {
         let mut steps = Vec::new();
         let mut scratch_bytes = Vec::new();
         let mut weight_bytes = 0;
+        let mut constants: Vec<Arc<Tensor>> = Vec::new();
         // Values that are another value's bytes under another shape.
         let mut shared = Vec::new();
         let mut same_as: Vec<Option<ValueId>> = vec![None; slots.len()];
@@ -288,6 +292,8 @@ impl Plan {
                         slots: &slots,
                         producers: &producers,
                         packs: &options.packs,
+                        bf16: options.bf16,
+                        lean: options.lean,
                     };
                     let fast = !options.reference && !planned.probe;
                     if for_gpu && fast && !is_empty(node, &slots) {
@@ -313,6 +319,7 @@ impl Plan {
                                 return Err(PlanError::TooLarge { value, shape, limit });
                             }
                             weight_bytes += l.weight_bytes;
+                            constants.extend(l.held);
                             let in_result = |v: &Option<ValueId>| v.is_some_and(|v| resident.replaced_by(v, node));
                             let reads = l.reads.iter().map(|&i| node.inputs[i].filter(|_| !in_result(&node.inputs[i])));
                             let reads = reads.collect();
@@ -352,12 +359,15 @@ impl Plan {
         scratch_bytes.reverse();
         for (v, s) in slots.iter_mut().enumerate() {
             match &s.place {
-                Place::Constant(t) if needed[v] => weight_bytes += t.len() * t.dtype().size_bytes(),
+                Place::Constant(t) if needed[v] => constants.push(t.clone()),
                 // What only led to other constants, or was packed by a kernel, is not kept.
                 Place::Constant(_) => s.place = Place::Nowhere,
                 _ => {}
             }
         }
+        constants.sort_by_key(|t| Arc::as_ptr(t) as usize);
+        constants.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        weight_bytes += constants.iter().map(|t| bytes_of(t)).sum::<usize>();
 
         // Lifetimes, in step numbers: inputs are born before the first step, outputs live past the last. An area lives
         // as long as any value that is its bytes.
@@ -473,6 +483,7 @@ impl Plan {
             largest,
             arena_bytes,
             weight_bytes,
+            constants,
             #[cfg(feature = "gpu")]
             gpu,
             left_gpu,
@@ -509,6 +520,14 @@ impl Plan {
     /// Bytes of weights the steps hold, packed or plain.
     pub fn weight_bytes(&self) -> usize {
         self.weight_bytes
+    }
+
+    /// Bytes of weights that are there because of the plan: all but the constants of `model` that it reads as they are.
+    pub fn made_bytes(&self, model: &Graph) -> usize {
+        let own: HashSet<*const Tensor> =
+            model.values.iter().filter_map(|v| Some(Arc::as_ptr(v.constant.as_ref()?))).collect();
+        let read = self.constants.iter().filter(|t| own.contains(&Arc::as_ptr(t)));
+        self.weight_bytes - read.map(|t| bytes_of(t)).sum::<usize>()
     }
 
     /// Whether part of the graph can be planned only while it runs, because shapes depend on data.
@@ -550,6 +569,10 @@ impl Plan {
             })
             .collect()
     }
+}
+
+fn bytes_of(t: &Tensor) -> usize {
+    t.len() * t.dtype().size_bytes()
 }
 
 /// Whether an operand or a result of the node has no elements.

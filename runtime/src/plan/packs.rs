@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use hone_kernels::bf16::{self, Pair};
+
 /// Arrays by the hash of their bytes.
 type Held<T> = Mutex<HashMap<u64, Vec<Weak<Vec<T>>>>>;
 
@@ -13,17 +15,24 @@ type Held<T> = Mutex<HashMap<u64, Vec<Weak<Vec<T>>>>>;
 pub struct Packs {
     f32: Held<f32>,
     i8: Held<i8>,
+    bf16: Held<Pair>,
 }
 
 /// A type of packed weights.
-pub trait Packed: bytemuck::NoUninit {
+pub trait Packed: Copy {
     #[doc(hidden)]
     fn held(packs: &Packs) -> &Held<Self>;
+    #[doc(hidden)]
+    fn bytes(of: &[Self]) -> &[u8];
 }
 
 impl Packed for f32 {
     fn held(packs: &Packs) -> &Held<f32> {
         &packs.f32
+    }
+
+    fn bytes(of: &[f32]) -> &[u8] {
+        bytemuck::cast_slice(of)
     }
 }
 
@@ -31,18 +40,32 @@ impl Packed for i8 {
     fn held(packs: &Packs) -> &Held<i8> {
         &packs.i8
     }
+
+    fn bytes(of: &[i8]) -> &[u8] {
+        bytemuck::cast_slice(of)
+    }
+}
+
+impl Packed for Pair {
+    fn held(packs: &Packs) -> &Held<Pair> {
+        &packs.bf16
+    }
+
+    fn bytes(of: &[Pair]) -> &[u8] {
+        bytemuck::cast_slice(bf16::words(of))
+    }
 }
 
 impl Packs {
     /// These weights, or the same bits from before.
     pub fn keep<T: Packed>(&self, made: Vec<T>) -> Arc<Vec<T>> {
-        let bytes: &[u8] = bytemuck::cast_slice(&made);
+        let bytes = T::bytes(&made);
         let mut hasher = DefaultHasher::new();
         hasher.write(bytes);
         let mut held = T::held(self).lock().unwrap_or_else(PoisonError::into_inner);
         let same = held.entry(hasher.finish()).or_default();
         same.retain(|w| w.strong_count() > 0);
-        let known = same.iter().filter_map(Weak::upgrade).find(|w| bytemuck::cast_slice::<T, u8>(w) == bytes);
+        let known = same.iter().filter_map(Weak::upgrade).find(|w| T::bytes(w) == bytes);
         known.unwrap_or_else(|| {
             let made = Arc::new(made);
             same.push(Arc::downgrade(&made));

@@ -322,17 +322,32 @@ impl Arena {
         self.words.len() * 8
     }
 
+    /// Makes it at least that large.
+    ///
+    /// # Errors
+    /// [`PlanError::Memory`] when the memory cannot be had.
+    pub fn reserve(&mut self, bytes: usize) -> Result<(), PlanError> {
+        let words = bytes.div_ceil(8);
+        let missing = words.saturating_sub(self.words.len());
+        let refused = |_| PlanError::Memory { bytes, largest: String::new() };
+        self.words.try_reserve_exact(missing).map_err(refused)?;
+        self.words.resize(words.max(self.words.len()), 0);
+        Ok(())
+    }
+
+    /// Gives back what is behind the first `bytes`.
+    pub fn shrink(&mut self, bytes: usize) {
+        self.words.truncate(bytes.div_ceil(8));
+        self.words.shrink_to_fit();
+    }
+
     /// Puts a tensor at byte `at`, a multiple of 64: where [`Resident::layout`](super::Resident::layout) says a resident value is.
     ///
     /// # Errors
     /// [`PlanError::Memory`] when the memory cannot be had.
     pub fn put(&mut self, at: usize, t: &Tensor) -> Result<(), PlanError> {
         let bytes = t.data().as_bytes();
-        let words = (at + bytes.len()).div_ceil(8);
-        let missing = words.saturating_sub(self.words.len());
-        let refused = |_| PlanError::Memory { bytes: at + bytes.len(), largest: String::new() };
-        self.words.try_reserve_exact(missing).map_err(refused)?;
-        self.words.resize(words.max(self.words.len()), 0);
+        self.reserve(at + bytes.len())?;
         let all: &mut [u8] = bytemuck::cast_slice_mut(&mut self.words);
         all[at..at + bytes.len()].copy_from_slice(bytes);
         Ok(())

@@ -27,8 +27,13 @@ pub struct RunOptions {
     pub profile: Option<Arc<Profile>>,
     /// Packed weights, which plans of equal weights share.
     pub packs: Arc<Packs>,
+    /// Frozen matrices stay as the graph has them and are packed in every run, where they meet many rows: less memory for a
+    /// little time.
+    pub lean: bool,
     /// What the plans run on.
     pub device: Device,
+    /// Products and convolutions with frozen `f32` weights are computed in bf16, where they have a kernel for it.
+    pub bf16: bool,
 }
 
 /// What is left to one run, over all its graphs.
@@ -49,7 +54,9 @@ impl Default for RunOptions {
             turns: u64::MAX,
             profile: None,
             packs: Arc::default(),
+            lean: false,
             device: Device::Cpu,
+            bf16: false,
         }
     }
 }

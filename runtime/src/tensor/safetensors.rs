@@ -1,4 +1,5 @@
 //! Named `f32` tensors as a safetensors file.
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
@@ -13,10 +14,13 @@ pub type Contents = (Vec<(String, Tensor)>, HashMap<String, String>);
 /// # Errors
 /// A sentence for a tensor that is not `f32`.
 pub fn write(tensors: &[(String, Tensor)], metadata: HashMap<String, String>) -> Result<Vec<u8>, String> {
-    let mut bytes: Vec<Vec<u8>> = Vec::with_capacity(tensors.len());
+    let mut bytes: Vec<Cow<'_, [u8]>> = Vec::with_capacity(tensors.len());
     for (name, t) in tensors {
         let v = t.as_f32().map_err(|e| format!("`{name}`: {e}"))?;
-        bytes.push(v.iter().flat_map(|v| v.to_le_bytes()).collect());
+        bytes.push(match cfg!(target_endian = "little") {
+            true => t.data().as_bytes().into(),
+            false => v.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>().into(),
+        });
     }
     let mut views = Vec::with_capacity(tensors.len());
     for ((name, t), bytes) in tensors.iter().zip(&bytes) {

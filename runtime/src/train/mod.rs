@@ -47,6 +47,9 @@ pub struct Recipe {
     /// Most bytes of a step: parameters, optimizer, activations and frozen weights. Activations are computed twice
     /// rather than kept where that is needed.
     pub max_bytes: Option<usize>,
+    /// Share of a step's operations that is spent on computing activations twice rather than keeping them even where no
+    /// limit asks for it: the cheapest for the memory they take.
+    pub spare: f64,
 }
 
 /// How a trainer runs.
@@ -160,7 +163,7 @@ pub struct Footprint {
     pub arena: usize,
     /// Of the arena: parameters, optimizer, accumulated gradients.
     pub resident: usize,
-    /// Frozen weights, packed or plain.
+    /// Frozen weights beside those of the model that are read where they are: packed ones, and constants that were computed.
     pub weights: usize,
     /// Values that are computed a second time rather than kept.
     pub recomputed: usize,
@@ -216,6 +219,9 @@ pub struct Trainer {
     residents: Vec<Slot>,
     resident_bytes: usize,
     arena: Arena,
+    /// What belongs into the arena and at which byte, until the arena has the size of a plan: grown later it would leave
+    /// its first place behind. Residents that are not named begin at 0.
+    waiting: Vec<(usize, Arc<Tensor>)>,
     plans: Vec<Made>,
     /// Frozen weights, which plans of all tasks and shapes share.
     packs: Arc<Packs>,
@@ -235,30 +241,75 @@ impl Trainer {
         if !graph.values.iter().any(|v| v.name == recipe.output) {
             return Err(TrainError::Unknown { what: "value", name: recipe.output.clone() });
         }
-        let mut list: Vec<(String, Tensor)> = recipe.trainable.iter().cloned().zip(initial).collect();
+        let names = recipe.trainable.iter().cloned();
+        let mut list: Vec<(String, DType, Vec<usize>)> =
+            names.zip(&initial).map(|(n, t)| (n, t.dtype(), t.shape().to_vec())).collect();
         for i in 0..recipe.trainable.len() {
-            let (name, dtype, shape) = (list[i].0.clone(), list[i].1.dtype(), list[i].1.shape().to_vec());
+            let (name, dtype, shape) = list[i].clone();
             for (suffix, shape) in recipe.optimizer.states(&shape) {
-                list.push((format!("{name}/{suffix}"), Tensor::zeros(dtype, &shape)?));
+                list.push((format!("{name}/{suffix}"), dtype, shape));
             }
         }
         if recipe.accumulate {
             for i in 0..recipe.trainable.len() {
-                let zeros = Tensor::zeros(list[i].1.dtype(), list[i].1.shape())?;
-                list.push((format!("{}/gradient", list[i].0), zeros));
+                let (name, dtype, shape) = list[i].clone();
+                list.push((format!("{name}/gradient"), dtype, shape));
             }
         }
-        let (places, resident_bytes) = Resident::layout(list.iter().map(|(_, t)| (t.dtype(), t.shape())));
-        let mut arena = Arena::default();
-        let mut residents = Vec::with_capacity(list.len());
-        for ((name, t), place) in list.into_iter().zip(places) {
-            arena.put(place.start, &t)?;
-            residents.push(Slot { name, dtype: t.dtype(), shape: t.shape().to_vec(), place });
-        }
+        let (places, resident_bytes) = Resident::layout(list.iter().map(|(_, t, s)| (*t, &s[..])));
+        let slot = |((name, dtype, shape), place)| Slot { name, dtype, shape, place };
+        let residents: Vec<Slot> = list.into_iter().zip(places).map(slot).collect();
+        let waiting = residents.iter().map(|s| s.place.start).zip(initial).collect();
         let own_inputs = graph.inputs.len() - recipe.trainable.len();
-        let plans = Vec::new();
-        let packs = Arc::default();
-        Ok(Trainer { recipe, options, graph, own_inputs, residents, resident_bytes, arena, plans, packs, step: 0 })
+        let (arena, plans, packs, step) = (Arena::default(), Vec::new(), Arc::default(), 0);
+        Ok(Trainer {
+            recipe,
+            options,
+            graph,
+            own_inputs,
+            residents,
+            resident_bytes,
+            arena,
+            waiting,
+            plans,
+            packs,
+            step,
+        })
+    }
+
+    /// The arena, of the size of the largest plan, with everything in its place.
+    fn settle(&mut self) -> Result<(), TrainError> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        let largest = self.plans.iter().map(|m| m.plan.arena_bytes()).max().unwrap_or(0);
+        self.arena.reserve(largest.max(self.resident_bytes))?;
+        for (at, t) in std::mem::take(&mut self.waiting) {
+            self.arena.put(at, &t)?;
+        }
+        Ok(())
+    }
+
+    /// What is resident in a slot.
+    fn held(&self, slot: &Slot) -> Result<Tensor, TrainError> {
+        if self.waiting.is_empty() {
+            return Ok(self.arena.take(slot.place.start, slot.dtype, &slot.shape)?);
+        }
+        match self.waiting.iter().find(|(at, _)| *at == slot.place.start) {
+            Some((_, t)) => Ok(Tensor::clone(t)),
+            None => Ok(Tensor::zeros(slot.dtype, &slot.shape)?),
+        }
+    }
+
+    /// The parameters at the end, in the recipe's order; what only steps need is given back before they are copied.
+    ///
+    /// # Errors
+    /// [`TrainError::Tensor`].
+    pub fn into_parameters(mut self) -> Result<Vec<(String, Tensor)>, TrainError> {
+        self.plans.clear();
+        self.arena.shrink(self.resident_bytes);
+        let trained = &self.residents[..self.recipe.trainable.len()];
+        trained.iter().map(|s| Ok((s.name.clone(), self.held(s)?))).collect()
     }
 
     /// One step on all of `batches` together, at a learning rate: their gradients are accumulated when they are several.
@@ -342,7 +393,7 @@ impl Trainer {
         let trained = &self.residents[..self.recipe.trainable.len()];
         let slot = trained.iter().find(|s| s.name == name);
         let slot = slot.ok_or_else(|| TrainError::Unknown { what: "parameter", name: name.to_string() })?;
-        Ok(self.arena.take(slot.place.start, slot.dtype, &slot.shape)?)
+        self.held(slot)
     }
 
     /// Everything that outlives a step, by name: parameters, and under their names what the optimizer remembers. With
@@ -351,8 +402,7 @@ impl Trainer {
     /// # Errors
     /// [`TrainError::Tensor`].
     pub fn state(&self) -> Result<Vec<(String, Tensor)>, TrainError> {
-        let take = |s: &Slot| Ok((s.name.clone(), self.arena.take(s.place.start, s.dtype, &s.shape)?));
-        self.residents.iter().map(take).collect()
+        self.residents.iter().map(|s| Ok((s.name.clone(), self.held(s)?))).collect()
     }
 
     /// Goes back to a state. What `state` does not name stays.
@@ -367,6 +417,7 @@ impl Trainer {
             fits(name, (slot.dtype, &slot.shape), t)?;
             places.push(slot.place.start);
         }
+        self.settle()?;
         for ((_, t), at) in state.iter().zip(places) {
             self.arena.put(at, t)?;
         }
@@ -382,7 +433,7 @@ impl Trainer {
         let mut graph = self.graph.clone();
         let parameters = graph.inputs.split_off(self.own_inputs);
         for (v, slot) in parameters.into_iter().zip(&self.residents) {
-            let t = self.arena.take(slot.place.start, slot.dtype, &slot.shape)?;
+            let t = self.held(slot)?;
             graph.values[v].constant = Some(Arc::new(t));
         }
         Ok(graph)
@@ -406,6 +457,7 @@ impl Trainer {
         let inputs = batch.map_or(&[][..], |b| &b.inputs);
         let shapes: Vec<(DType, Vec<usize>)> = inputs.iter().map(|t| (t.dtype(), t.shape().to_vec())).collect();
         let at = self.plan(task, &shapes)?;
+        self.settle()?;
         let made = &mut self.plans[at];
         let mut given: Vec<Tensor> = inputs.to_vec();
         if let Some(batch) = batch {
@@ -455,6 +507,7 @@ impl Trainer {
             reference: self.options.reference,
             pool: self.options.pool.clone(),
             packs: self.packs.clone(),
+            lean: true,
             ..RunOptions::default()
         };
         let mut built = self.build(task, shapes, &options)?;
@@ -467,22 +520,39 @@ impl Trainer {
         let footprint = |plan: &Plan, recomputed: usize| Footprint {
             arena: plan.arena_bytes(),
             resident: self.resident_bytes,
-            weights: plan.weight_bytes(),
+            weights: plan.made_bytes(&self.graph),
             recomputed,
         };
         let first = plan(&built.tape, &built.residents)?;
         let mut taken = footprint(&first, 0);
         let mut made = Some(first);
+        if self.recipe.spare > 0.0 && built.forward < built.tape.graph().nodes.len() {
+            let spend = self.recipe.spare * recompute::operations(&built.tape);
+            let chosen = recompute::choose(&built.tape, built.forward, &built.pinned, 0, spend);
+            if let Some(chosen) = chosen {
+                // One plan at a time, here and below: each has scratch and packed weights of its own.
+                drop(made);
+                let tried = plan(&recompute::apply(&built.tape, built.forward, &chosen), &built.residents)?;
+                let now = footprint(&tried, chosen.len());
+                if now.total() < taken.total() {
+                    (made, taken) = (Some(tried), now);
+                } else {
+                    made = Some(plan(&built.tape, &built.residents)?);
+                }
+            }
+        }
         if let Some(may) = self.recipe.max_bytes
             && taken.total() > may
         {
             // What the steps themselves take beyond activations (scratch, fragmentation) is known from the first plan.
             let fixed = taken.weights + self.resident_bytes;
             let mut target = may.saturating_sub(fixed);
-            // One plan at a time: each has scratch and weights of its own.
             made = None;
             for _ in 0..recompute::ATTEMPTS {
-                let Some(chosen) = recompute::choose(&built.tape, built.forward, &built.pinned, target) else { break };
+                let Some(chosen) = recompute::choose(&built.tape, built.forward, &built.pinned, target, f64::INFINITY)
+                else {
+                    break;
+                };
                 let tape = recompute::apply(&built.tape, built.forward, &chosen);
                 let tried = plan(&tape, &built.residents)?;
                 let now = footprint(&tried, chosen.len());
@@ -717,7 +787,7 @@ fn fits(what: &str, (dtype, shape): (DType, &[usize]), t: &Tensor) -> Result<(),
 }
 
 /// The graph with those constants as inputs after its own, and their values.
-fn with_parameters(graph: &Graph, names: &[String]) -> Result<(Graph, Vec<Tensor>), TrainError> {
+fn with_parameters(graph: &Graph, names: &[String]) -> Result<(Graph, Vec<Arc<Tensor>>), TrainError> {
     let mut graph = graph.clone();
     let mut values = Vec::with_capacity(names.len());
     for name in names {
@@ -728,7 +798,7 @@ fn with_parameters(graph: &Graph, names: &[String]) -> Result<(Graph, Vec<Tensor
             return Err(TrainError::NotFloat { name: name.clone(), dtype: t.dtype() });
         }
         graph.inputs.push(v);
-        values.push(Arc::unwrap_or_clone(t));
+        values.push(t);
     }
     Ok((graph, values))
 }

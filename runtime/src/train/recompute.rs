@@ -13,13 +13,14 @@ use crate::ops::Kind;
 /// How often a choice is planned before it is given up: the planner's arena is a little more than what is alive.
 pub(super) const ATTEMPTS: usize = 6;
 
-/// Values to compute again so that what is alive at once takes at most `target` bytes, or as little as this finds; `None`
-/// when there is nothing to choose.
+/// Values to compute again so that what is alive at once takes at most `target` bytes, or as little as this finds for `spend`
+/// operations; `None` when there is nothing to choose.
 pub(super) fn choose(
     tape: &Tape,
     forward: usize,
     pinned: &BTreeSet<ValueId>,
     target: usize,
+    spend: f64,
 ) -> Option<BTreeSet<ValueId>> {
     let graph = tape.graph();
     let needed = needed(graph);
@@ -50,6 +51,7 @@ pub(super) fn choose(
     let mut best: Option<(usize, BTreeSet<ValueId>)> = None;
     let (mut peak, mut at, mut alive) = peak_of(tape);
     let start = peak;
+    let mut spent = 0.0;
     while peak > target {
         let waits = |v: &ValueId| alive.get(v).is_some_and(|&(born, last)| born < at && at < last);
         let gain = |v: ValueId, cost: f64| bytes(tape, v) as f64 / cost;
@@ -57,7 +59,11 @@ pub(super) fn choose(
             .filter(|(v, _)| waits(v))
             .max_by(|a, b| gain(*a.0, a.1.1).total_cmp(&gain(*b.0, b.1.1)))
             .map(|(&v, _)| v);
-        let Some((path, _)) = pick.and_then(|v| candidates.remove(&v)) else { break };
+        let Some((path, cost)) = pick.and_then(|v| candidates.remove(&v)) else { break };
+        spent += cost;
+        if spent > spend {
+            break;
+        }
         chosen.extend(path);
         let tried = apply(tape, forward, &chosen);
         (peak, at, alive) = peak_of(&tried);
@@ -176,7 +182,14 @@ fn peak_of(tape: &Tape) -> (usize, usize, BTreeMap<ValueId, (usize, usize)>) {
     (peak as usize, at, alive)
 }
 
-/// Operations to make a node's results, about: of products, the length of their sums for each result.
+/// Operations of all nodes that lead to an output.
+pub(super) fn operations(tape: &Tape) -> f64 {
+    let graph = tape.graph();
+    graph.nodes.iter().zip(needed(graph)).filter(|(_, needed)| *needed).map(|(n, _)| cost(tape, n)).sum()
+}
+
+/// Operations to make a node's results, about: of products, the length of their sums for each result. What is done once for
+/// each element waits for memory as long as a product computes sixteen times.
 fn cost(tape: &Tape, node: &Node) -> f64 {
     let results: usize = node.outputs.iter().flatten().map(|&v| tape.shape(v).iter().product::<usize>()).sum();
     let operand = |i: usize| {
@@ -191,7 +204,9 @@ fn cost(tape: &Tape, node: &Node) -> f64 {
             results * (operand(1) / channels as f64).max(1.0)
         }
         "LSTM" | "GRU" | "RNN" => results * 1024.0,
-        "Softmax" | "LogSoftmax" | "LayerNormalization" | "Gelu" | "Erf" | "Tanh" | "Sigmoid" | "Exp" => 8.0 * results,
-        _ => results,
+        "Softmax" | "LogSoftmax" | "LayerNormalization" | "Gelu" | "Erf" | "Tanh" | "Sigmoid" | "Exp" => 32.0 * results,
+        // A view of what is there.
+        "Flatten" | "Identity" | "Reshape" | "Squeeze" | "Unsqueeze" => results,
+        _ => 16.0 * results,
     }
 }

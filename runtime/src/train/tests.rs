@@ -134,6 +134,7 @@ fn recipe(case: &Case) -> Recipe {
         clip: None,
         accumulate: false,
         max_bytes: None,
+        spare: 0.0,
     }
 }
 
@@ -317,11 +318,17 @@ fn a_step_fits_into_less_by_computing_again_to_the_same_bits_or_is_refused_with_
     let (mut tight, _) = trainer(&archive, &case, |r| r.max_bytes = Some(may));
     let less = tight.footprint(&shapes).unwrap();
     assert!(less.total() <= may && less.recomputed > 0, "{less:?} of {all:?}");
+    // Without a limit, for as many operations as are spared for it.
+    let (mut thrifty, _) = trainer(&archive, &case, |r| r.spare = 1.0);
+    let some = thrifty.footprint(&shapes).unwrap();
+    assert!(some.total() < all.total() && some.recomputed > 0, "{some:?} of {all:?}");
     for _ in 0..2 {
         let step = |t: &mut Trainer| t.step(std::slice::from_ref(&batch), 0.01).unwrap();
-        assert_eq!(step(&mut free), step(&mut tight));
+        let first = step(&mut free);
+        assert_eq!(first, step(&mut tight));
+        assert_eq!(first, step(&mut thrifty));
     }
-    assert!(values(&free) == values(&tight));
+    assert!(values(&free) == values(&tight) && values(&free) == values(&thrifty));
     let (mut none, _) = trainer(&archive, &case, |r| r.max_bytes = Some(all.resident + all.weights));
     match none.footprint(&shapes) {
         Err(TrainError::Memory { needs, may, .. }) => assert!(needs > may && may == all.resident + all.weights),
@@ -387,26 +394,60 @@ fn gradients_through_frozen_int8_weights_are_those_through_what_they_stand_for_a
     let archive = Archive::read();
     let case = archive.case("transformer-lora");
     let batch = archive.batch(&case, &archive.graph(&case));
-    let shapes: Vec<(DType, Vec<usize>)> = batch.inputs.iter().map(|t| (t.dtype(), t.shape().to_vec())).collect();
-    let run = |codes: bool| {
+    let run = |codes: bool, batch: &Batch, reference: bool| {
+        let shapes: Vec<(DType, Vec<usize>)> = batch.inputs.iter().map(|t| (t.dtype(), t.shape().to_vec())).collect();
         let graph = quantised(&archive, &case, codes);
-        let mut trainer = Trainer::new(&graph, recipe(&case), TrainOptions::default()).unwrap();
-        let gradients = trainer.gradients(&batch).unwrap().1;
+        let options = TrainOptions { reference, ..TrainOptions::default() };
+        let mut trainer = Trainer::new(&graph, recipe(&case), options).unwrap();
+        let gradients = trainer.gradients(batch).unwrap().1;
         (gradients, trainer.footprint(&shapes).unwrap().weights, trainer.steps(&shapes).unwrap())
     };
-    let (plain, plain_bytes, _) = run(false);
-    let (coded, coded_bytes, steps) = run(true);
-    for ((name, _), (a, b)) in case.gradients.iter().zip(plain.iter().zip(&coded)) {
-        let (a, b) = (a.as_f32().unwrap(), b.as_f32().unwrap());
-        let norm = a.iter().map(|v| v * v).sum::<f32>().sqrt();
-        let off = a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f32>().sqrt();
-        assert!(off <= 1e-5 * norm, "{name}: {off} of {norm}");
-    }
+    let agree = |want: &[Tensor], got: &[Tensor]| {
+        for ((name, _), (a, b)) in case.gradients.iter().zip(want.iter().zip(got)) {
+            let (a, b) = (a.as_f32().unwrap(), b.as_f32().unwrap());
+            let norm = a.iter().map(|v| v * v).sum::<f32>().sqrt();
+            let off = a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f32>().sqrt();
+            assert!(off <= 1e-5 * norm, "{name}: {off} of {norm}");
+        }
+    };
+    let (plain, plain_bytes, _) = run(false, &batch, false);
+    let (coded, coded_bytes, steps) = run(true, &batch, false);
+    agree(&plain, &coded);
     // Forward and backward: twice the codes, where floats were. Before the first three products there is nothing to train.
     assert!(coded_bytes * 2 < plain_bytes, "{coded_bytes} of {plain_bytes}");
     let backward = steps.iter().filter(|s| s.op == "FusedMatMul" && s.kernel == "gemm-f32w8").count();
     assert!(backward >= 9, "{backward} products with codes in the backward part");
     assert!(steps.iter().all(|s| s.op != "DequantizeLinear"), "a weight was dequantised");
+
+    // With more rows than fit into a tile or two nothing is packed beforehand, in either direction.
+    let many = Batch {
+        inputs: batch.inputs.iter().map(twice).collect(),
+        target: batch.target.as_ref().map(twice),
+        weights: batch.weights.as_ref().map(twice),
+    };
+    for codes in [false, true] {
+        let (slow, _, _) = run(codes, &many, true);
+        let (fast, bytes, steps) = run(codes, &many, false);
+        agree(&slow, &fast);
+        agree(&plain, &fast);
+        // What is packed are the matrices of the last rows alone: the head's, of one row for each example.
+        assert!(bytes < coded_bytes / 2, "{bytes} of {coded_bytes}");
+        let kernel = if codes { "gemm-f32w8-lying" } else { "gemm-f32-lying" };
+        for op in ["MatMul", "FusedMatMul"] {
+            let lying = steps.iter().filter(|s| s.op == op && s.kernel == kernel).count();
+            assert!(lying >= 9, "{lying} of {op} by {kernel}");
+        }
+        assert!(steps.iter().all(|s| s.op != "DequantizeLinear"), "a weight was dequantised");
+    }
+}
+
+/// All rows, and all rows again.
+fn twice(t: &Tensor) -> Tensor {
+    let mut shape = t.shape().to_vec();
+    shape[0] *= 2;
+    let mut data = t.data().clone();
+    data.append(t.data());
+    Tensor::new(&shape, data).unwrap()
 }
 
 #[test]
@@ -437,6 +478,7 @@ fn rounding_of_activations_passes_gradients_where_it_does_not_saturate() {
         clip: None,
         accumulate: false,
         max_bytes: None,
+        spare: 0.0,
     };
     let x = Tensor::f32(&[1, 4], vec![1.0, 1.5, 1.0, 1.0]).unwrap();
     let batch = Batch { inputs: vec![x], target: Some(Tensor::f32(&[1, 4], vec![1.0; 4]).unwrap()), weights: None };

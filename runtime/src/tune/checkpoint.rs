@@ -69,15 +69,17 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Writes the file, durable on return; a stop at any moment leaves the one before.
-    pub(super) fn write(&self, path: &Path) -> Result<(), TuneError> {
+    /// Writes the file with the state of the trainer as it is now, durable on return; a stop at any moment leaves the one
+    /// before.
+    pub(super) fn write(&self, state: Vec<(String, Tensor)>, path: &Path) -> Result<(), TuneError> {
         let bad = |why: String| TuneError::Checkpoint { path: path.to_path_buf(), why };
-        let named = |prefix: &str, list: &[(String, Tensor)]| -> Vec<(String, Tensor)> {
-            list.iter().map(|(n, t)| (format!("{prefix}/{n}"), t.clone())).collect()
-        };
-        let all = [named("now", &self.state), named("best", &self.best), named("start", &self.start)].concat();
+        let named = |prefix: &'static str| move |(n, t): (String, Tensor)| (format!("{prefix}/{n}"), t);
+        let mut all: Vec<(String, Tensor)> = state.into_iter().map(named("now")).collect();
+        all.extend(self.best.iter().cloned().map(named("best")));
+        all.extend(self.start.iter().cloned().map(named("start")));
         let figures = serde_json::to_string(&self.progress).map_err(|e| bad(e.to_string()))?;
         let bytes = safetensors::write(&all, HashMap::from([("hone".to_string(), figures)])).map_err(bad)?;
+        drop(all);
         let fresh = path.with_extension(format!("new-{}", std::process::id()));
         state::write_synced(&fresh, &bytes)?;
         fs::rename(&fresh, path).map_err(|e| StateError::io(path, e))?;

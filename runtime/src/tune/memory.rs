@@ -1,8 +1,84 @@
-//! Which smaller run fits into a memory that the one asked for does not fit into.
-use super::{Batcher, Example, Settings};
+//! What a run takes, and which smaller run fits into a memory that the one asked for does not fit into.
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::body::{self, Body};
+use super::{Batcher, Example, Needs, Settings, TuneError};
 use crate::graph::Graph;
-use crate::scope::{self, Spec};
-use crate::train::{TrainOptions, Trainer};
+use crate::scope::{self, Scoped, Spec};
+use crate::tensor::Tensor;
+use crate::train::{TrainError, TrainOptions, Trainer};
+
+/// A run that is ready to begin.
+pub(super) struct Planned {
+    pub(super) trainer: Trainer,
+    pub(super) needs: Needs,
+    /// What makes features of examples, where the trainer learns on those.
+    pub(super) body: Option<Body>,
+}
+
+/// Plans a run of `scoped` on that many examples like `one`, with that many bytes of copies of its parameters. Where nothing
+/// trained changes what comes before it, it is trained on features.
+pub(super) fn plan(
+    scoped: &Scoped,
+    spec: &Spec,
+    settings: &Settings,
+    options: &TrainOptions,
+    batcher: &Batcher,
+    one: &Example,
+    (examples, copies): (usize, usize),
+) -> Result<Planned, TuneError> {
+    let split = if spec.changes_features() { None } else { body::split(scoped, &spec.output) };
+    let body = split.as_ref().map(|s| Body::new(s, one, batcher, options)).transpose()?.flatten();
+    let may = settings.max_bytes.map(|m| m.saturating_sub(copies));
+    let settings = Settings { max_bytes: may, ..settings.clone() };
+    let (scoped, batcher, shapes) = match (&split, &body) {
+        (Some(split), Some(body)) => (&split.tail, &body.batcher(batcher), body.shapes(batcher.rows)),
+        _ => (scoped, batcher, batcher.shapes(one)),
+    };
+    let mut trainer = Trainer::new(&scoped.graph, super::recipe(scoped, spec, &settings, batcher), options.clone())?;
+    let step = match trainer.footprint(&shapes) {
+        Err(TrainError::Memory { needs, may, .. }) => {
+            return Err(TuneError::Memory { needs: needs + copies, may: may + copies, fits: None });
+        }
+        other => other?,
+    };
+    let stored = body.as_ref().map(|b| b.stored(examples, step.total(), may));
+    Ok(Planned { trainer, needs: Needs { step, copies, stored }, body })
+}
+
+/// What of parameters is kept beside those the trainer moves.
+#[derive(Clone, Copy)]
+pub(super) struct Kept {
+    /// The best epoch's, because epochs are compared.
+    pub(super) best: bool,
+    /// Those at the start of an epoch, because targets are made with them.
+    pub(super) start: bool,
+    /// Everything twice while a checkpoint is written: as tensors, and as the file.
+    pub(super) written: bool,
+}
+
+/// Bytes of what is kept, and of the leaves that were put beside the model.
+pub(super) fn copies(graph: &Graph, scoped: &Scoped, settings: &Settings, kept: Kept) -> usize {
+    let own: HashSet<*const Tensor> =
+        graph.values.iter().filter_map(|v| Some(Arc::as_ptr(v.constant.as_ref()?))).collect();
+    let bytes = |t: &Arc<Tensor>| {
+        let states = settings.optimizer.states(t.shape());
+        let moved: usize = states.iter().map(|(_, s)| s.iter().product::<usize>()).sum();
+        let more = usize::from(kept.best) + usize::from(kept.start);
+        let written = if kept.written { 2 * (t.len() * (1 + more) + moved) } else { 0 };
+        let held = (usize::from(!own.contains(&Arc::as_ptr(t))) + more) * t.len();
+        (held + written) * t.dtype().size_bytes()
+    };
+    leaves(scoped).map(bytes).sum()
+}
+
+/// The trainable leaves.
+pub(super) fn leaves(scoped: &Scoped) -> impl Iterator<Item = &Arc<Tensor>> {
+    let names: HashSet<&str> = scoped.trainable.iter().map(String::as_str).collect();
+    let named = scoped.graph.values.iter().filter(move |v| names.contains(v.name.as_str()));
+    named.filter_map(|v| v.constant.as_ref())
+}
 
 /// The first of a row of smaller runs whose step takes at most `may` bytes, in the words of the command line, and what it
 /// takes: the same on fewer examples at a time, a lower rank, only the last layers, other scopes.
@@ -14,6 +90,7 @@ pub(super) fn smaller(
     options: &TrainOptions,
     batcher: &Batcher,
     example: &Example,
+    kept: Kept,
     may: usize,
 ) -> Option<(String, usize)> {
     let mut tries: Vec<(String, Spec, usize)> = Vec::new();
@@ -59,9 +136,9 @@ pub(super) fn smaller(
         let scoped = scope::place(graph, opset, &spec).ok()?;
         let batcher = Batcher { rows: batch, rowed: batcher.rowed.clone(), ..*batcher };
         let settings = Settings { accumulate: rows.div_ceil(batch), batch, max_bytes: Some(may), ..settings.clone() };
-        let mut trainer =
-            Trainer::new(&scoped.graph, super::recipe(&scoped, &spec, &settings, &batcher), options.clone()).ok()?;
-        let taken = trainer.footprint(&batcher.shapes(example)).ok()?;
-        (taken.total() <= may).then(|| (text, taken.total()))
+        let copies = copies(graph, &scoped, &settings, kept);
+        let planned = plan(&scoped, &spec, &settings, options, &batcher, example, (1, copies)).ok()?;
+        let taken = planned.needs.total();
+        (taken <= may).then_some((text, taken))
     })
 }

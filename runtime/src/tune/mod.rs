@@ -19,6 +19,7 @@ use crate::state::StateError;
 use crate::tensor::{DType, Data, Tensor, TensorError};
 use crate::train::{Batch, Footprint, Objective, Optimizer, Recipe, Schedule, TrainError, TrainOptions, Trainer};
 
+mod body;
 mod checkpoint;
 pub mod examples;
 pub mod judge;
@@ -26,6 +27,8 @@ mod labelled;
 mod loss;
 mod memory;
 
+use body::Featured;
+pub use body::Stored;
 use checkpoint::Checkpoint;
 pub use examples::{Example, Examples, Target};
 pub use labelled::{ClassOf, Labelled, TARGET};
@@ -180,13 +183,32 @@ pub struct Epoch {
     pub validation: Option<f32>,
 }
 
+/// Memory a run takes, as planned, beyond that of the model and the examples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Needs {
+    /// A step.
+    pub step: Footprint,
+    /// Bytes of copies of the trained parameters: as they began, of the best epoch, and while a checkpoint is written.
+    pub copies: usize,
+    /// Features of a body that stays; `None` where the body runs in every step.
+    pub stored: Option<Stored>,
+}
+
+impl Needs {
+    /// The most there is at one time.
+    pub fn total(&self) -> usize {
+        let step = self.step.total() + self.copies;
+        self.stored.map_or(step, |s| s.peak(step))
+    }
+}
+
 /// What happens.
 #[derive(Clone, Copy, Debug)]
 pub enum Progress<'a> {
     /// What is going to run.
     Planned {
-        /// Bytes of a step.
-        footprint: Footprint,
+        /// Memory it takes.
+        needs: Needs,
         /// Trained numbers.
         parameters: usize,
         /// All steps.
@@ -233,8 +255,8 @@ pub struct Outcome {
     pub before: Option<f32>,
     /// Epoch the tensors are of; `None` where nothing validates.
     pub best: Option<u64>,
-    /// Bytes of a step, as planned.
-    pub footprint: Footprint,
+    /// Memory it takes, as planned.
+    pub needs: Needs,
     /// Examples that validated.
     pub validation: Vec<usize>,
     /// Why it ended, when not by its last epoch.
@@ -297,24 +319,41 @@ impl Work<'_> {
         }
         let scoped = scope::place(graph, opset, &spec)?;
         let first = examples.example(*train.first().ok_or_else(no_examples)?)?;
-        let shapes = batcher.shapes(&first);
-        let mut trainer = Trainer::new(&scoped.graph, recipe(&scoped, &spec, &settings, &batcher), options.clone())?;
-        let footprint = match trainer.footprint(&shapes) {
-            Err(TrainError::Memory { needs, may, .. }) => {
-                let fits = memory::smaller(graph, opset, &spec, &settings, &options, &batcher, &first, may);
+        let all = [&train[..], &validation].concat();
+        let kept =
+            memory::Kept { best: !validation.is_empty(), start: examples.renews(), written: checkpoint.is_some() };
+        let copies = memory::copies(graph, &scoped, &settings, kept);
+        let planned = memory::plan(&scoped, &spec, &settings, &options, &batcher, &first, (all.len(), copies))
+            .and_then(|p| {
+                let (needs, may) = (p.needs.total(), settings.max_bytes.unwrap_or(usize::MAX));
+                if needs > may { Err(TuneError::Memory { needs, may, fits: None }) } else { Ok(p) }
+            });
+        let memory::Planned { mut trainer, mut needs, body } = match planned {
+            Err(TuneError::Memory { needs, may, .. }) => {
+                let fits = memory::smaller(graph, opset, &spec, &settings, &options, &batcher, &first, kept, may);
                 return Err(TuneError::Memory { needs, may, fits });
             }
             other => other?,
         };
+        drop(first);
+        let mut featured;
+        let (examples, batcher): (&mut dyn Examples, Batcher) = match (body, &mut needs.stored) {
+            (Some(body), Some(stored)) => {
+                let batcher = body.batcher(&batcher);
+                featured = Featured::new(examples, body, &all, stored)?;
+                (&mut featured, batcher)
+            }
+            _ => (examples, batcher),
+        };
         let rows = settings.batch * settings.accumulate;
         let per_epoch = train.len().div_ceil(rows) as u64;
         let steps = per_epoch * settings.epochs;
-        let parameters = scope::values(&scoped.graph, &scoped.trainable).iter().map(|(_, t)| t.len()).sum();
+        let parameters = memory::leaves(&scoped).map(|t| t.len()).sum();
         let (n, v) = (train.len(), validation.len());
-        tell(Progress::Planned { footprint, parameters, steps, examples: n, validation: v });
+        tell(Progress::Planned { needs, parameters, steps, examples: n, validation: v });
         let mut now = match saved {
-            Some(saved) => {
-                trainer.restore(&saved.state, saved.progress.step)?;
+            Some(mut saved) => {
+                trainer.restore(&std::mem::take(&mut saved.state), saved.progress.step)?;
                 tell(Progress::Resumed { step: saved.progress.step });
                 saved
             }
@@ -323,7 +362,9 @@ impl Work<'_> {
                 fresh.progress.chosen.clone_from(&spec.tensors);
                 fresh.progress.before = loss_on(&mut trainer, examples, &batcher, &validation)?;
                 fresh.progress.lowest = fresh.progress.before;
-                fresh.best = scope::values(&scoped.graph, &scoped.trainable);
+                if !validation.is_empty() {
+                    fresh.best = scope::values(&scoped.graph, &scoped.trainable);
+                }
                 fresh
             }
         };
@@ -377,8 +418,7 @@ impl Work<'_> {
                 && written.elapsed() >= *every
             {
                 now.progress.seconds = (spent + began.elapsed()).as_secs_f64();
-                now.state = trainer.state()?;
-                now.write(path)?;
+                now.write(trainer.state()?, path)?;
                 written = Instant::now();
             }
         }
@@ -392,7 +432,7 @@ impl Work<'_> {
             now.epoch_done(done, None, &trainer, &scoped)?;
         }
         let tensors = match validation.is_empty() {
-            true => parameters_of(&trainer, &scoped)?,
+            true => trainer.into_parameters()?,
             false => now.best,
         };
         let p = now.progress;
@@ -407,7 +447,7 @@ impl Work<'_> {
             epochs: p.epochs,
             before: p.before,
             best: p.best_epoch,
-            footprint,
+            needs,
             validation,
             ended,
             step: times.get(times.len() / 2).copied(),
@@ -454,8 +494,12 @@ fn recipe(scoped: &Scoped, spec: &Spec, settings: &Settings, batcher: &Batcher) 
         clip: settings.clip,
         accumulate: settings.accumulate > 1 || batcher.varies || batcher.rows < settings.batch,
         max_bytes: settings.max_bytes,
+        spare: SPARE,
     }
 }
+
+/// What of a step is spent on less memory, limit or not: a little time for a third of what a transformer keeps.
+const SPARE: f64 = 0.08;
 
 fn parameters_of(trainer: &Trainer, scoped: &Scoped) -> Result<Vec<(String, Tensor)>, TuneError> {
     let value = |n: &String| Ok((n.clone(), trainer.parameter(n)?));

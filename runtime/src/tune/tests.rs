@@ -4,13 +4,13 @@ use crate::import::{Limits, from_onnx};
 use crate::quant::tests::read;
 use crate::train::tests::numbers;
 
-fn model(name: &str) -> (Graph, i64) {
+pub(super) fn model(name: &str) -> (Graph, i64) {
     let (graph, info) = from_onnx(&read(&format!("{name}.onnx")), &Limits::default()).unwrap();
     (graph, info.opset)
 }
 
 /// Pictures whose class is the one of five stripes that is bright.
-fn examples(n: usize) -> Vec<Example> {
+pub(super) fn examples(n: usize) -> Vec<Example> {
     let one = |i: usize| {
         let class = i % 5;
         let noise = numbers(&format!("picture {i}"), 3 * 16 * 16);
@@ -21,7 +21,7 @@ fn examples(n: usize) -> Vec<Example> {
     (0..n).map(one).collect()
 }
 
-fn spec(scopes: &str) -> Spec {
+pub(super) fn spec(scopes: &str) -> Spec {
     Spec {
         scopes: scopes.split(',').map(String::from).collect(),
         output: "logits".into(),
@@ -35,7 +35,7 @@ fn spec(scopes: &str) -> Spec {
     }
 }
 
-fn settings() -> Settings {
+pub(super) fn settings() -> Settings {
     Settings {
         objective: Objective::Labels,
         optimizer: Optimizer::ADAMW,
@@ -182,7 +182,7 @@ fn a_budget_of_no_time_makes_no_step_and_says_so() {
 #[test]
 fn a_step_that_needs_more_than_it_may_is_refused_with_both_figures_and_what_would_fit() {
     let needs = |s: Settings, scopes: &str| match tune("picture", scopes, s, None, &mut |_| {}) {
-        Ok(out) => out.footprint.total(),
+        Ok(out) => out.needs.total(),
         Err(e) => panic!("{e}"),
     };
     let full = needs(Settings { epochs: 1, ..settings() }, "full");

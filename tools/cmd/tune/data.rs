@@ -21,14 +21,14 @@ use hone_runtime::session::{Session, SessionOptions};
 use hone_runtime::state::StateDir;
 use hone_runtime::train::{Objective, Optimizer, TrainOptions};
 use hone_runtime::tune::{
-    ClassOf, Course, Epoch, Examples, LOSSES, Labelled, Loss, Outcome, Progress, Settings, Work, judge,
+    ClassOf, Course, Epoch, Examples, LOSSES, Labelled, Loss, Outcome, Progress, Settings, Stored, Work, judge,
 };
 use serde::Serialize;
 
 use super::{Method, Schedule, Tune};
 use crate::cmd::run::is_onnx;
 use crate::exit::fail;
-use crate::machine::{peak_rss_bytes, rss_bytes};
+use crate::machine::{anonymous_bytes, peak_rss_bytes, rss_bytes};
 use crate::{input, output};
 
 /// Presses: what the model should believe after them, as distributions.
@@ -61,15 +61,34 @@ struct Document<'a> {
     parameters: usize,
     planned_bytes: usize,
     recomputed: usize,
+    /// Features of a body that stays: of how many samples, how many kept, their bytes, and the time for one of them.
+    features: Option<Features>,
     peak_bytes: Option<u64>,
     /// What the process took beyond what it held when the model and the data were there.
     peak_increment_bytes: Option<u64>,
+    /// The same without pages of the program file, which take no memory that others want: read after each step.
+    anonymous_increment_bytes: Option<u64>,
     step_ms: Option<f64>,
     resumed_at: Option<u64>,
     ended: Option<&'static str>,
     published: bool,
     reason: String,
     seconds: f64,
+}
+
+#[derive(Serialize)]
+struct Features {
+    samples: usize,
+    kept: usize,
+    bytes: usize,
+    ms_each: Option<f64>,
+}
+
+impl From<Stored> for Features {
+    fn from(s: Stored) -> Features {
+        let ms_each = (s.kept > 0).then(|| s.time.as_secs_f64() * 1e3 / s.kept as f64);
+        Features { samples: s.examples, kept: s.kept, bytes: s.bytes, ms_each }
+    }
 }
 
 /// What a run was, for the report.
@@ -82,6 +101,8 @@ struct Done {
     presses: usize,
     /// Bytes the process held before.
     held: Option<u64>,
+    /// Anonymous memory beyond what there was before, at most.
+    anonymous: Option<u64>,
     began: Instant,
 }
 
@@ -369,6 +390,7 @@ impl Tune {
         place: impl Fn(&str) -> PathBuf,
     ) -> anyhow::Result<Done> {
         let (began, held) = (Instant::now(), rss_bytes());
+        let (before, mut most) = (anonymous_bytes(), 0);
         let presses = if loss.name == POSTERIOR.name { examples.count() } else { 0 };
         let options = TrainOptions::on_threads(self.threads);
         let settings = self.settings(loss)?;
@@ -382,6 +404,7 @@ impl Tune {
         let mut said = Instant::now();
         let often = if std::io::stderr().is_terminal() { Duration::from_secs(1) } else { Duration::from_secs(10) };
         let outcome = work.run(&mut |what| {
+            most = most.max(anonymous_bytes().unwrap_or(0));
             match what {
                 Progress::Planned { parameters: n, .. } => parameters = n,
                 Progress::Resumed { step } => resumed_at = Some(step),
@@ -393,7 +416,8 @@ impl Tune {
                 output::say(format!("hone tunes: {}", line(&what)));
             }
         })?;
-        Ok(Done { outcome, run, resumed_at, parameters, presses, held, began })
+        let anonymous = before.map(|before| most.saturating_sub(before));
+        Ok(Done { outcome, run, resumed_at, parameters, presses, held, anonymous, began })
     }
 
     fn report(
@@ -425,10 +449,12 @@ impl Tune {
             after,
             validated_on: o.validation.len(),
             parameters: done.parameters,
-            planned_bytes: o.footprint.total(),
-            recomputed: o.footprint.recomputed,
+            planned_bytes: o.needs.total(),
+            recomputed: o.needs.step.recomputed,
+            features: o.needs.stored.map(Features::from),
             peak_bytes: peak_rss_bytes(),
             peak_increment_bytes: peak_rss_bytes().zip(done.held).map(|(peak, held)| peak.saturating_sub(held)),
+            anonymous_increment_bytes: done.anonymous,
             step_ms: o.step.map(|t| t.as_secs_f64() * 1e3),
             resumed_at: done.resumed_at,
             ended: o.ended,
@@ -463,7 +489,7 @@ impl Tune {
 }
 
 fn run_options(threads: usize) -> RunOptions {
-    RunOptions { pool: TrainOptions::on_threads(threads).pool, ..RunOptions::default() }
+    RunOptions { pool: TrainOptions::on_threads(threads).pool, lean: true, ..RunOptions::default() }
 }
 
 /// A checkpoint that is done with. One that stays is found finished by the next run of the same options.
@@ -471,16 +497,30 @@ fn remove(path: &Path) {
     let _ = std::fs::remove_file(path);
 }
 
+/// What is kept of a body that stays.
+fn features(s: &Stored, mib: f64) -> String {
+    let rest = match s.examples - s.kept {
+        0 => "the body runs no more".to_string(),
+        n => format!("those of the other {n} are made again in every epoch"),
+    };
+    format!("; features of {} samples are kept, {mib:.1} MiB, made in {:.1} s; {rest}", s.kept, s.time.as_secs_f64())
+}
+
 fn line(what: &Progress<'_>) -> String {
     let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
     match what {
-        Progress::Planned { footprint: f, parameters, steps, examples, validation } => format!(
-            "{parameters} numbers on {examples} samples ({validation} more validate), {steps} steps of {:.1} MiB: {:.1} frozen \
-             weights, {:.1} parameters and optimizer, the rest activations{}",
-            mib(f.total()),
-            mib(f.weights),
-            mib(f.resident),
-            if f.recomputed > 0 { format!("; {} values are computed twice", f.recomputed) } else { String::new() }
+        Progress::Planned { needs, parameters, steps, examples, validation } => format!(
+            "{parameters} numbers on {examples} samples ({validation} more validate), {steps} steps of {:.1} MiB: {:.1} packed \
+             weights, {:.1} parameters and optimizer, the rest activations{}; {:.1} MiB in all{}",
+            mib(needs.step.total()),
+            mib(needs.step.weights),
+            mib(needs.step.resident),
+            match needs.step.recomputed {
+                0 => String::new(),
+                n => format!("; {n} values are computed twice"),
+            },
+            mib(needs.total()),
+            needs.stored.map_or(String::new(), |s| features(&s, mib(s.bytes)))
         ),
         Progress::Resumed { step } => format!("goes on after step {step}"),
         Progress::Step { step, steps, loss } => format!("step {step} of {steps}, loss {loss:.4}"),

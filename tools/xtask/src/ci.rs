@@ -34,6 +34,13 @@ static STEPS: &[Step] = &[
         name: "clippy",
         run: |root, _| cargo(root, &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]),
     },
+    Step {
+        name: "clippy, program of a device",
+        run: |root, _| {
+            let device = ["clippy", "-p", "hone", "--no-default-features", "--features", "device", "--locked"];
+            cargo(root, &[&device[..], &["--", "-D", "warnings"]].concat())
+        },
+    },
     Step { name: "architecture", run: |root, _| check(arch::run(root)?, "the architecture is violated, see above") },
     Step { name: "tests of xtask", run: |root, _| cargo(root, &["test", "--package", "xtask", "--locked"]) },
     Step { name: "tests (README)", run: readme_tests },

@@ -46,7 +46,8 @@ usage: cargo xtask <task>
                      --rounds N    of each program, 3 if not given
                      --seconds S   to measure in each, 1 if not given
                      --hone PATH   a built program instead of `cargo build --release`
-                     --train       first: a step of training beside PyTorch's; then --threads, --steps N, --hone PATH
+                     --train       first: a step of training beside PyTorch's; then --threads, --rounds N, --steps N, --hone PATH
+                     --memory      first: what a run of training plans and what it takes; then --hone PATH
   aarch64 [--plans] [MODEL…]
                    the kernels' tests for 64-bit Arm under QEMU, and those that run plans (needs rustup, a cross linker and
                    qemu-user; gets them)
@@ -76,6 +77,10 @@ fn main() -> ExitCode {
         },
         ["aarch64", "--plans", ref rest @ ..] if models(rest) => arm(rest, aarch64::Of::Plans),
         ["aarch64", ref rest @ ..] if models(rest) => arm(rest, aarch64::Of::Kernels),
+        ["peers", "--memory", ref rest @ ..] => match peers::train::Options::parse(rest) {
+            Some(options) => peers::train::run(&root(), &options.of_memory()),
+            None => return usage(),
+        },
         ["peers", ref rest @ ..] => match peers::Options::parse(rest) {
             Some(options) => peers::run(&root(), &options),
             None => return usage(),

@@ -5,16 +5,17 @@ use super::super::error::LearnError;
 use super::super::head::Theta;
 use super::super::linalg::{Cholesky, Packed, axpy, dot};
 use super::super::objective::softmax_into;
+use super::record::Record;
 use super::rows::{Kernel, Phi, Rows};
-use super::{Prior, SCORED_ROWS, SolverConfig};
+use super::{Prior, SolverConfig};
 
 /// The iteration under one prior: its state and how well it has foretold the presses.
 #[derive(Clone, Debug)]
 pub(super) struct Fit {
     pub(super) prior: Prior,
     pub(super) state: State,
-    /// `log share + Σ log P(press | the presses before it)`, over the first [`SCORED_ROWS`] presses.
-    pub(super) score: f64,
+    /// Of the first [`SCORED_ROWS`](super::SCORED_ROWS) presses.
+    pub(super) record: Record,
 }
 
 #[derive(Clone, Debug)]
@@ -30,17 +31,57 @@ pub(super) struct Course {
     pub(super) iterations: usize,
     /// Largest β; 0 for plain iterations.
     pub(super) momentum: f64,
+    /// Whether β grows from 0, as it has to where nothing moves yet.
+    pub(super) from_rest: bool,
 }
 
 impl Course {
-    /// `point` has just become the iterate of step `k`; moves it ahead of itself and keeps the iterate in `previous`.
-    fn extrapolate(&self, k: usize, point: &mut [f64], previous: &mut [f64]) {
-        let beta = (k as f64 / (k + 3) as f64).min(self.momentum);
-        for (point, previous) in point.iter_mut().zip(previous) {
-            let iterate = *point;
-            *point += beta * (iterate - *previous);
-            *previous = iterate;
+    /// β before step `k`.
+    fn beta(&self, k: usize) -> f64 {
+        if self.from_rest { (k.saturating_sub(1) as f64 / (k + 2) as f64).min(self.momentum) } else { self.momentum }
+    }
+}
+
+/// What an iteration moves, and the step it took last: the next one starts ahead of it, at `at + β·step`.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Moving {
+    pub(super) at: Vec<f64>,
+    step: Vec<f64>,
+}
+
+impl Moving {
+    pub(super) fn resting(at: Vec<f64>) -> Moving {
+        Moving { step: vec![0.0; at.len()], at }
+    }
+
+    /// Moves `at` ahead of itself; the iterate it was is left in `step` until [`Moving::arrive`].
+    fn lead(&mut self, beta: f64) {
+        for (at, step) in self.at.iter_mut().zip(&mut self.step) {
+            let iterate = *at;
+            *at += beta * *step;
+            *step = iterate;
         }
+    }
+
+    /// `at` is the next iterate.
+    fn arrive(&mut self) {
+        for (at, step) in self.at.iter().zip(&mut self.step) {
+            *step = at - *step;
+        }
+    }
+
+    fn push(&mut self, at: f64, step: f64) {
+        self.at.push(at);
+        self.step.push(step);
+    }
+
+    fn truncate(&mut self, n: usize) {
+        self.at.truncate(n);
+        self.step.truncate(n);
+    }
+
+    fn rest(&mut self) {
+        self.step.fill(0.0);
     }
 }
 
@@ -53,6 +94,7 @@ impl Fit {
             delta: config.delta(rows.pressed()),
             iterations: config.canonical_iterations,
             momentum: config.canonical_momentum,
+            from_rest: true,
         };
         let state = if rows.n <= dual_limit(rows) {
             let mut dual = Dual::of(rows, course.lambda, prior.kappa)?;
@@ -60,25 +102,26 @@ impl Fit {
             State::Dual(dual)
         } else {
             let factor = Cholesky::of(&curvature(rows, course.lambda, prior.kappa))?;
-            let mut theta = vec![0.0; rows.classes * phi_width(rows, prior.kappa)];
+            let mut theta = Moving::resting(vec![0.0; rows.classes * phi_width(rows, prior.kappa)]);
             descend(rows, prior.kappa, &mut theta, &course, |g| factor.solve(g));
             State::Primal(Primal { inverse: Packed::default(), theta, lambda: course.lambda, updates: 0 })
         };
-        Ok(Fit { prior, state, score: 0.0 })
+        Ok(Fit { prior, state, record: Record::of(&prior) })
     }
 
-    /// With the preconditioner that further rows need.
+    /// With the preconditioner that further rows need, and at rest.
     pub(super) fn ready_to_go_on(mut self, rows: &Rows) -> Result<Fit, LearnError> {
-        if let State::Primal(primal) = self.state {
-            let Primal { theta, lambda, .. } = primal;
-            self.state = State::Primal(Primal::of(rows, lambda, self.prior.kappa, Some(theta))?);
+        match &mut self.state {
+            State::Dual(dual) => dual.coefficients.iter_mut().chain(&mut dual.change).for_each(Moving::rest),
+            State::Primal(primal) => {
+                let theta = Moving::resting(std::mem::take(&mut primal.theta.at));
+                *primal = Primal::of(rows, primal.lambda, self.prior.kappa, Some(theta))?;
+            }
         }
         Ok(self)
     }
 
     /// Takes up the last row of `rows`; `kernel` holds its products with every row (see [`Rows::kernel`]).
-    ///
-    /// The score grows by how well the row's likelihood was foretold, at a belief no surer than `1 − SURE` allows.
     pub(super) fn absorb_last(
         &mut self,
         rows: &Rows,
@@ -90,7 +133,6 @@ impl Fit {
         let kappa = self.prior.kappa;
         let held = self.state.lambda();
         let drifted = (held - lambda).abs() > 0.25 * held;
-        let foretold = self.foretell(rows, n - 1, Some(kernel));
         match &mut self.state {
             State::Dual(dual) if n <= dual_limit(rows) && !drifted => {
                 dual.push(&kernel.at(kappa, n))?;
@@ -108,9 +150,6 @@ impl Fit {
                 self.state = State::Primal(Primal::of(rows, lambda, kappa, Some(theta))?);
             }
         }
-        if rows.pressed() <= SCORED_ROWS {
-            self.score += foretold;
-        }
         Ok(())
     }
 
@@ -122,27 +161,20 @@ impl Fit {
         }
     }
 
-    /// `log Σ_y π̃_y L_y` of row `i`, which this fit need not hold, with π as it stands. A dual form needs the row's products with
-    /// the rows it holds.
-    fn foretell(&self, rows: &Rows, i: usize, kernel: Option<&Kernel>) -> f64 {
-        let classes = rows.classes;
+    /// The logits of the last of `rows`, which this fit does not hold yet; `kernel` as in [`Fit::absorb_last`].
+    pub(super) fn foretell_last(&self, rows: &Rows, kernel: &Kernel) -> Vec<f64> {
+        let (classes, last) = (rows.classes, rows.n - 1);
         let change: Vec<f64> = match &self.state {
             State::Primal(primal) => {
-                let phi = rows.phi(i, self.prior.kappa);
-                let m = primal.theta.len() / classes;
-                (0..classes).map(|c| phi.dot(&primal.theta[c * m..(c + 1) * m])).collect()
+                let phi = rows.phi(last, self.prior.kappa);
+                primal.theta.at.chunks_exact(primal.theta.at.len() / classes).map(|theta| phi.dot(theta)).collect()
             }
             State::Dual(dual) => {
-                let k = kernel.map_or_else(Vec::new, |kernel| kernel.at(self.prior.kappa, dual.len()));
-                (0..classes).map(|c| dot(&k, &dual.coefficients[c])).collect()
+                let k = kernel.at(self.prior.kappa, dual.len());
+                dual.coefficients.iter().map(|of| dot(&k, &of.at)).collect()
             }
         };
-        let logits = rows.changed(i, &change);
-        let mut pi = vec![0.0; logits.len()];
-        softmax_into(&logits, &mut pi);
-        let believed = |p: f64| (1.0 - SURE) * p + SURE / logits.len() as f64;
-        let mass: f64 = pi.iter().zip(rows.likelihood(i)).map(|(&p, &l)| believed(p) * l).sum();
-        mass.max(f64::MIN_POSITIVE).ln()
+        rows.changed(last, &change)
     }
 
     pub(super) fn iterate(&mut self, rows: &Rows, config: &SolverConfig, iterations: usize) {
@@ -150,7 +182,8 @@ impl Fit {
             lambda: rows.lambda(config) * self.prior.lambda_factor,
             delta: config.delta(rows.pressed()),
             iterations,
-            momentum: 0.0,
+            momentum: config.warm_momentum,
+            from_rest: false,
         };
         match &mut self.state {
             State::Dual(dual) => dual.iterate(rows, &course),
@@ -193,10 +226,6 @@ impl Fit {
     }
 }
 
-/// Share of the uniform distribution in the belief by which priors are judged: one press that was wrong, or that the best of
-/// them did not foresee, must not settle the matter.
-const SURE: f64 = 0.2;
-
 /// `Σ w_h Θ_h` as a correction of the head.
 pub(super) fn mixed(fits: &[Fit], weights: &[f64], rows: &Rows) -> Theta {
     let (classes, m) = (rows.classes, rows.width);
@@ -208,9 +237,8 @@ pub(super) fn mixed(fits: &[Fit], weights: &[f64], rows: &Rows) -> Theta {
         let scale = fit.prior.kappa.sqrt();
         match &fit.state {
             State::Primal(primal) => {
-                let width = primal.theta.len() / classes;
-                for c in 0..classes {
-                    let row = &primal.theta[c * width..(c + 1) * width];
+                let width = primal.theta.at.len() / classes;
+                for (c, row) in primal.theta.at.chunks_exact(width).enumerate() {
                     axpy(weight, &row[..m], &mut theta[c * m..(c + 1) * m]);
                     if width > m {
                         axpy(weight * scale, &row[m..], &mut along[c * classes..(c + 1) * classes]);
@@ -218,7 +246,7 @@ pub(super) fn mixed(fits: &[Fit], weights: &[f64], rows: &Rows) -> Theta {
                 }
             }
             State::Dual(state) => {
-                let coefficients = state.by_row();
+                let coefficients = state.by_row(|of| &of.at);
                 own.resize(coefficients.len(), 0.0);
                 with_head.resize(coefficients.len(), 0.0);
                 axpy(weight, &coefficients, &mut own);
@@ -246,10 +274,12 @@ impl State {
     }
 
     /// Weights over φ, `[C, width of φ]`.
-    fn theta(&self, rows: &Rows, kappa: f64) -> Vec<f64> {
+    fn theta(&self, rows: &Rows, kappa: f64) -> Moving {
         match self {
             State::Primal(primal) => primal.theta.clone(),
-            State::Dual(dual) => dual.theta(rows, kappa),
+            State::Dual(dual) => {
+                Moving { at: dual.theta(rows, kappa, |of| &of.at), step: dual.theta(rows, kappa, |of| &of.step) }
+            }
         }
     }
 }
@@ -272,18 +302,18 @@ const BLOCK: usize = 32;
 pub(super) fn descend(
     rows: &Rows,
     kappa: f64,
-    theta: &mut [f64],
+    theta: &mut Moving,
     course: &Course,
     mut precondition: impl FnMut(&mut [f64]),
 ) {
     let classes = rows.classes;
-    let m = theta.len() / classes;
+    let m = theta.at.len() / classes;
     let phi = rows.dense(kappa);
     let mut gradient = vec![0.0; classes * m];
-    let mut previous = theta.to_vec();
     let (mut logits, mut g) = (Vec::new(), Vec::new());
     for k in 0..course.iterations {
-        for (gradient, theta) in gradient.iter_mut().zip(theta.iter()) {
+        theta.lead(course.beta(k));
+        for (gradient, theta) in gradient.iter_mut().zip(&theta.at) {
             *gradient = course.lambda * theta;
         }
         for first in (0..rows.n).step_by(BLOCK) {
@@ -294,7 +324,7 @@ pub(super) fn descend(
                 None => (first..until).for_each(|i| logits.extend_from_slice(rows.logits(i))),
                 Some(_) => logits.resize((until - first) * classes, 0.0),
             }
-            refit::products(m, phi, theta, &mut logits);
+            refit::products(m, phi, &theta.at, &mut logits);
             g.resize(logits.len(), 0.0);
             for ((i, f), g) in (first..until).zip(logits.chunks_exact(classes)).zip(g.chunks_exact_mut(classes)) {
                 match &rows.link {
@@ -308,25 +338,24 @@ pub(super) fn descend(
             refit::gather(m, phi, &g, &mut gradient);
         }
         precondition(&mut gradient);
-        axpy(-1.0, &gradient, theta);
-        course.extrapolate(k, theta, &mut previous);
+        axpy(-1.0, &gradient, &mut theta.at);
+        theta.arrive();
     }
-    theta.copy_from_slice(&previous);
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct Primal {
     /// `M = (½ Σ φ φᵀ + λI)⁻¹`.
     pub(super) inverse: Packed,
-    pub(super) theta: Vec<f64>,
+    pub(super) theta: Moving,
     pub(super) lambda: f64,
     pub(super) updates: usize,
 }
 
 impl Primal {
-    pub(super) fn of(rows: &Rows, lambda: f64, kappa: f64, theta: Option<Vec<f64>>) -> Result<Primal, LearnError> {
+    pub(super) fn of(rows: &Rows, lambda: f64, kappa: f64, theta: Option<Moving>) -> Result<Primal, LearnError> {
         let inverse = Cholesky::of(&curvature(rows, lambda, kappa))?.inverse();
-        let theta = theta.unwrap_or_else(|| vec![0.0; rows.classes * inverse.order()]);
+        let theta = theta.unwrap_or_else(|| Moving::resting(vec![0.0; rows.classes * inverse.order()]));
         Ok(Primal { inverse, theta, lambda, updates: 0 })
     }
 
@@ -347,16 +376,16 @@ pub(super) struct Dual {
     /// Of `S = ½K + λI`, `K = ΦΦᵀ`.
     pub(super) factor: Cholesky,
     /// `A`, per class `[n]`.
-    pub(super) coefficients: Vec<Vec<f64>>,
+    pub(super) coefficients: Vec<Moving>,
     /// `KA`, per class `[n]`: what the correction adds to the logits of the rows. Kept along, because
     /// `K S⁻¹ r = 2(r − λ S⁻¹ r)` makes it free.
-    change: Vec<Vec<f64>>,
+    change: Vec<Moving>,
     pub(super) lambda: f64,
 }
 
 impl Dual {
     pub(super) fn new(classes: usize, lambda: f64) -> Dual {
-        let empty = vec![Vec::new(); classes];
+        let empty = vec![Moving::default(); classes];
         Dual { factor: Cholesky::default(), coefficients: empty.clone(), change: empty, lambda }
     }
 
@@ -370,7 +399,7 @@ impl Dual {
 
     /// Number of rows it holds.
     pub(super) fn len(&self) -> usize {
-        self.coefficients[0].len()
+        self.coefficients[0].at.len()
     }
 
     /// Takes up a row by its products with the rows held and itself (`n + 1` values), with a coefficient of zero.
@@ -380,8 +409,8 @@ impl Dual {
         curvature[n] += self.lambda;
         self.factor.push_row(&curvature)?;
         for (coefficients, change) in self.coefficients.iter_mut().zip(&mut self.change) {
-            change.push(dot(coefficients, &k[..n]));
-            coefficients.push(0.0);
+            change.push(dot(&coefficients.at, &k[..n]), dot(&coefficients.step, &k[..n]));
+            coefficients.push(0.0, 0.0);
         }
         Ok(())
     }
@@ -396,31 +425,35 @@ impl Dual {
     /// Continues from the coefficients of a state with fewer rows.
     pub(super) fn adopt(&mut self, rows: &Rows, kappa: f64, older: &Dual) {
         for (new, old) in self.coefficients.iter_mut().zip(&older.coefficients) {
-            new[..old.len()].copy_from_slice(old);
+            new.at[..old.at.len()].copy_from_slice(&old.at);
+            new.step[..old.step.len()].copy_from_slice(&old.step);
         }
-        let (theta, phi) = (self.theta(rows, kappa), rows.dense(kappa));
-        let mut change = vec![0.0; self.len() * rows.classes];
-        refit::products(
-            theta.len() / rows.classes,
-            &phi[..self.len() * theta.len() / rows.classes],
-            &theta,
-            &mut change,
-        );
-        for (i, change) in change.chunks_exact(rows.classes).enumerate() {
-            change.iter().enumerate().for_each(|(c, &v)| self.change[c][i] = v);
+        let (at, step) = (self.products(rows, kappa, |of| &of.at), self.products(rows, kappa, |of| &of.step));
+        for (c, change) in self.change.iter_mut().enumerate() {
+            let of = |products: &[f64]| products.iter().skip(c).step_by(rows.classes).copied().collect();
+            *change = Moving { at: of(&at), step: of(&step) };
         }
     }
 
-    /// `A`, `[n, C]`.
-    fn by_row(&self) -> Vec<f64> {
-        (0..self.len()).flat_map(|i| self.coefficients.iter().map(move |of| of[i])).collect()
+    /// `K` times what `of` takes of the coefficients, `[n, C]`.
+    fn products(&self, rows: &Rows, kappa: f64, of: fn(&Moving) -> &[f64]) -> Vec<f64> {
+        let (theta, phi) = (self.theta(rows, kappa, of), rows.dense(kappa));
+        let m = theta.len() / rows.classes;
+        let mut products = vec![0.0; self.len() * rows.classes];
+        refit::products(m, &phi[..self.len() * m], &theta, &mut products);
+        products
     }
 
-    /// Weights over φ, `[C, width of φ]`.
-    fn theta(&self, rows: &Rows, kappa: f64) -> Vec<f64> {
+    /// What `of` takes of `A`, `[n, C]`.
+    fn by_row(&self, of: fn(&Moving) -> &[f64]) -> Vec<f64> {
+        (0..self.len()).flat_map(|i| self.coefficients.iter().map(move |class| of(class)[i])).collect()
+    }
+
+    /// What `of` takes of the weights over φ, `[C, width of φ]`.
+    fn theta(&self, rows: &Rows, kappa: f64, of: fn(&Moving) -> &[f64]) -> Vec<f64> {
         let (m, phi) = (phi_width(rows, kappa), rows.dense(kappa));
         let mut theta = vec![0.0; rows.classes * m];
-        refit::gather(m, &phi[..self.len() * m], &self.by_row(), &mut theta);
+        refit::gather(m, &phi[..self.len() * m], &self.by_row(of), &mut theta);
         theta
     }
 
@@ -430,41 +463,35 @@ impl Dual {
             return;
         }
         let mut step = vec![0.0; classes * n];
-        // Without momentum nothing moves ahead of itself, so nothing has to be remembered.
-        let mut previous = (course.momentum > 0.0).then(|| (self.coefficients.clone(), self.change.clone()));
         let (mut logits, mut g) = (vec![0.0; classes], vec![0.0; classes]);
         for k in 0..course.iterations {
+            let beta = course.beta(k);
+            self.coefficients.iter_mut().chain(&mut self.change).for_each(|of| of.lead(beta));
             for i in 0..n {
                 if let Some(link) = &rows.link {
-                    (0..classes).for_each(|c| logits[c] = self.change[c][i]);
+                    (0..classes).for_each(|c| logits[c] = self.change[c].at[i]);
                     rows.linked_gradient(link, i, &logits, course.delta, &mut g);
                 } else {
                     for c in 0..classes {
-                        logits[c] = rows.logits(i)[c] + self.change[c][i];
+                        logits[c] = rows.logits(i)[c] + self.change[c].at[i];
                     }
                     softmax_into(&logits, &mut g);
                     rows.gradient(i, &mut g, course.delta);
                 }
                 for c in 0..classes {
-                    step[c * n + i] = g[c] + course.lambda * self.coefficients[c][i];
+                    step[c * n + i] = g[c] + course.lambda * self.coefficients[c].at[i];
                 }
             }
             let right = step.clone();
             self.factor.solve(&mut step);
             for c in 0..classes {
                 let (step, right) = (&step[c * n..(c + 1) * n], &right[c * n..(c + 1) * n]);
-                axpy(-1.0, step, &mut self.coefficients[c]);
+                axpy(-1.0, step, &mut self.coefficients[c].at);
                 for i in 0..n {
-                    self.change[c][i] -= 2.0 * (right[i] - self.lambda * step[i]);
-                }
-                if let Some((coefficients, change)) = &mut previous {
-                    course.extrapolate(k, &mut self.coefficients[c], &mut coefficients[c]);
-                    course.extrapolate(k, &mut self.change[c], &mut change[c]);
+                    self.change[c].at[i] -= 2.0 * (right[i] - self.lambda * step[i]);
                 }
             }
-        }
-        if let Some((coefficients, change)) = previous {
-            (self.coefficients, self.change) = (coefficients, change);
+            self.coefficients.iter_mut().chain(&mut self.change).for_each(Moving::arrive);
         }
     }
 }

@@ -11,7 +11,10 @@
 //! and starts at zero, so it has to travel the whole way: with plain iterations 30 left `Θ` half its size away from the fixed
 //! point and cost up to 12 points of accuracy. It therefore extrapolates, `Θ + β(Θ − Θ_previous)` with
 //! `β_k = min(k/(k+3), 0.9)`: 60 such iterations end where some 300 plain ones do. No restart rule, so that no branch depends on
-//! rounding.
+//! rounding. The incremental one keeps the last step from press to press and extrapolates by β = 0.9 from the first iteration
+//! on. Without, three iterations a press lag behind: where the shipped head is sure, the true curvature is far below the bound,
+//! and `Θ` was 20 to 60 % of its norm away from where the presses so far had put it, most of all under priors that look along the
+//! shipped head. What is foretold from there says more about the lag than about the prior.
 //!
 //! All arithmetic is f64 in a fixed order on one thread; `Θ` is rounded to f32 at the end.
 //!
@@ -24,8 +27,10 @@
 //! choice. The scores are kept press by press over the first [`SCORED_ROWS`]; the canonical refit, which may depend on the log
 //! alone, tells itself those presses once more, one by one, and so weighs the priors as the incremental solver does.
 //!
-//! By default there is one prior. [`Prior::THREE`] gain two points at 100 and 200 thumbs on average over tasks
-//! (`benches/feedback/README.md`), but where pixels moved they lose a point or two and forget more of the source.
+//! A prior's certainty is not held against it: what it foretells is averaged over several factors of its logits
+//! (`record.rs`). Three priors gain three points at 100 and 200 thumbs on average over tasks
+//! (`benches/feedback/README.md`). A head without directions of its own, as of a [`Link`], is fitted under the priors with
+//! κ = 0 alone.
 //!
 //! λ of a log that mixes presses: the mean over its rows of λ(partial) for thumbs, stars and preferences and λ(label) for rows
 //! in which a class was named. The preconditioner keeps the λ it was factored with until the mean has moved by a quarter: the
@@ -42,9 +47,11 @@ use crate::Note;
 
 mod forms;
 pub mod minibatch;
+mod record;
 mod rows;
 
 use forms::{Fit, mixed};
+use record::Record;
 use rows::Rows;
 
 /// Rows by which priors are judged, the first ones; past them they hardly differ.
@@ -130,6 +137,9 @@ pub struct SolverConfig {
     pub delta_presses: f64,
     /// Iterations after each press of the incremental solver.
     pub warm_iterations: usize,
+    /// Extrapolation factor β of the incremental solver, in [0, 1); 0 for plain iterations.
+    #[serde(default)]
+    pub warm_momentum: f64,
     /// Iterations of the canonical refit.
     pub canonical_iterations: usize,
     /// Largest extrapolation factor β of the canonical refit, in [0, 1); 0 for plain iterations.
@@ -153,9 +163,10 @@ impl Default for SolverConfig {
             hyper: Hyper::default(),
             lambda_partial: 0.03,
             lambda_label: 0.1,
-            priors: vec![Prior::PLAIN],
+            priors: Prior::THREE.to_vec(),
             delta_presses: 50.0,
             warm_iterations: 3,
+            warm_momentum: 0.9,
             canonical_iterations: 60,
             canonical_momentum: 0.9,
             refresh_every: 256,
@@ -198,9 +209,10 @@ impl SolverConfig {
                 return Err(LearnError::OutOfRange { what: "a prior's share", value: prior.share, range: "(0, inf)" });
             }
         }
-        if !(0.0..1.0).contains(&self.canonical_momentum) {
-            let value = self.canonical_momentum;
-            return Err(LearnError::OutOfRange { what: "canonical_momentum", value, range: "[0, 1)" });
+        for (what, value) in [("canonical_momentum", self.canonical_momentum), ("warm_momentum", self.warm_momentum)] {
+            if !(0.0..1.0).contains(&value) {
+                return Err(LearnError::OutOfRange { what, value, range: "[0, 1)" });
+            }
         }
         if let Some(link) = &self.link
             && (link.outputs == 0 || link.matrix.iter().any(|m| !m.is_finite()) || !(0.0..=1.0).contains(&link.doubt))
@@ -283,8 +295,8 @@ impl HeadSolver {
     /// The solver that stands at the canonical refit of `rows`.
     fn at_rest(rows: Rows, config: SolverConfig) -> Result<HeadSolver, LearnError> {
         let mut fits = Vec::new();
-        for (&prior, score) in config.priors.iter().zip(scores(&rows, &config)?) {
-            let fit = Fit { score, ..Fit::canonical(&rows, prior, &config)? };
+        for (prior, record) in applicable(&rows, &config).into_iter().zip(records(&rows, &config)?) {
+            let fit = Fit { record, ..Fit::canonical(&rows, prior, &config)? };
             fits.push(fit.ready_to_go_on(&rows)?);
         }
         Ok(HeadSolver { config, rows, fits })
@@ -328,6 +340,7 @@ impl HeadSolver {
     fn absorb_last(&mut self) -> Result<(), LearnError> {
         let last = self.rows.n - 1;
         let kernel = self.rows.kernel(last);
+        let foretold: Vec<_> = self.fits.iter().map(|fit| fit.foretell_last(&self.rows, &kernel)).collect();
         for f in 0..self.fits.len() {
             if let Err(error) = self.fits[f].absorb_last(&self.rows, &kernel, &self.config) {
                 self.rows.pop();
@@ -335,6 +348,11 @@ impl HeadSolver {
                     fit.forget_last(last);
                 }
                 return Err(error);
+            }
+        }
+        if self.rows.pressed() <= SCORED_ROWS {
+            for (fit, logits) in self.fits.iter_mut().zip(foretold) {
+                fit.record.tell(&logits, self.rows.likelihood(last));
             }
         }
         self.iterate();
@@ -367,9 +385,9 @@ impl HeadSolver {
         mixed(&self.fits, &self.weights(), &self.rows)
     }
 
-    /// How much each of [`SolverConfig::priors`] counts; they sum to 1.
+    /// How much each of [`SolverConfig::priors`] that apply to this head counts; they sum to 1.
     pub fn weights(&self) -> Vec<f64> {
-        weights(self.fits.iter().map(|f| f.score))
+        weights(self.fits.iter().map(|f| f.record.score()))
     }
 
     /// `zᵀMz` of a standardised feature `[d+1]` under the likeliest prior: how unlike the pressed inputs it is; `|z|²/λ` before the
@@ -379,7 +397,10 @@ impl HeadSolver {
     /// [`LearnError::Length`].
     pub fn novelty(&self, z: &[f32]) -> Result<f64, LearnError> {
         check_len("z", self.rows.features + 1, z.len())?;
-        let likeliest = self.fits.iter().fold(&self.fits[0], |best, f| if f.score > best.score { f } else { best });
+        let likeliest = self
+            .fits
+            .iter()
+            .fold(&self.fits[0], |best, f| if f.record.score() > best.record.score() { f } else { best });
         Ok(likeliest.novelty(&self.rows, &self.rows.project(z), &self.rows.along(z)))
     }
 
@@ -391,12 +412,16 @@ impl HeadSolver {
     }
 
     fn iterate(&mut self) {
-        let weights = self.weights();
+        let (weights, n) = (self.weights(), self.rows.pressed());
+        let most = weights.iter().copied().fold(0.0, f64::max);
         for (fit, weight) in self.fits.iter_mut().zip(weights) {
             let iterations = match weight {
+                w if w == most => self.config.warm_iterations,
+                // The weights stay now. One more press in so many moves little.
+                w if n > SCORED_ROWS => usize::from(w > 0.0),
                 w if w >= LIKELY => self.config.warm_iterations,
                 // Out of the running, but not for good: kept within a few presses of where it would be.
-                0.0 if !self.rows.pressed().is_multiple_of(OUT_OF_THE_RUNNING) => 0,
+                0.0 if !n.is_multiple_of(OUT_OF_THE_RUNNING) => 0,
                 _ => 1,
             };
             fit.iterate(&self.rows, &self.config, iterations);
@@ -422,37 +447,44 @@ pub fn canonical_refit(base: &HeadBase, rows: &[Row], config: &SolverConfig) -> 
     if all.pressed() == 0 {
         return Ok(Theta::zeros(base.classes(), base.width()));
     }
-    let mut weights = weights(scores(&all, config)?.into_iter());
+    let mut weights = weights(records(&all, config)?.iter().map(Record::score));
     if all.pressed() > AVERAGED_ROWS {
         // So many presses outweigh any prior; one fit is enough.
         let best = (0..weights.len()).fold(0, |b, h| if weights[h] > weights[b] { h } else { b });
         (0..weights.len()).for_each(|h| weights[h] = f64::from(u8::from(h == best)));
     }
     let mut fits = Vec::new();
-    for (&prior, _) in config.priors.iter().zip(&weights).filter(|(_, w)| **w > 0.0) {
+    for (prior, _) in applicable(&all, config).into_iter().zip(&weights).filter(|(_, w)| **w > 0.0) {
         fits.push(Fit::canonical(&all, prior, config)?);
     }
     weights.retain(|w| *w > 0.0);
     Ok(mixed(&fits, &weights, &all))
 }
 
-/// The score of each prior by what it foretells: the rows are told once more, one by one, as a person told them.
-fn scores(rows: &Rows, config: &SolverConfig) -> Result<Vec<f64>, LearnError> {
-    if config.priors.len() == 1 {
-        return Ok(vec![0.0]);
+/// The priors that apply to the head of `rows`: without directions those with κ > 0 would only repeat others.
+fn applicable(rows: &Rows, config: &SolverConfig) -> Vec<Prior> {
+    let plain = config.priors.iter().filter(|prior| prior.kappa == 0.0).copied();
+    match plain.collect::<Vec<_>>() {
+        plain if !plain.is_empty() && !rows.has_directions() => plain,
+        _ => config.priors.clone(),
+    }
+}
+
+/// What each prior foretells: the rows are told once more, one by one, as a person told them.
+fn records(rows: &Rows, config: &SolverConfig) -> Result<Vec<Record>, LearnError> {
+    let priors = applicable(rows, config);
+    if let [only] = &priors[..] {
+        return Ok(vec![Record::of(only)]);
     }
     let known = rows.emptied();
-    let fresh = config.priors.iter().map(|&prior| Fit::canonical(&known, prior, config)?.ready_to_go_on(&known));
-    let mut fits = fresh.collect::<Result<Vec<_>, LearnError>>()?;
-    for fit in &mut fits {
-        fit.score = fit.prior.share.ln();
-    }
+    let fresh = priors.into_iter().map(|prior| Fit::canonical(&known, prior, config)?.ready_to_go_on(&known));
+    let fits = fresh.collect::<Result<Vec<_>, LearnError>>()?;
     let mut solver = HeadSolver { config: config.clone(), rows: known, fits };
     for i in rows.fixed..rows.n.min(rows.fixed + SCORED_ROWS) {
         solver.rows.copy(rows, i);
         solver.absorb_last()?;
     }
-    Ok(solver.fits.iter().map(|fit| fit.score).collect())
+    Ok(solver.fits.into_iter().map(|fit| fit.record).collect())
 }
 
 /// `∝ exp(score)`, what is negligible set to 0; they sum to 1.

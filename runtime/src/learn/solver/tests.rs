@@ -1,9 +1,9 @@
-use super::forms::{Course, Dual, Fit, Primal, State, curvature, descend};
+use super::forms::{Course, Dual, Fit, Moving, Primal, State, curvature, descend};
 use super::*;
 use crate::learn::fixture::{Kind, Recorded, World, digits, uniform, vectors};
 use crate::learn::head::argmax;
 use crate::learn::linalg::{Cholesky, dot};
-use crate::learn::objective::Feedback;
+use crate::learn::objective::{Feedback, softmax_into};
 
 /// Priors between which there is something to choose.
 fn several() -> SolverConfig {
@@ -16,6 +16,7 @@ fn plain() -> SolverConfig {
         hyper: Hyper::default(),
         priors: vec![Prior::PLAIN],
         delta_presses: f64::INFINITY,
+        warm_momentum: 0.0,
         ..SolverConfig::default()
     }
 }
@@ -106,13 +107,13 @@ fn the_dual_and_the_primal_form_reach_the_same_theta() {
     rows[..60].iter().for_each(|r| all.push(r).unwrap());
     let lambda = all.lambda(&config);
     let mut dual = Dual::of(&all, lambda, 0.0).unwrap();
-    let course = Course { lambda, delta: 0.2, iterations: 30, momentum: 0.9 };
+    let course = Course { lambda, delta: 0.2, iterations: 30, momentum: 0.9, from_rest: true };
     dual.iterate(&all, &course);
-    let dual = Fit { prior: Prior::PLAIN, state: State::Dual(dual), score: 0.0 }.theta(&all);
+    let dual = Fit { prior: Prior::PLAIN, state: State::Dual(dual), record: Record::of(&Prior::PLAIN) }.theta(&all);
     let factor = Cholesky::of(&curvature(&all, lambda, 0.0)).unwrap();
-    let mut theta = vec![0.0; 10 * 65];
+    let mut theta = Moving::resting(vec![0.0; 10 * 65]);
     descend(&all, 0.0, &mut theta, &course, |g| factor.solve(g));
-    let difference = relative_difference(all.unproject(&theta, &[]).values(), dual.values());
+    let difference = relative_difference(all.unproject(&theta.at, &[]).values(), dual.values());
     assert!(difference < 1e-6, "{difference}");
 }
 
@@ -134,7 +135,10 @@ fn the_incremental_solver_crosses_from_dual_to_primal_without_a_jump_under_every
             assert!(matches!(primal_only.fits[0].state, State::Primal(_)));
             let difference = relative_difference(solver.theta().values(), primal_only.theta().values());
             assert!(difference < 1e-5, "{prior:?} press {i}: {difference}");
-            assert!((solver.fits[0].score - primal_only.fits[0].score).abs() < 1e-6, "{prior:?} press {i}");
+            assert!(
+                (solver.fits[0].record.score() - primal_only.fits[0].record.score()).abs() < 1e-6,
+                "{prior:?} press {i}"
+            );
         }
     }
 }
@@ -313,7 +317,7 @@ fn wide_features_are_projected_said_so_and_still_learned_from() {
     let State::Dual(dual) = &solver.fits[0].state else { panic!("40 rows take the dual form") };
     let mut narrow = vec![0.0; 2 * 513];
     for (c, coefficients) in dual.coefficients.iter().enumerate() {
-        for (i, a) in coefficients.iter().enumerate() {
+        for (i, a) in coefficients.at.iter().enumerate() {
             solver.rows.phi(i, 0.0).axpy(*a, &mut narrow[c * 513..(c + 1) * 513]);
         }
     }
@@ -495,4 +499,36 @@ fn settings_of_priors_out_of_range_are_refused() {
     assert!(SolverConfig { delta_presses: 0.0, ..SolverConfig::default() }.check().is_err());
     assert!((SolverConfig { delta_presses: 50.0, ..plain() }.delta(50) - 0.2).abs() < 1e-12);
     assert!((plain().delta(10_000) - 0.2).abs() < 1e-12);
+}
+
+#[test]
+fn the_incremental_solver_keeps_up_with_the_presses_under_every_prior_and_only_because_of_its_momentum() {
+    let vectors = vectors();
+    let world = vectors.world(Kind::Shifted);
+    let rows = recorded_rows(&world, &vectors.corrections, false);
+    // Thirty samples of the source whose belief is held on to make the true curvature small where the head is sure.
+    let source: Vec<Row> = vectors.world(Kind::Source).stream[..30]
+        .iter()
+        .map(|sample| {
+            let mut row = world.row(sample, 0, Feedback::NotSure, &Hyper::default());
+            softmax_into(&sample.logits.iter().map(|&f| f64::from(f)).collect::<Vec<_>>(), &mut row.likelihood);
+            row
+        })
+        .collect();
+    for prior in Prior::THREE {
+        let apart = |warm_momentum: f64| {
+            let config =
+                SolverConfig { priors: vec![prior], source: source.clone(), warm_momentum, ..SolverConfig::default() };
+            let mut solver = HeadSolver::for_head(&world.base, config.clone()).unwrap();
+            for row in &rows[..60] {
+                solver.push(row).unwrap();
+            }
+            let canonical = canonical_refit(&world.base, &rows[..60], &config).unwrap();
+            let theta = solver.theta();
+            let off: f64 = theta.values().iter().zip(canonical.values()).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+            off.sqrt() / canonical.norm()
+        };
+        let (with, without) = (apart(SolverConfig::default().warm_momentum), apart(0.0));
+        assert!(with < 0.2 && with < 0.7 * without, "{prior:?}: {with}, without momentum {without}");
+    }
 }

@@ -1,6 +1,7 @@
 //! Convolution with channels last, ending in a sum and an activation.
 use hone_gpu::product as gpu;
 use hone_gpu::window::{Of, Windows};
+use hone_kernels::bf16::{self, Pair};
 use hone_kernels::conv::Window;
 use hone_kernels::epilogue::{Activation, Epilogue};
 use hone_kernels::gemm::{self, Packed};
@@ -38,7 +39,7 @@ fn lower(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
     let Some(weight) = l.weight(1).filter(|_| floats) else { return Ok(None) };
     let conv = Conv::of(l.attrs, &first(l.shape(0)?), l.shape(1)?, if l.has(2) { Some(l.shape(2)?) } else { None })?;
     let Some(window) = window(&conv) else { return Ok(None) };
-    let Some(weights) = Weights::of(&conv, window.taps(), &weight)? else { return Ok(None) };
+    let Some(weights) = Weights::of(&conv, window.taps(), &weight, l.bf16)? else { return Ok(None) };
     let mut operands = Operands::new(l);
     let (bias, residual) = (operands.read(2), operands.read(3));
     let bytes = weights.bytes();
@@ -56,7 +57,7 @@ fn recorded(l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
     let mut rest: Vec<At> = [2, 3].into_iter().filter(|&i| l.has(i)).map(At::In).collect();
     rest.push(At::Out(0));
     if depthwise(&c) {
-        let Some(Weights::Depthwise(w)) = Weights::of(&c, taps, &weight)? else { return Ok(None) };
+        let Some(Weights::Depthwise(w)) = Weights::of(&c, taps, &weight, false)? else { return Ok(None) };
         let of = Of::Depthwise { bias, residual, activation };
         let call = Windows { window, batch: c.n, channels: c.o, first: false, of }.call();
         return Ok(Recorded::one(call, [vec![At::In(0), At::floats(&w)], rest].concat()));
@@ -116,6 +117,7 @@ enum Weights {
     /// `[taps, C]`.
     Depthwise(Vec<f32>),
     F32(Vec<f32>),
+    Bf16(Vec<Pair>),
     Q8 {
         q: Vec<i8>,
         scale: Vec<f32>,
@@ -123,8 +125,9 @@ enum Weights {
 }
 
 impl Weights {
-    /// `None` for scales that run along another axis than the channels out.
-    fn of(c: &Conv, taps: usize, weight: &Weight) -> Result<Option<Weights>, OpError> {
+    /// Floats in bf16 where that is wanted and they are multiplied in tiles. `None` for scales that run along another axis than the
+    /// channels out.
+    fn of(c: &Conv, taps: usize, weight: &Weight, wants_bf16: bool) -> Result<Option<Weights>, OpError> {
         let per = c.o / c.groups;
         // Row `o` has the channels of a group innermost; in the file the kernel positions are.
         let at = |o: usize, k: usize| (o * c.c + k % c.c) * taps + k / c.c;
@@ -133,8 +136,12 @@ impl Weights {
                 let w = w.as_f32()?;
                 if depthwise(c) {
                     Weights::Depthwise((0..taps * c.o).map(|i| w[i % c.o * taps + i / c.o]).collect())
+                } else if wants_bf16 {
+                    let pack = |j: &dyn Fn(usize, usize) -> f32, out: &mut [Pair]| bf16::pack(per, taps * c.c, j, out);
+                    let len = bf16::packed_len(per, taps * c.c);
+                    Weights::Bf16(packed(c, per, len, |o, k| w[at(o, k)], pack))
                 } else {
-                    Weights::F32(packed(c, per, taps, |o, k| w[at(o, k)]))
+                    Weights::F32(packed_plain(c, per, taps, |o, k| w[at(o, k)]))
                 }
             }
             Weight::Q8 { q, scale, axis } => {
@@ -149,7 +156,7 @@ impl Weights {
                     let of = |i: usize| f32::from(w[i % c.o * taps + i / c.o]) * scale[i % c.o];
                     Weights::Depthwise((0..taps * c.o).map(of).collect())
                 } else {
-                    Weights::Q8 { q: packed(c, per, taps, |o, k| w[at(o, k)]), scale }
+                    Weights::Q8 { q: packed_plain(c, per, taps, |o, k| w[at(o, k)]), scale }
                 }
             }
         }))
@@ -158,6 +165,7 @@ impl Weights {
     fn bytes(&self) -> usize {
         match self {
             Weights::Depthwise(w) | Weights::F32(w) => w.len() * 4,
+            Weights::Bf16(w) => w.len() * 4,
             Weights::Q8 { q, scale } => q.len() + scale.len() * 4,
         }
     }
@@ -168,12 +176,22 @@ fn depthwise(c: &Conv) -> bool {
 }
 
 /// The matrices of all groups, one after the other.
-fn packed<T: Copy + Default>(c: &Conv, per: usize, taps: usize, w: impl Fn(usize, usize) -> T) -> Vec<T> {
+fn packed_plain<T: Copy + Default>(c: &Conv, per: usize, taps: usize, w: impl Fn(usize, usize) -> T) -> Vec<T> {
     let k = c.c * taps;
-    let len = gemm::packed_len(per, k);
-    let mut out = vec![T::default(); c.groups * len];
+    packed(c, per, gemm::packed_len(per, k), w, |w, out| gemm::pack(per, k, w, out))
+}
+
+/// The same by any packing of one matrix, which takes `len` elements.
+fn packed<T, P: Copy + Default>(
+    c: &Conv,
+    per: usize,
+    len: usize,
+    w: impl Fn(usize, usize) -> T,
+    pack: impl Fn(&dyn Fn(usize, usize) -> T, &mut [P]),
+) -> Vec<P> {
+    let mut out = vec![P::default(); c.groups * len];
     for (g, out) in out.chunks_mut(len.max(1)).enumerate() {
-        gemm::pack(per, k, |j, kk| w(g * per + j, kk), out);
+        pack(&|j, kk| w(g * per + j, kk), out);
     }
     out
 }
@@ -192,6 +210,7 @@ impl Kernel for Last {
         match self.weights {
             Weights::Depthwise(_) => "conv-last-depthwise-f32",
             Weights::F32(_) => "conv-last-f32",
+            Weights::Bf16(_) => "conv-last-f32wbf16",
             Weights::Q8 { .. } => "conv-last-f32w8",
         }
     }
@@ -210,6 +229,7 @@ impl Kernel for Last {
                 return nhwc::depthwise(pool, &d, writes.f32(0));
             }
             Weights::F32(w) => Packed::F32(w),
+            Weights::Bf16(w) => Packed::Bf16(w),
             Weights::Q8 { q, scale } => Packed::I8 { q, scale },
         };
         let (channels, outputs, groups) = (c.c * c.groups, c.o, c.groups);

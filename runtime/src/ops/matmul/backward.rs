@@ -1,7 +1,9 @@
 //! Gradients of matrix products: matrix products with one side transposed.
 //!
 //! A frozen quantised right operand stays as it is: its scales by column, which lie along the reduction of the gradient's
-//! product, are put into the gradient instead, so that the weight needs one scale and its packed form stays int8.
+//! product, are put into the gradient instead where there are few rows, so that the weight needs one scale and its packed
+//! form stays int8.
+use super::lying::MANY_ROWS;
 use crate::autodiff::Backward;
 use crate::graph::{Op, ValueId};
 use crate::ops::{Attr, Attrs, OpError, axis_of, find};
@@ -93,8 +95,13 @@ pub(super) fn gemm(b: &mut Backward<'_>) -> Result<(), OpError> {
 }
 
 /// The gradient and the weight of a product with the scales of a frozen `[K, N]` (transposed: `[N, K]`) int8 weight moved
-/// from the weight to the gradient, whose last axis they run along; both as they are when the weight is no such one.
+/// from the weight to the gradient, whose last axis they run along; both as they are when the weight is no such one, and when
+/// there are so many rows that it is not packed beforehand.
 fn unscaled(b: &mut Backward<'_>, dy: ValueId, w: ValueId, transposed: bool) -> Result<(ValueId, ValueId), OpError> {
+    let rows: usize = b.shape(dy).iter().rev().skip(1).product();
+    if rows >= MANY_ROWS {
+        return Ok((dy, w));
+    }
     let Some((codes, scale)) = frozen_codes(b, w, usize::from(!transposed), 2)? else { return Ok((dy, w)) };
     let one = b.scalar_like(scale, 1.0)?;
     let Some(dequantize) = find("", "DequantizeLinear") else { return Ok((dy, w)) };

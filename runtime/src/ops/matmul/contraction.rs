@@ -8,6 +8,7 @@ use hone_kernels::threads::Pool;
 use hone_kernels::{gemm, product};
 
 use super::PackedMatrix;
+use super::lying::LyingMatrix;
 use crate::ops::shape::elements;
 use crate::ops::{OpError, for_each_strided};
 use crate::plan::{Io, Kernel, Lowered, Lowering};
@@ -175,6 +176,8 @@ const WORTH_SHARING: usize = 1 << 16;
 enum Right {
     /// Packed when the plan was made; for each batch, which.
     Frozen(Vec<PackedMatrix>, Vec<usize>),
+    /// A constant that stays as it lies, packed at each run.
+    Lying(LyingMatrix),
     /// `[K, N]` as it lies.
     Plain,
     /// `[N, K]` as it lies.
@@ -208,9 +211,21 @@ pub(super) fn lower(
     let mut weight_bytes = 0;
     let mut bias = None;
     let mut epilogue = epilogue;
-    let right = match frozen(l, &c, row_axis)? {
-        Some((matrices, which)) => {
-            weight_bytes = matrices.iter().map(PackedMatrix::bytes).sum();
+    let plain = stepped(&c.b_columns, 1) && stepped(&c.b_steps, n);
+    let transposed = stepped(&c.b_steps, 1) && stepped(&c.b_columns, k);
+    let lying = match c.batches.len() {
+        1 if plain || transposed => LyingMatrix::of(l, m, (k, n), !plain, row_axis),
+        _ => None,
+    };
+    let right = match lying {
+        Some(lying) => Some(Right::Lying(lying)),
+        None => frozen(l, &c, row_axis)?.map(|(matrices, which)| Right::Frozen(matrices, which)),
+    };
+    let right = match right {
+        Some(right) => {
+            if let Right::Frozen(matrices, _) = &right {
+                weight_bytes = matrices.iter().map(PackedMatrix::bytes).sum();
+            }
             if epilogue.alpha.is_none()
                 && let Some(a) = &epilogue.c
                 && let Some(t) = l.constant(a.input)
@@ -219,12 +234,10 @@ pub(super) fn lower(
                 bias = Some(t.as_f32()?.iter().map(|v| v * a.beta).collect::<Vec<f32>>());
                 epilogue.c = None;
             }
-            Right::Frozen(matrices, which)
+            right
         }
         None => {
             reads.push(1);
-            let plain = stepped(&c.b_columns, 1) && stepped(&c.b_steps, n);
-            let transposed = stepped(&c.b_steps, 1) && stepped(&c.b_columns, k);
             match (m < product::PACK_ROWS, plain, transposed) {
                 (true, true, _) => Right::Plain,
                 (true, _, true) => Right::Transposed,
@@ -242,7 +255,10 @@ pub(super) fn lower(
     };
     let room = Room {
         gathered: if x_stride.is_some() { 0 } else { elements(&[c.batches.len(), m, k])? },
-        packed: elements(&[distinct.0.len(), n.next_multiple_of(gemm::NR), k])?,
+        packed: match &right {
+            Right::Lying(_) => gemm::packed_len(n, k),
+            _ => elements(&[distinct.0.len(), n.next_multiple_of(gemm::NR), k])?,
+        },
         results: if scatter.is_some() { elements(&[c.batches.len(), m, n])? } else { 0 },
     };
     let right = match right {
@@ -253,8 +269,18 @@ pub(super) fn lower(
     if let Some(a) = &epilogue.c {
         reads.push(a.input);
     }
-    let kernel = Product { c, right, x_stride, bias, epilogue, scatter, room, addend_read: reads.len() - 1 };
-    Ok(Some(Lowered::new(kernel, reads).with_scratch(floats).with_weights(weight_bytes)))
+    let held = if let Right::Lying(w) = &right { Some(w.constant().clone()) } else { None };
+    // Offsets that nothing is looked up by are longer than they look: one for each row and step of every product.
+    let mut c = c;
+    if x_stride.is_some() {
+        (c.a_rows, c.a_steps) = (Vec::new(), Vec::new());
+    }
+    if !matches!(right, Right::Packed(Pack::Strided, ..)) {
+        (c.b_steps, c.b_columns) = (Vec::new(), Vec::new());
+    }
+    let sizes = (m, k, n);
+    let kernel = Product { c, sizes, right, x_stride, bias, epilogue, scatter, room, addend_read: reads.len() - 1 };
+    Ok(Some(Lowered::new(kernel, reads).with_scratch(floats).with_weights(weight_bytes).holding(held)))
 }
 
 /// Matrices, and which of them each batch takes.
@@ -273,7 +299,7 @@ fn frozen(l: &Lowering<'_>, c: &Contraction, row_axis: Option<usize>) -> Result<
     for s in starts {
         let at = |j: usize, kk: usize| s + c.b_columns[j] + c.b_steps[kk];
         // An axis number no weight has: scales by column are then refused.
-        let Some(m) = PackedMatrix::new(l.packs, &w, n, k, row_axis.unwrap_or(usize::MAX), 0, at)? else {
+        let Some(m) = PackedMatrix::new(l, &w, n, k, row_axis.unwrap_or(usize::MAX), 0, at)? else {
             return Ok(None);
         };
         matrices.push(m);
@@ -304,7 +330,10 @@ struct Room {
 }
 
 struct Product {
+    /// Without the offsets that are not needed.
     c: Contraction,
+    /// Rows, steps, columns.
+    sizes: (usize, usize, usize),
     right: Right,
     /// Distance between rows of `a` where they can be read as they lie.
     x_stride: Option<usize>,
@@ -319,7 +348,8 @@ struct Product {
 impl Kernel for Product {
     fn name(&self) -> &'static str {
         match &self.right {
-            Right::Frozen(m, _) => m.first().map_or("gemm-f32", |m| m.label("gemm-f32", "gemm-f32w8")),
+            Right::Frozen(m, _) => m.first().map_or("gemm-f32", |m| m.label("gemm-f32", "gemm-f32w8", "gemm-f32wbf16")),
+            Right::Lying(w) => w.label(),
             Right::Plain | Right::Transposed => "gemv-f32-live",
             Right::Packed(..) => "gemm-f32-live",
         }
@@ -330,7 +360,8 @@ impl Kernel for Product {
         let (reads, writes, scratch) = io.parts();
         let (gathered, rest) = scratch.split_at_mut(self.room.gathered);
         let (packed, results) = rest.split_at_mut(self.room.packed);
-        let (a, b) = (reads.f32(0), if matches!(self.right, Right::Frozen(..)) { &[] } else { reads.f32(1) });
+        let constant = matches!(self.right, Right::Frozen(..) | Right::Lying(_));
+        let (a, b) = (reads.f32(0), if constant { &[] } else { reads.f32(1) });
         if self.scatter.is_none() {
             let y = writes.f32(0);
             self.products(pool, a, b, gathered, packed, y);
@@ -350,7 +381,7 @@ impl Kernel for Product {
 impl Product {
     fn products(&self, pool: &Pool, a: &[f32], b: &[f32], gathered: &mut [f32], packed: &mut [f32], y: &mut [f32]) {
         let c = &self.c;
-        let (m, k, n) = (c.m(), c.k(), c.n());
+        let (m, k, n) = self.sizes;
         if m * n == 0 || c.batches.is_empty() {
             return;
         }
@@ -378,6 +409,9 @@ impl Product {
                 }
             });
         }
+        if let Right::Lying(w) = &self.right {
+            w.pack(pool, k, n, packed);
+        }
         let one = |pool: Option<&Pool>, i: usize, y: &mut [f32]| {
             // Without a reduction the operands are empty, and nothing in them has an offset.
             let (oa, ob) = if k == 0 { (0, 0) } else { c.batches[i] };
@@ -389,6 +423,7 @@ impl Product {
                 Right::Plain => return product::product(m, k, n, false, x, &b[ob..], y),
                 Right::Transposed => return product::product(m, k, n, true, x, &b[ob..], y),
                 Right::Frozen(matrices, which) => matrices[which[i]].view(),
+                Right::Lying(_) => gemm::Packed::F32(packed),
                 Right::Packed(_, _, which) => gemm::Packed::F32(&packed[which[i] * panel..][..panel]),
             };
             let g = gemm::Gemm { m, k, n, x, x_stride, w, bias: self.bias.as_deref(), accumulate: false };
@@ -410,7 +445,7 @@ impl Product {
         if let Some(alpha) = self.epilogue.alpha {
             y.iter_mut().for_each(|v| *v *= alpha);
         }
-        let n = self.c.n();
+        let n = self.sizes.2;
         if let Some(c) = &self.epilogue.c
             && n > 0
         {

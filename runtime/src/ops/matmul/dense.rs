@@ -3,6 +3,7 @@ use hone_gpu::product as gpu;
 use hone_kernels::epilogue::{Activation, Epilogue};
 use hone_kernels::gemm;
 
+use super::lying::LyingMatrix;
 use super::{PackedMatrix, on_gpu};
 use crate::ops::conv::activation;
 use crate::ops::internal::DOMAIN;
@@ -87,7 +88,13 @@ fn lower(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
     let Some(weight) = l.weight(1).filter(|_| floats) else { return Ok(None) };
     let s = Sizes::of(l.attrs, l.shape(0)?, l.shape(1)?)?;
     let axis = usize::from(!s.turned);
-    let Some(w) = PackedMatrix::new(l.packs, &weight, s.n, s.k, axis, 0, |j, kk| s.at(kk, j))? else { return Ok(None) };
+    let w = match LyingMatrix::of(l, s.m, (s.k, s.n), s.turned, Some(axis)) {
+        Some(w) => Frozen::Lying(w),
+        None => match PackedMatrix::new(l, &weight, s.n, s.k, axis, 0, |j, kk| s.at(kk, j))? {
+            Some(w) => Frozen::Packed(w),
+            None => return Ok(None),
+        },
+    };
     let mut reads = vec![0];
     let mut slot = |i: usize| {
         l.has(i).then(|| {
@@ -96,9 +103,12 @@ fn lower(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
         })
     };
     let (bias, residual) = (slot(2), slot(Z));
-    let bytes = w.bytes();
+    let (bytes, scratch, held) = match &w {
+        Frozen::Packed(w) => (w.bytes(), 0, None),
+        Frozen::Lying(w) => (0, gemm::packed_len(s.n, s.k), Some(w.constant().clone())),
+    };
     let kernel = Dense { m: s.m, k: s.k, n: s.n, w, bias, residual, activation: activation(l.attrs)? };
-    Ok(Some(Lowered::new(kernel, reads).with_weights(bytes)))
+    Ok(Some(Lowered::new(kernel, reads).with_weights(bytes).with_scratch(scratch).holding(held)))
 }
 
 fn recorded(l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
@@ -126,11 +136,17 @@ fn recorded(l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
     Ok(Recorded::one(product.call(), at))
 }
 
+/// How the weights are had.
+enum Frozen {
+    Packed(PackedMatrix),
+    Lying(LyingMatrix),
+}
+
 struct Dense {
     m: usize,
     k: usize,
     n: usize,
-    w: PackedMatrix,
+    w: Frozen,
     bias: Option<usize>,
     residual: Option<usize>,
     activation: Activation,
@@ -138,12 +154,23 @@ struct Dense {
 
 impl Kernel for Dense {
     fn name(&self) -> &'static str {
-        self.w.label("dense-f32", "dense-f32w8")
+        match &self.w {
+            Frozen::Packed(w) => w.label("dense-f32", "dense-f32w8", "dense-f32wbf16"),
+            Frozen::Lying(w) => w.label(),
+        }
     }
 
     fn run(&self, io: &mut Io<'_>) {
         let pool = io.pool;
-        let (reads, writes) = io.split();
+        let (reads, writes, scratch) = io.parts();
+        let w = match &self.w {
+            Frozen::Packed(w) => w.view(),
+            Frozen::Lying(w) => {
+                let packed = &mut scratch[..gemm::packed_len(self.n, self.k)];
+                w.pack(pool, self.k, self.n, packed);
+                gemm::Packed::F32(packed)
+            }
+        };
         let bias = self.bias.map(|i| reads.f32(i));
         let residual = self.residual.map(|i| reads.f32(i));
         let g = gemm::Gemm {
@@ -152,7 +179,7 @@ impl Kernel for Dense {
             n: self.n,
             x: reads.f32(0),
             x_stride: self.k,
-            w: self.w.view(),
+            w,
             bias,
             accumulate: false,
         };

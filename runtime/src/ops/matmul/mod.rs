@@ -4,10 +4,11 @@
 use std::sync::Arc;
 
 use hone_gpu::product as gpu;
+use hone_kernels::bf16::{self, Pair};
 use hone_kernels::gemm::{self, Packed};
 
 use super::{OpDef, OpError};
-use crate::plan::{At, Packs, Weight};
+use crate::plan::{At, Lowering, Weight};
 
 mod backward;
 pub(in crate::ops) use backward::frozen_codes;
@@ -16,6 +17,7 @@ pub(in crate::ops) mod dense;
 mod einsum;
 mod fused;
 mod linear;
+mod lying;
 mod product;
 
 use contraction::Contraction;
@@ -36,6 +38,7 @@ pub(super) static OPS: &[&OpDef] = &[
 /// A frozen matrix packed for [`gemm`].
 pub(super) struct PackedMatrix {
     f32: Arc<Vec<f32>>,
+    bf16: Arc<Vec<Pair>>,
     q: Arc<Vec<i8>>,
     scale: Vec<f32>,
 }
@@ -67,10 +70,10 @@ pub(super) fn on_gpu(
 }
 
 impl PackedMatrix {
-    /// Packs `[n, k]` whose element `(j, kk)` is element `at(j, kk)` of `weight`. `None` when the scales of a quantised
+    /// Packs, in bf16 where that is wanted, `[n, k]` whose element `(j, kk)` is element `at(j, kk)` of `weight`. `None` when the scales of a quantised
     /// weight do not run along `j`.
     pub(super) fn new(
-        packs: &Packs,
+        l: &Lowering<'_>,
         weight: &Weight,
         n: usize,
         k: usize,
@@ -78,13 +81,19 @@ impl PackedMatrix {
         row0: usize,
         at: impl Fn(usize, usize) -> usize,
     ) -> Result<Option<PackedMatrix>, OpError> {
-        let mut m = PackedMatrix { f32: Arc::default(), q: Arc::default(), scale: Vec::new() };
+        let mut m = PackedMatrix { f32: Arc::default(), bf16: Arc::default(), q: Arc::default(), scale: Vec::new() };
         match weight {
+            Weight::F32(t) if l.bf16 => {
+                let v = t.as_f32()?;
+                let mut packed = vec![Pair::default(); bf16::packed_len(n, k)];
+                bf16::pack(n, k, |j, kk| v[at(j, kk)], &mut packed);
+                m.bf16 = l.packs.keep(packed);
+            }
             Weight::F32(t) => {
                 let v = t.as_f32()?;
                 let mut packed = vec![0.0; gemm::packed_len(n, k)];
                 gemm::pack(n, k, |j, kk| v[at(j, kk)], &mut packed);
-                m.f32 = packs.keep(packed);
+                m.f32 = l.packs.keep(packed);
             }
             Weight::Q8 { q, scale, axis } => {
                 if scale.len() != 1 && *axis != row_axis {
@@ -100,7 +109,7 @@ impl PackedMatrix {
                 }
                 let mut packed = vec![0; gemm::packed_len(n, k)];
                 gemm::pack(n, k, |j, kk| v[at(j, kk)], &mut packed);
-                m.q = packs.keep(packed);
+                m.q = l.packs.keep(packed);
                 m.scale = (0..n).map(|j| if scale.len() == 1 { scale[0] } else { scale[row0 + j] }).collect();
             }
         }
@@ -108,15 +117,25 @@ impl PackedMatrix {
     }
 
     pub(super) fn view(&self) -> Packed<'_> {
-        if self.q.is_empty() { Packed::F32(&self.f32) } else { Packed::I8 { q: &self.q, scale: &self.scale } }
+        if !self.q.is_empty() {
+            Packed::I8 { q: &self.q, scale: &self.scale }
+        } else if !self.bf16.is_empty() {
+            Packed::Bf16(&self.bf16)
+        } else {
+            Packed::F32(&self.f32)
+        }
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.f32.len() * 4 + self.q.len() + self.scale.len() * 4
+        (self.f32.len() + self.bf16.len()) * 4 + self.q.len() + self.scale.len() * 4
     }
 
     /// The kernel name that says what the weights are.
-    pub(super) fn label(&self, f32: &'static str, int8: &'static str) -> &'static str {
-        if self.q.is_empty() { f32 } else { int8 }
+    pub(super) fn label(&self, f32: &'static str, int8: &'static str, bf16: &'static str) -> &'static str {
+        match self.view() {
+            Packed::F32(_) => f32,
+            Packed::I8 { .. } => int8,
+            Packed::Bf16(_) => bf16,
+        }
     }
 }

@@ -5,10 +5,11 @@
 
 The models are those of ../../quant/testdata, made by hone's own schemes. PyTorch walks them in float64 with weights
 dequantised and activations unrounded (saturated, where they have a fixed range): what training through the whole numbers
-approximates. `A` and `B` are filled by the rule of `numbers` in ../../train/testdata/record.py, by their names.
+approximates. Where a model rounds activations it is walked a second time with them rounded as it says, gradients passing
+straight through: what training through it is. `A` and `B` are filled by the rule of `numbers` in ../../train/testdata/record.py, by their names.
 
 Members: `index` is JSON, a list of {name, loss, layers}; `name/x` inputs, `name/target`, `name/LAYER.lora_A` and
-`name/LAYER.lora_B` gradients.
+`name/LAYER.lora_B` gradients; those of the second walk begin with `rounded/`, and its loss is `rounded`.
 """
 
 import io
@@ -72,7 +73,24 @@ def path(layers, params, name, shape):
     return params[f"{name}.lora_A"], params[f"{name}.lora_B"]
 
 
-def run(model, inputs, params):
+def straight(x, scale, zero, low, high):
+    """`x` in codes and back, with the gradient of `x` where it is in range."""
+    inside = x.clamp((low - zero) * scale, (high - zero) * scale)
+    # Divided and rounded in f32, as the model is.
+    codes = torch.round(x.detach().float() / np.float32(scale)) + zero
+    there = (codes.clamp(low, high).double() - zero) * scale
+    return inside + (there - inside).detach()
+
+
+def dynamic(x):
+    """Scale and zero point of DynamicQuantizeLinear."""
+    low, high = (np.float32(f(x.detach().float().numpy())) for f in (np.min, np.max))
+    low, high = min(low, np.float32(0)), max(high, np.float32(0))
+    scale = (high - low) / np.float32(255)
+    return scale, float(np.clip(np.round(-low / scale), 0, 255))
+
+
+def run(model, inputs, params, rounded=False):
     v = {i.name: torch.tensor(numpy_helper.to_array(i)) for i in model.graph.initializer} | inputs
     constants = {i.name for i in model.graph.initializer}
     sources, layers, held = {}, [], {}
@@ -92,13 +110,19 @@ def run(model, inputs, params):
             low, high = RANGE[x[2].dtype]
             zero = float(x[2])
             y = x[0].clamp((low - zero) * float(x[1]), (high - zero) * float(x[1]))
+            if rounded and node.input[0] not in constants:
+                y = straight(x[0], float(x[1]), zero, low, high)
         elif op == "DynamicQuantizeLinear":
             held[node.output[0]] = x[0]
-            y = (x[0], torch.tensor(1.0).double(), torch.tensor(0.0).double())
+            y = x[0]
+            if rounded:
+                # A range that is taken from the numbers saturates none: the gradient passes for all.
+                y = x[0] + (straight(x[0], *(float(t) for t in dynamic(x[0])), 0, 255) - x[0]).detach()
+            y = (y, torch.tensor(1.0).double(), torch.tensor(0.0).double())
         elif op == "MatMulInteger":
             zero = x[3].double() if x[3] is not None else 0.0
             y = x[0] @ (x[1].double() - zero)
-            sources[out] = (layer(node.input[1]), x[0], x[1].shape)
+            sources[out] = (layer(node.input[1]), held[node.input[0]], x[1].shape)
         elif op == "Cast":
             y = x[0].double()
             if node.input[0] in sources:
@@ -161,7 +185,18 @@ def main():
             target = torch.tensor(walk.numbers(f"{model}/target", y.numel()).reshape(y.shape).astype(np.float32))
             loss = torch.nn.functional.mse_loss(y, target.double())
             loss.backward()
-            index.append({"name": name, "output": output, "loss": float(loss.detach()), "layers": layers})
+            case = {"name": name, "output": output, "loss": float(loss.detach()), "layers": layers}
+            index.append(case)
+            if scheme in ("int8-dynamic", "int8-qdq"):
+                again = {}
+                given = {k: t.double() if t.is_floating_point() else t for k, t in inputs.items()}
+                off = torch.nn.functional.mse_loss(run(proto, given, again, True)[0][output], target.double())
+                off.backward()
+                case["rounded"] = float(off.detach())
+                for k, p in again.items():
+                    members[f"rounded/{name}/{k}"] = p.grad.numpy().astype(np.float32)
+                a, b = (torch.cat([p.grad.flatten() for p in q.values()]) for q in (params, again))
+                print(name, "cosine of both", float(a @ b / a.norm() / b.norm()))
             for k, t in inputs.items():
                 members[f"{name}/{k}"] = t.numpy()
             members[f"{name}/target"] = target.numpy()

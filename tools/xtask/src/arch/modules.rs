@@ -41,6 +41,7 @@ static KNOWS_NOTHING_OF: &[(&str, &[&str])] = &[
     ("note", EVERYTHING),
     ("ops", &["import", "bundle", "session", "model", "learn", "feedback", "journal", "capture", "std::fs"]),
     ("plan", &["import", "bundle", "session", "model", "learn", "feedback", "journal", "capture", "std::fs"]),
+    ("precision", EVERYTHING),
     ("quant", &["import", "bundle", "session", "learn", "feedback", "journal", "capture", "std::fs"]),
     (
         "scope",

@@ -1,0 +1,614 @@
+//! Products with weights of bf16: half the memory of `f32`, and twice the multiplications where the CPU multiplies bf16.
+//!
+//! A product is that of [`crate::gemm`] or [`crate::nhwc`] with other weights. Both operands are rounded to bf16, sums are
+//! `f32`: so says the reference, and every form, whether or not the CPU has instructions for it, computes just that. Weights
+//! are rounded when they are packed; rows when they are multiplied, once for all panels.
+//!
+//! `bfdot`, `bfmmla` and `vdpbf16ps` take two steps of `K` at once, so weights are packed in pairs:
+//! `panel[p][k / 2][j] = (w[p·NR + j][k], w[p·NR + j][k + 1])`, zero beyond `N` and `K`.
+
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use crate::gemm::{self, Kernel};
+use crate::isa::{Form, Isa};
+use crate::simd::{F32s, per_isa};
+use crate::tile::{Job, Multiply, Table, Tile, Weight, block};
+
+/// Two neighbouring steps of `K`, the first in the low half.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Pair(pub u32);
+
+impl Pair {
+    /// The first (0) or second (1) of the two.
+    pub fn part(self, part: usize) -> f32 {
+        widen((self.0 >> (16 * part)) as u16)
+    }
+}
+
+/// The words of pairs.
+pub fn words(pairs: &[Pair]) -> &[u32] {
+    // SAFETY: a pair is a word, by its representation.
+    unsafe { std::slice::from_raw_parts(pairs.as_ptr().cast(), pairs.len()) }
+}
+
+/// The nearest bf16, half to even: the high half of such an `f32`. NaN stays NaN.
+#[inline(always)]
+pub fn round(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let nearest = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
+    // The low half of a NaN may be all that makes it one.
+    (if bits & 0x7fff_ffff > 0x7f80_0000 { bits | 0x40_0000 } else { nearest } >> 16) as u16
+}
+
+/// The same number in `f32`.
+#[inline(always)]
+pub fn widen(x: u16) -> f32 {
+    f32::from_bits(u32::from(x) << 16)
+}
+
+/// Pairs a packed `[n, k]` matrix takes.
+pub const fn packed_len(n: usize, k: usize) -> usize {
+    gemm::packed_len(n, k.div_ceil(2))
+}
+
+/// Rounds `w` (`w(j, k)` gives row `j`, column `k`) and packs it. `out` has [`packed_len`]`(n, k)` elements.
+///
+/// # Panics
+/// When `out` is too short.
+pub fn pack(n: usize, k: usize, w: impl Fn(usize, usize) -> f32, out: &mut [Pair]) {
+    let of = |j: usize, kk: usize| if kk < k { u32::from(round(w(j, kk))) } else { 0 };
+    gemm::pack(n, k.div_ceil(2), |j, pair| Pair(of(j, 2 * pair) | of(j, 2 * pair + 1) << 16), out);
+}
+
+/// Whether this CPU multiplies bf16 without widening it.
+pub fn multiplied() -> bool {
+    Form::best().multiplies_bf16()
+}
+
+/// Every form for weights of bf16, best first.
+pub static KERNELS: &[Kernel] = &[
+    #[cfg(target_arch = "x86_64")]
+    Kernel { name: "x86_64-f32wbf16-avx512bf16", available: || Form::Avx512Bf16.available(), form: Form::Avx512Bf16 },
+    #[cfg(target_arch = "aarch64")]
+    Kernel { name: "aarch64-f32wbf16-bfmmla", available: || Form::Bfmmla.available(), form: Form::Bfmmla },
+    #[cfg(target_arch = "aarch64")]
+    Kernel { name: "aarch64-f32wbf16-bfdot", available: || Form::Bfdot.available(), form: Form::Bfdot },
+    #[cfg(target_arch = "x86_64")]
+    Kernel { name: "x86_64-f32wbf16-avx512", available: || Isa::Avx512.available(), form: Form::Floats(Isa::Avx512) },
+    #[cfg(target_arch = "x86_64")]
+    Kernel { name: "x86_64-f32wbf16-avx2", available: || Isa::Avx2.available(), form: Form::Floats(Isa::Avx2) },
+    #[cfg(target_arch = "aarch64")]
+    Kernel { name: "aarch64-f32wbf16-neon", available: || Isa::Any.available(), form: Form::Floats(Isa::Any) },
+    #[cfg(not(target_arch = "aarch64"))]
+    Kernel { name: "any-f32wbf16", available: || Isa::Any.available(), form: Form::Floats(Isa::Any) },
+];
+
+impl Weight for Pair {
+    unsafe fn block(form: Form, job: &Job<Pair>, table: &Table<f32>, panels: Range<usize>) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match form {
+                #[cfg(target_arch = "x86_64")]
+                Form::Avx512Bf16 => x86::dots(job, table, panels),
+                #[cfg(target_arch = "aarch64")]
+                Form::Bfmmla => arm::matrices(job, table, panels),
+                #[cfg(target_arch = "aarch64")]
+                Form::Bfdot => arm::dots(job, table, panels),
+                _ => widened::on(form.isa(), job, table, panels),
+            }
+        }
+    }
+}
+
+per_isa! { widened = block_widened; (job: &Job<Pair>, table: &Table<f32>, panels: Range<usize>) }
+
+/// # Safety
+/// As [`block`].
+#[inline(always)]
+unsafe fn block_widened<S: F32s>(job: &Job<Pair>, table: &Table<f32>, panels: Range<usize>) {
+    // SAFETY: the caller's promise.
+    unsafe { rounded::<Widened<S>>(job, table, panels) }
+}
+
+/// Rows and weights of `f32`, widened.
+struct Widened<S>(PhantomData<S>);
+
+impl<S: F32s> Sums for Widened<S> {
+    type Left = [f32; 2];
+    #[inline(always)]
+    unsafe fn sums(job: &Job<Pair>, table: &Table<[f32; 2]>, panels: Range<usize>) {
+        // SAFETY: the caller's promise.
+        unsafe { block::<S, Pair>(job, table, panels) }
+    }
+}
+
+impl<S: F32s> Multiply<S> for Pair {
+    type Left = [f32; 2];
+    type Splat = S;
+    type Lanes = S;
+    const PARTS: usize = 2;
+    #[inline(always)]
+    unsafe fn splat(p: *const [f32; 2], part: usize) -> S {
+        // SAFETY: the caller's promise.
+        unsafe { S::splat(*p.cast::<f32>().add(part)) }
+    }
+    #[inline(always)]
+    unsafe fn lanes(p: *const Pair, part: usize) -> S {
+        // SAFETY: the caller's promise.
+        unsafe { S::load_bf16(p.cast(), part) }
+    }
+    #[inline(always)]
+    unsafe fn sum(a: S, b: S, acc: S) -> S {
+        // SAFETY: the caller's promise.
+        unsafe { a.mul_add(b, acc) }
+    }
+}
+
+/// What becomes of rounded rows. A closure would not be compiled for the instruction set of who calls it.
+trait Sums {
+    /// Two neighbouring elements of such a row.
+    type Left: Rounded;
+    /// The columns of some panels of the rows of all tiles.
+    ///
+    /// # Safety
+    /// As [`block`].
+    unsafe fn sums(job: &Job<Pair>, table: &Table<Self::Left>, panels: Range<usize>);
+}
+
+/// Two neighbouring elements of a rounded row.
+trait Rounded: Copy {
+    /// One of them.
+    type Part: Copy + Default;
+    fn of(x: f32) -> Self::Part;
+}
+
+impl Rounded for Pair {
+    type Part = u16;
+    #[inline(always)]
+    fn of(x: f32) -> u16 {
+        round(x)
+    }
+}
+
+impl Rounded for [f32; 2] {
+    type Part = f32;
+    #[inline(always)]
+    fn of(x: f32) -> f32 {
+        widen(round(x))
+    }
+}
+
+/// Bytes of rounded rows at a time: they stay in the second-level cache while every panel passes by.
+const BYTES: usize = 128 * 1024;
+/// Most rows of a tile.
+const ROWS: usize = 12;
+
+/// Rounded rows, and where they lie.
+#[repr(align(64))]
+struct Rows<L> {
+    table: Table<L>,
+    rows: [MaybeUninit<u64>; BYTES / 8],
+}
+
+/// Rounds the rows of the table, as many tiles as there is memory for at a time, and sums. Rows too long are taken
+/// in parts, whose sums wait in the results.
+///
+/// # Safety
+/// As [`block`].
+#[inline(always)]
+unsafe fn rounded<T: Sums>(job: &Job<Pair>, table: &Table<f32>, panels: Range<usize>) {
+    let pairs = job.k.div_ceil(2);
+    let room = BYTES / size_of::<T::Left>();
+    let parts = pairs.div_ceil(room / ROWS).max(1);
+    let longest = pairs.div_ceil(parts);
+    let mut memory = MaybeUninit::<Rows<T::Left>>::uninit();
+    let at = memory.as_mut_ptr();
+    // SAFETY: an empty table is made where it lies; the rest of it, and the rows, may be uninitialised. A group of tiles has at most
+    // as many pairs as there is room for, and at least one tile, which has at most 12 rows.
+    unsafe {
+        Table::start(&raw mut (*at).table);
+        let rows = &mut *at;
+        let mut tiles = table.tiles();
+        while !tiles.is_empty() {
+            let mut all = 0;
+            let fit = tiles.iter().take_while(|t| {
+                all += t.rows * longest;
+                all <= room
+            });
+            let (now, later) = tiles.split_at(fit.count().max(1));
+            tiles = later;
+            for part in 0..parts {
+                let steps = gemm::share(pairs, parts, part);
+                let mut to = rows.rows.as_mut_ptr().cast::<T::Left>();
+                rows.table.clear();
+                for t in now {
+                    round_tile(t, table, &steps, to);
+                    rows.table.push(t.row, t.rows, steps.len());
+                    rows.table.segment(steps.start, |r| to.wrapping_add(r * steps.len()).cast_const());
+                    to = to.wrapping_add(t.rows * steps.len());
+                }
+                let (first, last) = (part == 0, part + 1 == parts);
+                let job = Job {
+                    k: pairs,
+                    bias: if first { job.bias } else { std::ptr::null() },
+                    addend: if first { job.addend } else { job.y.cast_const() },
+                    activation: if last { job.activation } else { Default::default() },
+                    after: if last { job.after } else { std::ptr::null() },
+                    ..*job
+                };
+                T::sums(&job, &rows.table, panels.clone());
+            }
+        }
+    }
+}
+
+/// Rounds pairs `steps` of the rows of a tile. Positions that are in no segment are 0.
+///
+/// # Safety
+/// The tile is the table's, whose pointers lead to rows, and there is room for the result.
+#[inline(always)]
+unsafe fn round_tile<L: Rounded>(t: &Tile, table: &Table<f32>, steps: &Range<usize>, to: *mut L) {
+    let (pointers, positions) = table.of(t);
+    let (start, end) = (2 * steps.start, 2 * steps.end);
+    for r in 0..t.rows {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let to = to.add(r * steps.len()).cast::<L::Part>();
+            let mut done = start;
+            for s in 0..t.segments {
+                let at = *positions.add(s) as usize;
+                let (first, last) = (at.max(start), (at + t.len).min(end));
+                if first >= last {
+                    continue;
+                }
+                let from = (*pointers.add(s * t.rows + r)).add(first - at);
+                for i in done..first {
+                    to.add(i - start).write(L::Part::default());
+                }
+                for i in 0..last - first {
+                    to.add(first - start + i).write(L::of(*from.add(i)));
+                }
+                done = last;
+            }
+            for i in done..end {
+                to.add(i - start).write(L::Part::default());
+            }
+        }
+    }
+}
+
+/// A pair that is multiplied as it is.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Whole(#[allow(dead_code)] Pair);
+
+/// The same job, of weights taken as they are.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[inline(always)]
+fn whole(job: &Job<Pair>) -> Job<Whole> {
+    let Job { w, k, n, scale, bias, y, stride, addend, activation, after } = *job;
+    Job { w: w.cast(), k, n, scale, bias, y, stride, addend, activation, after }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+    use std::mem::transmute;
+
+    use super::*;
+
+    impl Multiply<__m512> for Whole {
+        type Left = Pair;
+        type Splat = __m512bh;
+        type Lanes = __m512bh;
+        #[inline(always)]
+        unsafe fn splat(p: *const Pair, _: usize) -> __m512bh {
+            // SAFETY: the caller's promise; any bits are numbers of bf16.
+            unsafe { transmute(_mm512_set1_epi32((*p).0 as i32)) }
+        }
+        #[inline(always)]
+        unsafe fn lanes(p: *const Whole, _: usize) -> __m512bh {
+            // SAFETY: as above.
+            unsafe { transmute(_mm512_loadu_si512(p.cast())) }
+        }
+        #[inline(always)]
+        unsafe fn sum(a: __m512bh, b: __m512bh, acc: __m512) -> __m512 {
+            // SAFETY: the caller's promise.
+            unsafe { _mm512_dpbf16_ps(acc, b, a) }
+        }
+    }
+
+    /// # Safety
+    /// As [`block`].
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
+    pub(super) unsafe fn dots(job: &Job<Pair>, table: &Table<f32>, panels: Range<usize>) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            rounded::<Dots>(job, table, panels);
+        }
+    }
+
+    struct Dots;
+
+    impl Sums for Dots {
+        type Left = Pair;
+        #[inline(always)]
+        unsafe fn sums(job: &Job<Pair>, table: &Table<Pair>, panels: Range<usize>) {
+            // SAFETY: the caller's promise.
+            unsafe { block::<__m512, Whole>(&whole(job), table, panels) }
+        }
+    }
+}
+
+/// The instructions for bf16 have no stable intrinsics; they are one instruction each.
+#[cfg(target_arch = "aarch64")]
+mod arm {
+    use std::arch::aarch64::*;
+    use std::arch::asm;
+
+    use super::*;
+    use crate::gemm::NR;
+    use crate::tile::put;
+
+    impl Multiply<float32x4_t> for Whole {
+        type Left = Pair;
+        type Splat = uint32x4_t;
+        type Lanes = uint32x4_t;
+        #[inline(always)]
+        unsafe fn splat(p: *const Pair, _: usize) -> uint32x4_t {
+            // SAFETY: the caller's promise.
+            unsafe { vdupq_n_u32((*p).0) }
+        }
+        #[inline(always)]
+        unsafe fn lanes(p: *const Whole, _: usize) -> uint32x4_t {
+            // SAFETY: the caller's promise.
+            unsafe { vld1q_u32(p.cast()) }
+        }
+        #[inline(always)]
+        unsafe fn sum(a: uint32x4_t, b: uint32x4_t, acc: float32x4_t) -> float32x4_t {
+            // SAFETY: the caller's promise.
+            unsafe { bfdot(acc, a, b) }
+        }
+    }
+
+    /// `acc[j] + a[2j] · b[2j] + a[2j + 1] · b[2j + 1]`.
+    #[inline]
+    #[target_feature(enable = "neon,bf16")]
+    fn bfdot(mut acc: float32x4_t, a: uint32x4_t, b: uint32x4_t) -> float32x4_t {
+        // SAFETY: the instruction reads and writes these registers only.
+        unsafe {
+            asm!("bfdot {acc:v}.4s, {a:v}.8h, {b:v}.8h", acc = inout(vreg) acc, a = in(vreg) a, b = in(vreg) b,
+                 options(pure, nomem, nostack, preserves_flags));
+        }
+        acc
+    }
+
+    /// `acc[i][j] + Σ_k a[i][k] · b[j][k]`, two by two, of four steps.
+    #[inline]
+    #[target_feature(enable = "neon,bf16")]
+    fn bfmmla(mut acc: float32x4_t, a: uint32x4_t, b: uint32x4_t) -> float32x4_t {
+        // SAFETY: as above.
+        unsafe {
+            asm!("bfmmla {acc:v}.4s, {a:v}.8h, {b:v}.8h", acc = inout(vreg) acc, a = in(vreg) a, b = in(vreg) b,
+                 options(pure, nomem, nostack, preserves_flags));
+        }
+        acc
+    }
+
+    /// # Safety
+    /// As [`block`].
+    #[target_feature(enable = "neon,bf16")]
+    pub(super) unsafe fn dots(job: &Job<Pair>, table: &Table<f32>, panels: Range<usize>) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            rounded::<Dots>(job, table, panels);
+        }
+    }
+
+    struct Dots;
+
+    impl Sums for Dots {
+        type Left = Pair;
+        #[inline(always)]
+        unsafe fn sums(job: &Job<Pair>, table: &Table<Pair>, panels: Range<usize>) {
+            // SAFETY: the caller's promise.
+            unsafe { block::<float32x4_t, Whole>(&whole(job), table, panels) }
+        }
+    }
+
+    /// # Safety
+    /// As [`block`].
+    #[target_feature(enable = "neon,bf16")]
+    pub(super) unsafe fn matrices(job: &Job<Pair>, table: &Table<f32>, panels: Range<usize>) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            rounded::<Matrices>(job, table, panels);
+        }
+    }
+
+    struct Matrices;
+
+    impl Sums for Matrices {
+        type Left = Pair;
+        #[inline(always)]
+        unsafe fn sums(job: &Job<Pair>, table: &Table<Pair>, panels: Range<usize>) {
+            let whole = whole(job);
+            // SAFETY: the caller's promise; a tile of this instruction set has at most 6 rows.
+            unsafe {
+                // One row would use half of what is multiplied.
+                if let [t] = table.tiles()
+                    && t.rows == 1
+                {
+                    return Dots::sums(job, table, panels);
+                }
+                for panel in panels {
+                    for t in table.tiles() {
+                        match t.rows {
+                            1 => two_by_two::<1>(&whole, table, t, panel),
+                            2 => two_by_two::<2>(&whole, table, t, panel),
+                            3 => two_by_two::<3>(&whole, table, t, panel),
+                            4 => two_by_two::<4>(&whole, table, t, panel),
+                            5 => two_by_two::<5>(&whole, table, t, panel),
+                            _ => two_by_two::<6>(&whole, table, t, panel),
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// One panel by the `R` rows of a tile, two rows and two columns a register.
+    ///
+    /// # Safety
+    /// As [`block`]; the tile has `R` rows and one segment.
+    #[inline]
+    #[target_feature(enable = "neon,bf16")]
+    unsafe fn two_by_two<const R: usize>(job: &Job<Whole>, table: &Table<Pair>, t: &Tile, panel: usize) {
+        /// Most pairs of rows.
+        const TWOS: usize = 3;
+        let (pointers, positions) = table.of(t);
+        let mut acc = [[vdupq_n_f32(0.0); 8]; TWOS];
+        // SAFETY: the caller's promise; loads need no alignment.
+        unsafe {
+            // An odd last row is taken twice.
+            let rows: [*const Pair; R] = std::array::from_fn(|r| *pointers.add(r));
+            let w = job.w.add((panel * job.k + *positions as usize) * NR).cast::<u32>();
+            let mut k = 0;
+            while k < t.len {
+                // The last two steps may be two alone.
+                let both = k + 2 <= t.len;
+                let four = |r: usize| match both {
+                    true => vld1_u32(rows[r.min(R - 1)].add(k).cast()),
+                    false => vcreate_u32(u64::from((*rows[r.min(R - 1)].add(k)).0)),
+                };
+                let a: [uint32x4_t; TWOS] = std::array::from_fn(|i| vcombine_u32(four(2 * i), four(2 * i + 1)));
+                for q in 0..4 {
+                    let b0 = vld1q_u32(w.add(k * NR + 4 * q));
+                    let b1 = if both { vld1q_u32(w.add((k + 1) * NR + 4 * q)) } else { vdupq_n_u32(0) };
+                    let (low, high) = (vzip1q_u32(b0, b1), vzip2q_u32(b0, b1));
+                    for i in 0..R.div_ceil(2) {
+                        acc[i][2 * q] = bfmmla(acc[i][2 * q], a[i], low);
+                        acc[i][2 * q + 1] = bfmmla(acc[i][2 * q + 1], a[i], high);
+                    }
+                }
+                k += 2;
+            }
+            let row = |r: usize| -> [float32x4_t; 4] {
+                std::array::from_fn(|q| {
+                    let halves = [acc[r / 2][2 * q], acc[r / 2][2 * q + 1]].map(|v| vreinterpretq_f64_f32(v));
+                    vreinterpretq_f32_f64(match r % 2 {
+                        0 => vzip1q_f64(halves[0], halves[1]),
+                        _ => vzip2q_f64(halves[0], halves[1]),
+                    })
+                })
+            };
+            let sums: [[float32x4_t; 4]; R] = std::array::from_fn(row);
+            put::<float32x4_t, Whole, R, 4>(job, t, panel * NR, &sums);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gemm::NR;
+
+    #[test]
+    fn rounding_is_to_the_nearest_half_to_even_and_keeps_what_is_no_number() {
+        for (x, want) in [
+            (0.0, 0x0000),
+            (-0.0, 0x8000),
+            (1.0, 0x3f80),
+            (f32::from_bits(0x3f80_8000), 0x3f80),
+            (f32::from_bits(0x3f81_8000), 0x3f82),
+            (f32::from_bits(0x3f80_8001), 0x3f81),
+            (f32::from_bits(0x3f80_7fff), 0x3f80),
+            (f32::MAX, 0x7f80),
+            (f32::NEG_INFINITY, 0xff80),
+        ] {
+            assert_eq!(round(x), want, "{x:e}");
+        }
+        for nan in [f32::NAN, f32::from_bits(0x7f80_0001), f32::from_bits(0xffff_ffff)] {
+            assert!(widen(round(nan)).is_nan());
+        }
+        // Against the definition: no other bf16 is nearer.
+        for bits in (0..0x7f00_0000u32).step_by(99_991) {
+            let x = f64::from(f32::from_bits(bits));
+            let got = round(f32::from_bits(bits));
+            let error = (f64::from(widen(got)) - x).abs();
+            for other in [got.saturating_sub(1), got + 1] {
+                assert!(error <= (f64::from(widen(other)) - x).abs(), "{x:e}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_packed_element_is_where_the_packing_says_and_odd_ends_are_zero() {
+        let (n, k) = (19, 5);
+        let mut out = vec![Pair(u32::MAX); packed_len(n, k)];
+        pack(n, k, |j, kk| (10 * j + kk) as f32, &mut out);
+        for p in 0..2 {
+            for pair in 0..3 {
+                for j in 0..NR {
+                    for part in 0..2 {
+                        let (column, kk) = (p * NR + j, 2 * pair + part);
+                        let want = if column < n && kk < k { (10 * column + kk) as f32 } else { 0.0 };
+                        assert_eq!(out[(p * 3 + pair) * NR + j].part(part), want);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_longer_than_the_memory_for_them_are_summed_in_parts() {
+        use crate::epilogue::{Activation, Epilogue};
+        use crate::gemm::{Gemm, Packed, reference};
+        use crate::nhwc::tests::noise;
+        let mut ran = 0;
+        // Two parts where a pair is 8 bytes; then two where it is 4.
+        for (m, k, n) in [(3, 3001, 33), (13, 6003, 20), (1, 6001, 70)] {
+            let (x, w, bias, add) = (noise(m * k, 3), noise(n * k, 5), noise(n, 7), noise(m * n, 9));
+            let mut packed = vec![Pair::default(); packed_len(n, k)];
+            pack(n, k, |j, kk| w[j * k + kk], &mut packed);
+            for after in [false, true] {
+                let g = Gemm {
+                    m,
+                    k,
+                    n,
+                    x: &x,
+                    x_stride: k,
+                    w: Packed::Bf16(&packed),
+                    bias: Some(&bias),
+                    accumulate: false,
+                };
+                let activation = Activation::Silu;
+                let e = Epilogue { residual: Some(&add), after, activation };
+                let mut want = vec![0.0; m * n];
+                reference(&g, &mut want);
+                for (v, add) in want.iter_mut().zip(&add) {
+                    let (before, later) = if after { (0.0, *add) } else { (*add, 0.0) };
+                    *v = activation.reference(f64::from(*v + before)) as f32 + later;
+                }
+                for kernel in KERNELS {
+                    let mut found = vec![f32::NAN; m * n];
+                    if !kernel.run_fused(&g, &e, &mut found) {
+                        println!("{} cannot run on this CPU and was not tested", kernel.name);
+                        continue;
+                    }
+                    ran += 1;
+                    // As in `gemm`: K roundings of sums whose magnitude is about the root of K.
+                    let tolerance = k as f32 * f32::EPSILON * 1.2;
+                    for (e, f) in want.iter().zip(&found) {
+                        assert!((e - f).abs() <= tolerance, "{} {m}x{k}x{n}: {e} {f}", kernel.name);
+                    }
+                }
+            }
+        }
+        assert!(ran > 0, "no kernel ran");
+    }
+}

@@ -1,0 +1,188 @@
+//! Panels of [`crate::gemm`] made of matrices as files have them, floats or 8-bit codes, in either orientation.
+//!
+//! Where many rows are multiplied at a time, a panel costs little beside its product: a frozen matrix then needs no copy of
+//! its own for either direction of training, and 8-bit codes are converted once instead of once for every few rows.
+//! Dimension letters as in [`crate::gemm`]: `K` reduction, `N` columns.
+use crate::gemm::NR;
+use crate::isa::{Isa, on_isa};
+
+/// A matrix of `K` steps and `N` columns as it lies: `[K, N]`, or `[N, K]` when transposed.
+#[derive(Clone, Copy, Debug)]
+pub enum Lying<'a> {
+    /// Floats.
+    F32(&'a [f32]),
+    /// `q · scale`.
+    I8 {
+        /// The integers.
+        q: &'a [i8],
+        /// One for all, or one for each index along `along`.
+        scale: &'a [f32],
+        /// What scales run along, when they are several.
+        along: Along,
+    },
+}
+
+/// An axis of a right operand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Along {
+    /// The columns of the product.
+    Columns,
+    /// The reduction.
+    Steps,
+}
+
+/// The formula: panel `p` of [`crate::gemm::pack`], element by element.
+pub fn reference(p: usize, n: usize, k: usize, transposed: bool, b: &Lying<'_>, out: &mut [f32]) {
+    for kk in 0..k {
+        for j in 0..NR {
+            let column = p * NR + j;
+            let at = if transposed { column * k + kk } else { kk * n + column };
+            out[kk * NR + j] = match *b {
+                _ if column >= n => 0.0,
+                Lying::F32(v) => v[at],
+                Lying::I8 { q, scale: &[one], .. } => f32::from(q[at]) * one,
+                Lying::I8 { q, scale, along: Along::Columns } => f32::from(q[at]) * scale[column],
+                Lying::I8 { q, scale, along: Along::Steps } => f32::from(q[at]) * scale[kk],
+            };
+        }
+    }
+}
+
+/// A form of it.
+pub type Form = fn(usize, usize, usize, bool, &Lying<'_>, &mut [f32]);
+
+/// Every faster form.
+pub const KERNELS: &[(&str, Form)] = &[
+    ("avx512", |p, n, k, transposed, b, out| panel_on(Isa::Avx512, p, n, k, transposed, b, out)),
+    ("avx2", |p, n, k, transposed, b, out| panel_on(Isa::Avx2, p, n, k, transposed, b, out)),
+    ("any", |p, n, k, transposed, b, out| panel_on(Isa::Any, p, n, k, transposed, b, out)),
+];
+
+/// Makes panel `p` of the `N / NR` of a matrix; `out` has `K · NR` elements.
+///
+/// # Panics
+/// When a slice is shorter than its shape says.
+pub fn panel(p: usize, n: usize, k: usize, transposed: bool, b: &Lying<'_>, out: &mut [f32]) {
+    panel_on(Isa::best(), p, n, k, transposed, b, out);
+}
+
+on_isa! {
+    /// [`panel`] on one instruction set.
+    pub fn panel_on = any;
+    (p: usize, n: usize, k: usize, transposed: bool, b: &Lying<'_>, out: &mut [f32])
+}
+
+#[inline(always)]
+fn any(p: usize, n: usize, k: usize, transposed: bool, b: &Lying<'_>, out: &mut [f32]) {
+    let first = p * NR;
+    let width = NR.min(n - first);
+    let mut columns = [1.0; NR];
+    match *b {
+        Lying::F32(v) => lay(first, width, n, k, transposed, v, |v| v, &columns, None, out),
+        Lying::I8 { q, scale, along } => {
+            let steps = match (scale, along) {
+                (&[one], _) => {
+                    columns = [one; NR];
+                    None
+                }
+                (_, Along::Columns) => {
+                    columns[..width].copy_from_slice(&scale[first..][..width]);
+                    None
+                }
+                (_, Along::Steps) => Some(&scale[..k]),
+            };
+            lay(first, width, n, k, transposed, q, f32::from, &columns, steps, out);
+        }
+    }
+}
+
+/// `out[kk][j] = float(b[kk][first + j]) · columns[j] · steps[kk]`, and 0 from column `width` on.
+#[inline(always)]
+fn lay<T: Copy + Default>(
+    first: usize,
+    width: usize,
+    n: usize,
+    k: usize,
+    transposed: bool,
+    b: &[T],
+    float: impl Fn(T) -> f32 + Copy,
+    columns: &[f32; NR],
+    steps: Option<&[f32]>,
+    out: &mut [f32],
+) {
+    let rows = &mut out.as_chunks_mut::<NR>().0[..k];
+    if !transposed {
+        for (kk, out) in rows.iter_mut().enumerate() {
+            let from = &b[kk * n + first..][..width];
+            let mut row = [T::default(); NR];
+            match from.first_chunk::<NR>() {
+                Some(whole) => row = *whole,
+                None => row[..width].copy_from_slice(from),
+            }
+            let step = steps.map_or(1.0, |s| s[kk]);
+            for j in 0..NR {
+                out[j] = float(row[j]) * (columns[j] * step);
+            }
+        }
+        return;
+    }
+    // Squares, so that both sides stay in the first-level cache.
+    for (block, rows) in rows.chunks_mut(NR).enumerate() {
+        let at = block * NR;
+        let mut square = [[0f32; NR]; NR];
+        for (j, line) in square.iter_mut().enumerate().take(width) {
+            let from = &b[(first + j) * k + at..][..rows.len()];
+            let mut row = [T::default(); NR];
+            match from.first_chunk::<NR>() {
+                Some(whole) => row = *whole,
+                None => row[..from.len()].copy_from_slice(from),
+            }
+            for i in 0..NR {
+                line[i] = float(row[i]) * columns[j];
+            }
+        }
+        for (i, out) in rows.iter_mut().enumerate() {
+            let step = steps.map_or(1.0, |s| s[at + i]);
+            for j in 0..NR {
+                out[j] = square[j][i] * step;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_form_makes_the_panels_of_the_formula_at_every_edge_and_writes_nothing_else() {
+        for (n, k) in [(1, 1), (16, 3), (17, 5), (40, 16), (33, 47), (3, 0), (48, 33)] {
+            let floats: Vec<f32> = (0..n * k).map(|i| ((i * 7919) % 2003) as f32 / 1001.5 - 1.0).collect();
+            let codes: Vec<i8> = (0..n * k).map(|i| ((i * 31) % 255) as u8 as i8).collect();
+            let scale: Vec<f32> = (0..n.max(k)).map(|i| 0.5 + i as f32 / 64.0).collect();
+            for transposed in [false, true] {
+                for b in [
+                    Lying::F32(&floats),
+                    Lying::I8 { q: &codes, scale: &scale[..1], along: Along::Columns },
+                    Lying::I8 { q: &codes, scale: &scale[..n], along: Along::Columns },
+                    Lying::I8 { q: &codes, scale: &scale[..k], along: Along::Steps },
+                ] {
+                    if matches!(b, Lying::I8 { scale: [], .. }) {
+                        continue;
+                    }
+                    for p in 0..n.div_ceil(NR) {
+                        let mut want = vec![f32::NAN; k * NR + 4];
+                        reference(p, n, k, transposed, &b, &mut want);
+                        for (name, form) in KERNELS {
+                            let mut got = vec![f32::NAN; k * NR + 4];
+                            form(p, n, k, transposed, &b, &mut got);
+                            let bits = |v: &[f32]| v.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+                            assert_eq!(bits(&got[..k * NR]), bits(&want[..k * NR]), "{name}: {n}x{k} {transposed} {p}");
+                            assert!(got[k * NR..].iter().all(|v| v.is_nan()), "{name} wrote past the panel");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! What float products are computed in, and whether bf16 is good enough for a model: by its own golden samples.
+//!
+//! Only products and convolutions with frozen `f32` weights come in bf16; everything between them stays `f32`. It knows no
+//! graph and no session; the session asks it, and runs.
+use std::fmt;
+
+use crate::tensor::Tensor;
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// `f32`.
+    #[default]
+    F32,
+    /// bf16, on every CPU; an error where the golden samples of the bundle refuse it.
+    Bf16,
+    /// bf16 where the CPU multiplies it and the golden samples of the bundle accept it, otherwise `f32`.
+    Auto,
+}
+
+impl Precision {
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
+            Precision::Auto => "auto",
+        }
+    }
+}
+
+/// Largest difference that is accepted, as a part of the largest recorded magnitude of the output.
+pub const RELATIVE: f64 = 2e-2;
+/// Least cosine between recorded and computed output that is accepted.
+pub const COSINE: f64 = 0.999;
+
+/// How outputs in bf16 agree with recorded ones: the worst of each over all outputs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Agreement {
+    /// Largest difference, as a part of the largest recorded magnitude of its output.
+    pub relative: f64,
+    /// Least cosine.
+    pub cosine: f64,
+    /// Rows whose largest element is the same one.
+    pub top1: usize,
+    /// Rows compared so.
+    pub rows: usize,
+}
+
+impl Agreement {
+    /// Recorded outputs against computed ones, each output by its name. `ranked` says of which the largest element of every row
+    /// is the answer. Infinitely far apart where a computed output is missing or of another type or shape.
+    pub fn of(want: &[(String, Tensor)], got: &[(String, Tensor)], ranked: impl Fn(&str) -> bool) -> Agreement {
+        let mut all = Agreement { relative: 0.0, cosine: 1.0, top1: 0, rows: 0 };
+        for (name, want) in want {
+            let got = got.iter().find(|(n, _)| n == name).map(|(_, t)| t);
+            let (Some(got), Ok(a)) = (got, want.as_f32()) else {
+                // What is no float is the same or it is not.
+                if got != Some(want) {
+                    all.relative = f64::INFINITY;
+                }
+                continue;
+            };
+            let Some(b) = got.as_f32().ok().filter(|_| got.shape() == want.shape()) else {
+                all.relative = f64::INFINITY;
+                continue;
+            };
+            let pairs = || a.iter().zip(b).map(|(&x, &y)| (f64::from(x), f64::from(y)));
+            // A NaN must not be lost in a maximum.
+            let largest = |v: f64, of: f64| if of.is_nan() { f64::INFINITY } else { v.max(of) };
+            let worst = pairs().map(|(x, y)| (x - y).abs()).fold(0.0, largest);
+            let most = pairs().map(|(x, _)| x.abs()).fold(0.0, largest);
+            if worst > 0.0 {
+                all.relative = largest(all.relative, worst / most);
+            }
+            let sum = |f: fn((f64, f64)) -> f64| pairs().map(f).sum::<f64>();
+            let (xx, yy, xy) = (sum(|(x, _)| x * x), sum(|(_, y)| y * y), sum(|(x, y)| x * y));
+            if xx > 0.0 {
+                let cosine = xy / (xx * yy).sqrt();
+                all.cosine = if cosine.is_nan() { 0.0 } else { all.cosine.min(cosine) };
+            }
+            let columns = want.shape().last().copied().unwrap_or(0);
+            if columns > 1 && ranked(name) {
+                for (x, y) in a.chunks_exact(columns).zip(b.chunks_exact(columns)) {
+                    all.rows += 1;
+                    all.top1 += usize::from(largest_of(x) == largest_of(y));
+                }
+            }
+        }
+        all
+    }
+
+    /// Whether it is good enough.
+    pub fn accepted(&self) -> bool {
+        self.relative <= RELATIVE && self.cosine >= COSINE && self.top1 == self.rows
+    }
+}
+
+fn largest_of(row: &[f32]) -> Option<usize> {
+    (0..row.len()).reduce(|best, i| if row[i] > row[best] { i } else { best })
+}
+
+impl fmt::Display for Agreement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Agreement { relative, cosine, top1, rows } = self;
+        write!(
+            f,
+            "on the golden samples outputs differ by at most {:.3} % of the largest value ({} % allowed), cosine {cosine:.6} \
+             (at least {COSINE})",
+            100.0 * relative,
+            100.0 * RELATIVE
+        )?;
+        if *rows > 0 {
+            write!(f, ", {top1} of {rows} top answers equal")?;
+        }
+        Ok(())
+    }
+}
+
+/// What products are computed in, and why.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Chosen {
+    /// What was asked for.
+    pub asked: Precision,
+    /// Products and convolutions with frozen `f32` weights come in bf16.
+    pub bf16: bool,
+    /// Why, for people.
+    pub why: String,
+    /// What the golden samples said of bf16, where they were asked.
+    pub agreement: Option<Agreement>,
+}
+
+/// Why bf16 cannot be had.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum PrecisionError {
+    /// The golden samples refuse it.
+    #[error("bf16 is not good enough for this model: {agreement}; use --precision f32, or auto")]
+    Refused {
+        /// The figures.
+        agreement: Agreement,
+    },
+    /// What runs the model has only `f32`.
+    #[error("bf16 is not to be had: {why}; use --precision f32, or auto")]
+    Impossible {
+        /// Why.
+        why: &'static str,
+    },
+}
+
+impl Chosen {
+    /// What to begin with, before golden samples are asked. `impossible` says why there is no bf16 whatever is asked.
+    ///
+    /// # Errors
+    /// [`PrecisionError::Impossible`] when bf16 is asked for.
+    pub fn first(asked: Precision, impossible: Option<&'static str>) -> Result<Chosen, PrecisionError> {
+        let of = |bf16, why: &str| Chosen { asked, bf16, why: why.to_string(), agreement: None };
+        Ok(match (asked, impossible) {
+            (Precision::Bf16, Some(why)) => return Err(PrecisionError::Impossible { why }),
+            (Precision::Auto, Some(why)) => of(false, why),
+            (Precision::F32, _) => of(false, "as asked"),
+            (Precision::Bf16, None) => of(true, "as asked; there are no golden samples to compare with"),
+            (Precision::Auto, None) => of(false, "there are no golden samples that could accept bf16"),
+        })
+    }
+
+    /// Whether golden samples are asked about bf16. `multiplies` says whether the CPU does.
+    pub fn asks(&mut self, multiplies: bool, impossible: Option<&'static str>) -> bool {
+        if self.asked == Precision::Auto && impossible.is_none() && !multiplies {
+            self.why = "this CPU has no instructions that multiply bf16".to_string();
+            return false;
+        }
+        self.asked != Precision::F32 && impossible.is_none()
+    }
+
+    /// What golden samples say. `products` says whether anything at all was computed in bf16.
+    ///
+    /// # Errors
+    /// [`PrecisionError::Refused`] when they refuse it and it was asked for.
+    pub fn judged(self, agreement: Agreement, products: bool) -> Result<Chosen, PrecisionError> {
+        let accepted = agreement.accepted();
+        if !accepted && self.asked == Precision::Bf16 {
+            return Err(PrecisionError::Refused { agreement });
+        }
+        let why = match (products, accepted) {
+            (false, _) => "no product of floats has frozen f32 weights".to_string(),
+            (true, true) => format!("accepted: {agreement}"),
+            (true, false) => format!("bf16 is refused: {agreement}"),
+        };
+        Ok(Chosen { bf16: products && accepted, why, agreement: Some(agreement).filter(|_| products), ..self })
+    }
+
+    /// What is computed: `f32` or `bf16`.
+    pub fn name(&self) -> &'static str {
+        if self.bf16 { "bf16" } else { "f32" }
+    }
+}
+
+impl fmt::Display for Chosen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "products in {}: {}", self.name(), self.why)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outputs(v: &[f32]) -> Vec<(String, Tensor)> {
+        vec![("logits".to_string(), Tensor::f32(&[1, v.len()], v.to_vec()).unwrap())]
+    }
+
+    fn agreement(want: &[f32], got: &[f32]) -> Agreement {
+        Agreement::of(&outputs(want), &outputs(got), |_| true)
+    }
+
+    #[test]
+    fn each_of_the_three_conditions_refuses_alone() {
+        assert!(agreement(&[4.0, 1.0, -2.0], &[4.05, 1.0, -2.0]).accepted());
+        // Just outside 2 % of 4.
+        let far = agreement(&[4.0, 1.0, -2.0], &[4.09, 1.0, -2.0]);
+        assert!(far.relative > RELATIVE && far.cosine > COSINE && far.top1 == far.rows && !far.accepted());
+        // Two that are nearly equal change places.
+        let other = agreement(&[4.0, 3.99, 0.0], &[3.99, 4.0, 0.0]);
+        assert!(other.relative < RELATIVE && other.cosine > COSINE && other.top1 == 0 && !other.accepted());
+        // Many small elements, one large: each is near, the direction is not.
+        let mut want = vec![0.019f32; 2000];
+        want[0] = 1.0;
+        let got: Vec<f32> = want.iter().map(|&v| if v < 1.0 { 0.0 } else { v }).collect();
+        let turned = agreement(&want, &got);
+        assert!(turned.relative < RELATIVE && turned.cosine < COSINE && !turned.accepted());
+    }
+
+    #[test]
+    fn what_is_missing_no_number_or_of_another_shape_is_refused() {
+        assert!(!agreement(&[1.0, 2.0], &[1.0, f32::NAN]).accepted());
+        assert!(!agreement(&[1.0, 2.0], &[1.0, 2.0, 3.0]).accepted());
+        assert!(!Agreement::of(&outputs(&[1.0]), &[], |_| true).accepted());
+        assert!(agreement(&[0.0, 0.0], &[0.0, 0.0]).accepted());
+        assert!(!agreement(&[0.0, 0.0], &[0.0, 1e-9]).accepted());
+    }
+
+    #[test]
+    fn auto_takes_bf16_only_with_instructions_samples_and_their_consent() {
+        let (good, bad) = (agreement(&[1.0, 0.0], &[1.0, 0.0]), agreement(&[1.0, 0.0], &[0.0, 1.0]));
+        let auto = || Chosen::first(Precision::Auto, None).unwrap();
+        assert!(!auto().bf16, "without samples");
+        let mut on_old = auto();
+        assert!(!on_old.asks(false, None) && on_old.why.contains("instructions"));
+        assert!(auto().asks(true, None));
+        assert!(auto().judged(good, true).unwrap().bf16);
+        let refused = auto().judged(bad, true).unwrap();
+        assert!(!refused.bf16 && refused.why.contains("0 of 1"), "{refused}");
+        let nothing = auto().judged(good, false).unwrap();
+        assert!(!nothing.bf16 && nothing.agreement.is_none());
+        assert!(!Chosen::first(Precision::Auto, Some("why")).unwrap().asks(true, Some("why")));
+    }
+
+    #[test]
+    fn bf16_that_was_asked_for_is_had_or_an_error() {
+        let bad = agreement(&[1.0, 0.0], &[0.0, 1.0]);
+        let asked = || Chosen::first(Precision::Bf16, None).unwrap();
+        assert!(asked().bf16 && asked().asks(false, None));
+        let refused = asked().judged(bad, true).unwrap_err().to_string();
+        assert!(refused.contains("100.000 %") && refused.contains("0 of 1"), "{refused}");
+        assert!(Chosen::first(Precision::Bf16, Some("a GPU")).is_err());
+        assert!(!Chosen::first(Precision::F32, None).unwrap().asks(true, None));
+    }
+}

@@ -1,0 +1,102 @@
+//! What a session computes products in, on bundles that accept bf16 and on one made so that only bf16 fails.
+use std::path::Path;
+use std::sync::Arc;
+
+use super::*;
+use crate::import::to_onnx;
+use crate::precision::COSINE;
+
+fn bundle(name: &str) -> Bundle {
+    Bundle::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../models").join(name).join(format!("{name}.hone")))
+        .unwrap()
+}
+
+fn open(bundle: &Bundle, precision: Precision, multiplies: bool) -> Result<Session, SessionError> {
+    Session::on_cpu(bundle, SessionOptions { precision, ..SessionOptions::default() }, multiplies)
+}
+
+fn kernels(session: &Session) -> Vec<&'static str> {
+    session.runner.last_plan().unwrap().steps().iter().map(|s| s.kernel).collect()
+}
+
+fn logits(session: &mut Session, bundle: &Bundle) -> Vec<f32> {
+    let (input, _) = golden(bundle).unwrap().unwrap();
+    let name = bundle.recipe().unwrap().logits;
+    let found = session.run(&input).unwrap();
+    found.iter().find(|(n, _)| *n == name).unwrap().1.as_f32().unwrap().to_vec()
+}
+
+/// The bundle with a bias of the head moved so that two classes are nearly equal: in `f32` the one is ahead, in bf16 the other.
+fn torn(of: &Bundle) -> Bundle {
+    let (mut exact, mut rough) = (open(of, Precision::F32, false).unwrap(), open(of, Precision::Bf16, false).unwrap());
+    let (a, b) = (logits(&mut exact, of), logits(&mut rough, of));
+    let classes = of.recipe().unwrap();
+    let shape = exact.run(&golden(of).unwrap().unwrap().0).unwrap();
+    let columns = *shape.iter().find(|(n, _)| *n == classes.logits).unwrap().1.shape().last().unwrap();
+    let mut order: Vec<usize> = (0..columns).collect();
+    order.sort_by(|&i, &j| a[j].total_cmp(&a[i]));
+    let (i, j) = (order[0], order[1]);
+    let turn = (b[i] - b[j]) - (a[i] - a[j]);
+    assert!(turn != 0.0, "bf16 changes nothing here");
+    let (ahead, behind) = if turn < 0.0 { (i, j) } else { (j, i) };
+    let mut graph = exact.graph().clone();
+    let bias = graph.values.iter_mut().find(|v| v.name == "head.bias").unwrap();
+    let mut moved = bias.constant.as_ref().unwrap().as_f32().unwrap().to_vec();
+    moved[ahead] += turn.abs() / 2.0 - (a[ahead] - a[behind]);
+    bias.constant = Some(Arc::new(Tensor::f32(&[columns], moved).unwrap()));
+    let onnx = to_onnx(&graph, &of.read("onnx/model.onnx").unwrap()).unwrap();
+    crate::compress::rebundle(of, &onnx).unwrap()
+}
+
+#[test]
+fn bf16_is_taken_where_the_golden_samples_accept_it_and_the_result_says_so() {
+    let strip = bundle("strip");
+    for (precision, multiplies) in [(Precision::Bf16, false), (Precision::Auto, true)] {
+        let mut session = open(&strip, precision, multiplies).unwrap();
+        let rough = logits(&mut session, &strip);
+        assert!(kernels(&session).iter().filter(|k| k.ends_with("wbf16")).count() >= 2, "{:?}", kernels(&session));
+        let chosen = session.precision();
+        assert_eq!((chosen.name(), chosen.asked), ("bf16", precision));
+        let agreement = chosen.agreement.unwrap();
+        assert!(agreement.relative > 0.0 && agreement.cosine >= COSINE && agreement.rows > 0, "{agreement}");
+        // Not the same bits: bf16 was really multiplied.
+        assert_ne!(rough, logits(&mut open(&strip, Precision::F32, multiplies).unwrap(), &strip));
+    }
+}
+
+#[test]
+fn auto_stays_with_f32_to_the_bit_where_the_cpu_or_the_samples_say_no() {
+    let strip = bundle("strip");
+    let torn = torn(&strip);
+    for (of, multiplies, why) in [(&strip, false, "instructions"), (&torn, true, "top answers")] {
+        let mut session = open(of, Precision::Auto, multiplies).unwrap();
+        let found = logits(&mut session, of);
+        assert!(kernels(&session).iter().all(|k| !k.contains("bf16")), "{:?}", kernels(&session));
+        assert_eq!(session.precision().name(), "f32");
+        assert!(session.precision().why.contains(why), "{}", session.precision());
+        assert_eq!(found, logits(&mut open(of, Precision::F32, multiplies).unwrap(), of));
+    }
+}
+
+#[test]
+fn bf16_that_the_samples_refuse_is_an_error_with_figures() {
+    let torn = torn(&bundle("strip"));
+    let Err(refused) = open(&torn, Precision::Bf16, true) else { panic!("bf16 was taken") };
+    assert_eq!(refused.class(), Class::Gate);
+    let said = refused.to_string();
+    assert!(said.contains("top answers equal") && said.contains("--precision f32"), "{said}");
+}
+
+#[test]
+fn without_samples_and_by_reference_it_is_said_why_there_is_no_bf16() {
+    let onnx = bundle("strip").read("onnx/model.onnx").unwrap().into_owned();
+    let file = |precision, reference| {
+        Session::from_onnx(&onnx, "m.onnx", SessionOptions { precision, reference, ..SessionOptions::default() })
+    };
+    let auto = file(Precision::Auto, false).unwrap();
+    assert!(!auto.precision().bf16 && auto.precision().why.contains("no golden samples"), "{}", auto.precision());
+    let asked = file(Precision::Bf16, false).unwrap();
+    assert!(asked.precision().bf16 && asked.precision().why.contains("no golden samples"), "{}", asked.precision());
+    let Err(e) = file(Precision::Bf16, true) else { panic!("reference functions have no bf16") };
+    assert_eq!(e.class(), Class::Unsupported);
+}

@@ -1,0 +1,34 @@
+//! `--precision f32|bf16|auto`, for every verb that runs a model.
+use clap::ValueEnum;
+use hone_runtime::precision::{Chosen, Precision};
+
+/// What products are computed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Precise {
+    /// f32.
+    F32,
+    /// bf16, on every CPU; refused where the golden samples of the bundle refuse it.
+    Bf16,
+    /// bf16 where this CPU multiplies it and the golden samples of the bundle accept it, otherwise f32.
+    Auto,
+}
+
+impl Precise {
+    pub(crate) fn asked(self) -> Precision {
+        match self {
+            Precise::F32 => Precision::F32,
+            Precise::Bf16 => Precision::Bf16,
+            Precise::Auto => Precision::Auto,
+        }
+    }
+}
+
+/// Why it is what it is; `None` where nobody asked for anything but f32.
+pub(crate) fn why(chosen: &Chosen) -> Option<String> {
+    (chosen.asked != Precision::F32).then(|| chosen.why.clone())
+}
+
+/// What was chosen, and why, in one line; `None` where nobody asked for anything but f32.
+pub(crate) fn told(chosen: &Chosen) -> Option<String> {
+    why(chosen).map(|_| chosen.to_string())
+}
