@@ -10,8 +10,8 @@
 //! | any lamp | GP25, the board's own LED |
 //! | serial port | USB (CDC-ACM), or UART0 (GP0 out, GP1 in), 115200 8N1 |
 //!
-//! Answers go to the port that was last heard. Presses, settings and the pairing key are in the last 64 KiB of the 2 MiB
-//! flash. `Reboot{bootloader}` shows the drive that takes UF2 files, as holding BOOTSEL at power-up does.
+//! Answers go to the port that the last whole frame came from. Presses, settings and the pairing key are in the last 64 KiB
+//! of the 2 MiB flash. `Reboot{bootloader}` shows the drive that takes UF2 files, as holding BOOTSEL at power-up does.
 #![no_std]
 #![no_main]
 
