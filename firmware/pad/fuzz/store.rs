@@ -66,7 +66,11 @@ fuzz_target!(|script: &[u8]| {
             }
             6 => {
                 store = mounted(&nor);
-                assert_eq!(seen(&store), before);
+                let after = seen(&store);
+                assert_eq!((after.1, after.2), (before.1, before.2));
+                // Where the newest record is a damaged one, its numbers may have been told: the name is given up, at each
+                // mount until the host has them.
+                assert!(after.0 == before.0 || after.0 == 0);
             }
             _ => store.adopt_epoch(1 + step as u32),
         }
