@@ -41,7 +41,13 @@ static KNOWS_NOTHING_OF: &[(&str, &[&str])] = &[
     ("note", EVERYTHING),
     ("ops", &["import", "bundle", "session", "model", "learn", "feedback", "journal", "capture", "std::fs"]),
     ("plan", &["import", "bundle", "session", "model", "learn", "feedback", "journal", "capture", "std::fs"]),
-    ("precision", EVERYTHING),
+    (
+        "precision",
+        &[
+            "session", "model", "graph", "ops", "plan", "import", "learn", "feedback", "journal", "capture", "device",
+            "bundle",
+        ],
+    ),
     ("quant", &["import", "bundle", "session", "learn", "feedback", "journal", "capture", "std::fs"]),
     (
         "scope",
