@@ -1,5 +1,5 @@
 //! What goes to stdout (data) and how errors are put (one paragraph on stderr).
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 
 use hone_runtime::learn::Kept;
 use serde::Serialize;
@@ -85,7 +85,7 @@ pub(crate) fn line(text: impl AsRef<str>) -> io::Result<()> {
 /// Whether to colour what goes to stdout: a terminal, and no `NO_COLOR`.
 #[cfg(feature = "host")]
 pub(crate) fn colour() -> bool {
-    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+    io::IsTerminal::is_terminal(&io::stdout()) && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
 }
 
 /// True for an error that only says that the reader of our output has gone.

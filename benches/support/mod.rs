@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 use hone_kernels::roofline;
 
 /// Numbers in [-1, 1), the same every time.
-pub fn ramp(n: usize) -> Vec<f32> {
+pub(crate) fn ramp(n: usize) -> Vec<f32> {
     (0..n).map(|i| ((i * 37) % 255) as f32 / 127.5 - 1.0).collect()
 }
 
 /// What one core can do at most.
-pub struct Peak {
+pub(crate) struct Peak {
     /// Multiply-adds of `f32` a second, from registers.
     pub macs: f64,
     /// Bytes a second read from memory.
@@ -18,7 +18,7 @@ pub struct Peak {
 
 impl Peak {
     /// Measured now, and printed. In Criterion's test mode nothing is measured.
-    pub fn measure() -> Option<Peak> {
+    pub(crate) fn measure() -> Option<Peak> {
         if std::env::args().any(|a| a == "--test") {
             return None;
         }
@@ -37,7 +37,7 @@ impl Peak {
     }
 
     /// Prints what `f` reaches, which makes `macs` multiply-adds (0: none to speak of) and has to read and write `bytes`.
-    pub fn reached(&self, what: &str, macs: usize, bytes: usize, f: impl FnMut()) {
+    pub(crate) fn reached(&self, what: &str, macs: usize, bytes: usize, f: impl FnMut()) {
         let seconds = fastest(Duration::from_millis(100), f);
         let (m, b) = (macs as f64 / seconds, bytes as f64 / seconds);
         let macs = format!("{:.1} GMAC/s ({:.0} % of f32's peak), ", m / 1e9, 100.0 * m / self.macs);

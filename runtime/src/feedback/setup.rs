@@ -188,12 +188,9 @@ impl Guest {
         let mut offer_at = Instant::now();
         while Instant::now() < end {
             if Instant::now() >= offer_at {
-                match self.listener.pair(key) {
-                    Err(SourceError::Refused(CommandError::NotKept(_))) => {
-                        return Err(SetupError::NotKept { why: "the state directory cannot be written".into() });
-                    }
-                    // While it greets anew there is nobody to offer it to.
-                    _ => {}
+                // While it greets anew there is nobody to offer it to.
+                if let Err(SourceError::Refused(CommandError::NotKept(_))) = self.listener.pair(key) {
+                    return Err(SetupError::NotKept { why: "the state directory cannot be written".into() });
                 }
                 offer_at = Instant::now() + OFFER_EVERY;
             }

@@ -7,7 +7,7 @@ use crate::import::to_onnx;
 use crate::precision::COSINE;
 
 fn bundle(name: &str) -> Bundle {
-    Bundle::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../models").join(name).join(format!("{name}.hone")))
+    Bundle::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("../models").join(name).join(format!("{name}.hone")))
         .unwrap()
 }
 
