@@ -110,21 +110,10 @@ per_isa! { widened = block_widened; (job: &Job<Pair>, table: &Table<f32>, panels
 #[inline(always)]
 unsafe fn block_widened<S: F32s>(job: &Job<Pair>, table: &Table<f32>, panels: Range<usize>) {
     // SAFETY: the caller's promise.
-    unsafe { rounded::<Widened<S>>(job, table, panels) }
+    unsafe { rounded::<By<S, Pair>>(job, table, panels) }
 }
 
 /// Rows and weights of `f32`, widened.
-struct Widened<S>(PhantomData<S>);
-
-impl<S: F32s> Sums for Widened<S> {
-    type Left = [f32; 2];
-    #[inline(always)]
-    unsafe fn sums(job: &Job<Pair>, table: &Table<[f32; 2]>, panels: Range<usize>) {
-        // SAFETY: the caller's promise.
-        unsafe { block::<S, Pair>(job, table, panels) }
-    }
-}
-
 impl<S: F32s> Multiply<S> for Pair {
     type Left = [f32; 2];
     type Splat = S;
@@ -156,6 +145,26 @@ trait Sums {
     /// # Safety
     /// As [`block`].
     unsafe fn sums(job: &Job<Pair>, table: &Table<Self::Left>, panels: Range<usize>);
+}
+
+/// Sums in vectors `S` of pairs that are multiplied as `W`, a pair by its representation.
+struct By<S, W>(PhantomData<(S, W)>);
+
+impl<S: F32s, W: Multiply<S, Left: Rounded>> Sums for By<S, W> {
+    type Left = W::Left;
+    #[inline(always)]
+    unsafe fn sums(job: &Job<Pair>, table: &Table<W::Left>, panels: Range<usize>) {
+        // SAFETY: the caller's promise.
+        unsafe { block::<S, W>(&multiplied_as(job), table, panels) }
+    }
+}
+
+/// The same job, of weights taken as another type of the same bits.
+#[inline(always)]
+fn multiplied_as<W>(job: &Job<Pair>) -> Job<W> {
+    const { assert!(size_of::<W>() == size_of::<Pair>()) };
+    let Job { w, k, n, scale, bias, y, stride, addend, activation, after } = *job;
+    Job { w: w.cast(), k, n, scale, bias, y, stride, addend, activation, after }
 }
 
 /// Two neighbouring elements of a rounded row.
@@ -286,14 +295,6 @@ unsafe fn round_tile<L: Rounded>(t: &Tile, table: &Table<f32>, steps: &Range<usi
 #[repr(transparent)]
 struct Whole(#[allow(dead_code)] Pair);
 
-/// The same job, of weights taken as they are.
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-#[inline(always)]
-fn whole(job: &Job<Pair>) -> Job<Whole> {
-    let Job { w, k, n, scale, bias, y, stride, addend, activation, after } = *job;
-    Job { w: w.cast(), k, n, scale, bias, y, stride, addend, activation, after }
-}
-
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::*;
@@ -328,18 +329,7 @@ mod x86 {
     pub(super) unsafe fn dots(job: &Job<Pair>, table: &Table<f32>, panels: Range<usize>) {
         // SAFETY: the caller's promise.
         unsafe {
-            rounded::<Dots>(job, table, panels);
-        }
-    }
-
-    struct Dots;
-
-    impl Sums for Dots {
-        type Left = Pair;
-        #[inline(always)]
-        unsafe fn sums(job: &Job<Pair>, table: &Table<Pair>, panels: Range<usize>) {
-            // SAFETY: the caller's promise.
-            unsafe { block::<__m512, Whole>(&whole(job), table, panels) }
+            rounded::<By<__m512, Whole>>(job, table, panels);
         }
     }
 }
@@ -405,18 +395,7 @@ mod arm {
     pub(super) unsafe fn dots(job: &Job<Pair>, table: &Table<f32>, panels: Range<usize>) {
         // SAFETY: the caller's promise.
         unsafe {
-            rounded::<Dots>(job, table, panels);
-        }
-    }
-
-    struct Dots;
-
-    impl Sums for Dots {
-        type Left = Pair;
-        #[inline(always)]
-        unsafe fn sums(job: &Job<Pair>, table: &Table<Pair>, panels: Range<usize>) {
-            // SAFETY: the caller's promise.
-            unsafe { block::<float32x4_t, Whole>(&whole(job), table, panels) }
+            rounded::<By<float32x4_t, Whole>>(job, table, panels);
         }
     }
 
@@ -436,14 +415,14 @@ mod arm {
         type Left = Pair;
         #[inline(always)]
         unsafe fn sums(job: &Job<Pair>, table: &Table<Pair>, panels: Range<usize>) {
-            let whole = whole(job);
+            let whole: Job<Whole> = multiplied_as(job);
             // SAFETY: the caller's promise; a tile of this instruction set has at most 6 rows.
             unsafe {
                 // One row would use half of what is multiplied.
                 if let [t] = table.tiles()
                     && t.rows == 1
                 {
-                    return Dots::sums(job, table, panels);
+                    return By::<float32x4_t, Whole>::sums(job, table, panels);
                 }
                 for panel in panels {
                     for t in table.tiles() {
