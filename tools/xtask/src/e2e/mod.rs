@@ -13,7 +13,7 @@
 //! end the journal must have each of them once, in order, and the stack must have kept to its budget. Runs differ in the
 //! line (clean; flipping and losing bytes) and in whether the pad was paired first, with two of its buttons held, so that
 //! every frame is tagged.
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -42,6 +42,8 @@ const PATIENCE: Duration = Duration::from_secs(40);
 const LAMP: u32 = 0x4002_5004;
 const CLICK: Duration = Duration::from_millis(120);
 const BETWEEN: Duration = Duration::from_millis(120);
+/// Longer than a pad wants two buttons held for a key, and shorter than it takes for stuck.
+const HOLD: Duration = Duration::from_secs(9);
 /// The name of the virtual machine among the boards.
 const LINUX: &str = "linux";
 const RAM: u32 = 0x2000_0000;
@@ -384,7 +386,8 @@ impl Stage<'_> {
         Ok(())
     }
 
-    /// `hone pad pair`, and two buttons held until it ends.
+    /// `hone pad pair`, and two buttons held until it ends; held anew, as it says, where a hold was too long for the pad: on
+    /// a machine that stands still meanwhile nobody hears of the first.
     fn pair(&self, board: &mut dyn Rig, pty: &str) -> anyhow::Result<()> {
         let mut pairing = self
             .command(&["pad", "pair", pty])
@@ -399,13 +402,22 @@ impl Stage<'_> {
             line.clear();
             ensure!(said.read_line(&mut line)? > 0, "`hone pad pair` ended: {:?}", pairing.wait());
         }
-        board.set(0, true)?;
-        board.set(1, true)?;
-        let status = pairing.wait()?;
-        board.set(0, false)?;
-        board.set(1, false)?;
-        board.pass(BETWEEN)?;
-        ensure!(status.success(), "`hone pad pair` ended with {status}");
+        let status = loop {
+            board.set_together(&[0, 1], true)?;
+            let mut held = Duration::ZERO;
+            while held < HOLD && pairing.try_wait()?.is_none() {
+                board.pass(BETWEEN)?;
+                held += BETWEEN;
+            }
+            board.set_together(&[0, 1], false)?;
+            board.pass(BETWEEN)?;
+            if let Some(status) = pairing.try_wait()? {
+                break status;
+            }
+        };
+        let mut why = String::new();
+        said.read_to_string(&mut why)?;
+        ensure!(status.success(), "`hone pad pair` ended with {status}: {why}");
         Ok(())
     }
 
