@@ -19,6 +19,7 @@ mod precision;
 mod quantize_report;
 #[cfg(feature = "host")]
 mod report;
+mod steps;
 
 /// Models that learn from a thumb: run, be told, adapt, on the device.
 #[derive(Parser)]

@@ -12,7 +12,7 @@ use hone_runtime::bundle::npz::read_npz;
 use hone_runtime::device::Device;
 use hone_runtime::graph::{Dim, Graph};
 use hone_runtime::metrics::Latency;
-use hone_runtime::plan::{Profile, StepTime};
+use hone_runtime::plan::Profile;
 use hone_runtime::session::{Session, SessionOptions};
 use hone_runtime::tensor::{DType, Data, Tensor};
 use serde::Serialize;
@@ -25,6 +25,7 @@ use crate::machine::{Machine, peak_rss_bytes};
 use crate::open::Source;
 use crate::output;
 use crate::precision::{self, Precise};
+use crate::steps::StepRow;
 
 /// Most runs whose steps are timed.
 const PROFILED_RUNS: usize = 200;
@@ -119,17 +120,6 @@ struct Row {
     precision_why: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     steps: Vec<StepRow>,
-}
-
-/// One step of a plan: its part of a run.
-#[derive(Clone, Serialize)]
-struct StepRow {
-    node: String,
-    op: String,
-    kernel: &'static str,
-    calls_per_run: f64,
-    ms_per_run: f64,
-    share: f64,
 }
 
 #[derive(Serialize)]
@@ -304,18 +294,7 @@ impl Answer {
         for _ in 0..runs {
             black_box(session.run(inputs)?);
         }
-        let steps = profile.take();
-        let all: f64 = steps.iter().map(|s| ms(s.time)).sum();
-        let per_run = |x: f64| x / runs.max(1) as f64;
-        let row = |s: StepTime| StepRow {
-            node: s.step.node,
-            op: s.step.op,
-            kernel: s.step.kernel,
-            calls_per_run: per_run(s.calls as f64),
-            ms_per_run: per_run(ms(s.time)),
-            share: ms(s.time) / all.max(f64::MIN_POSITIVE),
-        };
-        Ok(steps.into_iter().map(row).collect())
+        Ok(StepRow::of(&profile, runs))
     }
 
     /// The first row of every sample tensor, `batch` times.
@@ -450,19 +429,7 @@ fn print(machine: &Machine, rows: &[Row]) -> anyhow::Result<()> {
         output::line(format!("| {} |", row.join(" | ")))?;
     }
     for r in rows.iter().filter(|r| !r.steps.is_empty()) {
-        output::line(format!("\n| ms/run | share | calls/run | operator | kernel | node of {} |", r.model))?;
-        output::line("| --- | --- | --- | --- | --- | --- |")?;
-        for s in &r.steps {
-            output::line(format!(
-                "| {:.4} | {:.1} % | {:.0} | {} | {} | {} |",
-                s.ms_per_run,
-                100.0 * s.share,
-                s.calls_per_run,
-                s.op,
-                s.kernel,
-                s.node
-            ))?;
-        }
+        output::line(StepRow::table(&r.steps, &r.model))?;
     }
     Ok(())
 }

@@ -132,6 +132,9 @@ pub(crate) struct Tune {
     merge_class: Vec<(String, String)>,
     #[command(flatten)]
     learning: super::Learning,
+    /// Also say where the time of the steps goes (measuring it costs a little).
+    #[arg(long, requires = "data")]
+    profile: bool,
     /// Fit and report, publish nothing.
     #[arg(long)]
     dry_run: bool,

@@ -5,6 +5,7 @@
 //! Dimension letters as in [`crate::gemm`]: `K` reduction, `N` columns.
 use crate::gemm::NR;
 use crate::isa::{Isa, on_isa};
+use crate::transpose::Element;
 
 /// A matrix of `K` steps and `N` columns as it lies: `[K, N]`, or `[N, K]` when transposed.
 #[derive(Clone, Copy, Debug)]
@@ -78,7 +79,8 @@ fn any(p: usize, n: usize, k: usize, transposed: bool, b: &Lying<'_>, out: &mut 
     let width = NR.min(n - first);
     let mut columns = [1.0; NR];
     match *b {
-        Lying::F32(v) => lay(first, width, n, k, transposed, v, |v| v, &columns, None, out),
+        Lying::F32(v) if transposed => floats_turned(first, width, k, v, out),
+        Lying::F32(v) => floats(first, width, n, k, v, out),
         Lying::I8 { q, scale, along } => {
             let steps = match (scale, along) {
                 (&[one], _) => {
@@ -91,21 +93,60 @@ fn any(p: usize, n: usize, k: usize, transposed: bool, b: &Lying<'_>, out: &mut 
                 }
                 (_, Along::Steps) => Some(&scale[..k]),
             };
-            lay(first, width, n, k, transposed, q, f32::from, &columns, steps, out);
+            codes(first, width, n, k, transposed, q, &columns, steps, out);
         }
     }
 }
 
-/// `out[kk][j] = float(b[kk][first + j]) · columns[j] · steps[kk]`, and 0 from column `width` on.
+/// `out[kk][j] = b[kk][first + j]`, and 0 from column `width` on.
 #[inline(always)]
-fn lay<T: Copy + Default>(
+fn floats(first: usize, width: usize, n: usize, k: usize, b: &[f32], out: &mut [f32]) {
+    let rows = &mut out.as_chunks_mut::<NR>().0[..k];
+    // Lengths that the compiler knows: else each row is a call of `memcpy`, which costs as much again as all the rest.
+    for (kk, out) in rows.iter_mut().enumerate() {
+        let from = &b[kk * n + first..][..width];
+        if let Some(whole) = from.first_chunk::<NR>() {
+            *out = *whole;
+            continue;
+        }
+        *out = [0.0; NR];
+        let mut done = 0;
+        if let Some(half) = from.first_chunk::<{ NR / 2 }>() {
+            *out.first_chunk_mut().expect("a half of a whole") = *half;
+            done = NR / 2;
+        }
+        out[done..width].copy_from_slice(&from[done..]);
+    }
+}
+
+/// `out[kk][j] = b[first + j][kk]`, and 0 from column `width` on.
+#[inline(always)]
+fn floats_turned(first: usize, width: usize, k: usize, b: &[f32], out: &mut [f32]) {
+    const BLOCK: usize = <f32 as Element>::BLOCK;
+    let (out, b) = (&mut out[..k * NR], &b[first * k..][..width * k]);
+    let (whole_columns, whole_rows) = (width / BLOCK * BLOCK, k / BLOCK * BLOCK);
+    for kk in (0..whole_rows).step_by(BLOCK) {
+        for j in (0..whole_columns).step_by(BLOCK) {
+            // SAFETY: b has `width` rows of `k`, out `k` rows of NR, and the blocks end before either does.
+            unsafe { f32::block(b.as_ptr().add(j * k + kk), k, out.as_mut_ptr().add(kk * NR + j), NR) };
+        }
+    }
+    for (kk, out) in out.as_chunks_mut::<NR>().0.iter_mut().enumerate() {
+        for j in if kk < whole_rows { whole_columns } else { 0 }..NR {
+            out[j] = if j < width { b[j * k + kk] } else { 0.0 };
+        }
+    }
+}
+
+/// `out[kk][j] = b[kk][first + j] · columns[j] · steps[kk]`, and 0 from column `width` on.
+#[inline(always)]
+fn codes(
     first: usize,
     width: usize,
     n: usize,
     k: usize,
     transposed: bool,
-    b: &[T],
-    float: impl Fn(T) -> f32 + Copy,
+    b: &[i8],
     columns: &[f32; NR],
     steps: Option<&[f32]>,
     out: &mut [f32],
@@ -114,14 +155,14 @@ fn lay<T: Copy + Default>(
     if !transposed {
         for (kk, out) in rows.iter_mut().enumerate() {
             let from = &b[kk * n + first..][..width];
-            let mut row = [T::default(); NR];
+            let mut row = [0i8; NR];
             match from.first_chunk::<NR>() {
                 Some(whole) => row = *whole,
                 None => row[..width].copy_from_slice(from),
             }
             let step = steps.map_or(1.0, |s| s[kk]);
             for j in 0..NR {
-                out[j] = float(row[j]) * (columns[j] * step);
+                out[j] = f32::from(row[j]) * (columns[j] * step);
             }
         }
         return;
@@ -132,13 +173,13 @@ fn lay<T: Copy + Default>(
         let mut square = [[0f32; NR]; NR];
         for (j, line) in square.iter_mut().enumerate().take(width) {
             let from = &b[(first + j) * k + at..][..rows.len()];
-            let mut row = [T::default(); NR];
+            let mut row = [0i8; NR];
             match from.first_chunk::<NR>() {
                 Some(whole) => row = *whole,
                 None => row[..from.len()].copy_from_slice(from),
             }
             for i in 0..NR {
-                line[i] = float(row[i]) * columns[j];
+                line[i] = f32::from(row[i]) * columns[j];
             }
         }
         for (i, out) in rows.iter_mut().enumerate() {
@@ -156,7 +197,7 @@ mod tests {
 
     #[test]
     fn every_form_makes_the_panels_of_the_formula_at_every_edge_and_writes_nothing_else() {
-        for (n, k) in [(1, 1), (16, 3), (17, 5), (40, 16), (33, 47), (3, 0), (48, 33)] {
+        for (n, k) in [(1, 1), (16, 3), (17, 5), (40, 16), (33, 47), (3, 0), (48, 33), (13, 7), (30, 22)] {
             let floats: Vec<f32> = (0..n * k).map(|i| ((i * 7919) % 2003) as f32 / 1001.5 - 1.0).collect();
             let codes: Vec<i8> = (0..n * k).map(|i| ((i * 31) % 255) as u8 as i8).collect();
             let scale: Vec<f32> = (0..n.max(k)).map(|i| 0.5 + i as f32 / 64.0).collect();

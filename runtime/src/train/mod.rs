@@ -14,7 +14,7 @@ use hone_kernels::threads::Pool;
 use crate::autodiff::{AutodiffError, Tape, differentiate};
 use crate::graph::{Graph, ValueId};
 use crate::ops::{Attrs, Fact, OpError};
-use crate::plan::{Arena, Concrete, Packs, Plan, PlanError, Resident, RunOptions};
+use crate::plan::{Arena, Concrete, Packs, Plan, PlanError, Profile, Resident, RunOptions};
 use crate::tensor::{DType, Tensor, TensorError};
 
 mod loss;
@@ -59,19 +59,21 @@ pub struct TrainOptions {
     pub pool: Arc<Pool>,
     /// Run by reference functions: slow and obvious.
     pub reference: bool,
+    /// Collects the time of every step of the plans; `None` measures nothing.
+    pub profile: Option<Arc<Profile>>,
 }
 
 impl TrainOptions {
     /// Kernels on that many threads.
     pub fn on_threads(threads: usize) -> TrainOptions {
-        TrainOptions { pool: Arc::new(Pool::new(threads.max(1))), reference: false }
+        TrainOptions { pool: Arc::new(Pool::new(threads.max(1))), ..TrainOptions::default() }
     }
 }
 
 impl Default for TrainOptions {
     /// Kernels, the calling thread alone.
     fn default() -> TrainOptions {
-        TrainOptions { pool: Arc::new(Pool::new(1)), reference: false }
+        TrainOptions { pool: Arc::new(Pool::new(1)), reference: false, profile: None }
     }
 }
 
@@ -507,6 +509,7 @@ impl Trainer {
             reference: self.options.reference,
             pool: self.options.pool.clone(),
             packs: self.packs.clone(),
+            profile: self.options.profile.clone(),
             lean: true,
             ..RunOptions::default()
         };

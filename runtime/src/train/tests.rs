@@ -260,7 +260,7 @@ fn the_number_of_threads_does_not_change_a_bit() {
     let after = |threads: usize| {
         let graph = archive.graph(&case);
         let batch = archive.batch(&case, &graph);
-        let options = TrainOptions { pool: Arc::new(Pool::new(threads)), reference: false };
+        let options = TrainOptions::on_threads(threads);
         let mut trainer = Trainer::new(&graph, recipe(&case), options).unwrap();
         for _ in 0..2 {
             trainer.step(std::slice::from_ref(&batch), 0.01).unwrap();

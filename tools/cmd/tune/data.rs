@@ -2,6 +2,7 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hone_runtime::Class;
@@ -15,7 +16,7 @@ use hone_runtime::graph::Graph;
 use hone_runtime::learn::{Action, Decision, GateConfig};
 use hone_runtime::modality::Preprocessor;
 use hone_runtime::model::{Model, Seen};
-use hone_runtime::plan::RunOptions;
+use hone_runtime::plan::{Profile, RunOptions};
 use hone_runtime::scope::{self, Spec};
 use hone_runtime::session::{Session, SessionOptions};
 use hone_runtime::state::StateDir;
@@ -29,6 +30,7 @@ use super::{Method, Schedule, Tune};
 use crate::cmd::run::is_onnx;
 use crate::exit::fail;
 use crate::machine::{anonymous_bytes, peak_rss_bytes, rss_bytes};
+use crate::steps::StepRow;
 use crate::{input, output};
 
 /// Presses: what the model should believe after them, as distributions.
@@ -74,6 +76,8 @@ struct Document<'a> {
     published: bool,
     reason: String,
     seconds: f64,
+    #[serde(skip_serializing_if = "<[StepRow]>::is_empty")]
+    profile: &'a [StepRow],
 }
 
 #[derive(Serialize)]
@@ -94,6 +98,7 @@ impl From<Stored> for Features {
 /// What a run was, for the report.
 struct Done {
     outcome: Outcome,
+    profile: Vec<StepRow>,
     run: String,
     resumed_at: Option<u64>,
     parameters: usize,
@@ -392,7 +397,8 @@ impl Tune {
         let (began, held) = (Instant::now(), rss_bytes());
         let (before, mut most) = (anonymous_bytes(), 0);
         let presses = if loss.name == POSTERIOR.name { examples.count() } else { 0 };
-        let options = TrainOptions::on_threads(self.threads);
+        let profile = self.profile.then(|| Arc::new(Profile::default()));
+        let options = TrainOptions { profile: profile.clone(), ..TrainOptions::on_threads(self.threads) };
         let settings = self.settings(loss)?;
         let mut work = Work { graph, opset, spec, settings, examples, options, checkpoint: None };
         let run = work.identity(base);
@@ -417,7 +423,8 @@ impl Tune {
             }
         })?;
         let anonymous = before.map(|before| most.saturating_sub(before));
-        Ok(Done { outcome, run, resumed_at, parameters, presses, held, anonymous, began })
+        let profile = profile.map_or(Vec::new(), |profile| StepRow::of(&profile, outcome.losses.len()));
+        Ok(Done { outcome, profile, run, resumed_at, parameters, presses, held, anonymous, began })
     }
 
     fn report(
@@ -461,6 +468,7 @@ impl Tune {
             published,
             reason: decision.reason.clone(),
             seconds: done.began.elapsed().as_secs_f64(),
+            profile: &done.profile,
         };
         if self.json {
             output::json(&document)?;
@@ -482,6 +490,9 @@ impl Tune {
                 (false, _) => "nothing published".into(),
             };
             output::line(format!("{outcome}: {}", document.reason))?;
+            if !done.profile.is_empty() {
+                output::line(StepRow::table(&done.profile, &self.model.display().to_string()))?;
+            }
         }
         let refused = !self.dry_run && !published;
         Ok(if refused { ExitCode::from(Class::Gate.exit_code()) } else { ExitCode::SUCCESS })

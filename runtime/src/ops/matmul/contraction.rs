@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 
 use hone_kernels::threads::Pool;
+use hone_kernels::transpose::transpose;
 use hone_kernels::{gemm, product};
 
 use super::PackedMatrix;
@@ -172,6 +173,17 @@ pub(super) type Activation = std::sync::Arc<dyn Fn(f32) -> f32 + Send + Sync>;
 /// Multiplications in all from which batches are shared out among threads.
 const WORTH_SHARING: usize = 1 << 16;
 
+/// How the left operand is had.
+#[derive(Clone, Copy)]
+enum Left {
+    /// As it lies: rows one after another, that far apart.
+    Rows { stride: usize },
+    /// `[K, M]` in each product, transposed at each run: the activations of a gradient by weights.
+    Transposed,
+    /// By its offsets, gathered at each run.
+    Strided,
+}
+
 /// How the right operand is had.
 enum Right {
     /// Packed when the plan was made; for each batch, which.
@@ -270,16 +282,21 @@ pub(super) fn lower(
         reads.push(a.input);
     }
     let held = if let Right::Lying(w) = &right { Some(w.constant().clone()) } else { None };
+    let left = match x_stride {
+        Some(stride) => Left::Rows { stride },
+        None if stepped(&c.a_rows, 1) && stepped(&c.a_steps, m) => Left::Transposed,
+        None => Left::Strided,
+    };
     // Offsets that nothing is looked up by are longer than they look: one for each row and step of every product.
     let mut c = c;
-    if x_stride.is_some() {
+    if !matches!(left, Left::Strided) {
         (c.a_rows, c.a_steps) = (Vec::new(), Vec::new());
     }
     if !matches!(right, Right::Packed(Pack::Strided, ..)) {
         (c.b_steps, c.b_columns) = (Vec::new(), Vec::new());
     }
     let sizes = (m, k, n);
-    let kernel = Product { c, sizes, right, x_stride, bias, epilogue, scatter, room, addend_read: reads.len() - 1 };
+    let kernel = Product { c, sizes, left, right, bias, epilogue, scatter, room, addend_read: reads.len() - 1 };
     Ok(Some(Lowered::new(kernel, reads).with_scratch(floats).with_weights(weight_bytes).holding(held)))
 }
 
@@ -334,9 +351,8 @@ struct Product {
     c: Contraction,
     /// Rows, steps, columns.
     sizes: (usize, usize, usize),
+    left: Left,
     right: Right,
-    /// Distance between rows of `a` where they can be read as they lie.
-    x_stride: Option<usize>,
     bias: Option<Vec<f32>>,
     epilogue: Epilogue,
     scatter: Option<Vec<usize>>,
@@ -387,14 +403,20 @@ impl Product {
         }
         // Without a reduction there is nothing to gather or to pack.
         if !gathered.is_empty() {
-            pool.pieces(gathered, m * k, |i, out| {
-                let start = c.batches[i].0;
-                for (row, out) in c.a_rows.iter().zip(out.chunks_exact_mut(k)) {
-                    for (o, step) in out.iter_mut().zip(&c.a_steps) {
-                        *o = a[start + row + step];
-                    }
+            if let Left::Transposed = self.left {
+                for (batch, out) in c.batches.iter().zip(gathered.chunks_exact_mut(m * k)) {
+                    transpose(pool, 1, k, m, &a[batch.0..], out);
                 }
-            });
+            } else {
+                pool.pieces(gathered, m * k, |i, out| {
+                    let start = c.batches[i].0;
+                    for (row, out) in c.a_rows.iter().zip(out.chunks_exact_mut(k)) {
+                        for (o, step) in out.iter_mut().zip(&c.a_steps) {
+                            *o = a[start + row + step];
+                        }
+                    }
+                });
+            }
         }
         let panel = gemm::packed_len(n, k);
         if let Right::Packed(pack, starts, _) = &self.right
@@ -415,9 +437,9 @@ impl Product {
         let one = |pool: Option<&Pool>, i: usize, y: &mut [f32]| {
             // Without a reduction the operands are empty, and nothing in them has an offset.
             let (oa, ob) = if k == 0 { (0, 0) } else { c.batches[i] };
-            let (x, x_stride) = match self.x_stride {
-                Some(stride) => (&a[oa..], stride),
-                None => (&gathered[i * m * k..], k),
+            let (x, x_stride) = match self.left {
+                Left::Rows { stride } => (&a[oa..], stride),
+                Left::Transposed | Left::Strided => (&gathered[i * m * k..], k),
             };
             let w = match &self.right {
                 Right::Plain => return product::product(m, k, n, false, x, &b[ob..], y),
