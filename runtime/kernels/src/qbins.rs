@@ -18,6 +18,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::isa::{Isa, on_isa};
 use crate::qgemm::{self, NR};
 use crate::qtile::{COLUMNS, Dot, Finish, Sums};
 use crate::tile::{Table, Tile};
@@ -52,6 +53,12 @@ pub fn preferred() -> bool {
 /// # Panics
 /// When `panels` is shorter than `qgemm::packed_len(n, k)` or `out` than [`most_len`]`(n, k)`.
 pub fn pack(n: usize, k: usize, panels: &[i8], out: &mut [i8]) -> Option<usize> {
+    // What the first panel is like decides whether the work is begun.
+    let (groups, _) = panels[..(k.div_ceil(4) * STEP).min(panels.len())].as_chunks::<STEP>();
+    let two = groups.iter().filter(|g| heaviest(&neighbours(g)) > MOST as u8).count();
+    if 7 * 20 * (groups.len() + two) > 11 * 19 * groups.len() {
+        return None;
+    }
     arranged(n, k, panels, out).filter(|a| a.faster).map(|a| a.bytes)
 }
 
@@ -75,7 +82,7 @@ fn arranged(n: usize, k: usize, panels: &[i8], out: &mut [i8]) -> Option<Arrange
     for (p, line) in lines.iter_mut().enumerate() {
         let mut arranged = (0, 0);
         if p < count {
-            arranged = arrange(&groups[p * steps..][..steps], &mut entries[first..]);
+            arrange_on(Isa::best(), &groups[p * steps..][..steps], &mut entries[first..], &mut arranged);
         }
         *line = written(first as u32, arranged.1 as u32);
         first += arranged.0;
@@ -91,19 +98,27 @@ fn written(a: u32, b: u32) -> [i8; LINE] {
     std::array::from_fn(|i| (if i < 4 { a[i] } else { b[i - 4] }) as i8)
 }
 
+on_isa! { fn arrange_on = arrange; (groups: &[[i8; STEP]], out: &mut [[i8; ENTRY]], made: &mut (usize, usize)) }
+
 /// Writes the entries of a panel, pairs first, and says how many there are, and how many pairs.
-fn arrange(groups: &[[i8; STEP]], out: &mut [[i8; ENTRY]]) -> (usize, usize) {
-    // Entry 2g is what group g multiplies first, 2g + 1 what is left over; of each its sums of neighbours, by sign.
+#[inline(always)]
+fn arrange(groups: &[[i8; STEP]], out: &mut [[i8; ENTRY]], made: &mut (usize, usize)) {
+    // Entry 2g is what group g multiplies first, 2g + 1 what is left over; of each its sums of neighbours, by sign, and the
+    // greatest of them.
     let mut sums = [[0u8; STEP]; 2 * STEPS];
+    let mut weight = [0u8; 2 * STEPS];
     let mut by_weight = [0u16; 2 * STEPS];
     let mut next = [0u16; 2 * STEPS + 1];
     let mut starts = [0u16; MOST as usize + 2];
-    let weight = |s: &[u8; STEP]| usize::from(s.iter().fold(0, |a, &b| a.max(b)));
     for (g, group) in groups.iter().enumerate() {
-        for part in 0..2 {
-            let s = &mut sums[2 * g + part];
-            *s = neighbours(&share(group, part));
-            starts[MOST as usize - weight(s) + 1] += 1;
+        let mut two = [neighbours(group), [0; STEP]];
+        if heaviest(&two[0]) > MOST as u8 {
+            two = [neighbours(&share(group, 0)), neighbours(&share(group, 1))];
+        }
+        for (part, s) in two.into_iter().enumerate() {
+            let e = 2 * g + part;
+            (sums[e], weight[e]) = (s, heaviest(&s));
+            starts[MOST as usize - usize::from(weight[e]) + 1] += 1;
         }
     }
     // The heaviest first; those of weight 0 multiply nothing and are left out.
@@ -111,8 +126,8 @@ fn arrange(groups: &[[i8; STEP]], out: &mut [[i8; ENTRY]]) -> (usize, usize) {
         starts[i] += starts[i - 1];
     }
     let count = usize::from(starts[MOST as usize]);
-    for (e, s) in sums[..2 * groups.len()].iter().enumerate() {
-        let at = &mut starts[MOST as usize - weight(s)];
+    for (e, w) in weight[..2 * groups.len()].iter().enumerate() {
+        let at = &mut starts[MOST as usize - usize::from(*w)];
         by_weight[usize::from(*at)] = e as u16;
         *at += 1;
     }
@@ -154,10 +169,16 @@ fn arrange(groups: &[[i8; STEP]], out: &mut [[i8; ENTRY]]) -> (usize, usize) {
     for (i, &e) in lonely[..alone].iter().enumerate() {
         emit(2 * pairs + i, e);
     }
-    (2 * pairs + alone, pairs)
+    *made = (2 * pairs + alone, pairs);
+}
+
+#[inline(always)]
+fn heaviest(sums: &[u8; STEP]) -> u8 {
+    sums.iter().fold(0, |a, &b| a.max(b))
 }
 
 /// What of a group's weights its first (`part` 0) or second entry has.
+#[inline(always)]
 fn share(group: &[i8; STEP], part: usize) -> [i8; STEP] {
     let mut out = *group;
     for two in out.as_chunks_mut::<2>().0 {
@@ -175,12 +196,14 @@ fn share(group: &[i8; STEP], part: usize) -> [i8; STEP] {
 }
 
 /// The sums of two neighbours' positive weights, and those of their negative ones without the sign.
+#[inline(always)]
 fn neighbours(w: &[i8; STEP]) -> [u8; STEP] {
     let mut out = [0; STEP];
-    for (i, two) in w.as_chunks::<2>().0.iter().enumerate() {
-        let [a, b] = two.map(i32::from);
+    for i in 0..STEP / 2 {
+        let [a, b] = [w[2 * i], w[2 * i + 1]].map(i16::from);
+        // At most 254 and 256, which is taken for 255: both are too many.
         out[i] = (a.max(0) + b.max(0)) as u8;
-        out[STEP / 2 + i] = -(a.min(0) + b.min(0)) as u8;
+        out[STEP / 2 + i] = (-(a.min(0) + b.min(0))).min(255) as u8;
     }
     out
 }
