@@ -36,7 +36,7 @@ usage: cargo xtask <task>
   e2e [...]        a pad's firmware, emulated, heard by a real `hone listen`: every press recorded once (needs qemu-system-arm;
                    for the Pico node and npm):
                      --board NAME  one of lm3s6965, microbit, pico, or linux: GPIO lines and a USB adapter on a kernel in a virtual
-                                   machine (qemu-system-aarch64, gcc-aarch64-linux-gnu); may be repeated
+                                   machine (qemu-system-aarch64, gcc-aarch64-linux-gnu, device-tree-compiler); may be repeated
                      --runs N      of each kind, 1 if not given
                      --timed N     also time N presses up to the lamp
                      --hone PATH   a built program instead of `cargo build`

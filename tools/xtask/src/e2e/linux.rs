@@ -1,7 +1,7 @@
 //! The Linux side: the product on a real kernel, in a virtual machine.
 //!
 //! Debian's kernel for arm64 runs `hone listen`, built for it, which `tools/xtask/guest` starts. Its GPIO chip is a PL061, whose
-//! lines are moved from outside; its USB serial adapter is an FTDI, which is pulled out and put back while the pad at its
+//! lines are moved from outside and one of which has a name, by the device tree; its USB serial adapter is an FTDI, which is pulled out and put back while the pad at its
 //! other end (`hone pad emulate`) goes on. The journal is to have every press once, and the adapter is to be heard again
 //! within three seconds.
 use std::io::{BufRead, Write};
@@ -18,6 +18,10 @@ use super::process::Process;
 use crate::boards;
 
 const TARGET: &str = "aarch64-unknown-linux-gnu";
+const QEMU: &str = "qemu-system-aarch64";
+/// Of machine and memory. The rest is not in the device tree.
+const MACHINE: [&str; 6] = ["-cpu", "cortex-a57", "-m", "1024", "-nic", "none"];
+const EDIT_TREE: &str = "fdtput";
 const COMPILER: &str = "aarch64-linux-gnu-gcc";
 const STRIP: &str = "aarch64-linux-gnu-strip";
 /// In the order in which they need each other, as the guest loads them.
@@ -25,11 +29,11 @@ const MODULES: [&str; 6] = ["usb-common", "usbcore", "xhci-hcd", "xhci-pci", "us
 /// What a program built for arm64 is loaded with, from Debian's cross packages.
 const LIBRARIES: [&str; 4] = ["ld-linux-aarch64.so.1", "libc.so.6", "libm.so.6", "libgcc_s.so.1"];
 const LIBRARIES_AT: &str = "/usr/aarch64-linux-gnu/lib";
-/// Two pads: buttons on GPIO lines, and one behind the adapter.
+/// Two pads: buttons on GPIO lines, one by its number and one by its name, and one behind the adapter.
 const CONFIG: &str = "\
 feedback.allow_unpaired = true
 [pads.desk]
-port = \"gpio:9030000.pl061/0,1\"
+port = \"gpio:9030000.pl061/0,thumb-down\"
 [pads.hall]
 port = \"usb:0403:6001\"
 ";
@@ -42,6 +46,7 @@ const CLICKS: usize = 6;
 pub(super) struct Parts {
     kernel: PathBuf,
     initrd: PathBuf,
+    device_tree: PathBuf,
 }
 
 /// A source of presses, and whether it was thumbs up.
@@ -79,7 +84,8 @@ impl std::fmt::Display for Outcome {
 /// When the guest does not build. What this machine lacks is the inner error.
 pub(super) fn see_to(root: &Path, target_dir: &Path) -> anyhow::Result<Result<Parts, String>> {
     let missing = |program: &str| Command::new(program).arg("--version").output().is_err();
-    for (program, package) in [("qemu-system-aarch64", "qemu-system-arm"), (COMPILER, "gcc-aarch64-linux-gnu")] {
+    let needed = [(QEMU, "qemu-system-arm"), (COMPILER, "gcc-aarch64-linux-gnu"), (EDIT_TREE, "device-tree-compiler")];
+    for (program, package) in needed {
         if missing(program) {
             return Ok(Err(format!("{program} is not installed (Debian: apt-get install {package})")));
         }
@@ -118,7 +124,30 @@ pub(super) fn see_to(root: &Path, target_dir: &Path) -> anyhow::Result<Result<Pa
     archive.tree("which-digit.hone", &model.join("which-digit.hone"))?;
     let initrd = dir.join("initrd");
     std::fs::write(&initrd, archive.end())?;
-    Ok(Ok(Parts { kernel, initrd }))
+    let device_tree = dir.join("tree.dtb");
+    name_lines(&device_tree)?;
+    Ok(Ok(Parts { kernel, initrd, device_tree }))
+}
+
+/// The machine's own device tree, in which the chip's second line has a name, as those of a real board have.
+fn name_lines(file: &Path) -> anyhow::Result<()> {
+    let run = |command: &mut Command| -> anyhow::Result<()> {
+        let out = command.output()?;
+        let (name, said) = (command.get_program().display(), String::from_utf8_lossy(&out.stderr));
+        ensure!(out.status.success(), "{name} ended with {}: {said}", out.status);
+        Ok(())
+    };
+    run(Command::new(QEMU)
+        .arg("-M")
+        .arg(format!("virt,dumpdtb={}", file.display()))
+        .args(MACHINE)
+        .args(["-display", "none"]))?;
+    run(Command::new(EDIT_TREE).args(["-t", "s"]).arg(file).args([
+        "/pl061@9030000",
+        "gpio-line-names",
+        "",
+        "thumb-down",
+    ]))
 }
 
 /// Debian's kernel package taken apart, fetched the first time: with state of its own, so that this machine's is not
@@ -197,8 +226,12 @@ fn find(dir: &Path, is_it: impl Fn(&str) -> bool + Copy) -> Option<PathBuf> {
 /// Runs the machine once. `dir` is for its sockets.
 pub(super) fn play(parts: &Parts, hone: &Path, dir: &Path) -> anyhow::Result<Outcome> {
     let mut pad = Pad::start(hone, dir)?;
-    let mut command = Command::new("qemu-system-aarch64");
-    command.args(["-M", "virt", "-cpu", "cortex-a57", "-m", "1024", "-nic", "none", "-serial", "stdio"]);
+    let mut command = Command::new(QEMU);
+    command
+        .args(["-M", "virt"])
+        .args(MACHINE)
+        .args(["-nic", "none", "-serial", "stdio", "-dtb"])
+        .arg(&parts.device_tree);
     command.args(["-chardev", &format!("serial,id=c,path={}", pad.port), "-device", "qemu-xhci,id=x", "-kernel"]);
     command.arg(&parts.kernel).arg("-initrd").arg(&parts.initrd).arg("-append");
     command.arg("console=ttyAMA0 quiet loglevel=3 panic=1");

@@ -13,9 +13,9 @@
 //! end the journal must have each of them once, in order, and the stack must have kept to its budget. Runs differ in the
 //! line (clean; flipping and losing bytes) and in whether the pad was paired first, with two of its buttons held, so that
 //! every frame is tagged.
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -42,6 +42,8 @@ const PATIENCE: Duration = Duration::from_secs(40);
 const LAMP: u32 = 0x4002_5004;
 const CLICK: Duration = Duration::from_millis(120);
 const BETWEEN: Duration = Duration::from_millis(120);
+/// Longer than a pad wants two buttons held for a key, and shorter than it takes for stuck.
+const HOLD: Duration = Duration::from_secs(9);
 /// The name of the virtual machine among the boards.
 const LINUX: &str = "linux";
 const RAM: u32 = 0x2000_0000;
@@ -229,8 +231,16 @@ struct Outcome {
     stack: u32,
 }
 
-/// A button, and whether it was pressed long.
-type Said = (usize, bool);
+/// What a person did at the pad.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Said {
+    Press {
+        button: usize,
+        long: bool,
+    },
+    /// Two buttons held.
+    Undo,
+}
 
 impl std::fmt::Display for Outcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -256,14 +266,13 @@ impl Stage<'_> {
         let buttons = self.scene.board.buttons();
         let line = if self.scene.noisy { Some(BadLine::before(board.pty())?) } else { None };
         let pty = line.as_ref().map_or_else(|| board.pty().to_owned(), |line| line.pty.clone());
-        if self.scene.tagged {
-            self.pair(&mut *board, &pty)?;
-        }
-        let mut pressed = Vec::new();
+        // Holds that were too early or too long are kept by the pad, and told like all else.
+        let lapsed = if self.scene.tagged { self.pair(&mut *board, &pty)? } else { 0 };
+        let mut pressed = vec![Said::Undo; lapsed];
         let mut press = |board: &mut dyn Rig, button: usize, hold: Duration| -> anyhow::Result<usize> {
             let button = button % buttons;
             board.press(button, hold)?;
-            pressed.push((button, hold > Duration::from_secs(1)));
+            pressed.push(Said::Press { button, long: hold > Duration::from_secs(1) });
             Ok(pressed.len())
         };
 
@@ -384,8 +393,9 @@ impl Stage<'_> {
         Ok(())
     }
 
-    /// `hone pad pair`, and two buttons held until it ends.
-    fn pair(&self, board: &mut dyn Rig, pty: &str) -> anyhow::Result<()> {
+    /// `hone pad pair`, and two buttons held until it ends; held anew, as it says, where a hold came to nothing: a board that
+    /// waits for a busy machine makes up for seconds at once, in which no key is offered. Returns the holds that did.
+    fn pair(&self, board: &mut dyn Rig, pty: &str) -> anyhow::Result<usize> {
         let mut pairing = self
             .command(&["pad", "pair", pty])
             .args(["--seconds", "60", "--state"])
@@ -399,14 +409,21 @@ impl Stage<'_> {
             line.clear();
             ensure!(said.read_line(&mut line)? > 0, "`hone pad pair` ended: {:?}", pairing.wait());
         }
-        board.set(0, true)?;
-        board.set(1, true)?;
-        let status = pairing.wait()?;
-        board.set(0, false)?;
-        board.set(1, false)?;
-        board.pass(BETWEEN)?;
-        ensure!(status.success(), "`hone pad pair` ended with {status}");
-        Ok(())
+        let mut lapsed = 0;
+        let status = loop {
+            board.set_together(&[0, 1], true)?;
+            ends_within(&mut pairing, board, HOLD)?;
+            board.set_together(&[0, 1], false)?;
+            // The key may have been taken in the last moment.
+            if let Some(status) = ends_within(&mut pairing, board, Duration::from_secs(2))? {
+                break status;
+            }
+            lapsed += 1;
+        };
+        let mut why = String::new();
+        said.read_to_string(&mut why)?;
+        ensure!(status.success(), "`hone pad pair` ended with {status}: {why}");
+        Ok(lapsed)
     }
 
     fn state(&self) -> PathBuf {
@@ -439,15 +456,30 @@ impl Stage<'_> {
         let line = |text: &str| -> anyhow::Result<Said> {
             let press: Value = serde_json::from_str(text)?;
             let button = match press["said"]["kind"].as_str() {
+                Some("undo") => return Ok(Said::Undo),
                 Some("correction") => press["said"]["class"].as_u64().context("a class")? as usize,
                 // The last button of more than two, the first and the last of two, by default.
                 Some("thumb") if press["said"]["up"] == true => 0,
                 Some("thumb") => self.scene.board.buttons() - 1,
                 other => bail!("{other:?} was not pressed"),
             };
-            Ok((button, press["confirmed"] == true))
+            Ok(Said::Press { button, long: press["confirmed"] == true })
         };
         std::str::from_utf8(&out.stdout)?.lines().map(line).collect()
+    }
+}
+
+/// How a program ended while so much of the board's time passed; `None` when it has not.
+fn ends_within(program: &mut Child, board: &mut dyn Rig, time: Duration) -> anyhow::Result<Option<ExitStatus>> {
+    let mut passed = Duration::ZERO;
+    loop {
+        let status = program.try_wait()?;
+        if status.is_some() || passed >= time {
+            board.pass(BETWEEN)?;
+            return Ok(status);
+        }
+        board.pass(BETWEEN)?;
+        passed += BETWEEN;
     }
 }
 

@@ -157,6 +157,13 @@ impl Rig for Qemu {
         }
     }
 
+    /// By pin: a machine that stands takes no keys.
+    fn set_together(&mut self, buttons: &[usize], down: bool) -> anyhow::Result<()> {
+        self.process.command("stop", json!({}))?;
+        buttons.iter().try_for_each(|button| self.level(self.machine.pins()[*button], !down))?;
+        self.process.command("cont", json!({})).map(drop)
+    }
+
     fn press(&mut self, button: usize, hold: Duration) -> anyhow::Result<()> {
         self.set(button, true)?;
         self.pass(hold)?;

@@ -9,6 +9,10 @@ pub(super) trait Rig {
     /// Puts a button down or lets it go.
     fn set(&mut self, button: usize, down: bool) -> anyhow::Result<()>;
 
+    /// Puts buttons down, or lets them go, at one moment of the board's time: fingers move within a chord's window, orders to
+    /// an emulator on a busy machine need not.
+    fn set_together(&mut self, buttons: &[usize], down: bool) -> anyhow::Result<()>;
+
     /// Presses a button for so long and waits until it has been up for a while, by the board's own clock: on a busy machine
     /// that stands while the wall's goes on.
     fn press(&mut self, button: usize, hold: Duration) -> anyhow::Result<()>;

@@ -145,7 +145,7 @@ impl Rp2040 {
 }
 
 fn order(to: &Mutex<ChildStdin>, line: &str) -> std::io::Result<()> {
-    writeln!(to.lock().unwrap_or_else(PoisonError::into_inner), "{line}")
+    to.lock().unwrap_or_else(PoisonError::into_inner).write_all(format!("{line}\n").as_bytes())
 }
 
 impl Rig for Rp2040 {
@@ -155,6 +155,13 @@ impl Rig for Rp2040 {
 
     fn set(&mut self, button: usize, down: bool) -> anyhow::Result<()> {
         self.order(&format!("set {} {}", PINS[button], u8::from(!down)))
+    }
+
+    /// In one write: the emulator obeys all lines of one before the board runs on.
+    fn set_together(&mut self, buttons: &[usize], down: bool) -> anyhow::Result<()> {
+        let set = |button: &usize| format!("set {} {}", PINS[*button], u8::from(!down));
+        let lines: Vec<String> = buttons.iter().map(set).collect();
+        self.order(&lines.join("\n"))
     }
 
     fn press(&mut self, button: usize, hold: Duration) -> anyhow::Result<()> {
