@@ -9,7 +9,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use hone_kernels::conv::Window;
 use hone_kernels::epilogue::{Activation, Epilogue};
 use hone_kernels::gemm::{self, Packed};
-use hone_kernels::qgemm::{self, Columns, Requant};
+use hone_kernels::qgemm::{self, Columns, Requant, Right};
 use hone_kernels::quantize::Codes;
 use hone_kernels::threads::Pool;
 use hone_kernels::{nhwc, qnhwc, roofline};
@@ -96,7 +96,7 @@ fn bench(c: &mut Criterion) {
                 groups: 1,
                 x: &codes,
                 zero: 3,
-                w: &packed_q,
+                w: Right::Panels(&packed_q),
                 columns,
             };
             group.bench_function("f32", |b| b.iter(|| nhwc::conv(&pool, &f, &mut y)));

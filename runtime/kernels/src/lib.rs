@@ -25,6 +25,7 @@ pub mod optimize;
 pub mod panels;
 pub mod pool;
 pub mod product;
+pub mod qbins;
 pub mod qconv;
 pub mod qgemm;
 pub mod qnhwc;

@@ -135,52 +135,60 @@ on_isa! {
     (c: usize, rows: [&[f32]; 2], down: [f32; 2], at: &[[u32; 2]], weights: &[[f32; 2]], y: &mut [f32])
 }
 
-/// Calls `f(j, i)` for every position `j` of an output line and every pixel `i` (of all images) its window meets.
-#[inline(always)]
-fn each_pixel(g: &Window, line: usize, mut f: impl FnMut(usize, usize)) {
-    let (image, out) = (line / (g.output[0] * g.output[1]), line % (g.output[0] * g.output[1]));
-    let (od, oh) = (out / g.output[1], out % g.output[1]);
-    let meets = |a: usize, o: usize, k: usize| {
-        let i = (o * g.stride[a] + k * g.dilation[a]) as isize - g.pad[a];
-        (i >= 0 && (i as usize) < g.input[a]).then_some(i as usize)
-    };
-    for kd in 0..g.kernel[0] {
-        let Some(d) = meets(0, od, kd) else { continue };
-        for kh in 0..g.kernel[1] {
-            let Some(h) = meets(1, oh, kh) else { continue };
-            let first = ((image * g.input[0] + d) * g.input[1] + h) * g.input[2];
-            for j in 0..g.output[2] {
-                for kw in 0..g.kernel[2] {
-                    if let Some(w) = meets(2, j, kw) {
-                        f(j, first + w);
+/// Runs the body for every position `$j` of an output line and every pixel `$i` (of all images) its window meets. A macro, because
+/// a closure that is not inlined is not compiled for the instruction set of the loops around it.
+macro_rules! each_pixel {
+    ($g:expr, $line:expr, |$j:ident, $i:ident| $body:block) => {
+        let (g, line): (&Window, usize) = ($g, $line);
+        let (image, out) = (line / (g.output[0] * g.output[1]), line % (g.output[0] * g.output[1]));
+        let (od, oh) = (out / g.output[1], out % g.output[1]);
+        for kd in 0..g.kernel[0] {
+            let Some(d) = meets(g, 0, od, kd) else { continue };
+            for kh in 0..g.kernel[1] {
+                let Some(h) = meets(g, 1, oh, kh) else { continue };
+                let first = ((image * g.input[0] + d) * g.input[1] + h) * g.input[2];
+                for $j in 0..g.output[2] {
+                    for kw in 0..g.kernel[2] {
+                        if let Some(w) = meets(g, 2, $j, kw) {
+                            let $i = first + w;
+                            $body
+                        }
                     }
                 }
             }
         }
-    }
+    };
+}
+
+/// Where axis `a` of the input lies under position `o` of the output and `k` of the window.
+#[inline(always)]
+fn meets(g: &Window, a: usize, o: usize, k: usize) -> Option<usize> {
+    let i = (o * g.stride[a] + k * g.dilation[a]) as isize - g.pad[a];
+    (i >= 0 && (i as usize) < g.input[a]).then_some(i as usize)
 }
 
 #[inline(always)]
 fn any_line(p: &Pooling<'_>, line: usize, y: &mut [f32]) {
     let (g, c) = (&p.window, p.channels);
-    let part = |i: usize| i * c..(i + 1) * c;
     match p.kind {
         Kind::Max => {
             y.fill(f32::NEG_INFINITY);
-            each_pixel(g, line, |j, i| {
-                let (y, x) = (&mut y[part(j)], &p.x[part(i)]);
-                y.iter_mut().zip(x).for_each(|(y, &x)| *y = crate::pool::larger(*y, x));
+            each_pixel!(g, line, |j, i| {
+                for (y, &x) in y[j * c..(j + 1) * c].iter_mut().zip(&p.x[i * c..(i + 1) * c]) {
+                    *y = crate::pool::larger(*y, x);
+                }
             });
         }
         Kind::Sum(factor) => {
             y.fill(0.0);
-            each_pixel(g, line, |j, i| {
-                let (y, x) = (&mut y[part(j)], &p.x[part(i)]);
-                y.iter_mut().zip(x).for_each(|(y, &x)| *y += x);
+            each_pixel!(g, line, |j, i| {
+                for (y, &x) in y[j * c..(j + 1) * c].iter_mut().zip(&p.x[i * c..(i + 1) * c]) {
+                    *y += x;
+                }
             });
             let first = line % (g.output[0] * g.output[1]) * g.output[2];
             for j in 0..g.output[2] {
-                y[part(j)].iter_mut().for_each(|y| *y *= factor[first + j]);
+                y[j * c..(j + 1) * c].iter_mut().for_each(|y| *y *= factor[first + j]);
             }
         }
     }
@@ -188,11 +196,11 @@ fn any_line(p: &Pooling<'_>, line: usize, y: &mut [f32]) {
 
 #[inline(always)]
 fn any_max_u8(g: &Window, c: usize, x: &[u8], line: usize, y: &mut [u8]) {
-    let part = |i: usize| i * c..(i + 1) * c;
     y.fill(0);
-    each_pixel(g, line, |j, i| {
-        let (y, x) = (&mut y[part(j)], &x[part(i)]);
-        y.iter_mut().zip(x).for_each(|(y, &x)| *y = (*y).max(x));
+    each_pixel!(g, line, |j, i| {
+        for (y, &x) in y[j * c..(j + 1) * c].iter_mut().zip(&x[i * c..(i + 1) * c]) {
+            *y = (*y).max(x);
+        }
     });
 }
 

@@ -8,6 +8,7 @@
 use std::mem::MaybeUninit;
 
 use crate::epilogue::Epilogue;
+use crate::qbins::{self, Bins};
 use crate::qtile::{Dot, Finish, Job, To, block};
 use crate::threads::Pool;
 use crate::tile::{Table, heights};
@@ -47,6 +48,40 @@ pub fn pack(n: usize, k: usize, b: impl Fn(usize, usize) -> i8, out: &mut [i8], 
     }
 }
 
+/// A packed right side.
+#[derive(Clone, Copy, Debug)]
+pub enum Right<'a> {
+    /// Panels of [`pack`].
+    Panels(&'a [i8]),
+    /// The same matrix arranged by [`qbins::pack`].
+    Bins(&'a Bins),
+}
+
+impl Right<'_> {
+    pub(crate) fn is_of(&self, n: usize, k: usize) -> bool {
+        match self {
+            Right::Panels(b) => b.len() >= packed_len(n, k),
+            Right::Bins(b) => b.is_of(n, k),
+        }
+    }
+
+    /// Element `(k, j)` of a matrix of `steps` groups of four steps that begins at `start`.
+    pub(crate) fn at(&self, start: usize, steps: usize, k: usize, j: usize) -> i32 {
+        match self {
+            Right::Panels(b) => i32::from(b[start + (j / NR * steps + k / 4) * STEP + j % NR * 4 + k % 4]),
+            Right::Bins(b) => b.at(k, j),
+        }
+    }
+
+    /// Rows of a tile of `columns` columns.
+    pub(crate) fn rows(&self, dot: Dot, columns: usize) -> usize {
+        match self {
+            Right::Panels(_) => dot.rows(columns),
+            Right::Bins(_) => qbins::ROWS,
+        }
+    }
+}
+
 /// One problem: `c[m][j] = Σ_k a[m·a_stride + k] · b[k][j]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Problem<'a> {
@@ -61,7 +96,7 @@ pub struct Problem<'a> {
     /// Distance between rows of `a`, at least `k`.
     pub a_stride: usize,
     /// The packed matrix.
-    pub b: &'a [i8],
+    pub b: Right<'a>,
 }
 
 /// The formula.
@@ -72,8 +107,7 @@ pub fn reference(g: &Problem<'_>, c: &mut [i32]) {
             let mut sum = 0i32;
             for k in 0..g.k {
                 let a = g.a[m * g.a_stride + k];
-                let b = g.b[(j / NR * steps + k / 4) * STEP + j % NR * 4 + k % 4];
-                sum = sum.wrapping_add(i32::from(a) * i32::from(b));
+                sum = sum.wrapping_add(i32::from(a) * g.b.at(0, steps, k, j));
             }
             c[m * g.n + j] = sum;
         }
@@ -205,20 +239,20 @@ pub(crate) fn shared<'a>(
 ) {
     assert!(g.a_stride >= g.k || g.m < 2, "rows of a overlap");
     assert!(g.m == 0 || g.a.len() >= (g.m - 1) * g.a_stride + g.k, "a is shorter than its shape says");
-    assert!(g.b.len() >= packed_len(g.n, g.k), "b is shorter than its shape says");
+    assert!(g.b.is_of(g.n, g.k), "b is not of its shape");
     let threads = if g.m * g.n * g.k < WORTH_SHARING { 1 } else { pool.threads() };
     let shares = crate::gemm::Shares::new(g.m, g.n.div_ceil(NR), threads);
     pool.run(shares.count(), &|i| {
         let (rows, panels) = shares.part(i);
         let finish = Finish { offset: columns.offset.as_ptr(), scale: columns.scale.as_ptr(), stride: g.n, to: to() };
-        let job = Job { b: g.b.as_ptr(), steps: g.k.div_ceil(4), n: g.n, finish };
+        let job = Job { b: g.b, start: 0, steps: g.k.div_ceil(4), n: g.n, finish };
         let mut memory = MaybeUninit::<Table<u8>>::uninit();
         // SAFETY: an empty table is made where it lies; the rest of it may be uninitialised.
         let table = unsafe {
             Table::start(memory.as_mut_ptr());
             memory.assume_init_mut()
         };
-        let height = dot.rows(panels.len() * NR);
+        let height = g.b.rows(dot, panels.len() * NR);
         let most = (BLOCK / g.k.max(1)).clamp(4 * height, 64 * height);
         let mut first = rows.start;
         while first < rows.end {
@@ -378,15 +412,20 @@ mod tests {
                     assert_eq!(offset[j], (0..k).map(|kk| i32::from(w[kk * n + j] as i8)).sum::<i32>());
                 }
                 let scale: Vec<f32> = (0..n).map(|j| 0.001 + j as f32 * 1e-4).collect();
-                let g = Problem { m, k, n, a: &a, a_stride: k + 3, b: &b };
+                let bins = qbins::tests::bins(n, k, &b);
+                let panels = Problem { m, k, n, a: &a, a_stride: k + 3, b: Right::Panels(&b) };
                 let columns = Columns { offset: &offset, scale: &scale };
                 let mut sums = vec![0; m * n];
-                reference(&g, &mut sums);
+                reference(&panels, &mut sums);
+                let arranged = Problem { b: Right::Bins(&bins), ..panels };
+                let mut same = vec![0; m * n];
+                reference(&arranged, &mut same);
+                assert_eq!(same, sums);
                 let scaled = |i: usize| (sums[i] + offset[i % n]) as f32 * scale[i % n];
                 let codes = crate::quantize::Codes { zero: 11, low: 0, high: 255 };
                 let requant = Requant { codes, table: None, add: None };
                 let (bias, add): (Vec<f32>, Vec<f32>) = (vec![0.25; n], (0..m * n).map(|i| i as f32 * 0.01).collect());
-                for threads in [1, 3] {
+                for (threads, g) in [(1, panels), (3, panels), (1, arranged), (3, arranged)] {
                     let pool = Pool::new(threads);
                     let mut found = vec![9; m * n + 20];
                     codes_on(dot, &pool, &g, &columns, &requant, &mut found);

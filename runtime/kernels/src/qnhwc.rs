@@ -10,7 +10,7 @@ use crate::conv::Window;
 use crate::epilogue::Epilogue;
 use crate::gemm::{Out, Shares, share};
 use crate::nhwc::{Run, pixel};
-use crate::qgemm::{self, Columns, NR, Requant};
+use crate::qgemm::{self, Columns, NR, Requant, Right};
 use crate::qtile::{self, COLUMNS, Dot, Finish, Job, To, block};
 use crate::threads::Pool;
 use crate::window::{CHANNELS, Geometry, Scratch};
@@ -39,8 +39,9 @@ pub struct Conv<'a> {
     pub x: &'a [u8],
     /// The code of 0, which is what padding holds.
     pub zero: u8,
-    /// For each group the matrix `[taps · C/G, O/G]` (channels innermost) packed by [`qgemm::pack`], one after the other.
-    pub w: &'a [i8],
+    /// For each group the matrix `[taps · C/G, O/G]` (channels innermost) packed by [`qgemm::pack`], one after the other; bins only when
+    /// there is one group.
+    pub w: Right<'a>,
     /// `O` offsets, the bias less `zero` times the sum of the channel's weights, and `O` scales.
     pub columns: Columns<'a>,
 }
@@ -65,7 +66,11 @@ impl Conv<'_> {
         assert!(self.outputs.is_multiple_of(self.groups), "groups divide the channels out");
         assert!(self.x.len() >= self.batch * self.window.pixels() * self.channels, "x is shorter than its shape says");
         assert!(y >= self.rows() * self.outputs, "y is shorter than its shape says");
-        assert!(self.w.len() >= self.packed_len(), "w is shorter than its shape says");
+        let whole = match self.w {
+            Right::Panels(w) => w.len() >= self.packed_len(),
+            Right::Bins(_) => self.groups == 1 && self.w.is_of(self.outputs, self.k()),
+        };
+        assert!(whole, "w is not of its shape");
         self.columns.check(self.outputs);
     }
 }
@@ -91,9 +96,8 @@ pub fn reference(c: &Conv<'_>, sums: &mut [i32]) {
                     let x = pixel(g, out, tap)
                         .map_or(c.zero, |i| c.x[(image * g.pixels() + i) * c.channels + group * cg + ch]);
                     let k = tap * cg + ch;
-                    let at =
-                        group * qgemm::packed_len(og, c.k()) + (j / NR * steps + k / 4) * 4 * NR + j % NR * 4 + k % 4;
-                    sum = sum.wrapping_add(i32::from(x) * i32::from(c.w[at]));
+                    let w = c.w.at(group * qgemm::packed_len(og, c.k()), steps, k, j);
+                    sum = sum.wrapping_add(i32::from(x) * w);
                 }
             }
             sums[row * c.outputs + o] = sum;
@@ -151,7 +155,8 @@ fn shared<'a>(dot: Dot, pool: &Pool, c: &Conv<'_>, to: impl Fn(usize) -> To<'a> 
         let (group, (rows, panels)) = (i / shares.count(), shares.part(i % shares.count()));
         let first = group * og;
         let job = Job {
-            b: c.w[group * qgemm::packed_len(og, c.k())..].as_ptr(),
+            b: c.w,
+            start: group * qgemm::packed_len(og, c.k()),
             steps: c.k().div_ceil(4),
             n: og,
             finish: Finish {
@@ -165,7 +170,7 @@ fn shared<'a>(dot: Dot, pool: &Pool, c: &Conv<'_>, to: impl Fn(usize) -> To<'a> 
         let geometry = Geometry::new(&c.window, c.channels, cg, 4, c.zero == 0);
         let mut memory = MaybeUninit::uninit();
         let scratch = Scratch::of(&mut memory, cg, c.zero);
-        let height = dot.rows(panels.len() * NR);
+        let height = c.w.rows(dot, panels.len() * NR);
         let most = (BLOCK / c.k().max(1)).clamp(4 * height, 64 * height);
         let mut row = rows.start;
         while row < rows.end {
@@ -541,6 +546,7 @@ mod tests {
     use super::*;
     use crate::epilogue::Activation;
     use crate::nhwc::tests::{noise, windows};
+    use crate::qbins;
     use crate::qgemm::Added;
     use crate::quantize::{Codes, Sum};
 
@@ -597,14 +603,20 @@ mod tests {
                     let scale: Vec<f32> = (0..outputs).map(|o| 0.002 + o as f32 * 1e-4).collect();
                     let columns = Columns { offset: &offset, scale: &scale };
                     let zero = zero as u8;
-                    let c = Conv { window, batch, channels, outputs, groups, x: &x, zero, w: &packed, columns };
+                    let w = Right::Panels(&packed);
+                    let c = Conv { window, batch, channels, outputs, groups, x: &x, zero, w, columns };
+                    let bins = qbins::tests::bins(og, k, &packed);
+                    let arranged = (groups == 1).then_some(Conv { w: Right::Bins(&bins), ..c });
                     let mut sums = vec![0; rows * outputs];
                     reference(&c, &mut sums);
                     each(&bytes(rows * outputs, 17), |r| {
                         let want = finished(&sums, &scale, r);
-                        for threads in [1, 3] {
+                        for (threads, c) in
+                            [(1, Some(&c)), (3, Some(&c)), (1, arranged.as_ref()), (3, arranged.as_ref())]
+                        {
+                            let Some(c) = c else { continue };
                             let mut found = vec![7; want.len() + 64];
-                            codes_on(dot, &Pool::new(threads), &c, r, &mut found);
+                            codes_on(dot, &Pool::new(threads), c, r, &mut found);
                             assert_eq!(found[..want.len()], want, "{dot:?} {window:?} {cg}x{groups} to {og}");
                             assert!(found[want.len()..].iter().all(|&v| v == 7), "{dot:?} wrote past its output");
                             ran += 1;

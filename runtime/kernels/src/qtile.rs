@@ -5,15 +5,15 @@
 //! sums of a tile in a buffer that stays in the first-level cache; [`Finish`] takes them from there.
 //!
 //! No instruction saturates on the way: where there is no `vpdpbusd`, bytes are widened to 16 bits and multiplied by
-//! `vpmaddwd`, which adds two products of 16 bits in 32. `vpmaddubsw` would saturate, and is not faster where both
-//! multiply on the same two ports: 16 multiplications an instruction, and the sums need a second one.
+//! `vpmaddwd`, which adds two products of 16 bits in 32. Constant weights have a form of their own there ([`crate::qbins`]).
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use crate::epilogue::{self, Activation, Epilogue};
 use crate::isa::Isa;
-use crate::qgemm::{Added, NR, Requant};
+use crate::qbins;
+use crate::qgemm::{Added, NR, Requant, Right};
 use crate::simd::{F32s, per_isa};
 use crate::tile::{Table, Tile};
 
@@ -110,8 +110,10 @@ impl Dot {
 
 /// What the rows are multiplied with, and what becomes of the sums.
 pub(crate) struct Job<'a> {
-    /// Panels of `steps` groups of four rows of [`NR`] weights.
-    pub(crate) b: *const i8,
+    /// Panels of `steps` groups of four rows of [`NR`] weights, or the same arranged otherwise.
+    pub(crate) b: Right<'a>,
+    /// Where the panels begin in it.
+    pub(crate) start: usize,
     /// Groups of four steps of `K`.
     pub(crate) steps: usize,
     /// Columns.
@@ -149,10 +151,15 @@ pub(crate) enum To<'a> {
 /// The pointers of the table lead to segments as long as it says, their positions are multiples of 4 and lead to weights that
 /// exist, everything in the job is as long as it says, nobody else is at those results, and the CPU has the instructions.
 pub(crate) unsafe fn block(dot: Dot, job: &Job<'_>, table: &Table<u8>, panels: Range<usize>) {
+    let b = match job.b {
+        // SAFETY: the caller's promise.
+        Right::Bins(bins) => return unsafe { qbins::block(bins, &job.finish, dot, table, panels) },
+        Right::Panels(b) => b[job.start..].as_ptr(),
+    };
     #[cfg(target_arch = "x86_64")]
     if dot == Dot::Avx2 && job.steps <= x86::WIDE_STEPS && table.tiles().iter().map(|t| t.rows).sum::<usize>() > 4 {
         // SAFETY: the caller's promise.
-        return unsafe { widened(job, table, panels) };
+        return unsafe { widened(job, b, table, panels) };
     }
     let mut sums = MaybeUninit::<Sums>::uninit();
     let out = sums.as_mut_ptr().cast::<i32>();
@@ -163,7 +170,7 @@ pub(crate) unsafe fn block(dot: Dot, job: &Job<'_>, table: &Table<u8>, panels: R
         for t in table.tiles() {
             // SAFETY: the caller's promise; the buffer has room for 12 rows of 64, and is written before it is read.
             unsafe {
-                let b = job.b.wrapping_add(p * job.steps * STEP);
+                let b = b.wrapping_add(p * job.steps * STEP);
                 match dot {
                     #[cfg(target_arch = "x86_64")]
                     Dot::Vnni512 => x86::vnni512(t, table, b, job.steps, count, out),
@@ -192,7 +199,7 @@ pub(crate) unsafe fn block(dot: Dot, job: &Job<'_>, table: &Table<u8>, panels: R
 /// # Safety
 /// As [`block`]; the CPU has AVX2, and a panel is not longer than the memory for it.
 #[cfg(target_arch = "x86_64")]
-unsafe fn widened(job: &Job<'_>, table: &Table<u8>, panels: Range<usize>) {
+unsafe fn widened(job: &Job<'_>, panel: *const i8, table: &Table<u8>, panels: Range<usize>) {
     let mut sums = MaybeUninit::<Sums>::uninit();
     let out = sums.as_mut_ptr().cast::<i32>();
     let mut wide = MaybeUninit::<x86::Wide>::uninit();
@@ -219,7 +226,7 @@ unsafe fn widened(job: &Job<'_>, table: &Table<u8>, panels: Range<usize>) {
                 to = to.add(t.rows * job.steps * 4);
             }
             for p in panels.clone() {
-                x86::widen_panel(job.b.wrapping_add(p * job.steps * STEP), job.steps, b);
+                x86::widen_panel(panel.wrapping_add(p * job.steps * STEP), job.steps, b);
                 let mut from = a.cast_const();
                 for t in now {
                     x86::wide_tile(t.rows, from, job.steps, b, out);

@@ -2,7 +2,6 @@
 //! hand. No file has these operators; a pass puts them in the place of `DequantizeLinear` … `QuantizeLinear`.
 //!
 //! Dimension letters: `K` reduction, `O` channels out (of a product: columns), `P` positions (of a product: rows).
-use std::sync::Arc;
 
 use hone_gpu::codes as gpu;
 use hone_kernels::conv::Window;
@@ -13,6 +12,7 @@ use hone_kernels::quantize::{Codes, Sum};
 
 use super::conv::{Conv as Integers, to_channels_last, to_channels_second};
 use super::matmul::MATMUL_INTEGER_TO_FLOAT;
+use super::product::Weights;
 use super::tables::{self, Table, Unary, affine};
 use super::{Affine, coded, codes, fact, round_to, single};
 use crate::ops::conv::{Conv, activation};
@@ -255,9 +255,9 @@ fn to_floats(attrs: &Attrs, inputs: &[Option<&Tensor>], shape: &[usize], sums: &
 
 /// What is summed, with the weights packed.
 enum Form {
-    Conv { conv: Conv, window: Window, w: Arc<Vec<i8>> },
+    Conv { conv: Conv, window: Window, w: Weights },
     Depthwise { conv: Conv, window: Window, w: Vec<i16> },
-    Product { m: usize, k: usize, n: usize, w: Arc<Vec<i8>> },
+    Product { m: usize, k: usize, n: usize, w: Weights },
 }
 
 impl Form {
@@ -279,7 +279,8 @@ impl Form {
             let at = |kk: usize, j: usize| weights[((g * og + j) * cg + kk % cg) * taps + kk / cg];
             qgemm::pack(og, k, at, &mut w[g * size..][..size], &mut sums[g * og..][..og]);
         }
-        Ok(Some((Form::Conv { conv, window, w: l.packs.keep(w) }, sums)))
+        let w = if conv.groups == 1 { Weights::of(l.packs, og, k, w) } else { Weights::Panels(l.packs.keep(w)) };
+        Ok(Some((Form::Conv { conv, window, w }, sums)))
     }
 
     fn product(l: &Lowering<'_>, weights: &[i8]) -> Result<Option<(Form, Vec<i32>)>, OpError> {
@@ -289,12 +290,12 @@ impl Form {
         let (mut w, mut sums) = (vec![0; qgemm::packed_len(n, k)], vec![0; n]);
         let at = |kk: usize, j: usize| if turned { j * k + kk } else { kk * n + j };
         qgemm::pack(n, k, |kk, j| weights[at(kk, j)], &mut w, &mut sums);
-        Ok(Some((Form::Product { m, k, n, w: l.packs.keep(w) }, sums)))
+        Ok(Some((Form::Product { m, k, n, w: Weights::of(l.packs, n, k, w) }, sums)))
     }
 
     fn bytes(&self) -> usize {
         match self {
-            Form::Conv { w, .. } | Form::Product { w, .. } => w.len(),
+            Form::Conv { w, .. } | Form::Product { w, .. } => w.bytes(),
             Form::Depthwise { w, .. } => 2 * w.len(),
         }
     }
@@ -529,14 +530,37 @@ impl Kernel for ToCodes {
                 qnhwc::depthwise_codes(pool, &d, &requant, y);
             }
             &Form::Product { m, k, n, ref w } => {
-                qgemm::product_codes(pool, &Problem { m, k, n, a: x, a_stride: k, b: w }, &columns, &requant, y);
+                qgemm::product_codes(
+                    pool,
+                    &Problem { m, k, n, a: x, a_stride: k, b: w.right() },
+                    &columns,
+                    &requant,
+                    y,
+                );
             }
         }
     }
 }
 
-fn conv_of<'a>(c: &Conv, window: Window, x: &'a [u8], zero: u8, w: &'a [i8], columns: Columns<'a>) -> qnhwc::Conv<'a> {
-    qnhwc::Conv { window, batch: c.n, channels: c.c * c.groups, outputs: c.o, groups: c.groups, x, zero, w, columns }
+fn conv_of<'a>(
+    c: &Conv,
+    window: Window,
+    x: &'a [u8],
+    zero: u8,
+    w: &'a Weights,
+    columns: Columns<'a>,
+) -> qnhwc::Conv<'a> {
+    qnhwc::Conv {
+        window,
+        batch: c.n,
+        channels: c.c * c.groups,
+        outputs: c.o,
+        groups: c.groups,
+        x,
+        zero,
+        w: w.right(),
+        columns,
+    }
 }
 
 fn lower_floats(l: &Lowering<'_>, pack: Pack) -> Result<Option<Lowered>, OpError> {
@@ -587,7 +611,7 @@ impl Kernel for ToFloats {
             &Form::Product { m, k, n, ref w } => {
                 qgemm::product_floats(
                     pool,
-                    &Problem { m, k, n, a: x, a_stride: k, b: w },
+                    &Problem { m, k, n, a: x, a_stride: k, b: w.right() },
                     &columns,
                     bias,
                     &epilogue,

@@ -1,6 +1,6 @@
 //! Kernels of `QLinearConv` and `ConvInteger` over one or two spatial axes with constant weights.
 use hone_kernels::qconv::{direct, flipped, pack_taps};
-use hone_kernels::qgemm::{self, Problem, Scale, Terms};
+use hone_kernels::qgemm::{self, Problem, Right, Scale, Terms};
 use hone_kernels::quantize::Codes;
 
 use super::conv::Conv;
@@ -214,7 +214,7 @@ impl Kernel for Patches {
                         pack_taps(image, &l.taps, first, packed, columns);
                         columns.iter_mut().for_each(|c| *c -= k as i32 * zero);
                         let a = &self.weights[g * og * k..][..og * k];
-                        let problem = Problem { m: og, k, n: count, a, a_stride: k, b: packed };
+                        let problem = Problem { m: og, k, n: count, a, a_stride: k, b: Right::Panels(packed) };
                         qgemm::product_sums(pool, &problem, &[0; BLOCK], acc);
                         terms = Terms { left: &self.left[g * og..][..og], right: columns, ..terms };
                     }

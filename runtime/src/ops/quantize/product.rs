@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use hone_gpu::codes as gpu;
 use hone_kernels::epilogue::{self, Activation, Epilogue};
+use hone_kernels::qbins::{self, Bins};
 use hone_kernels::qgemm::{self, Columns, Problem, Requant, Scale, Terms};
 use hone_kernels::quantize::{Codes, extent, of_u8};
 use hone_kernels::threads::Pool;
@@ -18,11 +19,46 @@ use crate::tensor::{DType, Tensor};
 /// Rows of the left operand taken together: their products stay in the nearest caches until they are scaled.
 const ROWS: usize = 48;
 
+/// A packed matrix `[K, N]` in the form that this CPU multiplies fastest.
+pub(super) enum Weights {
+    Panels(Arc<Vec<i8>>),
+    Bins(Bins),
+}
+
+impl Weights {
+    /// What [`qgemm::pack`] made.
+    pub(super) fn of(packs: &Packs, n: usize, k: usize, panels: Vec<i8>) -> Weights {
+        if qbins::preferred() {
+            let mut out = vec![0; qbins::most_len(n, k)];
+            if let Some(len) = qbins::pack(n, k, &panels, &mut out) {
+                out.truncate(len);
+                out.shrink_to_fit();
+                return Weights::Bins(Bins::new(n, k, packs.keep(out)));
+            }
+        }
+        Weights::Panels(packs.keep(panels))
+    }
+
+    pub(super) fn right(&self) -> qgemm::Right<'_> {
+        match self {
+            Weights::Panels(w) => qgemm::Right::Panels(w),
+            Weights::Bins(b) => qgemm::Right::Bins(b),
+        }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Weights::Panels(w) => w.len(),
+            Weights::Bins(b) => b.bytes(),
+        }
+    }
+}
+
 /// A constant right operand `[K, N]`: packed, with its zero points and the sums of its columns.
 pub(in crate::ops) struct Right {
     k: usize,
     n: usize,
-    packed: Arc<Vec<i8>>,
+    packed: Weights,
     /// Zero points in the packed codes, one a column.
     zero: Vec<i32>,
     /// Sum of each column less its zero points.
@@ -62,11 +98,11 @@ impl Right {
         let zero: Vec<i32> = (0..n).map(|j| given[if given.len() == 1 { 0 } else { j }] - shift).collect();
         sums.iter_mut().zip(&zero).for_each(|(s, z)| *s = s.wrapping_sub((k as i32).wrapping_mul(*z)));
         let centred = zero.iter().any(|&z| z != 0);
-        Ok(Some(Right { k, n, packed: packs.keep(packed), zero, sums, centred }))
+        Ok(Some(Right { k, n, packed: Weights::of(packs, n, k, packed), zero, sums, centred }))
     }
 
     pub(in crate::ops) fn bytes(&self) -> usize {
-        self.packed.len() + 8 * self.n
+        self.packed.bytes() + 8 * self.n
     }
 
     /// Floats of scratch that [`Right::product`] needs for `m` rows, whose codes are signed or not.
@@ -93,7 +129,7 @@ impl Right {
         for (j, c) in col.iter_mut().enumerate() {
             *c = bias.get(j).copied().unwrap_or(0).wrapping_sub(zero.wrapping_mul(self.sums[j]));
         }
-        let problem = Problem { m, k, n, a: codes, a_stride: k, b: &self.packed };
+        let problem = Problem { m, k, n, a: codes, a_stride: k, b: self.packed.right() };
         if !self.centred {
             return match to {
                 To::Sums(y) => qgemm::product_sums(pool, &problem, col, y),
