@@ -298,7 +298,7 @@ fn as_json(app: &App, what: &Happening<'_>) -> Option<Value> {
             json!({"event": "press", "press_id": id.0, "outcome": format!("{outcome:?}").to_lowercase()})
         }
         Happening::Learned(Learned::Undone { id }) => json!({"event": "undone", "press_id": id.0}),
-        Happening::Learned(Learned::Contradicted { gain }) => json!({"event": "contradicted", "gain": gain}),
+        Happening::Learned(Learned::Contradicted { apart }) => json!({"event": "contradicted", "apart": apart}),
         Happening::Learned(Learned::Decided { decision, changed, kept }) => json!({
             "event": "decided", "kept": kept, "action": format!("{:?}", decision.action).to_lowercase(), "reason": decision.reason,
             "adapter": changed.as_ref().map(|c| c.as_ref().map_or("factory", |a| a.as_str())),

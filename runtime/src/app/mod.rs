@@ -201,8 +201,8 @@ pub enum Learned {
     },
     /// The last thumbs have begun to contradict each other: only confirmed presses and corrections help now.
     Contradicted {
-        /// Nats a thumb by which they were foretold better than by their frequency; below zero, worse.
-        gain: f64,
+        /// Share of them that differ from the thumb given to the most similar input.
+        apart: f64,
     },
     /// A candidate went before the gate.
     Decided {
@@ -574,8 +574,8 @@ impl App {
             self.heard(&refused);
         }
         let said = std::mem::replace(&mut self.contradicted, self.learner.contradicted());
-        if let Some(gain) = self.learner.foretelling_gain().filter(|_| self.contradicted && !said) {
-            learned.push(Learned::Contradicted { gain });
+        if let Some(apart) = self.learner.thumbs_apart().filter(|_| self.contradicted && !said) {
+            learned.push(Learned::Contradicted { apart });
         }
         if self.learner.candidate_due() {
             learned.push(self.decide()?);

@@ -88,6 +88,15 @@ impl Engine {
         }
     }
 
+    /// The canonical correction of the rows it holds, where what it keeps from press to press tells it; else it takes
+    /// [`Engine::canonical`].
+    pub(crate) fn refit(&self) -> Result<Option<Theta>, LearnError> {
+        match self {
+            Engine::Map(solver) => solver.refit(),
+            Engine::Minibatch(_) => Ok(None),
+        }
+    }
+
     pub(crate) fn push(&mut self, row: &TrainingRow) -> Result<(), LearnError> {
         match (self, row) {
             (Engine::Map(solver), TrainingRow::Likelihood(row)) => solver.push(row).map(|_| ()),

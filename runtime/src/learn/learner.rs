@@ -132,6 +132,8 @@ pub struct Learner {
     engine: Engine,
     /// Row of each training prediction in `engine`.
     rows: BTreeMap<u32, usize>,
+    /// Whether the engine was told of them in the order of the canonical sum.
+    in_order: bool,
     /// What confirmed presses have shown of each source.
     raters: BTreeMap<String, Rater>,
     incremental: Theta,
@@ -199,6 +201,7 @@ impl Learner {
             predictions: BTreeMap::new(),
             presses: BTreeMap::new(),
             rows: BTreeMap::new(),
+            in_order: true,
             incremental: factory.clone(),
             published: factory,
             since_candidate: 0,
@@ -330,9 +333,9 @@ impl Learner {
         self.tripwire.tripped()
     }
 
-    /// Nats a thumb by which the last ones were foretold better than by their frequency; `None` before there are enough of them.
-    pub fn foretelling_gain(&self) -> Option<f64> {
-        self.contradiction.gain()
+    /// Share of the last thumbs that differ from the one given to the most similar input; `None` before there are enough of them.
+    pub fn thumbs_apart(&self) -> Option<f64> {
+        self.contradiction.apart()
     }
 
     /// Whether the last thumbs contradict each other, so that only confirmed presses and corrections help.
@@ -355,7 +358,6 @@ impl Learner {
         let (id, prediction_id, feedback, confirmed) =
             (press.press_id, press.prediction_id, press.feedback, press.confirmed);
         let first = !self.predictions.contains_key(&prediction_id);
-        let p_up = self.foretell(&press)?;
         if !self.record(press)? {
             return Ok(Outcome::Duplicate);
         }
@@ -368,13 +370,18 @@ impl Learner {
             self.refresh_raters()?;
             self.since_confirmed = 0;
             self.tripwire.thaw();
+            let evidence = self.evidence(&self.published)?;
+            if gate::review(&self.config.gate, &evidence).action == Action::Rollback {
+                // It is not waited for more presses with a head in use that has just been found wanting.
+                self.since_candidate = self.config.publish_every;
+            }
             return Ok(Outcome::Confirmed);
         }
         self.since_confirmed += 1;
         if let Feedback::Thumb { up } = feedback {
             self.tripwire.thumb(up);
             if first {
-                self.contradiction.thumb(up, p_up);
+                self.compare_thumb(prediction_id, id, up)?;
             }
         }
         if !self.rows.contains_key(&prediction_id) {
@@ -405,6 +412,11 @@ impl Learner {
     /// # Errors
     /// [`LearnError::NotPositiveDefinite`].
     pub fn refit(&self) -> Result<Theta, LearnError> {
+        if self.in_order
+            && let Some(theta) = self.engine.refit()?
+        {
+            return Ok(theta);
+        }
         let rows: Vec<TrainingRow> = self
             .predictions
             .values()
@@ -497,17 +509,17 @@ impl Learner {
         Ok(told)
     }
 
-    /// The probability that the shown class, with what it is one with, is approved, by the correction after the last press.
-    fn foretell(&self, press: &TrainingPress) -> Result<f64, LearnError> {
-        let mut served = self.incremental.apply(&self.base.standardise(&press.feature)?, &press.logits)?;
-        let group = classes::group_at(&self.config.merged, press.press_id);
-        classes::collapse(group, &mut served);
-        let logits: Vec<f64> = served.iter().map(|&f| f64::from(f)).collect();
-        let mut pi = vec![0.0; logits.len()];
-        softmax_into(&logits, &mut pi);
-        let (hyper, shown) = (self.hyper_of(&press.source), classes::stands_for(group, press.shown));
-        let near = (0..pi.len()).filter(|&y| self.config.task.near(shown, y));
-        Ok(hyper.epsilon + (1.0 - 2.0 * hyper.epsilon) * near.map(|y| pi[y]).sum::<f64>())
+    /// Holds the thumb `press_id` against the one that was given to the most similar input.
+    fn compare_thumb(&mut self, prediction_id: u32, press_id: u64, up: bool) -> Result<(), LearnError> {
+        let (base, predictions) = (&self.base, &self.predictions);
+        let prediction = &predictions[&prediction_id];
+        let shown = classes::stands_for(classes::group_at(&self.config.merged, press_id), prediction.shown);
+        let z = base.standardise(&prediction.feature)?;
+        self.contradiction.thumb(prediction_id, shown, up, |other| {
+            let other = base.standardise(&predictions.get(&other)?.feature).ok()?;
+            Some(z.iter().zip(&other).map(|(a, b)| f64::from(a - b).powi(2)).sum())
+        });
+        Ok(())
     }
 
     fn factory(&self) -> Theta {
@@ -609,6 +621,7 @@ impl Learner {
             (None, None) => return Ok(()),
             (None, Some(row)) => {
                 self.engine.push(&row)?;
+                self.in_order &= self.rows.last_key_value().is_none_or(|(&last, _)| last < prediction_id);
                 self.rows.insert(prediction_id, self.rows.len());
             }
             (Some(index), Some(row)) => {
@@ -635,6 +648,7 @@ impl Learner {
         }
         self.engine = Engine::with_rows(&self.base, &self.config, &rows)?;
         self.rows = ids.into_iter().enumerate().map(|(index, id)| (id, index)).collect();
+        self.in_order = true;
         self.adopt_incremental();
         Ok(())
     }

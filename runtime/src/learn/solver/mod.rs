@@ -25,7 +25,9 @@
 //! of the probability the prior gave to each press *before* it was told (prequential scores, Dawid 1984). Fits of the presses
 //! already told cannot judge: every prior explains those, and the marginal likelihood by Laplace's method chose worse than no
 //! choice. The scores are kept press by press over the first [`SCORED_ROWS`]; the canonical refit, which may depend on the log
-//! alone, tells itself those presses once more, one by one, and so weighs the priors as the incremental solver does.
+//! alone, tells itself those presses once more, one by one, and so weighs the priors as the incremental solver does. Where that one
+//! was told the rows in their order, its judgement is the same and is taken ([`HeadSolver::refit`]). Past [`SCORED_ROWS`] the
+//! likeliest prior is kept alone: the others' factors take most of the memory, and no accuracy came of them.
 //!
 //! A prior's certainty is not held against it: what it foretells is averaged over several factors of its logits
 //! (`record.rs`). Three priors gain three points at 100 and 200 thumbs on average over tasks
@@ -51,13 +53,10 @@ mod record;
 mod rows;
 
 use forms::{Fit, mixed};
-use record::Record;
 use rows::Rows;
 
-/// Rows by which priors are judged, the first ones; past them they hardly differ.
+/// Rows by which priors are judged, the first ones. So many presses outweigh any prior: past them the likeliest is kept alone.
 pub const SCORED_ROWS: usize = 256;
-/// Rows up to which the canonical refit averages over priors; past them it takes the likeliest.
-const AVERAGED_ROWS: usize = 1024;
 /// A prior whose weight falls below this is left out of the average.
 const NEGLIGIBLE: f64 = 1e-2;
 /// Weight from which a prior gets every warm iteration; the others get one, which keeps them ready.
@@ -271,6 +270,8 @@ pub struct HeadSolver {
     config: SolverConfig,
     rows: Rows,
     fits: Vec<Fit>,
+    /// Whether the priors were judged by what the rows say now, in their order.
+    judged: bool,
 }
 
 impl HeadSolver {
@@ -292,27 +293,66 @@ impl HeadSolver {
         HeadSolver::at_rest(Rows::of_head(base, &config)?, config)
     }
 
-    /// The solver that stands at the canonical refit of `rows`.
+    /// The solver that stands at the canonical refit of `rows` under every prior, none of which has been judged.
     fn at_rest(rows: Rows, config: SolverConfig) -> Result<HeadSolver, LearnError> {
-        let mut fits = Vec::new();
-        for (prior, record) in applicable(&rows, &config).into_iter().zip(records(&rows, &config)?) {
-            let fit = Fit { record, ..Fit::canonical(&rows, prior, &config)? };
-            fits.push(fit.ready_to_go_on(&rows)?);
-        }
-        Ok(HeadSolver { config, rows, fits })
+        let fits = applicable(&rows, &config)
+            .into_iter()
+            .map(|prior| Fit::canonical(&rows, prior, &config)?.ready_to_go_on(&rows))
+            .collect::<Result<_, _>>()?;
+        Ok(HeadSolver { config, rows, fits, judged: true })
     }
 
-    /// A solver that holds `rows` and stands at their canonical refit.
+    /// A solver that holds `rows` and has judged its priors by them, told one by one. Where there is nothing to judge, and past the
+    /// [`SCORED_ROWS`], it stands at the canonical refit; before, where pushing the rows one by one has led.
     ///
     /// # Errors
     /// Those of [`HeadSolver::for_head`] and [`HeadSolver::push`].
     pub fn with_rows(base: &HeadBase, rows: &[Row], config: SolverConfig) -> Result<HeadSolver, LearnError> {
         config.check()?;
-        let mut all = Rows::of_head(base, &config)?;
-        for row in rows {
-            all.push(row)?;
+        let all = Rows::of_rows(base, rows, &config)?;
+        let mut solver = HeadSolver::told(&all, config)?;
+        if solver.len() < all.pressed() {
+            solver.rows = all;
+            for fit in &mut solver.fits {
+                let stands = Fit::canonical(&solver.rows, fit.prior, &solver.config)?.ready_to_go_on(&solver.rows)?;
+                fit.state = stands.state;
+            }
         }
-        HeadSolver::at_rest(all, config)
+        Ok(solver)
+    }
+
+    /// A solver that was told those of `all` that judge its priors, one by one; none where there is but one prior.
+    fn told(all: &Rows, config: SolverConfig) -> Result<HeadSolver, LearnError> {
+        let mut solver = HeadSolver::at_rest(all.emptied(), config)?;
+        if solver.fits.len() > 1 {
+            for i in all.fixed..all.n.min(all.fixed + SCORED_ROWS) {
+                solver.rows.copy(all, i);
+                solver.absorb_last()?;
+            }
+        }
+        Ok(solver)
+    }
+
+    /// The canonical correction of its rows, see [`canonical_refit`]. `None` while the priors were judged by something else than the
+    /// rows as they are, see [`HeadSolver::replace`].
+    ///
+    /// # Errors
+    /// [`LearnError::NotPositiveDefinite`].
+    pub fn refit(&self) -> Result<Option<Theta>, LearnError> {
+        self.judged.then(|| self.canonical()).transpose()
+    }
+
+    fn canonical(&self) -> Result<Theta, LearnError> {
+        if self.is_empty() {
+            return Ok(self.rows.zeros());
+        }
+        let mut weights = self.weights();
+        let mut fits = Vec::new();
+        for (fit, _) in self.fits.iter().zip(&weights).filter(|(_, w)| **w > 0.0) {
+            fits.push(Fit::canonical(&self.rows, fit.prior, &self.config)?);
+        }
+        weights.retain(|w| *w > 0.0);
+        Ok(mixed(&fits, &weights, &self.rows))
     }
 
     /// Number of rows, those of the source left out.
@@ -355,11 +395,17 @@ impl HeadSolver {
                 fit.record.tell(&logits, self.rows.likelihood(last));
             }
         }
+        if self.rows.pressed() == SCORED_ROWS {
+            let best = likeliest(&self.fits);
+            self.fits.swap(0, best);
+            self.fits.truncate(1);
+        }
         self.iterate();
         Ok(())
     }
 
-    /// Replaces what was said about row `index` (another presser, or a changed mind) and takes the warm iterations.
+    /// Replaces what was said about row `index` (another presser, or a changed mind) and takes the warm iterations. Priors that
+    /// the row has judged stay judged as they are: [`HeadSolver::refit`] then leaves it to [`HeadSolver::with_rows`].
     ///
     /// # Errors
     /// [`LearnError::Length`]; [`LearnError::OutOfRange`] for an unknown index or a likelihood that is not in [0, 1].
@@ -377,7 +423,9 @@ impl HeadSolver {
         if index >= self.len() {
             return Err(LearnError::OutOfRange { what: "the row", value: index as f64, range: "[0, rows)" });
         }
-        self.rows.set_likelihood(self.rows.fixed + index, likelihood, names_class)
+        self.rows.set_likelihood(self.rows.fixed + index, likelihood, names_class)?;
+        self.judged &= index >= SCORED_ROWS || applicable(&self.rows, &self.config).len() == 1;
+        Ok(())
     }
 
     /// The correction as it stands, `[C, d+1]`.
@@ -385,7 +433,7 @@ impl HeadSolver {
         mixed(&self.fits, &self.weights(), &self.rows)
     }
 
-    /// How much each of [`SolverConfig::priors`] that apply to this head counts; they sum to 1.
+    /// How much each prior that is still in question counts, in the order of [`SolverConfig::priors`]; they sum to 1.
     pub fn weights(&self) -> Vec<f64> {
         weights(self.fits.iter().map(|f| f.record.score()))
     }
@@ -397,10 +445,7 @@ impl HeadSolver {
     /// [`LearnError::Length`].
     pub fn novelty(&self, z: &[f32]) -> Result<f64, LearnError> {
         check_len("z", self.rows.features + 1, z.len())?;
-        let likeliest = self
-            .fits
-            .iter()
-            .fold(&self.fits[0], |best, f| if f.record.score() > best.record.score() { f } else { best });
+        let likeliest = &self.fits[likeliest(&self.fits)];
         Ok(likeliest.novelty(&self.rows, &self.rows.project(z), &self.rows.along(z)))
     }
 
@@ -417,8 +462,6 @@ impl HeadSolver {
         for (fit, weight) in self.fits.iter_mut().zip(weights) {
             let iterations = match weight {
                 w if w == most => self.config.warm_iterations,
-                // The weights stay now. One more press in so many moves little.
-                w if n > SCORED_ROWS => usize::from(w > 0.0),
                 w if w >= LIKELY => self.config.warm_iterations,
                 // Out of the running, but not for good: kept within a few presses of where it would be.
                 0.0 if !n.is_multiple_of(OUT_OF_THE_RUNNING) => 0,
@@ -429,8 +472,8 @@ impl HeadSolver {
     }
 }
 
-/// The correction of `base` that a set of rows asks for: `Θ = 0`, fresh Cholesky, [`SolverConfig::canonical_iterations`]
-/// iterations under each prior that counts.
+/// The correction of `base` that a set of rows asks for: `Θ = 0`, fresh Cholesky, [`SolverConfig::canonical_iterations`] iterations
+/// under each prior that counts when the rows are told one by one.
 ///
 /// A function of the rows in their order: bitwise equal when recomputed by the same build. Another order of the same rows changes
 /// the rounding of f64 sums and, where there are several priors, how they are judged: the caller keeps to one order. No rows
@@ -440,25 +483,9 @@ impl HeadSolver {
 /// Those of [`HeadSolver::for_head`] and [`HeadSolver::push`].
 pub fn canonical_refit(base: &HeadBase, rows: &[Row], config: &SolverConfig) -> Result<Theta, LearnError> {
     config.check()?;
-    let mut all = Rows::of_head(base, config)?;
-    for row in rows {
-        all.push(row)?;
-    }
-    if all.pressed() == 0 {
-        return Ok(Theta::zeros(base.classes(), base.width()));
-    }
-    let mut weights = weights(records(&all, config)?.iter().map(Record::score));
-    if all.pressed() > AVERAGED_ROWS {
-        // So many presses outweigh any prior; one fit is enough.
-        let best = (0..weights.len()).fold(0, |b, h| if weights[h] > weights[b] { h } else { b });
-        (0..weights.len()).for_each(|h| weights[h] = f64::from(u8::from(h == best)));
-    }
-    let mut fits = Vec::new();
-    for (prior, _) in applicable(&all, config).into_iter().zip(&weights).filter(|(_, w)| **w > 0.0) {
-        fits.push(Fit::canonical(&all, prior, config)?);
-    }
-    weights.retain(|w| *w > 0.0);
-    Ok(mixed(&fits, &weights, &all))
+    let all = Rows::of_rows(base, rows, config)?;
+    let told = HeadSolver::told(&all, config.clone())?;
+    HeadSolver { rows: all, ..told }.canonical()
 }
 
 /// The priors that apply to the head of `rows`: without directions those with κ > 0 would only repeat others.
@@ -470,21 +497,9 @@ fn applicable(rows: &Rows, config: &SolverConfig) -> Vec<Prior> {
     }
 }
 
-/// What each prior foretells: the rows are told once more, one by one, as a person told them.
-fn records(rows: &Rows, config: &SolverConfig) -> Result<Vec<Record>, LearnError> {
-    let priors = applicable(rows, config);
-    if let [only] = &priors[..] {
-        return Ok(vec![Record::of(only)]);
-    }
-    let known = rows.emptied();
-    let fresh = priors.into_iter().map(|prior| Fit::canonical(&known, prior, config)?.ready_to_go_on(&known));
-    let fits = fresh.collect::<Result<Vec<_>, LearnError>>()?;
-    let mut solver = HeadSolver { config: config.clone(), rows: known, fits };
-    for i in rows.fixed..rows.n.min(rows.fixed + SCORED_ROWS) {
-        solver.rows.copy(rows, i);
-        solver.absorb_last()?;
-    }
-    Ok(solver.fits.into_iter().map(|fit| fit.record).collect())
+/// Which fit has foretold the presses best; the first of several.
+fn likeliest(fits: &[Fit]) -> usize {
+    (0..fits.len()).fold(0, |best, f| if fits[f].record.score() > fits[best].record.score() { f } else { best })
 }
 
 /// `∝ exp(score)`, what is negligible set to 0; they sum to 1.

@@ -142,6 +142,13 @@ impl Rows {
         rows.with_source(config)
     }
 
+    /// [`Rows::of_head`] and `rows`.
+    pub(super) fn of_rows(base: &HeadBase, rows: &[Row], config: &SolverConfig) -> Result<Rows, LearnError> {
+        let mut all = Rows::of_head(base, config)?;
+        rows.iter().try_for_each(|row| all.push(row))?;
+        Ok(all)
+    }
+
     /// Rows of the same head with only the source's in them.
     pub(super) fn emptied(&self) -> Rows {
         let n = self.fixed;
@@ -356,6 +363,11 @@ impl Rows {
             }
         }
         Theta::from_parts(self.hypotheses, m, linked)
+    }
+
+    /// No correction of the head.
+    pub(super) fn zeros(&self) -> Theta {
+        Theta::zeros(self.hypotheses, self.features + 1)
     }
 
     /// The width features are projected to, where they are.

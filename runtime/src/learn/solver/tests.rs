@@ -1,4 +1,5 @@
 use super::forms::{Course, Dual, Fit, Moving, Primal, State, curvature, descend};
+use super::record::Record;
 use super::*;
 use crate::learn::fixture::{Kind, Recorded, World, digits, uniform, vectors};
 use crate::learn::head::argmax;
@@ -465,6 +466,33 @@ fn the_canonical_refit_weighs_priors_bit_for_bit_as_the_press_by_press_solver_do
 }
 
 #[test]
+fn the_refit_of_what_is_kept_press_by_press_is_the_refit_of_the_log_bit_for_bit_and_none_where_it_would_not_be() {
+    let vectors = vectors();
+    let world = vectors.world(Kind::Relabelled);
+    let rows = recorded_rows(&world, &vectors.thumbs, true);
+    // More rows than judge the priors: the recorded ones over again.
+    let rows: Vec<Row> = rows.iter().cycle().take(SCORED_ROWS + 10).cloned().collect();
+    let mut solver = HeadSolver::for_head(&world.base, several()).unwrap();
+    for (n, row) in rows.iter().enumerate() {
+        solver.push(row).unwrap();
+        if [1, 60, SCORED_ROWS - 1, SCORED_ROWS, SCORED_ROWS + 10].contains(&(n + 1)) {
+            let log = canonical_refit(&world.base, &rows[..=n], &several()).unwrap();
+            assert_eq!(solver.refit().unwrap(), Some(log), "after {} presses", n + 1);
+        }
+    }
+    assert_eq!(solver.weights().len(), 1, "so many presses leave one prior");
+    // A row that judged no prior may be told anew, one that did leaves the judgement to a fresh start.
+    let mut told = rows.clone();
+    for (index, known) in [(SCORED_ROWS + 3, true), (5, false)] {
+        told[index].likelihood.reverse();
+        solver.replace(index, &told[index].likelihood, true).unwrap();
+        told[index].names_class = true;
+        let log = canonical_refit(&world.base, &told, &several()).unwrap();
+        assert_eq!(solver.refit().unwrap(), known.then_some(log), "row {index}");
+    }
+}
+
+#[test]
 fn the_average_over_priors_is_the_weighted_sum_of_their_corrections() {
     let vectors = vectors();
     let world = vectors.world(Kind::Shifted);
@@ -472,16 +500,20 @@ fn the_average_over_priors_is_the_weighted_sum_of_their_corrections() {
     for n in [60, 180] {
         let solver = HeadSolver::with_rows(&world.base, &rows[..n], several()).unwrap();
         let weights = solver.weights();
-        let mut sum = vec![0.0_f64; 650];
-        for (fit, weight) in solver.fits.iter().zip(&weights) {
-            let alone = SolverConfig { priors: vec![fit.prior], ..SolverConfig::default() };
-            let theta = canonical_refit(&world.base, &rows[..n], &alone).unwrap();
-            sum.iter_mut().zip(theta.values()).for_each(|(s, v)| *s += weight * f64::from(*v));
+        let sum_of = |of: &dyn Fn(&Fit) -> Theta| {
+            let mut sum = vec![0.0_f64; 650];
+            for (fit, weight) in solver.fits.iter().zip(&weights) {
+                sum.iter_mut().zip(of(fit).values()).for_each(|(s, v)| *s += weight * f64::from(*v));
+            }
+            sum.into_iter().map(|v| v as f32).collect::<Vec<_>>()
+        };
+        let pressed = sum_of(&|fit| fit.theta(&solver.rows));
+        assert!(relative_difference(solver.theta().values(), &pressed) < 1e-5);
+        let alone = |prior| SolverConfig { priors: vec![prior], ..SolverConfig::default() };
+        let canonical = sum_of(&|fit| canonical_refit(&world.base, &rows[..n], &alone(fit.prior)).unwrap());
+        for again in [solver.refit().unwrap().unwrap(), canonical_refit(&world.base, &rows[..n], &several()).unwrap()] {
+            assert!(relative_difference(again.values(), &canonical) < 1e-5);
         }
-        let sum: Vec<f32> = sum.into_iter().map(|v| v as f32).collect();
-        assert!(relative_difference(solver.theta().values(), &sum) < 1e-5);
-        let canonical = canonical_refit(&world.base, &rows[..n], &several()).unwrap();
-        assert!(relative_difference(canonical.values(), &sum) < 1e-5);
     }
 }
 
