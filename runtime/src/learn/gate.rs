@@ -11,12 +11,6 @@
 //! (a head that is right nine times in ten would lose its tenth each time). So another answer wins only the share that it is
 //! the truth, given that the refused one is not. That share is the heads' own estimate, which a head spoilt by wrong presses
 //! spoils too; so the harsh count, a whole win for every answer not refused, is kept beside it with a higher threshold.
-//!
-//! Against the factory head there is a second rule, which waits for no probability: a head that answers fewer confirmed samples
-//! rightly than the factory head does is not used, and looked at again with each confirmed press. From ten samples on it may be one
-//! behind, which happens to good heads by chance. Presses that are all wrong teach their opposite as consistently as right ones
-//! teach the truth, and only confirmed presses tell the two apart: with five of them a veto at 0.8 had published heads 33 points
-//! below the factory's (48 worlds, all thumbs flipped). Figures of this rule are in `benches/feedback/README.md`.
 use serde::{Deserialize, Serialize};
 
 use super::error::LearnError;
@@ -48,19 +42,13 @@ pub struct GateConfig {
     pub rollback_threshold: f64,
     /// Losses below which nothing is called worse, whatever the probability.
     pub least_losses: u32,
-    /// Share of the confirmed samples by which a head may stand below the factory head, in [0, 1]; half a sample always, and one from
-    /// ten samples on. 1 leaves it to the probabilities.
-    pub tolerance: f64,
 }
 
 impl Default for GateConfig {
     fn default() -> GateConfig {
-        GateConfig { mode: Mode::Veto, threshold: 0.8, rollback_threshold: 0.95, least_losses: 2, tolerance: 0.02 }
+        GateConfig { mode: Mode::Veto, threshold: 0.8, rollback_threshold: 0.95, least_losses: 2 }
     }
 }
-
-/// Confirmed samples below which a head may not stand one below the factory head.
-const FEW_CONFIRMED: usize = 10;
 
 impl GateConfig {
     /// Checks the ranges.
@@ -74,13 +62,6 @@ impl GateConfig {
             if !(value > 0.5 && value < 1.0) {
                 return Err(LearnError::OutOfRange { what, value, range: "(0.5, 1)" });
             }
-        }
-        if !(0.0..=1.0).contains(&self.tolerance) {
-            return Err(LearnError::OutOfRange {
-                what: "the gate's tolerance",
-                value: self.tolerance,
-                range: "[0, 1]",
-            });
         }
         Ok(())
     }
@@ -159,13 +140,6 @@ impl Paired {
         self.p_worse_harsh >= config.rollback_threshold
     }
 
-    /// Whether the first head, of `n` samples, answers fewer rightly than the second: more than the tolerance, and than the doubt
-    /// that a press leaves which tells only what it is not.
-    fn stands_below(&self, n: usize, config: &GateConfig) -> bool {
-        let slack = if n < FEW_CONFIRMED { 0.5 } else { 1.0 };
-        self.losses - self.wins > (config.tolerance * n as f64).max(slack)
-    }
-
     fn p_worst(&self) -> f64 {
         self.p_worse.max(self.p_worse_harsh)
     }
@@ -196,14 +170,6 @@ pub fn judge(config: &GateConfig, evidence: &[Verdict]) -> Decision {
     let (factory, incumbent) = (decision.candidate_factory, decision.candidate_incumbent);
     let refusal = match config.mode {
         Mode::Off => None,
-        _ if factory.stands_below(decision.n_confirmed, config) => {
-            decision.action = Action::Veto;
-            decision.reason = format!(
-                "answers fewer confirmed presses rightly than the factory head: {:.1} won, {:.1} lost of {}",
-                factory.wins, factory.losses, decision.n_confirmed
-            );
-            return or_rollback(config, decision);
-        }
         Mode::Veto | Mode::Superiority if factory.is_worse(config) => Some(("factory", factory)),
         Mode::Veto if incumbent.is_worse(config) => Some(("incumbent", incumbent)),
         Mode::Superiority if 1.0 - incumbent.p_worse < config.threshold => {
@@ -306,20 +272,14 @@ fn compare(evidence: &[Verdict]) -> Decision {
 
 fn or_rollback(config: &GateConfig, mut decision: Decision) -> Decision {
     let pair = decision.incumbent_factory;
-    let (wins, losses, n) = (pair.wins, pair.losses, decision.n_confirmed);
-    if config.mode == Mode::Off {
-        return decision;
-    }
-    if pair.is_proved_worse(config) {
+    if config.mode != Mode::Off && pair.is_proved_worse(config) {
         decision.action = Action::Rollback;
         decision.reason = format!(
-            "the head in use is worse than the factory head with probability {:.2}: {wins:.1} won, {losses:.1} lost of {n} confirmed",
+            "the head in use is worse than the factory head with probability {:.2}: {:.1} won, {:.1} lost of {} confirmed",
             pair.p_worst(),
-        );
-    } else if pair.stands_below(n, config) {
-        decision.action = Action::Rollback;
-        decision.reason = format!(
-            "the head in use answers fewer confirmed presses rightly than the factory head: {wins:.1} won, {losses:.1} lost of {n}"
+            pair.wins,
+            pair.losses,
+            decision.n_confirmed
         );
     }
     decision
@@ -369,8 +329,8 @@ mod tests {
     }
 
     #[test]
-    fn two_losses_and_no_win_veto_by_probability_one_loss_does_not() {
-        let config = GateConfig { tolerance: 1.0, ..GateConfig::default() };
+    fn two_losses_and_no_win_veto_one_loss_does_not() {
+        let config = GateConfig::default();
         assert_eq!(judge(&config, &[]).action, Action::Publish);
         assert_eq!(judge(&config, &evidence(1, WORSE)).action, Action::Publish);
         let decision = judge(&config, &evidence(2, WORSE));
@@ -403,45 +363,12 @@ mod tests {
     #[test]
     fn an_incumbent_worse_than_factory_is_rolled_back_when_the_candidate_does_not_help() {
         let both_worse = Verdict { candidate: WRONG, incumbent: WRONG, factory: RIGHT };
-        let by_proof = GateConfig { tolerance: 1.0, ..GateConfig::default() };
-        assert_eq!(judge(&by_proof, &evidence(2, both_worse)).action, Action::Veto, "0.88 is no proof");
+        assert_eq!(judge(&GateConfig::default(), &evidence(2, both_worse)).action, Action::Veto, "0.88 is no proof");
         assert_eq!(judge(&GateConfig::default(), &evidence(4, both_worse)).action, Action::Rollback);
         assert_eq!(review(&GateConfig::default(), &evidence(4, both_worse)).action, Action::Rollback);
         let repaired = Verdict { candidate: RIGHT, incumbent: WRONG, factory: RIGHT };
         assert_eq!(judge(&GateConfig::default(), &evidence(2, repaired)).action, Action::Publish);
         assert_eq!(review(&GateConfig::default(), &[]).action, Action::Hold);
-    }
-
-    #[test]
-    fn no_head_is_used_that_answers_fewer_confirmed_presses_rightly_than_the_factory_head() {
-        let config = GateConfig::default();
-        let lost = Verdict { candidate: WRONG, incumbent: WRONG, factory: RIGHT };
-        for (won, lost_by, action) in
-            [(0, 0, Action::Publish), (3, 3, Action::Publish), (3, 4, Action::Rollback), (0, 1, Action::Rollback)]
-        {
-            let mut all = evidence(lost_by, lost);
-            all.extend(evidence(won, Verdict { candidate: RIGHT, incumbent: RIGHT, factory: WRONG }));
-            let decision = judge(&config, &all);
-            assert_eq!(decision.action, action, "{won} won, {lost_by} lost: {}", decision.reason);
-            assert_eq!(review(&config, &all).action == Action::Rollback, action == Action::Rollback);
-        }
-        // A candidate that stands below is refused, and the head in use stays.
-        let decision = judge(&config, &evidence(1, WORSE));
-        assert_eq!(decision.action, Action::Veto);
-        assert!(decision.reason.contains("fewer confirmed presses"), "{}", decision.reason);
-        // One of ten may be lost by chance, two of ninety-nine are not, two points of a hundred are two; and a refused answer that
-        // may have been the factory's by a quarter is not yet one.
-        let neither = Verdict { candidate: WRONG, incumbent: WRONG, factory: WRONG };
-        let lost_of = |by, n| review(&config, &[evidence(by, lost), evidence(n - by, neither)].concat()).action;
-        assert_eq!((lost_of(1, 9), lost_of(1, 10)), (Action::Rollback, Action::Hold));
-        assert_eq!((lost_of(2, 99), lost_of(2, 100)), (Action::Rollback, Action::Hold));
-        let other = Answered { class: 2, right: 0.25, possible: true };
-        let told = |n| evidence(n, Verdict { candidate: WRONG, incumbent: WRONG, factory: other });
-        assert_eq!(
-            (review(&config, &told(2)).action, review(&config, &told(3)).action),
-            (Action::Hold, Action::Rollback)
-        );
-        assert!(GateConfig { tolerance: f64::NAN, ..config }.check().is_err());
     }
 
     #[test]

@@ -370,11 +370,6 @@ impl Learner {
             self.refresh_raters()?;
             self.since_confirmed = 0;
             self.tripwire.thaw();
-            let evidence = self.evidence(&self.published)?;
-            if gate::review(&self.config.gate, &evidence).action == Action::Rollback {
-                // It is not waited for more presses with a head in use that has just been found wanting.
-                self.since_candidate = self.config.publish_every;
-            }
             return Ok(Outcome::Confirmed);
         }
         self.since_confirmed += 1;
