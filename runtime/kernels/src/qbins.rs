@@ -16,7 +16,6 @@
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
-use std::sync::Arc;
 
 use crate::isa::{Isa, on_isa};
 use crate::qgemm::{self, NR};
@@ -209,11 +208,11 @@ fn neighbours(w: &[i8; STEP]) -> [u8; STEP] {
 }
 
 /// A matrix that [`pack`] arranged.
-#[derive(Clone, Debug)]
-pub struct Bins {
+#[derive(Clone, Copy, Debug)]
+pub struct Bins<'a> {
     n: usize,
     k: usize,
-    bytes: Arc<Vec<i8>>,
+    bytes: &'a [i8],
 }
 
 /// The entries of a panel.
@@ -225,12 +224,12 @@ pub(crate) struct Part<'a> {
     pub(crate) pairs: usize,
 }
 
-impl Bins {
+impl<'a> Bins<'a> {
     /// The `[k, n]` matrix in what [`pack`] wrote.
     ///
     /// # Panics
-    /// When the bytes are not of that form.
-    pub fn new(n: usize, k: usize, bytes: Arc<Vec<i8>>) -> Bins {
+    /// When the table of the bytes is not of that form. Entries are looked at when they are used.
+    pub fn new(n: usize, k: usize, bytes: &'a [i8]) -> Bins<'a> {
         let bins = Bins { n, k, bytes };
         let table = (n.div_ceil(NR) + 1) * LINE;
         assert!(bins.bytes.len() >= table, "the table of entries is not whole");
@@ -240,26 +239,25 @@ impl Bins {
             assert!(first >= end && (first + 2 * pairs) * ENTRY <= bins.bytes.len() - table, "entries lie elsewhere");
             end = first + 2 * pairs;
         }
-        let indices = bins.entries().iter().map(index);
-        assert!(indices.into_iter().all(|g| g < k.div_ceil(4)), "an entry multiplies steps that are not there");
         bins
-    }
-
-    /// Its bytes.
-    pub fn bytes(&self) -> usize {
-        self.bytes.len()
     }
 
     pub(crate) fn is_of(&self, n: usize, k: usize) -> bool {
         (self.n, self.k) == (n, k)
     }
 
-    pub(crate) fn panel(&self, p: usize) -> Part<'_> {
+    /// # Panics
+    /// When an entry multiplies steps that a row does not have.
+    pub(crate) fn panel(&self, p: usize) -> Part<'a> {
         let (first, pairs) = self.line(p);
-        Part { entries: &self.entries()[first..self.line(p + 1).0], pairs }
+        let entries = &self.entries()[first..self.line(p + 1).0];
+        // Here, where they are about to be read anyway: looked at when the matrix is made, whoever keeps it would have to be trusted.
+        let furthest = entries.iter().map(index).fold(0, usize::max);
+        assert!(entries.is_empty() || furthest < self.k.div_ceil(4), "an entry multiplies steps that are not there");
+        Part { entries, pairs }
     }
 
-    fn entries(&self) -> &[[i8; ENTRY]] {
+    fn entries(&self) -> &'a [[i8; ENTRY]] {
         self.bytes[(self.n.div_ceil(NR) + 1) * LINE..].as_chunks().0
     }
 
@@ -290,7 +288,7 @@ const COPIED: usize = 64 * 1024;
 ///
 /// # Safety
 /// As [`crate::qtile::block`], but that the weights are whole by their type; tiles have at most [`ROWS`] rows.
-pub(crate) unsafe fn block(bins: &Bins, finish: &Finish<'_>, dot: Dot, table: &Table<u8>, panels: Range<usize>) {
+pub(crate) unsafe fn block(bins: Bins<'_>, finish: &Finish<'_>, dot: Dot, table: &Table<u8>, panels: Range<usize>) {
     let steps = bins.k.div_ceil(4);
     let mut sums = MaybeUninit::<Sums>::uninit();
     let out = sums.as_mut_ptr().cast::<i32>();
@@ -457,11 +455,11 @@ pub(crate) mod tests {
     use super::*;
 
     /// The matrix of `panels`, worth it or not.
-    pub(crate) fn bins(n: usize, k: usize, panels: &[i8]) -> Bins {
+    pub(crate) fn bins(n: usize, k: usize, panels: &[i8]) -> Vec<i8> {
         let mut out = vec![0; most_len(n, k)];
         let a = arranged(n, k, panels, &mut out).expect("K is short");
         out.truncate(a.bytes);
-        Bins::new(n, k, Arc::new(out))
+        out
     }
 
     /// Weights of a normal distribution whose greatest is 127 deviations over `width`.
@@ -484,7 +482,8 @@ pub(crate) mod tests {
             [(1, 1, 30.0), (16, 4, 127.0), (33, 70, 25.0), (40, 200, 60.0), (5, 30, 500.0), (16, 9, 0.0)]
         {
             let (w, panels) = weights(n, k, width);
-            let b = bins(n, k, &panels);
+            let bytes = bins(n, k, &panels);
+            let b = Bins::new(n, k, &bytes);
             for kk in 0..k {
                 for j in 0..n {
                     assert_eq!(b.at(kk, j), i32::from(w[kk * n + j]), "{n}x{k}: {kk} {j}");
@@ -522,16 +521,16 @@ pub(crate) mod tests {
     #[should_panic(expected = "steps that are not there")]
     fn an_entry_beyond_the_rows_is_refused() {
         let (_, panels) = weights(16, 40, 25.0);
-        let mut bytes = bins(16, 40, &panels).bytes.to_vec();
+        let mut bytes = bins(16, 40, &panels);
         bytes[2 * LINE] = 10;
-        Bins::new(16, 40, Arc::new(bytes));
+        Bins::new(16, 40, &bytes).panel(0);
     }
 
     #[test]
     #[should_panic(expected = "entries lie elsewhere")]
     fn entries_beyond_the_end_are_refused() {
         let (_, panels) = weights(16, 40, 25.0);
-        let bytes = bins(16, 40, &panels).bytes.to_vec();
-        Bins::new(16, 40, Arc::new(bytes[..bytes.len() - ENTRY].to_vec()));
+        let bytes = bins(16, 40, &panels);
+        Bins::new(16, 40, &bytes[..bytes.len() - ENTRY]);
     }
 }

@@ -54,7 +54,7 @@ pub enum Right<'a> {
     /// Panels of [`pack`].
     Panels(&'a [i8]),
     /// The same matrix arranged by [`qbins::pack`].
-    Bins(&'a Bins),
+    Bins(Bins<'a>),
 }
 
 impl Right<'_> {
@@ -417,7 +417,7 @@ mod tests {
                 let columns = Columns { offset: &offset, scale: &scale };
                 let mut sums = vec![0; m * n];
                 reference(&panels, &mut sums);
-                let arranged = Problem { b: Right::Bins(&bins), ..panels };
+                let arranged = Problem { b: Right::Bins(Bins::new(n, k, &bins)), ..panels };
                 let mut same = vec![0; m * n];
                 reference(&arranged, &mut same);
                 assert_eq!(same, sums);

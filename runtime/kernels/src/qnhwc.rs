@@ -606,7 +606,8 @@ mod tests {
                     let w = Right::Panels(&packed);
                     let c = Conv { window, batch, channels, outputs, groups, x: &x, zero, w, columns };
                     let bins = qbins::tests::bins(og, k, &packed);
-                    let arranged = (groups == 1).then_some(Conv { w: Right::Bins(&bins), ..c });
+                    let arranged =
+                        (groups == 1).then_some(Conv { w: Right::Bins(qbins::Bins::new(og, k, &bins)), ..c });
                     let mut sums = vec![0; rows * outputs];
                     reference(&c, &mut sums);
                     each(&bytes(rows * outputs, 17), |r| {

@@ -22,7 +22,8 @@ const ROWS: usize = 48;
 /// A packed matrix `[K, N]` in the form that this CPU multiplies fastest.
 pub(super) enum Weights {
     Panels(Arc<Vec<i8>>),
-    Bins(Bins),
+    /// Of so many columns and steps, arranged by [`qbins::pack`].
+    Bins(usize, usize, Arc<Vec<i8>>),
 }
 
 impl Weights {
@@ -33,7 +34,7 @@ impl Weights {
             if let Some(len) = qbins::pack(n, k, &panels, &mut out) {
                 out.truncate(len);
                 out.shrink_to_fit();
-                return Weights::Bins(Bins::new(n, k, packs.keep(out)));
+                return Weights::Bins(n, k, packs.keep(out));
             }
         }
         Weights::Panels(packs.keep(panels))
@@ -42,14 +43,13 @@ impl Weights {
     pub(super) fn right(&self) -> qgemm::Right<'_> {
         match self {
             Weights::Panels(w) => qgemm::Right::Panels(w),
-            Weights::Bins(b) => qgemm::Right::Bins(b),
+            Weights::Bins(n, k, w) => qgemm::Right::Bins(Bins::new(*n, *k, w)),
         }
     }
 
     pub(super) fn bytes(&self) -> usize {
         match self {
-            Weights::Panels(w) => w.len(),
-            Weights::Bins(b) => b.bytes(),
+            Weights::Panels(w) | Weights::Bins(.., w) => w.len(),
         }
     }
 }
