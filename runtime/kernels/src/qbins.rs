@@ -2,14 +2,14 @@
 //! half the multiplications that widening to 16 bits needs.
 //!
 //! The instruction multiplies four steps of `K` of a row by those of eight columns and adds two neighbouring products in 16
-//! bits. That is exact as long as the positive weights of two neighbours sum to no more than [`MOST`], and the negative ones
+//! bits. That is exact as long as the positive weights of two neighbours sum to no more than 128, and the negative ones
 //! too: `255 · 128 < 2¹⁵`. A group of four steps where some column has more is two entries whose weights sum to it. And where two
 //! entries keep within the bound together, their 16-bit sums are added before they are widened: such pairs come first.
 //! What a matrix gains depends on its weights: [`pack`] counts, and refuses those that would gain nothing.
 //!
 //! Beside [`crate::qgemm`], whose panels any instruction set multiplies, this is a second form of the same matrix, for CPUs that
 //! have AVX2 and no `vpdpbusd`. Layout: for each panel of [`NR`] columns, and once more for the end, the first of its entries
-//! and how many of them are in pairs (`u32` each, little end first); then the entries, [`ENTRY`] bytes each: which group of four
+//! and how many of them are in pairs (`u32` each, little end first); then the entries, 66 bytes each: which group of four
 //! steps it multiplies (`u16`), and its weights as a group of a panel has them.
 //!
 //! Dimension letters as in [`crate::qgemm`].
