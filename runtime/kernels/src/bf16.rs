@@ -113,7 +113,7 @@ unsafe fn block_widened<S: F32s>(job: &Job<Pair>, table: &Table<f32>, panels: Ra
     unsafe { rounded::<By<S, Pair>>(job, table, panels) }
 }
 
-/// Rows and weights of `f32`, widened.
+// Rows and weights of `f32`, widened.
 impl<S: F32s> Multiply<S> for Pair {
     type Left = [f32; 2];
     type Splat = S;

@@ -287,7 +287,7 @@ const COPIED: usize = 64 * 1024;
 /// The columns of some panels of the rows of all tiles.
 ///
 /// # Safety
-/// As [`crate::qtile::block`], but that the weights are whole by their type; tiles have at most [`ROWS`] rows.
+/// As [`crate::qtile::block`], but that of the weights nothing is asked: entries are looked at here; tiles have at most [`ROWS`] rows.
 pub(crate) unsafe fn block(bins: Bins<'_>, finish: &Finish<'_>, dot: Dot, table: &Table<u8>, panels: Range<usize>) {
     let steps = bins.k.div_ceil(4);
     let mut sums = MaybeUninit::<Sums>::uninit();

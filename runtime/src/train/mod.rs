@@ -59,7 +59,7 @@ pub struct TrainOptions {
     pub pool: Arc<Pool>,
     /// Run by reference functions: slow and obvious.
     pub reference: bool,
-    /// Collects the time of every step of the plans; `None` measures nothing.
+    /// Collects the time of every step of the plans that train, not of those that only evaluate; `None` measures nothing.
     pub profile: Option<Arc<Profile>>,
 }
 
@@ -509,7 +509,7 @@ impl Trainer {
             reference: self.options.reference,
             pool: self.options.pool.clone(),
             packs: self.packs.clone(),
-            profile: self.options.profile.clone(),
+            profile: self.options.profile.clone().filter(|_| task != Task::Evaluate),
             lean: true,
             ..RunOptions::default()
         };

@@ -423,7 +423,9 @@ impl Tune {
             }
         })?;
         let anonymous = before.map(|before| most.saturating_sub(before));
-        let profile = profile.map_or(Vec::new(), |profile| StepRow::of(&profile, outcome.losses.len()));
+        // What a run before this one did was not measured.
+        let taken = outcome.steps.saturating_sub(resumed_at.unwrap_or(0)) as usize;
+        let profile = profile.map_or(Vec::new(), |profile| StepRow::of(&profile, taken));
         Ok(Done { outcome, profile, run, resumed_at, parameters, presses, held, anonymous, began })
     }
 

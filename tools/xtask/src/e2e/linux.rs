@@ -1,9 +1,9 @@
 //! The Linux side: the product on a real kernel, in a virtual machine.
 //!
 //! Debian's kernel for arm64 runs `hone listen`, built for it, which `tools/xtask/guest` starts. Its GPIO chip is a PL061, whose
-//! lines are moved from outside and one of which has a name, by the device tree; its USB serial adapter is an FTDI, which is pulled out and put back while the pad at its
-//! other end (`hone pad emulate`) goes on. The journal is to have every press once, and the adapter is to be heard again
-//! within three seconds.
+//! lines are moved from outside and one of which has a name, by the device tree; its USB serial adapter is an FTDI, which is
+//! pulled out and put back while the pad at its other end (`hone pad emulate`) goes on. The journal is to have every press
+//! once, and the adapter is to be heard again within three seconds.
 use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -131,12 +131,6 @@ pub(super) fn see_to(root: &Path, target_dir: &Path) -> anyhow::Result<Result<Pa
 
 /// The machine's own device tree, in which the chip's second line has a name, as those of a real board have.
 fn name_lines(file: &Path) -> anyhow::Result<()> {
-    let run = |command: &mut Command| -> anyhow::Result<()> {
-        let out = command.output()?;
-        let (name, said) = (command.get_program().display(), String::from_utf8_lossy(&out.stderr));
-        ensure!(out.status.success(), "{name} ended with {}: {said}", out.status);
-        Ok(())
-    };
     run(Command::new(QEMU)
         .arg("-M")
         .arg(format!("virt,dumpdtb={}", file.display()))
@@ -147,7 +141,15 @@ fn name_lines(file: &Path) -> anyhow::Result<()> {
         "gpio-line-names",
         "",
         "thumb-down",
-    ]))
+    ]))?;
+    Ok(())
+}
+
+/// What a command printed; what it complained of is seen.
+fn run(command: &mut Command) -> anyhow::Result<String> {
+    let out = command.stderr(Stdio::inherit()).output()?;
+    ensure!(out.status.success(), "{} ended with {}", command.get_program().display(), out.status);
+    Ok(String::from_utf8_lossy(&out.stdout).into_owned())
 }
 
 /// Debian's kernel package taken apart, fetched the first time: with state of its own, so that this machine's is not
@@ -169,11 +171,6 @@ fn kernel(dir: &Path) -> anyhow::Result<PathBuf> {
         command
     };
     println!("e2e: fetching Debian's kernel for arm64");
-    let run = |command: &mut Command| -> anyhow::Result<String> {
-        let out = command.stderr(Stdio::inherit()).output()?;
-        ensure!(out.status.success(), "{} ended with {}", command.get_program().display(), out.status);
-        Ok(String::from_utf8_lossy(&out.stdout).into_owned())
-    };
     run(apt("apt-get").arg("update"))?;
     let depends = run(apt("apt-cache").args(["depends", "linux-image-arm64"]))?;
     let package = depends.lines().find_map(|line| line.trim().strip_prefix("Depends: ")).context("no such package")?;
@@ -227,11 +224,7 @@ fn find(dir: &Path, is_it: impl Fn(&str) -> bool + Copy) -> Option<PathBuf> {
 pub(super) fn play(parts: &Parts, hone: &Path, dir: &Path) -> anyhow::Result<Outcome> {
     let mut pad = Pad::start(hone, dir)?;
     let mut command = Command::new(QEMU);
-    command
-        .args(["-M", "virt"])
-        .args(MACHINE)
-        .args(["-nic", "none", "-serial", "stdio", "-dtb"])
-        .arg(&parts.device_tree);
+    command.args(["-M", "virt"]).args(MACHINE).args(["-serial", "stdio", "-dtb"]).arg(&parts.device_tree);
     command.args(["-chardev", &format!("serial,id=c,path={}", pad.port), "-device", "qemu-xhci,id=x", "-kernel"]);
     command.arg(&parts.kernel).arg("-initrd").arg(&parts.initrd).arg("-append");
     command.arg("console=ttyAMA0 quiet loglevel=3 panic=1");

@@ -154,7 +154,7 @@ impl Rig for Rp2040 {
     }
 
     fn set(&mut self, button: usize, down: bool) -> anyhow::Result<()> {
-        self.order(&format!("set {} {}", PINS[button], u8::from(!down)))
+        self.set_together(&[button], down)
     }
 
     /// In one write: the emulator obeys all lines of one before the board runs on.
