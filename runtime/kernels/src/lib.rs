@@ -11,12 +11,15 @@ pub mod attention;
 pub mod bf16;
 pub mod cell;
 pub mod conv;
+#[cfg(target_arch = "x86_64")]
+mod depthwise512;
 pub mod elementwise;
 pub mod epilogue;
 pub mod exp;
 pub mod gemm;
 pub mod gradient;
 pub mod isa;
+pub mod lookup;
 pub mod nbits;
 pub mod nhwc;
 pub mod nhwc_pool;

@@ -314,10 +314,14 @@ fn depthwise_shared<'a>(dot: Dot, pool: &Pool, d: &Depthwise<'_>, to: impl Fn() 
         pad[..c].iter_mut().for_each(|p| {
             p.write(d.zero);
         });
-        for line in share(lines, down, i / across) {
-            // SAFETY: `check` has seen the lengths, the CPU has the instructions, and no other call has this line and these
-            // channels.
-            unsafe { depthwise_line(dot, d, line, &channels, pad.as_ptr().cast(), &finish) };
+        let (lines, pad) = (share(lines, down, i / across), pad.as_ptr().cast());
+        // SAFETY: `check` has seen the lengths, the CPU has the instructions, and no other call has these lines and channels.
+        unsafe {
+            match dot {
+                #[cfg(target_arch = "x86_64")]
+                Dot::Vnni512 => crate::depthwise512::lines(d, lines, &channels, pad, &finish),
+                _ => lines.for_each(|line| depthwise_line(dot, d, line, &channels, pad, &finish)),
+            }
         }
     });
 }
@@ -329,9 +333,38 @@ const SPOTS: usize = 4;
 
 /// Where one kernel position begins, and how far on it lies at the next output position.
 #[derive(Clone, Copy)]
-struct Tap {
-    x: *const u8,
-    step: usize,
+pub(crate) struct Tap {
+    pub(crate) x: *const u8,
+    pub(crate) step: usize,
+}
+
+/// Gives `place` every kernel position at output position `at` of a line; those that are padding lie at `pad`, and do not move on.
+#[inline(always)]
+pub(crate) fn aim(d: &Depthwise<'_>, line: usize, at: usize, pad: *const u8, place: &mut impl FnMut(usize, Tap)) {
+    let (g, c) = (&d.window, d.channels);
+    let (image, out) = (line / (g.output[0] * g.output[1]), line % (g.output[0] * g.output[1]));
+    let start = |a: usize, o: usize| (o * g.stride[a]) as isize - g.pad[a];
+    let inside = |a: usize, i: isize| i >= 0 && i < g.input[a] as isize;
+    let mut tap = 0;
+    for kd in 0..g.kernel[0] {
+        let z = start(0, out / g.output[1]) + (kd * g.dilation[0]) as isize;
+        for kh in 0..g.kernel[1] {
+            let y = start(1, out % g.output[1]) + (kh * g.dilation[1]) as isize;
+            let row = ((image * g.input[0]) as isize + z) * g.input[1] as isize + y;
+            let there = inside(0, z) && inside(1, y);
+            for kw in 0..g.kernel[2] {
+                let x = start(2, at) + (kw * g.dilation[2]) as isize;
+                let pixel = (row * g.input[2] as isize + x) * c as isize;
+                let t = if there && inside(2, x) {
+                    Tap { x: d.x.as_ptr().wrapping_offset(pixel), step: g.stride[2] * c }
+                } else {
+                    Tap { x: pad, step: 0 }
+                };
+                place(tap, t);
+                tap += 1;
+            }
+        }
+    }
 }
 
 /// # Safety
@@ -345,7 +378,6 @@ unsafe fn depthwise_line(
     finish: &Finish<'_>,
 ) {
     let (g, c) = (&d.window, d.channels);
-    let (image, out) = (line / (g.output[0] * g.output[1]), line % (g.output[0] * g.output[1]));
     let inside = Run::of(g, 2);
     let pairs = g.taps().div_ceil(2);
     let mut taps = [Tap { x: pad, step: 0 }; DEPTHWISE_TAPS];
@@ -355,19 +387,11 @@ unsafe fn depthwise_line(
     while at < g.output[2] {
         let whole = inside.contains(&at);
         let spots = if whole { SPOTS.min(inside.end - at) } else { 1 };
-        let here = [out / g.output[1], out % g.output[1], at];
         // Inside, the taps move on with the positions.
         if whole && before > 0 {
             taps[..2 * pairs].iter_mut().for_each(|t| t.x = t.x.wrapping_add(before * t.step));
         } else {
-            for (tap, t) in taps[..g.taps()].iter_mut().enumerate() {
-                *t = match pixel(g, here, tap) {
-                    Some(i) => {
-                        Tap { x: d.x.as_ptr().wrapping_add((image * g.pixels() + i) * c), step: g.stride[2] * c }
-                    }
-                    None => Tap { x: pad, step: 0 },
-                };
-            }
+            aim(d, line, at, pad, &mut |tap, t| taps[tap] = t);
         }
         before = if whole { spots } else { 0 };
         let list = &taps[..2 * pairs];

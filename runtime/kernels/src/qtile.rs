@@ -12,6 +12,7 @@ use std::ops::Range;
 
 use crate::epilogue::{self, Activation, Epilogue};
 use crate::isa::Isa;
+use crate::lookup;
 use crate::qbins;
 use crate::qgemm::{Added, NR, Requant, Right};
 use crate::simd::{F32s, per_isa};
@@ -173,7 +174,13 @@ pub(crate) unsafe fn block(dot: Dot, job: &Job<'_>, table: &Table<u8>, panels: R
                 let b = b.wrapping_add(p * job.steps * STEP);
                 match dot {
                     #[cfg(target_arch = "x86_64")]
-                    Dot::Vnni512 => x86::vnni512(t, table, b, job.steps, count, out),
+                    Dot::Vnni512 => {
+                        let codes = x86::Emit::of(&job.finish, t.row, first, width);
+                        x86::vnni512(t, table, b, job.steps, count, out, codes.as_ref());
+                        if codes.is_some() {
+                            continue;
+                        }
+                    }
                     #[cfg(target_arch = "x86_64")]
                     Dot::Vnni256 => x86::vnni256(t, table, b, out),
                     #[cfg(target_arch = "x86_64")]
@@ -272,12 +279,16 @@ unsafe fn finished<S: F32s>(f: &Finish<'_>, sums: *const i32, rows: usize, row: 
                     codes::<S>(sums, offset, scale, limits, c.zero, rows, j, y, stride);
                     j += 2 * S::LANES;
                 }
-                for j in j..width {
+                while j < width {
+                    let n = S::LANES.min(width - j);
+                    let (low, high, zero) = (S::splat(limits.0), S::splat(limits.1), S::splat(c.zero as f32));
+                    let scale = S::load_part(scale.add(j), n);
                     for r in 0..rows {
-                        let v = f32::sum_i32(sums.add(r * COLUMNS + j), offset.add(j)).mul(*scale.add(j));
-                        let v = limits.1.min(limits.0.max(v)).nearest() as i32 + c.zero;
-                        *y.add(r * stride + j) = v as u8;
+                        let v = S::sum_i32_part(sums.add(r * COLUMNS + j), offset.add(j), n).mul(scale);
+                        let v = high.min(low.max(v)).nearest().add(zero);
+                        v.store_u8_part(y.add(r * stride + j), n);
                     }
+                    j += n;
                 }
                 if requant.table.is_none() && requant.add.is_none() {
                     return;
@@ -375,41 +386,37 @@ unsafe fn floats<S: F32s>(
 /// # Safety
 /// As [`finished`].
 #[inline(always)]
-unsafe fn then<S: F32s>(requant: &Requant<'_>, y: *mut u8, at: usize, width: usize) {
+pub(crate) unsafe fn then<S: F32s>(requant: &Requant<'_>, y: *mut u8, at: usize, width: usize) {
     // SAFETY: the caller's promise.
     unsafe {
         if let Some(table) = requant.table {
-            for j in 0..width {
-                *y.add(j) = table[usize::from(*y.add(j))];
-            }
+            lookup::on(lookup::Form::best(), table, y, y, width);
         }
         if let Some(added) = &requant.add {
             let with = added.residual.as_ptr().add(at);
             let mut j = 0;
-            while j + S::LANES <= width {
-                add::<S>(added, y.add(j), with.add(j));
-                j += S::LANES;
-            }
             while j < width {
-                add::<f32>(added, y.add(j), with.add(j));
-                j += 1;
+                let n = S::LANES.min(width - j);
+                add::<S>(added, y.add(j), with.add(j), n);
+                j += n;
             }
         }
     }
 }
 
-/// `y = codes(left · y + fixed + right · with)`, as [`crate::quantize::of_u8::add`].
+/// `y = codes(left · y + fixed + right · with)` of `n` codes, at most a vector, as [`crate::quantize::of_u8::add`].
 ///
 /// # Safety
 /// As [`finished`].
 #[inline(always)]
-unsafe fn add<S: F32s>(added: &Added<'_>, y: *mut u8, with: *const u8) {
+unsafe fn add<S: F32s>(added: &Added<'_>, y: *mut u8, with: *const u8, n: usize) {
     let (f, c) = (&added.sum, added.sum.codes);
     // SAFETY: the caller's promise.
     unsafe {
-        let v = S::splat(f.left).mul(S::load_u8(y)).add(S::splat(f.fixed)).add(S::splat(f.right).mul(S::load_u8(with)));
+        let (own, other) = (S::load_u8_part(y, n), S::load_u8_part(with, n));
+        let v = S::splat(f.left).mul(own).add(S::splat(f.fixed)).add(S::splat(f.right).mul(other));
         let (low, high) = (S::splat((c.low - c.zero) as f32), S::splat((c.high - c.zero) as f32));
-        high.min(low.max(v)).nearest().add(S::splat(c.zero as f32)).store_u8(y);
+        high.min(low.max(v)).nearest().add(S::splat(c.zero as f32)).store_u8_part(y, n);
     }
 }
 
@@ -459,10 +466,14 @@ unsafe fn plain(t: &Tile, table: &Table<u8>, b: *const i8, out: *mut i32) {
 }
 
 #[cfg(target_arch = "x86_64")]
+pub(crate) use x86::{store_bytes, to_codes};
+
+#[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::*;
 
     use super::*;
+    use crate::quantize::Codes;
 
     /// Groups of four steps of `K` that a widened panel holds.
     pub(super) const WIDE_STEPS: usize = 1152;
@@ -721,27 +732,165 @@ mod x86 {
         }
     }
 
-    /// `count` panels, at most 4, and at most 6 rows when there are more than 2.
+    /// Where the codes of a tile go straight from its accumulators.
+    #[derive(Clone, Copy)]
+    pub(super) struct Emit<'a> {
+        offset: *const i32,
+        scale: *const f32,
+        requant: &'a Requant<'a>,
+        y: *mut u8,
+        stride: usize,
+        width: usize,
+        /// Where the first of them lies in the residual.
+        at: usize,
+    }
+
+    impl<'a> Emit<'a> {
+        /// The codes of the rows from `row` and `width` columns from `column` on, where the results are codes.
+        pub(super) fn of(f: &Finish<'a>, row: usize, column: usize, width: usize) -> Option<Emit<'a>> {
+            let To::Codes { y, requant, shift } = f.to else { return None };
+            let at = row * f.stride + column;
+            Some(Emit {
+                offset: f.offset.wrapping_add(column),
+                scale: f.scale.wrapping_add(column),
+                requant,
+                y: y.wrapping_add(at),
+                stride: f.stride,
+                width,
+                at: shift + at,
+            })
+        }
+
+        /// The columns from `n` on.
+        fn after(self, n: usize) -> Emit<'a> {
+            Emit {
+                offset: self.offset.wrapping_add(n),
+                scale: self.scale.wrapping_add(n),
+                y: self.y.wrapping_add(n),
+                width: self.width - n,
+                at: self.at + n,
+                ..self
+            }
+        }
+    }
+
+    /// Sums as the nearest of codes that are `zero` more: four vectors to 64 bytes, each quarter of them from the same quarters of the
+    /// vectors, and none above `high`, below `low` or outside of `0..=255`.
+    ///
+    /// Only what is too large is held back as a float: what is too small for an integer becomes the least of them.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub(crate) fn to_codes(sums: [__m512i; 4], scale: [__m512; 4], c: &Codes) -> __m512i {
+        let high = _mm512_set1_ps((c.high - c.zero) as f32);
+        let mut lanes = sums;
+        for i in 0..4 {
+            let v = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[i]), scale[i]);
+            lanes[i] = _mm512_cvtps_epi32(_mm512_min_ps(high, v));
+        }
+        let zero = _mm512_set1_epi16(c.zero as i16);
+        let (low, high) = (_mm512_packs_epi32(lanes[0], lanes[1]), _mm512_packs_epi32(lanes[2], lanes[3]));
+        let bytes = _mm512_packus_epi16(_mm512_adds_epi16(low, zero), _mm512_adds_epi16(high, zero));
+        _mm512_max_epu8(bytes, _mm512_set1_epi8(c.low as i8))
+    }
+
+    /// Writes the first `n` bytes. Masked stores of bytes are slow on some CPUs (Zen 5: tens of cycles), and left to what is
+    /// no whole quarter.
+    ///
+    /// # Safety
+    /// There is room for them.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    pub(crate) unsafe fn store_bytes(p: *mut u8, bytes: __m512i, n: usize) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if n >= 64 {
+                return _mm512_storeu_si512(p.cast(), bytes);
+            }
+            let (mut left, mut p) = (bytes, p);
+            if n & 32 != 0 {
+                _mm256_storeu_si256(p.cast(), _mm512_castsi512_si256(left));
+                (left, p) = (_mm512_shuffle_i64x2::<0b11_10>(left, left), p.add(32));
+            }
+            if n & 16 != 0 {
+                _mm_storeu_si128(p.cast(), _mm512_castsi512_si128(left));
+                (left, p) = (_mm512_shuffle_i64x2::<0b01>(left, left), p.add(16));
+            }
+            if n & 15 != 0 {
+                _mm_mask_storeu_epi8(p.cast(), (1 << (n & 15)) - 1, _mm512_castsi512_si128(left));
+            }
+        }
+    }
+
+    /// Makes codes of the accumulators of a tile.
     ///
     /// # Safety
     /// As [`block`].
-    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    pub(super) unsafe fn vnni512(t: &Tile, table: &Table<u8>, b: *const i8, steps: usize, count: usize, out: *mut i32) {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+    unsafe fn emit<const R: usize, const P: usize>(acc: &[[__m512i; P]; R], e: &Emit<'_>) {
+        let (mut offset, mut scale) = ([_mm512_setzero_si512(); 4], [_mm512_setzero_ps(); 4]);
+        for i in 0..P {
+            let mask = (0xffff_u32 >> (16 - e.width.saturating_sub(16 * i).min(16))) as __mmask16;
+            // SAFETY: lanes that are masked are not read.
+            unsafe {
+                offset[i] = _mm512_maskz_loadu_epi32(mask, e.offset.wrapping_add(16 * i));
+                scale[i] = _mm512_maskz_loadu_ps(mask, e.scale.wrapping_add(16 * i));
+            }
+        }
+        let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+        macro_rules! rows {
+            ($($r:literal)*) => {
+                $(if $r < R {
+                    let mut sums = [_mm512_setzero_si512(); 4];
+                    for i in 0..P {
+                        sums[i] = _mm512_add_epi32(acc[$r % R][i], offset[i]);
+                    }
+                    let bytes = _mm512_permutexvar_epi32(order, to_codes(sums, scale, &e.requant.codes));
+                    // SAFETY: the caller's promise.
+                    unsafe { store_bytes(e.y.add($r * e.stride), bytes, e.width) };
+                })*
+            };
+        }
+        rows!(0 1 2 3 4 5 6 7 8 9 10 11);
+        if e.requant.table.is_some() || e.requant.add.is_some() {
+            for r in 0..R {
+                // SAFETY: the caller's promise.
+                unsafe { then::<__m512>(e.requant, e.y.add(r * e.stride), e.at + r * e.stride, e.width) };
+            }
+        }
+    }
+
+    /// `count` panels, at most 4, and at most 6 rows when there are more than 2: as codes where there is an `Emit`, else sums.
+    ///
+    /// # Safety
+    /// As [`block`].
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+    pub(super) unsafe fn vnni512(
+        t: &Tile,
+        table: &Table<u8>,
+        b: *const i8,
+        steps: usize,
+        count: usize,
+        out: *mut i32,
+        codes: Option<&Emit<'_>>,
+    ) {
         macro_rules! by_height {
             ($($r:literal)*; $($s:literal)*) => {
                 match (t.rows, count) {
                     // SAFETY: the caller's promise.
-                    $(($r, 4) => unsafe { vnni512_tile::<$r, 4>(t, table, b, steps, out) },
-                    ($r, 3) => unsafe { vnni512_tile::<$r, 3>(t, table, b, steps, out) },)*
+                    $(($r, 4) => unsafe { vnni512_tile::<$r, 4>(t, table, b, steps, out, codes) },
+                    ($r, 3) => unsafe { vnni512_tile::<$r, 3>(t, table, b, steps, out, codes) },)*
                     // SAFETY: the caller's promise.
-                    $(($s, 2) => unsafe { vnni512_tile::<$s, 2>(t, table, b, steps, out) },
-                    ($s, 1) => unsafe { vnni512_tile::<$s, 1>(t, table, b, steps, out) },)*
+                    $(($s, 2) => unsafe { vnni512_tile::<$s, 2>(t, table, b, steps, out, codes) },
+                    ($s, 1) => unsafe { vnni512_tile::<$s, 1>(t, table, b, steps, out, codes) },)*
                     _ => {
                         // Tall tiles before wide panels: two at a time.
+                        let (first, rest) = (codes.map(|c| Emit { width: 2 * NR, ..*c }), codes.map(|c| c.after(2 * NR)));
                         // SAFETY: the caller's promise.
                         unsafe {
-                            vnni512(t, table, b, steps, 2, out);
-                            vnni512(t, table, b.add(2 * steps * STEP), steps, count - 2, out.add(2 * NR));
+                            vnni512(t, table, b, steps, 2, out, first.as_ref());
+                            let b = b.add(2 * steps * STEP);
+                            vnni512(t, table, b, steps, count - 2, out.add(2 * NR), rest.as_ref());
                         }
                     }
                 }
@@ -753,13 +902,14 @@ mod x86 {
     /// # Safety
     /// As [`block`]; the tile has `R` rows, and there are `P` panels.
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
     unsafe fn vnni512_tile<const R: usize, const P: usize>(
         t: &Tile,
         table: &Table<u8>,
         b: *const i8,
         steps: usize,
         out: *mut i32,
+        codes: Option<&Emit<'_>>,
     ) {
         let (pointers, positions) = table.of(t);
         let mut acc = [[_mm512_setzero_si512(); P]; R];
@@ -789,6 +939,10 @@ mod x86 {
                 if rest > 0 {
                     group!(whole, |p: *const u8| tail(p, rest));
                 }
+            }
+            if let Some(codes) = codes {
+                emit(&acc, codes);
+                return;
             }
             // Written out row by row: a loop over twelve rows is not unrolled, and the accumulators would live in memory.
             macro_rules! rows {

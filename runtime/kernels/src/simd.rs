@@ -44,12 +44,54 @@ pub(crate) trait F32s: Copy {
     unsafe fn if_less(self, b: Self, yes: Self, no: Self) -> Self;
     /// `LANES` sums of two integers each, wrapping, as floats.
     unsafe fn sum_i32(p: *const i32, q: *const i32) -> Self;
+    /// [`F32s::sum_i32`] of the first `n` pairs, of which no more need exist at `q`; `LANES` exist at `p`.
+    #[inline(always)]
+    unsafe fn sum_i32_part(p: *const i32, q: *const i32, n: usize) -> Self {
+        if n >= Self::LANES {
+            // SAFETY: the caller's promise.
+            return unsafe { Self::sum_i32(p, q) };
+        }
+        let mut part = [0; 16];
+        // SAFETY: the caller's promise; no vector has more than 16 lanes.
+        unsafe {
+            (0..n).for_each(|i| part[i] = *q.add(i));
+            Self::sum_i32(p, part.as_ptr())
+        }
+    }
     /// `LANES` bytes as floats.
     unsafe fn load_u8(p: *const u8) -> Self;
+    /// The first `n` bytes as floats; no more need exist.
+    #[inline(always)]
+    unsafe fn load_u8_part(p: *const u8, n: usize) -> Self {
+        if n >= Self::LANES {
+            // SAFETY: the caller's promise.
+            return unsafe { Self::load_u8(p) };
+        }
+        let mut part = [0; 16];
+        // SAFETY: as for `sum_i32_part`.
+        unsafe {
+            (0..n).for_each(|i| part[i] = *p.add(i));
+            Self::load_u8(part.as_ptr())
+        }
+    }
     /// The nearest integer, half to even, for magnitudes below 2²².
     unsafe fn nearest(self) -> Self;
     /// Integers as their low bytes, for magnitudes below 2¹⁵.
     unsafe fn store_u8(self, p: *mut u8);
+    /// [`F32s::store_u8`] of the first `n`; nothing is written behind them.
+    #[inline(always)]
+    unsafe fn store_u8_part(self, p: *mut u8, n: usize) {
+        if n >= Self::LANES {
+            // SAFETY: the caller's promise.
+            return unsafe { self.store_u8(p) };
+        }
+        let mut part = [0; 16];
+        // SAFETY: as for `sum_i32_part`.
+        unsafe {
+            self.store_u8(part.as_mut_ptr());
+            (0..n).for_each(|i| *p.add(i) = part[i]);
+        }
+    }
     /// The nearest integers of both, half to even, plus `zero`, as bytes: `2 · LANES` of them, which are `0..=255`.
     #[inline(always)]
     unsafe fn store_codes(a: Self, b: Self, zero: i32, p: *mut u8) {
@@ -455,6 +497,17 @@ mod x86 {
             unsafe { _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_loadu_si512(p.cast()), _mm512_loadu_si512(q.cast()))) }
         }
         #[inline(always)]
+        unsafe fn sum_i32_part(p: *const i32, q: *const i32, n: usize) -> __m512 {
+            unsafe {
+                let part = _mm512_maskz_loadu_epi32(mask(n), q);
+                _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_loadu_si512(p.cast()), part))
+            }
+        }
+        #[inline(always)]
+        unsafe fn load_u8_part(p: *const u8, n: usize) -> __m512 {
+            unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask(n), p.cast()))) }
+        }
+        #[inline(always)]
         unsafe fn load_u8(p: *const u8) -> __m512 {
             unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()))) }
         }
@@ -465,6 +518,10 @@ mod x86 {
         #[inline(always)]
         unsafe fn store_u8(self, p: *mut u8) {
             unsafe { _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(_mm512_cvttps_epi32(self))) }
+        }
+        #[inline(always)]
+        unsafe fn store_u8_part(self, p: *mut u8, n: usize) {
+            unsafe { _mm512_mask_cvtepi32_storeu_epi8(p.cast(), mask(n), _mm512_cvttps_epi32(self)) }
         }
         #[inline(always)]
         unsafe fn store_codes(a: __m512, b: __m512, zero: i32, p: *mut u8) {

@@ -44,7 +44,7 @@ impl Kernel for Unary {
 
     fn run(&self, io: &mut Io<'_>) {
         let (reads, writes) = io.split();
-        writes.bytes(0).iter_mut().zip(reads.bytes(0)).for_each(|(y, &x)| *y = self.table[usize::from(x)]);
+        hone_kernels::lookup::lookup(&self.table, reads.bytes(0), writes.bytes(0));
     }
 }
 

@@ -23,6 +23,9 @@ pub(super) fn run(net: &mut Net<'_>) -> Result<(), OpError> {
         if let Some(new) = new.or_else(|| summed(net, &to)).or_else(|| paired(net, &to)).or_else(|| moved(net, &to)) {
             new.put(net, i);
         }
+        if let Some(new) = within(net, i) {
+            new.put(net, i);
+        }
     }
     for i in 0..net.len() {
         if let Some(new) = floats(net, i)? {
@@ -287,42 +290,76 @@ fn paired(net: &Net<'_>, to: &Quantiser) -> Option<New> {
     Some(New { def, attrs: Attrs::of([]), inputs })
 }
 
-/// A function of one tensor of codes, then quantised.
+/// A function of one tensor of codes, then quantised: a table.
 fn looked_up(net: &Net<'_>, to: &Quantiser) -> Result<Option<New>, OpError> {
-    let Some((x, here)) = function(net, to) else { return Ok(None) };
-    let (Some(from), Some((scale, zero))) = (affine(net, x.scale, x.zero), affine(net, to.scale, to.zero)) else {
+    let Some((scale, zero)) = affine(net, to.scale, to.zero) else { return Ok(None) };
+    // What only goes from codes to codes is no function yet.
+    if codes(net, to.x).is_some() {
         return Ok(None);
-    };
-    let reals = (0..256).map(|q| (q - from.1) as f32 * from.0).collect();
-    let all = Tensor::f32(&[256], reals)?;
-    let constants: Vec<Option<Arc<Tensor>>> =
-        here.node.inputs[1..].iter().map(|v| v.and_then(|v| net.constant(v).cloned())).collect();
-    let mut inputs = vec![Some(&all)];
-    inputs.extend(constants.iter().map(|t| t.as_deref()));
-    let made = (here.def.reference)(here.attrs, &inputs)?;
-    let Some(made) = made.first() else { return Ok(None) };
-    let codes = hone_kernels::quantize::Codes { zero, low: 0, high: 255 };
-    let table: Vec<i64> = made.as_f32()?.iter().map(|v| i64::from(codes.reference(v / scale))).collect();
-    let table = ("table", Attr::Ints(table));
-    // Part of what makes the codes, where nobody else reads them.
-    let alone = here.input(0).is_some_and(|v| net.read_once(v));
-    if let Some(maker) = open(net, x.v).filter(|m| alone && !m.attrs.has("table")) {
-        let mut attrs = (**maker.attrs).clone();
-        attrs.map.insert(table.0.into(), table.1);
-        return Ok(Some(New { def: maker.def, attrs, inputs: maker.node.inputs.clone() }));
     }
-    Ok(Some(New { def: &internal::LOOKUP, attrs: Attrs::of([table]), inputs: vec![Some(x.v)] }))
+    let Some((of, reals)) = function(net, to.x, DEEP)? else { return Ok(None) };
+    let codes = hone_kernels::quantize::Codes { zero, low: 0, high: 255 };
+    let table = reals.as_f32()?.iter().map(|v| i64::from(codes.reference(v / scale))).collect();
+    let attrs = Attrs::of([("table", Attr::Ints(table))]);
+    Ok(Some(New { def: &internal::LOOKUP, attrs, inputs: vec![Some(of)] }))
 }
 
-/// Element-wise operators of one tensor whose other operands are constants of one element.
-fn function<'n>(net: &'n Net<'_>, to: &Quantiser) -> Option<(Codes, Here<'n>)> {
-    net.read_once(to.x).then_some(())?;
-    let here = net.at(net.maker(to.x)?)?;
-    let known =
-        super::layout::UNARY.contains(&here.def.name) && !here.def.name.contains("Quantize") && here.def.name != "Cast";
-    let alone = here.node.inputs[1..].iter().flatten().all(|&v| net.scalar(v).is_some());
-    here.output()?;
-    (known && alone).then_some((codes(net, here.input(0)?)?, here))
+/// Element-wise operators in a row that are seen as one function.
+const DEEP: usize = 8;
+
+/// What `v` is of: one tensor of codes of its shape, and what it is of each code. Whatever lies between, operators on several tensors too,
+/// must be element-wise and of nothing else but numbers.
+fn function(net: &Net<'_>, v: ValueId, deep: usize) -> Result<Option<(ValueId, Tensor)>, OpError> {
+    if let Some(x) = codes(net, v) {
+        let Some((scale, zero)) = affine(net, x.scale, x.zero) else { return Ok(None) };
+        let (of, table) = match net.maker(x.v).and_then(|i| net.at(i)) {
+            Some(h) if std::ptr::eq(h.def, &internal::LOOKUP) => {
+                (h.input(0), h.attrs.ints("table")?.map(<[i64]>::to_vec))
+            }
+            _ => (Some(x.v), Some((0..256).collect())),
+        };
+        let (Some(of), Some(table)) = (of, table) else { return Ok(None) };
+        let reals = table.iter().map(|&q| (q as i32 - zero) as f32 * scale).collect();
+        return Ok(net.constant(of).is_none().then_some((of, Tensor::f32(&[256], reals)?)));
+    }
+    let Some(here) = net.maker(v).and_then(|i| net.at(i)).filter(|h| deep > 0 && h.output() == Some(v)) else {
+        return Ok(None);
+    };
+    let name = here.def.name;
+    let unary = super::layout::UNARY.contains(&name) && !name.contains("Quantize") && name != "Cast";
+    let binary = super::layout::BROADCAST.contains(&name) && here.def.domain.is_empty();
+    if !unary && !binary || net.fact(v).is_none_or(|f| f.dtype != DType::F32) {
+        return Ok(None);
+    }
+    let (mut of, mut operands) = (None, Vec::new());
+    for &input in &here.node.inputs {
+        let Some(input) = input else {
+            operands.push(None);
+            continue;
+        };
+        if let Some(number) = numbers(net, input).filter(|n| n.len() == 1) {
+            operands.push(Some(Tensor::f32(&[], vec![number[0] as f32])?));
+            continue;
+        }
+        let Some((x, reals)) = function(net, input, deep - 1)? else { return Ok(None) };
+        if *of.get_or_insert(x) != x || net.shape(input) != net.shape(v) {
+            return Ok(None);
+        }
+        operands.push(Some(reals));
+    }
+    let operands: Vec<Option<&Tensor>> = operands.iter().map(Option::as_ref).collect();
+    let Some(of) = of else { return Ok(None) };
+    let made = (here.def.reference)(here.attrs, &operands)?.into_iter().next();
+    Ok(made.filter(|t| t.dtype() == DType::F32 && t.len() == 256).map(|t| (of, t)))
+}
+
+/// The table at node `i` as part of what makes the codes it is of, where nobody else reads them.
+fn within(net: &Net<'_>, i: usize) -> Option<New> {
+    let here = net.at(i).filter(|h| std::ptr::eq(h.def, &internal::LOOKUP))?;
+    let maker = open(net, here.input(0)?).filter(|m| !m.attrs.has("table"))?;
+    let mut attrs = (**maker.attrs).clone();
+    attrs.map.insert("table".into(), here.attrs.map.get("table")?.clone());
+    Some(New { def: maker.def, attrs, inputs: maker.node.inputs.clone() })
 }
 
 /// What only moves elements, or takes the greatest, between a tensor of codes and the same scale: on the codes themselves.

@@ -501,7 +501,8 @@ pub(super) static UNARY: &[&str] = &[
 ];
 
 /// Operators that broadcast their operands by NumPy's rules.
-static BROADCAST: &[&str] = &["Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "Mean", "PRelu", "Where"];
+pub(super) static BROADCAST: &[&str] =
+    &["Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "Mean", "PRelu", "Where"];
 
 fn with(mut attrs: Attrs, name: &str, value: Attr) -> Attrs {
     attrs.map.insert(name.to_string(), value);
