@@ -104,13 +104,25 @@ impl Geometry {
             }
             let mut origins = [Origin { at: [0; 3], x }; 16];
             let mut inside = true;
-            for o in &mut origins[..rows] {
-                *o = at.origin(self, x);
-                inside &= (0..3).all(|a| {
-                    let last = o.at[a] + ((g.kernel[a] - 1) * g.dilation[a]) as isize;
-                    o.at[a] >= 0 && last < g.input[a] as isize
-                });
+            if at.at[2] + rows <= g.output[2] {
+                // One line: what differs is how far along it they lie.
+                let first = at.origin(self, x);
+                for (r, o) in origins[..rows].iter_mut().enumerate() {
+                    let along = r * g.stride[2];
+                    *o = Origin {
+                        at: [first.at[0], first.at[1], first.at[2] + along as isize],
+                        x: first.x.wrapping_add(along * self.pixel),
+                    };
+                }
+                inside = first.inside(g) && origins[rows - 1].inside(g);
+                at.at[2] += rows - 1;
                 at.next(g);
+            } else {
+                for o in &mut origins[..rows] {
+                    *o = at.origin(self, x);
+                    inside &= o.inside(g);
+                    at.next(g);
+                }
             }
             let origins = &origins[..rows];
             if inside && whole {
@@ -130,8 +142,8 @@ impl Geometry {
                 if scratch.used + rows * len > COPIED {
                     break;
                 }
-                // SAFETY: the caller's promise.
-                unsafe { self.copy(origins, len, scratch) };
+                // SAFETY: the caller's promise; they fit.
+                unsafe { self.copy(origins, inside, len, scratch) };
                 let copied = scratch.copied[scratch.used..].as_ptr().cast::<T>();
                 scratch.used += rows * len;
                 scratch.table.push(first + row, rows, len);
@@ -167,73 +179,88 @@ impl Geometry {
         rows * self.k().next_multiple_of(self.unit) <= COPIED
     }
 
-    /// Copies rows into the scratch, padding and all.
+    /// Copies rows into the scratch, padding and all; `inside` says that there is none.
     ///
     /// # Safety
     /// As [`Geometry::rows`]; the copies fit.
-    unsafe fn copy<T: Copy>(&self, origins: &[Origin<T>], len: usize, scratch: &mut Scratch<T>) {
+    #[inline(always)]
+    unsafe fn copy<T: Copy>(&self, origins: &[Origin<T>], inside: bool, len: usize, scratch: &mut Scratch<T>) {
+        let g = &self.window;
+        let together = g.dilation[2] == 1 && self.pixel == self.channels;
+        let pad = scratch.pad[0];
+        let to = &mut scratch.copied[scratch.used..][..origins.len() * len];
+        for (to, o) in to.chunks_exact_mut(len).zip(origins) {
+            if !together || !inside && !o.inside(g) {
+                // SAFETY: the caller's promise.
+                unsafe { self.copy_row(o, pad, to) };
+                continue;
+            }
+            // What fills the row up to whole units, of four at most, with elements that are written over.
+            match to.last_chunk_mut::<4>() {
+                Some(end) => *end = [pad; 4],
+                None => to.fill(pad),
+            }
+            let n = g.kernel[2] * self.channels;
+            let mut to = to.as_mut_ptr().cast::<T>();
+            for d in 0..g.kernel[0] {
+                for h in 0..g.kernel[1] {
+                    let line = d * g.dilation[0] * g.input[1] + h * g.dilation[1];
+                    // SAFETY: all positions meet the input, and the copy has room for them.
+                    unsafe {
+                        copy_few(o.x.wrapping_add(line * g.input[2] * self.pixel), to, n);
+                        to = to.add(n);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Copies one row wherever it lies.
+    ///
+    /// # Safety
+    /// As [`Geometry::copy`].
+    unsafe fn copy_row<T: Copy>(&self, o: &Origin<T>, pad: MaybeUninit<T>, to: &mut [MaybeUninit<T>]) {
         let g = &self.window;
         let [_, height, width] = g.input;
         let c = self.channels;
-        let pad = scratch.pad[0];
         let together = g.dilation[2] == 1 && self.pixel == c;
-        for (r, o) in origins.iter().enumerate() {
-            let to = &mut scratch.copied[scratch.used + r * len..][..len];
-            let mut at = 0;
-            let whole = (0..3).all(|a| {
-                let last = o.at[a] + ((g.kernel[a] - 1) * g.dilation[a]) as isize;
-                o.at[a] >= 0 && last < g.input[a] as isize
-            });
-            if whole && together {
-                let n = g.kernel[2] * c;
-                for d in 0..g.kernel[0] {
-                    for h in 0..g.kernel[1] {
-                        let row = (d * g.dilation[0] * height + h * g.dilation[1]) * width * self.pixel;
-                        // SAFETY: all positions meet the input, and the copy has room for them.
-                        unsafe { copy_few(o.x.wrapping_add(row), to.as_mut_ptr().add(at).cast(), n) };
-                        at += n;
-                    }
+        let mut at = 0;
+        for d in 0..g.kernel[0] {
+            for h in 0..g.kernel[1] {
+                let [d, h] = [d * g.dilation[0], h * g.dilation[1]];
+                let (y, z) = (o.at[0] + d as isize, o.at[1] + h as isize);
+                let there = y >= 0 && y < g.input[0] as isize && z >= 0 && z < height as isize;
+                let to = &mut to[at..at + g.kernel[2] * c];
+                at += to.len();
+                // Kernel positions of the row that meet the input: `low..high`.
+                let step = g.dilation[2] as isize;
+                let clip = |v: isize| v.clamp(0, g.kernel[2] as isize) as usize;
+                let low = clip((step - 1 - o.at[2]).max(0) / step);
+                let high = clip((width as isize - o.at[2] + step - 1).max(0) / step);
+                if !there || low >= high {
+                    to.fill(pad);
+                    continue;
                 }
-                to[at..].fill(pad);
-                continue;
-            }
-            for d in 0..g.kernel[0] {
-                for h in 0..g.kernel[1] {
-                    let [d, h] = [d * g.dilation[0], h * g.dilation[1]];
-                    let (y, z) = (o.at[0] + d as isize, o.at[1] + h as isize);
-                    let there = y >= 0 && y < g.input[0] as isize && z >= 0 && z < height as isize;
-                    let to = &mut to[at..at + g.kernel[2] * c];
-                    at += to.len();
-                    // Kernel positions of the row that meet the input: `low..high`.
-                    let step = g.dilation[2] as isize;
-                    let clip = |v: isize| v.clamp(0, g.kernel[2] as isize) as usize;
-                    let low = clip((step - 1 - o.at[2]).max(0) / step);
-                    let high = clip((width as isize - o.at[2] + step - 1).max(0) / step);
-                    if !there || low >= high {
-                        to.fill(pad);
-                        continue;
-                    }
-                    to[..low * c].fill(pad);
-                    to[high * c..].fill(pad);
-                    let row = o.x.wrapping_add((d * height + h) * width * self.pixel);
-                    // SAFETY: these positions meet the input, `c` channels each.
-                    unsafe {
-                        if together {
-                            let from = row.wrapping_offset(low as isize * c as isize).cast();
-                            std::ptr::copy_nonoverlapping(from, to[low * c..].as_mut_ptr(), (high - low) * c);
-                        } else {
-                            for v in low..high {
-                                let from = row.wrapping_add(v * g.dilation[2] * self.pixel);
-                                for i in 0..c {
-                                    to[v * c + i].write(*from.wrapping_add(i));
-                                }
+                to[..low * c].fill(pad);
+                to[high * c..].fill(pad);
+                let row = o.x.wrapping_add((d * height + h) * width * self.pixel);
+                // SAFETY: these positions meet the input, `c` channels each.
+                unsafe {
+                    if together {
+                        let from = row.wrapping_offset(low as isize * c as isize).cast();
+                        std::ptr::copy_nonoverlapping(from, to[low * c..].as_mut_ptr(), (high - low) * c);
+                    } else {
+                        for v in low..high {
+                            let from = row.wrapping_add(v * g.dilation[2] * self.pixel);
+                            for i in 0..c {
+                                to[v * c + i].write(*from.wrapping_add(i));
                             }
                         }
                     }
                 }
             }
-            to[at..].fill(pad);
         }
+        to[at..].fill(pad);
     }
 }
 
@@ -247,8 +274,9 @@ unsafe fn copy_few<T: Copy>(from: *const T, to: *mut T, n: usize) {
     // SAFETY: the caller's promise; the last word may overlap the one before it.
     unsafe {
         if bytes >= 8 {
-            let mut i = 0;
-            while i + 8 <= bytes {
+            to.cast::<u64>().write_unaligned(from.cast::<u64>().read_unaligned());
+            let mut i = 8;
+            while i + 8 < bytes {
                 to.add(i).cast::<u64>().write_unaligned(from.add(i).cast::<u64>().read_unaligned());
                 i += 8;
             }
@@ -267,6 +295,17 @@ unsafe fn copy_few<T: Copy>(from: *const T, to: *mut T, n: usize) {
 struct Origin<T> {
     at: [isize; 3],
     x: *const T,
+}
+
+impl<T> Origin<T> {
+    /// Whether the whole window meets the input.
+    #[inline(always)]
+    fn inside(&self, g: &Window) -> bool {
+        (0..3).all(|a| {
+            let last = self.at[a] + ((g.kernel[a] - 1) * g.dilation[a]) as isize;
+            self.at[a] >= 0 && last < g.input[a] as isize
+        })
+    }
 }
 
 /// An output position, counted along.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::fold::Affine;
 use super::{Here, Net, planned};
 use crate::graph::{Node, ValueId};
-use crate::ops::internal::{self, last, reordered};
+use crate::ops::internal::{self, first, last, reordered};
 use crate::ops::{Attr, Attrs, Fact, OpDef, OpError, find};
 use crate::plan::specialise::{How, Planned};
 use crate::tensor::{DType, Tensor};
@@ -23,9 +23,13 @@ pub(super) fn run(net: &mut Net<'_>) -> Result<(), OpError> {
     for v in nodes.iter().flat_map(|p| p.node.outputs.iter().flatten()) {
         made[*v] = false;
     }
-    let mut walk = Walk { net, twin: vec![None; made.len()], made };
+    let mut walk = Walk { net, twin: vec![None; made.len()], made, undone: Vec::new() };
     for p in nodes {
         walk.take(p)?;
+    }
+    // What was moved to channels first only to be moved back.
+    for v in std::mem::take(&mut walk.undone) {
+        walk.net.forget(v);
     }
     let read: Vec<ValueId> = walk.net.special.rest.iter().flat_map(|n| n.inputs.iter().flatten()).copied().collect();
     for v in walk.net.special.outputs.clone().into_iter().chain(read) {
@@ -64,6 +68,8 @@ struct Walk<'n, 's> {
     twin: Vec<Option<ValueId>>,
     /// Whether the channels-first form exists by now.
     made: Vec<bool>,
+    /// Transpositions to channels first of what is their twin; nobody may read them any more.
+    undone: Vec<ValueId>,
 }
 
 /// What becomes of a node whose operand has a twin.
@@ -171,6 +177,11 @@ impl Walk<'_, '_> {
         if let Some(twin) = self.twin[v] {
             return Ok(twin);
         }
+        if let Some(x) = self.turned(v) {
+            self.undone.push(v);
+            self.twin[v] = Some(x);
+            return Ok(x);
+        }
         let twin = match self.net.constant(v) {
             Some(t) => {
                 let t = reordered(t, last)?;
@@ -201,6 +212,13 @@ impl Walk<'_, '_> {
         self.settle();
         self.twin[v] = Some(twin);
         Ok(twin)
+    }
+
+    /// What the file moves to channels first to make `v`, and what is there.
+    fn turned(&self, v: ValueId) -> Option<ValueId> {
+        let here = self.net.made_by(v, "Transpose")?;
+        let x = here.input(0)?;
+        (self.made[x] && super::turned::turns(self.net, x, here.attrs, first)).then_some(x)
     }
 
     /// The `DequantizeLinear` with one scale that makes `v`, when it is not of a constant.

@@ -22,6 +22,7 @@ mod integer;
 mod layout;
 #[cfg(test)]
 mod tests;
+mod turned;
 
 /// One rewrite.
 pub(super) struct Pass {
@@ -34,6 +35,7 @@ pub(super) struct Pass {
 pub(super) static PASSES: &[Pass] = &[
     Pass { name: "halves", run: halves::run },
     Pass { name: "canonical", run: canonical::run },
+    Pass { name: "turned", run: turned::run },
     Pass { name: "fold", run: fold::run },
     Pass { name: "layout", run: layout::run },
     Pass { name: "integer", run: integer::run },

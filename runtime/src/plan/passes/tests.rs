@@ -164,6 +164,50 @@ fn between_convolutions_channels_stay_last() {
 }
 
 #[test]
+fn what_a_file_turns_to_and_fro_around_convolutions_is_not_turned() {
+    let mut n = Net::default();
+    let to_first = [("perm", Attr::Ints(vec![0, 3, 1, 2]))];
+    let to_last = [("perm", Attr::Ints(vec![0, 2, 3, 1]))];
+    let x = n.input(&[1, 6, 5, 3]);
+    let a = n.op("Transpose", to_first.clone(), &[x]);
+    let a = n.conv(a, 3, 4);
+    let a = n.op("Transpose", to_last.clone(), &[a]);
+    let (mean, gain, shift) = (n.weights(&[4]), n.weights(&[1, 1, 4]), n.weights(&[1, 1, 1, 4]));
+    let a = n.op("Sub", [], &[a, mean]);
+    let a = n.op("Mul", [], &[gain, a]);
+    let a = n.op("Add", [], &[a, shift]);
+    let a = n.op("Relu", [], &[a]);
+    let b = n.op("Transpose", to_first, &[a]);
+    let b = n.conv(b, 4, 4);
+    let b = n.op("Transpose", to_last, &[b]);
+    let (low, high) = (n.scalar(-0.5), n.scalar(3.0));
+    let b = n.op("Clip", [], &[b, low, high]);
+    let y = n.op("Add", [], &[a, b]);
+    let axes = n.ints(&[1, 2]);
+    let mean = n.op("ReduceMean", [("keepdims", Attr::Int(0))], &[y, axes]);
+    let ops = n.check(&[y, mean]);
+    assert_eq!(ops, ["ConvLast", "ConvLast", "Add", "ReduceMean"]);
+}
+
+#[test]
+fn turned_values_that_somebody_else_reads_are_made_and_other_orders_stay() {
+    let mut n = Net::default();
+    let x = n.input(&[2, 3, 4, 5]);
+    let y = n.input(&[2, 4, 5, 3]);
+    let a = n.op("Transpose", [("perm", Attr::Ints(vec![0, 2, 3, 1]))], &[x]);
+    // An operand that is no constant and stands in the other order.
+    let sum = n.op("Add", [], &[a, y]);
+    let r = n.op("Relu", [], &[a]);
+    let slope = n.weights(&[3]);
+    let p = n.op("PRelu", [], &[r, slope]);
+    let s = n.op("Softmax", [("axis", Attr::Int(-1))], &[p]);
+    let back = n.op("Transpose", [("perm", Attr::Ints(vec![0, 3, 1, 2]))], &[p]);
+    let twice = n.op("Mul", [], &[back, x]);
+    let other = n.op("Transpose", [("perm", Attr::Ints(vec![3, 0, 1, 2]))], &[p]);
+    n.check(&[sum, s, back, twice, other, r]);
+}
+
+#[test]
 fn what_needs_channels_first_gets_them() {
     let mut n = Net::default();
     let x = n.input(&[2, 3, 8]);
