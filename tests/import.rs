@@ -260,6 +260,55 @@ fn a_loop_reads_around_it_carries_values_and_collects_the_turns() {
 }
 
 #[test]
+fn a_loop_that_hands_on_constants_gives_what_it_was_given() {
+    // `k` and `named` are constants that every turn hands on, `x` is handed on and no constant, `v` changes.
+    let body = graph(&[
+        input_of("i", INT64, &[]),
+        input_of("going", BOOL, &[]),
+        input("k_in", &[2]),
+        input("v", &[2]),
+        input("x_in", &[2]),
+        input("named_in", &[2]),
+        node("Identity", "again", &["going"], &["still"], &[]),
+        node("Mul", "scaled", &["v", "k_in"], &["m"], &[]),
+        node("Add", "moved", &["m", "x_in"], &["a"], &[]),
+        node("Sub", "less", &["a", "named_in"], &["w"], &[]),
+        output("still"),
+        output("k_in"),
+        output("w"),
+        output("x_in"),
+        output("named_in"),
+        output("m"),
+    ]);
+    let bytes = model(&graph(&[
+        input_of("n", INT64, &[]),
+        input("x", &[2]),
+        floats("k", &[2], &[2.0, 3.0]),
+        floats("named", &[2], &[0.5, 0.25]),
+        node(
+            "Loop",
+            "loop",
+            &["n", "", "k", "x", "x", "named"],
+            &["k_out", "last", "x_out", "named_out", "all"],
+            &[attribute_graph("body", &body)],
+        ),
+        node("Add", "after", &["k_out", "x_out"], &["sum"], &[]),
+        output("last"),
+        output("sum"),
+        output("named_out"),
+        output("all"),
+    ]));
+    let out = |n| run(&bytes, &[("n", i64s(&[], &[n])), ("x", f32s(&[2], &X))]);
+    let step = |v: [f32; 2]| [v[0] * 2.0 + X[0] - 0.5, v[1] * 3.0 + X[1] - 0.25];
+    let (one, two) = (step([X[0], X[1]]), step(step([X[0], X[1]])));
+    let all = [X[0] * 2.0, X[1] * 3.0, one[0] * 2.0, one[1] * 3.0];
+    let (sum, named) = (f32s(&[2], &[2.0 + X[0], 3.0 + X[1]]), f32s(&[2], &[0.5, 0.25]));
+    assert_eq!(out(2), [f32s(&[2], &two), sum.clone(), named.clone(), f32s(&[2, 2], &all)]);
+    let none = out(0);
+    assert_eq!(none[..3], [f32s(&[2], &X), sum, named]);
+}
+
+#[test]
 fn a_scan_carries_a_state_and_reads_around_it() {
     let body = graph(&[
         input("s", &[2]),

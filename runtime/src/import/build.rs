@@ -237,15 +237,19 @@ impl Scope<'_> {
             }
             built.push((a.name.as_str(), inner, names));
         }
-        for (name, inner, names) in built {
+        let (mut operands, mut results) = (n.input.clone(), n.output.clone());
+        for (name, mut inner, names) in built {
+            if domain.is_empty() && n.op_type == "Loop" {
+                self.settle_carried(&mut inner, &mut operands, &mut results, wanted);
+            }
             graphs.insert(name, Arc::new(with_inputs(inner, &names, &captured)));
         }
-        let mut attrs = Attrs { opset: context.opset(domain), outputs: n.output.len(), ..Attrs::default() };
+        let mut attrs = Attrs { opset: context.opset(domain), outputs: results.len(), ..Attrs::default() };
         for a in &n.attribute {
             attrs.map.insert(a.name.clone(), proto::attribute(a, &context.external, &graphs).map_err(fail)?);
         }
         let mut inputs = Vec::with_capacity(n.input.len() + captured.len());
-        for name in &n.input {
+        for name in &operands {
             inputs.push(if name.is_empty() { None } else { Some(self.resolve(name, "node", label)?) });
         }
         for name in &captured {
@@ -269,8 +273,8 @@ impl Scope<'_> {
                 Op::Opaque(fallback::operator(n, context).ok_or_else(missing)?)
             }
         };
-        let mut outputs = Vec::with_capacity(n.output.len());
-        for name in &n.output {
+        let mut outputs = Vec::with_capacity(results.len());
+        for name in &results {
             outputs.push((!name.is_empty()).then(|| {
                 let v = self.graph.add_value(name, None, None);
                 self.names.insert(name.clone(), v);
@@ -279,6 +283,41 @@ impl Scope<'_> {
         }
         self.graph.nodes.push(Node { name: label.to_string(), op, inputs, outputs });
         Ok(())
+    }
+}
+
+impl Scope<'_> {
+    /// What a `Loop` carries along and its body hands on as it is, and is constant around it, is a constant of the body. Some exporters carry
+    /// all weights so, which would be copied, turned and packed in every turn.
+    fn settle_carried(
+        &mut self,
+        body: &mut Graph,
+        operands: &mut Vec<String>,
+        results: &mut Vec<String>,
+        wanted: &BTreeSet<&str>,
+    ) {
+        let carried = operands.len().saturating_sub(2);
+        if body.inputs.len() < 2 + carried || body.outputs.len() < 1 + carried || results.len() < carried {
+            // Not a body of this loop; it is refused elsewhere.
+            return;
+        }
+        for i in (0..carried).rev() {
+            let inside = body.inputs[2 + i];
+            let outside = self.names.get(&operands[2 + i]).copied();
+            let constant = outside.and_then(|v| self.graph.values[v].constant.clone());
+            let (Some(outside), Some(constant)) = (outside, constant) else { continue };
+            if body.outputs[1 + i] != inside || wanted.contains(results[i].as_str()) {
+                continue;
+            }
+            body.values[inside].constant = Some(constant);
+            body.inputs.remove(2 + i);
+            body.outputs.remove(1 + i);
+            operands.remove(2 + i);
+            let result = results.remove(i);
+            if !result.is_empty() {
+                self.names.insert(result, outside);
+            }
+        }
     }
 }
 

@@ -18,6 +18,7 @@ mod canonical;
 mod epilogue;
 mod fold;
 mod halves;
+mod idle;
 mod integer;
 mod layout;
 #[cfg(test)]
@@ -34,6 +35,7 @@ pub(super) struct Pass {
 /// Every pass, in the order in which they run.
 pub(super) static PASSES: &[Pass] = &[
     Pass { name: "halves", run: halves::run },
+    Pass { name: "idle", run: idle::run },
     Pass { name: "canonical", run: canonical::run },
     Pass { name: "turned", run: turned::run },
     Pass { name: "fold", run: fold::run },
