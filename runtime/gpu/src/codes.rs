@@ -452,7 +452,7 @@ fn sums_trials(form: Form) -> Vec<Trial> {
         let known = if form.told { Zero::Told } else { Zero::Known(zero) };
         let sums = Sums { m, n, k, signed: form.signed, left, zero: known };
         let Some(call) = sums.call() else { continue };
-        out.push(Trial { call, operands, results: vec![words(&y)], allowed: Allowed::Exact });
+        out.push(Trial { call, before: vec![], operands, results: vec![words(&y)], allowed: Allowed::Exact });
     }
     out
 }
@@ -478,6 +478,7 @@ fn spread_trials() -> Vec<Trial> {
         let Some(call) = (Spread { window, batch, channels, zero }).call() else { continue };
         out.push(Trial {
             call,
+            before: vec![],
             operands: vec![x, w, words(&offset)],
             results: vec![words(&y)],
             allowed: Allowed::Exact,
@@ -541,7 +542,7 @@ fn finish_trials(of: Of) -> Vec<Trial> {
         }
     };
     let Some(call) = (Finish { elements, columns, of }).call() else { return Vec::new() };
-    vec![Trial { call, operands, results: vec![result], allowed }]
+    vec![Trial { call, before: vec![], operands, results: vec![result], allowed }]
 }
 
 fn dynamic_trial(n: usize) -> Option<Trial> {
@@ -550,5 +551,5 @@ fn dynamic_trial(n: usize) -> Option<Trial> {
     let scale = if low == high { 1.0 } else { (high - low) / 255.0 };
     let zero = (0.0 - low / scale).clamp(0.0, 255.0).round_ties_even() as u32;
     let results = vec![bytes_of(&[scale]), bytes_of_words(&[zero])];
-    Some(Trial { call: dynamic(n)?, operands: vec![bytes_of(&x)], results, allowed: Allowed::Exact })
+    Some(Trial { call: dynamic(n)?, before: vec![], operands: vec![bytes_of(&x)], results, allowed: Allowed::Exact })
 }

@@ -132,5 +132,5 @@ fn trial(table: Table, wide: bool, faulty: bool) -> Option<Trial> {
         operands.extend([bytes_of(&scale), bytes_of(&zero)]);
     }
     let fault = u32::from(faulty).to_le_bytes().to_vec();
-    Some(Trial { call, operands, results: vec![y, fault], allowed: Allowed::Exact })
+    Some(Trial { call, before: vec![], operands, results: vec![y, fault], allowed: Allowed::Exact })
 }

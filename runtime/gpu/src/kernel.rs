@@ -94,6 +94,8 @@ pub struct Trial {
     pub call: Call,
     /// Bytes of the operands.
     pub operands: Vec<Vec<u8>>,
+    /// Bytes of the first results before the call, for those that are updated.
+    pub before: Vec<Vec<u8>>,
     /// Bytes of the results.
     pub results: Vec<Vec<u8>>,
     /// How near they must come.

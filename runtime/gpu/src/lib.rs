@@ -13,9 +13,11 @@ pub mod functions;
 pub mod gather;
 pub mod kernel;
 pub mod map;
+pub mod planes;
 pub mod product;
 pub mod recurrent;
 pub mod rows;
+pub mod update;
 pub mod window;
 
 #[cfg(feature = "device")]

@@ -562,5 +562,5 @@ fn trial(p: &Product) -> Option<Trial> {
     }
     // Sums of at most 48 products of at most 128: an absolute error of 48 · 48 · 128 · 2^-24 / 2 at the very most.
     let allowed = Allowed::Floats(if p.right == Right::PackedI8 { 5e-3 } else { 1e-4 });
-    Some(Trial { call, operands, results: vec![bytes_of(&y)], allowed })
+    Some(Trial { call, before: vec![], operands, results: vec![bytes_of(&y)], allowed })
 }

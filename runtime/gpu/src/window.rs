@@ -238,5 +238,5 @@ fn trial(w: &Windows) -> Option<Trial> {
             }
         };
     }
-    Some(Trial { call, operands, results: vec![bytes_of(&y)], allowed: Allowed::Floats(2e-5) })
+    Some(Trial { call, before: vec![], operands, results: vec![bytes_of(&y)], allowed: Allowed::Floats(2e-5) })
 }

@@ -1,6 +1,8 @@
 //! Offsets in one arena by liveness: two areas may overlap only when they never live at the same step.
 use std::ops::Range;
 
+use crate::device::Device;
+
 /// One area: its size and the steps, first and last included, in which it must keep its bytes.
 #[derive(Clone, Debug)]
 pub(super) struct Request {
@@ -10,9 +12,17 @@ pub(super) struct Request {
 }
 
 /// Areas begin at multiples of a cache line.
-pub(super) const ALIGN: usize = 64;
+const ALIGN: usize = 64;
 /// The same where a GPU binds them.
-pub(super) const GPU_ALIGN: usize = 256;
+const GPU_ALIGN: usize = 256;
+
+/// Areas of a plan for that device begin at multiples of it.
+pub(super) fn align(device: &Device) -> usize {
+    match device {
+        Device::Cpu => ALIGN,
+        Device::Gpu(_) => GPU_ALIGN,
+    }
+}
 
 /// Byte ranges for `requests`, in their order, each at a multiple of `align`, and the size of the arena.
 ///

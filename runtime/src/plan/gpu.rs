@@ -8,13 +8,14 @@ use std::ops::Range;
 use hone_gpu::device::{Binding, Builder, Device, GpuError, Recording};
 
 use super::record::{At, Recorded};
+use super::resident::Residents;
 use super::{Place, Slot, Step};
 use crate::graph::ValueId;
 
 /// Steps that run together on one side.
 enum Part {
-    /// Segment of the recording; bytes to put there before, and to fetch after it.
-    Gpu { segment: usize, up: Vec<Range<usize>>, down: Vec<Range<usize>> },
+    /// Segment of the recording; bytes to put there before, those of residents apart, and to fetch after it.
+    Gpu { segment: usize, up: Vec<Range<usize>>, residents: Vec<Range<usize>>, down: Vec<Range<usize>> },
     /// Steps of the plan.
     Cpu(Range<usize>),
 }
@@ -35,6 +36,13 @@ pub(super) struct Accelerated {
     parts: Vec<Part>,
     /// Where the fault word is; `None` when no call writes it.
     fault: Option<Range<usize>>,
+    /// What a run updates in place, and room for it as it was: a run that is made again begins there.
+    updated: Vec<Range<usize>>,
+    before: Vec<u8>,
+    /// Whether every resident is on the device as it is in the arena, once a run is done.
+    keeps: bool,
+    /// The state of the arena whose residents are on the device.
+    seen: Option<u64>,
     /// For each step, whether it runs on the device.
     pub(super) on_gpu: Vec<bool>,
     /// Why steps that could have been there are not.
@@ -49,6 +57,7 @@ pub(super) struct Planned<'p> {
     /// The value whose bytes each value is.
     pub(super) area: &'p dyn Fn(ValueId) -> ValueId,
     pub(super) inputs: &'p [ValueId],
+    pub(super) resident: &'p Residents,
     /// Values that outlive the steps.
     pub(super) kept: &'p [bool],
     pub(super) arena_bytes: usize,
@@ -57,7 +66,7 @@ pub(super) struct Planned<'p> {
 impl Accelerated {
     /// Records what can be; `None` when nothing can.
     pub(super) fn new(device: &Device, plan: Planned<'_>) -> Result<Option<Accelerated>, GpuError> {
-        let Planned { steps, recorded, slots, area, inputs, kept, arena_bytes } = plan;
+        let Planned { steps, recorded, slots, area, inputs, resident, kept, arena_bytes } = plan;
         let fault = arena_bytes.next_multiple_of(hone_gpu::device::ALIGN);
         let fault = fault..fault + 4;
         let mut builder = Builder::new(device, fault.end + 12);
@@ -69,7 +78,8 @@ impl Accelerated {
         // Where each area has its bytes now.
         let mut here = vec![false; slots.len()];
         let mut there = vec![false; slots.len()];
-        inputs.iter().for_each(|&v| here[area(v)] = true);
+        inputs.iter().chain(resident.places.keys()).for_each(|&v| here[area(v)] = true);
+        let mut keeps = true;
         let range = |v: ValueId| match &slots[v].place {
             Place::Arena(r) if !r.is_empty() => Some(r.clone()),
             _ => None,
@@ -90,7 +100,8 @@ impl Accelerated {
                     if segments > 0 {
                         builder.segment();
                     }
-                    parts.push(Part::Gpu { segment: segments, up: Vec::new(), down: Vec::new() });
+                    let (up, residents, down) = Default::default();
+                    parts.push(Part::Gpu { segment: segments, up, residents, down });
                     segments += 1;
                 }
                 for (call, operands) in calls {
@@ -108,10 +119,14 @@ impl Accelerated {
                     builder.dispatch(&call, &bindings)?;
                 }
                 let read = recorded.iter().flat_map(Recorded::inputs).filter_map(|i| step.all_inputs[i]);
-                if let Some(Part::Gpu { up, .. }) = parts.last_mut() {
+                if let Some(Part::Gpu { up, residents, .. }) = parts.last_mut() {
                     for v in read {
                         if let Some(r) = range(v).filter(|_| !there[area(v)]) {
-                            up.push(r);
+                            if resident.place(v).is_some() {
+                                residents.push(r)
+                            } else {
+                                up.push(r)
+                            }
                             there[area(v)] = true;
                         }
                     }
@@ -130,6 +145,7 @@ impl Accelerated {
             }
             for &v in step.writes.iter().flatten() {
                 (here[area(v)], there[area(v)]) = (true, false);
+                keeps &= resident.place(v).is_none();
             }
         }
         let last: Vec<ValueId> = (0..slots.len()).filter(|&v| kept[v] && range(v).is_some()).collect();
@@ -138,7 +154,9 @@ impl Accelerated {
             return Ok(None);
         }
         let recording = builder.finish()?;
-        Ok(Some(Accelerated { recording, parts, fault: faulty.then_some(fault), on_gpu, refused }))
+        let fault = faulty.then_some(fault);
+        let (updated, before, seen) = (resident.updated(), Vec::new(), None);
+        Ok(Some(Accelerated { recording, parts, fault, updated, before, keeps, seen, on_gpu, refused }))
     }
 
     /// Bytes of weights on the device.
@@ -151,13 +169,41 @@ impl Accelerated {
         (self.recording.calls(), self.parts.iter().filter(|p| matches!(p, Part::Gpu { .. })).count())
     }
 
-    /// Runs every part; `cpu` runs steps of the plan.
+    /// Runs every part; `cpu` runs steps of the plan. `state` is that of the arena before, and becomes a new one when
+    /// residents were updated: those that are on the device in that state are not put there again. Unless the outcome is
+    /// [`Outcome::Done`], residents are as they were.
     ///
     /// # Errors
     /// Those of `cpu`.
     pub(super) fn run<E>(
         &mut self,
         bytes: &mut [u8],
+        state: &mut u64,
+        cpu: impl FnMut(&mut [u8], Range<usize>) -> Result<(), E>,
+    ) -> Result<Outcome, E> {
+        self.before.clear();
+        self.updated.iter().for_each(|r| self.before.extend_from_slice(&bytes[r.clone()]));
+        let fresh = self.seen.take() == Some(*state);
+        let outcome = self.run_parts(bytes, fresh, cpu)?;
+        if matches!(outcome, Outcome::Done) {
+            if !self.updated.is_empty() || *state == 0 {
+                *state = super::run::new_state();
+            }
+            self.seen = self.keeps.then_some(*state);
+        } else {
+            let mut at = 0;
+            for r in &self.updated {
+                bytes[r.clone()].copy_from_slice(&self.before[at..at + r.len()]);
+                at += r.len();
+            }
+        }
+        Ok(outcome)
+    }
+
+    fn run_parts<E>(
+        &mut self,
+        bytes: &mut [u8],
+        fresh: bool,
         mut cpu: impl FnMut(&mut [u8], Range<usize>) -> Result<(), E>,
     ) -> Result<Outcome, E> {
         if let Some(fault) = &self.fault
@@ -167,14 +213,14 @@ impl Accelerated {
         }
         let mut ranges = Vec::new();
         for part in &self.parts {
-            let (segment, up, down) = match part {
+            let (segment, up, residents, down) = match part {
                 Part::Cpu(steps) => {
                     cpu(bytes, steps.clone())?;
                     continue;
                 }
-                Part::Gpu { segment, up, down } => (*segment, up, down),
+                Part::Gpu { segment, up, residents, down } => (*segment, up, residents, down),
             };
-            for r in up {
+            for r in up.iter().chain(residents.iter().filter(|_| !fresh)) {
                 if let Err(e) = self.recording.upload(r.start, &bytes[r.clone()]) {
                     return Ok(Outcome::Lost(e));
                 }
@@ -241,6 +287,13 @@ fn resolve(recorded: &Recorded, step: &Step, slots: &[Slot], fault: &Range<usize
             Resolved::Weights(_) => None,
             r => Some(r),
         },
+        At::Update(i, o) => {
+            let (old, new) = ((*step.all_inputs.get(*i)?)?, (*step.writes.get(*o)?)?);
+            match (value(old)?, value(new)?) {
+                (Resolved::Arena(a), Resolved::Arena(b)) if a == b => Some(Resolved::Arena(a)),
+                _ => None,
+            }
+        }
         At::Weights(bytes) => Some(Resolved::Weights(bytes.clone())),
         At::Scratch(r) => {
             let at = step.scratch.start + r.start..step.scratch.start + r.end;

@@ -238,7 +238,7 @@ impl Plan {
                 _ => Output::Here(v),
             })
             .collect();
-        let resident = Residents::new(residents, &special.inputs, &special.outputs, &slots);
+        let resident = Residents::new(residents, &special.inputs, &special.outputs, &slots, &options.device);
         let Special { nodes, inputs, .. } = special;
 
         // Values that outlive the steps.
@@ -265,7 +265,7 @@ impl Plan {
         let mut shared = Vec::new();
         let mut same_as: Vec<Option<ValueId>> = vec![None; slots.len()];
         let lowered: Vec<crate::graph::Node> = nodes.iter().map(|p| p.node.clone()).collect();
-        let for_gpu = !options.reference && residents.is_empty() && matches!(options.device, Device::Gpu(_));
+        let for_gpu = !options.reference && matches!(options.device, Device::Gpu(_));
         let mut recorded: Vec<Option<Recorded>> = Vec::new();
         for planned in nodes.into_iter().rev() {
             let node = &planned.node;
@@ -298,6 +298,8 @@ impl Plan {
                     let fast = !options.reference && !planned.probe;
                     if for_gpu && fast && !is_empty(node, &slots) {
                         record = def.gpu.map_or(Ok(None), |record| record(&lowering)).map_err(op_error)?;
+                        // A form that does not know of it would find its operand in its result.
+                        record = record.filter(|r| r.updates() || !resident.updates(node));
                     }
                     match if fast { (def.lower)(&lowering).map_err(op_error)? } else { None } {
                         // A kernel that does not know of it must not find its operand in its result.
@@ -411,7 +413,7 @@ impl Plan {
             requests.push(arena::Request { bytes, first: i, last: i });
             owner.push(None);
         }
-        let (ranges, moving_bytes) = arena::place(&requests, if for_gpu { arena::GPU_ALIGN } else { arena::ALIGN });
+        let (ranges, moving_bytes) = arena::place(&requests, arena::align(&options.device));
         let shift = |r: Range<usize>| r.start + resident.bytes..r.end + resident.bytes;
         let arena_bytes = resident.bytes + moving_bytes;
         resident.check(&steps, &slots, area)?;
@@ -452,6 +454,7 @@ impl Plan {
                     slots: &slots,
                     area: &area,
                     inputs: &inputs,
+                    resident: &resident,
                     kept: &kept,
                     arena_bytes,
                 };

@@ -11,6 +11,9 @@ pub enum At {
     In(usize),
     /// Result of the node.
     Out(usize),
+    /// An input and the result that takes its place: one area, which the call reads and writes. Where the plan keeps them
+    /// apart the step runs on the CPU.
+    Update(usize, usize),
     /// Weights in a form of their own.
     Weights(Arc<[u8]>),
     /// Bytes of the step's scratch, from a multiple of 256 on.
@@ -55,8 +58,13 @@ impl Recorded {
     /// The inputs of the node that are read.
     pub(super) fn inputs(&self) -> impl Iterator<Item = usize> {
         self.calls.iter().flat_map(|(_, at)| at).filter_map(|at| match at {
-            At::In(i) => Some(*i),
+            At::In(i) | At::Update(i, _) => Some(*i),
             _ => None,
         })
+    }
+
+    /// Whether it updates in place.
+    pub(super) fn updates(&self) -> bool {
+        self.calls.iter().flat_map(|(_, at)| at).any(|at| matches!(at, At::Update(..)))
     }
 }

@@ -2,7 +2,8 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::{PlanError, Slot, Step};
+use super::{PlanError, Slot, Step, arena};
+use crate::device::Device;
 use crate::graph::{Node, ValueId};
 use crate::tensor::DType;
 
@@ -15,18 +16,20 @@ pub struct Resident {
     pub next: Option<usize>,
 }
 
-/// Residents begin at multiples of a cache line.
-const ALIGN: usize = 64;
-
 impl Resident {
-    /// Where residents of those types and shapes lie in the arena, in their order, and the bytes they take.
-    pub fn layout<'a>(facts: impl IntoIterator<Item = (DType, &'a [usize])>) -> (Vec<Range<usize>>, usize) {
+    /// Where residents of those types and shapes lie in the arena of a plan for `device`, in their order, and the bytes
+    /// they take.
+    pub fn layout<'a>(
+        facts: impl IntoIterator<Item = (DType, &'a [usize])>,
+        device: &Device,
+    ) -> (Vec<Range<usize>>, usize) {
+        let align = arena::align(device);
         let mut at = 0;
         let mut ranges = Vec::new();
         for (dtype, shape) in facts {
             let bytes = shape.iter().product::<usize>() * dtype.size_bytes();
             ranges.push(at..at + bytes);
-            at = (at + bytes).next_multiple_of(ALIGN);
+            at = (at + bytes).next_multiple_of(align);
         }
         (ranges, at)
     }
@@ -42,9 +45,15 @@ pub(super) struct Residents {
 }
 
 impl Residents {
-    pub(super) fn new(list: &[Resident], inputs: &[ValueId], outputs: &[ValueId], slots: &[Slot]) -> Residents {
-        let (ranges, bytes) =
-            Resident::layout(list.iter().map(|r| (slots[inputs[r.input]].dtype, &slots[inputs[r.input]].shape[..])));
+    pub(super) fn new(
+        list: &[Resident],
+        inputs: &[ValueId],
+        outputs: &[ValueId],
+        slots: &[Slot],
+        device: &Device,
+    ) -> Residents {
+        let of = |r: &Resident| &slots[inputs[r.input]];
+        let (ranges, bytes) = Resident::layout(list.iter().map(|r| (of(r).dtype, &of(r).shape[..])), device);
         let mut all = Residents { places: BTreeMap::new(), replaces: BTreeMap::new(), bytes };
         for (r, range) in list.iter().zip(ranges) {
             let v = inputs[r.input];
@@ -57,6 +66,12 @@ impl Residents {
             }
         }
         all
+    }
+
+    /// Where the replaced ones lie.
+    #[cfg(feature = "gpu")]
+    pub(super) fn updated(&self) -> Vec<Range<usize>> {
+        self.replaces.keys().map(|v| self.places[v].clone()).collect()
     }
 
     /// Where `v` lies, if it is a resident or replaces one.

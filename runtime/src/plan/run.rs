@@ -1,6 +1,7 @@
 //! A plan at work: its arena, and one run after the other in it.
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use super::control::ControlError;
@@ -57,10 +58,12 @@ impl Plan {
             self.check("input", v, t)?;
             self.store(bytes, v, t);
         }
-        if !self.run_on_gpu(bytes, budget)? {
+        if !self.run_on_gpu(bytes, &mut arena.state, budget)? {
             for (&v, t) in self.inputs.iter().zip(inputs) {
                 self.store(bytes, v, t);
             }
+            // A GPU that has residents in an earlier state must see that they are others.
+            arena.state = new_state();
             self.run_steps(bytes, 0..self.steps.len(), budget)?;
         }
         let mut later = Vec::new();
@@ -109,9 +112,9 @@ impl Plan {
 
     /// Runs on the GPU, when the plan is for one. Whether it did; if not, the steps are to be run on the CPU.
     #[cfg(feature = "gpu")]
-    fn run_on_gpu(&mut self, bytes: &mut [u8], budget: &mut Budget) -> Result<bool, PlanError> {
+    fn run_on_gpu(&mut self, bytes: &mut [u8], state: &mut u64, budget: &mut Budget) -> Result<bool, PlanError> {
         let Some(mut gpu) = self.gpu.take() else { return Ok(false) };
-        let outcome = gpu.run(bytes, |bytes, steps| self.run_steps(bytes, steps, budget));
+        let outcome = gpu.run(bytes, state, |bytes, steps| self.run_steps(bytes, steps, budget));
         match outcome {
             Ok(super::gpu::Outcome::Lost(why)) => {
                 self.left_gpu = Some(why.to_string());
@@ -133,7 +136,7 @@ impl Plan {
     }
 
     #[cfg(not(feature = "gpu"))]
-    fn run_on_gpu(&mut self, _: &mut [u8], _: &mut Budget) -> Result<bool, PlanError> {
+    fn run_on_gpu(&mut self, _: &mut [u8], _: &mut u64, _: &mut Budget) -> Result<bool, PlanError> {
         Ok(false)
     }
 
@@ -314,6 +317,14 @@ impl Plan {
 pub struct Arena {
     /// 8-byte words, so that every element type is aligned.
     words: Vec<u64>,
+    /// Changes with every change of what is resident; no two arenas are in one state.
+    state: u64,
+}
+
+/// A state no arena was in.
+pub(super) fn new_state() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed) + 1
 }
 
 impl Arena {
@@ -350,6 +361,7 @@ impl Arena {
         self.reserve(at + bytes.len())?;
         let all: &mut [u8] = bytemuck::cast_slice_mut(&mut self.words);
         all[at..at + bytes.len()].copy_from_slice(bytes);
+        self.state = new_state();
         Ok(())
     }
 

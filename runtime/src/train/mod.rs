@@ -12,9 +12,10 @@ use std::sync::Arc;
 use hone_kernels::threads::Pool;
 
 use crate::autodiff::{AutodiffError, Tape, differentiate};
+use crate::device::Device;
 use crate::graph::{Graph, ValueId};
 use crate::ops::{Attrs, Fact, OpError};
-use crate::plan::{Arena, Concrete, Packs, Plan, PlanError, Profile, Resident, RunOptions};
+use crate::plan::{Arena, Concrete, OnGpu, Packs, Plan, PlanError, Profile, Resident, RunOptions};
 use crate::tensor::{DType, Tensor, TensorError};
 
 mod loss;
@@ -26,6 +27,9 @@ pub use optimizer::{Optimizer, Schedule};
 
 #[cfg(all(test, feature = "import"))]
 pub(crate) mod tests;
+
+#[cfg(all(test, feature = "gpu", feature = "import"))]
+mod gpu_tests;
 
 /// What is trained, and how.
 #[derive(Clone, Debug)]
@@ -59,6 +63,9 @@ pub struct TrainOptions {
     pub pool: Arc<Pool>,
     /// Run by reference functions: slow and obvious.
     pub reference: bool,
+    /// What steps run on; of a GPU, steps without a form for it on the CPU in between. Residents come back from it after
+    /// every step, so that a device that is lost takes nothing with it.
+    pub device: Device,
     /// Collects the time of every step of the plans that train, not of those that only evaluate; `None` measures nothing.
     pub profile: Option<Arc<Profile>>,
 }
@@ -73,7 +80,8 @@ impl TrainOptions {
 impl Default for TrainOptions {
     /// Kernels, the calling thread alone.
     fn default() -> TrainOptions {
-        TrainOptions { pool: Arc::new(Pool::new(1)), reference: false, profile: None }
+        let (pool, device) = (Arc::new(Pool::new(1)), Device::Cpu);
+        TrainOptions { pool, reference: false, device, profile: None }
     }
 }
 
@@ -258,7 +266,8 @@ impl Trainer {
                 list.push((format!("{name}/gradient"), dtype, shape));
             }
         }
-        let (places, resident_bytes) = Resident::layout(list.iter().map(|(_, t, s)| (*t, &s[..])));
+        let facts = list.iter().map(|(_, t, s)| (*t, &s[..]));
+        let (places, resident_bytes) = Resident::layout(facts, &options.device);
         let slot = |((name, dtype, shape), place)| Slot { name, dtype, shape, place };
         let residents: Vec<Slot> = list.into_iter().zip(places).map(slot).collect();
         let waiting = residents.iter().map(|s| s.place.start).zip(initial).collect();
@@ -380,6 +389,15 @@ impl Trainer {
     pub fn steps(&mut self, inputs: &[(DType, Vec<usize>)]) -> Result<Vec<crate::plan::StepInfo>, TrainError> {
         let at = self.plan(Task::Step, inputs)?;
         Ok(self.plans[at].plan.steps())
+    }
+
+    /// What of a training step runs on a GPU; `None` where there is none.
+    ///
+    /// # Errors
+    /// As [`Trainer::footprint`].
+    pub fn on_gpu(&mut self, inputs: &[(DType, Vec<usize>)]) -> Result<Option<OnGpu>, TrainError> {
+        let at = self.plan(Task::Step, inputs)?;
+        Ok(self.plans[at].plan.on_gpu())
     }
 
     /// Updates made so far.
@@ -509,6 +527,7 @@ impl Trainer {
             reference: self.options.reference,
             pool: self.options.pool.clone(),
             packs: self.packs.clone(),
+            device: self.options.device.clone(),
             profile: self.options.profile.clone().filter(|_| task != Task::Evaluate),
             lean: true,
             ..RunOptions::default()

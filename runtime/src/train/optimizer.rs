@@ -1,8 +1,10 @@
 //! Optimizers as operators whose results take the place of their operands, and how the learning rate goes.
+use hone_gpu::update;
 use hone_kernels::optimize;
 
+use crate::ops::shape::elements;
 use crate::ops::{Attr, Attrs, Fact, HONE, OpDef, OpError, need, optional};
-use crate::plan::{Io, Kernel, Lowered, Lowering};
+use crate::plan::{At, Io, Kernel, Lowered, Lowering, Recorded};
 use crate::tensor::{DType, Tensor};
 
 /// How a parameter is moved along its gradient.
@@ -217,6 +219,11 @@ static SGD: OpDef = OpDef::new(
         let nesterov = attrs.flag("nesterov", false)?;
         Ok(Rule::Sgd(optimize::Sgd { rate: 0.0, momentum, nesterov, decay, scale: 1.0 }))
     })
+})
+.gpu(|l| {
+    let (momentum, decay) = (l.attrs.float("momentum", 0.0)?, l.attrs.float("decay", 0.0)?);
+    let nesterov = l.attrs.flag("nesterov", false)?;
+    recorded(l, 1, update::Update::Sgd { momentum, nesterov, decay, clipped: l.has(3) })
 });
 
 static ADAMW: OpDef = OpDef::new(
@@ -246,6 +253,11 @@ static ADAMW: OpDef = OpDef::new(
         let step = optimize::AdamW { rate: 0.0, beta1, beta2, epsilon, decay, bias1: 1.0, bias2: 1.0, scale: 1.0 };
         Ok(Rule::AdamW(step))
     })
+})
+.gpu(|l| {
+    let of = |name: &str| l.attrs.float(name, 0.0);
+    let (beta1, beta2, epsilon, decay) = (of("beta1")?, of("beta2")?, of("epsilon")?, of("decay")?);
+    recorded(l, 2, update::Update::AdamW { beta1, beta2, epsilon, decay, clipped: l.has(3) })
 });
 
 static ADAFACTOR: OpDef = OpDef::new(
@@ -319,6 +331,18 @@ fn update(
     Ok(Some(Lowered::new(Update { rule: rule(l.attrs)?, clipped }, reads).in_place()))
 }
 
+fn recorded(l: &Lowering<'_>, states: usize, step: update::Update) -> Result<Option<Recorded>, OpError> {
+    let all = (0..l.inputs()).all(|i| !l.has(i) || l.dtype(i) == Some(DType::F32));
+    if !all || l.inputs() != STATE + states || (0..=states).any(|i| !l.wants(i)) {
+        return Ok(None);
+    }
+    let mut at = vec![At::In(1), At::In(2)];
+    at.extend(l.has(3).then_some(At::In(3)));
+    at.push(At::Update(0, 0));
+    at.extend((0..states).map(|i| At::Update(STATE + i, 1 + i)));
+    Ok(Recorded::one(step.call(elements(l.shape(0)?)?), at))
+}
+
 struct Update {
     rule: Rule,
     clipped: bool,
@@ -370,6 +394,13 @@ pub(super) static ACCUMULATE: OpDef = OpDef::new(
 .kernel(|l| {
     let f32 = l.dtype(0) == Some(DType::F32) && l.dtype(1) == Some(DType::F32);
     Ok(f32.then(|| Lowered::new(Accumulate, vec![1]).in_place()))
+})
+.gpu(|l| {
+    if l.dtype(0) != Some(DType::F32) || l.dtype(1) != Some(DType::F32) {
+        return Ok(None);
+    }
+    let call = update::Update::Accumulate.call(elements(l.shape(0)?)?);
+    Ok(Recorded::one(call, vec![At::In(1), At::Update(0, 0)]))
 });
 
 struct Accumulate;
@@ -399,7 +430,12 @@ pub(super) static CLEAR: OpDef = OpDef::new(
     },
 )
 .domain(HONE)
-.kernel(|l| Ok(l.dtype(0).map(|_| Lowered::new(Clear, Vec::new()).in_place())));
+.kernel(|l| Ok(l.dtype(0).map(|_| Lowered::new(Clear, Vec::new()).in_place())))
+.gpu(|l| {
+    let words = l.dtype(0).filter(|t| t.size_bytes() == 4).map_or(Ok(0), |_| elements(l.shape(0)?))?;
+    let call = (words > 0).then(|| update::Update::Clear.call(words)).flatten();
+    Ok(Recorded::one(call, vec![At::Update(0, 0)]))
+});
 
 struct Clear;
 

@@ -7,12 +7,12 @@ use crate::bundle::npz::read_npz;
 use crate::import::{Limits, from_onnx};
 
 #[derive(serde::Deserialize)]
-struct Case {
-    name: String,
+pub(super) struct Case {
+    pub(super) name: String,
     model: String,
     output: String,
     objective: String,
-    clip: Option<f32>,
+    pub(super) clip: Option<f32>,
     inputs: Vec<String>,
     filled: Vec<String>,
     loss: f64,
@@ -27,10 +27,10 @@ struct Steps {
     after: BTreeMap<String, Vec<f64>>,
 }
 
-struct Archive(Vec<(String, Tensor)>);
+pub(super) struct Archive(Vec<(String, Tensor)>);
 
 impl Archive {
-    fn read() -> Archive {
+    pub(super) fn read() -> Archive {
         Archive(read_npz(include_bytes!("testdata/gradients.npz")).unwrap())
     }
 
@@ -45,11 +45,11 @@ impl Archive {
         }
     }
 
-    fn cases(&self) -> Vec<Case> {
+    pub(super) fn cases(&self) -> Vec<Case> {
         serde_json::from_slice(&self.bytes("index")).unwrap()
     }
 
-    fn case(&self, name: &str) -> Case {
+    pub(super) fn case(&self, name: &str) -> Case {
         self.cases().into_iter().find(|c| c.name == name).unwrap()
     }
 
@@ -71,6 +71,20 @@ impl Archive {
             value.constant = Some(Arc::new(weight(&value.name, &shape)));
         }
         graph
+    }
+
+    /// A trainer of the case at its first step, and the batch.
+    pub(super) fn trainer(
+        &self,
+        case: &Case,
+        options: TrainOptions,
+        change: impl FnOnce(&mut Recipe),
+    ) -> (Trainer, Batch) {
+        let graph = self.graph(case);
+        let batch = self.batch(case, &graph);
+        let mut recipe = recipe(case);
+        change(&mut recipe);
+        (Trainer::new(&graph, recipe, options).unwrap(), batch)
     }
 
     fn batch(&self, case: &Case, graph: &Graph) -> Batch {
@@ -139,11 +153,7 @@ fn recipe(case: &Case) -> Recipe {
 }
 
 fn trainer(archive: &Archive, case: &Case, change: impl FnOnce(&mut Recipe)) -> (Trainer, Batch) {
-    let graph = archive.graph(case);
-    let batch = archive.batch(case, &graph);
-    let mut recipe = recipe(case);
-    change(&mut recipe);
-    (Trainer::new(&graph, recipe, TrainOptions::default()).unwrap(), batch)
+    archive.trainer(case, TrainOptions::default(), change)
 }
 
 /// What differs from the recorded norm and products with two tensors, relative to the norm or to `floor`, if that is more:
@@ -221,7 +231,7 @@ fn steps_of_every_optimizer_are_those_of_pytorch() {
     assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-fn values(trainer: &Trainer) -> Vec<(String, Tensor)> {
+pub(super) fn values(trainer: &Trainer) -> Vec<(String, Tensor)> {
     trainer.state().unwrap()
 }
 

@@ -376,7 +376,8 @@ impl Device {
             let bindings: Vec<_> = operands.iter().chain(&results).map(|r| Binding::Arena(r.clone())).collect();
             builder.dispatch(&trial.call, &bindings)?;
             let mut recording = builder.finish()?;
-            for (range, bytes) in operands.iter().zip(&trial.operands) {
+            let given = operands.iter().zip(&trial.operands).chain(results.iter().zip(&trial.before));
+            for (range, bytes) in given {
                 recording.upload(range.start, bytes)?;
             }
             let mut wrong = None;

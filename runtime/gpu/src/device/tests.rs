@@ -6,9 +6,11 @@ use crate::functions::{FUNCTIONS, function};
 use crate::gather::{Gather, Table};
 use crate::kernel::{bytes_of, floats_of};
 use crate::map::{Element, Map, Operand};
+use crate::planes::{self, Planes};
 use crate::product::{Batch, Left, Product, Right};
 use crate::recurrent::{Cell, Recurrence};
 use crate::rows::{Along, Rows};
+use crate::update::Update;
 use crate::window::{Of, Windows};
 use hone_kernels::conv::Window;
 use hone_kernels::epilogue::Activation;
@@ -148,6 +150,19 @@ pub(crate) fn calls() -> Vec<crate::kernel::Call> {
     for cell in [Cell::Lstm, Cell::Gru { late: false }, Cell::Gru { late: true }] {
         let (z, y, state) = ([1, 1], [4, 4, 0], [4, 0]);
         out.extend(Recurrence { cell, steps: 2, batch: 1, units: 4, reverse: false, z, y, state }.call());
+    }
+    for clipped in [false, true] {
+        let (decay, epsilon) = (0.1, 1e-8);
+        out.extend(Update::Sgd { momentum: 0.9, nesterov: true, decay, clipped }.call(9));
+        out.extend(Update::AdamW { beta1: 0.9, beta2: 0.999, epsilon, decay, clipped }.call(9));
+    }
+    out.extend([Update::Accumulate, Update::Clear].iter().filter_map(|u| u.call(9)));
+    let mut of = vec![planes::Of::Weight, planes::Of::Max, planes::Of::Average];
+    for bias in [false, true] {
+        of.extend([planes::Of::Forward { bias }, planes::Of::Input { bias }]);
+    }
+    for of in of {
+        out.extend(Planes { of, window, batch: 1, groups: 2, c: 1, o: 1 }.call());
     }
     for channels in [3, 4] {
         for of in [

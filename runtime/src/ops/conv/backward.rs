@@ -52,9 +52,10 @@ static CONV_VJP_WEIGHT: OpDef = OpDef::new(
     },
 )
 .domain(HONE)
-.kernel(weight_lower);
+.kernel(weight_lower)
+.gpu(super::planes::by_weight);
 
-fn weight_shape(attrs: &Attrs, x: &[usize], dy: &[usize]) -> Result<Vec<usize>, OpError> {
+pub(super) fn weight_shape(attrs: &Attrs, x: &[usize], dy: &[usize]) -> Result<Vec<usize>, OpError> {
     let groups = groups(attrs)?;
     let kernel = attrs.ints("kernel_shape")?.ok_or_else(|| OpError::attribute("kernel_shape", "is missing"))?;
     match (x, dy) {
@@ -65,7 +66,7 @@ fn weight_shape(attrs: &Attrs, x: &[usize], dy: &[usize]) -> Result<Vec<usize>, 
     }
 }
 
-fn checked(attrs: &Attrs, x: &[usize], dy: &[usize], w: &[usize]) -> Result<Conv, OpError> {
+pub(super) fn checked(attrs: &Attrs, x: &[usize], dy: &[usize], w: &[usize]) -> Result<Conv, OpError> {
     let conv = Conv::of(attrs, x, w, None)?;
     if conv.output_shape() != dy {
         return Err(OpError::shape("dY", conv.output_shape(), dy));

@@ -14,6 +14,7 @@ mod deform;
 mod geometry;
 pub(crate) mod last;
 mod lower;
+mod planes;
 mod transpose;
 
 pub(super) use geometry::Geometry;
@@ -46,6 +47,7 @@ static CONV: OpDef = OpDef::new(
     },
 )
 .kernel(lower::conv)
+.gpu(planes::conv)
 .vjp(backward::conv);
 
 /// ONNX Runtime's `activation(Conv(X, W, B) + Z)`.

@@ -47,6 +47,7 @@ pub(super) static CONV_TRANSPOSE: OpDef = OpDef::new(
     },
 )
 .kernel(lower::conv_transpose)
+.gpu(super::planes::transposed)
 .vjp(super::backward::conv_transpose);
 
 /// A transposed convolution at concrete shapes.

@@ -1,10 +1,12 @@
 //! Gradients of pooling.
+use hone_gpu::planes::{Of, Planes};
+
 use super::Windows;
 use crate::autodiff::Backward;
 use crate::graph::ValueId;
 use crate::ops::shape::elements;
 use crate::ops::{Attr, Attrs, Fact, HONE, OpDef, OpError, need, no_kernel, optional};
-use crate::plan::{Io, Kernel, Lowered, Lowering};
+use crate::plan::{At, Io, Kernel, Lowered, Lowering, Recorded};
 use crate::tensor::{DType, Tensor};
 
 /// `dY` and `X` to `dX`: to the first of the largest under each window, as MaxPool's indices have it.
@@ -36,7 +38,8 @@ static MAX_POOL_VJP: OpDef = OpDef::new(
     },
 )
 .domain(HONE)
-.kernel(|l| lower(l, 1, |_, _| 0.0));
+.kernel(|l| lower(l, 1, |_, _| 0.0))
+.gpu(|l| recorded(l, 1, None));
 
 /// `dY`, with the shape of the operand as the attribute `to`, to `dX`: an equal part to all that count in the mean.
 static AVERAGE_POOL_VJP: OpDef = OpDef::new(
@@ -71,7 +74,25 @@ static AVERAGE_POOL_VJP: OpDef = OpDef::new(
 .kernel(|l| {
     let padded = l.attrs.flag("count_include_pad", false)?;
     lower(l, 0, move |w, at| 1.0 / w.count(at, padded).max(1) as f32)
+})
+.gpu(|l| {
+    let w = Windows::of(l.attrs, &to(l.attrs)?)?;
+    recorded(l, 0, Some(super::lower::factors(&w, l.attrs.flag("count_include_pad", false)?)))
 });
+
+/// Of a mean with `factors`, else of the largest.
+fn recorded(l: &Lowering<'_>, operand: usize, factors: Option<Vec<f32>>) -> Result<Option<Recorded>, OpError> {
+    let shape = if operand == 1 { l.shape(1)?.to_vec() } else { to(l.attrs)? };
+    let w = Windows::of(l.attrs, &shape)?;
+    let floats = (0..=operand).all(|i| l.dtype(i) == Some(DType::F32));
+    let Some(window) = w.geometry.window().filter(|_| floats) else { return Ok(None) };
+    let (of, second) = match &factors {
+        Some(factors) => (Of::Average, At::floats(factors)),
+        None => (Of::Max, At::In(1)),
+    };
+    let call = Planes { of, window, batch: 1, groups: w.planes, c: 1, o: 1 }.call();
+    Ok(Recorded::one(call, vec![At::In(0), second, At::Out(0)]))
+}
 
 fn to(attrs: &Attrs) -> Result<Vec<usize>, OpError> {
     let to = attrs.ints("to")?.ok_or_else(|| OpError::attribute("to", "is missing"))?;
