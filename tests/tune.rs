@@ -277,3 +277,30 @@ fn what_cannot_be_tuned_is_refused_with_what_could() {
     fails(&with(&["--targets", "nowhere"]), 2, &["`nowhere`", "image.conv1"]);
     fails(&with(&["--split", "nowhere", "--new-head"]), 2, &["--new-head is for .onnx files"]);
 }
+
+#[cfg(feature = "gpu")]
+#[test]
+fn a_whole_body_is_tuned_on_a_gpu_along_the_curve_of_the_cpu_and_twice_to_the_same_adapter() {
+    let dir = tempfile::tempdir().unwrap();
+    let train = pictures("stream", 96, &dir.path().join("train"));
+    let tuned = |device: &str, state: &str| {
+        let mut c = hone();
+        c.arg("tune").arg(bundle()).arg("--state").arg(dir.path().join(state)).arg("--data").arg(&train);
+        c.args(["--scope", "full", "--lr", "0.001", "--epochs", "2", "--json", "--device", device]);
+        // What the gate says of so few pictures is not asked here.
+        let out = c.arg("--dry-run").output().unwrap();
+        json(&out)
+    };
+    let (cpu, gpu, again) = (tuned("cpu", "a"), tuned("gpu", "b"), tuned("gpu", "c"));
+    let losses = |v: &Value| v["loss"].as_array().unwrap().iter().map(|l| l.as_f64().unwrap()).collect::<Vec<f64>>();
+    let (want, got) = (losses(&cpu), losses(&gpu));
+    assert!(want.len() > 4 && want.len() == got.len(), "{cpu} {gpu}");
+    for (i, (a, b)) in want.iter().zip(&got).enumerate() {
+        assert!((a - b).abs() < 1e-3, "step {i}: {a} on the CPU, {b}");
+    }
+    assert_eq!(got, losses(&again), "the same bits every time");
+    assert_eq!(gpu["epochs"], again["epochs"]);
+    let told = gpu["device"].as_str().unwrap();
+    assert!(told.contains("on the GPU, in") && !told.contains("on the CPU"), "{told}");
+    assert!(cpu.get("device").is_none(), "{cpu}");
+}

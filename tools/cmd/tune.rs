@@ -14,6 +14,7 @@ use hone_runtime::session::SessionOptions;
 use hone_runtime::state::StateDir;
 use serde::Serialize;
 
+use crate::device::Choice;
 use crate::exit::fail;
 use crate::output;
 
@@ -103,6 +104,10 @@ pub(crate) struct Tune {
     /// Threads; the result does not depend on how many.
     #[arg(long, default_value_t = 1)]
     threads: usize,
+    /// Where steps are computed. A GPU's come to another adapter than the CPU's by rounding, and to the same every time on one
+    /// device and driver.
+    #[arg(long, value_enum, default_value_t)]
+    device: Choice,
     /// Most memory a step may take; proved before the first one.
     #[arg(long, value_name = "SIZE")]
     max_memory: Option<Quota>,

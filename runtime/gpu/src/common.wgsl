@@ -59,6 +59,11 @@ fn gelu_tanh(x: f32) -> f32 {
     return 0.5 * x * (1.0 + tanh_of(0.7978846 * (x + 0.044715 * x * x * x)));
 }
 
+// Φ(x) + x φ(x).
+fn gelu_slope(x: f32) -> f32 {
+    return 0.5 * (1.0 + erf_of(x * 0.70710677)) + x * 0.3989423 * exp(-0.5 * x * x);
+}
+
 // min and max that keep what is no number, as the standard's operators do.
 fn relu(x: f32) -> f32 {
     return select(x, 0.0, x < 0.0);

@@ -142,6 +142,26 @@ pub static FUNCTIONS: &[Function] = &[
         let u = (2.0 / std::f64::consts::PI).sqrt() * (v + 0.044_715 * v.powi(3));
         0.5 * v * (1.0 + u.tanh())
     }),
+    // Gradients, of what comes back and the operand or the result: `dy · f'`.
+    row("ReluVjp", 2, "select(0.0, a, b > 0.0)", |x, _| if x[1] > 0.0 { x[0] } else { 0.0 }),
+    row("TanhVjp", 2, "a * (1.0 - b * b)", |x, _| x[0] * (1.0 - x[1] * x[1])),
+    row("SigmoidVjp", 2, "a * b * (1.0 - b)", |x, _| x[0] * x[1] * (1.0 - x[1])),
+    row("SoftplusVjp", 2, "a * sigmoid(b)", |x, _| x[0] * sigmoid(x[1])),
+    row("ExpVjp", 2, "a * b", |x, _| x[0] * x[1]),
+    above("LogVjp", 2, "a / b", |x, _| x[0] / x[1]),
+    above("SqrtVjp", 2, "a * (0.5 / b)", |x, _| x[0] * 0.5 / x[1]),
+    row("ReciprocalVjp", 2, "-a * b * b", |x, _| -x[0] * x[1] * x[1]),
+    row("AbsVjp", 2, "a * sign(b)", |x, _| if x[1] == 0.0 { 0.0 } else { x[0] * x[1].signum() }),
+    row("ErfVjp", 2, "a * 1.1283792 * exp(-b * b)", |x, _| {
+        x[0] * std::f64::consts::FRAC_2_SQRT_PI * (-x[1] * x[1]).exp()
+    }),
+    row("LeakyReluVjp", 2, "select(a, P.c0 * a, b < 0.0)", |x, c| if x[1] < 0.0 { c[0] * x[0] } else { x[0] }),
+    row("GeluVjp", 2, "a * gelu_slope(b)", |x, _| {
+        let density = (-0.5 * x[1] * x[1]).exp() / (2.0 * std::f64::consts::PI).sqrt();
+        x[0] * (0.5 * (1.0 + erf(x[1] * std::f64::consts::FRAC_1_SQRT_2)) + x[1] * density)
+    }),
+    row("SoftmaxVjp", 3, "b * (a - c)", |x, _| x[1] * (x[0] - x[2])),
+    row("LogSoftmaxVjp", 3, "a - exp(b) * c", |x, _| x[0] - x[1].exp() * x[2]),
     test("Equal", 2, "a == b", |x, _| flag(x[0] == x[1])),
     test("Greater", 2, "a > b", |x, _| flag(x[0] > x[1])),
     test("GreaterOrEqual", 2, "a >= b", |x, _| flag(x[0] >= x[1])),

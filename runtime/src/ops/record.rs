@@ -73,6 +73,14 @@ pub(super) fn binary(l: &Lowering<'_>, name: &str, a: &[usize], b: &[usize]) -> 
     if floats { mapped(l, Some(f), vec![], &[(0, a), (1, b)], result) } else { None }
 }
 
+/// The gradient of a function of one number by that name: of what comes back, and of the operand or the result. There is one
+/// for those functions only that commonly stand in networks.
+pub(super) fn derivative(l: &Lowering<'_>, name: &str, constants: Vec<f32>) -> Result<Option<Recorded>, OpError> {
+    let (g, v) = (l.shape(0)?, l.shape(1)?);
+    let floats = [0, 1].into_iter().all(|i| l.dtype(i) == Some(DType::F32));
+    Ok(if floats && g == v { mapped(l, function(name), constants, &[(0, g), (1, v)], Element::F32) } else { None })
+}
+
 /// One copy of input 0 into result 0, through strides of elements. Elements of 2 bytes have none.
 pub(super) fn copied(copy: &Copy) -> Option<Recorded> {
     Recorded::one(copy.call(), vec![At::In(0), At::Out(0)])

@@ -10,7 +10,7 @@ use super::shape::{Known, axes_of, elements, list, list_fact};
 use super::{Attr, Attrs, Fact, MICROSOFT, OpDef, OpError, for_each_strided, need, strides_of};
 use crate::autodiff::Backward;
 use crate::graph::ValueId;
-use crate::plan::{Io, Kernel, Lowered, Lowering, Recorded};
+use crate::plan::{At, Io, Kernel, Lowered, Lowering, Recorded};
 use crate::tensor::{DType, Tensor};
 
 /// The rows of this family.
@@ -266,16 +266,15 @@ fn recorded(of: Of, l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
         None => l.attrs.ints("axes")?.map(<[i64]>::to_vec),
     };
     let mask = reduced(l.attrs, shape.len(), axes.as_deref())?;
-    // Neighbouring reduced axes are one; more than one block of them has no kernel.
-    let (mut outer, mut length, mut inner) = (1, 1, 1);
+    // Neighbouring axes of one kind are one. Of several reduced ones the last goes first, and the others see its result.
+    let mut axes: Vec<(usize, bool)> = Vec::new();
     for (&d, &r) in shape.iter().zip(&mask).filter(|(d, _)| **d != 1) {
-        match r {
-            true if inner > 1 => return Ok(None),
-            true => length *= d,
-            false if length > 1 => inner *= d,
-            false => outer *= d,
+        match axes.last_mut() {
+            Some((length, kind)) if *kind == r => *length *= d,
+            _ => axes.push((d, r)),
         }
     }
+    let blocks: Vec<usize> = (0..axes.len()).rev().filter(|&a| axes[a].1).collect();
     let rows = match of {
         Of::Sum | Of::Mean => gpu::Rows::Sum,
         Of::Max => gpu::Rows::Max,
@@ -287,8 +286,28 @@ fn recorded(of: Of, l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
         Of::SumSquare => gpu::Rows::SumSquare,
         Of::LogSumExp => gpu::Rows::LogSumExp,
     };
-    let factor = if of == Of::Mean { 1.0 / length as f32 } else { 1.0 };
-    Ok(super::record::along(rows, outer, length, inner, factor))
+    // What the others make of results of it is the same only for these.
+    let again = matches!(of, Of::Sum | Of::Mean | Of::Max | Of::Min | Of::Prod);
+    if blocks.len() > 1 && !again {
+        return Ok(None);
+    }
+    let count: usize = axes.iter().filter(|a| a.1).map(|a| a.0).product();
+    let (mut out, mut from) = (Recorded::default(), At::In(0));
+    for (i, &a) in blocks.iter().enumerate() {
+        let outer: usize = axes[..a].iter().map(|a| a.0).product();
+        let inner: usize = axes[a + 1..].iter().filter(|a| !a.1).map(|a| a.0).product();
+        let last = i + 1 == blocks.len();
+        let factor = if of == Of::Mean && last { 1.0 / count as f32 } else { 1.0 };
+        let to = if last { At::Out(0) } else { out.scratch(4 * outer * inner) };
+        let along = gpu::Along { rows, outer, length: axes[a].0, inner, scales: axes[a].0, epsilon: 0.0, factor };
+        let Some(next) = out.and(along.call(), vec![from, to.clone()]) else { return Ok(None) };
+        (out, from) = (next, to);
+    }
+    // Nothing but axes of length one is reduced: each element alone.
+    if blocks.is_empty() {
+        return Ok(super::record::along(rows, axes.iter().map(|a| a.0).product(), 1, 1, 1.0));
+    }
+    Ok(Some(out))
 }
 
 /// The rows of a reduction, as [`Rows`] has them: neighbouring axes of one kind are one axis, the last is the row.

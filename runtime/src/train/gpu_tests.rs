@@ -13,10 +13,6 @@ fn on(gpu: &Gpu) -> TrainOptions {
     TrainOptions { device: Device::Gpu(gpu.clone()), ..TrainOptions::default() }
 }
 
-fn shapes(batch: &Batch) -> Vec<(DType, Vec<usize>)> {
-    batch.inputs.iter().map(|t| (t.dtype(), t.shape().to_vec())).collect()
-}
-
 #[test]
 fn steps_of_every_recorded_model_go_as_on_the_cpu_and_twice_to_the_same_bits() {
     let gpu = gpu();
@@ -28,7 +24,7 @@ fn steps_of_every_recorded_model_go_as_on_the_cpu_and_twice_to_the_same_bits() {
             let (mut trainer, batch) = archive.trainer(&case, options, |r| r.clip = case.clip);
             let losses: Vec<f32> =
                 (0..4).map(|_| trainer.step(std::slice::from_ref(&batch), 0.01).unwrap().loss).collect();
-            let told = trainer.on_gpu(&shapes(&batch)).unwrap();
+            let told = trainer.on_gpu();
             (losses, values(&trainer), told)
         };
         let (want, _, _) = run(TrainOptions::default());
@@ -75,7 +71,7 @@ fn a_device_that_is_lost_between_steps_takes_nothing_with_it() {
         }
     }
     assert!(values(&cpu) == values(&lost));
-    let told = lost.on_gpu(&shapes(&batch)).unwrap().unwrap();
+    let told = lost.on_gpu().unwrap();
     assert!(told.left.is_some_and(|why| why.contains("lost")));
 }
 

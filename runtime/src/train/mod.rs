@@ -391,13 +391,9 @@ impl Trainer {
         Ok(self.plans[at].plan.steps())
     }
 
-    /// What of a training step runs on a GPU; `None` where there is none.
-    ///
-    /// # Errors
-    /// As [`Trainer::footprint`].
-    pub fn on_gpu(&mut self, inputs: &[(DType, Vec<usize>)]) -> Result<Option<OnGpu>, TrainError> {
-        let at = self.plan(Task::Step, inputs)?;
-        Ok(self.plans[at].plan.on_gpu())
+    /// What of the last plan that trains runs on a GPU; `None` where there is none, or no plan yet.
+    pub fn on_gpu(&self) -> Option<OnGpu> {
+        self.plans.iter().rev().find(|m| matches!(m.task, Task::Step | Task::Accumulate))?.plan.on_gpu()
     }
 
     /// Updates made so far.

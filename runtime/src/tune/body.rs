@@ -110,6 +110,7 @@ impl Body {
         let run = RunOptions {
             pool: options.pool.clone(),
             reference: options.reference,
+            device: options.device.clone(),
             plans: 1,
             lean: true,
             ..RunOptions::default()

@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::class::{Class, Classified};
+use crate::device::Device;
 use crate::graph::{Dim, Graph};
-use crate::plan::{RunOptions, Runner};
+use crate::plan::{OnGpu, RunOptions, Runner};
 use crate::scope::{self, Contribution, ScopeError, Scoped, Spec};
 use crate::state::StateError;
 use crate::tensor::{DType, Data, Tensor, TensorError};
@@ -263,6 +264,8 @@ pub struct Outcome {
     pub ended: Option<&'static str>,
     /// Median time of the steps made in this life of the run.
     pub step: Option<Duration>,
+    /// What of a step ran on a GPU; `None` where there is none, or no step was made.
+    pub on_gpu: Option<OnGpu>,
 }
 
 /// All that a run depends on.
@@ -292,9 +295,14 @@ impl Work<'_> {
         // How much memory and time there is changes no result; whoever has more of it goes on.
         let numbers = (s.rate, s.course, s.warmup, s.clip, s.batch, s.accumulate, s.epochs, s.seed);
         let rest = (s.validation, s.patience, s.sparse_bytes);
-        for part in
-            [base, &spec, &format!("{:?} {:?} {numbers:?} {rest:?}", s.objective, s.optimizer), &self.examples.digest()]
-        {
+        let how = format!("{:?} {:?} {numbers:?} {rest:?}", s.objective, s.optimizer);
+        // Another device rounds otherwise, and a run is one from its first step to its last.
+        let device = match &self.options.device {
+            Device::Cpu => None,
+            Device::Gpu(gpu) => Some(gpu.key()),
+        };
+        let parts = [base, &spec, &how, &self.examples.digest()].map(str::to_string);
+        for part in parts.iter().chain(&device) {
             h.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
         }
         h.finalize().to_hex()[..16].to_string()
@@ -431,6 +439,7 @@ impl Work<'_> {
             let done = Epoch { epoch: now.progress.step / per_epoch + 1, loss, validation: validated };
             now.epoch_done(done, None, &trainer, &scoped)?;
         }
+        let on_gpu = trainer.on_gpu();
         let tensors = match validation.is_empty() {
             true => trainer.into_parameters()?,
             false => now.best,
@@ -451,6 +460,7 @@ impl Work<'_> {
             validation,
             ended,
             step: times.get(times.len() / 2).copied(),
+            on_gpu,
         })
     }
 }
@@ -517,7 +527,12 @@ fn renew(
     let mut graph = scoped.with(values)?;
     graph.outputs = graph.values.iter().position(|v| v.name == output).into_iter().collect();
     graph.prune();
-    let run = RunOptions { pool: options.pool.clone(), reference: options.reference, ..RunOptions::default() };
+    let run = RunOptions {
+        pool: options.pool.clone(),
+        reference: options.reference,
+        device: options.device.clone(),
+        ..RunOptions::default()
+    };
     let mut runner = Runner::new(Arc::new(graph), run);
     examples.renew(&mut |inputs| {
         let out = runner.run(&inputs.iter().collect::<Vec<_>>()).map_err(TrainError::from)?;

@@ -28,6 +28,7 @@ use serde::Serialize;
 
 use super::{Method, Schedule, Tune};
 use crate::cmd::run::is_onnx;
+use crate::device::{self, Choice};
 use crate::exit::fail;
 use crate::machine::{anonymous_bytes, peak_rss_bytes, rss_bytes};
 use crate::steps::StepRow;
@@ -71,6 +72,9 @@ struct Document<'a> {
     /// The same without pages of the program file, which take no memory that others want: read after each step.
     anonymous_increment_bytes: Option<u64>,
     step_ms: Option<f64>,
+    /// What of a step ran on the GPU, where one was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device: Option<String>,
     resumed_at: Option<u64>,
     ended: Option<&'static str>,
     published: bool,
@@ -394,11 +398,15 @@ impl Tune {
         base: &str,
         place: impl Fn(&str) -> PathBuf,
     ) -> anyhow::Result<Done> {
+        if self.device == Choice::Auto {
+            return Err(fail(Class::Usage, "a run of training is on one device: say --device cpu or --device gpu"));
+        }
         let (began, held) = (Instant::now(), rss_bytes());
         let (before, mut most) = (anonymous_bytes(), 0);
         let presses = if loss.name == POSTERIOR.name { examples.count() } else { 0 };
         let profile = self.profile.then(|| Arc::new(Profile::default()));
-        let options = TrainOptions { profile: profile.clone(), ..TrainOptions::on_threads(self.threads) };
+        let device = self.device.choose("", |_| Ok(0.0))?.device;
+        let options = TrainOptions { profile: profile.clone(), device, ..TrainOptions::on_threads(self.threads) };
         let settings = self.settings(loss)?;
         let mut work = Work { graph, opset, spec, settings, examples, options, checkpoint: None };
         let run = work.identity(base);
@@ -465,6 +473,7 @@ impl Tune {
             peak_increment_bytes: peak_rss_bytes().zip(done.held).map(|(peak, held)| peak.saturating_sub(held)),
             anonymous_increment_bytes: done.anonymous,
             step_ms: o.step.map(|t| t.as_secs_f64() * 1e3),
+            device: device::told(o.on_gpu.as_ref()),
             resumed_at: done.resumed_at,
             ended: o.ended,
             published,
@@ -492,6 +501,9 @@ impl Tune {
                 (false, _) => "nothing published".into(),
             };
             output::line(format!("{outcome}: {}", document.reason))?;
+            if let Some(told) = &document.device {
+                output::line(told)?;
+            }
             if !done.profile.is_empty() {
                 output::line(StepRow::table(&done.profile, &self.model.display().to_string()))?;
             }

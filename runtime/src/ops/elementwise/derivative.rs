@@ -58,6 +58,11 @@ macro_rules! derivative {
                 let (g, v) = (l.shape(0)?, l.shape(1)?);
                 let f = move |g: f32, $x: f32| g * ($f32);
                 $crate::ops::elementwise::walk::zipped::<f32, f32, f32, _>(l, concat!($name, "Vjp"), g, v, f)
+            })
+            .gpu(|l| {
+                let constants =
+                    $crate::ops::elementwise::parameters(l.attrs, [$((stringify!($p), $default)),*])?.to_vec();
+                $crate::ops::record::derivative(l, concat!($name, "Vjp"), constants)
             });
             $crate::ops::elementwise::derivative::mapped(b, &D, $crate::ops::elementwise::derivative::Of::$of)
         }

@@ -1,12 +1,14 @@
 //! Softmax, its logarithm and its limit along one axis; before opset 13, over all axes from `axis` on.
-use hone_gpu::rows::Rows;
+use hone_gpu::functions::function;
+use hone_gpu::map::{Element, Map, Operand};
+use hone_gpu::rows::{Along, Rows};
 use hone_kernels::{gradient, normalise};
 
 use super::PIECE;
 use crate::autodiff::Backward;
 use crate::ops::shape::{broadcast, broadcast_indices, elements, same_as_input};
 use crate::ops::{Attr, Attrs, HONE, MICROSOFT, OpDef, OpError, axis_of, flat, need, no_kernel, record};
-use crate::plan::{Io, Kernel, Lowered, Lowering, Recorded};
+use crate::plan::{At, Io, Kernel, Lowered, Lowering, Recorded};
 use crate::tensor::{DType, Tensor};
 
 /// `e^(x - max) / Σ`.
@@ -81,7 +83,8 @@ static SOFTMAX_VJP: OpDef =
         })
     })
     .domain(HONE)
-    .kernel(|l| lower_backward(l, false));
+    .kernel(|l| lower_backward(l, false))
+    .gpu(|l| recorded_backward(l, false));
 
 /// Of its logarithm `y`: `dy - e^y Σ dy`.
 static LOG_SOFTMAX_VJP: OpDef =
@@ -92,7 +95,8 @@ static LOG_SOFTMAX_VJP: OpDef =
         })
     })
     .domain(HONE)
-    .kernel(|l| lower_backward(l, true));
+    .kernel(|l| lower_backward(l, true))
+    .gpu(|l| recorded_backward(l, true));
 
 fn backward(b: &mut Backward<'_>, op: &'static OpDef) -> Result<(), OpError> {
     let (dy, y, attrs) = (b.dy()?, b.y()?, Attrs::clone(&b.attrs()));
@@ -128,6 +132,37 @@ fn lower_backward(l: &Lowering<'_>, log: bool) -> Result<Option<Lowered>, OpErro
     }
     let scratch = if run.inner == 1 { 0 } else { run.inner };
     Ok(Some(Lowered::new(SoftmaxBackward { run, log }, vec![0, 1]).with_scratch(scratch)))
+}
+
+fn recorded_backward(l: &Lowering<'_>, log: bool) -> Result<Option<Recorded>, OpError> {
+    let shape = l.shape(1)?;
+    let Run { len, inner } = Run::new(l.attrs, shape)?;
+    let n = elements(shape)?;
+    if l.dtype(0) != Some(DType::F32) || l.dtype(1) != Some(DType::F32) || l.shape(0)? != shape || n == 0 {
+        return Ok(None);
+    }
+    let outer = n / (len * inner);
+    let mut out = Recorded::default();
+    let (sums, mut of) = (out.scratch(4 * outer * inner), At::In(0));
+    let shape = vec![outer, len, inner];
+    let whole = vec![len * inner, inner, 1];
+    let operand = |strides: Vec<usize>| Operand { element: Element::F32, strides };
+    let map = |name: &str, operands| {
+        let map =
+            Map { function: function(name)?, constants: vec![], shape: shape.clone(), operands, result: Element::F32 };
+        map.call()
+    };
+    if !log {
+        let products = out.scratch(4 * n);
+        let call = map("Mul", vec![operand(whole.clone()), operand(whole.clone())]);
+        let Some(next) = out.and(call, vec![At::In(0), At::In(1), products.clone()]) else { return Ok(None) };
+        (out, of) = (next, products);
+    }
+    let along = Along { rows: Rows::Sum, outer, length: len, inner, scales: len, epsilon: 0.0, factor: 1.0 };
+    let Some(out) = out.and(along.call(), vec![of, sums.clone()]) else { return Ok(None) };
+    let last = vec![operand(whole.clone()), operand(whole), operand(vec![inner, 0, 1])];
+    let call = map(if log { "LogSoftmaxVjp" } else { "SoftmaxVjp" }, last);
+    Ok(out.and(call, vec![At::In(0), At::In(1), sums, At::Out(0)]))
 }
 
 struct SoftmaxBackward {
