@@ -176,6 +176,12 @@ pub static FUNCTIONS: &[Function] = &[
     test("Xor", 2, "(a != 0) != (b != 0)", |x, _| flag((x[0] != 0.0) != (x[1] != 0.0))),
     row("CastToFloat", 1, "f32(a)", |x, _| x[0]),
     test("CastToBool", 1, "a != 0", |x, _| flag(x[0] != 0.0)),
+    // Of pairs of words.
+    row("MaxInt", 2, "select(b, a, a.y > b.y || (a.y == b.y && bitcast<u32>(a.x) > bitcast<u32>(b.x)))", |x, _| {
+        x[0].max(x[1])
+    }),
+    above("BatchScale", 2, "a / sqrt(b + P.c0)", |x, c| x[0] / (x[1] + c[0]).sqrt()),
+    row("BatchShift", 4, "(a - b) * c + d", |x, _| (x[0] - x[1]) * x[2] + x[3]),
     row("AddInt", 2, "a + b", |x, _| x[0] + x[1]),
     row("Dequantize", 3, "f32(a - c) * b", |x, _| (x[0] - x[2]) * x[1]),
     row("DequantizeSigned", 2, "f32(a) * b", |x, _| x[0] * x[1]),

@@ -13,6 +13,8 @@ pub mod functions;
 pub mod gather;
 pub mod kernel;
 pub mod map;
+pub mod norm;
+pub mod picks;
 pub mod planes;
 pub mod product;
 pub mod recurrent;

@@ -16,7 +16,7 @@ pub enum Element {
     F32,
     /// 32-bit integers.
     I32,
-    /// 64-bit integers, of which the low half is read: the caller knows that they fit.
+    /// 64-bit integers. Where the result is none of them the low half is read: the caller knows that they fit.
     I64,
     /// Unsigned bytes, booleans among them.
     U8,
@@ -93,7 +93,7 @@ pub struct Map {
     pub shape: Vec<usize>,
     /// The operands.
     pub operands: Vec<Operand>,
-    /// Elements of the result: `F32`, `I32` or `U8`.
+    /// Elements of the result. Of `I64` the operands are pairs of words, and so is what the function gives.
     pub result: Element,
 }
 
@@ -116,9 +116,8 @@ impl Map {
         let access = self.access(&axes, n);
         let kernel = kernel(self.function, &self.operands, &access, self.result);
         let words = match self.result {
-            Element::F32 | Element::I32 => n,
+            Element::F32 | Element::I32 | Element::I64 => n,
             Element::U8 | Element::I8 => n.div_ceil(4),
-            Element::I64 => return None,
         };
         let mut params = vec![0u32; 8 + 8 + 32];
         params[..4].copy_from_slice(&[words as u32, n as u32, axes.len() as u32, 0]);
@@ -185,13 +184,16 @@ fn kernel(f: &'static Function, operands: &[Operand], access: &[Access], result:
             Access::First => "0u".to_string(),
             Access::Strided => format!("strided({k}u, i)"),
         };
-        let (letter, load) = (["a", "b", "c", "d"][k], elements[k].load(k, &format!("at{k}")));
+        let whole = result == Element::I64;
+        let load = if whole { format!("x{k}[at{k}]") } else { elements[k].load(k, &format!("at{k}")) };
+        let letter = ["a", "b", "c", "d"][k];
         format!("    let at{k} = {at};\n    let {letter} = {load};\n")
     };
     let loads: String = (0..elements.len()).map(load).collect();
     let (kind, text, store) = match (result, f.decides) {
         (Element::F32, _) => ("f32", f.text.to_string(), "    y[i] = f(i);"),
         (Element::I32, _) => ("i32", f.text.to_string(), "    y[i] = f(i);"),
+        (Element::I64, _) => ("vec2<i32>", f.text.to_string(), "    y[i] = f(i);"),
         (_, true) => ("u32", format!("select(0u, 1u, {})", f.text), BYTES),
         (_, false) => ("u32", format!("u32({}) & 255u", f.text), BYTES),
     };

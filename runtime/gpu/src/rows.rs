@@ -110,9 +110,9 @@ fn kernel(rows: Rows, together: bool) -> Arc<Kernel> {
         |(i, n): (usize, &&str)| format!("@group(0) @binding({}) var<storage, read_write> {n}: array<f32>;\n", i + 2);
     let bindings: String = extra.iter().enumerate().map(bind).collect();
     let (how, reduce) = if together {
-        ("A group of 64 threads takes a row; inner is 1.", TOGETHER)
+        ("A group of 64 threads takes a row; inner is 1.", [TOGETHER, OTHERS].concat())
     } else {
-        ("A thread takes a row.", "")
+        ("A thread takes a row.", String::new())
     };
     let source = filled(
         include_str!("rows.wgsl"),
@@ -121,15 +121,15 @@ fn kernel(rows: Rows, together: bool) -> Arc<Kernel> {
             ("HOW", how),
             ("COMMON", include_str!("common.wgsl")),
             ("BINDINGS", &bindings),
-            ("REDUCE", reduce),
+            ("REDUCE", &reduce),
             ("MAIN", &main(rows, together)),
         ],
     );
     Kernel::new(name, source, extra.len(), 1, move || trials(rows, together))
 }
 
-/// Partial results of 64 threads become one, the same for all.
-const TOGETHER: &str = "
+/// Partial sums of 64 threads become one, the same for all.
+pub(crate) const TOGETHER: &str = "
 var<workgroup> part: array<f32, 64>;
 
 fn all_sum(lane: u32, v: f32) -> f32 {
@@ -145,7 +145,10 @@ fn all_sum(lane: u32, v: f32) -> f32 {
     workgroupBarrier();
     return out;
 }
+";
 
+/// The same of products, and of the largest.
+const OTHERS: &str = "
 fn all_product(lane: u32, v: f32) -> f32 {
     part[lane] = v;
     workgroupBarrier();

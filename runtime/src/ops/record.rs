@@ -36,7 +36,9 @@ pub(super) fn mapped(
         if broadcast(shape, to).ok()? != to {
             return None;
         }
-        list.push(Operand { element: element(l.dtype(i)?)?, strides: broadcast_strides(shape, to) });
+        let wide = result == Element::I64 && l.dtype(i)? == DType::I64;
+        let element = if wide { Element::I64 } else { element(l.dtype(i)?)? };
+        list.push(Operand { element, strides: broadcast_strides(shape, to) });
         at.push(At::In(i));
     }
     at.push(At::Out(0));

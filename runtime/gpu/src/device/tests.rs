@@ -6,6 +6,8 @@ use crate::functions::{FUNCTIONS, function};
 use crate::gather::{Gather, Table};
 use crate::kernel::{bytes_of, floats_of};
 use crate::map::{Element, Map, Operand};
+use crate::norm::{self, NormBack};
+use crate::picks::{self, Picks};
 use crate::planes::{self, Planes};
 use crate::product::{Batch, Left, Product, Right};
 use crate::recurrent::{Cell, Recurrence};
@@ -42,6 +44,7 @@ pub(crate) fn calls() -> Vec<crate::kernel::Call> {
             "AddUnless" => (vec![(f, SAME), (Element::U8, [1, 0, 3])], f),
             "CastToFloat" => (of(Element::I32), f),
             "CastToBool" => (of(Element::I64), Element::U8),
+            "MaxInt" => (of(Element::I64), Element::I64),
             "AddInt" => (of(Element::I32), Element::I32),
             "Dequantize" => (vec![(Element::U8, SAME), (f, [0; 3]), (Element::U8, [0; 3])], f),
             "DequantizeSigned" => (vec![(Element::I8, SAME), (f, [0; 3])], f),
@@ -157,6 +160,14 @@ pub(crate) fn calls() -> Vec<crate::kernel::Call> {
         out.extend(Update::AdamW { beta1: 0.9, beta2: 0.999, epsilon, decay, clipped }.call(9));
     }
     out.extend([Update::Accumulate, Update::Clear].iter().filter_map(|u| u.call(9)));
+    for wide in [false, true] {
+        for of in [picks::Of::Pick, picks::Of::Add { shared: false }, picks::Of::Add { shared: true }] {
+            out.extend(Picks { of, wide, outer: 1, length: 3, inner: 2, count: 2 }.call());
+        }
+    }
+    for of in [norm::Of::Operand, norm::Of::Parameters] {
+        out.extend(NormBack { of, rows: 2, length: 3, centred: true, epsilon: 1e-5 }.call());
+    }
     let mut of = vec![planes::Of::Weight, planes::Of::Max, planes::Of::Average];
     for bias in [false, true] {
         of.extend([planes::Of::Forward { bias }, planes::Of::Input { bias }]);

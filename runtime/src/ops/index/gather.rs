@@ -1,12 +1,13 @@
 //! Elements, slices and blocks chosen by index.
 use super::{Ints, around, backward, by_bytes, indices_of, position};
 use hone_gpu::gather as gpu;
+use hone_gpu::picks::{Of, Picks};
 
 use crate::map_data;
 use crate::ops::shape::elements;
 use crate::ops::{Attrs, Fact, MICROSOFT, OpDef, OpError, axis_of, need, strides_of};
 use crate::plan::{At, Codes, Fallible, Io, Lowered, Lowering, Recorded};
-use crate::tensor::{Data, Tensor};
+use crate::tensor::{DType, Data, Tensor};
 
 /// `Gather`: `y[o…, i…, k…] = data[o…, indices[i…], k…]`, the index along `axis`.
 pub(super) static GATHER: OpDef = OpDef::new(
@@ -216,7 +217,23 @@ pub(super) static GATHER_ELEMENTS: OpDef = OpDef::new(
     let rows = Rows::new(l.attrs, l.shape(0)?, l.shape(1)?)?;
     Ok(Some(Lowered::new(Elements { rows, wide, unit: dtype.size_bytes() }, vec![0, 1])))
 })
+.gpu(|l| {
+    let Some(picks) = picks(l, Of::Pick)? else { return Ok(None) };
+    Ok(Recorded::one(picks.call(), vec![At::In(0), At::In(1), At::Out(0), At::Fault]))
+})
 .vjp(backward::gather_elements);
+
+/// Elements of floats chosen along one axis, with indices as long as the data along every other one; `None` for others.
+pub(super) fn picks(l: &Lowering<'_>, of: Of) -> Result<Option<Picks>, OpError> {
+    let (data, indices) = (l.shape(0)?, l.shape(1)?);
+    let axis = axis_of(l.attrs.int("axis", 0)?, data.len())?;
+    let Some(wide) = Ints::takes(l.dtype(1)).filter(|_| l.dtype(0) == Some(DType::F32)) else { return Ok(None) };
+    if indices.len() != data.len() || (0..data.len()).any(|a| a != axis && indices[a] != data[a]) {
+        return Ok(None);
+    }
+    let (outer, length, inner) = around(data, axis);
+    Ok(Some(Picks { of, wide, outer, length, inner, count: indices[axis] }))
+}
 
 /// Where each index of an elementwise gather or scatter points: `bases[r] + index · step + j · lane` for the index in
 /// column `j` of row `r`.

@@ -1,9 +1,11 @@
 //! A tensor with elements or blocks replaced by, or combined with, others.
-use super::gather::{Rows, Tuples};
+use hone_gpu::picks::{Of, Picks};
+
+use super::gather::{Rows, Tuples, picks};
 use super::{Ints, around, by_bytes, indices_of};
 use crate::ops::shape::elements;
 use crate::ops::{Attrs, Fact, OpDef, OpError, axis_of, need, optional};
-use crate::plan::{Fallible, Io, Lowered, Lowering};
+use crate::plan::{At, Fallible, Io, Lowered, Lowering, Recorded};
 use crate::tensor::{DType, Data, Tensor};
 
 /// `ScatterElements`: `y = data`, then `y[…, indices[…, i, …], …] ∘= updates[…, i, …]` in order.
@@ -14,7 +16,17 @@ pub(super) static SCATTER_ELEMENTS: OpDef = OpDef::new(
     scatter_elements,
 )
 .kernel(elements_lower)
+.gpu(|l| {
+    let adds = Reduction::of(l.attrs)? == Reduction::Add;
+    let Some(picks) = picks(l, Of::Add { shared: false })?.filter(|_| adds) else { return Ok(None) };
+    Ok(Recorded::one(picks.call(), added()))
+})
 .vjp(|b| super::backward::scatter(b, "ScatterElements", "GatherElements"));
+
+/// Operands and results of updates that are added.
+fn added() -> Vec<At> {
+    vec![At::In(0), At::In(1), At::In(2), At::Out(0), At::Fault]
+}
 
 /// `Scatter`, the name of `ScatterElements` before version 11.
 pub(super) static SCATTER: OpDef =
@@ -188,6 +200,21 @@ pub(super) static SCATTER_ND: OpDef = OpDef::new(
     let tuples = Tuples::new(0, l.shape(0)?, l.shape(1)?)?;
     same_updates(l.shape(2)?, &tuples.shape)?;
     Ok(Fast::of(l)?.map(|how| Lowered::new(Blocks { tuples, how }, vec![0, 1, 2])))
+})
+.gpu(|l| {
+    let (data, indices) = (l.shape(0)?, l.shape(1)?);
+    let floats = l.dtype(0) == Some(DType::F32) && Reduction::of(l.attrs)? == Reduction::Add;
+    let Some(wide) = Ints::takes(l.dtype(1)).filter(|_| floats && indices.last() == Some(&1)) else { return Ok(None) };
+    let tuples = Tuples::new(0, data, indices)?;
+    let picks = Picks {
+        of: Of::Add { shared: true },
+        wide,
+        outer: 1,
+        length: data[0],
+        inner: tuples.block,
+        count: tuples.count,
+    };
+    Ok(Recorded::one(picks.call(), added()))
 })
 .vjp(|b| super::backward::scatter(b, "ScatterND", "GatherND"));
 

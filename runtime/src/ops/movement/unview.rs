@@ -1,4 +1,5 @@
 //! The gradient of a view: every element goes back to where it was read from, zeros are where nothing was.
+use hone_gpu::copy as gpu;
 use hone_kernels::strided::{Axis, Layout};
 
 use super::operands::Facts;
@@ -6,8 +7,8 @@ use super::view::{View, ViewOf};
 use crate::autodiff::Backward;
 use crate::ops::shape::elements;
 use crate::ops::{Attr, Attrs, Fact, HONE, OpDef, OpError, need, strides_of};
-use crate::plan::{Io, Kernel, Lowered};
-use crate::tensor::Tensor;
+use crate::plan::{At, Io, Kernel, Lowered, Recorded};
+use crate::tensor::{DType, Tensor};
 
 /// Elements of the operand put where attributes say (`base` plus `strides` over `lengths`) in zeros of the shape `to`; no
 /// two at the same place.
@@ -49,6 +50,19 @@ static UNVIEW: OpDef = OpDef::new(
         .collect();
     let layout = Layout::new(dtype.size_bytes(), 0, view.base, &axes);
     Ok(layout.map(|layout| Lowered::new(Put(layout), vec![0])))
+})
+.gpu(|l| {
+    let (to, view) = places(l.attrs)?;
+    // Zeros, then what has a place; through strides that turn around it has none here.
+    let strides: Option<Vec<usize>> = view.strides.iter().map(|&s| usize::try_from(s).ok()).collect();
+    let (Some(strides), Some(DType::F32)) = (strides, l.dtype(0)) else { return Ok(None) };
+    let own = strides_of(&view.lengths);
+    let walk = view.lengths.iter().zip(strides).zip(own);
+    let axes = walk.map(|((&len, to), from)| gpu::Axis::plain(len, from as isize, to)).collect();
+    let put = gpu::Copy { unit: 4, base: 0, to: view.base, axes, border: gpu::Border::Fill([0; 8]) };
+    let clear = hone_gpu::update::Update::Clear.call(elements(&to)?);
+    let Some(out) = Recorded::one(clear, vec![At::Out(0)]) else { return Ok(None) };
+    Ok(out.and(put.call(), vec![At::In(0), At::Out(0)]))
 });
 
 struct Put(Layout);

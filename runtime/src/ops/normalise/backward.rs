@@ -1,6 +1,7 @@
 //! Gradients of normalisation.
 //!
 //! `N` is the number of elements normalised together.
+use hone_gpu::norm::{NormBack, Of};
 use hone_kernels::gradient::{self, LayerNorm};
 
 use super::PIECE;
@@ -9,7 +10,7 @@ use crate::autodiff::Backward;
 use crate::graph::ValueId;
 use crate::ops::shape::elements;
 use crate::ops::{Attr, Attrs, Fact, HONE, OpDef, OpError, need, no_kernel};
-use crate::plan::{Io, Kernel, Lowered, Lowering};
+use crate::plan::{At, Io, Kernel, Lowered, Lowering, Recorded};
 use crate::tensor::{DType, Tensor};
 
 /// `dY`, `X` and `Scale [N]` to `dX`, `dScale [N]` and `dB [N]`, of a layer normalisation by mean and variance, or by the
@@ -53,7 +54,8 @@ static LAYER_NORM_VJP: OpDef = OpDef::new(
     },
 )
 .domain(HONE)
-.kernel(layer_lower);
+.kernel(layer_lower)
+.gpu(layer_recorded);
 
 fn layer_lower(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
     if (0..3).any(|i| l.dtype(i) != Some(DType::F32)) {
@@ -69,6 +71,28 @@ fn layer_lower(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
         parameters: l.wants(1) || l.wants(2),
     };
     Ok(Some(Lowered::new(kernel, vec![0, 1, 2]).with_scratch(2 * n)))
+}
+
+fn layer_recorded(l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
+    let shape = l.shape(1)?;
+    let axis = axis(l.attrs, shape)?;
+    let (rows, length) = (elements(&shape[..axis])?, elements(&shape[axis..])?);
+    if (0..3).any(|i| l.dtype(i) != Some(DType::F32)) || rows == 0 || length == 0 {
+        return Ok(None);
+    }
+    let (epsilon, centred) = (l.attrs.float("epsilon", 1e-5)?, l.attrs.flag("centred", true)?);
+    let call = |of| NormBack { of, rows, length, centred, epsilon }.call();
+    let mut out = Recorded::default();
+    let moments = out.scratch(8 * rows);
+    // What is not wanted goes where nobody looks.
+    let mut place = |i: usize, n: usize| if l.wants(i) { At::Out(i) } else { out.scratch(4 * n) };
+    let (dx, dscale, dbias) = (place(0, rows * length), place(1, length), place(2, length));
+    let out = out.and(call(Of::Operand), vec![At::In(0), At::In(1), At::In(2), dx, moments.clone()]);
+    if !l.wants(1) && !l.wants(2) {
+        return Ok(out);
+    }
+    let at = vec![At::In(0), At::In(1), moments, dscale, dbias];
+    Ok(out.and_then(|out| out.and(call(Of::Parameters), at)))
 }
 
 struct LayerNormVjp {

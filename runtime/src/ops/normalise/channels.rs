@@ -1,13 +1,15 @@
 //! Normalisation along channels: by given moments, and by neighbouring channels.
 //!
 //! Dimension letters: `N` batch, `C` channels, `L` elements of a channel.
+use hone_gpu::functions::function;
+use hone_gpu::map::{Element, Map, Operand};
 use hone_kernels::normalise;
 
 use super::{moments, parameter};
 use crate::autodiff::Backward;
 use crate::ops::shape::same_as_input;
 use crate::ops::{Attrs, Fact, OpDef, OpError, need, no_kernel};
-use crate::plan::{Io, Kernel, Lowered, Lowering};
+use crate::plan::{At, Io, Kernel, Lowered, Lowering, Recorded};
 use crate::tensor::{DType, Tensor};
 
 /// `[N, C, L]` of a tensor whose second axis is the channels.
@@ -51,6 +53,26 @@ pub(super) static BATCH_NORMALIZATION: OpDef = OpDef::new(
     }
     let kernel = Affine { c, len, epsilon, frozen: None };
     Ok(Some(Lowered::new(kernel, vec![0, 1, 2, 3, 4]).with_scratch(2 * c)))
+})
+.gpu(|l| {
+    let (n, c, len) = batch_layout(l.attrs, l.shape(0)?)?;
+    let f32 = (0..5).all(|i| l.dtype(i) == Some(DType::F32));
+    let fits = (1..5).all(|i| l.shape(i).is_ok_and(|s| s.iter().product::<usize>() == c));
+    if !f32 || !fits || trained_outputs(l.attrs)?.is_some() {
+        return Ok(None);
+    }
+    let operand = |strides: &[usize]| Operand { element: Element::F32, strides: strides.to_vec() };
+    let map = |name: &str, constants, shape: &[usize], operands| {
+        let shape = shape.to_vec();
+        Map { function: function(name)?, constants, shape, operands, result: Element::F32 }.call()
+    };
+    let mut out = Recorded::default();
+    let scale = out.scratch(4 * c);
+    let call = map("BatchScale", vec![l.attrs.float("epsilon", 1e-5)?], &[c], vec![operand(&[1]), operand(&[1])]);
+    let Some(out) = out.and(call, vec![At::In(1), At::In(4), scale.clone()]) else { return Ok(None) };
+    let each = || operand(&[0, 1, 0]);
+    let call = map("BatchShift", vec![], &[n, c, len], vec![operand(&[c * len, len, 1]), each(), each(), each()]);
+    Ok(out.and(call, vec![At::In(0), At::In(3), scale, At::In(2), At::Out(0)]))
 })
 .vjp(batch_vjp);
 
