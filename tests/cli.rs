@@ -323,6 +323,9 @@ fn bench_gives_the_stable_keys_and_refuses_what_it_cannot_do() {
         refused(&["bench", text(&path), "--device", "gpu"], 7, &["--features gpu"]);
     }
     refused(&["check", text(&path), "--cases", ".", "--device", "auto"], 2, &["--device cpu"]);
+    refused(&["tune", text(&path), "--device", "auto"], 2, &["--device cpu"]);
+    refused(&["tune", text(&path), "--device", "gpu"], 2, &["presses", "--data"]);
+    refused(&["tune", text(&path), "--data", ".", "--profile", "--device", "gpu"], 2, &["--profile"]);
     assert!(ok(&["inspect", "--devices"]).starts_with("cpu: always there"));
     ok(&["bench", text(&path), "--runs", "1", "--threads", "2"]);
     refused(&["bench", text(&path), "--threads", "0"], 2, &["--threads"]);

@@ -193,12 +193,27 @@ struct Changed {
 impl Tune {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         let changes = !(self.add_class.is_empty() && self.rename_class.is_empty() && self.merge_class.is_empty());
+        let from_presses = self.data.is_none() && (self.scope == ["head"] || changes);
+        match self.device {
+            Choice::Cpu => {}
+            Choice::Auto => {
+                return Err(fail(Class::Usage, "a run of training is on one device: say --device cpu or --device gpu"));
+            }
+            Choice::Gpu if from_presses => {
+                let why = "the head is fitted to presses on the CPU; --device gpu is for --data and for other scopes";
+                return Err(fail(Class::Usage, why));
+            }
+            Choice::Gpu if self.profile => {
+                return Err(fail(Class::Usage, "--profile has the times of the CPU's kernels; leave it out on a GPU"));
+            }
+            Choice::Gpu => {}
+        }
         match &self.data {
             Some(_) if changes => {
                 Err(fail(Class::Usage, "classes are changed without --data, and nothing is fitted then"))
             }
             Some(dir) => self.on_data(dir),
-            None if self.scope == ["head"] || changes => self.learn_from_presses(),
+            None if from_presses => self.learn_from_presses(),
             None => self.on_presses(),
         }
     }

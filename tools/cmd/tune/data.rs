@@ -28,7 +28,7 @@ use serde::Serialize;
 
 use super::{Method, Schedule, Tune};
 use crate::cmd::run::is_onnx;
-use crate::device::{self, Choice};
+use crate::device;
 use crate::exit::fail;
 use crate::machine::{anonymous_bytes, peak_rss_bytes, rss_bytes};
 use crate::steps::StepRow;
@@ -398,9 +398,6 @@ impl Tune {
         base: &str,
         place: impl Fn(&str) -> PathBuf,
     ) -> anyhow::Result<Done> {
-        if self.device == Choice::Auto {
-            return Err(fail(Class::Usage, "a run of training is on one device: say --device cpu or --device gpu"));
-        }
         let (began, held) = (Instant::now(), rss_bytes());
         let (before, mut most) = (anonymous_bytes(), 0);
         let presses = if loss.name == POSTERIOR.name { examples.count() } else { 0 };

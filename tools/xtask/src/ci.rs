@@ -230,12 +230,16 @@ fn gpu(root: &Path, _: Extent) -> anyhow::Result<Outcome> {
     let features = ["-p", "hone", "-p", "hone-gpu", "-p", "hone-runtime", "--features", "hone/gpu,hone-gpu/device"];
     cargo(root, &[&["clippy"], &features[..], &["--all-targets", "--locked", "--", "-D", "warnings"]].concat())?;
     cargo(root, &["test", "--package", "hone-gpu", "--features", "device", "--locked"])?;
-    let tests = ["--", "plan::gpu_tests", "every_operator_with_a_form_for_gpus"];
+    let tests = ["--", "gpu_tests", "every_operator_with_a_form_for_gpus"];
     cargo(
         root,
         // With the program, so that dependencies are built as its tests have built them.
         &[&["test", "-p", "hone", "-p", "hone-runtime", "--lib", "--features", "hone/gpu", "--locked"], &tests[..]]
             .concat(),
+    )?;
+    cargo(
+        root,
+        &["test", "-p", "hone", "--features", "gpu", "--locked", "--test", "all", "tune::a_body_is_tuned_on_a_gpu"],
     )
 }
 
