@@ -108,7 +108,7 @@ impl Walk<'_, '_> {
         }
         // A number for a parameter of an operator on one tensor, or operands that broadcast.
         let unary = UNARY.contains(&def.name);
-        if !unary && !(standard && BROADCAST.contains(&def.name)) {
+        if !(unary || standard && BROADCAST.contains(&def.name)) {
             return Ok(false);
         }
         let shape = self.net.shape(out).to_vec();
