@@ -429,7 +429,7 @@ impl Run {
     }
 
     /// Kernel positions of an axis that meet the input at output position `o`.
-    fn taps(g: &Window, a: usize, o: usize) -> Range<usize> {
+    pub(crate) fn taps(g: &Window, a: usize, o: usize) -> Range<usize> {
         let (start, step) = ((o * g.stride[a]) as isize - g.pad[a], g.dilation[a] as isize);
         let clip = |v: isize| v.clamp(0, g.kernel[a] as isize) as usize;
         let low = clip((step - 1 - start).max(0) / step);

@@ -5,7 +5,7 @@
 use crate::conv::Window;
 use crate::gemm::{Out, share};
 use crate::isa::{Isa, on_isa};
-use crate::nhwc::pixel;
+use crate::nhwc::{Run, pixel};
 use crate::threads::Pool;
 
 /// Bytes written below which waking another thread costs more than it saves.
@@ -135,57 +135,88 @@ on_isa! {
     (c: usize, rows: [&[f32]; 2], down: [f32; 2], at: &[[u32; 2]], weights: &[[f32; 2]], y: &mut [f32])
 }
 
-/// Runs the body for every position `$j` of an output line and every pixel `$i` (of all images) its window meets. A macro, because
-/// a closure that is not inlined is not compiled for the instruction set of the loops around it.
-macro_rules! each_pixel {
-    ($g:expr, $line:expr, |$j:ident, $i:ident| $body:block) => {
-        let (g, line): (&Window, usize) = ($g, $line);
-        let (image, out) = (line / (g.output[0] * g.output[1]), line % (g.output[0] * g.output[1]));
-        let (od, oh) = (out / g.output[1], out % g.output[1]);
-        for kd in 0..g.kernel[0] {
-            let Some(d) = meets(g, 0, od, kd) else { continue };
-            for kh in 0..g.kernel[1] {
-                let Some(h) = meets(g, 1, oh, kh) else { continue };
-                let first = ((image * g.input[0] + d) * g.input[1] + h) * g.input[2];
-                for $j in 0..g.output[2] {
-                    for kw in 0..g.kernel[2] {
-                        if let Some(w) = meets(g, 2, $j, kw) {
-                            let $i = first + w;
-                            $body
-                        }
-                    }
-                }
-            }
-        }
-    };
+/// How the values under a window become one.
+trait Fold<T> {
+    /// That of a window that meets nothing.
+    const NONE: T;
+    fn with(a: T, b: T) -> T;
 }
 
-/// Where axis `a` of the input lies under position `o` of the output and `k` of the window.
+struct Largest;
+struct Total;
+
+impl Fold<f32> for Largest {
+    const NONE: f32 = f32::NEG_INFINITY;
+    #[inline(always)]
+    fn with(a: f32, b: f32) -> f32 {
+        crate::pool::larger(a, b)
+    }
+}
+
+impl Fold<u8> for Largest {
+    const NONE: u8 = 0;
+    #[inline(always)]
+    fn with(a: u8, b: u8) -> u8 {
+        a.max(b)
+    }
+}
+
+impl Fold<f32> for Total {
+    const NONE: f32 = 0.0;
+    #[inline(always)]
+    fn with(a: f32, b: f32) -> f32 {
+        a + b
+    }
+}
+
+/// One output line: for each of its positions the fold of all pixels its window meets, some channels at a time in registers.
 #[inline(always)]
-fn meets(g: &Window, a: usize, o: usize, k: usize) -> Option<usize> {
-    let i = (o * g.stride[a] + k * g.dilation[a]) as isize - g.pad[a];
-    (i >= 0 && (i as usize) < g.input[a]).then_some(i as usize)
+fn fold_line<T: Copy, F: Fold<T>>(g: &Window, c: usize, x: &[T], line: usize, y: &mut [T]) {
+    let (image, out) = (line / (g.output[0] * g.output[1]), line % (g.output[0] * g.output[1]));
+    let at = [out / g.output[1], out % g.output[1]];
+    let first = |a: usize, o: usize| (o * g.stride[a]) as isize - g.pad[a];
+    let (deep, down) = (Run::taps(g, 0, at[0]), Run::taps(g, 1, at[1]));
+    for (j, y) in y.chunks_exact_mut(c.max(1)).enumerate() {
+        let along = Run::taps(g, 2, j);
+        let place = |k: [usize; 3]| {
+            let of = |a: usize, o: usize| (first(a, o) + (k[a] * g.dilation[a]) as isize) as usize;
+            ((image * g.input[0] + of(0, at[0])) * g.input[1] + of(1, at[1])) * g.input[2] + of(2, j)
+        };
+        let mut ch = 0;
+        macro_rules! channels {
+            ($n:literal) => {
+                while let Some(y) = y.get_mut(ch..).and_then(|y| y.first_chunk_mut::<$n>()) {
+                    let mut all = [F::NONE; $n];
+                    for kd in deep.clone() {
+                        for kh in down.clone() {
+                            let row = place([kd, kh, along.start]) * c + ch;
+                            for (i, _) in along.clone().enumerate() {
+                                let Some(v) = x[row + i * g.dilation[2] * c..].first_chunk::<$n>() else { return };
+                                let v = *v;
+                                for k in 0..$n {
+                                    all[k] = F::with(all[k], v[k]);
+                                }
+                            }
+                        }
+                    }
+                    *y = all;
+                    ch += $n;
+                }
+            };
+        }
+        channels!(16);
+        channels!(8);
+        channels!(1);
+    }
 }
 
 #[inline(always)]
 fn any_line(p: &Pooling<'_>, line: usize, y: &mut [f32]) {
     let (g, c) = (&p.window, p.channels);
     match p.kind {
-        Kind::Max => {
-            y.fill(f32::NEG_INFINITY);
-            each_pixel!(g, line, |j, i| {
-                for (y, &x) in y[j * c..(j + 1) * c].iter_mut().zip(&p.x[i * c..(i + 1) * c]) {
-                    *y = crate::pool::larger(*y, x);
-                }
-            });
-        }
+        Kind::Max => fold_line::<f32, Largest>(g, c, p.x, line, y),
         Kind::Sum(factor) => {
-            y.fill(0.0);
-            each_pixel!(g, line, |j, i| {
-                for (y, &x) in y[j * c..(j + 1) * c].iter_mut().zip(&p.x[i * c..(i + 1) * c]) {
-                    *y += x;
-                }
-            });
+            fold_line::<f32, Total>(g, c, p.x, line, y);
             let first = line % (g.output[0] * g.output[1]) * g.output[2];
             for j in 0..g.output[2] {
                 y[j * c..(j + 1) * c].iter_mut().for_each(|y| *y *= factor[first + j]);
@@ -196,12 +227,7 @@ fn any_line(p: &Pooling<'_>, line: usize, y: &mut [f32]) {
 
 #[inline(always)]
 fn any_max_u8(g: &Window, c: usize, x: &[u8], line: usize, y: &mut [u8]) {
-    y.fill(0);
-    each_pixel!(g, line, |j, i| {
-        for (y, &x) in y[j * c..(j + 1) * c].iter_mut().zip(&x[i * c..(i + 1) * c]) {
-            *y = (*y).max(x);
-        }
-    });
+    fold_line::<u8, Largest>(g, c, x, line, y);
 }
 
 /// Channels of a global sum that stay in registers.
