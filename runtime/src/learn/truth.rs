@@ -9,6 +9,9 @@ use super::rater;
 use super::task::Task;
 use super::temperature::Told;
 
+/// What is left to a press that a head held impossible: people err when they confirm too, and one press refutes no head.
+const CONFIRMED_ERROR: f64 = 0.1;
+
 /// What a confirmed press says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Truth {
@@ -19,6 +22,13 @@ pub(super) enum Truth {
         shown: usize,
         remark: usize,
     },
+}
+
+/// What a head answers, the probability that it is right, and whether the press leaves it possible.
+struct Answer {
+    class: usize,
+    right: f64,
+    possible: bool,
 }
 
 impl Truth {
@@ -42,8 +52,21 @@ impl Truth {
         }
     }
 
-    /// What each head answers and how probably it is right.
+    /// What each head answers, how probably it is right, and how probable it held what the press says.
     pub(super) fn judge(self, task: &Task, heads: [&Vec<f32>; 3]) -> [Answered; 3] {
+        let answers = self.answers(task, heads);
+        std::array::from_fn(|i| {
+            let Answer { class, right, possible } = answers[i];
+            let logits: Vec<f64> = heads[i].iter().map(|&v| f64::from(v)).collect();
+            let mut p = vec![0.0; logits.len()];
+            softmax_into(&logits, &mut p);
+            let said: f64 = (0..p.len()).filter(|&y| self.leaves(task, y)).map(|y| p[y]).sum();
+            let foretold = CONFIRMED_ERROR + (1.0 - 2.0 * CONFIRMED_ERROR) * said.clamp(0.0, 1.0);
+            Answered { class, right, possible, foretold }
+        })
+    }
+
+    fn answers(self, task: &Task, heads: [&Vec<f32>; 3]) -> [Answer; 3] {
         if let (Truth::Is(_) | Truth::Remarked { .. }, Some(parts)) = (self, task.parts()) {
             return self.judge_parts(parts, heads.map(|head| argmax(head)));
         }
@@ -70,7 +93,7 @@ impl Truth {
                     Truth::Is(_) => f64::from(u8::from(possible)),
                     _ => near / mass,
                 };
-                Answered { class, right: right.clamp(0.0, 1.0), possible }
+                Answer { class, right: right.clamp(0.0, 1.0), possible }
             });
         }
         heads.map(|head| {
@@ -81,13 +104,13 @@ impl Truth {
                 Truth::IsNot(wrong) => mean[class] / (1.0 - mean[wrong]).max(f64::MIN_POSITIVE),
                 Truth::Remarked { .. } => f64::from(u8::from(self.leaves(task, class))),
             };
-            Answered { class, right: right.clamp(0.0, 1.0), possible: self.leaves(task, class) }
+            Answer { class, right: right.clamp(0.0, 1.0), possible: self.leaves(task, class) }
         })
     }
 
     /// Of sets of labels: the share right of those labels on which the heads differ. A remark tells one of them; the others are as
     /// likely right as wrong, and not right because nobody spoke of them: who sees two labels wrong names one.
-    fn judge_parts(self, parts: usize, answers: [usize; 3]) -> [Answered; 3] {
+    fn judge_parts(self, parts: usize, answers: [usize; 3]) -> [Answer; 3] {
         let bit = |set: usize, k: usize| set >> k & 1;
         let differing: Vec<usize> =
             (0..parts).filter(|&k| answers.iter().any(|&a| bit(a, k) != bit(answers[0], k))).collect();
@@ -103,7 +126,7 @@ impl Truth {
                 // Of two heads that differ the one right about more of it: told in full, the harsh count need not guess.
                 _ => share > 0.5,
             };
-            Answered { class, right: share, possible }
+            Answer { class, right: share, possible }
         })
     }
 

@@ -55,7 +55,8 @@ pub fn judge(
 ) -> Decision {
     let answered = |&(class, truth): &(usize, usize)| {
         let right = class == truth;
-        Answered { class, right: f64::from(u8::from(right)), possible: right }
+        // Of examples only the answers are kept.
+        Answered { class, right: f64::from(u8::from(right)), possible: right, foretold: 0.5 }
     };
     let evidence: Vec<Verdict> = candidate
         .iter()
