@@ -186,6 +186,7 @@ impl Answer {
 
 /// Something the learner did because of what was said.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a handful for each press, read and dropped")]
 pub enum Learned {
     /// A press was taken up.
     Press {

@@ -83,7 +83,7 @@ impl GateConfig {
                 return Err(LearnError::OutOfRange { what, value, range: "(0.5, 1)" });
             }
         }
-        if !(self.surprise >= 0.0) {
+        if self.surprise.is_nan() || self.surprise < 0.0 {
             return Err(LearnError::OutOfRange {
                 what: "the gate's surprise", value: self.surprise, range: "[0, ∞)"
             });
