@@ -1,7 +1,7 @@
 //! Slices chosen by index.
 use std::sync::Arc;
 
-use crate::kernel::{Allowed, Call, Draws, Kernel, Trial, bytes_of, filled};
+use crate::kernel::{Allowed, Call, Draws, Kernel, Trial, bindings, bytes_of, filled};
 
 /// What is gathered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +45,18 @@ impl Gather {
     }
 }
 
+/// The parameters of a kernel that chooses by index, its indices (of 64 bits when they are wide) and the function `position`.
+pub(crate) fn indices_of(wide: bool) -> String {
+    let (index, position) = if wide {
+        // Beyond 32 bits it is out of range, whatever its low half says.
+        let checked = "    if pair.y != (pair.x >> 31u) {\n        return -1;\n    }";
+        ("vec2<i32>", format!("    let pair = I[i];\n    var at = pair.x;\n{checked}"))
+    } else {
+        ("i32", "    var at = I[i];".to_string())
+    };
+    filled(include_str!("index.wgsl"), &[("INDEX", index), ("POSITION", &position)])
+}
+
 fn kernel(table: Table, wide: bool) -> Arc<Kernel> {
     let (unit, word, zero, value) = match table {
         Table::Words => ("32 bits", "u32", "0u", "X[source]"),
@@ -56,34 +68,16 @@ fn kernel(table: Table, wide: bool) -> Arc<Kernel> {
             "(f32(extractBits(i32(X[source >> 2u]), (source & 3u) * 8u, 8u)) - O[row]) * S[row]",
         ),
     };
-    let mut bindings = String::new();
-    let mut next = 3;
-    let mut bind = |name: &str, word: &str| {
-        bindings += &format!("@group(0) @binding({next}) var<storage, read_write> {name}: array<{word}>;\n");
-        next += 1;
-    };
-    if table == Table::I8 {
-        bind("S", "f32");
-    }
-    if table == Table::I8 {
-        bind("O", "f32");
-    }
-    bind("Y", if table == Table::I8 { "f32" } else { word });
-    bind("fault", "u32");
-    let position = if wide {
-        // Beyond 32 bits it is out of range, whatever its low half says.
-        "    let pair = I[i];\n    var at = pair.x;\n    if pair.y != (pair.x >> 31u) {\n        return -1;\n    }"
-    } else {
-        "    var at = I[i];"
-    };
+    let result = [("Y", if table == Table::I8 { "f32" } else { word }), ("fault", "u32")];
+    let more = if table == Table::I8 { &[("S", "f32"), ("O", "f32")][..] } else { &[] };
+    let bindings = bindings(3, more.iter().copied().chain(result));
     let source = filled(
         include_str!("gather.wgsl"),
         &[
             ("UNIT", unit),
             ("WORD", word),
-            ("INDEX", if wide { "vec2<i32>" } else { "i32" }),
+            ("INDICES_OF", &indices_of(wide)),
             ("BINDINGS", &bindings),
-            ("POSITION", position),
             ("ZERO", zero),
             ("VALUE", value),
         ],

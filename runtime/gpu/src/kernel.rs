@@ -147,6 +147,19 @@ pub(crate) fn filled(text: &str, values: &[(&str, &str)]) -> String {
     out
 }
 
+/// Declarations of storage arrays of those names and elements, the first at binding `first`.
+pub(crate) fn bindings<'a>(first: usize, arrays: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
+    let one = |(k, (name, word))| {
+        format!("@group(0) @binding({}) var<storage, read_write> {name}: array<{word}>;\n", first + k)
+    };
+    arrays.into_iter().enumerate().map(one).collect()
+}
+
+/// [`bindings`] of floats.
+pub(crate) fn floats<'a>(first: usize, names: impl IntoIterator<Item = &'a &'a str>) -> String {
+    bindings(first, names.into_iter().map(|&name| (name, "f32")))
+}
+
 /// The bytes of floats.
 pub fn bytes_of(v: &[f32]) -> Vec<u8> {
     v.iter().flat_map(|v| v.to_le_bytes()).collect()

@@ -2,7 +2,7 @@
 use std::sync::Arc;
 
 use crate::functions::Function;
-use crate::kernel::{Allowed, Call, Draws, Kernel, Trial, filled};
+use crate::kernel::{Allowed, Call, Draws, Kernel, Trial, bindings, filled};
 
 /// Most axes left when neighbouring ones are merged.
 const MOST_AXES: usize = 8;
@@ -173,11 +173,9 @@ fn kernel(f: &'static Function, operands: &[Operand], access: &[Access], result:
     let elements: Vec<Element> = operands.iter().map(|o| o.element).collect();
     let modes: String = elements.iter().zip(access).flat_map(|(e, a)| [e.letter(), letter(a)]).collect();
     let name = format!("map-{}-{modes}-{}", f.name, result.letter());
-    let bind = |k: usize, word: &str, name: &str| {
-        format!("@group(0) @binding({}) var<storage, read_write> {name}: array<{word}>;\n", k + 1)
-    };
-    let mut bindings: String = elements.iter().enumerate().map(|(k, e)| bind(k, e.word(), &format!("x{k}"))).collect();
-    bindings += &bind(elements.len(), result.word(), "y");
+    let names: Vec<String> = (0..elements.len()).map(|k| format!("x{k}")).collect();
+    let read = names.iter().zip(&elements).map(|(name, e)| (&name[..], e.word()));
+    let bindings = bindings(1, read.chain([("y", result.word())]));
     let load = |k: usize| {
         let at = match access[k] {
             Access::Same => "i".to_string(),

@@ -1,7 +1,7 @@
 //! Gradients of normalisation along rows: by the operand, a group of threads a row, then by scale and bias, a thread a column.
 use std::sync::Arc;
 
-use crate::kernel::{Allowed, Call, Draws, Kernel, Trial, bytes_of, filled, plane};
+use crate::kernel::{Allowed, Call, Draws, Kernel, Trial, bytes_of, filled, floats, plane};
 use crate::rows::TOGETHER;
 
 /// What of `y = (x - mean) / √(var + epsilon) · scale + bias` is wanted.
@@ -96,10 +96,7 @@ fn kernel(of: Of) -> Arc<Kernel> {
             ("norm-back-parameters", "The gradients by scale and bias", ["G", "X", "M", "S", "B"], "", PARAMETERS)
         }
     };
-    let bind = |(k, name): (usize, &&str)| {
-        format!("@group(0) @binding({}) var<storage, read_write> {name}: array<f32>;\n", k + 1)
-    };
-    let bindings: String = names.iter().enumerate().map(bind).collect();
+    let bindings = floats(1, &names);
     let values = [("WHAT", what), ("BINDINGS", &bindings), ("REDUCE", reduce), ("BODY", body)];
     let source = filled(include_str!("norm.wgsl"), &values);
     Kernel::new(name.into(), source, 3, 2, move || {

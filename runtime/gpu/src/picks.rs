@@ -2,7 +2,8 @@
 //! one order.
 use std::sync::Arc;
 
-use crate::kernel::{Allowed, Call, Draws, Kernel, Trial, bytes_of, filled};
+use crate::gather::indices_of;
+use crate::kernel::{Allowed, Call, Draws, Kernel, Trial, bindings, bytes_of, filled};
 
 /// Most products of elements and indices of a sum: beyond it every element looking at every index is no way to add.
 const MOST_LOOKS: usize = 1 << 28;
@@ -76,9 +77,6 @@ const ADD: &str = "    let l = i32(e / P.inner % u32(P.length));
     Y[e] = sum;";
 
 fn kernel(of: Of, wide: bool) -> Arc<Kernel> {
-    let bind = |(k, (name, word)): (usize, &(&str, &str))| {
-        format!("@group(0) @binding({}) var<storage, read_write> {name}: array<{word}>;\n", k + 3)
-    };
     let (name, what, names, body, shared) = match of {
         Of::Pick => ("pick", "y[o, j, k] = x[o, index[o, j, k], k]", &[("Y", "f32")][..], PICK.to_string(), false),
         Of::Add { shared } => (
@@ -90,22 +88,14 @@ fn kernel(of: Of, wide: bool) -> Arc<Kernel> {
         ),
     };
     let reads = names.len() + 1;
-    let mut bindings: String = names.iter().enumerate().map(bind).collect();
-    bindings += &bind((names.len(), &("fault", "u32")));
-    let position = if wide {
-        // Beyond 32 bits it is out of range, whatever its low half says.
-        "    let pair = I[i];\n    var at = pair.x;\n    if pair.y != (pair.x >> 31u) {\n        return -1;\n    }"
-    } else {
-        "    var at = I[i];"
-    };
+    let bindings = bindings(3, names.iter().copied().chain([("fault", "u32")]));
     let source = filled(
         include_str!("picks.wgsl"),
         &[
             ("WHAT", what),
             ("INDICES", if shared { "[count]" } else { "[outer, count, inner]" }),
-            ("INDEX", if wide { "vec2<i32>" } else { "i32" }),
+            ("INDICES_OF", &indices_of(wide)),
             ("BINDINGS", &bindings),
-            ("POSITION", position),
             ("BODY", &body),
         ],
     );

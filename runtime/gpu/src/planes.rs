@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use hone_kernels::conv::Window;
 
-use crate::kernel::{Allowed, Call, Draws, Kernel, Trial, bytes_of, filled, put_window};
+use crate::kernel::{Allowed, Call, Draws, Kernel, Trial, bytes_of, filled, floats, put_window};
+use crate::window::DEEP;
 
 /// What is computed. `x` is the side a window reads from, `y` the one that has a position a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,10 +176,7 @@ fn kernel(of: Of) -> Arc<Kernel> {
     }
     let reads = names.len();
     names.push(result);
-    let bind = |(k, name): (usize, &&str)| {
-        format!("@group(0) @binding({}) var<storage, read_write> {name}: array<f32>;\n", k + 1)
-    };
-    let bindings: String = names.iter().enumerate().map(bind).collect();
+    let bindings = floats(1, &names);
     let body = body.replace("BIAS", if bias { " + B[channel]" } else { "" });
     let common = if of == Of::Max { include_str!("common.wgsl") } else { "" };
     let values = [("WHAT", what), ("COMMON", common), ("BINDINGS", &bindings), ("BODY", &body)];
@@ -196,17 +194,9 @@ fn trials(of: Of) -> Vec<Trial> {
         dilation: [1, 1, 2],
         pad: [0, 1, 0],
     };
-    let deep = Window {
-        input: [3, 4, 4],
-        kernel: [2, 2, 2],
-        output: [2, 3, 3],
-        stride: [1; 3],
-        dilation: [1; 3],
-        pad: [0; 3],
-    };
     let pools = matches!(of, Of::Max | Of::Average);
     let sizes = if pools { [(1, 3, 1, 1), (2, 2, 1, 1)] } else { [(2, 2, 3, 2), (1, 1, 2, 5)] };
-    let all = [window, deep].into_iter().flat_map(|w| sizes.map(|s| (w, s)));
+    let all = [window, DEEP].into_iter().flat_map(|w| sizes.map(|s| (w, s)));
     all.filter_map(|(window, (batch, groups, c, o))| trial(&Planes { of, window, batch, groups, c, o })).collect()
 }
 

@@ -1,7 +1,7 @@
 //! LSTM and GRU over whole sequences, with the activations of the standard.
 use std::sync::Arc;
 
-use crate::kernel::{Allowed, Call, Draws, Kernel, Trial, bytes_of, filled};
+use crate::kernel::{Allowed, Call, Draws, Kernel, Trial, bytes_of, filled, floats};
 
 /// Most units: the state is in the memory of a group.
 const MOST_UNITS: usize = 1024;
@@ -112,9 +112,7 @@ fn kernel(cell: Cell) -> Arc<Kernel> {
         Cell::Gru { late: false } => ("recurrent-gru", "Gated recurrent units", &[], &["Y", "L"], GRU),
         Cell::Gru { late: true } => ("recurrent-gru-late", "Gated recurrent units", &["B"], &["Y", "L"], GRU_LATE),
     };
-    let bind =
-        |(i, n): (usize, &&str)| format!("@group(0) @binding({}) var<storage, read_write> {n}: array<f32>;\n", i + 4);
-    let bindings: String = operand.iter().chain(results).enumerate().map(bind).collect();
+    let bindings = floats(4, operand.iter().chain(results));
     let lstm = cell == Cell::Lstm;
     let gates = cell.gates().to_string();
     let source = filled(

@@ -1,7 +1,7 @@
 //! Along one axis: reductions, softmax, normalisation.
 use std::sync::Arc;
 
-use crate::kernel::{Allowed, Call, Draws, Kernel, Trial, bytes_of, filled, plane};
+use crate::kernel::{Allowed, Call, Draws, Kernel, Trial, bytes_of, filled, floats, plane};
 
 /// What is computed along the axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,9 +106,7 @@ fn kernel(rows: Rows, together: bool) -> Arc<Kernel> {
         Rows::Norm { .. } => &["S", "Y"],
         _ => &["Y"],
     };
-    let bind =
-        |(i, n): (usize, &&str)| format!("@group(0) @binding({}) var<storage, read_write> {n}: array<f32>;\n", i + 2);
-    let bindings: String = extra.iter().enumerate().map(bind).collect();
+    let bindings = floats(2, extra);
     let (how, reduce) = if together {
         ("A group of 64 threads takes a row; inner is 1.", [TOGETHER, OTHERS].concat())
     } else {

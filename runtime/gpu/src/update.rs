@@ -1,7 +1,7 @@
 //! Steps of optimizers, and gradients added up: in place, element by element.
 use std::sync::Arc;
 
-use crate::kernel::{Allowed, Call, Draws, Kernel, Trial, bytes_of, filled};
+use crate::kernel::{Allowed, Call, Draws, Kernel, Trial, bytes_of, filled, floats};
 
 /// How a parameter moves.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -99,10 +99,7 @@ fn kernel(update: Update) -> Arc<Kernel> {
     }
     let reads = names.len();
     names.extend(results);
-    let bind = |(k, name): (usize, &&str)| {
-        format!("@group(0) @binding({}) var<storage, read_write> {name}: array<f32>;\n", k + 1)
-    };
-    let bindings: String = names.iter().enumerate().map(bind).collect();
+    let bindings = floats(1, &names);
     let source = filled(
         include_str!("update.wgsl"),
         &[

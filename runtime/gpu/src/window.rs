@@ -146,6 +146,10 @@ fn kernel(of: Of, wide: bool) -> Arc<Kernel> {
     Kernel::new(name, source, reads, 1, move || trials(of, wide))
 }
 
+/// What windows over three axes are tried on.
+pub(crate) const DEEP: Window =
+    Window { input: [3, 4, 4], kernel: [2, 2, 2], output: [2, 3, 3], stride: [1; 3], dilation: [1; 3], pad: [0; 3] };
+
 fn trials(of: Of, wide: bool) -> Vec<Trial> {
     let window = Window {
         input: [1, 5, 7],
@@ -155,21 +159,13 @@ fn trials(of: Of, wide: bool) -> Vec<Trial> {
         dilation: [1, 1, 2],
         pad: [0, 1, 0],
     };
-    let deep = Window {
-        input: [3, 4, 4],
-        kernel: [2, 2, 2],
-        output: [2, 3, 3],
-        stride: [1; 3],
-        dilation: [1; 3],
-        pad: [0; 3],
-    };
     let mut out = Vec::new();
     for (window, batch, channels, first) in [
         (window, 2, 8usize, false),
         (window, 2, 3, false),
         (window, 2, 3, true),
-        (deep, 1, 4, false),
-        (deep, 1, 5, false),
+        (DEEP, 1, 4, false),
+        (DEEP, 1, 5, false),
     ] {
         let depthwise = matches!(of, Of::Depthwise { .. });
         if depthwise && (first || wide != channels.is_multiple_of(4)) {

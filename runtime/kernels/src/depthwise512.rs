@@ -13,6 +13,7 @@ use crate::isa::Isa;
 use crate::nhwc::Run;
 use crate::qnhwc::{DEPTHWISE_TAPS, Depthwise, Tap, aim};
 use crate::qtile::{self, Finish, To};
+use crate::simd::mask;
 
 /// Channels taken together.
 const BLOCK: usize = 64;
@@ -102,9 +103,8 @@ fn quarters(a: [__m512i; 4]) -> [__m512i; 4] {
 unsafe fn words(p: *const i32, n: usize) -> [__m512i; 4] {
     let mut v = [_mm512_setzero_si512(); 4];
     for (i, v) in v.iter_mut().enumerate() {
-        let mask = (0xffff_u32 >> (16 - n.saturating_sub(16 * i).min(16))) as __mmask16;
         // SAFETY: the caller's promise; lanes that are masked are not read.
-        *v = unsafe { _mm512_maskz_loadu_epi32(mask, p.wrapping_add(16 * i)) };
+        *v = unsafe { _mm512_maskz_loadu_epi32(mask(n.saturating_sub(16 * i)), p.wrapping_add(16 * i)) };
     }
     quarters(v)
 }

@@ -191,8 +191,7 @@ fn fold_line<T: Copy, F: Fold<T>>(g: &Window, c: usize, x: &[T], line: usize, y:
                         for kh in down.clone() {
                             let row = place([kd, kh, along.start]) * c + ch;
                             for (i, _) in along.clone().enumerate() {
-                                let Some(v) = x[row + i * g.dilation[2] * c..].first_chunk::<$n>() else { return };
-                                let v = *v;
+                                let v = &x[row + i * g.dilation[2] * c..][..$n];
                                 for k in 0..$n {
                                     all[k] = F::with(all[k], v[k]);
                                 }

@@ -474,6 +474,7 @@ mod x86 {
 
     use super::*;
     use crate::quantize::Codes;
+    use crate::simd::mask;
 
     /// Groups of four steps of `K` that a widened panel holds.
     pub(super) const WIDE_STEPS: usize = 1152;
@@ -830,7 +831,7 @@ mod x86 {
     unsafe fn emit<const R: usize, const P: usize>(acc: &[[__m512i; P]; R], e: &Emit<'_>) {
         let (mut offset, mut scale) = ([_mm512_setzero_si512(); 4], [_mm512_setzero_ps(); 4]);
         for i in 0..P {
-            let mask = (0xffff_u32 >> (16 - e.width.saturating_sub(16 * i).min(16))) as __mmask16;
+            let mask = mask(e.width.saturating_sub(16 * i));
             // SAFETY: lanes that are masked are not read.
             unsafe {
                 offset[i] = _mm512_maskz_loadu_epi32(mask, e.offset.wrapping_add(16 * i));

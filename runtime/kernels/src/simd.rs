@@ -447,7 +447,7 @@ mod x86 {
 
     /// The first `n` lanes.
     #[inline(always)]
-    fn mask(n: usize) -> __mmask16 {
+    pub(crate) fn mask(n: usize) -> __mmask16 {
         (0xffff_u32 >> (16 - n.min(16))) as __mmask16
     }
 
@@ -663,6 +663,9 @@ mod arm {
         }
     }
 }
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use x86::mask;
 
 /// Defines `pub(crate) unsafe fn avx512, avx2, base` in a module `$module`, each the generic `$body::<V>` compiled for the
 /// features of its vectors.

@@ -25,6 +25,7 @@ pub(super) enum Truth {
 }
 
 /// What a head answers, the probability that it is right, and whether the press leaves it possible.
+#[derive(Clone, Copy)]
 struct Answer {
     class: usize,
     right: f64,
@@ -54,28 +55,29 @@ impl Truth {
 
     /// What each head answers, how probably it is right, and how probable it held what the press says.
     pub(super) fn judge(self, task: &Task, heads: [&Vec<f32>; 3]) -> [Answered; 3] {
-        let answers = self.answers(task, heads);
-        std::array::from_fn(|i| {
-            let Answer { class, right, possible } = answers[i];
-            let logits: Vec<f64> = heads[i].iter().map(|&v| f64::from(v)).collect();
+        let foreseen = heads.map(|head| {
+            let logits: Vec<f64> = head.iter().map(|&v| f64::from(v)).collect();
             let mut p = vec![0.0; logits.len()];
             softmax_into(&logits, &mut p);
+            p
+        });
+        let answers = self.answers(task, heads, &foreseen);
+        std::array::from_fn(|i| {
+            let (Answer { class, right, possible }, p) = (answers[i], &foreseen[i]);
             let said: f64 = (0..p.len()).filter(|&y| self.leaves(task, y)).map(|y| p[y]).sum();
             let foretold = CONFIRMED_ERROR + (1.0 - 2.0 * CONFIRMED_ERROR) * said.clamp(0.0, 1.0);
             Answered { class, right, possible, foretold }
         })
     }
 
-    fn answers(self, task: &Task, heads: [&Vec<f32>; 3]) -> [Answer; 3] {
+    /// What each head answers; `foreseen` are the heads' probabilities.
+    fn answers(self, task: &Task, heads: [&Vec<f32>; 3], foreseen: &[Vec<f64>; 3]) -> [Answer; 3] {
         if let (Truth::Is(_) | Truth::Remarked { .. }, Some(parts)) = (self, task.parts()) {
             return self.judge_parts(parts, heads.map(|head| argmax(head)));
         }
         let classes = heads[0].len();
         let mut mean = vec![0.0; classes];
-        for head in heads {
-            let logits: Vec<f64> = head.iter().map(|&v| f64::from(v)).collect();
-            let mut p = vec![0.0; classes];
-            softmax_into(&logits, &mut p);
+        for p in foreseen {
             mean.iter_mut().zip(p).for_each(|(m, p)| *m += p / 3.0);
         }
         if task.is_graded() {

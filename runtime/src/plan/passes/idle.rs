@@ -11,9 +11,7 @@ pub(super) fn run(net: &mut Net<'_>) -> Result<(), OpError> {
     if !(0..net.len()).any(|i| through(net, i).is_some()) {
         return Ok(());
     }
-    let special = &net.special;
-    let read = special.rest.iter().flat_map(|n| n.inputs.iter().flatten());
-    let lasting: HashSet<ValueId> = special.outputs.iter().chain(read).copied().collect();
+    let lasting: HashSet<ValueId> = net.lasting().into_iter().collect();
     let mut same: Vec<Option<ValueId>> = vec![None; net.special.names.len()];
     for i in 0..net.len() {
         if let Some((x, y)) = through(net, i).filter(|(_, y)| !lasting.contains(y)) {

@@ -31,8 +31,7 @@ pub(super) fn run(net: &mut Net<'_>) -> Result<(), OpError> {
     for v in std::mem::take(&mut walk.undone) {
         walk.net.forget(v);
     }
-    let read: Vec<ValueId> = walk.net.special.rest.iter().flat_map(|n| n.inputs.iter().flatten()).copied().collect();
-    for v in walk.net.special.outputs.clone().into_iter().chain(read) {
+    for v in walk.net.lasting() {
         walk.first(v)?;
     }
     Ok(())

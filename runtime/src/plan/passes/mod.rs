@@ -101,11 +101,8 @@ impl<'s> Net<'s> {
         let mut net = Net { special, nodes: Vec::new(), makers: Vec::new(), readers: Vec::new() };
         net.makers = vec![None; net.special.names.len()];
         net.readers = vec![0; net.special.names.len()];
-        for &v in &net.special.outputs {
+        for v in net.lasting() {
             net.readers[v] += 1;
-        }
-        for v in net.special.rest.iter().flat_map(|n| n.inputs.iter().flatten()) {
-            net.readers[*v] += 1;
         }
         for node in nodes.into_iter().flatten() {
             net.push(node);
@@ -115,6 +112,12 @@ impl<'s> Net<'s> {
 
     fn finish(self) {
         self.special.nodes = self.nodes.into_iter().flatten().collect();
+    }
+
+    /// Values that must be there under their own names, as often as they are wanted: outputs of the graph, and what the rest reads.
+    pub(super) fn lasting(&self) -> Vec<ValueId> {
+        let read = self.special.rest.iter().flat_map(|n| n.inputs.iter().flatten());
+        self.special.outputs.iter().chain(read).copied().collect()
     }
 
     /// Numbers of the nodes there are now.

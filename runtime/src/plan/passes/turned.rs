@@ -29,9 +29,7 @@ pub(super) fn run(net: &mut Net<'_>) -> Result<(), OpError> {
     for p in nodes {
         walk.take(p)?;
     }
-    let special = &walk.net.special;
-    let read: Vec<ValueId> = special.rest.iter().flat_map(|n| n.inputs.iter().flatten()).copied().collect();
-    for v in special.outputs.clone().into_iter().chain(read) {
+    for v in walk.net.lasting() {
         walk.make(v);
     }
     Ok(())
@@ -102,7 +100,8 @@ impl Walk<'_, '_> {
                 (self.first[out], self.made[out]) = (Some(x), false);
                 return Ok(true);
             }
-            let there = self.first[x].filter(|_| turns(self.net, x, attrs, first) && !self.lasting(out));
+            let there =
+                self.first[x].filter(|_| turns(self.net, x, attrs, first) && !self.net.lasting().contains(&out));
             self.same[out] = there;
             return Ok(there.is_some());
         }
@@ -145,11 +144,5 @@ impl Walk<'_, '_> {
         }
         (self.first[out], self.made[out]) = (Some(y), false);
         Ok(true)
-    }
-
-    /// Whether the value must be there under its own name.
-    fn lasting(&self, v: ValueId) -> bool {
-        let special = &self.net.special;
-        special.outputs.contains(&v) || special.rest.iter().any(|n| n.inputs.contains(&Some(v)))
     }
 }
