@@ -338,16 +338,59 @@ fn why(e: &AdapterEvent) -> Option<String> {
     let factory = against("candidate_factory", "the factory head")?;
     let incumbent = against("candidate_incumbent", "the head in use")?;
     let on = format!("on {confirmed:.0} confirmed presses");
+    // Records from before this was counted have no such figures.
+    let foretold = |pair: &str| {
+        let (surprise, most) = (n(&format!("{pair}_surprise"))?, n("most_surprise")?);
+        (surprise > most).then(|| {
+            let (factor, most) = (surprise.exp(), most.exp());
+            format!(
+                "foretold the confirmed presses worse than the factory head by a factor of {factor:.1}, {most:.1} is allowed"
+            )
+        })
+    };
     Some(match e.action {
         AdapterAction::Published => format!("published: nothing spoke against it {on}: {}; {}", factory.1, incumbent.1),
+        AdapterAction::Vetoed if let Some(why) = foretold("candidate_factory") => {
+            format!("the candidate was refused {on}: it {why}; {}; {}", factory.1, incumbent.1)
+        }
         AdapterAction::Vetoed => {
             let (first, second) = if factory.0 >= incumbent.0 { (factory, incumbent) } else { (incumbent, factory) };
             format!("the candidate was refused {on}: {}; {}", first.1, second.1)
         }
         AdapterAction::RolledBack => {
-            format!("rolled back: the head in use had {}", against("incumbent_factory", "the factory head")?.1)
+            let had = against("incumbent_factory", "the factory head")?.1;
+            let why = foretold("incumbent_factory").map_or(String::new(), |why| format!(" {why}, and"));
+            format!("rolled back: the head in use{why} had {had}")
         }
         AdapterAction::Frozen => format!("held back: a trip-wire waits for a confirmed press; {on}: {}", factory.1),
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_decision_is_told_by_the_rule_that_made_it_and_records_from_before_that_rule_as_ever() {
+        let event = |action, surprise: Option<f64>| {
+            let mut numbers = std::collections::BTreeMap::from([("confirmed".to_string(), 4.0)]);
+            for pair in ["candidate_factory", "candidate_incumbent", "incumbent_factory"] {
+                for (figure, value) in [("wins", 1.0), ("losses", 1.0), ("p_worse", 0.5), ("p_worse_harsh", 0.5)] {
+                    numbers.insert(format!("{pair}_{figure}"), value);
+                }
+                numbers.extend(surprise.map(|s| (format!("{pair}_surprise"), s)));
+            }
+            numbers.extend(surprise.map(|_| ("most_surprise".to_string(), 1.0)));
+            let event = AdapterEvent { id: "a".into(), base_digest: "b".into(), action, numbers };
+            why(&event).expect("a decision of the gate")
+        };
+        for action in [AdapterAction::Vetoed, AdapterAction::RolledBack] {
+            let told = event(action, Some(5.0_f64.ln()));
+            assert!(told.contains("by a factor of 5.0, 2.7 is allowed"), "{told}");
+            for told in [event(action, Some(0.5)), event(action, None)] {
+                assert!(!told.contains("foretold") && told.contains("worse with probability 0.50"), "{told}");
+            }
+        }
+    }
 }

@@ -614,7 +614,7 @@ impl App {
             Action::Hold => return Ok(Learned::Decided { decision, changed, kept }),
         };
         self.temperature = Temperature::fit(&self.learner.told()?);
-        let mut numbers = numbers(&decision, self.learner.training_predictions());
+        let mut numbers = numbers(&decision, &self.learner);
         numbers.insert("temperature".to_string(), self.temperature.t);
         if let (Some(before), Some(kept)) = (before, kept) {
             numbers.insert("kept_samples".to_string(), kept.n as f64);
@@ -770,9 +770,12 @@ fn name_of(id: Option<&AdapterId>) -> String {
 }
 
 /// A decision's figures, for the journal.
-fn numbers(d: &Decision, presses: usize) -> BTreeMap<String, f64> {
-    let mut out =
-        BTreeMap::from([("confirmed".to_string(), d.n_confirmed as f64), ("presses".to_string(), presses as f64)]);
+fn numbers(d: &Decision, learner: &Learner) -> BTreeMap<String, f64> {
+    let mut out = BTreeMap::from([
+        ("confirmed".to_string(), d.n_confirmed as f64),
+        ("presses".to_string(), learner.training_predictions() as f64),
+        ("most_surprise".to_string(), learner.config().gate.surprise),
+    ]);
     for (name, pair) in [
         ("candidate_factory", &d.candidate_factory),
         ("candidate_incumbent", &d.candidate_incumbent),
@@ -782,6 +785,7 @@ fn numbers(d: &Decision, presses: usize) -> BTreeMap<String, f64> {
         out.insert(format!("{name}_losses"), pair.losses);
         out.insert(format!("{name}_p_worse"), pair.p_worse);
         out.insert(format!("{name}_p_worse_harsh"), pair.p_worse_harsh);
+        out.insert(format!("{name}_surprise"), pair.surprise);
     }
     out
 }

@@ -19,7 +19,7 @@ impl App {
         objective: &str,
         decision: &Decision,
     ) -> Result<Option<AdapterId>, AppError> {
-        let figures = numbers(decision, self.learner.training_predictions());
+        let figures = numbers(decision, &self.learner);
         if decision.action != Action::Publish {
             self.record(self.current_name(), AdapterAction::Vetoed, figures)?;
             return Ok(None);
