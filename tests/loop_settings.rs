@@ -357,3 +357,30 @@ fn thumbs_that_contradict_each_other_are_said_to_once_and_those_with_every_tenth
     let said = told(4);
     assert!(said.len() == 1 && said[0] > 0.37, "{said:?}");
 }
+
+#[test]
+fn an_adapter_is_a_function_of_the_journal_as_it_was_when_minds_changed_and_presses_were_taken_back_since() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut app = open(&dir.path().join("state"), Settings::default());
+    let data = world("new-pen");
+    let mut last = None;
+    for row in data.split("stream").take(9) {
+        let (press, _) = judged(&mut app, row, false);
+        last = Some((app.press(&press).unwrap().0, press));
+    }
+    let (id, press) = last.unwrap();
+    let Learned::Decided { changed: Some(_), .. } = app.decide().unwrap() else { panic!("nothing is published") };
+    let of = |app: &App| app.adapters().current().unwrap().unwrap().provenance.journal_seq;
+    let (seq, theta) = (of(&app), app.learner().published().clone());
+    // A second thought within the window takes the place of a press the adapter was made of.
+    let PressKind::Thumb { up } = press.said else { panic!("{press:?}") };
+    let (other, _) = app.press(&Press { said: PressKind::Thumb { up: !up }, ..press }).unwrap();
+    let counting = app.journal().lock().unwrap().reader().effective_presses().unwrap();
+    assert!(counting.iter().all(|p| p.press_id != id) && counting.iter().any(|p| p.press_id == other));
+    assert_eq!(app.recompute(seq).unwrap(), theta);
+    // And one made after a press was taken back is made without it, though that press is older than the adapter.
+    let (_, learned) = app.press(&Press::new(None, PressKind::Undo { press_id: Some(other) }, Source::Stdin)).unwrap();
+    assert!(learned.iter().any(|l| matches!(l, Learned::Decided { changed: Some(_), .. })), "{learned:?}");
+    assert!(of(&app) > seq);
+    assert_eq!(app.recompute(of(&app)).unwrap(), *app.learner().published());
+}

@@ -364,7 +364,7 @@ impl App {
         };
         let effective = lock(&app.journal).reader().changes(&mut app.follower)?.appeared;
         let published = app.in_use(app.adapters.current_id()?)?;
-        app.relearn(&effective, published)?;
+        app.relearn(&effective, app.follower.at(), published)?;
         app.rollbacks_until = History::read(lock(&app.journal).reader(), 0)?.settled();
         Ok(app)
     }
@@ -540,6 +540,7 @@ impl App {
         let changes = lock(&self.journal).reader().changes(&mut self.follower)?;
         self.kept.remake(&mut self.model, &changes.appeared);
         self.backlog.add(changes);
+        self.last_seq = self.last_seq.max(self.follower.at());
         let mut learned = Vec::new();
         for id in &self.backlog.vanished {
             self.named.remove(id);
@@ -567,7 +568,6 @@ impl App {
                 self.taken.insert(id);
                 learned.push(Learned::Press { id, outcome });
             }
-            self.last_seq = self.last_seq.max(id.0);
             self.backlog.appeared.pop_front();
             if refused.confirmed {
                 self.temperature = Temperature::fit(&self.learner.told()?);
@@ -626,13 +626,12 @@ impl App {
         Ok(Learned::Decided { decision, changed, kept })
     }
 
-    /// The canonical correction of the presses recorded up to `journal_seq`: what an adapter of that provenance must hold.
+    /// The canonical correction of the presses that counted when `journal_seq` was the journal's last record: what an adapter of that provenance must hold.
     ///
     /// # Errors
     /// [`AppError::Store`] or [`AppError::Learn`].
     pub fn recompute(&self, journal_seq: u64) -> Result<Theta, AppError> {
-        let mut effective = lock(&self.journal).reader().effective_presses()?;
-        effective.retain(|p| p.press_id.0 <= journal_seq);
+        let effective = lock(&self.journal).reader().effective_presses_at(journal_seq)?;
         let awake = self.awake_by(effective.iter().filter_map(|p| self.added_class(p)));
         Ok(self.resumed(&effective, awake, Theta::zeros(0, self.base.width()))?.refit()?)
     }
@@ -695,9 +694,10 @@ impl App {
 
     /// Takes up the adapter `id` of the store as the one in use.
     fn adopt(&mut self, id: Option<AdapterId>) -> Result<(), AppError> {
-        let effective = lock(&self.journal).reader().effective_presses()?;
+        let mut whole = Follower::default();
+        let effective = lock(&self.journal).reader().changes(&mut whole)?.appeared;
         let theta = self.in_use(id)?;
-        self.relearn(&effective, theta)
+        self.relearn(&effective, whole.at(), theta)
     }
 
     /// Makes `id` the adapter that answers; its correction.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use super::{App, AppError, Learned, learner_config};
 use crate::adapters::{Adapter, AdapterId, Provenance};
 use crate::feedback::ledger::lock;
-use crate::journal::{AdapterAction, ClassChange, ClassesEvent, EffectivePress, Signal};
+use crate::journal::{AdapterAction, ClassChange, ClassesEvent, EffectivePress, Follower, Signal};
 use crate::learn::classes::continued;
 use crate::learn::{Classes, Feedback, Learner, Outcome, Temperature, Theta, TrainingPress, argmax};
 
@@ -48,8 +48,13 @@ impl App {
         Ok((class, id))
     }
 
-    /// Makes the learner anew from everything that counts; what waits in the backlog is taken with it.
-    pub(super) fn relearn(&mut self, effective: &[EffectivePress], published: Theta) -> Result<(), AppError> {
+    /// Makes the learner anew from everything that counted at record `seq`; what waits in the backlog is taken with it.
+    pub(super) fn relearn(
+        &mut self,
+        effective: &[EffectivePress],
+        seq: u64,
+        published: Theta,
+    ) -> Result<(), AppError> {
         self.kept.remake(&mut self.model, effective);
         self.named = effective.iter().filter_map(|p| Some((p.press_id, self.added_class(p)?))).collect();
         let awake = self.awake();
@@ -59,7 +64,7 @@ impl App {
         self.temperature = Temperature::fit(&self.learner.told()?);
         let trains = |p: &&EffectivePress| self.training_press(p, awake).is_some();
         self.taken = effective.iter().filter(trains).map(|p| p.press_id).collect();
-        self.last_seq = effective.iter().map(|p| p.press_id.0).max().unwrap_or(0).max(self.last_seq);
+        self.last_seq = self.last_seq.max(seq);
         Ok(())
     }
 
@@ -107,12 +112,13 @@ impl App {
 
     /// Takes up what waits in the backlog with a learner of other classes than before.
     pub(super) fn take_up_anew(&mut self) -> Result<Vec<Learned>, AppError> {
-        let effective = lock(&self.journal).reader().effective_presses()?;
+        let mut whole = Follower::default();
+        let effective = lock(&self.journal).reader().changes(&mut whole)?.appeared;
         let published = self.learner.published().clone();
         let mut learned: Vec<Learned> = Vec::new();
         let undone = self.backlog.vanished.iter().filter(|id| self.taken.contains(id));
         learned.extend(undone.map(|&id| Learned::Undone { id }));
-        self.relearn(&effective, published)?;
+        self.relearn(&effective, whole.at(), published)?;
         let backlog = std::mem::take(&mut self.backlog);
         for p in &backlog.appeared {
             if !self.taken.contains(&p.press_id) {

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::StoreError;
-use super::reader::{EffectivePress, PressLine, Reader};
+use super::reader::{EffectivePress, NEWEST, PressLine, Reader};
 use super::record::{Digest, PressId};
 use super::resolve::{PressStatus, Resolver};
 use super::sql::{self, CHAIN_START};
@@ -23,6 +23,13 @@ struct Known {
     /// Number and chain of that record.
     at: (u64, Digest),
     resolver: Resolver,
+}
+
+impl Follower {
+    /// The record the log ended with at the last look; 0 before one.
+    pub fn at(&self) -> u64 {
+        self.known.as_ref().map_or(0, |known| known.at.0)
+    }
 }
 
 /// What has changed since the last look of a [`Follower`].
@@ -49,7 +56,7 @@ impl Reader {
         let (lines, mut resolver) = match follower.known.take() {
             Some(known) if self.goes_on_from(&known)? => {
                 let mut resolver = known.resolver;
-                let lines = self.resolve(&mut resolver, known.at.0, &BTreeMap::new())?;
+                let lines = self.resolve(&mut resolver, known.at.0 + 1..=NEWEST, &BTreeMap::new())?;
                 // What has stopped counting never counts again, so only what has just stopped can be missing now.
                 changes.vanished =
                     resolver.take_stopped().into_iter().filter(|id| follower.told.contains(id)).collect();
@@ -59,7 +66,7 @@ impl Reader {
             }
             _ => {
                 let mut resolver = Resolver::default();
-                let lines = self.resolve(&mut resolver, 0, &self.redacted_undos()?)?;
+                let lines = self.resolve(&mut resolver, 0..=NEWEST, &self.redacted_undos()?)?;
                 changes.vanished = follower.told.iter().filter(|id| !resolver.is_effective(**id)).copied().collect();
                 (lines, resolver)
             }

@@ -1,5 +1,6 @@
 //! Reading: needs no lock, also works while a writer is at it and from a read-only directory.
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 
 use rusqlite::{Connection, OptionalExtension, params_from_iter};
 
@@ -10,6 +11,9 @@ use super::resolve::{PressStatus, Resolver};
 use super::sql::{self, RECORD_COLUMNS, record_row};
 use super::{Stamp, StoreError};
 use crate::state::StateDir;
+
+/// No record has a greater number.
+pub(super) const NEWEST: u64 = i64::MAX as u64;
 
 /// A journal open for reading.
 pub struct Reader {
@@ -276,7 +280,7 @@ impl Reader {
     /// [`StoreError::Damaged`] for a payload that cannot be read; disk trouble.
     pub fn presses(&self) -> Result<Vec<PressLine>, StoreError> {
         let mut resolver = Resolver::default();
-        let lines = self.resolve(&mut resolver, 0, &self.redacted_undos()?)?;
+        let lines = self.resolve(&mut resolver, 0..=NEWEST, &self.redacted_undos()?)?;
         let status = resolver.finish();
         let settled = |line: PressLine| status.get(&line.press_id).map(|&status| PressLine { status, ..line });
         Ok(lines.into_iter().filter_map(settled).collect())
@@ -291,6 +295,22 @@ impl Reader {
     /// [`StoreError::Damaged`] for a payload that cannot be read; disk trouble.
     pub fn effective_presses(&self) -> Result<Vec<EffectivePress>, StoreError> {
         Ok(self.changes(&mut Follower::default())?.appeared)
+    }
+
+    /// The presses that counted when record `seq` was the last one. A press that came later and took the place of one of
+    /// them, or took it back, is as if it had not come; what has been redacted since is gone all the same.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] for a payload that cannot be read; disk trouble.
+    pub fn effective_presses_at(&self, seq: u64) -> Result<Vec<EffectivePress>, StoreError> {
+        let snapshot = self.conn.unchecked_transaction().map_err(|e| self.fail(e))?;
+        let mut resolver = Resolver::default();
+        let mut lines = self.resolve(&mut resolver, 0..=seq, &self.redacted_undos()?)?;
+        lines.retain(|line| resolver.is_effective(line.press_id));
+        let counted = lines.into_iter().map(|line| PressLine { status: PressStatus::Effective, ..line });
+        let presses = counted.map(|line| self.effective(line)).collect();
+        drop(snapshot);
+        presses
     }
 
     /// A press that counts, with what it is about.
@@ -405,7 +425,7 @@ impl Reader {
     /// What became of every press.
     pub(super) fn statuses(&self) -> Result<BTreeMap<PressId, PressStatus>, StoreError> {
         let mut resolver = Resolver::default();
-        self.resolve(&mut resolver, 0, &self.redacted_undos()?)?;
+        self.resolve(&mut resolver, 0..=NEWEST, &self.redacted_undos()?)?;
         Ok(resolver.finish())
     }
 
@@ -439,18 +459,19 @@ impl Reader {
         Ok(ghosts)
     }
 
-    /// Takes the presses after record `after` into `resolver`, which knows those before; gives the readable ones, without
+    /// Takes the presses among `records` into `resolver`, which knows those before; gives the readable ones, without
     /// their status, which is known only at the end of the log. `ghosts` are the [`Reader::redacted_undos`].
     pub(super) fn resolve(
         &self,
         resolver: &mut Resolver,
-        after: u64,
+        records: RangeInclusive<u64>,
         ghosts: &BTreeMap<u64, PressId>,
     ) -> Result<Vec<PressLine>, StoreError> {
         let mut lines = Vec::new();
-        let text = format!("SELECT {RECORD_COLUMNS} FROM records WHERE seq > ? AND kind = 'press' ORDER BY seq");
+        let text = format!("SELECT {RECORD_COLUMNS} FROM records WHERE seq BETWEEN ? AND ? AND kind = 'press' ORDER BY seq");
         let mut statement = self.conn.prepare_cached(&text).map_err(|e| self.fail(e))?;
-        for row in statement.query_map([after as i64], record_row).map_err(|e| self.fail(e))? {
+        let ends = [records.start(), records.end()].map(|&seq| seq.min(NEWEST) as i64);
+        for row in statement.query_map(ends, record_row).map_err(|e| self.fail(e))? {
             let stored = row.map_err(|e| self.fail(e))?;
             let stamp = stored.stamp.clone();
             let record = stored.into_record().map_err(|what| self.damaged(what))?;
