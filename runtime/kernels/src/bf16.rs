@@ -236,7 +236,8 @@ unsafe fn rounded<T: Sums>(job: &Job<Pair>, table: &Table<f32>, panels: Range<us
                 for t in now {
                     round_tile(t, table, &steps, to);
                     rows.table.push(t.row, t.rows, steps.len());
-                    rows.table.segment(steps.start, |r| to.wrapping_add(r * steps.len()).cast_const());
+                    let starts = (0..t.rows).map(|r| to.wrapping_add(r * steps.len()).cast_const());
+                    rows.table.segment(steps.start, starts);
                     to = to.wrapping_add(t.rows * steps.len());
                 }
                 let (first, last) = (part == 0, part + 1 == parts);

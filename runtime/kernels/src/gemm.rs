@@ -339,7 +339,7 @@ unsafe fn blocks<W: Weight>(
         for (row, height) in heights(count, height) {
             let x = g.x.as_ptr().wrapping_add((first + row) * g.x_stride);
             table.push(first + row, height, g.k);
-            table.segment(0, |r| x.wrapping_add(r * g.x_stride));
+            table.segment(0, (0..height).map(|r| x.wrapping_add(r * g.x_stride)));
         }
         // SAFETY: the caller's promise, and `check`.
         unsafe { W::block(form, &job, table, panels.clone()) };

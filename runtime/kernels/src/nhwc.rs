@@ -663,6 +663,31 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn images_whose_lines_are_copied_in_parts_or_not_at_all_are_convolved_by_the_formula() {
+        let mut ran = 0;
+        // Lines of 21 pixels with their padding: all of three, then parts of one, then not even those of one tile.
+        for (window, channels) in [(windows()[2], 340), (windows()[2], 900), (windows()[2], 3000), (windows()[4], 2000)]
+        {
+            let (k, outputs) = (window.taps() * channels, 5);
+            let (x, w) = (noise(2 * window.pixels() * channels, 3), noise(outputs * k, 7));
+            let mut packed = vec![0f32; gemm::packed_len(outputs, k)];
+            gemm::pack(outputs, k, |j, kk| w[j * k + kk], &mut packed);
+            let (w, epilogue) = (Packed::F32(&packed), Epilogue::default());
+            let c = Conv { window, batch: 2, channels, outputs, groups: 1, x: &x, w, bias: None, epilogue };
+            let mut want = vec![0.0; 2 * window.positions() * outputs];
+            reference(&c, &mut want);
+            for form in Form::ALL {
+                let mut found = vec![f32::NAN; want.len() + 20];
+                if conv_on(form, &Pool::new(1), &c, &mut found) {
+                    ran += 1;
+                    close(&want, &found, k, &format!("{form:?} {window:?} {channels}"));
+                }
+            }
+        }
+        assert!(ran > 0, "no form ran");
+    }
+
+    #[test]
     fn every_depthwise_convolution_is_the_formula_on_every_instruction_set_and_nothing_else_is_written() {
         let mut ran = 0;
         for isa in Isa::ALL {

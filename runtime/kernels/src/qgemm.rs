@@ -261,7 +261,7 @@ pub(crate) fn shared<'a>(
             for (row, height) in heights(count, height) {
                 let a = g.a.as_ptr().wrapping_add((first + row) * g.a_stride);
                 table.push(first + row, height, g.k);
-                table.segment(0, |r| a.wrapping_add(r * g.a_stride));
+                table.segment(0, (0..height).map(|r| a.wrapping_add(r * g.a_stride)));
             }
             // SAFETY: the lengths were seen above, callers have seen the results' and that the CPU has the instructions; no
             // other call has these rows and columns.

@@ -177,13 +177,14 @@ impl<T> Table<T> {
         self.count += 1;
     }
 
-    /// Adds a segment to the last tile, which starts at position `at` of `K`.
+    /// Adds a segment to the last tile, which starts at position `at` of `K`: one pointer for each of its rows.
     #[inline(always)]
-    pub(crate) fn segment(&mut self, at: usize, pointers: impl Fn(usize) -> *const T) {
+    pub(crate) fn segment(&mut self, at: usize, pointers: impl ExactSizeIterator<Item = *const T>) {
         // SAFETY: a tile has been pushed.
         let tile = unsafe { self.tiles[self.count - 1].assume_init_mut() };
-        for r in 0..tile.rows {
-            self.pointers[self.used + r].write(pointers(r));
+        assert!(pointers.len() == tile.rows, "a segment has a pointer a row");
+        for (to, pointer) in self.pointers[self.used..self.used + tile.rows].iter_mut().zip(pointers) {
+            to.write(pointer);
         }
         tile.segments += 1;
         self.used += tile.rows;

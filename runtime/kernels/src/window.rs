@@ -9,8 +9,8 @@ use crate::tile::{POINTERS, Table, heights};
 pub(crate) const CHANNELS: usize = 8192;
 /// Most kernel positions.
 pub(crate) const TAPS: usize = 2048;
-/// Elements of rows that are copied together because their segments would be short.
-const COPIED: usize = 12 * 1024;
+/// Elements that are copied together: lines of an image with their padding, or rows whose segments would be short.
+const COPIED: usize = 24 * 1024;
 /// Segments shorter than this are copied together at the border of the image.
 const SHORT: usize = 16;
 
@@ -85,14 +85,16 @@ impl Geometry {
         most: usize,
         scratch: &mut Scratch<T>,
     ) -> usize {
-        let g = &self.window;
-        let [_, height, width] = g.input;
-        let taps = g.taps();
-        // Neighbouring kernel positions that are neighbours in memory.
-        let run = if g.dilation[2] == 1 && self.pixel == self.channels { g.kernel[2] } else { 1 };
-        let whole = (run * self.channels).is_multiple_of(self.unit);
         scratch.table.clear();
         scratch.used = 0;
+        // SAFETY: the caller's promise.
+        if let Some(band) = unsafe { self.band(x, first, count, most, scratch) } {
+            return self.rows_of_band(&band, first, most, &mut scratch.table);
+        }
+        let g = &self.window;
+        let [_, height, width] = g.input;
+        let (taps, run) = (g.taps(), self.run());
+        let whole = (run * self.channels).is_multiple_of(self.unit);
         let mut at = Position::new(g, first);
         let mut done = 0;
         let copied = !self.channels.is_multiple_of(self.unit);
@@ -133,7 +135,8 @@ impl Geometry {
                             let tap = (d * g.kernel[1] + h) * g.kernel[2] + v;
                             let [d, h, v] = [d * g.dilation[0], h * g.dilation[1], v * g.dilation[2]];
                             let offset = ((d * height + h) * width + v) * self.pixel;
-                            scratch.table.segment(tap * self.channels, |r| origins[r].x.wrapping_add(offset));
+                            let starts = origins.iter().map(|o| o.x.wrapping_add(offset));
+                            scratch.table.segment(tap * self.channels, starts);
                         }
                     }
                 }
@@ -147,7 +150,7 @@ impl Geometry {
                 let copied = scratch.copied[scratch.used..].as_ptr().cast::<T>();
                 scratch.used += rows * len;
                 scratch.table.push(first + row, rows, len);
-                scratch.table.segment(0, |r| copied.wrapping_add(r * len));
+                scratch.table.segment(0, (0..rows).map(|r| copied.wrapping_add(r * len)));
             } else {
                 scratch.table.push(first + row, rows, self.channels);
                 let pad = scratch.pad.as_ptr().cast::<T>();
@@ -164,9 +167,136 @@ impl Geometry {
                         continue;
                     }
                     let offset = ((k[0] * height + k[1]) * width + k[2]) * self.pixel;
-                    scratch.table.segment(tap * self.channels, |r| {
-                        if meets(&origins[r]) { origins[r].x.wrapping_add(offset) } else { pad }
-                    });
+                    let start = |o: &Origin<T>| if meets(o) { o.x.wrapping_add(offset) } else { pad };
+                    scratch.table.segment(tap * self.channels, origins.iter().map(start));
+                }
+            }
+            done = row + rows;
+        }
+        done
+    }
+
+    /// Neighbouring kernel positions that are neighbours in memory.
+    fn run(&self) -> usize {
+        if self.window.dilation[2] == 1 && self.pixel == self.channels { self.window.kernel[2] } else { 1 }
+    }
+
+    /// Rows from `first` on, at most `count` and all of one image of two axes, for whose windows there is an element at every kernel
+    /// position: the image's own where none is padding, else a copy of the lines they meet with their padding. `None` where
+    /// there are more axes, where segments are not whole, or where not even the lines of `most` rows can be copied.
+    ///
+    /// # Safety
+    /// As [`Geometry::rows`].
+    #[inline(always)]
+    unsafe fn band<T: Copy>(
+        &self,
+        x: *const T,
+        first: usize,
+        count: usize,
+        most: usize,
+        scratch: &mut Scratch<T>,
+    ) -> Option<Band<T>> {
+        let (g, c) = (&self.window, self.channels);
+        let flat = [g.input[0], g.kernel[0], g.output[0]] == [1; 3] && g.pad[0] == 0;
+        if !flat || !(self.run() * c).is_multiple_of(self.unit) {
+            return None;
+        }
+        let ([_, height, width], columns) = (g.input, g.output[2]);
+        let (image, p) = (first / g.positions(), first % g.positions());
+        let (line, column) = (p / columns, p % columns);
+        let image = x.wrapping_add(image * height * width * self.pixel);
+        let mut count = count.min(g.positions() - p);
+        loop {
+            let last = p + count - 1;
+            // Where the windows of output positions `from..=to` of an axis begin, and where they end.
+            let meets = |a: usize, from: usize, to: usize| {
+                let start = |o: usize| (o * g.stride[a]) as isize - g.pad[a];
+                (start(from), start(to) + ((g.kernel[a] - 1) * g.dilation[a]) as isize + 1)
+            };
+            let (top, bottom) = meets(1, line, last / columns);
+            let one = last / columns == line;
+            let (left, right) = if one { meets(2, column, last % columns) } else { meets(2, 0, columns - 1) };
+            let band = |x: *const T, pixels: usize, column: usize| Band {
+                x: x.wrapping_add(column * g.stride[2] * self.pixel),
+                line_start: x,
+                pixels,
+                line,
+                column,
+                count,
+            };
+            if top >= 0 && left >= 0 && bottom <= height as isize && right <= width as isize {
+                let start = (top * width as isize + left) * self.pixel as isize;
+                return Some(band(image.wrapping_offset(start), width, if one { 0 } else { column }));
+            }
+            if self.pixel != c {
+                return None;
+            }
+            let pixels = (right - left) as usize;
+            if (bottom - top) as usize * pixels * c <= COPIED {
+                let to = &mut scratch.copied[..(bottom - top) as usize * pixels * c];
+                let pad = scratch.pad[0];
+                let low = (-left).clamp(0, pixels as isize) as usize;
+                let high = (width as isize - left).clamp(low as isize, pixels as isize) as usize;
+                for (y, to) in (top..).zip(to.chunks_exact_mut(pixels * c)) {
+                    if y < 0 || y >= height as isize {
+                        to.fill(pad);
+                        continue;
+                    }
+                    to[..low * c].fill(pad);
+                    to[high * c..].fill(pad);
+                    let from = image.wrapping_offset((y * width as isize + left.max(0)) * c as isize);
+                    // SAFETY: the caller's promise; pixels `low..high` of the line are those of the image.
+                    unsafe {
+                        std::ptr::copy_nonoverlapping(from.cast(), to[low * c..].as_mut_ptr(), (high - low) * c);
+                    }
+                }
+                let copied = scratch.copied.as_ptr().cast::<T>();
+                return Some(band(copied, pixels, if one { 0 } else { column }));
+            }
+            if count <= most {
+                return None;
+            }
+            count = (count / 2).max(most);
+        }
+    }
+
+    /// Fills the table with tiles of the rows of a band; returns how many rows that were.
+    #[inline(always)]
+    fn rows_of_band<T>(&self, band: &Band<T>, first: usize, most: usize, table: &mut Table<T>) -> usize {
+        let (g, run) = (&self.window, self.run());
+        let segments = g.kernel[1] * (g.kernel[2] / run);
+        let [tap_line, tap] = [g.dilation[1] * band.pixels * self.pixel, g.dilation[2] * self.pixel];
+        let [line_step, step] = [g.stride[1] * band.pixels * self.pixel, g.stride[2] * self.pixel];
+        let (mut line, mut column) = (band.line, band.column);
+        let (mut x, mut line_start) = (band.x, band.line_start);
+        let mut done = 0;
+        for (row, rows) in heights(band.count, most.min(POINTERS / segments)) {
+            if !table.has_room(segments, rows) {
+                break;
+            }
+            let top = line;
+            let mut starts = [x; 16];
+            for start in &mut starts[..rows] {
+                *start = x;
+                column += 1;
+                x = x.wrapping_add(step);
+                if column == g.output[2] {
+                    (line, column) = (line + 1, 0);
+                    line_start = line_start.wrapping_add(line_step);
+                    x = line_start;
+                }
+            }
+            let bottom = if column == 0 { line - 1 } else { line };
+            table.push(first + row, rows, run * self.channels);
+            for h in 0..g.kernel[1] {
+                let meets = |line: usize| (line * g.stride[1] + h * g.dilation[1]) as isize - g.pad[1];
+                if self.skip && (meets(bottom) < 0 || meets(top) >= g.input[1] as isize) {
+                    continue;
+                }
+                for w in (0..g.kernel[2]).step_by(run) {
+                    let offset = h * tap_line + w * tap;
+                    let at = (h * g.kernel[2] + w) * self.channels;
+                    table.segment(at, starts[..rows].iter().map(|x| x.wrapping_add(offset)));
                 }
             }
             done = row + rows;
@@ -288,6 +418,21 @@ unsafe fn copy_few<T: Copy>(from: *const T, to: *mut T, n: usize) {
             }
         }
     }
+}
+
+/// Neighbouring rows of one image, with an element at every kernel position.
+struct Band<T> {
+    /// The first kernel position of the first row.
+    x: *const T,
+    /// That of the first position of the same line.
+    line_start: *const T,
+    /// Pixels from line to line.
+    pixels: usize,
+    /// Where the first row lies in the output.
+    line: usize,
+    column: usize,
+    /// Rows.
+    count: usize,
 }
 
 /// The first kernel position of an output position, which may lie before the image.

@@ -49,12 +49,7 @@ impl App {
     }
 
     /// Makes the learner anew from everything that counted at record `seq`; what waits in the backlog is taken with it.
-    pub(super) fn relearn(
-        &mut self,
-        effective: &[EffectivePress],
-        seq: u64,
-        published: Theta,
-    ) -> Result<(), AppError> {
+    pub(super) fn relearn(&mut self, effective: &[EffectivePress], seq: u64, published: Theta) -> Result<(), AppError> {
         self.kept.remake(&mut self.model, effective);
         self.named = effective.iter().filter_map(|p| Some((p.press_id, self.added_class(p)?))).collect();
         let awake = self.awake();

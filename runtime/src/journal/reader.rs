@@ -468,7 +468,8 @@ impl Reader {
         ghosts: &BTreeMap<u64, PressId>,
     ) -> Result<Vec<PressLine>, StoreError> {
         let mut lines = Vec::new();
-        let text = format!("SELECT {RECORD_COLUMNS} FROM records WHERE seq BETWEEN ? AND ? AND kind = 'press' ORDER BY seq");
+        let text =
+            format!("SELECT {RECORD_COLUMNS} FROM records WHERE seq BETWEEN ? AND ? AND kind = 'press' ORDER BY seq");
         let mut statement = self.conn.prepare_cached(&text).map_err(|e| self.fail(e))?;
         let ends = [records.start(), records.end()].map(|&seq| seq.min(NEWEST) as i64);
         for row in statement.query_map(ends, record_row).map_err(|e| self.fail(e))? {

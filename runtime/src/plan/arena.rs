@@ -11,15 +11,20 @@ pub(super) struct Request {
     pub(super) last: usize,
 }
 
-/// Areas begin at multiples of a cache line.
-const ALIGN: usize = 64;
-/// The same where a GPU binds them.
+/// Bytes of a cache line, with which everything begins that kernels read in vectors: a load that lies in two takes twice as long.
+pub(super) const LINE: usize = 64;
+
+/// How many elements from `at` on the next cache line begins.
+pub(super) fn to_line<T>(at: *const T) -> usize {
+    at.align_offset(LINE).min(LINE / size_of::<T>().max(1) - 1)
+}
+/// Areas of an arena that a GPU binds begin at multiples of it.
 const GPU_ALIGN: usize = 256;
 
 /// Areas of a plan for that device begin at multiples of it.
 pub(super) fn align(device: &Device) -> usize {
     match device {
-        Device::Cpu => ALIGN,
+        Device::Cpu => LINE,
         Device::Gpu(_) => GPU_ALIGN,
     }
 }

@@ -38,7 +38,7 @@ pub use concrete::Concrete;
 pub use control::with_captures;
 pub use error::PlanError;
 pub use lowering::{Codes, Fallible, Io, Kernel, Lowered, Lowering, Reads, Weight, Writes};
-pub use packs::Packs;
+pub use packs::{Kept, Packs};
 pub use profile::{Profile, StepTime};
 pub use record::{At, Recorded};
 pub use resident::Resident;

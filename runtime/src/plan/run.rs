@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use super::arena::{LINE, to_line};
 use super::control::ControlError;
 use super::runner::Budget;
 use super::{Io, MAX_SLOTS, Output, Place, Plan, PlanError, Reads, Run, Step, Writes};
@@ -45,25 +46,20 @@ impl Plan {
         budget: &mut Budget,
         outputs: &mut Vec<Tensor>,
     ) -> Result<(), PlanError> {
-        let words = self.arena_bytes.div_ceil(8);
-        // A shape from a file must not be able to abort the process.
-        let missing = words.saturating_sub(arena.words.len());
         arena
-            .words
-            .try_reserve_exact(missing)
+            .reserve(self.arena_bytes)
             .map_err(|_| PlanError::Memory { bytes: self.arena_bytes, largest: self.largest.clone() })?;
-        arena.words.resize(words.max(arena.words.len()), 0);
-        let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut arena.words);
+        let (bytes, state) = arena.parts();
         for (&v, t) in self.inputs.iter().zip(inputs) {
             self.check("input", v, t)?;
             self.store(bytes, v, t);
         }
-        if !self.run_on_gpu(bytes, &mut arena.state, budget)? {
+        if !self.run_on_gpu(bytes, state, budget)? {
             for (&v, t) in self.inputs.iter().zip(inputs) {
                 self.store(bytes, v, t);
             }
             // A GPU that has residents in an earlier state must see that they are others.
-            arena.state = new_state();
+            *state = new_state();
             self.run_steps(bytes, 0..self.steps.len(), budget)?;
         }
         let mut later = Vec::new();
@@ -312,11 +308,16 @@ impl Plan {
     }
 }
 
+/// Words of an arena that are not in use: as many as may lie before its first cache line.
+const SPARE: usize = LINE / 8 - 1;
+
 /// The memory a plan runs in. One arena serves any number of plans, one at a time.
 #[derive(Debug, Default)]
 pub struct Arena {
-    /// 8-byte words, so that every element type is aligned.
+    /// [`SPARE`] more than are in use, so that those can begin with a cache line.
     words: Vec<u64>,
+    /// Where they begin.
+    start: usize,
     /// Changes with every change of what is resident; no two arenas are in one state.
     state: u64,
 }
@@ -330,7 +331,27 @@ pub(super) fn new_state() -> u64 {
 impl Arena {
     /// Bytes held now.
     pub fn len_bytes(&self) -> usize {
-        self.words.len() * 8
+        self.len() * 8
+    }
+
+    /// Words in use.
+    fn len(&self) -> usize {
+        self.words.len().saturating_sub(SPARE)
+    }
+
+    /// The bytes in use, and the state they are in.
+    fn parts(&mut self) -> (&mut [u8], &mut u64) {
+        let words = self.start..self.start + self.len();
+        (bytemuck::cast_slice_mut(&mut self.words[words]), &mut self.state)
+    }
+
+    /// Moves the first `n` words in use to where the memory's first cache line begins now.
+    fn settle(&mut self, n: usize) {
+        let start = to_line(self.words.as_ptr());
+        if start != self.start {
+            self.words.copy_within(self.start..self.start + n, start);
+            self.start = start;
+        }
     }
 
     /// Makes it at least that large.
@@ -338,18 +359,25 @@ impl Arena {
     /// # Errors
     /// [`PlanError::Memory`] when the memory cannot be had.
     pub fn reserve(&mut self, bytes: usize) -> Result<(), PlanError> {
-        let words = bytes.div_ceil(8);
-        let missing = words.saturating_sub(self.words.len());
-        let refused = |_| PlanError::Memory { bytes, largest: String::new() };
-        self.words.try_reserve_exact(missing).map_err(refused)?;
-        self.words.resize(words.max(self.words.len()), 0);
+        let (words, before) = (bytes.div_ceil(8), self.len());
+        if words > before {
+            let refused = |_| PlanError::Memory { bytes, largest: String::new() };
+            // A shape from a file must not be able to abort the process.
+            self.words.try_reserve_exact(words + SPARE - self.words.len()).map_err(refused)?;
+            self.words.resize(words + SPARE, 0);
+            self.settle(before);
+        }
         Ok(())
     }
 
     /// Gives back what is behind the first `bytes`.
     pub fn shrink(&mut self, bytes: usize) {
-        self.words.truncate(bytes.div_ceil(8));
-        self.words.shrink_to_fit();
+        let words = bytes.div_ceil(8);
+        if words < self.len() {
+            self.words.truncate(words + SPARE);
+            self.words.shrink_to_fit();
+            self.settle(words);
+        }
     }
 
     /// Puts a tensor at byte `at`, a multiple of 64: where [`Resident::layout`](super::Resident::layout) says a resident value is.
@@ -359,9 +387,9 @@ impl Arena {
     pub fn put(&mut self, at: usize, t: &Tensor) -> Result<(), PlanError> {
         let bytes = t.data().as_bytes();
         self.reserve(at + bytes.len())?;
-        let all: &mut [u8] = bytemuck::cast_slice_mut(&mut self.words);
+        let (all, state) = self.parts();
         all[at..at + bytes.len()].copy_from_slice(bytes);
-        self.state = new_state();
+        *state = new_state();
         Ok(())
     }
 
@@ -370,7 +398,7 @@ impl Arena {
     /// # Errors
     /// [`PlanError::Tensor`] when there is none of that size.
     pub fn take(&self, at: usize, dtype: DType, shape: &[usize]) -> Result<Tensor, PlanError> {
-        let all: &[u8] = bytemuck::cast_slice(&self.words);
+        let all: &[u8] = bytemuck::cast_slice(&self.words[self.start..self.start + self.len()]);
         let n = shape.iter().product::<usize>() * dtype.size_bytes();
         let bytes = all.get(at..at + n).unwrap_or(&[]);
         Ok(Tensor::new(shape, Data::from_bytes(dtype, bytes))?)

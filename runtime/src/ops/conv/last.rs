@@ -1,4 +1,6 @@
 //! Convolution with channels last, ending in a sum and an activation.
+use std::sync::Arc;
+
 use hone_gpu::product as gpu;
 use hone_gpu::window::{Of, Windows};
 use hone_kernels::bf16::{self, Pair};
@@ -11,7 +13,7 @@ use super::lower::Operands;
 use super::{Conv, FUSED_CONV, activation};
 use crate::ops::internal::{DOMAIN, first, reference_last, shape_last};
 use crate::ops::{Attrs, OpDef, OpError};
-use crate::plan::{At, Io, Kernel, Lowered, Lowering, Recorded, Weight};
+use crate::plan::{At, Io, Kept, Kernel, Lowered, Lowering, Recorded, Weight};
 use crate::tensor::{DType, Data};
 
 /// `activation(Conv(X, W, B) + Z)` with `X`, `Z` and the result channels last; `W` as in the file.
@@ -39,7 +41,7 @@ fn lower(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
     let Some(weight) = l.weight(1).filter(|_| floats) else { return Ok(None) };
     let conv = Conv::of(l.attrs, &first(l.shape(0)?), l.shape(1)?, if l.has(2) { Some(l.shape(2)?) } else { None })?;
     let Some(window) = window(&conv) else { return Ok(None) };
-    let Some(weights) = Weights::of(&conv, window.taps(), &weight, l.bf16)? else { return Ok(None) };
+    let Some(weights) = Weights::of(l, &conv, window.taps(), &weight, l.bf16)? else { return Ok(None) };
     let mut operands = Operands::new(l);
     let (bias, residual) = (operands.read(2), operands.read(3));
     let bytes = weights.bytes();
@@ -57,7 +59,7 @@ fn recorded(l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
     let mut rest: Vec<At> = [2, 3].into_iter().filter(|&i| l.has(i)).map(At::In).collect();
     rest.push(At::Out(0));
     if depthwise(&c) {
-        let Some(Weights::Depthwise(w)) = Weights::of(&c, taps, &weight, false)? else { return Ok(None) };
+        let Some(Weights::Depthwise(w)) = Weights::of(l, &c, taps, &weight, false)? else { return Ok(None) };
         let of = Of::Depthwise { bias, residual, activation };
         let call = Windows { window, batch: c.n, channels: c.o, first: false, of }.call();
         return Ok(Recorded::one(call, [vec![At::In(0), At::floats(&w)], rest].concat()));
@@ -115,11 +117,11 @@ fn recorded(l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
 /// Weights as the kernels read them.
 enum Weights {
     /// `[taps, C]`.
-    Depthwise(Vec<f32>),
-    F32(Vec<f32>),
-    Bf16(Vec<Pair>),
+    Depthwise(Arc<Kept<f32>>),
+    F32(Arc<Kept<f32>>),
+    Bf16(Arc<Kept<Pair>>),
     Q8 {
-        q: Vec<i8>,
+        q: Arc<Kept<i8>>,
         scale: Vec<f32>,
     },
 }
@@ -127,7 +129,13 @@ enum Weights {
 impl Weights {
     /// Floats in bf16 where that is wanted and they are multiplied in tiles. `None` for scales that run along another axis than the
     /// channels out.
-    fn of(c: &Conv, taps: usize, weight: &Weight, wants_bf16: bool) -> Result<Option<Weights>, OpError> {
+    fn of(
+        l: &Lowering<'_>,
+        c: &Conv,
+        taps: usize,
+        weight: &Weight,
+        wants_bf16: bool,
+    ) -> Result<Option<Weights>, OpError> {
         let per = c.o / c.groups;
         // Row `o` has the channels of a group innermost; in the file the kernel positions are.
         let at = |o: usize, k: usize| (o * c.c + k % c.c) * taps + k / c.c;
@@ -135,13 +143,14 @@ impl Weights {
             Weight::F32(w) => {
                 let w = w.as_f32()?;
                 if depthwise(c) {
-                    Weights::Depthwise((0..taps * c.o).map(|i| w[i % c.o * taps + i / c.o]).collect())
+                    let turned = (0..taps * c.o).map(|i| w[i % c.o * taps + i / c.o]);
+                    Weights::Depthwise(l.packs.keep(turned.collect()))
                 } else if wants_bf16 {
                     let pack = |j: &dyn Fn(usize, usize) -> f32, out: &mut [Pair]| bf16::pack(per, taps * c.c, j, out);
                     let len = bf16::packed_len(per, taps * c.c);
-                    Weights::Bf16(packed(c, per, len, |o, k| w[at(o, k)], pack))
+                    Weights::Bf16(l.packs.keep(packed(c, per, len, |o, k| w[at(o, k)], pack)))
                 } else {
-                    Weights::F32(packed_plain(c, per, taps, |o, k| w[at(o, k)]))
+                    Weights::F32(l.packs.keep(packed_plain(c, per, taps, |o, k| w[at(o, k)])))
                 }
             }
             Weight::Q8 { q, scale, axis } => {
@@ -154,9 +163,9 @@ impl Weights {
                 if depthwise(c) {
                     // Few enough to be expanded.
                     let of = |i: usize| f32::from(w[i % c.o * taps + i / c.o]) * scale[i % c.o];
-                    Weights::Depthwise((0..taps * c.o).map(of).collect())
+                    Weights::Depthwise(l.packs.keep((0..taps * c.o).map(of).collect()))
                 } else {
-                    Weights::Q8 { q: packed_plain(c, per, taps, |o, k| w[at(o, k)]), scale }
+                    Weights::Q8 { q: l.packs.keep(packed_plain(c, per, taps, |o, k| w[at(o, k)])), scale }
                 }
             }
         }))

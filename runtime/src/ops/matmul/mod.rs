@@ -8,7 +8,7 @@ use hone_kernels::bf16::{self, Pair};
 use hone_kernels::gemm::{self, Packed};
 
 use super::{OpDef, OpError};
-use crate::plan::{At, Lowering, Weight};
+use crate::plan::{At, Kept, Lowering, Weight};
 
 mod backward;
 pub(in crate::ops) use backward::frozen_codes;
@@ -37,9 +37,9 @@ pub(super) static OPS: &[&OpDef] = &[
 
 /// A frozen matrix packed for [`gemm`].
 pub(super) struct PackedMatrix {
-    f32: Arc<Vec<f32>>,
-    bf16: Arc<Vec<Pair>>,
-    q: Arc<Vec<i8>>,
+    f32: Arc<Kept<f32>>,
+    bf16: Arc<Kept<Pair>>,
+    q: Arc<Kept<i8>>,
     scale: Vec<f32>,
 }
 

@@ -13,7 +13,7 @@ use super::matmul::{Product, gemm_shape};
 use super::{codes, range_of};
 use crate::ops::OpError;
 use crate::ops::conv::activation;
-use crate::plan::{At, Io, Kernel, Lowered, Lowering, Packs, Reads, Recorded};
+use crate::plan::{At, Io, Kept, Kernel, Lowered, Lowering, Packs, Reads, Recorded};
 use crate::tensor::{DType, Tensor};
 
 /// Rows of the left operand taken together: their products stay in the nearest caches until they are scaled.
@@ -21,9 +21,9 @@ const ROWS: usize = 48;
 
 /// A packed matrix `[K, N]` in the form that this CPU multiplies fastest.
 pub(super) enum Weights {
-    Panels(Arc<Vec<i8>>),
+    Panels(Arc<Kept<i8>>),
     /// Of so many columns and steps, arranged by [`qbins::pack`].
-    Bins(usize, usize, Arc<Vec<i8>>),
+    Bins(usize, usize, Arc<Kept<i8>>),
 }
 
 impl Weights {

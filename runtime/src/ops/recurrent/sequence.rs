@@ -1,6 +1,8 @@
 //! Kernels of LSTM, GRU and RNN with weights known when the plan is made: `f32`, or int8 with a scale a row.
 //!
 //! The products with the inputs of all steps are one matrix product; each turn then adds that with the states.
+use std::sync::Arc;
+
 use hone_kernels::threads::Pool;
 use hone_kernels::{cell, gemm};
 
@@ -8,14 +10,14 @@ use super::activation::Activation;
 use super::{Cell, Sequence, live};
 use crate::ops::OpError;
 use crate::ops::quantize::Right;
-use crate::plan::{Io, Kernel, Lowered, Lowering, Packs, Weight};
+use crate::plan::{Io, Kept, Kernel, Lowered, Lowering, Packs, Weight};
 use crate::tensor::{DType, Data, Tensor};
 
 /// A frozen matrix.
 struct Frozen {
     /// Packed for [`gemm`], or nothing.
-    f32: Vec<f32>,
-    q: Vec<i8>,
+    f32: Arc<Kept<f32>>,
+    q: Arc<Kept<i8>>,
     scale: Vec<f32>,
     /// 8-bit codes whose other operand is quantised as it comes, a scale of [`Frozen::scale`] a row.
     dynamic: Option<Right>,
@@ -26,15 +28,16 @@ struct Frozen {
 impl Frozen {
     /// Rows `first..first + n` of direction `d` of a weight `[D, rows, k]`. `None` when the scales of a quantised weight do
     /// not run along its rows.
-    fn of(weight: &Weight, d: usize, first: usize, n: usize) -> Result<Option<Frozen>, OpError> {
+    fn of(packs: &Packs, weight: &Weight, d: usize, first: usize, n: usize) -> Result<Option<Frozen>, OpError> {
         let &[directions, rows, k] = weight.shape() else { return Ok(None) };
-        let mut m = Frozen { f32: Vec::new(), q: Vec::new(), scale: Vec::new(), dynamic: None, n, k };
+        let mut m = Frozen { f32: Arc::default(), q: Arc::default(), scale: Vec::new(), dynamic: None, n, k };
         let at = |j: usize, kk: usize| ((d * rows) + first + j) * k + kk;
         match weight {
             Weight::F32(t) => {
                 let v = t.as_f32()?;
-                m.f32 = vec![0.0; gemm::packed_len(n, k)];
-                gemm::pack(n, k, |j, kk| v[at(j, kk)], &mut m.f32);
+                let mut packed = vec![0.0; gemm::packed_len(n, k)];
+                gemm::pack(n, k, |j, kk| v[at(j, kk)], &mut packed);
+                m.f32 = packs.keep(packed);
             }
             Weight::Q8 { q, scale, axis } => {
                 let Data::I8(v) = q.data() else { return Ok(None) };
@@ -45,8 +48,9 @@ impl Frozen {
                     _ => return Ok(None),
                 };
                 m.scale = (0..n).map(row).collect();
-                m.q = vec![0; gemm::packed_len(n, k)];
-                gemm::pack(n, k, |j, kk| v[at(j, kk)], &mut m.q);
+                let mut packed = vec![0; gemm::packed_len(n, k)];
+                gemm::pack(n, k, |j, kk| v[at(j, kk)], &mut packed);
+                m.q = packs.keep(packed);
             }
         }
         Ok(Some(m))
@@ -72,7 +76,7 @@ impl Frozen {
         let &[_, k, n] = codes.shape() else { return Ok(None) };
         let part = Tensor::new(&[k, n], codes.data().pick(&(d * k * n..(d + 1) * k * n).collect::<Vec<_>>()))?;
         let dynamic = Right::of(packs, &part, zero, k, n, |kk, j| kk * n + j)?;
-        Ok(dynamic.map(|r| Frozen { f32: Vec::new(), q: Vec::new(), scale, dynamic: Some(r), n, k }))
+        Ok(dynamic.map(|r| Frozen { f32: Arc::default(), q: Arc::default(), scale, dynamic: Some(r), n, k }))
     }
 
     /// `y = x · wᵀ + bias`, or added to `y`.
@@ -148,9 +152,9 @@ fn frozen(l: &Lowering<'_>, kind: Cell) -> Result<Option<Lowered>, OpError> {
     // The last gate of a GRU is apart: its product may be of another vector.
     let apart = if kind == Cell::Gru { h } else { 0 };
     steps(l, kind, w.shape(), r.shape(), |d| {
-        let last = if apart > 0 { Frozen::of(&r, d, rows - apart, apart)? } else { None };
-        Ok(Frozen::of(&w, d, 0, rows)?
-            .zip(Frozen::of(&r, d, 0, rows - apart)?)
+        let last = if apart > 0 { Frozen::of(l.packs, &r, d, rows - apart, apart)? } else { None };
+        Ok(Frozen::of(l.packs, &w, d, 0, rows)?
+            .zip(Frozen::of(l.packs, &r, d, 0, rows - apart)?)
             .filter(|_| apart == 0 || last.is_some())
             .map(|(w, r)| (w, r, last)))
     })
