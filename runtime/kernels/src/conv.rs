@@ -54,6 +54,24 @@ impl Window {
         self.taps() == 1 && self.input == self.output && self.stride == [1; 3] && self.pad == [0; 3]
     }
 
+    /// The input lines that output lines `lines` meet, of a window that has no depth.
+    pub fn lines(&self, lines: Range<usize>) -> Range<usize> {
+        let start = |line: usize| (line * self.stride[1]) as isize - self.pad[1];
+        let end = start(lines.end.max(1) - 1) + ((self.kernel[1] - 1) * self.dilation[1]) as isize + 1;
+        let clip = |v: isize| v.clamp(0, self.input[1] as isize) as usize;
+        clip(start(lines.start))..clip(end).max(clip(start(lines.start)))
+    }
+
+    /// The window that makes output lines `lines` of the input lines they meet alone.
+    pub fn part(&self, lines: Range<usize>) -> Window {
+        let meets = self.lines(lines.clone());
+        let mut part = *self;
+        part.input[1] = meets.len();
+        part.output[1] = lines.len();
+        part.pad[1] = meets.start as isize + self.pad[1] - (lines.start * self.stride[1]) as isize;
+        part
+    }
+
     /// Kernel position number `tap` along each axis.
     fn tap(&self, tap: usize) -> [usize; 3] {
         let [_, h, w] = self.kernel;

@@ -72,10 +72,10 @@ mod tests {
     fn areas_alive_together_never_overlap_and_dead_ones_are_reused() {
         let requests: Vec<Request> =
             (0..40).map(|i| Request { bytes: 100 + (i * 37) % 500, first: i, last: i + (i * 7) % 5 }).collect();
-        let (ranges, total) = place(&requests, ALIGN);
+        let (ranges, total) = place(&requests, LINE);
         for i in 0..requests.len() {
             assert_eq!(ranges[i].len(), requests[i].bytes);
-            assert_eq!(ranges[i].start % ALIGN, 0);
+            assert_eq!(ranges[i].start % LINE, 0);
             for j in 0..i {
                 let together = requests[i].first <= requests[j].last && requests[j].first <= requests[i].last;
                 let apart = ranges[i].end <= ranges[j].start || ranges[j].end <= ranges[i].start;

@@ -1,4 +1,5 @@
 //! The seam between the planner and the kernels: what an operator may ask while it is lowered, and what its kernel gets.
+use std::ops::Range;
 use std::sync::Arc;
 
 use hone_kernels::threads::Pool;
@@ -15,6 +16,35 @@ pub trait Kernel: Send + Sync {
 
     /// Computes the outputs. Shapes were settled when it was made, so it cannot fail.
     fn run(&self, io: &mut Io<'_>);
+
+    /// How it makes its result a few lines at a time, if it can.
+    fn lines(&self) -> Option<&dyn Lines> {
+        None
+    }
+}
+
+/// What images lie in lines of: of a result, and of the operand it is made from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grid {
+    /// Images.
+    pub images: usize,
+    /// Lines of an image of the result, and bytes of a line.
+    pub result: [usize; 2],
+    /// Lines of an image of operand 0, and bytes of a line.
+    pub operand: [usize; 2],
+}
+
+/// A kernel with one result that can be made a few lines at a time, each from a few lines of operand 0.
+pub trait Lines: Sync {
+    /// How operand and result lie.
+    fn grid(&self) -> Grid;
+
+    /// The lines of an image of operand 0 that lines `of` of the result are made from: some, and for later lines none that are
+    /// earlier.
+    fn meets(&self, of: Range<usize>) -> Range<usize>;
+
+    /// Makes lines `of` of an image: `y` is those lines, `x` the lines they meet, and `reads` all operands but the first.
+    fn make(&self, of: Range<usize>, x: &[u8], reads: &Reads<'_>, pool: &Pool, y: &mut [u8]);
 }
 
 /// A fast step that may meet operands it must refuse, such as an index out of range. It allocates nothing while it
@@ -28,6 +58,11 @@ pub trait Fallible: Send + Sync {
     /// # Errors
     /// [`OpError`] when the values of an operand have no result; what was written by then is undefined.
     fn try_run(&self, io: &mut Io<'_>) -> Result<(), OpError>;
+
+    /// How it makes its result a few lines at a time, if it can.
+    fn lines(&self) -> Option<&dyn Lines> {
+        None
+    }
 }
 
 impl<K: Kernel> Fallible for K {
@@ -38,6 +73,10 @@ impl<K: Kernel> Fallible for K {
     fn try_run(&self, io: &mut Io<'_>) -> Result<(), OpError> {
         self.run(io);
         Ok(())
+    }
+
+    fn lines(&self) -> Option<&dyn Lines> {
+        Kernel::lines(self)
     }
 }
 

@@ -18,6 +18,7 @@ use crate::ops::{Attrs, Fact, Kind, OpDef, OpError};
 use crate::tensor::{DType, Tensor};
 
 mod arena;
+mod bands;
 mod concrete;
 mod control;
 mod error;
@@ -37,7 +38,7 @@ mod specialise;
 pub use concrete::Concrete;
 pub use control::with_captures;
 pub use error::PlanError;
-pub use lowering::{Codes, Fallible, Io, Kernel, Lowered, Lowering, Reads, Weight, Writes};
+pub use lowering::{Codes, Fallible, Grid, Io, Kernel, Lines, Lowered, Lowering, Reads, Weight, Writes};
 pub use packs::{Kept, Packs};
 pub use profile::{Profile, StepTime};
 pub use record::{At, Recorded};
@@ -91,6 +92,8 @@ struct Step {
     reads: Vec<Option<ValueId>>,
     writes: Vec<Option<ValueId>>,
     scratch: Range<usize>,
+    /// The step that is done with it, a few lines at a time.
+    joined: Option<StepInfo>,
     /// The node's inputs, in its own order.
     #[cfg(feature = "gpu")]
     all_inputs: Vec<Option<ValueId>>,
@@ -352,6 +355,7 @@ impl Plan {
                 reads,
                 writes,
                 scratch: 0..0,
+                joined: None,
                 #[cfg(feature = "gpu")]
                 all_inputs,
             });
@@ -359,6 +363,14 @@ impl Plan {
         steps.reverse();
         recorded.reverse();
         scratch_bytes.reverse();
+        if !for_gpu {
+            let apart = |v: ValueId| {
+                kept[v] || same_as[v].is_some() || same_as.contains(&Some(v)) || resident.place(v).is_some()
+            };
+            let joined = bands::join(&mut steps, &mut scratch_bytes, &slots, apart, options.pool.threads());
+            // Nothing is recorded where there is no GPU.
+            recorded.truncate(joined);
+        }
         for (v, s) in slots.iter_mut().enumerate() {
             match &s.place {
                 Place::Constant(t) if needed[v] => constants.push(t.clone()),
@@ -547,7 +559,7 @@ impl Plan {
 
     /// The steps in order; those of the rest follow only while it runs and are in [`Plan::later`].
     pub fn steps(&self) -> Vec<StepInfo> {
-        self.steps.iter().map(Step::info).collect()
+        self.steps.iter().flat_map(|s| s.joined.clone().into_iter().chain([s.info()])).collect()
     }
 
     /// The nodes that run nothing: their results are their operands' bytes under another shape.

@@ -1,4 +1,5 @@
 //! Convolution with channels last, ending in a sum and an activation.
+use std::ops::Range;
 use std::sync::Arc;
 
 use hone_gpu::product as gpu;
@@ -8,12 +9,13 @@ use hone_kernels::conv::Window;
 use hone_kernels::epilogue::{Activation, Epilogue};
 use hone_kernels::gemm::{self, Packed};
 use hone_kernels::nhwc;
+use hone_kernels::threads::Pool;
 
 use super::lower::Operands;
 use super::{Conv, FUSED_CONV, activation};
 use crate::ops::internal::{DOMAIN, first, reference_last, shape_last};
 use crate::ops::{Attrs, OpDef, OpError};
-use crate::plan::{At, Io, Kept, Kernel, Lowered, Lowering, Recorded, Weight};
+use crate::plan::{At, Grid, Io, Kept, Kernel, Lines, Lowered, Lowering, Reads, Recorded, Weight};
 use crate::tensor::{DType, Data};
 
 /// `activation(Conv(X, W, B) + Z)` with `X`, `Z` and the result channels last; `W` as in the file.
@@ -227,21 +229,56 @@ impl Kernel for Last {
     fn run(&self, io: &mut Io<'_>) {
         let pool = io.pool;
         let (reads, writes) = io.split();
-        let Last { conv: c, window, .. } = self;
-        let (window, batch, x) = (*window, c.n, reads.f32(0));
-        let bias = self.bias.map(|i| reads.f32(i));
         let residual = self.residual.map(|i| reads.f32(i));
+        self.convolve(self.window, self.conv.n, reads.f32(0), reads, residual, pool, writes.f32(0));
+    }
+
+    fn lines(&self) -> Option<&dyn Lines> {
+        let flat = [self.window.input[0], self.window.kernel[0], self.window.output[0]] == [1; 3];
+        (flat && self.residual.is_none()).then_some(self)
+    }
+}
+
+impl Lines for Last {
+    fn grid(&self) -> Grid {
+        let (c, [_, h, w], [_, oh, ow]) = (&self.conv, self.window.input, self.window.output);
+        Grid { images: c.n, result: [oh, ow * c.o * 4], operand: [h, w * c.c * c.groups * 4] }
+    }
+
+    fn meets(&self, of: Range<usize>) -> Range<usize> {
+        self.window.lines(of)
+    }
+
+    fn make(&self, of: Range<usize>, x: &[u8], reads: &Reads<'_>, pool: &Pool, y: &mut [u8]) {
+        let (x, y) = (bytemuck::cast_slice(x), bytemuck::cast_slice_mut(y));
+        self.convolve(self.window.part(of), 1, x, reads, None, pool, y);
+    }
+}
+
+impl Last {
+    fn convolve(
+        &self,
+        window: Window,
+        batch: usize,
+        x: &[f32],
+        reads: &Reads<'_>,
+        residual: Option<&[f32]>,
+        pool: &Pool,
+        y: &mut [f32],
+    ) {
+        let c = &self.conv;
+        let bias = self.bias.map(|i| reads.f32(i));
         let epilogue = Epilogue { residual, after: false, activation: self.activation };
         let w = match &self.weights {
             Weights::Depthwise(w) => {
                 let d = nhwc::Depthwise { window, batch, channels: c.o, x, w, bias, epilogue };
-                return nhwc::depthwise(pool, &d, writes.f32(0));
+                return nhwc::depthwise(pool, &d, y);
             }
             Weights::F32(w) => Packed::F32(w),
             Weights::Bf16(w) => Packed::Bf16(w),
             Weights::Q8 { q, scale } => Packed::I8 { q, scale },
         };
         let (channels, outputs, groups) = (c.c * c.groups, c.o, c.groups);
-        nhwc::conv(pool, &nhwc::Conv { window, batch, channels, outputs, groups, x, w, bias, epilogue }, writes.f32(0));
+        nhwc::conv(pool, &nhwc::Conv { window, batch, channels, outputs, groups, x, w, bias, epilogue }, y);
     }
 }

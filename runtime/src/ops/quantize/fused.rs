@@ -3,12 +3,15 @@
 //!
 //! Dimension letters: `K` reduction, `O` channels out (of a product: columns), `P` positions (of a product: rows).
 
+use std::ops::Range;
+
 use hone_gpu::codes as gpu;
 use hone_kernels::conv::Window;
 use hone_kernels::epilogue::{Activation, Epilogue};
 use hone_kernels::qgemm::{self, Added, Columns, Problem, Requant};
 use hone_kernels::qnhwc;
 use hone_kernels::quantize::{Codes, Sum};
+use hone_kernels::threads::Pool;
 
 use super::conv::{Conv as Integers, to_channels_last, to_channels_second};
 use super::matmul::MATMUL_INTEGER_TO_FLOAT;
@@ -18,7 +21,7 @@ use super::{Affine, coded, codes, fact, round_to, single};
 use crate::ops::conv::{Conv, activation};
 use crate::ops::internal::{DOMAIN, first, last};
 use crate::ops::{Attrs, Fact, OpDef, OpError, need, optional};
-use crate::plan::{At, Io, Kernel, Lowered, Lowering, Recorded};
+use crate::plan::{At, Grid, Io, Kernel, Lines, Lowered, Lowering, Reads, Recorded};
 use crate::tensor::{DType, Data, Tensor};
 
 /// Where the operands are: codes `x`, their scale and zero point, `i8` weights, their scales (one, or one a channel out).
@@ -519,25 +522,66 @@ impl Kernel for ToCodes {
         let (reads, writes) = io.split();
         let add = self.sum.map(|sum| Added { residual: reads.bytes(1), sum });
         let requant = Requant { codes: self.codes, table: self.table.as_deref(), add };
-        let (x, y, zero, columns) = (reads.bytes(0), writes.bytes(0), self.work.zero, self.work.columns());
+        let (x, y) = (reads.bytes(0), writes.bytes(0));
         match &self.work.form {
-            Form::Conv { conv: c, window, w } => {
-                let c = conv_of(c, *window, x, zero, w, columns);
-                qnhwc::conv_codes(pool, &c, &requant, y);
-            }
-            Form::Depthwise { conv: c, window, w } => {
-                let d = qnhwc::Depthwise { window: *window, batch: c.n, channels: c.o, x, zero, w, columns };
-                qnhwc::depthwise_codes(pool, &d, &requant, y);
+            Form::Conv { conv, window, .. } | Form::Depthwise { conv, window, .. } => {
+                self.convolve(*window, conv.n, x, &requant, pool, y);
             }
             &Form::Product { m, k, n, ref w } => {
-                qgemm::product_codes(
-                    pool,
-                    &Problem { m, k, n, a: x, a_stride: k, b: w.right() },
-                    &columns,
-                    &requant,
-                    y,
-                );
+                let problem = Problem { m, k, n, a: x, a_stride: k, b: w.right() };
+                qgemm::product_codes(pool, &problem, &self.work.columns(), &requant, y);
             }
+        }
+    }
+
+    fn lines(&self) -> Option<&dyn Lines> {
+        let window = self.window()?;
+        let flat = [window.input[0], window.kernel[0], window.output[0]] == [1; 3];
+        (flat && self.sum.is_none()).then_some(self)
+    }
+}
+
+impl Lines for ToCodes {
+    fn grid(&self) -> Grid {
+        let (Form::Conv { conv: c, window, .. } | Form::Depthwise { conv: c, window, .. }) = &self.work.form else {
+            return Grid { images: 0, result: [0; 2], operand: [0; 2] };
+        };
+        let ([_, h, w], [_, oh, ow]) = (window.input, window.output);
+        Grid { images: c.n, result: [oh, ow * c.o], operand: [h, w * c.c * c.groups] }
+    }
+
+    fn meets(&self, of: Range<usize>) -> Range<usize> {
+        self.window().map_or(0..0, |w| w.lines(of))
+    }
+
+    fn make(&self, of: Range<usize>, x: &[u8], _: &Reads<'_>, pool: &Pool, y: &mut [u8]) {
+        let requant = Requant { codes: self.codes, table: self.table.as_deref(), add: None };
+        if let Some(window) = self.window() {
+            self.convolve(window.part(of), 1, x, &requant, pool, y);
+        }
+    }
+}
+
+impl ToCodes {
+    /// How a convolution slides.
+    fn window(&self) -> Option<&Window> {
+        match &self.work.form {
+            Form::Conv { window, .. } | Form::Depthwise { window, .. } => Some(window),
+            Form::Product { .. } => None,
+        }
+    }
+
+    fn convolve(&self, window: Window, batch: usize, x: &[u8], requant: &Requant<'_>, pool: &Pool, y: &mut [u8]) {
+        let (zero, columns) = (self.work.zero, self.work.columns());
+        match &self.work.form {
+            Form::Conv { conv: c, w, .. } => {
+                qnhwc::conv_codes(pool, &conv_of(c, window, batch, x, zero, w, columns), requant, y);
+            }
+            Form::Depthwise { conv: c, w, .. } => {
+                let d = qnhwc::Depthwise { window, batch, channels: c.o, x, zero, w, columns };
+                qnhwc::depthwise_codes(pool, &d, requant, y);
+            }
+            Form::Product { .. } => {}
         }
     }
 }
@@ -545,6 +589,7 @@ impl Kernel for ToCodes {
 fn conv_of<'a>(
     c: &Conv,
     window: Window,
+    batch: usize,
     x: &'a [u8],
     zero: u8,
     w: &'a Weights,
@@ -552,7 +597,7 @@ fn conv_of<'a>(
 ) -> qnhwc::Conv<'a> {
     qnhwc::Conv {
         window,
-        batch: c.n,
+        batch,
         channels: c.c * c.groups,
         outputs: c.o,
         groups: c.groups,
@@ -602,7 +647,7 @@ impl Kernel for ToFloats {
         let (x, y, zero, columns) = (reads.bytes(0), writes.f32(0), self.work.zero, self.work.columns());
         match &self.work.form {
             Form::Conv { conv: c, window, w } => {
-                qnhwc::conv_floats(pool, &conv_of(c, *window, x, zero, w, columns), bias, &epilogue, y);
+                qnhwc::conv_floats(pool, &conv_of(c, *window, c.n, x, zero, w, columns), bias, &epilogue, y);
             }
             Form::Depthwise { conv: c, window, w } => {
                 let d = qnhwc::Depthwise { window: *window, batch: c.n, channels: c.o, x, zero, w, columns };

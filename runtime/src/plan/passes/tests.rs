@@ -364,6 +364,11 @@ impl Net {
         self.dequantised(q, scale, zero)
     }
 
+    /// A bias of a convolution of codes, or of floats.
+    fn bias_like(&mut self, codes: bool, n: usize) -> ValueId {
+        if codes { self.bias(n) } else { self.weights(&[n]) }
+    }
+
     /// Dequantised `i8` weights with a scale for each index of `axis`.
     fn int8(&mut self, shape: &[usize], axis: usize) -> ValueId {
         let n: usize = shape.iter().product();
@@ -411,6 +416,55 @@ fn a_residual_block_of_codes_is_integers_from_end_to_end() {
     assert_eq!(ops.iter().filter(|o| *o == "ConvCodes").count(), 3, "{ops:?}");
     let left = ["QuantizeLinear", "Transpose", "ConvCodes", "MaxPoolLast", "DequantizeLinear"];
     assert!(ops.iter().all(|o| left.contains(&o.as_str())), "{ops:?}");
+}
+
+/// What is planned and what it makes of its inputs on so many threads, to the last bit.
+fn bits(graph: &Graph, given: &[Tensor], threads: usize) -> (Vec<StepInfo>, usize, Vec<Vec<u8>>) {
+    let pool = Arc::new(hone_kernels::threads::Pool::new(threads));
+    let mut runner = Runner::new(Arc::new(graph.clone()), RunOptions { pool, ..RunOptions::default() });
+    let given: Vec<&Tensor> = given.iter().collect();
+    let made = runner.run(&given).unwrap().iter().map(|t| t.data().as_bytes().to_vec()).collect();
+    let shapes: Vec<_> = given.iter().map(|t| (t.dtype(), t.shape())).collect();
+    let plan = runner.plan(&shapes).unwrap();
+    (plan.steps(), plan.arena_bytes(), made)
+}
+
+#[test]
+fn what_is_wide_between_two_convolutions_is_made_a_few_lines_at_a_time_and_the_same_to_the_last_bit() {
+    for codes in [false, true] {
+        for (batch, stride, last) in [(1, 1, false), (3, 2, false), (2, 2, true), (1, 3, true)] {
+            let mut n = Net::default();
+            let x = n.input(&[batch, 6, 61, 64]);
+            let coded = |n: &mut Net, v: ValueId| if codes { n.coded(v, 1.0 / 16.0, 3) } else { v };
+            let weights = |n: &mut Net, shape: &[usize; 4]| if codes { n.int8(shape, 0) } else { n.weights(shape) };
+            let x = coded(&mut n, x);
+            let (w, b) = (weights(&mut n, &[96, 6, 1, 1]), n.bias_like(codes, 96));
+            let a = n.op("Conv", [], &[x, w, b]);
+            let (low, high) = (n.scalar(0.0), n.scalar(6.0));
+            let a = n.op("Clip", [], &[a, low, high]);
+            let wide = coded(&mut n, a);
+            let strides = ("strides", Attr::Ints(vec![stride; 2]));
+            let y = if last {
+                let (w, b) = (weights(&mut n, &[8, 96, 3, 3]), n.bias_like(codes, 8));
+                n.op("Conv", [("pads", Attr::Ints(vec![1, 0, 2, 1])), strides], &[wide, w, b])
+            } else {
+                let (w, b) = (weights(&mut n, &[96, 1, 3, 3]), n.bias_like(codes, 96));
+                n.op("Conv", [("group", Attr::Int(96)), ("pads", Attr::Ints(vec![1; 4])), strides], &[wide, w, b])
+            };
+            let y = coded(&mut n, y);
+            // Where somebody else reads it, it is made whole.
+            n.graph.outputs = vec![y, wide];
+            let (_, apart, whole) = bits(&n.graph, &n.given, 1);
+            n.graph.outputs = vec![y];
+            let (steps, arena, one) = bits(&n.graph, &n.given, 1);
+            let between = 61 * 64 * 96 * if codes { 1 } else { 4 };
+            assert!(apart - arena > between * batch / 2, "{apart} whole, {arena} by lines");
+            assert_eq!(steps.iter().filter(|s| s.op.starts_with("Conv")).count(), 2, "{steps:?}");
+            assert_eq!(one[0], whole[0], "codes {codes}, stride {stride}");
+            assert_eq!(one, bits(&n.graph, &n.given, 3).2);
+            n.check(&[y]);
+        }
+    }
 }
 
 #[test]
