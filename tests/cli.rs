@@ -571,3 +571,21 @@ fn a_head_that_is_not_the_graphs_is_refused() {
     assert!(stderr(&out).contains("train/head.safetensors"), "{}", stderr(&out));
     assert!(!target.exists());
 }
+
+#[test]
+fn what_quantising_may_cost_is_measured_and_where_it_costs_more_nothing_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/which-digit/src");
+    let (model, cases, out) = (src.join("model.f32.onnx"), src.join("check"), dir.path().join("small.onnx"));
+    let args = |scheme: &'static str, most: &'static str| {
+        ["quantize", text(&model), "-o", text(&out), "--scheme", scheme, "--max-drop", most]
+    };
+    let measured = ["--calib", text(&cases)];
+    refused(&args("int4", "1"), 4, &["--max-drop", "--calib DIR", "nothing was written"]);
+    let none = ["no layer", "--max-drop", "nothing was written"];
+    refused(&[&args("int8-weights", "0")[..], &measured].concat(), 4, &none);
+    assert!(!out.exists());
+    ok(&[&args("int4", "1")[..], &measured].concat());
+    let (before, after) = (fs::metadata(&model).unwrap().len(), fs::metadata(&out).unwrap().len());
+    assert!(after * 4 < before, "{before} bytes before, {after} after");
+}

@@ -305,7 +305,9 @@ pub(crate) fn split(lines: usize, panels: usize, threads: usize) -> (usize, usiz
     match threads {
         0 | 1 => (1, 1),
         t if lines >= 8 * t => (4 * t, 1),
-        t => (1, panels.clamp(1, 4 * t)),
+        // More parts than threads would take the channels apart for nothing.
+        t if lines >= 6 * t => (t, 1),
+        t => (1, panels.clamp(1, t)),
     }
 }
 

@@ -3,6 +3,9 @@
 //! A [`Layout`] is worked out once, when shapes are known: axes that are one in both layouts are merged, the elements of
 //! a short contiguous run become one wider element, and the two axes that are contiguous on either side become a tile.
 
+use crate::isa::Isa;
+use crate::transpose::{Element, apart_few, interleave_few};
+
 /// One axis of a copy: its length and what to add, in elements, per step in the source and in the destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Axis {
@@ -136,6 +139,20 @@ impl Layout {
         if self.empty {
             return;
         }
+        if let Inner::Tile(a, b) = self.inner
+            && is_few(a, b)
+        {
+            // SAFETY: every pattern of bits is an `f32`.
+            let (floats, dst_floats) = unsafe { (src.align_to::<f32>(), dst.align_to_mut::<f32>()) };
+            match self.unit {
+                1 => return self.each(|from, to| few(a, b, &src[from as usize..], &mut dst[to as usize..])),
+                4 if floats.0.is_empty() && dst_floats.0.is_empty() => {
+                    let (src, dst) = (floats.1, dst_floats.1);
+                    return self.each(|from, to| few(a, b, &src[from as usize..], &mut dst[to as usize..]));
+                }
+                _ => {}
+            }
+        }
         match (self.inner, self.unit) {
             (Inner::Run(run), unit) => self.runs(unit, run, src, dst),
             (_, 1) => self.units::<1>(src, dst),
@@ -241,6 +258,24 @@ fn transpose<T: Copy>(a: Axis, b: Axis, src: &[T], dst: &mut [T]) {
     }
 }
 
+/// Whether two axes change places of which one is short and lies without gaps: the colours of an image.
+fn is_few(a: Axis, b: Axis) -> bool {
+    let short = |n: usize| (2..=4).contains(&n);
+    let forward = a.from == 1 && b.to == 1 && b.from > 0 && a.to > 0;
+    forward && (short(b.len) && a.to == b.len as isize || short(a.len) && b.from == a.len as isize)
+}
+
+/// Two axes changing places, as [`is_few`] says.
+fn few<T: Element>(a: Axis, b: Axis, src: &[T], dst: &mut [T]) {
+    let isa = Isa::best();
+    if a.to == b.len as isize && b.len <= 4 {
+        let row = |r: usize| &src[r * b.from as usize..][..a.len];
+        return interleave_few(isa, b.len, row, &mut dst[..a.len * b.len]);
+    }
+    let mut rows = dst.chunks_mut(a.to as usize).map(|row| &mut row[..b.len]);
+    apart_few(isa, &src[..a.len * b.len], a.len, |_| rows.next().unwrap_or_default());
+}
+
 /// A form of the copy: element bytes, first elements, axes, source, destination.
 pub type Form = fn(usize, usize, usize, &[Axis], &[u8], &mut [u8]);
 
@@ -305,9 +340,18 @@ mod tests {
 
     #[test]
     fn every_order_of_axes_is_copied_as_the_formula_says() {
-        for shape in
-            [[2, 3, 4, 5], [1, 9, 17, 3], [3, 8, 16, 1], [2, 7, 1, 8], [1, 1, 33, 19], [2, 2, 2, 2], [0, 2, 3, 4]]
-        {
+        for shape in [
+            [2, 3, 4, 5],
+            [1, 9, 17, 3],
+            [3, 8, 16, 1],
+            [2, 7, 1, 8],
+            [1, 1, 33, 19],
+            [2, 2, 2, 2],
+            [0, 2, 3, 4],
+            [2, 3, 1, 70],
+            [3, 35, 2, 2],
+            [1, 4, 9, 9],
+        ] {
             for p in [[0, 1, 2, 3], [0, 2, 1, 3], [0, 2, 3, 1], [0, 3, 1, 2], [0, 1, 3, 2], [3, 2, 1, 0], [1, 0, 3, 2]]
             {
                 check(&shape, &p, &[1, 1, 1, 1]);

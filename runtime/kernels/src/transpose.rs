@@ -95,22 +95,36 @@ fn few<T: Element>(pool: &Pool, batch: usize, rows: usize, columns: usize, x: &[
             // SAFETY: these rows of the result are written by no other call.
             let y = unsafe { std::slice::from_raw_parts_mut(y.add(first * rows), n * rows) };
             let row = |r: usize| &x[r * columns + first..][..n];
-            match rows {
-                2 => T::interleave_2(isa, [row(0), row(1)], y),
-                3 => T::interleave_3(isa, [row(0), row(1), row(2)], y),
-                _ => T::interleave_4(isa, [row(0), row(1), row(2), row(3)], y),
-            }
+            interleave_few(isa, rows, row, y);
         } else {
             // SAFETY: these parts of the rows of the result are written by no other call, and do not overlap.
             let row = |r: usize| unsafe { std::slice::from_raw_parts_mut(y.add(r * rows + first), n) };
-            let x = &x[first * columns..][..n * columns];
-            match columns {
-                2 => T::apart_2(isa, x, [row(0), row(1)]),
-                3 => T::apart_3(isa, x, [row(0), row(1), row(2)]),
-                _ => T::apart_4(isa, x, [row(0), row(1), row(2), row(3)]),
-            }
+            apart_few(isa, &x[first * columns..][..n * columns], columns, row);
         }
     });
+}
+
+/// `y[i][r] = row(r)[i]` for two to four rows.
+pub(crate) fn interleave_few<'a, T: Element + 'a>(isa: Isa, rows: usize, row: impl Fn(usize) -> &'a [T], y: &mut [T]) {
+    match rows {
+        2 => T::interleave_2(isa, [row(0), row(1)], y),
+        3 => T::interleave_3(isa, [row(0), row(1), row(2)], y),
+        _ => T::interleave_4(isa, [row(0), row(1), row(2), row(3)], y),
+    }
+}
+
+/// `row(r)[i] = x[i][r]` for two to four columns.
+pub(crate) fn apart_few<'a, T: Element + 'a>(
+    isa: Isa,
+    x: &[T],
+    columns: usize,
+    mut row: impl FnMut(usize) -> &'a mut [T],
+) {
+    match columns {
+        2 => T::apart_2(isa, x, [row(0), row(1)]),
+        3 => T::apart_3(isa, x, [row(0), row(1), row(2)]),
+        _ => T::apart_4(isa, x, [row(0), row(1), row(2), row(3)]),
+    }
 }
 
 /// `y[i][r] = x[r][i]`.
