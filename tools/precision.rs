@@ -9,7 +9,7 @@ pub(crate) enum Precise {
     F32,
     /// bf16, on every CPU; refused where the golden samples of the bundle refuse it.
     Bf16,
-    /// bf16 where this CPU multiplies it and the golden samples of the bundle accept it, otherwise f32.
+    /// bf16 where this CPU multiplies it faster than f32 and the golden samples of the bundle accept it, otherwise f32.
     Auto,
 }
 

@@ -3,6 +3,11 @@
 //! Only products and convolutions with frozen `f32` weights come in bf16; everything between them stays `f32`. It knows no
 //! graph and no session; the session asks it, and runs.
 use std::fmt;
+use std::sync::OnceLock;
+use std::time::Instant;
+
+use hone_kernels::bf16::{self, Pair};
+use hone_kernels::gemm::{self, Gemm, Packed};
 
 use crate::tensor::Tensor;
 
@@ -14,7 +19,7 @@ pub enum Precision {
     F32,
     /// bf16, on every CPU; an error where the golden samples of the bundle refuse it.
     Bf16,
-    /// bf16 where the CPU multiplies it and the golden samples of the bundle accept it, otherwise `f32`.
+    /// bf16 where the CPU multiplies it faster and the golden samples of the bundle accept it, otherwise `f32`.
     Auto,
 }
 
@@ -27,6 +32,37 @@ impl Precision {
             Precision::Auto => "auto",
         }
     }
+}
+
+/// Whether this CPU computes products in bf16 faster than in `f32`, or why not. The first call measures one product both ways, which
+/// takes less than a millisecond: some CPUs (Sapphire Rapids) have the instruction, at half the rate of a multiply-add.
+pub fn cpu() -> Result<(), &'static str> {
+    static SAID: OnceLock<Result<(), &'static str>> = OnceLock::new();
+    *SAID.get_or_init(|| match bf16::multiplied() {
+        false => Err("this CPU has no instructions that multiply bf16"),
+        true if is_faster() => Ok(()),
+        true => Err("this CPU multiplies bf16 no faster than f32"),
+    })
+}
+
+/// Measures a product of the size of a small layer, in the nearest caches.
+fn is_faster() -> bool {
+    let (m, k, n) = (48, 256, 64);
+    let (x, mut y) = (vec![0.5f32; m * k], vec![0f32; m * n]);
+    let mut floats = vec![0f32; gemm::packed_len(n, k)];
+    let mut pairs = vec![Pair::default(); bf16::packed_len(n, k)];
+    gemm::pack(n, k, |_, _| 0.25, &mut floats);
+    bf16::pack(n, k, |_, _| 0.25, &mut pairs);
+    let mut shortest = |w: Packed<'_>| {
+        let product = Gemm { m, k, n, x: &x, x_stride: k, w, bias: None, accumulate: false };
+        let times = (0..12).map(|_| {
+            let began = Instant::now();
+            gemm::gemm(&product, &mut y);
+            began.elapsed()
+        });
+        times.min()
+    };
+    shortest(Packed::Bf16(&pairs)) < shortest(Packed::F32(&floats))
 }
 
 /// Largest difference that is accepted, as a part of the largest recorded magnitude of the output.
@@ -163,10 +199,10 @@ impl Chosen {
         })
     }
 
-    /// Whether golden samples are asked about bf16. `multiplies` says whether the CPU does.
-    pub fn asks(&mut self, multiplies: bool, impossible: Option<&'static str>) -> bool {
-        if self.asked == Precision::Auto && impossible.is_none() && !multiplies {
-            self.why = "this CPU has no instructions that multiply bf16".to_string();
+    /// Whether golden samples are asked about bf16. `cpu` is what [`cpu`] says.
+    pub fn asks(&mut self, cpu: Result<(), &'static str>, impossible: Option<&'static str>) -> bool {
+        if let (Precision::Auto, None, Err(why)) = (self.asked, impossible, cpu) {
+            self.why = why.to_string();
             return false;
         }
         self.asked != Precision::F32 && impossible.is_none()
@@ -245,24 +281,24 @@ mod tests {
         let auto = || Chosen::first(Precision::Auto, None).unwrap();
         assert!(!auto().bf16, "without samples");
         let mut on_old = auto();
-        assert!(!on_old.asks(false, None) && on_old.why.contains("instructions"));
-        assert!(auto().asks(true, None));
+        assert!(!on_old.asks(Err("no instructions"), None) && on_old.why.contains("instructions"));
+        assert!(auto().asks(Ok(()), None));
         assert!(auto().judged(good, true).unwrap().bf16);
         let refused = auto().judged(bad, true).unwrap();
         assert!(!refused.bf16 && refused.why.contains("0 of 1"), "{refused}");
         let nothing = auto().judged(good, false).unwrap();
         assert!(!nothing.bf16 && nothing.agreement.is_none());
-        assert!(!Chosen::first(Precision::Auto, Some("why")).unwrap().asks(true, Some("why")));
+        assert!(!Chosen::first(Precision::Auto, Some("why")).unwrap().asks(Ok(()), Some("why")));
     }
 
     #[test]
     fn bf16_that_was_asked_for_is_had_or_an_error() {
         let bad = agreement(&[1.0, 0.0], &[0.0, 1.0]);
         let asked = || Chosen::first(Precision::Bf16, None).unwrap();
-        assert!(asked().bf16 && asked().asks(false, None));
+        assert!(asked().bf16 && asked().asks(Err("no instructions"), None));
         let refused = asked().judged(bad, true).unwrap_err().to_string();
         assert!(refused.contains("100.000 %") && refused.contains("0 of 1"), "{refused}");
         assert!(Chosen::first(Precision::Bf16, Some("a GPU")).is_err());
-        assert!(!Chosen::first(Precision::F32, None).unwrap().asks(true, None));
+        assert!(!Chosen::first(Precision::F32, None).unwrap().asks(Ok(()), None));
     }
 }

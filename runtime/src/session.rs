@@ -13,7 +13,7 @@ use crate::device::Device;
 use crate::graph::{BindError, Graph};
 use crate::import::{self, ExternalData, ImportError, Limits, ModelInfo};
 use crate::plan::{OnGpu, Plan, PlanError, Profile, RunOptions, Runner};
-use crate::precision::{Agreement, Chosen, Precision, PrecisionError};
+use crate::precision::{self, Agreement, Chosen, Precision, PrecisionError};
 use crate::tensor::{DType, Tensor};
 
 /// How a session runs.
@@ -130,11 +130,15 @@ impl Session {
     /// [`SessionError`] when the model cannot be imported, the sample does not come out as recorded, or bf16 is asked for and is
     /// not to be had.
     pub fn from_bundle(bundle: &Bundle, options: SessionOptions) -> Result<Session, SessionError> {
-        Session::on_cpu(bundle, options, hone_kernels::bf16::multiplied())
+        Session::on_cpu(bundle, options, precision::cpu())
     }
 
-    /// The same on a CPU that has, or has not, instructions that multiply bf16.
-    fn on_cpu(bundle: &Bundle, options: SessionOptions, multiplies: bool) -> Result<Session, SessionError> {
+    /// The same on a CPU for which that is, or is not, a reason to compute in bf16.
+    fn on_cpu(
+        bundle: &Bundle,
+        options: SessionOptions,
+        cpu: Result<(), &'static str>,
+    ) -> Result<Session, SessionError> {
         let impossible = no_bf16(&options);
         let path = bundle.manifest().graphs.first().map_or("onnx/model.onnx", |g| g.path.as_str()).to_string();
         let bytes = bundle.read(&path)?;
@@ -149,7 +153,7 @@ impl Session {
         };
         let mut session = Session::open(bytes, &path, options, Some(&external))?;
         let Some((input, expected)) = golden(bundle)? else { return Ok(session) };
-        if session.precision.asks(multiplies, impossible) {
+        if session.precision.asks(cpu, impossible) {
             session.choose_bf16(true);
             let found = session.run(&input)?;
             let logits = bundle.recipe().ok().map(|r| r.logits);

@@ -12,7 +12,11 @@ fn bundle(name: &str) -> Bundle {
 }
 
 fn open(bundle: &Bundle, precision: Precision, multiplies: bool) -> Result<Session, SessionError> {
-    Session::on_cpu(bundle, SessionOptions { precision, ..SessionOptions::default() }, multiplies)
+    Session::on_cpu(
+        bundle,
+        SessionOptions { precision, ..SessionOptions::default() },
+        multiplies.then_some(()).ok_or("this CPU has no instructions"),
+    )
 }
 
 fn kernels(session: &Session) -> Vec<&'static str> {
