@@ -466,7 +466,7 @@ fn the_error_rate_of_a_source_is_what_confirmed_presses_tell_and_changes_its_oth
     let world = vectors().world(Kind::Shifted);
     let presses = log(&world, 60, 0.0);
     let mut learner = learner(&world, Mode::Veto);
-    let mut canonical = None;
+    let (mut canonical, mut all) = (None, Vec::new());
     for press in &presses {
         // The liar says the opposite of the truth about the same predictions as the honest one.
         let Feedback::Thumb { up } = press.feedback else { panic!("the log holds thumbs") };
@@ -476,6 +476,7 @@ fn the_error_rate_of_a_source_is_what_confirmed_presses_tell_and_changes_its_oth
             source: "liar".to_string(),
             ..press.clone()
         };
+        all.extend([press.clone(), liar.clone()]);
         learner.press(press.clone()).unwrap();
         learner.press(liar).unwrap();
     }
@@ -484,6 +485,7 @@ fn the_error_rate_of_a_source_is_what_confirmed_presses_tell_and_changes_its_oth
         let truth = world.stream[press.press_id as usize].label;
         let feedback = Feedback::Correction { class: truth };
         let confirm = TrainingPress { press_id: 5000 + press.press_id, confirmed: true, feedback, ..press.clone() };
+        all.push(confirm.clone());
         learner.press(confirm).unwrap();
         canonical = Some(learner.refit().unwrap());
     }
@@ -495,7 +497,6 @@ fn the_error_rate_of_a_source_is_what_confirmed_presses_tell_and_changes_its_oth
     assert!(!canonical.is_zero());
     assert!(world.accuracy(&canonical) > world.accuracy(&world.factory()));
     // A restart comes to the same.
-    let all: Vec<TrainingPress> = learner.log();
     let resumed = Learner::resume(world.base.clone(), config(Mode::Veto), all, world.factory()).unwrap();
     assert_eq!(resumed.refit().unwrap(), canonical);
 }
@@ -507,6 +508,7 @@ fn every_objective_learns_in_the_learner_replays_to_the_same_bits_and_undoes() {
         let settings = || LearnerConfig { objective: objective.name.to_string(), ..config(Mode::Off) };
         let mut learner = Learner::new(world.base.clone(), settings()).unwrap();
         let thumbs = objective.learns_from.contains(&"thumb");
+        let mut log = Vec::new();
         for t in 0..40_u64 {
             let sample = &world.stream[t as usize];
             let shown = argmax(&learner.logits(&sample.feature, &sample.logits).unwrap());
@@ -514,11 +516,12 @@ fn every_objective_learns_in_the_learner_replays_to_the_same_bits_and_undoes() {
                 true => Feedback::Thumb { up: shown == sample.label },
                 false => Feedback::Correction { class: sample.label },
             };
-            assert_eq!(learner.press(press_of(sample, t, shown, feedback)).unwrap(), Outcome::Trained);
+            log.push(press_of(sample, t, shown, feedback));
+            assert_eq!(learner.press(log[log.len() - 1].clone()).unwrap(), Outcome::Trained);
         }
         assert!(!learner.published().is_zero(), "{}", objective.name);
         let refit = learner.refit().unwrap();
-        let resumed = Learner::resume(world.base.clone(), settings(), learner.log(), world.factory()).unwrap();
+        let resumed = Learner::resume(world.base.clone(), settings(), log, world.factory()).unwrap();
         assert_eq!(resumed.refit().unwrap(), refit, "{}", objective.name);
         // A kind it does not learn from is kept and says nothing.
         let other = if thumbs { Feedback::Preference { over: 9 } } else { Feedback::Thumb { up: true } };
