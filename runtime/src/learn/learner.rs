@@ -351,6 +351,13 @@ impl Learner {
             self.refresh_raters()?;
             self.since_confirmed = 0;
             self.tripwire.thaw();
+            if self.config.gate.mode != Mode::Off && !self.published.is_zero() {
+                let evidence = self.evidence(&self.published)?;
+                if gate::review(&self.config.gate, &evidence).action == Action::Rollback {
+                    // Nobody waits for more presses with a head in use that has just been found wanting.
+                    self.since_candidate = self.config.publish_every;
+                }
+            }
             return Ok(Outcome::Confirmed);
         }
         self.since_confirmed += 1;
@@ -407,7 +414,8 @@ impl Learner {
         self.since_candidate = 0;
     }
 
-    /// Whether enough was pressed for [`Learner::candidate`].
+    /// Whether enough was pressed for [`Learner::candidate`], or the last press has shown the head in use to be worse than the
+    /// factory head.
     pub fn candidate_due(&self) -> bool {
         self.since_candidate >= self.config.publish_every
     }
