@@ -42,7 +42,7 @@ fn the_first_run_takes_what_is_planned_and_a_run_like_the_one_before_takes_nothi
 }
 
 #[test]
-fn a_learner_of_512_features_and_ten_classes_holds_500_presses_in_two_mebibytes() {
+fn a_learner_of_512_features_and_ten_classes_holds_500_presses_in_two_megabytes() {
     let base = HeadBase::new(noise(5120, 7), vec![0.0; 10], noise(512, 8), vec![1.0; 512]).unwrap();
     // While several priors are fitted, and when one of them is left.
     for presses in [256, 500] {
@@ -59,7 +59,7 @@ fn a_learner_of_512_features_and_ten_classes_holds_500_presses_in_two_mebibytes(
         });
         assert_eq!(learner.unwrap().training_predictions(), presses as usize);
         println!("{presses} presses: {} bytes, {} while they were learned", taken.bytes_current, taken.bytes_max);
-        assert!(taken.bytes_current <= 2 << 20, "{presses} presses: {} bytes", taken.bytes_current);
+        assert!(taken.bytes_current <= 2_000_000, "{presses} presses: {} bytes", taken.bytes_current);
     }
 }
 

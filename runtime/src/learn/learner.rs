@@ -127,7 +127,8 @@ pub enum Outcome {
 pub struct Learner {
     base: HeadBase,
     config: LearnerConfig,
-    predictions: BTreeMap<u32, Prediction>,
+    /// Boxed, as the nodes of a tree are half empty.
+    predictions: BTreeMap<u32, Box<Prediction>>,
     /// The name of each source, once.
     sources: BTreeSet<Arc<str>>,
     /// Prediction of each press.
@@ -140,7 +141,6 @@ pub struct Learner {
     in_order: bool,
     /// What confirmed presses have shown of each source.
     raters: BTreeMap<String, Rater>,
-    incremental: Theta,
     published: Theta,
     tripwire: Tripwire,
     contradiction: Contradiction,
@@ -208,7 +208,6 @@ impl Learner {
             presses: BTreeMap::new(),
             rows: BTreeMap::new(),
             in_order: true,
-            incremental: factory.clone(),
             published: factory,
             since_candidate: 0,
             since_confirmed: 0,
@@ -267,8 +266,8 @@ impl Learner {
     }
 
     /// The correction after the last press, before any gate; the next candidate will resemble it.
-    pub fn incremental(&self) -> &Theta {
-        &self.incremental
+    pub fn incremental(&self) -> Theta {
+        self.engine.theta()
     }
 
     /// Logits to be shown for an input: the graph's plus the published correction, `[C]`.
@@ -580,13 +579,8 @@ impl Learner {
             return if same { Ok(false) } else { Err(LearnError::PressConflict { press_id }) };
         }
         self.presses.insert(press_id, prediction_id);
-        let prediction = self.predictions.entry(prediction_id).or_insert_with(|| Prediction {
-            input,
-            logits: logits.into(),
-            shown,
-            mu,
-            presses: Vec::new(),
-        });
+        let fresh = || Box::new(Prediction { input, logits: logits.into(), shown, mu, presses: Vec::new() });
+        let prediction = self.predictions.entry(prediction_id).or_insert_with(fresh);
         // Nearly always the only one.
         prediction.presses.reserve_exact(1);
         prediction.presses.push(said);
@@ -692,10 +686,10 @@ impl Learner {
     }
 
     fn adopt_incremental(&mut self) {
-        self.incremental = self.engine.theta();
-        self.tripwire.norm(self.incremental.norm());
+        let theta = self.incremental();
+        self.tripwire.norm(theta.norm());
         if self.config.gate.mode == Mode::Off && self.tripwire.tripped().is_none() {
-            self.published = self.incremental.clone();
+            self.published = theta;
         }
     }
 

@@ -100,7 +100,7 @@ fn displays_and_candidates_without_a_press_leave_every_parameter_bit_identical()
         learner.press(press).unwrap();
     }
     assert_eq!(learner.candidate().unwrap().action, Action::Publish);
-    let (published, incremental) = (learner.published().clone(), learner.incremental().clone());
+    let (published, incremental) = (learner.published().clone(), learner.incremental());
     assert!(!published.is_zero());
     for t in 0..300 {
         let sample = &world.stream[t];
@@ -111,7 +111,7 @@ fn displays_and_candidates_without_a_press_leave_every_parameter_bit_identical()
         }
     }
     assert_eq!(learner.published(), &published);
-    assert_eq!(learner.incremental(), &incremental);
+    assert_eq!(learner.incremental(), incremental);
     let mut untouched = self::learner(&world, Mode::Veto);
     assert_eq!(untouched.candidate().unwrap().action, Action::Hold);
     assert!(untouched.published().is_zero() && untouched.refit().unwrap().is_zero());
@@ -330,7 +330,7 @@ fn presses_that_do_not_fit_are_refused_and_change_nothing() {
     let presses = log(&world, 3, 0.0);
     let mut learner = learner(&world, Mode::Veto);
     learner.press(presses[0].clone()).unwrap();
-    let (theta, quick) = (learner.refit().unwrap(), learner.incremental().clone());
+    let (theta, quick) = (learner.refit().unwrap(), learner.incremental());
     let good = &presses[1];
     for bad in [
         TrainingPress { feature: vec![0.0; 3], ..good.clone() },
@@ -348,7 +348,7 @@ fn presses_that_do_not_fit_are_refused_and_change_nothing() {
     ] {
         learner.press(bad.clone()).expect_err(&format!("{bad:?}"));
         assert_eq!(learner.presses(), 1);
-        assert_eq!((learner.refit().unwrap(), learner.incremental()), (theta.clone(), &quick));
+        assert_eq!((learner.refit().unwrap(), learner.incremental()), (theta.clone(), quick.clone()));
     }
     assert!(learner.decide(Theta::zeros(10, 4)).is_err());
     assert_eq!(learner.press(presses[2].clone()).unwrap(), Outcome::Trained);

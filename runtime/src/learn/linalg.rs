@@ -28,7 +28,7 @@ pub(crate) fn axpy(s: f64, x: &[f64], y: &mut [f64]) {
 }
 
 /// Rows that room is made for when a triangle grows.
-const ROWS_AHEAD: usize = 8;
+const ROWS_AHEAD: usize = 4;
 
 /// A symmetric matrix `[N, N]` kept as its lower triangle, row after row: row `i` is `i + 1` long.
 #[derive(Clone, Debug, Default)]

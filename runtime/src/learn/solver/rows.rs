@@ -46,7 +46,7 @@ pub(super) struct Rows {
     projection: Option<Arc<Projection>>,
     /// `B [C, d+1]`, the shipped head over `z`, centred over classes and scaled so that `E|Bz|² = 1` on source data; empty where
     /// no head was given.
-    directions: Arc<[f64]>,
+    directions: Arc<[f32]>,
     pub(super) n: usize,
     /// The first rows, [`SolverConfig::source`], whose likelihood is a fixed target.
     pub(super) fixed: usize,
@@ -124,8 +124,7 @@ impl Rows {
         let power =
             (0..shipped).map(|c| dot(&directions[c * m..][..d], &directions[c * m..][..d])).sum::<f64>() / d as f64;
         if power > 0.0 {
-            directions.iter_mut().for_each(|v| *v /= power.sqrt());
-            rows.directions = directions.into();
+            rows.directions = directions.iter().map(|v| (v / power.sqrt()) as f32).collect();
         }
         rows.with_source(config)
     }
@@ -238,7 +237,7 @@ impl Rows {
     /// `φ` of any `z [d+1]`.
     pub(super) fn phi_of(&self, z: &[f32], kappa: f64) -> Vec<f64> {
         let mut phi = match &self.projection {
-            None => z.iter().map(|&v| f64::from(v)).collect(),
+            None => widened(z),
             Some(projection) => projection.apply(z),
         };
         if kappa > 0.0 {
@@ -366,7 +365,7 @@ impl Rows {
 
     /// Logits of row `i` for the change `Θz` of its outputs.
     pub(super) fn changed(&self, i: usize, change: &[f64]) -> Vec<f64> {
-        let mut logits: Vec<f64> = self.logits(i).iter().map(|&f| f64::from(f)).collect();
+        let mut logits = widened(self.logits(i));
         match &self.link {
             Some(link) => link.push(change, &mut logits),
             None => logits.iter_mut().zip(change).for_each(|(l, c)| *l += c),
@@ -386,8 +385,8 @@ impl Rows {
 
     /// `B z`, empty without directions.
     fn along(&self, z: &[f32]) -> Vec<f64> {
-        let wide: Vec<f64> = z.iter().map(|&v| f64::from(v)).collect();
-        self.directions.chunks_exact(self.features + 1).map(|row| dot(row, &wide)).collect()
+        let wide = widened(z);
+        self.directions.chunks_exact(wide.len()).map(|direction| dot(&widened(direction), &wide)).collect()
     }
 
     /// Weights over `(z, b)` as the correction of the head they are: `Θ + ΨB`; `along [C, C]` is empty where κ = 0.
@@ -402,7 +401,7 @@ impl Rows {
                 Some(projection) => projection.transpose(row, &mut wide),
             }
             for (k, direction) in self.directions.chunks_exact(m).enumerate().filter(|_| !along.is_empty()) {
-                axpy(along[c * self.classes + k], direction, &mut wide);
+                axpy(along[c * self.classes + k], &widened(direction), &mut wide);
             }
             full[c * m..(c + 1) * m].iter_mut().zip(&wide).for_each(|(o, &v)| *o = v as f32);
         }
@@ -425,6 +424,10 @@ impl Rows {
     pub(super) fn projected(&self) -> Option<usize> {
         self.projection.as_ref().map(|p| p.width)
     }
+}
+
+fn widened(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&v| f64::from(v)).collect()
 }
 
 fn check_likelihood(likelihood: &[f64], classes: usize) -> Result<(), LearnError> {
@@ -468,7 +471,7 @@ impl Projection {
     /// `(P z, 1)` of `z [d+1]`.
     fn apply(&self, z: &[f32]) -> Vec<f64> {
         let (wide, constant) = z.split_at(self.features);
-        let wide: Vec<f64> = wide.iter().map(|&v| f64::from(v)).collect();
+        let wide = widened(wide);
         let mut weights = vec![0.0; self.features];
         let mut out = Vec::with_capacity(self.width + 1);
         for i in 0..self.width {
