@@ -275,7 +275,7 @@ fn every_objective_learns_of_merged_classes_as_of_one() {
         assert_eq!(learner.press(press(sample, 1, 9, feedback, 10)).unwrap(), Outcome::Trained, "{}", objective.name);
         let before = together(&world.factory());
         assert!(together(&learner.refit().unwrap()) < before, "{}", objective.name);
-        assert!(together(learner.incremental()) < before, "{}", objective.name);
+        assert!(together(&learner.incremental()) < before, "{}", objective.name);
     }
 }
 

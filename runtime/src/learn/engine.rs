@@ -123,14 +123,6 @@ impl Engine {
         }
     }
 
-    /// The weights of the priors; none for an objective without.
-    pub(crate) fn weights(&self) -> Vec<f64> {
-        match self {
-            Engine::Map(solver) => solver.weights(),
-            Engine::Minibatch(_) => Vec::new(),
-        }
-    }
-
     pub(crate) fn novelty(&self, z: &[f32], lambda: f64) -> Result<f64, LearnError> {
         match self {
             Engine::Map(solver) => solver.novelty(z),

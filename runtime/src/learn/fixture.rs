@@ -134,8 +134,8 @@ impl World {
         let mut likelihood = vec![1.0; self.base.classes()];
         posterior::multiply_likelihood(&mut likelihood, Press { feedback, confirmed: false }, shown, hyper).unwrap();
         Row {
-            z: self.base.standardise(&sample.feature).unwrap(),
-            logits: sample.logits.clone(),
+            z: self.base.input(&sample.feature).unwrap(),
+            logits: sample.logits.clone().into(),
             likelihood,
             names_class: feedback.names_class(),
         }

@@ -1,23 +1,25 @@
 //! The gate: whether a refitted head may replace the one in use. Nothing else replaces weights.
 //!
-//! Evidence are confirmed presses that never trained. The default is a veto: a candidate is published unless the evidence says
-//! that it is worse than the factory head or than the incumbent. Asking for proof of improvement instead (`superiority`) is
-//! offered and costly: a few dozen confirmed presses cannot prove anything.
+//! Evidence are confirmed presses that never trained. The default is a veto: a candidate is published unless the
+//! evidence says that it is worse than the factory head or than the incumbent. Asking for proof of improvement instead
+//! (`superiority`) is offered and costly: a few dozen confirmed presses cannot prove anything.
 //!
-//! Two heads are compared on the samples where they answer differently: with `b` wins and `c` losses of the candidate and a
-//! uniform prior, `P(candidate worse) = P(Beta(1+b, 1+c) < ½)`. A confirmed 👍 or correction tells the truth, and such a sample
-//! is one whole win or loss. A confirmed 👎 only tells what it is not, and it is always said about an answer of the head in use:
-//! counted as a win of every head that answered something else, it would make any learned head look worse than the factory's
-//! (a head that is right nine times in ten would lose its tenth each time). So another answer wins only the share that it is
-//! the truth, given that the refused one is not. That share is the heads' own estimate, which a head spoilt by wrong presses
-//! spoils too; so the harsh count, a whole win for every answer not refused, is kept beside it with a higher threshold.
+//! Two heads are compared on the samples where they answer differently: with `b` wins and `c` losses of the candidate
+//! and a uniform prior, `P(candidate worse) = P(Beta(1+b, 1+c) < ½)`. A confirmed 👍 or correction tells the truth, and
+//! such a sample is one whole win or loss. A confirmed 👎 only tells what it is not, and it is always said about an
+//! answer of the head in use: counted as a win of every head that answered something else, it would make any learned
+//! head look worse than the factory's (a head that is right nine times in ten would lose its tenth each time). So
+//! another answer wins only the share that it is the truth, given that the refused one is not. That share is the heads'
+//! own estimate, which a head spoilt by wrong presses spoils too; so the harsh count, a whole win for every answer not
+//! refused, is kept beside it with a higher threshold.
 //!
-//! Answers alone tell little while confirmed presses are few, and presses that are all wrong teach their opposite as consistently as
-//! right ones teach the truth: with five confirmed presses, heads 37 points below the factory's were in use (24 worlds, all thumbs
-//! flipped). So it also counts how probable a head held what each confirmed press says, whatever it answers itself: 👍 on `a` the
-//! probability of `a`, 👎 that of all else. No head is its own judge there, and a 👎 on an answer of the head in use needs no guess
-//! about what is right. A head that foretold the confirmed presses worse than the factory head, in all by more than a factor of e, is not used, and
-//! if it is in use already it is taken back. No press counts for more than a factor of nine. Figures are in `benches/feedback/README.md`.
+//! Answers alone tell little while confirmed presses are few, and presses that are all wrong teach their opposite as
+//! consistently as right ones teach the truth: with five confirmed presses, heads 37 points below the factory's were in
+//! use (24 worlds, all thumbs flipped). So it also counts how probable a head held what each confirmed press says,
+//! whatever it answers itself: 👍 on `a` the probability of `a`, 👎 that of all else. No head is its own judge there, and
+//! a 👎 on an answer of the head in use needs no guess about what is right. A head that foretold the confirmed presses
+//! worse than the factory head, in all by more than a factor of e, is not used, and if it is in use already it is taken
+//! back. No press counts for more than a factor of nine. Figures are in `benches/feedback/README.md`.
 use serde::{Deserialize, Serialize};
 
 use super::error::LearnError;
@@ -42,14 +44,15 @@ pub struct GateConfig {
     pub mode: Mode,
     /// Probability from which "worse" (or, for `superiority`, "better") counts as shown, in (0.5, 1).
     pub threshold: f64,
-    /// Probability, by the harsh count, from which a head counts as *proved* worse: a candidate is then refused, the head in
-    /// use rolled back. In (0.5, 1), higher than `threshold`: dozens of candidates pass in review, and each is another
-    /// chance of an accident. Three refused answers without a win are 0.94 and happen to heads that are right nine times in
-    /// ten; four are 0.97.
+    /// Probability, by the harsh count, from which a head counts as *proved* worse: a candidate is then refused, the
+    /// head in use rolled back. In (0.5, 1), higher than `threshold`: dozens of candidates pass in review, and each is
+    /// another chance of an accident. Three refused answers without a win are 0.94 and happen to heads that are right
+    /// nine times in ten; four are 0.97.
     pub rollback_threshold: f64,
     /// Losses below which nothing is called worse, whatever the probability.
     pub least_losses: u32,
-    /// How much worse than the factory head a head may foretell the confirmed presses, as a logarithm of probabilities' ratio; at least 0.
+    /// How much worse than the factory head a head may foretell the confirmed presses, as a logarithm of probabilities'
+    /// ratio; at least 0.
     #[serde(default = "usual_surprise")]
     pub surprise: f64,
 }
@@ -143,7 +146,8 @@ pub struct Paired {
     pub p_worse: f64,
     /// The same when every answer that was not refused counts as right.
     pub p_worse_harsh: f64,
-    /// How much better the second head foretold the presses than the first: the sum of logarithms of their probabilities' ratio.
+    /// How much better the second head foretold the presses than the first: the sum of logarithms of their
+    /// probabilities' ratio.
     #[serde(default)]
     pub surprise: f64,
 }
@@ -200,7 +204,8 @@ pub struct Decision {
 
 /// Decides on a candidate that differs from the incumbent.
 ///
-/// Rollback is considered only when the candidate is refused: a published candidate has itself passed against the factory head.
+/// Rollback is considered only when the candidate is refused: a published candidate has itself passed against the
+/// factory head.
 pub fn judge(config: &GateConfig, evidence: &[Verdict]) -> Decision {
     let mut decision = compare(evidence);
     let (factory, incumbent) = (decision.candidate_factory, decision.candidate_incumbent);

@@ -5,10 +5,13 @@
 //! never recomputed from the shipped weights, so quantisation or a temperature inside the graph stay as they are.
 //!
 //! Letters: `C` classes, `d` feature width.
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::error::{LearnError, check_finite, check_len};
 use super::fourier::Fourier;
+use super::input::{Input, Scale};
 
 /// What a bundle ships about its last layer: the linear head and the statistics of the feature it reads.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,6 +26,9 @@ pub struct HeadBase {
     /// Random features learned on beside the graph's. A choice of this device, not of the file.
     #[serde(skip)]
     fourier: Option<Fourier>,
+    /// As `mean` and `std` say; inputs share it.
+    #[serde(skip)]
+    scale: Arc<Scale>,
 }
 
 /// A head as it stands in a file, before its sizes are believed.
@@ -85,7 +91,12 @@ impl HeadBase {
         if let Some(&value) = std.iter().find(|s| **s <= 0.0) {
             return Err(LearnError::OutOfRange { what: "std", value: f64::from(value), range: "(0, inf)" });
         }
-        Ok(HeadBase { weight, bias, mean, std, added: 0, fourier: None })
+        let root = (d as f64).sqrt();
+        let scale = Arc::new(Scale {
+            mean: mean.iter().map(|&m| f64::from(m)).collect(),
+            inverse: std.iter().map(|&s| 1.0 / (f64::from(s) * root)).collect(),
+        });
+        Ok(HeadBase { weight, bias, mean, std, added: 0, fourier: None, scale })
     }
 
     /// This head with so many classes in all; those beyond its own have no weights, only what is learned.
@@ -148,15 +159,23 @@ impl HeadBase {
     pub fn standardise(&self, feature: &[f32]) -> Result<Vec<f32>, LearnError> {
         check_len("the feature", self.features(), feature.len())?;
         check_finite("the feature", feature)?;
-        let mut z: Vec<f32> = (0..feature.len())
-            .map(|j| ((f64::from(feature[j]) - f64::from(self.mean[j])) * self.inverse_scale(j)) as f32)
-            .collect();
+        let mut z: Vec<f32> = feature.iter().enumerate().map(|(j, &v)| self.scale.apply(j, v)).collect();
         check_finite("the standardised feature", &z)?;
         if let Some(fourier) = &self.fourier {
             z.extend(fourier.apply(&z));
         }
         z.push(1.0);
         Ok(z)
+    }
+
+    /// [`HeadBase::standardise`] in the form that is kept.
+    ///
+    /// # Errors
+    /// [`LearnError::Length`], [`LearnError::NonFinite`].
+    pub fn input(&self, feature: &[f32]) -> Result<Input, LearnError> {
+        let z = self.standardise(feature)?;
+        let of_feature = || Input::of_feature(feature, &self.scale);
+        Ok(self.fourier.is_none().then(of_feature).flatten().unwrap_or_else(|| z.into()))
     }
 
     /// The head with `theta` folded in: `weight + Θ·diag(1/(std·√d))`, the bias adjusted by the mean.
@@ -207,7 +226,7 @@ impl HeadBase {
     }
 
     fn inverse_scale(&self, j: usize) -> f64 {
-        1.0 / (f64::from(self.std[j]) * (self.features() as f64).sqrt())
+        self.scale.inverse[j]
     }
 }
 

@@ -11,7 +11,8 @@
 //!
 //! Without I/O, clocks or randomness: the app decides what is shown and when presses arrive, the journal makes them durable,
 //! the adapter directory keeps what is published. The two-second rule for changed minds is the journal's.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +22,7 @@ use super::engine::{Engine, TrainingRow, objective};
 use super::error::{LearnError, check_finite, check_len};
 use super::gate::{self, Action, Decision, GateConfig, Mode, Verdict};
 use super::head::{HeadBase, Theta};
+use super::input::Input;
 use super::objective::{Feedback, HeadFit, Hyper, ObjectiveDef, Press, ce, posterior, softmax_into};
 use super::rater::Rater;
 use super::retention::SourceSample;
@@ -125,7 +127,10 @@ pub enum Outcome {
 pub struct Learner {
     base: HeadBase,
     config: LearnerConfig,
-    predictions: BTreeMap<u32, Prediction>,
+    /// Boxed, as the nodes of a tree are half empty.
+    predictions: BTreeMap<u32, Box<Prediction>>,
+    /// The name of each source, once.
+    sources: BTreeSet<Arc<str>>,
     /// Prediction of each press.
     presses: BTreeMap<u64, u32>,
     objective: &'static ObjectiveDef,
@@ -136,7 +141,6 @@ pub struct Learner {
     in_order: bool,
     /// What confirmed presses have shown of each source.
     raters: BTreeMap<String, Rater>,
-    incremental: Theta,
     published: Theta,
     tripwire: Tripwire,
     contradiction: Contradiction,
@@ -146,8 +150,9 @@ pub struct Learner {
 
 #[derive(Clone, Debug)]
 struct Prediction {
-    feature: Vec<f32>,
-    logits: Vec<f32>,
+    /// Its feature, and the graph's logits: the engine shares them.
+    input: Input,
+    logits: Arc<[f32]>,
     shown: usize,
     mu: f32,
     /// In the order of arrival.
@@ -159,7 +164,7 @@ struct Said {
     press_id: u64,
     feedback: Feedback,
     confirmed: bool,
-    source: String,
+    source: Arc<str>,
 }
 
 impl Learner {
@@ -199,10 +204,10 @@ impl Learner {
             base,
             config,
             predictions: BTreeMap::new(),
+            sources: BTreeSet::new(),
             presses: BTreeMap::new(),
             rows: BTreeMap::new(),
             in_order: true,
-            incremental: factory.clone(),
             published: factory,
             since_candidate: 0,
             since_confirmed: 0,
@@ -226,8 +231,8 @@ impl Learner {
         check_len("the published theta's classes", learner.base.classes(), published.classes())?;
         check_finite("the published theta", published.values())?;
         for press in presses {
-            learner.check(&press)?;
-            learner.record(press)?;
+            let input = learner.check(&press)?;
+            learner.record(press, input)?;
         }
         learner.rebuild()?;
         learner.published = published;
@@ -243,26 +248,6 @@ impl Learner {
     /// Its settings.
     pub fn config(&self) -> &LearnerConfig {
         &self.config
-    }
-
-    /// The presses of the log, by prediction and in the order of arrival within each.
-    #[cfg(test)]
-    pub(crate) fn log(&self) -> Vec<TrainingPress> {
-        let of = |(&prediction_id, p): (&u32, &Prediction)| -> Vec<TrainingPress> {
-            let press = |said: &Said| TrainingPress {
-                press_id: said.press_id,
-                prediction_id,
-                feature: p.feature.clone(),
-                logits: p.logits.clone(),
-                shown: p.shown,
-                mu: p.mu,
-                feedback: said.feedback,
-                confirmed: said.confirmed,
-                source: said.source.clone(),
-            };
-            p.presses.iter().map(press).collect()
-        };
-        self.predictions.iter().flat_map(of).collect()
     }
 
     /// Predictions that train, each counted once.
@@ -281,8 +266,8 @@ impl Learner {
     }
 
     /// The correction after the last press, before any gate; the next candidate will resemble it.
-    pub fn incremental(&self) -> &Theta {
-        &self.incremental
+    pub fn incremental(&self) -> Theta {
+        self.engine.theta()
     }
 
     /// Logits to be shown for an input: the graph's plus the published correction, `[C]`.
@@ -310,11 +295,6 @@ impl Learner {
     /// What confirmed presses have shown of the sources that pressed on the same predictions, by source.
     pub fn raters(&self) -> &BTreeMap<String, Rater> {
         &self.raters
-    }
-
-    /// How much each prior of the refit counts; empty for an objective without.
-    pub fn prior_weights(&self) -> Vec<f64> {
-        self.engine.weights()
     }
 
     /// Tells the trip-wires what was put before a person. Displays never change a parameter.
@@ -354,11 +334,11 @@ impl Learner {
     /// [`LearnError`] for a press that does not fit the head, an id used for another press, or a prediction id used for another
     /// input. The learner is unchanged then.
     pub fn press(&mut self, press: TrainingPress) -> Result<Outcome, LearnError> {
-        self.check(&press)?;
+        let input = self.check(&press)?;
         let (id, prediction_id, feedback, confirmed) =
             (press.press_id, press.prediction_id, press.feedback, press.confirmed);
         let first = !self.predictions.contains_key(&prediction_id);
-        if !self.record(press)? {
+        if !self.record(press, input)? {
             return Ok(Outcome::Duplicate);
         }
         if let Err(error) = self.refresh_row(prediction_id) {
@@ -370,13 +350,20 @@ impl Learner {
             self.refresh_raters()?;
             self.since_confirmed = 0;
             self.tripwire.thaw();
+            if self.config.gate.mode != Mode::Off && !self.published.is_zero() {
+                let evidence = self.evidence(&self.published)?;
+                if gate::review(&self.config.gate, &evidence).action == Action::Rollback {
+                    // Nobody waits for more presses with a head in use that has just been found wanting.
+                    self.since_candidate = self.config.publish_every;
+                }
+            }
             return Ok(Outcome::Confirmed);
         }
         self.since_confirmed += 1;
         if let Feedback::Thumb { up } = feedback {
             self.tripwire.thumb(up);
             if first {
-                self.compare_thumb(prediction_id, id, up)?;
+                self.compare_thumb(prediction_id, id, up);
             }
         }
         if !self.rows.contains_key(&prediction_id) {
@@ -426,7 +413,8 @@ impl Learner {
         self.since_candidate = 0;
     }
 
-    /// Whether enough was pressed for [`Learner::candidate`].
+    /// Whether enough was pressed for [`Learner::candidate`], or the last press has shown the head in use to be worse than the
+    /// factory head.
     pub fn candidate_due(&self) -> bool {
         self.since_candidate >= self.config.publish_every
     }
@@ -497,7 +485,7 @@ impl Learner {
         for id in self.reservoir_ids() {
             let prediction = &self.predictions[&id];
             let Some(truth) = self.truth(prediction) else { continue };
-            let mut logits = self.published.apply(&self.base.standardise(&prediction.feature)?, &prediction.logits)?;
+            let mut logits = self.published.apply(&prediction.input.z(), &prediction.logits)?;
             classes::collapse(self.group_now(), &mut logits);
             told.extend(truth.told(&self.config.task).map(|truth| (logits, truth)));
         }
@@ -505,16 +493,13 @@ impl Learner {
     }
 
     /// Holds the thumb `press_id` against the one that was given to the most similar input.
-    fn compare_thumb(&mut self, prediction_id: u32, press_id: u64, up: bool) -> Result<(), LearnError> {
-        let (base, predictions) = (&self.base, &self.predictions);
+    fn compare_thumb(&mut self, prediction_id: u32, press_id: u64, up: bool) {
+        let predictions = &self.predictions;
         let prediction = &predictions[&prediction_id];
         let shown = classes::stands_for(classes::group_at(&self.config.merged, press_id), prediction.shown);
-        let z = base.standardise(&prediction.feature)?;
         self.contradiction.thumb(prediction_id, shown, up, |other| {
-            let other = base.standardise(&predictions.get(&other)?.feature).ok()?;
-            Some(z.iter().zip(&other).map(|(a, b)| f64::from(a - b).powi(2)).sum())
+            predictions.get(&other).map(|other| prediction.input.distance(&other.input))
         });
-        Ok(())
     }
 
     fn factory(&self) -> Theta {
@@ -526,8 +511,8 @@ impl Learner {
         for id in self.reservoir_ids() {
             let prediction = &self.predictions[&id];
             let Some(truth) = self.truth(prediction) else { continue };
-            let z = self.base.standardise(&prediction.feature)?;
-            let factory = prediction.logits.clone();
+            let z = prediction.input.z();
+            let factory = prediction.logits.to_vec();
             let (candidate, incumbent) = (candidate.apply(&z, &factory)?, self.published.apply(&z, &factory)?);
             let mut heads = [candidate, incumbent, factory];
             heads.iter_mut().for_each(|logits| classes::collapse(self.group_now(), logits));
@@ -557,8 +542,9 @@ impl Learner {
         }
     }
 
-    fn check(&self, press: &TrainingPress) -> Result<(), LearnError> {
-        self.base.standardise(&press.feature)?;
+    /// Checks a press; its feature in the form that is kept.
+    fn check(&self, press: &TrainingPress) -> Result<Input, LearnError> {
+        let input = self.base.input(&press.feature)?;
         check_len("the graph's logits", self.base.classes(), press.logits.len())?;
         check_finite("the graph's logits", &press.logits)?;
         press.feedback.check(press.shown, self.base.classes())?;
@@ -566,17 +552,19 @@ impl Learner {
         if !(press.mu > 0.0 && press.mu <= 1.0) {
             return Err(LearnError::OutOfRange { what: "mu", value: f64::from(press.mu), range: "(0, 1]" });
         }
-        Ok(())
+        Ok(input)
     }
 
     /// Appends a checked press to the log; false when it was there already.
-    fn record(&mut self, press: TrainingPress) -> Result<bool, LearnError> {
-        let TrainingPress { press_id, prediction_id, feature, logits, shown, mu, feedback, confirmed, source } = press;
+    fn record(&mut self, press: TrainingPress, input: Input) -> Result<bool, LearnError> {
+        let TrainingPress { press_id, prediction_id, feature: _, logits, shown, mu, feedback, confirmed, source } =
+            press;
+        let source = self.source(&source);
         let said = Said { press_id, feedback, confirmed, source };
         if let Some(known) = self.predictions.get(&prediction_id) {
             let same = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits());
             for (what, equal) in [
-                ("feature", same(&known.feature, &feature)),
+                ("feature", same(&known.input.z(), &input.z())),
                 ("logits", same(&known.logits, &logits)),
                 ("shown class", known.shown == shown),
                 ("mu", known.mu.to_bits() == mu.to_bits()),
@@ -591,12 +579,22 @@ impl Learner {
             return if same { Ok(false) } else { Err(LearnError::PressConflict { press_id }) };
         }
         self.presses.insert(press_id, prediction_id);
-        self.predictions
-            .entry(prediction_id)
-            .or_insert(Prediction { feature, logits, shown, mu, presses: Vec::new() })
-            .presses
-            .push(said);
+        let fresh = || Box::new(Prediction { input, logits: logits.into(), shown, mu, presses: Vec::new() });
+        let prediction = self.predictions.entry(prediction_id).or_insert_with(fresh);
+        // Nearly always the only one.
+        prediction.presses.reserve_exact(1);
+        prediction.presses.push(said);
         Ok(true)
+    }
+
+    /// The one copy of a source's name.
+    fn source(&mut self, name: &str) -> Arc<str> {
+        if let Some(known) = self.sources.get(name) {
+            return Arc::clone(known);
+        }
+        let name: Arc<str> = name.into();
+        self.sources.insert(Arc::clone(&name));
+        name
     }
 
     fn forget(&mut self, press_id: u64) {
@@ -688,10 +686,10 @@ impl Learner {
     }
 
     fn adopt_incremental(&mut self) {
-        self.incremental = self.engine.theta();
-        self.tripwire.norm(self.incremental.norm());
+        let theta = self.incremental();
+        self.tripwire.norm(theta.norm());
         if self.config.gate.mode == Mode::Off && self.tripwire.tripped().is_none() {
-            self.published = self.incremental.clone();
+            self.published = theta;
         }
     }
 
@@ -709,8 +707,7 @@ impl Learner {
         let last: BTreeMap<&str, &Said> =
             prediction.last_plain().into_iter().filter(|(_, said)| learns(said)).collect();
         let presses: Vec<Press> = last.values().map(|said| Press::plain(said.feedback)).collect();
-        let z = self.base.standardise(&prediction.feature)?;
-        let logits = prediction.logits.clone();
+        let (z, logits) = (prediction.input.clone(), Arc::clone(&prediction.logits));
         // Two presses on one prediction may stand on both sides of a merge; where they have to be taken together, the newer
         // meaning counts for both.
         let newest = last.values().map(|said| said.press_id).max().unwrap_or(0);
@@ -757,13 +754,13 @@ fn source_row(base: &HeadBase, sample: &SourceSample) -> Result<Row, LearnError>
     let logits = classes::continued(&sample.logits, base.classes());
     let mut belief = vec![0.0; logits.len()];
     softmax_into(&logits.iter().map(|&f| f64::from(f)).collect::<Vec<f64>>(), &mut belief);
-    Ok(Row { z: base.standardise(&sample.feature)?, logits, likelihood: belief, names_class: false })
+    Ok(Row { z: base.input(&sample.feature)?, logits: logits.into(), likelihood: belief, names_class: false })
 }
 
 impl Prediction {
     /// The last press of each source that is not a confirmed one.
     fn last_plain(&self) -> BTreeMap<&str, &Said> {
-        self.presses.iter().filter(|said| !said.confirmed).map(|said| (said.source.as_str(), said)).collect()
+        self.presses.iter().filter(|said| !said.confirmed).map(|said| (&*said.source, said)).collect()
     }
 }
 

@@ -27,6 +27,9 @@ pub(crate) fn axpy(s: f64, x: &[f64], y: &mut [f64]) {
     }
 }
 
+/// Rows that room is made for when a triangle grows.
+const ROWS_AHEAD: usize = 4;
+
 /// A symmetric matrix `[N, N]` kept as its lower triangle, row after row: row `i` is `i + 1` long.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Packed {
@@ -57,8 +60,17 @@ impl Packed {
     /// Appends row `n` (`n + 1` values).
     pub(crate) fn push_row(&mut self, row: &[f64]) {
         debug_assert_eq!(row.len(), self.n + 1);
+        if self.values.capacity() - self.values.len() < row.len() {
+            // A triangle is most of what a learner holds, and doubling would hold as much again.
+            self.reserve(self.n + ROWS_AHEAD);
+        }
         self.values.extend_from_slice(row);
         self.n += 1;
+    }
+
+    /// Makes room for so many rows in all, and no more.
+    fn reserve(&mut self, rows: usize) {
+        self.values.reserve_exact(start(rows).saturating_sub(self.values.len()));
     }
 
     /// `self += s Σ x xᵀ` over the rows of `x [_, n]`.
@@ -101,11 +113,16 @@ impl Cholesky {
     /// [`LearnError::NotPositiveDefinite`] naming the row.
     pub(crate) fn of(matrix: &Packed) -> Result<Cholesky, LearnError> {
         let mut cholesky = Cholesky::default();
-        cholesky.factor.values.reserve(matrix.values.len());
+        cholesky.reserve(matrix.n);
         for i in 0..matrix.n {
             cholesky.push_row(matrix.row(i))?;
         }
         Ok(cholesky)
+    }
+
+    /// Makes room for so many rows in all, and no more.
+    pub(crate) fn reserve(&mut self, rows: usize) {
+        self.factor.reserve(rows);
     }
 
     /// Extends the factor by the next row of the matrix (`n + 1` values, diagonal last).

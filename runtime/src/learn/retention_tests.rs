@@ -75,7 +75,7 @@ fn more_of_the_source_is_more_kept_and_the_figures_say_so() {
 fn incremental_and_canonical_solutions_agree_with_a_source_and_undo_is_exact() {
     let world = vectors().world(Kind::Shifted);
     let mut learner = taught(&world, Retain::Balanced, 60);
-    let (incremental, canonical) = (learner.incremental().clone(), learner.refit().unwrap());
+    let (incremental, canonical) = (learner.incremental(), learner.refit().unwrap());
     let apart: f64 = incremental.values().iter().zip(canonical.values()).map(|(a, b)| f64::from(a - b).powi(2)).sum();
     assert!(apart.sqrt() < 0.25 * canonical.norm(), "{} of {}", apart.sqrt(), canonical.norm());
     assert_eq!(learner.training_predictions(), 60, "source samples are no presses");

@@ -10,6 +10,13 @@ use super::task::Task;
 use super::temperature::Told;
 
 /// What is left to a press that a head held impossible: people err when they confirm too, and one press refutes no head.
+///
+/// Not the ε = 0.02 of a confirmed press as a likelihood ([`Hyper::epsilon_confirmed`](super::Hyper::epsilon_confirmed)).
+/// That says how often people err, this how much one press may count where there are five of them: at 0.02 up to a factor
+/// of 49, and one press that a bad head foretold by luck covers several it did not. With half of the thumbs wrong, heads in
+/// use then stood at .523/.535/.539 after 50/100/200 presses, at 0.05 at .527/.542/.548, at 0.1 at .530/.551/.557 (48
+/// worlds, `benches/feedback/README.md`); at 0.2 thumbs that are all wrong do harm first (.514 after 50 presses, not .534).
+/// With right thumbs, or one in ten wrong, all four come to the same.
 const CONFIRMED_ERROR: f64 = 0.1;
 
 /// What a confirmed press says.

@@ -6,7 +6,7 @@ use super::super::head::Theta;
 use super::super::linalg::{Cholesky, Packed, axpy, dot};
 use super::super::objective::softmax_into;
 use super::record::Record;
-use super::rows::{Kernel, Phi, Rows};
+use super::rows::{Kernel, Rows};
 use super::{Prior, SolverConfig};
 
 /// The iteration under one prior: its state and how well it has foretold the presses.
@@ -102,7 +102,7 @@ impl Fit {
             State::Dual(dual)
         } else {
             let factor = Cholesky::of(&curvature(rows, course.lambda, prior.kappa))?;
-            let mut theta = Moving::resting(vec![0.0; rows.classes * phi_width(rows, prior.kappa)]);
+            let mut theta = Moving::resting(vec![0.0; rows.classes * rows.phi_width(prior.kappa)]);
             descend(rows, prior.kappa, &mut theta, &course, |g| factor.solve(g));
             State::Primal(Primal { inverse: Packed::default(), theta, lambda: course.lambda, updates: 0 })
         };
@@ -163,11 +163,11 @@ impl Fit {
 
     /// The logits of the last of `rows`, which this fit does not hold yet; `kernel` as in [`Fit::absorb_last`].
     pub(super) fn foretell_last(&self, rows: &Rows, kernel: &Kernel) -> Vec<f64> {
-        let (classes, last) = (rows.classes, rows.n - 1);
+        let last = rows.n - 1;
         let change: Vec<f64> = match &self.state {
             State::Primal(primal) => {
                 let phi = rows.phi(last, self.prior.kappa);
-                primal.theta.at.chunks_exact(primal.theta.at.len() / classes).map(|theta| phi.dot(theta)).collect()
+                primal.theta.at.chunks_exact(phi.len()).map(|theta| dot(&phi, theta)).collect()
             }
             State::Dual(dual) => {
                 let k = kernel.at(self.prior.kappa, dual.len());
@@ -200,27 +200,22 @@ impl Fit {
         mixed(std::slice::from_ref(self), &[1.0], rows)
     }
 
-    /// `φᵀMφ` under this prior.
-    pub(super) fn novelty(&self, rows: &Rows, z: &[f64], b: &[f64]) -> f64 {
-        let kappa = self.prior.kappa;
-        let phi = Phi { z, b, scale: kappa.sqrt() };
+    /// `φᵀMφ` of `z [d+1]` under this prior.
+    pub(super) fn novelty(&self, rows: &Rows, z: &[f32]) -> f64 {
+        let phi = rows.phi_of(z, self.prior.kappa);
         match &self.state {
             State::Dual(dual) => {
-                let mut k: Vec<f64> = (0..dual.len())
-                    .map(|i| {
-                        let row = rows.phi(i, kappa);
-                        dot(row.z, z) + kappa * dot(row.b, b)
-                    })
-                    .collect();
+                let mut k = vec![0.0; dual.len()];
+                rows.blocks(k.len(), self.prior.kappa, |at, block| {
+                    refit::products(phi.len(), block, &phi, &mut k[at]);
+                });
                 dual.factor.solve_lower(&mut k);
-                (dot(z, z) + kappa * dot(b, b) - 0.5 * dot(&k, &k)) / dual.lambda
+                (dot(&phi, &phi) - 0.5 * dot(&k, &k)) / dual.lambda
             }
             State::Primal(primal) => {
-                let mut full = vec![0.0; primal.inverse.order()];
-                phi.axpy(1.0, &mut full);
-                let mut product = full.clone();
+                let mut product = phi.clone();
                 primal.inverse.times(&mut product);
-                dot(&full, &product)
+                dot(&phi, &product)
             }
         }
     }
@@ -254,8 +249,8 @@ pub(super) fn mixed(fits: &[Fit], weights: &[f64], rows: &Rows) -> Theta {
             }
         }
     }
-    axpy(1.0, &rows.gather(&own).0, &mut theta);
-    axpy(1.0, &rows.gather(&with_head).1, &mut along);
+    axpy(1.0, &rows.gather_phi(0.0, &own), &mut theta);
+    axpy(1.0, &rows.gather_along(&with_head), &mut along);
     rows.unproject(&theta, &along)
 }
 
@@ -284,19 +279,12 @@ impl State {
     }
 }
 
-fn phi_width(rows: &Rows, kappa: f64) -> usize {
-    rows.width + if kappa > 0.0 && rows.has_directions() { rows.classes } else { 0 }
-}
-
 /// `½ Σ φ φᵀ + λI`.
 pub(super) fn curvature(rows: &Rows, lambda: f64, kappa: f64) -> Packed {
-    let mut curvature = Packed::scaled_identity(phi_width(rows, kappa), lambda);
-    curvature.add_outer(0.5, &rows.dense(kappa));
+    let mut curvature = Packed::scaled_identity(rows.phi_width(kappa), lambda);
+    rows.blocks(rows.n, kappa, |_, phi| curvature.add_outer(0.5, phi));
     curvature
 }
-
-/// Rows that are multiplied with the classes and back while they lie in the cache.
-const BLOCK: usize = 32;
 
 /// Takes `Θ ← Θ − (Σ g φᵀ + λΘ) M` along `course`; `precondition` multiplies the gradient of every class, `[C, width]`, by `M`.
 pub(super) fn descend(
@@ -308,7 +296,6 @@ pub(super) fn descend(
 ) {
     let classes = rows.classes;
     let m = theta.at.len() / classes;
-    let phi = rows.dense(kappa);
     let mut gradient = vec![0.0; classes * m];
     let (mut logits, mut g) = (Vec::new(), Vec::new());
     for k in 0..course.iterations {
@@ -316,17 +303,15 @@ pub(super) fn descend(
         for (gradient, theta) in gradient.iter_mut().zip(&theta.at) {
             *gradient = course.lambda * theta;
         }
-        for first in (0..rows.n).step_by(BLOCK) {
-            let until = rows.n.min(first + BLOCK);
-            let phi = &phi[first * m..until * m];
+        rows.blocks(rows.n, kappa, |at, phi| {
             logits.clear();
             match &rows.link {
-                None => (first..until).for_each(|i| logits.extend_from_slice(rows.logits(i))),
-                Some(_) => logits.resize((until - first) * classes, 0.0),
+                None => at.clone().for_each(|i| logits.extend(rows.logits(i).iter().map(|&f| f64::from(f)))),
+                Some(_) => logits.resize(at.len() * classes, 0.0),
             }
             refit::products(m, phi, &theta.at, &mut logits);
             g.resize(logits.len(), 0.0);
-            for ((i, f), g) in (first..until).zip(logits.chunks_exact(classes)).zip(g.chunks_exact_mut(classes)) {
+            for ((i, f), g) in at.zip(logits.chunks_exact(classes)).zip(g.chunks_exact_mut(classes)) {
                 match &rows.link {
                     None => {
                         softmax_into(f, g);
@@ -336,7 +321,7 @@ pub(super) fn descend(
                 }
             }
             refit::gather(m, phi, &g, &mut gradient);
-        }
+        });
         precondition(&mut gradient);
         axpy(-1.0, &gradient, &mut theta.at);
         theta.arrive();
@@ -360,12 +345,10 @@ impl Primal {
     }
 
     /// `M −= ½ M φ φᵀ M / (1 + ½ φᵀ M φ)`.
-    pub(super) fn update(&mut self, phi: &Phi<'_>) {
-        let mut full = vec![0.0; self.inverse.order()];
-        phi.axpy(1.0, &mut full);
-        let mut product = full.clone();
+    pub(super) fn update(&mut self, phi: &[f64]) {
+        let mut product = phi.to_vec();
         self.inverse.times(&mut product);
-        let scale = -0.5 / (1.0 + 0.5 * dot(&full, &product));
+        let scale = -0.5 / (1.0 + 0.5 * dot(phi, &product));
         self.inverse.add_outer(scale, &product);
         self.updates += 1;
     }
@@ -391,9 +374,8 @@ impl Dual {
 
     pub(super) fn of(rows: &Rows, lambda: f64, kappa: f64) -> Result<Dual, LearnError> {
         let mut dual = Dual::new(rows.classes, lambda);
-        for n in 0..rows.n {
-            dual.push(&rows.kernel(n).at(kappa, n + 1))?;
-        }
+        dual.factor.reserve(rows.n);
+        rows.kernels(|kernel| dual.push(&kernel.at(kappa, dual.len() + 1)))?;
         Ok(dual)
     }
 
@@ -437,10 +419,11 @@ impl Dual {
 
     /// `K` times what `of` takes of the coefficients, `[n, C]`.
     fn products(&self, rows: &Rows, kappa: f64, of: fn(&Moving) -> &[f64]) -> Vec<f64> {
-        let (theta, phi) = (self.theta(rows, kappa, of), rows.dense(kappa));
-        let m = theta.len() / rows.classes;
-        let mut products = vec![0.0; self.len() * rows.classes];
-        refit::products(m, &phi[..self.len() * m], &theta, &mut products);
+        let (theta, classes) = (self.theta(rows, kappa, of), rows.classes);
+        let mut products = vec![0.0; self.len() * classes];
+        rows.blocks(self.len(), kappa, |at, phi| {
+            refit::products(theta.len() / classes, phi, &theta, &mut products[at.start * classes..at.end * classes]);
+        });
         products
     }
 
@@ -451,10 +434,7 @@ impl Dual {
 
     /// What `of` takes of the weights over φ, `[C, width of φ]`.
     fn theta(&self, rows: &Rows, kappa: f64, of: fn(&Moving) -> &[f64]) -> Vec<f64> {
-        let (m, phi) = (phi_width(rows, kappa), rows.dense(kappa));
-        let mut theta = vec![0.0; rows.classes * m];
-        refit::gather(m, &phi[..self.len() * m], &self.by_row(of), &mut theta);
-        theta
+        rows.gather_phi(kappa, &self.by_row(of))
     }
 
     pub(super) fn iterate(&mut self, rows: &Rows, course: &Course) {
@@ -473,7 +453,7 @@ impl Dual {
                     rows.linked_gradient(link, i, &logits, course.delta, &mut g);
                 } else {
                     for c in 0..classes {
-                        logits[c] = rows.logits(i)[c] + self.change[c].at[i];
+                        logits[c] = f64::from(rows.logits(i)[c]) + self.change[c].at[i];
                     }
                     softmax_into(&logits, &mut g);
                     rows.gradient(i, &mut g, course.delta);

@@ -7,11 +7,14 @@
 //!
 //! The state that objectives need stands here: the mean reward before a press (`policy-gradient`), the batch's KL and the balance
 //! of wanted and unwanted examples within 4 : 3 (`kto`).
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::super::classes::Grouped;
 use super::super::error::{LearnError, check_class, check_finite, check_len};
 use super::super::head::Theta;
+use super::super::input::Input;
 use super::super::objective::{Example, Hyper, ObjectiveDef, Press, check_example, reward};
 use super::splitmix64;
 
@@ -67,9 +70,9 @@ impl MinibatchConfig {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pressed {
     /// Standardised feature with its constant, `[d+1]`.
-    pub z: Vec<f32>,
+    pub z: Input,
     /// The graph's logits, `[C]`: the reference.
-    pub logits: Vec<f32>,
+    pub logits: Arc<[f32]>,
     /// The class shown.
     pub shown: usize,
     /// Probability with which it was shown.
@@ -107,9 +110,9 @@ impl std::fmt::Debug for MinibatchSolver {
 
 #[derive(Clone)]
 struct Held {
-    z: Vec<f64>,
+    z: Input,
     /// The graph's logits.
-    graph: Vec<f64>,
+    graph: Arc<[f32]>,
     /// The graph's logits of the classes that presses tell apart, which `shown` and `presses` are about too.
     reference: Vec<f64>,
     group: Option<Grouped>,
@@ -167,7 +170,7 @@ impl MinibatchSolver {
     /// unchanged then.
     pub fn push(&mut self, pressed: &Pressed) -> Result<(), LearnError> {
         check_len("z", self.width, pressed.z.len())?;
-        check_finite("z", &pressed.z)?;
+        check_finite("z", &pressed.z.z())?;
         check_len("the graph's logits", self.classes, pressed.logits.len())?;
         let (mut shown, mut presses) = (pressed.shown, pressed.presses.clone());
         if let Some(group) = &pressed.group {
@@ -180,9 +183,9 @@ impl MinibatchSolver {
         let mean = rewards.iter().sum::<f64>() / rewards.len().max(1) as f64;
         let graph: Vec<f64> = pressed.logits.iter().map(|&v| f64::from(v)).collect();
         let held = Held {
-            z: pressed.z.iter().map(|&v| f64::from(v)).collect(),
+            z: pressed.z.clone(),
             reference: pressed.group.as_ref().map_or_else(|| graph.clone(), |group| group.logits(&graph)),
-            graph,
+            graph: Arc::clone(&pressed.logits),
             group: pressed.group.clone(),
             shown,
             mu: f64::from(pressed.mu),
@@ -225,11 +228,16 @@ impl MinibatchSolver {
 
     fn step(&mut self) -> Result<(), LearnError> {
         let batch = self.draw();
-        let full: Vec<Vec<f64>> = batch.iter().map(|&i| self.logits(&self.examples[i])).collect();
+        let mut z = vec![0.0; batch.len() * self.width];
+        for (&i, z) in batch.iter().zip(z.chunks_exact_mut(self.width)) {
+            self.examples[i].z.z_into(z);
+        }
+        let of = |(&i, z): (&usize, &[f64])| self.logits(&self.examples[i], z);
+        let full: Vec<Vec<f64>> = batch.iter().zip(z.chunks_exact(self.width)).map(of).collect();
         let logits: Vec<Vec<f64>> = batch.iter().zip(&full).map(|(&i, f)| self.examples[i].told_apart(f)).collect();
         let hyper = self.settings(&batch, &logits)?;
         let mut gradient: Vec<f64> = self.theta.iter().map(|t| self.config.anchor * t).collect();
-        for ((&i, logits), full) in batch.iter().zip(&logits).zip(&full) {
+        for (((&i, logits), full), z) in batch.iter().zip(&logits).zip(&full).zip(z.chunks_exact(self.width)) {
             let held = &self.examples[i];
             let mut g = (self.objective.step)(&self.example(held, logits), &hyper)?.gradient;
             if let Some(group) = &held.group {
@@ -237,7 +245,7 @@ impl MinibatchSolver {
             }
             for (c, g) in g.iter().enumerate() {
                 let row = &mut gradient[c * self.width..(c + 1) * self.width];
-                row.iter_mut().zip(&held.z).for_each(|(o, z)| *o += g * z / batch.len() as f64);
+                row.iter_mut().zip(z).for_each(|(o, z)| *o += g * z / batch.len() as f64);
             }
         }
         for ((theta, velocity), g) in self.theta.iter_mut().zip(&mut self.velocity).zip(gradient) {
@@ -264,10 +272,11 @@ impl MinibatchSolver {
         })
     }
 
-    fn logits(&self, held: &Held) -> Vec<f64> {
+    /// Logits of an example as they stand; `z` are those of its feature.
+    fn logits(&self, held: &Held, z: &[f64]) -> Vec<f64> {
         let rows = self.theta.chunks_exact(self.width);
-        let dot = |row: &[f64]| row.iter().zip(&held.z).map(|(t, z)| t * z).sum::<f64>();
-        rows.zip(&held.graph).map(|(row, r)| r + dot(row)).collect()
+        let dot = |row: &[f64]| row.iter().zip(z).map(|(t, z)| t * z).sum::<f64>();
+        rows.zip(held.graph.iter()).map(|(row, &r)| f64::from(r) + dot(row)).collect()
     }
 
     fn example<'a>(&self, held: &'a Held, logits: &'a [f64]) -> Example<'a> {
@@ -304,8 +313,8 @@ mod tests {
     fn pressed(world: &World, t: usize, shown: usize, feedback: Feedback) -> Pressed {
         let sample = &world.stream[t % world.stream.len()];
         Pressed {
-            z: world.base.standardise(&sample.feature).unwrap(),
-            logits: sample.logits.clone(),
+            z: world.base.input(&sample.feature).unwrap(),
+            logits: sample.logits.clone().into(),
             shown,
             mu: 1.0,
             presses: vec![Press::plain(feedback)],
@@ -361,9 +370,7 @@ mod tests {
             assert!(accuracy > factory + 0.03, "{}: {factory} -> {accuracy}", objective.name);
             let mut again = self::solver(objective);
             for held in &solver.examples {
-                let z = held.z.iter().map(|&v| v as f32).collect();
-                let logits = held.graph.iter().map(|&v| v as f32).collect();
-                let presses = held.presses.clone();
+                let (z, logits, presses) = (held.z.clone(), Arc::clone(&held.graph), held.presses.clone());
                 let (shown, mu) = (held.shown, held.mu as f32);
                 again.push(&Pressed { z, logits, shown, mu, presses, group: None }).unwrap();
             }
@@ -412,7 +419,9 @@ mod tests {
                 let press = pressed(&world, 0, shown, Feedback::Thumb { up });
                 solver.push(&press).unwrap();
                 let before = crate::learn::objective::log_softmax(&solver.examples[0].reference)[shown];
-                let after = crate::learn::objective::log_softmax(&solver.logits(&solver.examples[0]))[shown];
+                let mut z = vec![0.0; solver.width];
+                solver.examples[0].z.z_into(&mut z);
+                let after = crate::learn::objective::log_softmax(&solver.logits(&solver.examples[0], &z))[shown];
                 assert_eq!(after > before, up, "{}", objective.name);
             }
         }
@@ -442,7 +451,7 @@ mod tests {
             solver.push(&pressed(&world, 7, 3, Feedback::NotSure)).unwrap();
             let good = pressed(&world, 7, 3, Feedback::Correction { class: 1 });
             for bad in [
-                Pressed { z: vec![0.0; 3], ..good.clone() },
+                Pressed { z: vec![0.0; 3].into(), ..good.clone() },
                 Pressed { mu: 0.0, ..good.clone() },
                 Pressed { shown: 10, ..good.clone() },
                 Pressed { presses: vec![Press::plain(Feedback::Correction { class: 10 })], ..good.clone() },

@@ -40,10 +40,13 @@
 //!
 //! Wider than [`SolverConfig::max_features`], features go through a fixed random sign projection; `Θ` is folded back to
 //! `[C, d+1]`, so serving and merging do not know of it.
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::error::{LearnError, check_len};
 use super::head::{HeadBase, Theta};
+use super::input::Input;
 use super::objective::Hyper;
 use crate::Note;
 
@@ -153,6 +156,7 @@ pub struct SolverConfig {
     #[serde(default)]
     pub link: Option<Link>,
     /// Rows that are held on to beside the presses: their `likelihood` is what the head shall go on believing, a fixed target.
+    #[serde(skip)]
     pub source: Vec<Row>,
 }
 
@@ -252,12 +256,12 @@ impl SolverConfig {
 const MOST_DOUBT: f64 = 0.5;
 
 /// One pressed prediction as the solver sees it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Row {
     /// Standardised feature with its constant, `[d+1]`.
-    pub z: Vec<f32>,
+    pub z: Input,
     /// The graph's logits, `[C]`.
-    pub logits: Vec<f32>,
+    pub logits: Arc<[f32]>,
     /// `L(y)`, the product over its pressers, `[C]`.
     pub likelihood: Vec<f64>,
     /// Whether a presser named the class (chooses λ).
@@ -446,7 +450,7 @@ impl HeadSolver {
     pub fn novelty(&self, z: &[f32]) -> Result<f64, LearnError> {
         check_len("z", self.rows.features + 1, z.len())?;
         let likeliest = &self.fits[likeliest(&self.fits)];
-        Ok(likeliest.novelty(&self.rows, &self.rows.project(z), &self.rows.along(z)))
+        Ok(likeliest.novelty(&self.rows, z))
     }
 
     /// What was done to the features, when they are wider than the solver takes: code `projected`.

@@ -1,40 +1,16 @@
 //! The rows a solver fits, flat, and the second view of them: what the shipped head makes of each.
-use std::borrow::Cow;
+use std::ops::Range;
+use std::sync::Arc;
 
 use hone_kernels::refit;
 
 use super::super::error::{LearnError, check_finite, check_len};
 use super::super::head::{HeadBase, Theta};
+use super::super::input::Input;
 use super::super::linalg::{axpy, dot};
 use super::super::objective::posterior::{gradient_in_place, gradient_with_doubt};
 use super::super::objective::softmax_into;
 use super::{Link, Row, SolverConfig, splitmix64};
-
-/// What of a row a prior looks at: `φ = (z, s·b)` with `b = Bz` the shipped head's own directions and `s² = κ`.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Phi<'a> {
-    pub(super) z: &'a [f64],
-    pub(super) b: &'a [f64],
-    pub(super) scale: f64,
-}
-
-impl Phi<'_> {
-    /// `w · φ` of one class's weights `[width]`; `b` is left out where κ = 0.
-    pub(super) fn dot(&self, w: &[f64]) -> f64 {
-        let m = self.z.len();
-        let own = dot(&w[..m], self.z);
-        if w.len() == m { own } else { own + self.scale * dot(&w[m..], self.b) }
-    }
-
-    /// `w += s φ`.
-    pub(super) fn axpy(&self, s: f64, w: &mut [f64]) {
-        let m = self.z.len();
-        axpy(s, self.z, &mut w[..m]);
-        if w.len() > m {
-            axpy(s * self.scale, self.b, &mut w[m..]);
-        }
-    }
-}
 
 /// Products of one row with others.
 pub(super) struct Kernel {
@@ -49,7 +25,13 @@ impl Kernel {
     }
 }
 
-/// The rows, flat.
+/// Rows whose features are made at a time: they are multiplied with the classes and back while they lie in the cache. The kernels
+/// sum four rows at a time, so any other multiple of four gives the same bits.
+const BLOCK: usize = 32;
+
+/// The rows. What is told about an input is flat; the inputs themselves are shared with whoever keeps the log.
+///
+/// `φ = (z, s·b)` is what a prior looks at, with `b = Bz` the shipped head's own directions and `s² = κ`.
 #[derive(Clone, Debug)]
 pub(super) struct Rows {
     /// Rows of Θ: the classes, or the outputs of a link.
@@ -61,16 +43,20 @@ pub(super) struct Rows {
     pub(super) features: usize,
     /// Width of `z` as the solver has it: `d + 1`, or the projection's width + 1.
     pub(super) width: usize,
-    projection: Option<Projection>,
+    projection: Option<Arc<Projection>>,
     /// `B [C, d+1]`, the shipped head over `z`, centred over classes and scaled so that `E|Bz|² = 1` on source data; empty where
     /// no head was given.
-    directions: Vec<f64>,
+    directions: Arc<[f32]>,
     pub(super) n: usize,
     /// The first rows, [`SolverConfig::source`], whose likelihood is a fixed target.
     pub(super) fixed: usize,
-    z: Vec<f64>,
+    /// Empty where features are projected.
+    inputs: Vec<Input>,
+    /// `z [n, width]` where features are projected.
+    projected: Vec<f64>,
+    /// `[n, C]`, or empty.
     b: Vec<f64>,
-    logits: Vec<f64>,
+    logits: Vec<Arc<[f32]>>,
     likelihood: Vec<f64>,
     names_class: Vec<bool>,
 }
@@ -87,7 +73,8 @@ impl Rows {
                 return Err(LearnError::Length { what, expected: least, found });
             }
         }
-        let projection = (features > config.max_features).then(|| Projection::new(features, config.projected_features));
+        let projection =
+            (features > config.max_features).then(|| Arc::new(Projection::new(features, config.projected_features)));
         let width = projection.as_ref().map_or(features, |p| p.width) + 1;
         let link = config.link.clone();
         if let Some(link) = &link {
@@ -100,10 +87,11 @@ impl Rows {
             features,
             width,
             projection,
-            directions: Vec::new(),
+            directions: Arc::default(),
             n: 0,
             fixed: 0,
-            z: Vec::new(),
+            inputs: Vec::new(),
+            projected: Vec::new(),
             b: Vec::new(),
             logits: Vec::new(),
             likelihood: Vec::new(),
@@ -136,8 +124,7 @@ impl Rows {
         let power =
             (0..shipped).map(|c| dot(&directions[c * m..][..d], &directions[c * m..][..d])).sum::<f64>() / d as f64;
         if power > 0.0 {
-            directions.iter_mut().for_each(|v| *v /= power.sqrt());
-            rows.directions = directions;
+            rows.directions = directions.iter().map(|v| (v / power.sqrt()) as f32).collect();
         }
         rows.with_source(config)
     }
@@ -154,13 +141,14 @@ impl Rows {
         let n = self.fixed;
         Rows {
             n,
-            z: self.z[..n * self.width].to_vec(),
+            inputs: self.inputs[..n.min(self.inputs.len())].to_vec(),
+            projected: self.projected[..(n * self.width).min(self.projected.len())].to_vec(),
             b: self.b[..n * self.directions_len()].to_vec(),
-            logits: self.logits[..n * self.hypotheses].to_vec(),
+            logits: self.logits[..n].to_vec(),
             likelihood: self.likelihood[..n * self.hypotheses].to_vec(),
             names_class: self.names_class[..n].to_vec(),
             projection: self.projection.clone(),
-            directions: self.directions.clone(),
+            directions: Arc::clone(&self.directions),
             link: self.link.clone(),
             ..*self
         }
@@ -168,14 +156,17 @@ impl Rows {
 
     pub(super) fn push(&mut self, row: &Row) -> Result<(), LearnError> {
         check_len("z", self.features + 1, row.z.len())?;
-        check_finite("z", &row.z)?;
+        let z = row.z.z();
+        check_finite("z", &z)?;
         check_len("the graph's logits", self.hypotheses, row.logits.len())?;
         check_finite("the graph's logits", &row.logits)?;
         check_likelihood(&row.likelihood, self.hypotheses)?;
-        let (z, b) = (self.project(&row.z), self.along(&row.z));
-        self.z.extend_from_slice(&z);
-        self.b.extend_from_slice(&b);
-        self.logits.extend(row.logits.iter().map(|&f| f64::from(f)));
+        match &self.projection {
+            None => self.inputs.push(row.z.clone()),
+            Some(projection) => self.projected.extend(projection.apply(&z)),
+        }
+        self.b.extend(self.along(&z));
+        self.logits.push(Arc::clone(&row.logits));
         self.likelihood.extend_from_slice(&row.likelihood);
         self.names_class.push(row.names_class);
         self.n += 1;
@@ -184,9 +175,12 @@ impl Rows {
 
     /// Takes up row `i` of rows of the same head.
     pub(super) fn copy(&mut self, other: &Rows, i: usize) {
-        self.z.extend_from_slice(other.z(i));
+        match self.projection {
+            None => self.inputs.push(other.inputs[i].clone()),
+            Some(_) => self.projected.extend_from_slice(&other.projected[i * self.width..(i + 1) * self.width]),
+        }
         self.b.extend_from_slice(other.b(i));
-        self.logits.extend_from_slice(other.logits(i));
+        self.logits.push(Arc::clone(&other.logits[i]));
         self.likelihood.extend_from_slice(other.likelihood(i));
         self.names_class.push(other.names_class[i]);
         self.n += 1;
@@ -194,9 +188,10 @@ impl Rows {
 
     pub(super) fn pop(&mut self) {
         self.n -= 1;
-        self.z.truncate(self.n * self.width);
+        self.inputs.truncate(self.n);
+        self.projected.truncate(self.n * self.width);
         self.b.truncate(self.n * self.directions_len());
-        self.logits.truncate(self.n * self.hypotheses);
+        self.logits.truncate(self.n);
         self.likelihood.truncate(self.n * self.hypotheses);
         self.names_class.truncate(self.n);
     }
@@ -222,53 +217,116 @@ impl Rows {
         if self.has_directions() { self.classes } else { 0 }
     }
 
-    pub(super) fn z(&self, i: usize) -> &[f64] {
-        &self.z[i * self.width..(i + 1) * self.width]
-    }
-
     fn b(&self, i: usize) -> &[f64] {
         let c = self.directions_len();
         &self.b[i * c..(i + 1) * c]
     }
 
-    pub(super) fn phi(&self, i: usize, kappa: f64) -> Phi<'_> {
-        Phi { z: self.z(i), b: self.b(i), scale: kappa.sqrt() }
+    /// Width of `φ`.
+    pub(super) fn phi_width(&self, kappa: f64) -> usize {
+        self.width + if kappa > 0.0 { self.directions_len() } else { 0 }
+    }
+
+    /// `φ` of row `i`.
+    pub(super) fn phi(&self, i: usize, kappa: f64) -> Vec<f64> {
+        let mut phi = vec![0.0; self.phi_width(kappa)];
+        self.phi_into(i, kappa, &mut phi);
+        phi
+    }
+
+    /// `φ` of any `z [d+1]`.
+    pub(super) fn phi_of(&self, z: &[f32], kappa: f64) -> Vec<f64> {
+        let mut phi = match &self.projection {
+            None => widened(z),
+            Some(projection) => projection.apply(z),
+        };
+        if kappa > 0.0 {
+            let scale = kappa.sqrt();
+            phi.extend(self.along(z).iter().map(|b| scale * b));
+        }
+        phi
+    }
+
+    fn phi_into(&self, i: usize, kappa: f64, phi: &mut [f64]) {
+        let (z, along) = phi.split_at_mut(self.width);
+        match self.projection {
+            None => self.inputs[i].z_into(z),
+            Some(_) => z.copy_from_slice(&self.projected[i * self.width..(i + 1) * self.width]),
+        }
+        let scale = kappa.sqrt();
+        along.iter_mut().zip(self.b(i)).for_each(|(to, b)| *to = scale * b);
+    }
+
+    /// Calls `f` with the first `n` rows, [`BLOCK`] at a time: which they are, and their `φ`, `[_, width of φ]`.
+    pub(super) fn blocks(&self, n: usize, kappa: f64, mut f: impl FnMut(Range<usize>, &[f64])) {
+        let width = self.phi_width(kappa);
+        let mut phi = vec![0.0; BLOCK.min(n) * width];
+        for first in (0..n).step_by(BLOCK) {
+            let rows = first..n.min(first + BLOCK);
+            let phi = &mut phi[..rows.len() * width];
+            rows.clone().zip(phi.chunks_exact_mut(width)).for_each(|(i, phi)| self.phi_into(i, kappa, phi));
+            f(rows, phi);
+        }
     }
 
     /// `φᵢ · φⱼ` at κ = 0 and what κ multiplies, of row `i` with each up to itself.
     pub(super) fn kernel(&self, i: usize) -> Kernel {
         let n = i + 1;
-        let mut kernel = Kernel { own: vec![0.0; n], along: vec![0.0; n] };
-        refit::products(self.width, &self.z[..n * self.width], self.z(i), &mut kernel.own);
+        let mut own = vec![0.0; n];
+        let z = self.phi(i, 0.0);
+        self.blocks(n, 0.0, |rows, block| refit::products(self.width, block, &z, &mut own[rows]));
+        Kernel { own, along: self.kernel_along(i) }
+    }
+
+    fn kernel_along(&self, i: usize) -> Vec<f64> {
+        let mut along = vec![0.0; i + 1];
         if let m @ 1.. = self.directions_len() {
-            refit::products(m, &self.b[..n * m], self.b(i), &mut kernel.along);
+            refit::products(m, &self.b[..(i + 1) * m], self.b(i), &mut along);
         }
-        kernel
+        along
     }
 
-    /// Every `φ`, row after row.
-    pub(super) fn dense(&self, kappa: f64) -> Cow<'_, [f64]> {
-        if kappa == 0.0 || !self.has_directions() {
-            return Cow::Borrowed(&self.z);
+    /// Calls `f` with [`Rows::kernel`] of each row in turn, made for many at a time.
+    pub(super) fn kernels(&self, mut f: impl FnMut(Kernel) -> Result<(), LearnError>) -> Result<(), LearnError> {
+        for first in (0..self.n).step_by(BLOCK) {
+            let until = self.n.min(first + BLOCK);
+            let these: Vec<f64> = (first..until).flat_map(|i| self.phi(i, 0.0)).collect();
+            let mut products = vec![0.0; until * (until - first)];
+            self.blocks(until, 0.0, |rows, with| {
+                let into = &mut products[rows.start * (until - first)..rows.end * (until - first)];
+                refit::products(self.width, with, &these, into);
+            });
+            for i in first..until {
+                let own = products.iter().skip(i - first).step_by(until - first).take(i + 1).copied().collect();
+                f(Kernel { own, along: self.kernel_along(i) })?;
+            }
         }
-        let scale = kappa.sqrt();
-        let row = |i: usize| self.z(i).iter().copied().chain(self.b(i).iter().map(move |b| scale * b));
-        Cow::Owned((0..self.n).flat_map(row).collect())
+        Ok(())
     }
 
-    /// `Σ_i g[i, c] (z, b)ᵢ` over the first rows, for `g [_, C]`: `[C, width]`, and `[C, C]` or nothing.
-    pub(super) fn gather(&self, g: &[f64]) -> (Vec<f64>, Vec<f64>) {
+    /// `Σ_i g[i, c] bᵢ` over the first rows, for `g [_, C]`: `[C, C]`, or nothing where there are no directions.
+    pub(super) fn gather_along(&self, g: &[f64]) -> Vec<f64> {
         let (n, m) = (g.len() / self.classes, self.directions_len());
-        let (mut own, mut along) = (vec![0.0; self.classes * self.width], vec![0.0; self.classes * m]);
-        refit::gather(self.width, &self.z[..n * self.width], g, &mut own);
+        let mut along = vec![0.0; self.classes * m];
         if m > 0 {
             refit::gather(m, &self.b[..n * m], g, &mut along);
         }
-        (own, along)
+        along
     }
 
-    pub(super) fn logits(&self, i: usize) -> &[f64] {
-        &self.logits[i * self.hypotheses..(i + 1) * self.hypotheses]
+    /// `Σ_i g[i, c] φᵢ` over the first rows, for `g [_, C]`: `[C, width of φ]`.
+    pub(super) fn gather_phi(&self, kappa: f64, g: &[f64]) -> Vec<f64> {
+        let (classes, width) = (self.classes, self.phi_width(kappa));
+        let mut sum = vec![0.0; classes * width];
+        self.blocks(g.len() / classes, kappa, |rows, phi| {
+            refit::gather(width, phi, &g[rows.start * classes..rows.end * classes], &mut sum);
+        });
+        sum
+    }
+
+    /// The graph's logits of row `i`.
+    pub(super) fn logits(&self, i: usize) -> &[f32] {
+        &self.logits[i]
     }
 
     pub(super) fn likelihood(&self, i: usize) -> &[f64] {
@@ -291,8 +349,7 @@ impl Rows {
 
     /// As [`Rows::gradient`] through the link: `g [P]` of row `i` for the change `Θz [P]` of its outputs.
     pub(super) fn linked_gradient(&self, link: &Link, i: usize, change: &[f64], delta: f64, g: &mut [f64]) {
-        let mut logits = self.logits(i).to_vec();
-        link.push(change, &mut logits);
+        let mut logits = self.changed(i, change);
         let mut pi = vec![0.0; logits.len()];
         softmax_into(&logits, &mut pi);
         if i < self.fixed || link.doubt == 0.0 {
@@ -308,7 +365,7 @@ impl Rows {
 
     /// Logits of row `i` for the change `Θz` of its outputs.
     pub(super) fn changed(&self, i: usize, change: &[f64]) -> Vec<f64> {
-        let mut logits = self.logits(i).to_vec();
+        let mut logits = widened(self.logits(i));
         match &self.link {
             Some(link) => link.push(change, &mut logits),
             None => logits.iter_mut().zip(change).for_each(|(l, c)| *l += c),
@@ -326,17 +383,10 @@ impl Rows {
         (labels as f64 * config.lambda_label + (n - labels) as f64 * config.lambda_partial) / n as f64
     }
 
-    pub(super) fn project(&self, z: &[f32]) -> Vec<f64> {
-        match &self.projection {
-            None => z.iter().map(|&v| f64::from(v)).collect(),
-            Some(projection) => projection.apply(z),
-        }
-    }
-
     /// `B z`, empty without directions.
-    pub(super) fn along(&self, z: &[f32]) -> Vec<f64> {
-        let wide: Vec<f64> = z.iter().map(|&v| f64::from(v)).collect();
-        self.directions.chunks_exact(self.features + 1).map(|row| dot(row, &wide)).collect()
+    fn along(&self, z: &[f32]) -> Vec<f64> {
+        let wide = widened(z);
+        self.directions.chunks_exact(wide.len()).map(|direction| dot(&widened(direction), &wide)).collect()
     }
 
     /// Weights over `(z, b)` as the correction of the head they are: `Θ + ΨB`; `along [C, C]` is empty where κ = 0.
@@ -351,7 +401,7 @@ impl Rows {
                 Some(projection) => projection.transpose(row, &mut wide),
             }
             for (k, direction) in self.directions.chunks_exact(m).enumerate().filter(|_| !along.is_empty()) {
-                axpy(along[c * self.classes + k], direction, &mut wide);
+                axpy(along[c * self.classes + k], &widened(direction), &mut wide);
             }
             full[c * m..(c + 1) * m].iter_mut().zip(&wide).for_each(|(o, &v)| *o = v as f32);
         }
@@ -374,6 +424,10 @@ impl Rows {
     pub(super) fn projected(&self) -> Option<usize> {
         self.projection.as_ref().map(|p| p.width)
     }
+}
+
+fn widened(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&v| f64::from(v)).collect()
 }
 
 fn check_likelihood(likelihood: &[f64], classes: usize) -> Result<(), LearnError> {
@@ -417,7 +471,7 @@ impl Projection {
     /// `(P z, 1)` of `z [d+1]`.
     fn apply(&self, z: &[f32]) -> Vec<f64> {
         let (wide, constant) = z.split_at(self.features);
-        let wide: Vec<f64> = wide.iter().map(|&v| f64::from(v)).collect();
+        let wide = widened(wide);
         let mut weights = vec![0.0; self.features];
         let mut out = Vec::with_capacity(self.width + 1);
         for i in 0..self.width {

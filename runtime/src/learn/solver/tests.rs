@@ -3,7 +3,7 @@ use super::record::Record;
 use super::*;
 use crate::learn::fixture::{Kind, Recorded, World, digits, uniform, vectors};
 use crate::learn::head::argmax;
-use crate::learn::linalg::{Cholesky, dot};
+use crate::learn::linalg::{Cholesky, axpy, dot};
 use crate::learn::objective::{Feedback, softmax_into};
 
 /// Priors between which there is something to choose.
@@ -274,7 +274,7 @@ fn features_ten_times_larger_with_statistics_to_match_learn_the_same() {
             .zip(&world.stream)
             .map(|(row, s)| {
                 let feature: Vec<f32> = s.feature.iter().map(|v| v * factor).collect();
-                Row { z: base.standardise(&feature).unwrap(), ..row.clone() }
+                Row { z: base.input(&feature).unwrap(), ..row.clone() }
             })
             .collect();
         canonical_refit(base, &rows, &plain()).unwrap()
@@ -307,19 +307,19 @@ fn wide_features_are_projected_said_so_and_still_learned_from() {
     for t in 0..40 {
         let (z, label) = feature(t);
         let likelihood = if label == 0 { vec![0.9, 0.1] } else { vec![0.1, 0.9] };
-        solver.push(&Row { z, logits: vec![0.0; 2], likelihood, names_class: true }).unwrap();
+        solver.push(&Row { z: z.into(), logits: [0.0; 2].into(), likelihood, names_class: true }).unwrap();
     }
     let theta = solver.theta();
     assert_eq!((theta.classes(), theta.width()), (2, d + 1));
     // Folding back is the transpose: Θz in the wide space is the projected correction on the projected feature.
     let (z, _) = feature(5000);
-    let projected = solver.rows.project(&z);
+    let projected = solver.rows.phi_of(&z, 0.0);
     assert_eq!(projected.len(), 513);
     let State::Dual(dual) = &solver.fits[0].state else { panic!("40 rows take the dual form") };
     let mut narrow = vec![0.0; 2 * 513];
     for (c, coefficients) in dual.coefficients.iter().enumerate() {
         for (i, a) in coefficients.at.iter().enumerate() {
-            solver.rows.phi(i, 0.0).axpy(*a, &mut narrow[c * 513..(c + 1) * 513]);
+            axpy(*a, &solver.rows.phi(i, 0.0), &mut narrow[c * 513..(c + 1) * 513]);
         }
     }
     for (c, served) in theta.apply(&z, &[0.0, 0.0]).unwrap().into_iter().enumerate() {
@@ -379,18 +379,23 @@ fn a_preconditioner_of_another_lambda_does_not_move_the_minimum() {
 #[test]
 fn bad_rows_are_refused_and_leave_the_solver_as_it_was() {
     let config = plain();
-    let good = Row { z: vec![0.5, 0.5, 1.0], logits: vec![0.0; 3], likelihood: vec![0.1, 0.1, 0.9], names_class: true };
+    let good = Row {
+        z: vec![0.5, 0.5, 1.0].into(),
+        logits: [0.0; 3].into(),
+        likelihood: vec![0.1, 0.1, 0.9],
+        names_class: true,
+    };
     let mut solver = HeadSolver::new(3, 2, config.clone()).unwrap();
     solver.push(&good).unwrap();
     let before = solver.theta();
     for (bad, part) in [
-        (Row { z: vec![0.5, 1.0], ..good.clone() }, "z needs 3 values"),
-        (Row { z: vec![f32::NAN, 0.5, 1.0], ..good.clone() }, "index 0"),
-        (Row { logits: vec![0.0, f32::INFINITY, 0.0], ..good.clone() }, "index 1"),
-        (Row { logits: vec![], ..good.clone() }, "logits needs 3"),
+        (Row { z: vec![0.5, 1.0].into(), ..good.clone() }, "z needs 3 values"),
+        (Row { z: vec![f32::NAN, 0.5, 1.0].into(), ..good.clone() }, "index 0"),
+        (Row { logits: [0.0, f32::INFINITY, 0.0].into(), ..good.clone() }, "index 1"),
+        (Row { logits: [].into(), ..good.clone() }, "logits needs 3"),
         (Row { likelihood: vec![0.1, 0.1, 1.5], ..good.clone() }, "likelihood is 1.5"),
         (Row { likelihood: vec![0.1, f64::NAN, 0.5], ..good.clone() }, "NaN"),
-        (Row { z: vec![1e38, 1e38, 1.0], ..good.clone() }, ""),
+        (Row { z: vec![1e38, 1e38, 1.0].into(), ..good.clone() }, ""),
     ] {
         match solver.push(&bad) {
             Err(error) => {

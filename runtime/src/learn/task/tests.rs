@@ -248,8 +248,8 @@ fn rows(t: &Task, n: usize, d: usize) -> (HeadBase, Vec<Row>) {
             0 => Feedback::Correction { class: (shown + 1) % t.names().len() },
             _ => Feedback::Thumb { up: feature[0] > 0.0 },
         };
-        let z = base.standardise(&feature).unwrap();
-        Row { z, logits: graph.clone(), likelihood: likelihood(t, feedback, shown), names_class: false }
+        let z = base.input(&feature).unwrap();
+        Row { z, logits: graph.clone().into(), likelihood: likelihood(t, feedback, shown), names_class: false }
     };
     let rows = (0..n).map(row).collect();
     (base, rows)
@@ -273,7 +273,8 @@ fn the_linked_refit_stands_where_the_gradient_vanishes() {
         let mut scale: f64 = 0.0;
         // "Too high" about the lowest number says nothing, and moves nothing.
         for row in rows.iter().filter(|row| posterior::is_informative(&row.likelihood)) {
-            let served: Vec<f64> = theta.apply(&row.z, &row.logits).unwrap().iter().map(|&l| f64::from(l)).collect();
+            let z = row.z.z();
+            let served: Vec<f64> = theta.apply(&z, &row.logits).unwrap().iter().map(|&l| f64::from(l)).collect();
             let mut pi = vec![0.0; served.len()];
             softmax_into(&served, &mut pi);
             let mut wide = vec![0.0; served.len()];
@@ -284,7 +285,7 @@ fn the_linked_refit_stands_where_the_gradient_vanishes() {
                 let g = pi[y] - belief[y] * row.likelihood[y] / mass;
                 for k in 0..p {
                     for j in 0..width {
-                        gradient[k * width + j] += link.matrix[y * p + k] * g * f64::from(row.z[j]);
+                        gradient[k * width + j] += link.matrix[y * p + k] * g * f64::from(z[j]);
                     }
                     scale = scale.max((link.matrix[y * p + k] * g).abs());
                 }
@@ -352,8 +353,8 @@ fn a_thumb_down_on_a_score_moves_it_nowhere_and_a_remark_where_it_says() {
     let moved = |feedback| {
         let z = base.standardise(&[0.4, -0.2]).unwrap();
         let row = Row {
-            z: z.clone(),
-            logits: t.logits(&[5.0]),
+            z: z.clone().into(),
+            logits: t.logits(&[5.0]).into(),
             likelihood: likelihood(&t, feedback, 20),
             names_class: false,
         };
