@@ -152,7 +152,9 @@ fn the_losses_of_fifty_steps_are_those_of_pytorch_on_the_same_pictures_in_the_sa
             Some(bundle) => c.arg(model_dir().join(bundle)).arg("--state").arg(dir.path().join("state")),
             None => c.arg(model_dir().join(model)).arg("--config").arg(model_dir().join("src/config")),
         };
-        c.arg("--data").arg(&learn).args(["--rank", "4", "--alpha", "8", "--batch", "16", "--epochs", "5", "--seed", "1"]);
+        c.arg("--data")
+            .arg(&learn)
+            .args(["--rank", "4", "--alpha", "8", "--batch", "16", "--epochs", "5", "--seed", "1"]);
         c.args(["--validation", "0", "--scope", scope, "--lr", &rate.to_string(), "--dry-run", "--json"]);
         let tuned = json(&c.output().unwrap());
         let got: Vec<f64> = tuned["loss"].as_array().unwrap().iter().map(|l| l.as_f64().unwrap()).collect();
