@@ -475,9 +475,9 @@ impl Trainer {
         let at = self.plan(task, &shapes)?;
         self.settle()?;
         let made = &mut self.plans[at];
-        let mut given: Vec<Tensor> = inputs.to_vec();
+        // What is made here; a batch itself is only lent.
+        let mut made_here: Vec<Tensor> = Vec::new();
         if let Some(batch) = batch {
-            given.extend(batch.target.clone());
             if let Some(shape) = &made.weights {
                 let dtype = self.residents.first().map_or(DType::F32, |s| s.dtype);
                 let n: usize = shape.iter().product();
@@ -490,13 +490,14 @@ impl Trainer {
                 };
                 let total = if total == 0.0 { 1.0 } else { total };
                 let weights: Vec<f64> = weights.iter().map(|w| w / total).collect();
-                given.push(Tensor::from_f64(dtype, shape, &weights)?);
+                made_here.push(Tensor::from_f64(dtype, shape, &weights)?);
             }
         }
         if matches!(task, Task::Step | Task::Apply) {
-            given.push(Tensor::f32(&[2], vec![rate, (self.step + 1) as f32])?);
+            made_here.push(Tensor::f32(&[2], vec![rate, (self.step + 1) as f32])?);
         }
-        let refs: Vec<&Tensor> = given.iter().collect();
+        let target = batch.and_then(|b| b.target.as_ref());
+        let refs: Vec<&Tensor> = inputs.iter().chain(target).chain(&made_here).collect();
         let wants = made.plan.inputs();
         if wants.len() != refs.len() {
             let (expected, found) = (format!("{} tensors", wants.len()), format!("{}", refs.len()));

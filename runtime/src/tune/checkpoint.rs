@@ -62,6 +62,8 @@ impl Checkpoint {
         let Some(loss) = done.validation else { return Ok(()) };
         if p.lowest.is_none_or(|l| loss < l) {
             (p.lowest, p.best_epoch) = (Some(loss), Some(done.epoch));
+            // One copy at a time.
+            self.best.clear();
             self.best = super::parameters_of(trainer, scoped)?;
         } else if patience.is_some_and(|n| done.epoch - p.best_epoch.unwrap_or(0) >= n) {
             p.ended = Some(PATIENCE.to_string());

@@ -6,7 +6,7 @@ use super::body::{self, Body};
 use super::{Batcher, Example, Needs, Settings, TuneError};
 use crate::graph::Graph;
 use crate::scope::{self, Scoped, Spec};
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 use crate::train::{TrainError, TrainOptions, Trainer};
 
 /// A run that is ready to begin.
@@ -18,7 +18,7 @@ pub(super) struct Planned {
 }
 
 /// Plans a run of `scoped` on that many examples like `one`, with that many bytes of copies of its parameters. Where nothing
-/// trained changes what comes before it, it is trained on features.
+/// trained changes what comes before it, it is trained on features. Its copies are those, and the examples of a step.
 pub(super) fn plan(
     scoped: &Scoped,
     spec: &Spec,
@@ -30,16 +30,18 @@ pub(super) fn plan(
 ) -> Result<Planned, TuneError> {
     let split = if spec.changes_features() { None } else { body::split(scoped, &spec.output) };
     let body = split.as_ref().map(|s| Body::new(s, one, batcher, options)).transpose()?.flatten();
-    let may = settings.max_bytes.map(|m| m.saturating_sub(copies));
-    let settings = Settings { max_bytes: may, ..settings.clone() };
     let (scoped, batcher, shapes) = match (&split, &body) {
         (Some(split), Some(body)) => (&split.tail, &body.batcher(batcher), body.shapes(batcher.rows)),
         _ => (scoped, batcher, batcher.shapes(one)),
     };
+    let copies = copies + given(settings, batcher, &shapes);
+    let limit = settings.max_bytes;
+    let may = limit.map(|m| m.saturating_sub(copies));
+    let settings = Settings { max_bytes: may, ..settings.clone() };
     let mut trainer = Trainer::new(&scoped.graph, super::recipe(scoped, spec, &settings, batcher), options.clone())?;
     let step = match trainer.footprint(&shapes) {
-        Err(TrainError::Memory { needs, may, .. }) => {
-            return Err(TuneError::Memory { needs: needs + copies, may: may + copies, fits: None });
+        Err(TrainError::Memory { needs, .. }) => {
+            return Err(TuneError::Memory { needs: needs + copies, may: limit.unwrap_or(usize::MAX), fits: None });
         }
         other => other?,
     };
@@ -71,6 +73,14 @@ pub(super) fn copies(graph: &Graph, scoped: &Scoped, settings: &Settings, kept: 
         (held + written) * t.dtype().size_bytes()
     };
     leaves(scoped).map(bytes).sum()
+}
+
+/// Bytes of the examples of a step on batches of those inputs: one by one, and while they are put together one batch of them
+/// twice. What the arena holds of them is the step's.
+fn given(settings: &Settings, batcher: &Batcher, shapes: &[(DType, Vec<usize>)]) -> usize {
+    let batch: usize = shapes.iter().map(|(t, s)| s.iter().product::<usize>() * t.size_bytes()).sum();
+    let batches = (settings.batch * settings.accumulate).div_ceil(batcher.rows);
+    (batches + 1) * batch
 }
 
 /// The trainable leaves.

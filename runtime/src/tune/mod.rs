@@ -189,7 +189,8 @@ pub struct Epoch {
 pub struct Needs {
     /// A step.
     pub step: Footprint,
-    /// Bytes of copies of the trained parameters: as they began, of the best epoch, and while a checkpoint is written.
+    /// Bytes of copies: of the trained parameters as they began, of the best epoch, and while a checkpoint is written; and of
+    /// the examples of a step, as they are put together.
     pub copies: usize,
     /// Features of a body that stays; `None` where the body runs in every step.
     pub stored: Option<Stored>,
@@ -408,6 +409,7 @@ impl Work<'_> {
             let started = Instant::now();
             let report = trainer.step(&batches, rate)?;
             times.push(started.elapsed());
+            drop(batches);
             now.progress.step += 1;
             if !report.loss.is_finite() {
                 return Err(TuneError::Diverged { step: now.progress.step, loss: report.loss });

@@ -271,6 +271,9 @@ impl Tune {
         };
         let bytes = input::read(&self.model)?;
         let session = Session::from_onnx(&bytes, &self.model.display().to_string(), SessionOptions::default())?;
+        let base = AdapterFile::digest(&bytes);
+        // The graph has its weights; held while it trains, the file would be all of them once more.
+        drop(bytes);
         let graph = session.graph();
         let first = session.output_names().first().map(ToString::to_string).unwrap_or_default();
         let logits = self.logits.clone().unwrap_or_else(|| scope::logits_of(graph, &first));
@@ -306,7 +309,6 @@ impl Tune {
         };
         let classes: Option<ClassOf<'_>> = if loss.classes { Some(&class_of) } else { None };
         let mut examples = Labelled::new(graph, preprocessor.as_ref(), rows.iter().copied(), classes)?;
-        let base = AdapterFile::digest(&bytes);
         let beside = |run: &str| output.with_extension(format!("{run}.checkpoint"));
         let done = self.train(graph, session.info().opset, spec, loss, &mut examples, &base, beside)?;
         let outcome = &done.outcome;

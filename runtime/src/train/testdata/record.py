@@ -87,8 +87,8 @@ def lstm(attrs, x, w, r, b, _lens=None, h0=None, c0=None):
     return torch.stack(ys, 1), torch.stack(hs), torch.stack(cs)
 
 
-def run(graph, values):
-    """Every value of the graph, by name."""
+def run(graph, values, dtype=torch.float64):
+    """Every value of the graph, by name; numbers of operators as `dtype`."""
     v = dict(values)
     for i in graph.initializer:
         v.setdefault(i.name, torch.tensor(numpy_helper.to_array(i)))
@@ -156,6 +156,10 @@ def run(graph, values):
             y = x[0].softmax(a.get("axis", -1))
         elif op == "Cast":
             y = x[0].long() if a["to"] in (TensorProto.INT32, TensorProto.INT64) else x[0].double()
+        elif op == "DequantizeLinear":
+            along = [-1 if i == a.get("axis", 1) else 1 for i in range(x[0].dim())]
+            scale = x[1].reshape(along) if x[1].dim() else x[1]
+            y = (x[0].to(scale.dtype) - (x[2].to(scale.dtype).reshape(scale.shape) if len(x) > 2 else 0)) * scale
         elif op == "Pad":
             p, rank = ints(1), x[0].dim()
             y = F.pad(x[0], [v for i in reversed(range(rank)) for v in (p[i], p[i + rank])])
@@ -167,7 +171,7 @@ def run(graph, values):
                  "MatMul": torch.matmul, "Sigmoid": torch.sigmoid}[op](*x)
         for name, value in zip(node.output, y if isinstance(y, tuple) else (y,)):
             if name:
-                v[name] = value.double() if value.is_floating_point() else value
+                v[name] = value.to(dtype) if value.is_floating_point() else value
     return v
 
 
