@@ -477,21 +477,21 @@ impl Trainer {
         let made = &mut self.plans[at];
         // What is made here; a batch itself is only lent.
         let mut made_here: Vec<Tensor> = Vec::new();
-        if let Some(batch) = batch {
-            if let Some(shape) = &made.weights {
-                let dtype = self.residents.first().map_or(DType::F32, |s| s.dtype);
-                let n: usize = shape.iter().product();
-                let weights = match &batch.weights {
-                    Some(w) => {
-                        fits("weights", (w.dtype(), shape), w)?;
-                        w.data().to_f64()
-                    }
-                    None => vec![1.0; n],
-                };
-                let total = if total == 0.0 { 1.0 } else { total };
-                let weights: Vec<f64> = weights.iter().map(|w| w / total).collect();
-                made_here.push(Tensor::from_f64(dtype, shape, &weights)?);
-            }
+        if let Some(batch) = batch
+            && let Some(shape) = &made.weights
+        {
+            let dtype = self.residents.first().map_or(DType::F32, |s| s.dtype);
+            let n: usize = shape.iter().product();
+            let weights = match &batch.weights {
+                Some(w) => {
+                    fits("weights", (w.dtype(), shape), w)?;
+                    w.data().to_f64()
+                }
+                None => vec![1.0; n],
+            };
+            let total = if total == 0.0 { 1.0 } else { total };
+            let weights: Vec<f64> = weights.iter().map(|w| w / total).collect();
+            made_here.push(Tensor::from_f64(dtype, shape, &weights)?);
         }
         if matches!(task, Task::Step | Task::Apply) {
             made_here.push(Tensor::f32(&[2], vec![rate, (self.step + 1) as f32])?);
