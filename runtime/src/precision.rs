@@ -35,7 +35,7 @@ impl Precision {
 }
 
 /// Whether this CPU computes products in bf16 faster than in `f32`, or why not. The first call measures one product both ways, which
-/// takes less than a millisecond: some CPUs (Sapphire Rapids) have the instruction, at half the rate of a multiply-add.
+/// takes less than a millisecond: some CPUs (Sapphire Rapids) have the instruction and gain nothing by it.
 pub fn cpu() -> Result<(), &'static str> {
     static SAID: OnceLock<Result<(), &'static str>> = OnceLock::new();
     *SAID.get_or_init(|| match bf16::multiplied() {

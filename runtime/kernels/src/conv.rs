@@ -54,6 +54,11 @@ impl Window {
         self.taps() == 1 && self.input == self.output && self.stride == [1; 3] && self.pad == [0; 3]
     }
 
+    /// Whether there is no depth: it slides over lines and along them alone.
+    pub fn is_flat(&self) -> bool {
+        [self.input[0], self.kernel[0], self.output[0]] == [1; 3] && self.pad[0] == 0
+    }
+
     /// The input lines that output lines `lines` meet, of a window that has no depth.
     pub fn lines(&self, lines: Range<usize>) -> Range<usize> {
         let start = |line: usize| (line * self.stride[1]) as isize - self.pad[1];

@@ -197,8 +197,7 @@ impl Geometry {
         scratch: &mut Scratch<T>,
     ) -> Option<Band<T>> {
         let (g, c) = (&self.window, self.channels);
-        let flat = [g.input[0], g.kernel[0], g.output[0]] == [1; 3] && g.pad[0] == 0;
-        if !flat || !(self.run() * c).is_multiple_of(self.unit) {
+        if !g.is_flat() || !(self.run() * c).is_multiple_of(self.unit) {
             return None;
         }
         let ([_, height, width], columns) = (g.input, g.output[2]);

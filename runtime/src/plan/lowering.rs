@@ -2,6 +2,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use hone_kernels::conv::Window;
 use hone_kernels::threads::Pool;
 
 use super::{MAX_SLOTS, Packs, Place, Slot};
@@ -32,6 +33,14 @@ pub struct Grid {
     pub result: [usize; 2],
     /// Lines of an image of operand 0, and bytes of a line.
     pub operand: [usize; 2],
+}
+
+impl Grid {
+    /// Of a convolution that slides so over images, whose pixels take so many bytes in the operand and in the result.
+    pub fn of(window: &Window, images: usize, operand: usize, result: usize) -> Grid {
+        let ([_, h, w], [_, oh, ow]) = (window.input, window.output);
+        Grid { images, result: [oh, ow * result], operand: [h, w * operand] }
+    }
 }
 
 /// A kernel with one result that can be made a few lines at a time, each from a few lines of operand 0.

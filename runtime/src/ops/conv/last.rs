@@ -234,15 +234,14 @@ impl Kernel for Last {
     }
 
     fn lines(&self) -> Option<&dyn Lines> {
-        let flat = [self.window.input[0], self.window.kernel[0], self.window.output[0]] == [1; 3];
-        (flat && self.residual.is_none()).then_some(self)
+        (self.window.is_flat() && self.residual.is_none()).then_some(self)
     }
 }
 
 impl Lines for Last {
     fn grid(&self) -> Grid {
-        let (c, [_, h, w], [_, oh, ow]) = (&self.conv, self.window.input, self.window.output);
-        Grid { images: c.n, result: [oh, ow * c.o * 4], operand: [h, w * c.c * c.groups * 4] }
+        let c = &self.conv;
+        Grid::of(&self.window, c.n, c.c * c.groups * 4, c.o * 4)
     }
 
     fn meets(&self, of: Range<usize>) -> Range<usize> {

@@ -535,9 +535,7 @@ impl Kernel for ToCodes {
     }
 
     fn lines(&self) -> Option<&dyn Lines> {
-        let window = self.window()?;
-        let flat = [window.input[0], window.kernel[0], window.output[0]] == [1; 3];
-        (flat && self.sum.is_none()).then_some(self)
+        (self.window()?.is_flat() && self.sum.is_none()).then_some(self)
     }
 }
 
@@ -546,8 +544,7 @@ impl Lines for ToCodes {
         let (Form::Conv { conv: c, window, .. } | Form::Depthwise { conv: c, window, .. }) = &self.work.form else {
             return Grid { images: 0, result: [0; 2], operand: [0; 2] };
         };
-        let ([_, h, w], [_, oh, ow]) = (window.input, window.output);
-        Grid { images: c.n, result: [oh, ow * c.o], operand: [h, w * c.c * c.groups] }
+        Grid::of(window, c.n, c.c * c.groups, c.o)
     }
 
     fn meets(&self, of: Range<usize>) -> Range<usize> {
