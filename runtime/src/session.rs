@@ -12,7 +12,7 @@ use crate::class::{Class, Classified};
 use crate::device::Device;
 use crate::graph::{BindError, Graph};
 use crate::import::{self, ExternalData, ImportError, Limits, ModelInfo};
-use crate::plan::{OnGpu, Plan, PlanError, Profile, RunOptions, Runner};
+use crate::plan::{Bf16, OnGpu, Plan, PlanError, Profile, RunOptions, Runner};
 use crate::precision::{self, Agreement, Chosen, Precision, PrecisionError};
 use crate::tensor::{DType, Tensor};
 
@@ -204,13 +204,13 @@ impl Session {
         let Limits { run_bytes: bytes, turns, .. } = options.limits;
         let SessionOptions { reference, plans, profile, device, .. } = options;
         let packs = Arc::default();
-        let bf16 = precision.bf16;
+        let bf16 = if precision.bf16 { Bf16::Weights } else { Bf16::Nothing };
         let run = RunOptions { reference, plans, pool, bytes, turns, profile, packs, lean: false, device, bf16 };
         Ok(Session { info, runner: Runner::new(Arc::new(graph), run.clone()), run, precision })
     }
 
     fn choose_bf16(&mut self, bf16: bool) {
-        self.run.bf16 = bf16;
+        self.run.bf16 = if bf16 { Bf16::Weights } else { Bf16::Nothing };
         self.runner = Runner::new(self.runner.graph().clone(), self.run.clone());
     }
 

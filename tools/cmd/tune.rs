@@ -7,11 +7,15 @@ use clap::{Args, ValueEnum};
 use hone_runtime::Class;
 use hone_runtime::app::{App, Learned, Quota, Settings};
 use hone_runtime::bundle::Bundle;
+use hone_runtime::graph::{Graph, Value};
 use hone_runtime::journal::ClassChange;
 use hone_runtime::learn::{Action, Kept, OBJECTIVES};
 use hone_runtime::model::Model;
+use hone_runtime::plan::Bf16;
+use hone_runtime::precision;
 use hone_runtime::session::SessionOptions;
 use hone_runtime::state::StateDir;
+use hone_runtime::tensor::DType;
 use serde::Serialize;
 
 use crate::device::Choice;
@@ -108,6 +112,9 @@ pub(crate) struct Tune {
     /// device and driver.
     #[arg(long, value_enum, default_value_t)]
     device: Choice,
+    /// What steps multiply by weights that do not learn; what learns, and every sum, is f32.
+    #[arg(long, value_enum, default_value_t = Factors::Auto)]
+    precision: Factors,
     /// Most memory a step may take; proved before the first one.
     #[arg(long, value_name = "SIZE")]
     max_memory: Option<Quota>,
@@ -154,6 +161,30 @@ enum Method {
     Adamw,
     Sgd,
     Adafactor,
+}
+
+/// What weights that do not learn are multiplied in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Factors {
+    /// f32.
+    F32,
+    /// bf16, on every CPU.
+    Bf16,
+    /// int8 weights in bf16 where this CPU multiplies it faster than f32, everything else in f32.
+    Auto,
+}
+
+impl Factors {
+    /// What that is for a model.
+    fn bf16(self, graph: &Graph) -> Bf16 {
+        let codes = |v: &Value| v.constant.as_ref().is_some_and(|t| t.dtype() == DType::I8);
+        match self {
+            Factors::F32 => Bf16::Nothing,
+            Factors::Bf16 => Bf16::Weights,
+            Factors::Auto if graph.values.iter().any(codes) && precision::cpu().is_ok() => Bf16::Codes,
+            Factors::Auto => Bf16::Nothing,
+        }
+    }
 }
 
 /// A schedule's name.

@@ -4,7 +4,7 @@
 //! `f32`: so says the reference, and every form, whether or not the CPU has instructions for it, computes just that. Weights
 //! are rounded when they are packed; rows when they are multiplied, once for all panels.
 //!
-//! `bfdot`, `bfmmla` and `vdpbf16ps` take two steps of `K` at once, so weights are packed in pairs:
+//! `bfdot`, `bfmmla`, `vdpbf16ps` and `tdpbf16ps` take two steps of `K` at once, so weights are packed in pairs:
 //! `panel[p][k / 2][j] = (w[p·NR + j][k], w[p·NR + j][k + 1])`, zero beyond `N` and `K`.
 
 use std::marker::PhantomData;
@@ -32,6 +32,12 @@ impl Pair {
 pub fn words(pairs: &[Pair]) -> &[u32] {
     // SAFETY: a pair is a word, by its representation.
     unsafe { std::slice::from_raw_parts(pairs.as_ptr().cast(), pairs.len()) }
+}
+
+/// Memory for floats as memory for as many pairs.
+pub fn of_floats(memory: &mut [f32]) -> &mut [Pair] {
+    // SAFETY: a pair is a word, by its representation, and any bits are a pair or a float.
+    unsafe { std::slice::from_raw_parts_mut(memory.as_mut_ptr().cast(), memory.len()) }
 }
 
 /// The nearest bf16, half to even: the high half of such an `f32`. NaN stays NaN.
@@ -71,6 +77,8 @@ pub fn multiplied() -> bool {
 /// Every form for weights of bf16, best first.
 pub static KERNELS: &[Kernel] = &[
     #[cfg(target_arch = "x86_64")]
+    Kernel { name: "x86_64-f32wbf16-amx", available: || Form::AmxBf16.available(), form: Form::AmxBf16 },
+    #[cfg(target_arch = "x86_64")]
     Kernel { name: "x86_64-f32wbf16-avx512bf16", available: || Form::Avx512Bf16.available(), form: Form::Avx512Bf16 },
     #[cfg(target_arch = "aarch64")]
     Kernel { name: "aarch64-f32wbf16-bfmmla", available: || Form::Bfmmla.available(), form: Form::Bfmmla },
@@ -87,10 +95,27 @@ pub static KERNELS: &[Kernel] = &[
 ];
 
 impl Weight for Pair {
+    fn rows(form: Form) -> usize {
+        match form {
+            Form::AmxBf16 => ROWS,
+            _ => <f32 as Weight>::rows(form),
+        }
+    }
+
+    fn reach(form: Form) -> usize {
+        match form {
+            // As many as there is memory for: weights are multiplied as fast as they come.
+            Form::AmxBf16 => FAR / 2,
+            _ => <f32 as Weight>::reach(form),
+        }
+    }
+
     unsafe fn block(form: Form, job: &Job<Pair>, table: &Table<f32>, panels: Range<usize>) {
         // SAFETY: the caller's promise.
         unsafe {
             match form {
+                #[cfg(target_arch = "x86_64")]
+                Form::AmxBf16 => x86::tiles(job, table, panels),
                 #[cfg(target_arch = "x86_64")]
                 Form::Avx512Bf16 => x86::dots(job, table, panels),
                 #[cfg(target_arch = "aarch64")]
@@ -110,7 +135,7 @@ per_isa! { widened = block_widened; (job: &Job<Pair>, table: &Table<f32>, panels
 #[inline(always)]
 unsafe fn block_widened<S: F32s>(job: &Job<Pair>, table: &Table<f32>, panels: Range<usize>) {
     // SAFETY: the caller's promise.
-    unsafe { rounded::<By<S, Pair>>(job, table, panels) }
+    unsafe { rounded::<By<S, Pair>, NEAR>(job, table, panels) }
 }
 
 // Rows and weights of `f32`, widened.
@@ -140,6 +165,21 @@ impl<S: F32s> Multiply<S> for Pair {
 trait Sums {
     /// Two neighbouring elements of such a row.
     type Left: Rounded;
+    /// Rounds `n` elements.
+    ///
+    /// # Safety
+    /// They exist, there is room for them elsewhere, and the CPU has the instructions.
+    #[inline(always)]
+    unsafe fn round(from: *const f32, n: usize, to: *mut <Self::Left as Rounded>::Part) {
+        for i in 0..n {
+            // SAFETY: the caller's promise.
+            unsafe { to.add(i).write(Self::Left::of(*from.add(i))) };
+        }
+    }
+    /// Pairs from row to row of `pairs`; those in between are zero.
+    fn pitch(pairs: usize) -> usize {
+        pairs
+    }
     /// The columns of some panels of the rows of all tiles.
     ///
     /// # Safety
@@ -170,7 +210,7 @@ fn multiplied_as<W>(job: &Job<Pair>) -> Job<W> {
 /// Two neighbouring elements of a rounded row.
 trait Rounded: Copy {
     /// One of them.
-    type Part: Copy + Default;
+    type Part: Copy;
     fn of(x: f32) -> Self::Part;
 }
 
@@ -191,15 +231,17 @@ impl Rounded for [f32; 2] {
 }
 
 /// Bytes of rounded rows at a time: they stay in the second-level cache while every panel passes by.
-const BYTES: usize = 128 * 1024;
+const NEAR: usize = 128 * 1024;
+/// The same where a product takes less time than its weights to come, on CPUs with large caches.
+const FAR: usize = 384 * 1024;
 /// Most rows of a tile.
-const ROWS: usize = 12;
+const ROWS: usize = 16;
 
 /// Rounded rows, and where they lie.
 #[repr(align(64))]
-struct Rows<L> {
+struct Rows<L, const BYTES: usize> {
     table: Table<L>,
-    rows: [MaybeUninit<u64>; BYTES / 8],
+    rows: [MaybeUninit<u8>; BYTES],
 }
 
 /// Rounds the rows of the table, as many tiles as there is memory for at a time, and sums. Rows too long are taken
@@ -208,15 +250,16 @@ struct Rows<L> {
 /// # Safety
 /// As [`block`].
 #[inline(always)]
-unsafe fn rounded<T: Sums>(job: &Job<Pair>, table: &Table<f32>, panels: Range<usize>) {
+unsafe fn rounded<T: Sums, const BYTES: usize>(job: &Job<Pair>, table: &Table<f32>, panels: Range<usize>) {
     let pairs = job.k.div_ceil(2);
     let room = BYTES / size_of::<T::Left>();
-    let parts = pairs.div_ceil(room / ROWS).max(1);
-    let longest = pairs.div_ceil(parts);
-    let mut memory = MaybeUninit::<Rows<T::Left>>::uninit();
+    // What is filled up is less than a row of [`ROWS`].
+    let parts = pairs.div_ceil(room / ROWS - ROWS).max(1);
+    let longest = T::pitch(pairs.div_ceil(parts));
+    let mut memory = MaybeUninit::<Rows<T::Left, BYTES>>::uninit();
     let at = memory.as_mut_ptr();
     // SAFETY: an empty table is made where it lies; the rest of it, and the rows, may be uninitialised. A group of tiles has at most
-    // as many pairs as there is room for, and at least one tile, which has at most 12 rows.
+    // as many pairs as there is room for, and at least one tile, which has at most [`ROWS`] rows.
     unsafe {
         Table::start(&raw mut (*at).table);
         let rows = &mut *at;
@@ -234,11 +277,12 @@ unsafe fn rounded<T: Sums>(job: &Job<Pair>, table: &Table<f32>, panels: Range<us
                 let mut to = rows.rows.as_mut_ptr().cast::<T::Left>();
                 rows.table.clear();
                 for t in now {
-                    round_tile(t, table, &steps, to);
+                    let pitch = T::pitch(steps.len());
+                    round_tile::<T>(t, table, &steps, pitch, to);
                     rows.table.push(t.row, t.rows, steps.len());
-                    let starts = (0..t.rows).map(|r| to.wrapping_add(r * steps.len()).cast_const());
+                    let starts = (0..t.rows).map(|r| to.wrapping_add(r * pitch).cast_const());
                     rows.table.segment(steps.start, starts);
-                    to = to.wrapping_add(t.rows * steps.len());
+                    to = to.wrapping_add(t.rows * pitch);
                 }
                 let (first, last) = (part == 0, part + 1 == parts);
                 let job = Job {
@@ -255,37 +299,40 @@ unsafe fn rounded<T: Sums>(job: &Job<Pair>, table: &Table<f32>, panels: Range<us
     }
 }
 
-/// Rounds pairs `steps` of the rows of a tile. Positions that are in no segment are 0.
+/// Rounds pairs `steps` of the rows of a tile to rows `pitch` pairs apart. Positions that are in no segment are 0.
 ///
 /// # Safety
 /// The tile is the table's, whose pointers lead to rows, and there is room for the result.
 #[inline(always)]
-unsafe fn round_tile<L: Rounded>(t: &Tile, table: &Table<f32>, steps: &Range<usize>, to: *mut L) {
+unsafe fn round_tile<T: Sums>(t: &Tile, table: &Table<f32>, steps: &Range<usize>, pitch: usize, to: *mut T::Left) {
+    /// # Safety
+    /// There is room for `n` elements, of which no bit set is 0.
+    #[inline(always)]
+    unsafe fn zero<P>(to: *mut P, n: usize) {
+        if n > 0 {
+            // SAFETY: the caller's promise.
+            unsafe { to.write_bytes(0, n) };
+        }
+    }
     let (pointers, positions) = table.of(t);
-    let (start, end) = (2 * steps.start, 2 * steps.end);
+    let (start, end) = (2 * steps.start, 2 * (steps.start + pitch));
     for r in 0..t.rows {
         // SAFETY: the caller's promise.
         unsafe {
-            let to = to.add(r * steps.len()).cast::<L::Part>();
+            let to = to.add(r * pitch).cast::<<T::Left as Rounded>::Part>();
             let mut done = start;
             for s in 0..t.segments {
                 let at = *positions.add(s) as usize;
-                let (first, last) = (at.max(start), (at + t.len).min(end));
+                let (first, last) = (at.max(start), (at + t.len).min(2 * steps.end));
                 if first >= last {
                     continue;
                 }
                 let from = (*pointers.add(s * t.rows + r)).add(first - at);
-                for i in done..first {
-                    to.add(i - start).write(L::Part::default());
-                }
-                for i in 0..last - first {
-                    to.add(first - start + i).write(L::of(*from.add(i)));
-                }
+                zero(to.add(done - start), first - done);
+                T::round(from, last - first, to.add(first - start));
                 done = last;
             }
-            for i in done..end {
-                to.add(i - start).write(L::Part::default());
-            }
+            zero(to.add(done - start), end - done);
         }
     }
 }
@@ -302,6 +349,10 @@ mod x86 {
     use std::mem::transmute;
 
     use super::*;
+    use crate::amx::{self, Cut};
+    use crate::gemm::NR;
+    use crate::simd::mask;
+    use crate::tile::put;
 
     impl Multiply<__m512> for Whole {
         type Left = Pair;
@@ -330,8 +381,116 @@ mod x86 {
     pub(super) unsafe fn dots(job: &Job<Pair>, table: &Table<f32>, panels: Range<usize>) {
         // SAFETY: the caller's promise.
         unsafe {
-            rounded::<By<__m512, Whole>>(job, table, panels);
+            rounded::<By<__m512, Whole>, NEAR>(job, table, panels);
         }
+    }
+
+    /// # Safety
+    /// As [`block`].
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
+    pub(super) unsafe fn tiles(job: &Job<Pair>, table: &Table<f32>, panels: Range<usize>) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            rounded::<Tiles, FAR>(job, table, panels);
+        }
+    }
+
+    struct Tiles;
+
+    impl Tiles {
+        /// How a row of so many pairs is cut into tiles.
+        fn cut(pairs: usize) -> Cut {
+            let pitch = Self::pitch(pairs);
+            if pitch == pairs {
+                return Cut::even(pairs, 4 * pitch).expect("rows that are not filled up have even parts");
+            }
+            Cut::filled(pairs, 4 * pitch, amx::BYTES)
+        }
+    }
+
+    impl Sums for Tiles {
+        type Left = Pair;
+
+        #[inline(always)]
+        unsafe fn round(from: *const f32, n: usize, to: *mut u16) {
+            // SAFETY: the caller's promise.
+            unsafe { round_row(from, n, to) };
+        }
+
+        fn pitch(pairs: usize) -> usize {
+            if Cut::even(pairs, 0).is_some() { pairs } else { pairs.next_multiple_of(amx::LINES) }
+        }
+
+        #[inline(always)]
+        unsafe fn sums(job: &Job<Pair>, table: &Table<Pair>, panels: Range<usize>) {
+            let whole: Job<Whole> = multiplied_as(job);
+            let Some(first) = table.tiles().first() else { return };
+            let mut memory = MaybeUninit::uninit();
+            let cut = Tiles::cut(first.len).of_panels(job.k);
+            // SAFETY: the caller's promise: tiles have one segment each, and all the same; their rows are as long as the pitch says.
+            unsafe {
+                let begins = *table.of(first).1 as usize;
+                let w = job.w.wrapping_add(begins * NR).cast();
+                let row = |i: usize| (*table.of(&table.tiles()[i]).0).cast();
+                let finish = |t: &Tile, panel: usize, wide: usize, sums: *const u32| match wide {
+                    1 => finish::<1>(&whole, t, panel, sums.cast()),
+                    _ => finish::<2>(&whole, t, panel, sums.cast()),
+                };
+                amx::walk::<true>(&cut, table.tiles(), row, w, panels, &mut memory, finish);
+            }
+        }
+    }
+
+    /// Rounds `n` elements; what is too small for a normal number becomes 0, as where it is multiplied.
+    ///
+    /// # Safety
+    /// They exist, and there is room for them.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
+    unsafe fn round_row(from: *const f32, n: usize, to: *mut u16) {
+        let mut i = 0;
+        // SAFETY: the caller's promise; lanes that are masked are neither read nor written.
+        unsafe {
+            while i + 32 <= n {
+                let (low, high) = (_mm512_loadu_ps(from.add(i)), _mm512_loadu_ps(from.add(i + 16)));
+                let both: __m512i = transmute(_mm512_cvtne2ps_pbh(high, low));
+                _mm512_storeu_si512(to.add(i).cast(), both);
+                i += 32;
+            }
+            while i < n {
+                let mask = mask(n - i);
+                let rounded: __m256i = transmute(_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, from.add(i))));
+                _mm256_mask_storeu_epi16(to.add(i).cast(), mask, rounded);
+                i += 16;
+            }
+        }
+    }
+
+    /// Finishes the sums of a tile and `P` panels, rows [`amx::SUMS`] apart.
+    ///
+    /// # Safety
+    /// As [`block`].
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+    unsafe fn finish<const P: usize>(job: &Job<Whole>, t: &Tile, panel: usize, sums: *const f32) {
+        let mut row = 0;
+        macro_rules! rows {
+            ($($r:literal)*) => {
+                $(while t.rows - row >= $r {
+                    let mut acc = [[_mm512_setzero_ps(); P]; $r];
+                    for r in 0..$r {
+                        for i in 0..P {
+                            // SAFETY: the caller's promise.
+                            acc[r][i] = unsafe { _mm512_loadu_ps(sums.add((row + r) * amx::SUMS + i * NR)) };
+                        }
+                    }
+                    // SAFETY: as above; the job has the rows.
+                    unsafe { put::<__m512, Whole, $r, P>(job, &t.from(row), panel * NR, &acc) };
+                    row += $r;
+                })*
+            };
+        }
+        rows!(8 1);
     }
 }
 
@@ -396,7 +555,7 @@ mod arm {
     pub(super) unsafe fn dots(job: &Job<Pair>, table: &Table<f32>, panels: Range<usize>) {
         // SAFETY: the caller's promise.
         unsafe {
-            rounded::<By<float32x4_t, Whole>>(job, table, panels);
+            rounded::<By<float32x4_t, Whole>, NEAR>(job, table, panels);
         }
     }
 
@@ -406,7 +565,7 @@ mod arm {
     pub(super) unsafe fn matrices(job: &Job<Pair>, table: &Table<f32>, panels: Range<usize>) {
         // SAFETY: the caller's promise.
         unsafe {
-            rounded::<Matrices>(job, table, panels);
+            rounded::<Matrices, NEAR>(job, table, panels);
         }
     }
 

@@ -12,7 +12,7 @@ use crate::bf16::{self, Pair};
 use crate::epilogue::Epilogue;
 use crate::isa::{Form, Isa};
 use crate::threads::Pool;
-use crate::tile::{BLOCK, Job, Table, Weight, heights, tile_rows};
+use crate::tile::{Job, Table, Weight, heights};
 
 /// Output columns in a panel.
 pub const NR: usize = 16;
@@ -330,8 +330,8 @@ unsafe fn blocks<W: Weight>(
         Table::start(memory.as_mut_ptr());
         memory.assume_init_mut()
     };
-    let height = tile_rows(form.isa());
-    let most = (BLOCK / g.k.max(1)).clamp(4 * height, 128 * height);
+    let height = W::rows(form);
+    let most = (W::reach(form) / g.k.max(1)).clamp(4 * height, 128 * height);
     let mut first = rows.start;
     while first < rows.end {
         let count = most.min(rows.end - first);

@@ -50,6 +50,8 @@ impl Isa {
 pub enum Form {
     /// Multiply-adds of `f32`; bf16 is widened when it is loaded.
     Floats(Isa),
+    /// `tdpbf16ps` on tiles of 16 rows of 64 bytes (Intel Sapphire Rapids and later).
+    AmxBf16,
     /// `vdpbf16ps` on 64 bytes (Intel Cooper Lake and Sapphire Rapids, AMD Zen 4, and later).
     Avx512Bf16,
     /// `bfmmla` on 16 bytes (Armv8.6: Neoverse V1 and N2, Cortex-A510, A710 and later).
@@ -60,7 +62,8 @@ pub enum Form {
 
 impl Form {
     /// Every form, best first.
-    pub const ALL: [Form; 6] = [
+    pub const ALL: [Form; 7] = [
+        Form::AmxBf16,
         Form::Avx512Bf16,
         Form::Bfmmla,
         Form::Bfdot,
@@ -74,11 +77,13 @@ impl Form {
         match self {
             Form::Floats(isa) => isa.available(),
             #[cfg(target_arch = "x86_64")]
+            Form::AmxBf16 => Form::Avx512Bf16.available() && crate::amx::pairs(),
+            #[cfg(target_arch = "x86_64")]
             Form::Avx512Bf16 => Isa::Avx512.available() && std::arch::is_x86_feature_detected!("avx512bf16"),
             #[cfg(target_arch = "aarch64")]
             Form::Bfmmla | Form::Bfdot => std::arch::is_aarch64_feature_detected!("bf16"),
             #[cfg(not(target_arch = "x86_64"))]
-            Form::Avx512Bf16 => false,
+            Form::AmxBf16 | Form::Avx512Bf16 => false,
             #[cfg(not(target_arch = "aarch64"))]
             Form::Bfmmla | Form::Bfdot => false,
         }
@@ -98,7 +103,7 @@ impl Form {
     pub fn isa(self) -> Isa {
         match self {
             Form::Floats(isa) => isa,
-            Form::Avx512Bf16 => Isa::Avx512,
+            Form::AmxBf16 | Form::Avx512Bf16 => Isa::Avx512,
             Form::Bfmmla | Form::Bfdot => Isa::Any,
         }
     }

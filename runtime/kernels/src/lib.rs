@@ -3,10 +3,12 @@
 //! Each module holds a `reference` (the formula, loops and all) and, in `KERNELS`, every faster form of it. The tests
 //! run each row of `KERNELS` against the reference on sizes that sweep its tile edges.
 //! `unsafe` is allowed here and only for calling a function compiled for a CPU feature that was just detected, and for
-//! vector loads and stores of whole arrays.
+//! vector loads and stores of whole arrays, and for instructions that have no intrinsics.
 #![deny(unsafe_op_in_unsafe_fn)]
 
 pub mod activation;
+#[cfg(target_arch = "x86_64")]
+mod amx;
 pub mod attention;
 pub mod bf16;
 pub mod cell;

@@ -14,7 +14,7 @@ use crate::gemm::{self, NR, Out, Packed, Shares, share};
 use crate::isa::{Form, Isa};
 use crate::simd::{F32s, per_isa};
 use crate::threads::Pool;
-use crate::tile::{BLOCK, Job, Weight, load, tile_rows};
+use crate::tile::{Job, Weight, load};
 use crate::window::{CHANNELS, Geometry, Scratch, TAPS};
 
 /// One convolution: `y[n][p][o] = activation(Σ_tap,c x[n][p·stride + tap·dilation - pad][c] · w[o][tap][c] + bias[o] + residual)`.
@@ -203,8 +203,8 @@ unsafe fn blocks<W: Weight>(
     let geometry = Geometry::new(&c.window, c.channels, cg, 1, true);
     let mut memory = MaybeUninit::uninit();
     let scratch = Scratch::of(&mut memory, cg, 0f32);
-    let height = tile_rows(form.isa());
-    let most = (BLOCK / k.max(1)).clamp(4 * height, 64 * height);
+    let height = W::rows(form);
+    let most = (W::reach(form) / k.max(1)).clamp(4 * height, 64 * height);
     let mut row = rows.start;
     while row < rows.end {
         // SAFETY: the caller's promise, and `check`.

@@ -1,8 +1,9 @@
-//! Panels of [`crate::gemm`] made of matrices as files have them, floats or 8-bit codes, in either orientation.
+//! Panels of [`crate::gemm`], or of [`crate::bf16`], made of matrices as files have them, floats or 8-bit codes, in either orientation.
 //!
 //! Where many rows are multiplied at a time, a panel costs little beside its product: a frozen matrix then needs no copy of
 //! its own for either direction of training, and 8-bit codes are converted once instead of once for every few rows.
 //! Dimension letters as in [`crate::gemm`]: `K` reduction, `N` columns.
+use crate::bf16::{self, Pair};
 use crate::gemm::NR;
 use crate::isa::{Isa, on_isa};
 use crate::transpose::Element;
@@ -73,27 +74,183 @@ on_isa! {
     (p: usize, n: usize, k: usize, transposed: bool, b: &Lying<'_>, out: &mut [f32])
 }
 
+/// Every faster form of the panels of bf16, each of which is that of `f32` rounded.
+pub const PAIRS: &[(&str, PairsForm)] = &[
+    ("avx512", |p, n, k, transposed, b, out| pairs_on(Isa::Avx512, p, n, k, transposed, b, out)),
+    ("avx2", |p, n, k, transposed, b, out| pairs_on(Isa::Avx2, p, n, k, transposed, b, out)),
+    ("any", |p, n, k, transposed, b, out| pairs_on(Isa::Any, p, n, k, transposed, b, out)),
+];
+
+/// A form of them.
+pub type PairsForm = fn(usize, usize, usize, bool, &Lying<'_>, &mut [Pair]);
+
+/// Makes panel `p` of [`bf16::pack`]; `out` has `K / 2 · NR` elements, rounded up.
+///
+/// # Panics
+/// When a slice is shorter than its shape says.
+pub fn pairs(p: usize, n: usize, k: usize, transposed: bool, b: &Lying<'_>, out: &mut [Pair]) {
+    pairs_on(Isa::best(), p, n, k, transposed, b, out);
+}
+
+on_isa! {
+    /// [`pairs`] on one instruction set.
+    pub fn pairs_on = any_pairs;
+    (p: usize, n: usize, k: usize, transposed: bool, b: &Lying<'_>, out: &mut [Pair])
+}
+
+/// Scales of 16 columns from `first` on, and those of all steps where there are such.
+#[inline(always)]
+fn scales(first: usize, width: usize, k: usize, scale: &[f32], along: Along) -> ([f32; NR], Option<&[f32]>) {
+    let mut columns = [1.0; NR];
+    match (scale, along) {
+        (&[one], _) => columns = [one; NR],
+        (_, Along::Columns) => columns[..width].copy_from_slice(&scale[first..][..width]),
+        (_, Along::Steps) => return (columns, Some(&scale[..k])),
+    }
+    (columns, None)
+}
+
 #[inline(always)]
 fn any(p: usize, n: usize, k: usize, transposed: bool, b: &Lying<'_>, out: &mut [f32]) {
     let first = p * NR;
     let width = NR.min(n - first);
-    let mut columns = [1.0; NR];
     match *b {
         Lying::F32(v) if transposed => floats_turned(first, width, k, v, out),
         Lying::F32(v) => floats(first, width, n, k, v, out),
         Lying::I8 { q, scale, along } => {
-            let steps = match (scale, along) {
-                (&[one], _) => {
-                    columns = [one; NR];
-                    None
-                }
-                (_, Along::Columns) => {
-                    columns[..width].copy_from_slice(&scale[first..][..width]);
-                    None
-                }
-                (_, Along::Steps) => Some(&scale[..k]),
-            };
+            let (columns, steps) = scales(first, width, k, scale, along);
             codes(first, width, n, k, transposed, q, &columns, steps, out);
+        }
+    }
+}
+
+#[inline(always)]
+fn any_pairs(p: usize, n: usize, k: usize, transposed: bool, b: &Lying<'_>, out: &mut [Pair]) {
+    let first = p * NR;
+    let width = NR.min(n - first);
+    match *b {
+        Lying::F32(v) if transposed => pairs_turned(first, width, k, v, &[1.0; NR], None, out),
+        Lying::F32(v) => pairs_plain(first, width, n, k, v, &[1.0; NR], None, out),
+        Lying::I8 { q, scale, along } => {
+            let (columns, steps) = scales(first, width, k, scale, along);
+            if transposed {
+                pairs_turned(first, width, k, q, &columns, steps, out);
+            } else {
+                pairs_plain(first, width, n, k, q, &columns, steps, out);
+            }
+        }
+    }
+}
+
+/// What a matrix lies in.
+trait Value: Copy + Default {
+    /// As a float.
+    fn float(self) -> f32;
+}
+
+impl Value for f32 {
+    #[inline(always)]
+    fn float(self) -> f32 {
+        self
+    }
+}
+
+impl Value for i8 {
+    #[inline(always)]
+    fn float(self) -> f32 {
+        f32::from(self)
+    }
+}
+
+/// The first `N` elements, and 0 from the end of a shorter slice on.
+#[inline(always)]
+fn filled<T: Value, const N: usize>(from: &[T]) -> [T; N] {
+    // A length that the compiler knows: else it is a call of `memcpy`.
+    if let Some(whole) = from.first_chunk::<N>() {
+        return *whole;
+    }
+    let mut row = [T::default(); N];
+    row[..from.len()].copy_from_slice(from);
+    row
+}
+
+/// `out[i][j] = (b[2i][first + j], b[2i + 1][first + j])`, each times its scales and rounded; 0 beyond the matrix.
+#[inline(always)]
+fn pairs_plain<T: Value>(
+    first: usize,
+    width: usize,
+    n: usize,
+    k: usize,
+    b: &[T],
+    columns: &[f32; NR],
+    steps: Option<&[f32]>,
+    out: &mut [Pair],
+) {
+    for (i, out) in out.as_chunks_mut::<NR>().0[..k.div_ceil(2)].iter_mut().enumerate() {
+        let mut words = [0u32; NR];
+        for half in 0..2 {
+            let kk = 2 * i + half;
+            if kk == k {
+                break;
+            }
+            let row: [T; NR] = filled(&b[kk * n + first..][..width]);
+            let step = steps.map_or(1.0, |s| s[kk]);
+            for j in 0..NR {
+                words[j] |= u32::from(bf16::round(row[j].float() * (columns[j] * step))) << (16 * half);
+            }
+        }
+        for j in 0..NR {
+            out[j] = Pair(words[j]);
+        }
+    }
+}
+
+/// `out[i][j] = (b[first + j][2i], b[first + j][2i + 1])`, each times its scales and rounded; 0 beyond the matrix.
+#[inline(always)]
+fn pairs_turned<T: Value>(
+    first: usize,
+    width: usize,
+    k: usize,
+    b: &[T],
+    columns: &[f32; NR],
+    steps: Option<&[f32]>,
+    out: &mut [Pair],
+) {
+    const BLOCK: usize = <f32 as Element>::BLOCK;
+    // Squares of pairs, so that both sides stay in the first-level cache; they are turned as if they were floats, by their bits.
+    let out = &mut out.as_chunks_mut::<NR>().0[..k.div_ceil(2)];
+    let mut square = [[0f32; NR]; NR];
+    for (block, out) in out.chunks_mut(NR).enumerate() {
+        let at = block * 2 * NR;
+        let length = (k - at).min(2 * NR);
+        let step: [f32; 2 * NR] = match steps {
+            Some(s) => filled(&s[at..][..length]),
+            None => [1.0; 2 * NR],
+        };
+        for (j, line) in square.iter_mut().enumerate().take(width) {
+            let row: [T; 2 * NR] = filled(&b[(first + j) * k + at..][..length]);
+            let mut halves = [0u16; 2 * NR];
+            for i in 0..2 * NR {
+                halves[i] = bf16::round(row[i].float() * (columns[j] * step[i]));
+            }
+            for i in 0..NR {
+                line[i] = f32::from_bits(u32::from(halves[2 * i]) | u32::from(halves[2 * i + 1]) << 16);
+            }
+        }
+        let mut turned = [[0f32; NR]; NR];
+        for i in (0..NR).step_by(BLOCK) {
+            for j in (0..NR).step_by(BLOCK) {
+                // SAFETY: both squares have the block.
+                unsafe {
+                    let to = turned.as_mut_ptr().cast::<f32>().add(i * NR + j);
+                    f32::block(square.as_ptr().cast::<f32>().add(j * NR + i), NR, to, NR);
+                }
+            }
+        }
+        for (out, line) in out.iter_mut().zip(&turned) {
+            for j in 0..NR {
+                out[j] = Pair(line[j].to_bits());
+            }
         }
     }
 }
@@ -154,12 +311,7 @@ fn codes(
     let rows = &mut out.as_chunks_mut::<NR>().0[..k];
     if !transposed {
         for (kk, out) in rows.iter_mut().enumerate() {
-            let from = &b[kk * n + first..][..width];
-            let mut row = [0i8; NR];
-            match from.first_chunk::<NR>() {
-                Some(whole) => row = *whole,
-                None => row[..width].copy_from_slice(from),
-            }
+            let row: [i8; NR] = filled(&b[kk * n + first..][..width]);
             let step = steps.map_or(1.0, |s| s[kk]);
             for j in 0..NR {
                 out[j] = f32::from(row[j]) * (columns[j] * step);
@@ -172,12 +324,7 @@ fn codes(
         let at = block * NR;
         let mut square = [[0f32; NR]; NR];
         for (j, line) in square.iter_mut().enumerate().take(width) {
-            let from = &b[(first + j) * k + at..][..rows.len()];
-            let mut row = [0i8; NR];
-            match from.first_chunk::<NR>() {
-                Some(whole) => row = *whole,
-                None => row[..from.len()].copy_from_slice(from),
-            }
+            let row: [i8; NR] = filled(&b[(first + j) * k + at..][..rows.len()]);
             for i in 0..NR {
                 line[i] = f32::from(row[i]) * columns[j];
             }
@@ -220,6 +367,19 @@ mod tests {
                             let bits = |v: &[f32]| v.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
                             assert_eq!(bits(&got[..k * NR]), bits(&want[..k * NR]), "{name}: {n}x{k} {transposed} {p}");
                             assert!(got[k * NR..].iter().all(|v| v.is_nan()), "{name} wrote past the panel");
+                        }
+                        let rounded =
+                            |kk: usize, j: usize| if kk < k { u32::from(bf16::round(want[kk * NR + j])) } else { 0 };
+                        let len = k.div_ceil(2) * NR;
+                        for (name, form) in PAIRS {
+                            let mut got = vec![Pair(7); len + 4];
+                            form(p, n, k, transposed, &b, &mut got);
+                            for (at, &got) in got[..len].iter().enumerate() {
+                                let (kk, j) = (at / NR * 2, at % NR);
+                                let want = Pair(rounded(kk, j) | rounded(kk + 1, j) << 16);
+                                assert_eq!(got, want, "{name} in pairs: {n}x{k} {transposed} {p} {kk} {j}");
+                            }
+                            assert!(got[len..].iter().all(|v| *v == Pair(7)), "{name} wrote past the panel");
                         }
                     }
                 }

@@ -330,7 +330,7 @@ pub(crate) unsafe fn block(bins: Bins<'_>, finish: &Finish<'_>, dot: Dot, table:
                     }
                     match dot {
                         #[cfg(target_arch = "x86_64")]
-                        Dot::Avx2 | Dot::Vnni256 | Dot::Vnni512 => x86::tile(t.rows, &rows, part, out),
+                        Dot::Avx2 | Dot::Vnni256 | Dot::Vnni512 | Dot::Amx => x86::tile(t.rows, &rows, part, out),
                         _ => plain(t.rows, &rows, part, out),
                     }
                     crate::qtile::finish::on(dot.isa(), finish, out, t.rows, t.row, p * NR, width);

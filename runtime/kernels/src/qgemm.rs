@@ -252,8 +252,9 @@ pub(crate) fn shared<'a>(
             Table::start(memory.as_mut_ptr());
             memory.assume_init_mut()
         };
+        let dot = dot.suited(rows.len(), g.k);
         let height = g.b.rows(dot, panels.len() * NR);
-        let most = (BLOCK / g.k.max(1)).clamp(4 * height, 64 * height);
+        let most = (dot.reach() / g.k.max(1)).clamp(4 * height, 64 * height);
         let mut first = rows.start;
         while first < rows.end {
             let count = most.min(rows.end - first);
@@ -273,8 +274,6 @@ pub(crate) fn shared<'a>(
 
 /// Multiplications below which waking another thread costs more than it saves.
 const WORTH_SHARING: usize = 1 << 17;
-/// Bytes of rows of `a` that a block of tiles should not exceed, so that they stay in the cache while every panel passes by.
-const BLOCK: usize = 64 * 1024;
 
 /// What zero points and biases add to a product: `c[r][j] + row[r] + col[j] + left[r] · right[j]`.
 #[derive(Clone, Copy, Debug)]
@@ -403,6 +402,9 @@ mod tests {
         for dot in Dot::ALL.into_iter().filter(|d| d.available()) {
             for (m, k, n) in
                 [(1, 1, 1), (3, 9, 15), (6, 16, 64), (7, 17, 33), (13, 64, 80), (2, 0, 3), (1, 300, 200), (130, 70, 10)]
+                    .into_iter()
+                    // As tiles have them: even parts of K, parts with a rest, rows that do not end with a word.
+                    .chain([(35, 96, 40), (49, 68, 33), (47, 132, 17), (40, 189, 70), (16, 512, 32), (9, 16, 50)])
             {
                 let (mut a, w) = (bytes(m * (k + 3), 7), bytes(k * n, 11));
                 a.iter_mut().step_by(2).for_each(|v| *v = 255);

@@ -15,8 +15,6 @@ use crate::qtile::{self, COLUMNS, Dot, Finish, Job, To, block};
 use crate::threads::Pool;
 use crate::window::{CHANNELS, Geometry, Scratch};
 
-/// Bytes of rows that a block of tiles should not exceed.
-const BLOCK: usize = 64 * 1024;
 /// Multiplications below which waking another thread costs more than it saves.
 const WORTH_SHARING: usize = 1 << 17;
 /// Bytes of copied rows that always fit, see [`supports`].
@@ -170,8 +168,9 @@ fn shared<'a>(dot: Dot, pool: &Pool, c: &Conv<'_>, to: impl Fn(usize) -> To<'a> 
         let geometry = Geometry::new(&c.window, c.channels, cg, 4, c.zero == 0);
         let mut memory = MaybeUninit::uninit();
         let scratch = Scratch::of(&mut memory, cg, c.zero);
+        let dot = dot.suited(rows.len(), c.k());
         let height = c.w.rows(dot, panels.len() * NR);
-        let most = (BLOCK / c.k().max(1)).clamp(4 * height, 64 * height);
+        let most = (dot.reach() / c.k().max(1)).clamp(4 * height, 64 * height);
         let mut row = rows.start;
         while row < rows.end {
             // SAFETY: callers have seen the lengths and that the CPU has the instructions; no other call has these rows and
@@ -305,6 +304,7 @@ fn depthwise_shared<'a>(dot: Dot, pool: &Pool, d: &Depthwise<'_>, to: impl Fn() 
     // Ranges of channels are whole vectors, the last with what is left over.
     let vectors = (c / LANES).max(1);
     let (down, across) = crate::nhwc::split(lines, vectors, threads);
+    let dot = dot.vectors();
     pool.run(down * across, &|i| {
         let part = share(vectors, across, i % across);
         let channels = part.start * LANES..if part.end == vectors { c } else { part.end * LANES };

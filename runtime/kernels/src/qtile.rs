@@ -18,7 +18,7 @@ use crate::qgemm::{Added, NR, Requant, Right};
 use crate::simd::{F32s, per_isa};
 use crate::tile::{Table, Tile};
 
-/// Rows of the largest tile.
+/// Rows of the largest tile of vectors.
 pub(crate) const ROWS: usize = 12;
 /// Columns of the widest tile.
 pub(crate) const COLUMNS: usize = 4 * NR;
@@ -34,6 +34,8 @@ pub(crate) struct Sums {
 /// How the sums of a tile are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dot {
+    /// `tdpbusd` on tiles of 16 rows of 64 bytes (Intel Sapphire Rapids and later).
+    Amx,
     /// `vpdpbusd` on 64 bytes.
     Vnni512,
     /// `vpdpbusd` on 32 bytes, in the encoding of VEX.
@@ -51,11 +53,13 @@ pub(crate) enum Dot {
 }
 
 impl Dot {
-    pub(crate) const ALL: [Dot; 7] =
-        [Dot::Vnni512, Dot::Vnni256, Dot::Avx2, Dot::I8mm, Dot::Dotprod, Dot::Neon, Dot::Any];
+    pub(crate) const ALL: [Dot; 8] =
+        [Dot::Amx, Dot::Vnni512, Dot::Vnni256, Dot::Avx2, Dot::I8mm, Dot::Dotprod, Dot::Neon, Dot::Any];
 
     pub(crate) fn available(self) -> bool {
         match self {
+            #[cfg(target_arch = "x86_64")]
+            Dot::Amx => Dot::Vnni512.available() && crate::amx::bytes(),
             #[cfg(target_arch = "x86_64")]
             Dot::Vnni512 => Isa::Avx512.available() && std::arch::is_x86_feature_detected!("avx512vnni"),
             #[cfg(target_arch = "x86_64")]
@@ -63,7 +67,7 @@ impl Dot {
             #[cfg(target_arch = "x86_64")]
             Dot::Avx2 => Isa::Avx2.available(),
             #[cfg(not(target_arch = "x86_64"))]
-            Dot::Vnni512 | Dot::Vnni256 | Dot::Avx2 => false,
+            Dot::Amx | Dot::Vnni512 | Dot::Vnni256 | Dot::Avx2 => false,
             #[cfg(target_arch = "aarch64")]
             Dot::I8mm => std::arch::is_aarch64_feature_detected!("i8mm"),
             #[cfg(target_arch = "aarch64")]
@@ -81,10 +85,24 @@ impl Dot {
         Dot::ALL.into_iter().find(|d| d.available()).unwrap_or(Dot::Any)
     }
 
+    /// The same, or the next best where so many rows of `k` bytes gain nothing by it: tiles want rows, and memory for copies.
+    pub(crate) fn suited(self, rows: usize, k: usize) -> Dot {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Dot::Amx if rows < x86::TILES_WANT || k > x86::TILED => Dot::Vnni512,
+            _ => self,
+        }
+    }
+
+    /// What works on vectors where this works on tiles.
+    pub(crate) fn vectors(self) -> Dot {
+        if self == Dot::Amx { Dot::Vnni512 } else { self }
+    }
+
     /// What finishes the sums.
     pub(crate) fn isa(self) -> Isa {
         match self {
-            Dot::Vnni512 => Isa::Avx512,
+            Dot::Amx | Dot::Vnni512 => Isa::Avx512,
             Dot::Vnni256 | Dot::Avx2 => Isa::Avx2,
             Dot::I8mm | Dot::Dotprod | Dot::Neon | Dot::Any => Isa::Any,
         }
@@ -93,6 +111,7 @@ impl Dot {
     /// Most rows of a tile.
     pub(crate) fn rows(self, columns: usize) -> usize {
         match self {
+            Dot::Amx => 16,
             Dot::Vnni512 if columns > 2 * NR => 6,
             Dot::Vnni512 => 12,
             Dot::Vnni256 => 6,
@@ -103,9 +122,22 @@ impl Dot {
         }
     }
 
+    /// Bytes of rows that a block of tiles should not exceed, so that they stay in the cache while every panel passes by.
+    pub(crate) fn reach(self) -> usize {
+        match self {
+            // Weights are multiplied as fast as they come: better that they come once.
+            Dot::Amx => 256 * 1024,
+            _ => 64 * 1024,
+        }
+    }
+
     /// Panels of a tile.
     fn panels(self) -> usize {
-        if self == Dot::Vnni512 { 4 } else { 1 }
+        match self {
+            Dot::Amx => 2,
+            Dot::Vnni512 => 4,
+            _ => 1,
+        }
     }
 }
 
@@ -162,6 +194,11 @@ pub(crate) unsafe fn block(dot: Dot, job: &Job<'_>, table: &Table<u8>, panels: R
         // SAFETY: the caller's promise.
         return unsafe { widened(job, b, table, panels) };
     }
+    #[cfg(target_arch = "x86_64")]
+    if dot == Dot::Amx {
+        // SAFETY: the caller's promise.
+        return unsafe { x86::tiles(job, b, table, panels) };
+    }
     let mut sums = MaybeUninit::<Sums>::uninit();
     let out = sums.as_mut_ptr().cast::<i32>();
     let mut p = panels.start;
@@ -169,7 +206,7 @@ pub(crate) unsafe fn block(dot: Dot, job: &Job<'_>, table: &Table<u8>, panels: R
         let count = dot.panels().min(panels.end - p);
         let (first, width) = (p * NR, (count * NR).min(job.n - p * NR));
         for t in table.tiles() {
-            // SAFETY: the caller's promise; the buffer has room for 12 rows of 64, and is written before it is read.
+            // SAFETY: the caller's promise; the buffer has room for a tile's rows of 64, and is written before it is read.
             unsafe {
                 let b = b.wrapping_add(p * job.steps * STEP);
                 match dot {
@@ -470,11 +507,136 @@ pub(crate) use x86::{store_bytes, to_codes};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
+    const _: () = assert!(amx::SUMS == COLUMNS, "sums of tiles are finished as those of vectors are");
+
     use std::arch::x86_64::*;
 
     use super::*;
+    use crate::amx;
     use crate::quantize::Codes;
     use crate::simd::mask;
+
+    /// Rows from which tiles are quicker than vectors.
+    pub(super) const TILES_WANT: usize = 8;
+    /// Longest row that tiles take.
+    pub(super) const TILED: usize = 8192;
+
+    /// Rows copied into tiles.
+    #[repr(align(64))]
+    struct Copies {
+        _bytes: [u8; amx::ROWS * TILED],
+    }
+
+    /// [`block`] on tiles. Rows are read where they are when they lie evenly apart and `K` is divided into even tiles; else as
+    /// many as there is memory for are copied, for all panels.
+    ///
+    /// # Safety
+    /// As [`block`]; tiles have at most 16 rows, and rows at most [`TILED`] bytes.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+    pub(super) unsafe fn tiles(job: &Job<'_>, b: *const i8, table: &Table<u8>, panels: Range<usize>) {
+        let (mut memory, mut copies) = (MaybeUninit::uninit(), MaybeUninit::<Copies>::uninit());
+        let copied = copies.as_mut_ptr().cast::<u8>();
+        let finish = |t: &Tile, p: usize, wide: usize, sums: *const u32| {
+            let width = (wide * NR).min(job.n - p * NR);
+            // SAFETY: the caller's promise; the sums of the panels were just written.
+            unsafe { finish_tile(&job.finish, sums.cast(), t, p * NR, width) };
+        };
+        let all = table.tiles();
+        let stride = all.iter().try_fold(None, |any, t| amx::stride(t, table, 4 * job.steps, any).map(Some));
+        if let Some(cut) = stride.flatten().and_then(|stride| amx::Cut::even(job.steps, stride)) {
+            // SAFETY: the caller's promise; a tile has a pointer a row.
+            let row = |i: usize| unsafe { *table.of(&all[i]).0 };
+            // SAFETY: the caller's promise.
+            return unsafe { amx::walk::<false>(&cut, all, row, b.cast(), panels, &mut memory, finish) };
+        }
+        let slot = job.steps.div_ceil(amx::LINES) * amx::TILE;
+        for group in all.chunks(amx::ROWS * TILED / slot.max(1)) {
+            for (i, t) in group.iter().enumerate() {
+                // SAFETY: the caller's promise; a slot is at most as long as the memory.
+                unsafe { copy(t, table, slot, copied.add(i * slot)) };
+            }
+            let row = |i: usize| copied.wrapping_add(i * slot).cast_const();
+            let cut = amx::Cut::filled(job.steps, amx::BYTES, amx::TILE);
+            // SAFETY: as above.
+            unsafe { amx::walk::<false>(&cut, group, row, b.cast(), panels.clone(), &mut memory, finish) };
+        }
+    }
+
+    /// Finishes the sums of a tile of rows and one or two panels.
+    ///
+    /// # Safety
+    /// As [`finished`]; the sums of two panels may be read.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+    unsafe fn finish_tile(f: &Finish<'_>, sums: *const i32, t: &Tile, first: usize, width: usize) {
+        // SAFETY: the caller's promise; lanes that are masked are not read.
+        unsafe {
+            let Some(e) = Emit::of(f, t.row, first, width) else {
+                return finish::avx512(f, sums, t.rows, t.row, first, width);
+            };
+            let load = |i: usize| {
+                let mask = mask(width.saturating_sub(NR * i));
+                let offset = _mm512_maskz_loadu_epi32(mask, e.offset.wrapping_add(NR * i));
+                (offset, _mm512_maskz_loadu_ps(mask, e.scale.wrapping_add(NR * i)))
+            };
+            let ((o0, s0), (o1, s1)) = (load(0), load(1));
+            let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            // Two rows at a time: 64 codes.
+            let mut r = 0;
+            while r < t.rows {
+                let next = (r + 1).min(t.rows - 1);
+                let sum = |r: usize, i: usize| _mm512_load_si512(sums.add(r * COLUMNS + NR * i).cast());
+                let four = [
+                    _mm512_add_epi32(sum(r, 0), o0),
+                    _mm512_add_epi32(sum(r, 1), o1),
+                    _mm512_add_epi32(sum(next, 0), o0),
+                    _mm512_add_epi32(sum(next, 1), o1),
+                ];
+                let bytes = to_codes(four, [s0, s1, s0, s1], &e.requant.codes);
+                let bytes = _mm512_permutexvar_epi32(order, bytes);
+                store_bytes(e.y.add(r * e.stride), bytes, width);
+                let bytes = _mm512_shuffle_i64x2::<0b11_10>(bytes, bytes);
+                store_bytes(e.y.add(next * e.stride), bytes, width);
+                r += 2;
+            }
+            if e.requant.table.is_some() || e.requant.add.is_some() {
+                for r in 0..t.rows {
+                    then::<__m512>(e.requant, e.y.add(r * e.stride), e.at + r * e.stride, width);
+                }
+            }
+        }
+    }
+
+    /// The rows of a tile as tiles along `K`: [`amx::TILE`] bytes apart, in each the rows [`amx::BYTES`] apart, 0 where there is no
+    /// segment and from the end of a row to the end of its tile.
+    ///
+    /// # Safety
+    /// As [`block`]; `to` has room for `slot` bytes.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn copy(t: &Tile, table: &Table<u8>, slot: usize, to: *mut u8) {
+        let (pointers, positions) = table.of(t);
+        // SAFETY: the caller's promise; segments come in the order of `K`, and bytes that are masked are neither read nor written.
+        unsafe {
+            if t.segments > 1 {
+                to.write_bytes(0, slot);
+            }
+            for s in 0..t.segments {
+                let first = *positions.add(s) as usize;
+                for r in 0..t.rows {
+                    let from = *pointers.add(s * t.rows + r);
+                    let mut done = 0;
+                    while done < t.len {
+                        let (tile, inside) = ((first + done) / amx::BYTES, (first + done) % amx::BYTES);
+                        let n = (amx::BYTES - inside).min(t.len - done);
+                        let read = _mm512_maskz_loadu_epi8(u64::MAX >> (64 - n), from.add(done).cast());
+                        let to = to.add(tile * amx::TILE + r * amx::BYTES + inside);
+                        _mm512_mask_storeu_epi8(to.cast(), u64::MAX >> inside, read);
+                        done += n;
+                    }
+                }
+            }
+        }
+    }
 
     /// Groups of four steps of `K` that a widened panel holds.
     pub(super) const WIDE_STEPS: usize = 1152;

@@ -21,12 +21,20 @@ use crate::simd::{F32s, per_isa};
 pub(crate) const POINTERS: usize = 4096;
 /// Tiles a table holds, and rows of segments.
 const TILES: usize = 256;
-/// Floats of left rows that a block of tiles should not exceed, so that they stay in the second-level cache while every
-/// panel passes by.
-pub(crate) const BLOCK: usize = 32 * 1024;
 
 /// An element type of packed weights.
 pub(crate) trait Weight: Copy {
+    /// Most rows of a tile.
+    fn rows(form: Form) -> usize {
+        tile_rows(form.isa())
+    }
+
+    /// Elements of left rows that a block of tiles should not exceed, so that they stay in the second-level cache while every
+    /// panel passes by.
+    fn reach(_form: Form) -> usize {
+        32 * 1024
+    }
+
     /// The columns of some panels of the rows of all tiles, in one of the forms this CPU has.
     ///
     /// # Safety
@@ -119,7 +127,7 @@ impl<S: F32s> Multiply<S> for i8 {
 pub(crate) struct Tile {
     /// The first of them.
     pub(crate) row: usize,
-    /// How many, at most `F32s::ROWS`.
+    /// How many, at most [`Weight::rows`].
     pub(crate) rows: usize,
     /// Segments.
     pub(crate) segments: usize,
@@ -129,6 +137,14 @@ pub(crate) struct Tile {
     pointers: usize,
     /// The first of `segments` positions.
     positions: usize,
+}
+
+impl Tile {
+    /// Where results of its rows from `row` on go: no rows of a table any more.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn from(&self, row: usize) -> Tile {
+        Tile { row: self.row + row, rows: self.rows - row, ..*self }
+    }
 }
 
 /// Where the rows of a block of tiles lie.
@@ -200,7 +216,7 @@ impl<T> Table<T> {
 }
 
 /// Most rows of a tile on an instruction set.
-pub(crate) fn tile_rows(isa: Isa) -> usize {
+fn tile_rows(isa: Isa) -> usize {
     match isa {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => std::arch::x86_64::__m512::ROWS,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hone_kernels::conv::Window;
 use hone_kernels::threads::Pool;
 
-use super::{MAX_SLOTS, Packs, Place, Slot};
+use super::{Bf16, MAX_SLOTS, Packs, Place, Slot};
 use crate::graph::{Node, Op};
 use crate::ops::{Attrs, OpError};
 use crate::tensor::{DType, Data, Tensor};
@@ -277,8 +277,8 @@ pub struct Lowering<'a> {
     pub(super) producers: &'a [Option<usize>],
     /// Where packed weights go, so that other plans of the graph share them.
     pub packs: &'a Packs,
-    /// Products with frozen `f32` weights are wanted in bf16.
-    pub bf16: bool,
+    /// What of frozen weights is wanted in bf16.
+    pub bf16: Bf16,
     /// Whether frozen matrices stay as they lie, where they meet many rows.
     pub lean: bool,
 }

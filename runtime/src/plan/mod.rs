@@ -44,7 +44,7 @@ pub use profile::{Profile, StepTime};
 pub use record::{At, Recorded};
 pub use resident::Resident;
 pub use run::Arena;
-pub use runner::{RunOptions, Runner};
+pub use runner::{Bf16, RunOptions, Runner};
 
 use control::Control;
 use resident::Residents;

@@ -32,8 +32,20 @@ pub struct RunOptions {
     pub lean: bool,
     /// What the plans run on.
     pub device: Device,
-    /// Products and convolutions with frozen `f32` weights are computed in bf16, where they have a kernel for it.
-    pub bf16: bool,
+    /// What of frozen weights is multiplied in bf16.
+    pub bf16: Bf16,
+}
+
+/// What of frozen weights is multiplied in bf16, where there is a kernel for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Bf16 {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Matrices of 8-bit codes that are made into floats in every run: those of a plan that is [`RunOptions::lean`].
+    Codes,
+    /// These, and products and convolutions with `f32` weights.
+    Weights,
 }
 
 /// What is left to one run, over all its graphs.
@@ -56,7 +68,7 @@ impl Default for RunOptions {
             packs: Arc::default(),
             lean: false,
             device: Device::Cpu,
-            bf16: false,
+            bf16: Bf16::Nothing,
         }
     }
 }

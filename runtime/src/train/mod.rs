@@ -15,7 +15,7 @@ use crate::autodiff::{AutodiffError, Tape, differentiate};
 use crate::device::Device;
 use crate::graph::{Graph, ValueId};
 use crate::ops::{Attrs, Fact, OpError};
-use crate::plan::{Arena, Concrete, OnGpu, Packs, Plan, PlanError, Profile, Resident, RunOptions};
+use crate::plan::{Arena, Bf16, Concrete, OnGpu, Packs, Plan, PlanError, Profile, Resident, RunOptions};
 use crate::tensor::{DType, Tensor, TensorError};
 
 mod loss;
@@ -66,6 +66,8 @@ pub struct TrainOptions {
     /// What steps run on; of a GPU, steps without a form for it on the CPU in between. Residents come back from it after
     /// every step, so that a device that is lost takes nothing with it.
     pub device: Device,
+    /// What of frozen weights is multiplied in bf16, forward and backward. What is trained, and all sums, are `f32`.
+    pub bf16: Bf16,
     /// Collects the time of every step of the plans that train, not of those that only evaluate; `None` measures nothing.
     pub profile: Option<Arc<Profile>>,
 }
@@ -81,7 +83,7 @@ impl Default for TrainOptions {
     /// Kernels, the calling thread alone.
     fn default() -> TrainOptions {
         let (pool, device) = (Arc::new(Pool::new(1)), Device::Cpu);
-        TrainOptions { pool, reference: false, device, profile: None }
+        TrainOptions { pool, reference: false, device, bf16: Bf16::Nothing, profile: None }
     }
 }
 
@@ -527,6 +529,7 @@ impl Trainer {
             device: self.options.device.clone(),
             profile: self.options.profile.clone().filter(|_| task != Task::Evaluate),
             lean: true,
+            bf16: self.options.bf16,
             ..RunOptions::default()
         };
         let mut built = self.build(task, shapes, &options)?;

@@ -113,6 +113,7 @@ impl Body {
             device: options.device.clone(),
             plans: 1,
             lean: true,
+            bf16: options.bf16,
             ..RunOptions::default()
         };
         let mut runner = Runner::new(Arc::new(split.body.clone()), run);

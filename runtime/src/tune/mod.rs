@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::class::{Class, Classified};
 use crate::device::Device;
 use crate::graph::{Dim, Graph};
-use crate::plan::{OnGpu, RunOptions, Runner};
+use crate::plan::{Bf16, OnGpu, RunOptions, Runner};
 use crate::scope::{self, Contribution, ScopeError, Scoped, Spec};
 use crate::state::StateError;
 use crate::tensor::{DType, Data, Tensor, TensorError};
@@ -302,8 +302,10 @@ impl Work<'_> {
             Device::Cpu => None,
             Device::Gpu(gpu) => Some(gpu.key()),
         };
+        // So does another type.
+        let bf16 = (self.options.bf16 != Bf16::Nothing).then(|| format!("bf16 {:?}", self.options.bf16));
         let parts = [base, &spec, &how, &self.examples.digest()].map(str::to_string);
-        for part in parts.iter().chain(&device) {
+        for part in parts.iter().chain(&device).chain(&bf16) {
             h.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
         }
         h.finalize().to_hex()[..16].to_string()
@@ -533,6 +535,7 @@ fn renew(
         pool: options.pool.clone(),
         reference: options.reference,
         device: options.device.clone(),
+        bf16: options.bf16,
         ..RunOptions::default()
     };
     let mut runner = Runner::new(Arc::new(graph), run);

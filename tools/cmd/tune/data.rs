@@ -16,7 +16,7 @@ use hone_runtime::graph::Graph;
 use hone_runtime::learn::{Action, Decision, GateConfig};
 use hone_runtime::modality::Preprocessor;
 use hone_runtime::model::{Model, Seen};
-use hone_runtime::plan::{Profile, RunOptions};
+use hone_runtime::plan::{Bf16, Profile, RunOptions};
 use hone_runtime::scope::{self, Spec};
 use hone_runtime::session::{Session, SessionOptions};
 use hone_runtime::state::StateDir;
@@ -72,6 +72,8 @@ struct Document<'a> {
     /// The same without pages of the program file, which take no memory that others want: read after each step.
     anonymous_increment_bytes: Option<u64>,
     step_ms: Option<f64>,
+    /// What of the weights that do not learn was multiplied in bf16: nothing, codes of 8 bits, or all weights.
+    bf16: &'static str,
     /// What of a step ran on the GPU, where one was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     device: Option<String>,
@@ -102,6 +104,7 @@ impl From<Stored> for Features {
 /// What a run was, for the report.
 struct Done {
     outcome: Outcome,
+    bf16: Bf16,
     profile: Vec<StepRow>,
     run: String,
     resumed_at: Option<u64>,
@@ -405,7 +408,8 @@ impl Tune {
         let presses = if loss.name == POSTERIOR.name { examples.count() } else { 0 };
         let profile = self.profile.then(|| Arc::new(Profile::default()));
         let device = self.device.choose("", |_| Ok(0.0))?.device;
-        let options = TrainOptions { profile: profile.clone(), device, ..TrainOptions::on_threads(self.threads) };
+        let bf16 = self.precision.bf16(graph);
+        let options = TrainOptions { profile: profile.clone(), device, bf16, ..TrainOptions::on_threads(self.threads) };
         let settings = self.settings(loss)?;
         let mut work = Work { graph, opset, spec, settings, examples, options, checkpoint: None };
         let run = work.identity(base);
@@ -433,7 +437,7 @@ impl Tune {
         // What a run before this one did was not measured.
         let taken = outcome.steps.saturating_sub(resumed_at.unwrap_or(0)) as usize;
         let profile = profile.map_or(Vec::new(), |profile| StepRow::of(&profile, taken));
-        Ok(Done { outcome, profile, run, resumed_at, parameters, presses, held, anonymous, began })
+        Ok(Done { outcome, bf16, profile, run, resumed_at, parameters, presses, held, anonymous, began })
     }
 
     fn report(
@@ -472,6 +476,11 @@ impl Tune {
             peak_increment_bytes: peak_rss_bytes().zip(done.held).map(|(peak, held)| peak.saturating_sub(held)),
             anonymous_increment_bytes: done.anonymous,
             step_ms: o.step.map(|t| t.as_secs_f64() * 1e3),
+            bf16: match done.bf16 {
+                Bf16::Nothing => "nothing",
+                Bf16::Codes => "codes",
+                Bf16::Weights => "weights",
+            },
             device: device::told(o.on_gpu.as_ref()),
             resumed_at: done.resumed_at,
             ended: o.ended,
@@ -500,6 +509,13 @@ impl Tune {
                 (false, _) => "nothing published".into(),
             };
             output::line(format!("{outcome}: {}", document.reason))?;
+            match done.bf16 {
+                Bf16::Nothing => {}
+                Bf16::Codes => {
+                    output::line("int8 weights were multiplied in bf16, which this CPU does faster than f32")?
+                }
+                Bf16::Weights => output::line("weights that did not learn were multiplied in bf16, as was asked for")?,
+            }
             if let Some(told) = &document.device {
                 output::line(told)?;
             }

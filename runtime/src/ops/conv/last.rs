@@ -15,7 +15,7 @@ use super::lower::Operands;
 use super::{Conv, FUSED_CONV, activation};
 use crate::ops::internal::{DOMAIN, first, reference_last, shape_last};
 use crate::ops::{Attrs, OpDef, OpError};
-use crate::plan::{At, Grid, Io, Kept, Kernel, Lines, Lowered, Lowering, Reads, Recorded, Weight};
+use crate::plan::{At, Bf16, Grid, Io, Kept, Kernel, Lines, Lowered, Lowering, Reads, Recorded, Weight};
 use crate::tensor::{DType, Data};
 
 /// `activation(Conv(X, W, B) + Z)` with `X`, `Z` and the result channels last; `W` as in the file.
@@ -43,7 +43,9 @@ fn lower(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
     let Some(weight) = l.weight(1).filter(|_| floats) else { return Ok(None) };
     let conv = Conv::of(l.attrs, &first(l.shape(0)?), l.shape(1)?, if l.has(2) { Some(l.shape(2)?) } else { None })?;
     let Some(window) = window(&conv) else { return Ok(None) };
-    let Some(weights) = Weights::of(l, &conv, window.taps(), &weight, l.bf16)? else { return Ok(None) };
+    let Some(weights) = Weights::of(l, &conv, window.taps(), &weight, l.bf16 == Bf16::Weights)? else {
+        return Ok(None);
+    };
     let mut operands = Operands::new(l);
     let (bias, residual) = (operands.read(2), operands.read(3));
     let bytes = weights.bytes();

@@ -268,7 +268,7 @@ pub(super) fn lower(
     let room = Room {
         gathered: if x_stride.is_some() { 0 } else { elements(&[c.batches.len(), m, k])? },
         packed: match &right {
-            Right::Lying(_) => gemm::packed_len(n, k),
+            Right::Lying(w) => w.room(k, n),
             _ => elements(&[distinct.0.len(), n.next_multiple_of(gemm::NR), k])?,
         },
         results: if scatter.is_some() { elements(&[c.batches.len(), m, n])? } else { 0 },
@@ -419,21 +419,21 @@ impl Product {
             }
         }
         let panel = gemm::packed_len(n, k);
-        if let Right::Packed(pack, starts, _) = &self.right
-            && !packed.is_empty()
-        {
-            pool.pieces(packed, panel, |i, out| {
-                let b = &b[starts[i]..];
-                match pack {
-                    Pack::Plain => product::pack_plain(n, k, b, out),
-                    Pack::Transposed => product::pack_transposed(n, k, b, out),
-                    Pack::Strided => gemm::pack(n, k, |j, kk| b[c.b_columns[j] + c.b_steps[kk]], out),
-                }
-            });
-        }
-        if let Right::Lying(w) = &self.right {
-            w.pack(pool, k, n, packed);
-        }
+        let (lying, packed) = match &self.right {
+            Right::Lying(w) => (Some(w.pack(pool, k, n, packed)), &[][..]),
+            Right::Packed(pack, starts, _) if !packed.is_empty() => {
+                pool.pieces(packed, panel, |i, out| {
+                    let b = &b[starts[i]..];
+                    match pack {
+                        Pack::Plain => product::pack_plain(n, k, b, out),
+                        Pack::Transposed => product::pack_transposed(n, k, b, out),
+                        Pack::Strided => gemm::pack(n, k, |j, kk| b[c.b_columns[j] + c.b_steps[kk]], out),
+                    }
+                });
+                (None, &*packed)
+            }
+            _ => (None, &*packed),
+        };
         let one = |pool: Option<&Pool>, i: usize, y: &mut [f32]| {
             // Without a reduction the operands are empty, and nothing in them has an offset.
             let (oa, ob) = if k == 0 { (0, 0) } else { c.batches[i] };
@@ -441,12 +441,13 @@ impl Product {
                 Left::Rows { stride } => (&a[oa..], stride),
                 Left::Transposed | Left::Strided => (&gathered[i * m * k..], k),
             };
-            let w = match &self.right {
-                Right::Plain => return product::product(m, k, n, false, x, &b[ob..], y),
-                Right::Transposed => return product::product(m, k, n, true, x, &b[ob..], y),
-                Right::Frozen(matrices, which) => matrices[which[i]].view(),
-                Right::Lying(_) => gemm::Packed::F32(packed),
-                Right::Packed(_, _, which) => gemm::Packed::F32(&packed[which[i] * panel..][..panel]),
+            let w = match (&self.right, lying) {
+                (_, Some(w)) => w,
+                (Right::Plain, _) => return product::product(m, k, n, false, x, &b[ob..], y),
+                (Right::Transposed, _) => return product::product(m, k, n, true, x, &b[ob..], y),
+                (Right::Frozen(matrices, which), _) => matrices[which[i]].view(),
+                (Right::Lying(_), None) => unreachable!("it has just been packed"),
+                (Right::Packed(_, _, which), _) => gemm::Packed::F32(&packed[which[i] * panel..][..panel]),
             };
             let g = gemm::Gemm { m, k, n, x, x_stride, w, bias: self.bias.as_deref(), accumulate: false };
             match pool {

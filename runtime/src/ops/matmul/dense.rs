@@ -105,7 +105,7 @@ fn lower(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
     let (bias, residual) = (slot(2), slot(Z));
     let (bytes, scratch, held) = match &w {
         Frozen::Packed(w) => (w.bytes(), 0, None),
-        Frozen::Lying(w) => (0, gemm::packed_len(s.n, s.k), Some(w.constant().clone())),
+        Frozen::Lying(w) => (0, w.room(s.k, s.n), Some(w.constant().clone())),
     };
     let kernel = Dense { m: s.m, k: s.k, n: s.n, w, bias, residual, activation: activation(l.attrs)? };
     Ok(Some(Lowered::new(kernel, reads).with_weights(bytes).with_scratch(scratch).holding(held)))
@@ -165,11 +165,7 @@ impl Kernel for Dense {
         let (reads, writes, scratch) = io.parts();
         let w = match &self.w {
             Frozen::Packed(w) => w.view(),
-            Frozen::Lying(w) => {
-                let packed = &mut scratch[..gemm::packed_len(self.n, self.k)];
-                w.pack(pool, self.k, self.n, packed);
-                gemm::Packed::F32(packed)
-            }
+            Frozen::Lying(w) => w.pack(pool, self.k, self.n, scratch),
         };
         let bias = self.bias.map(|i| reads.f32(i));
         let residual = self.residual.map(|i| reads.f32(i));

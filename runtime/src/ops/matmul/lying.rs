@@ -1,11 +1,11 @@
 //! Frozen matrices that stay as the model has them, in whichever direction they are used.
 use std::sync::Arc;
 
-use hone_kernels::gemm;
 use hone_kernels::panels::{self, Along, Lying};
 use hone_kernels::threads::Pool;
+use hone_kernels::{bf16, gemm};
 
-use crate::plan::{Lowering, Weight};
+use crate::plan::{Bf16, Lowering, Weight};
 use crate::tensor::{Data, Tensor};
 
 /// Rows from which packing a matrix in every run costs little beside its product.
@@ -17,6 +17,8 @@ pub(super) struct LyingMatrix {
     /// It is `[N, K]`.
     turned: bool,
     along: Along,
+    /// Packed, and multiplied, in bf16.
+    pairs: bool,
 }
 
 impl LyingMatrix {
@@ -46,7 +48,11 @@ impl LyingMatrix {
         };
         // Scales along the reduction have no packed form.
         let scaled_steps = matches!(&weight, Weight::Q8 { scale, .. } if scale.len() > 1) && along == Along::Steps;
-        (l.lean || scaled_steps).then_some(LyingMatrix { weight, turned, along })
+        let pairs = match &weight {
+            Weight::F32(_) => l.bf16 == Bf16::Weights,
+            Weight::Q8 { .. } => l.bf16 != Bf16::Nothing,
+        };
+        (l.lean || scaled_steps).then_some(LyingMatrix { weight, turned, along, pairs })
     }
 
     /// The constant it is.
@@ -58,19 +64,33 @@ impl LyingMatrix {
 
     /// The kernel's name.
     pub(super) fn label(&self) -> &'static str {
-        match &self.weight {
-            Weight::F32(_) => "gemm-f32-lying",
-            Weight::Q8 { .. } => "gemm-f32w8-lying",
+        match (&self.weight, self.pairs) {
+            (Weight::F32(_), false) => "gemm-f32-lying",
+            (Weight::F32(_), true) => "gemm-f32wbf16-lying",
+            (Weight::Q8 { .. }, false) => "gemm-f32w8-lying",
+            (Weight::Q8 { .. }, true) => "gemm-f32w8bf16-lying",
         }
     }
 
-    /// Packs it for [`gemm`] into `out`, of [`gemm::packed_len`] elements.
-    pub(super) fn pack(&self, pool: &Pool, k: usize, n: usize, out: &mut [f32]) {
+    /// Floats of memory that [`LyingMatrix::pack`] wants.
+    pub(super) fn room(&self, k: usize, n: usize) -> usize {
+        if self.pairs { bf16::packed_len(n, k) } else { gemm::packed_len(n, k) }
+    }
+
+    /// Packs it for [`gemm`] into the first [`LyingMatrix::room`] elements of `out`.
+    pub(super) fn pack<'a>(&self, pool: &Pool, k: usize, n: usize, out: &'a mut [f32]) -> gemm::Packed<'a> {
         let b = match (&self.weight, self.constant().data()) {
             (Weight::Q8 { scale, .. }, Data::I8(q)) => Lying::I8 { q, scale, along: self.along },
             (_, Data::F32(v)) => Lying::F32(v),
-            _ => return,
+            _ => unreachable!("a weight is floats or codes of 8 bits"),
         };
+        let out = &mut out[..self.room(k, n)];
+        if self.pairs {
+            let out = bf16::of_floats(out);
+            pool.pieces(out, k.div_ceil(2) * gemm::NR, |p, out| panels::pairs(p, n, k, self.turned, &b, out));
+            return gemm::Packed::Bf16(out);
+        }
         pool.pieces(out, k * gemm::NR, |p, out| panels::panel(p, n, k, self.turned, &b, out));
+        gemm::Packed::F32(out)
     }
 }

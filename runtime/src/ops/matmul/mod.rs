@@ -8,7 +8,7 @@ use hone_kernels::bf16::{self, Pair};
 use hone_kernels::gemm::{self, Packed};
 
 use super::{OpDef, OpError};
-use crate::plan::{At, Kept, Lowering, Weight};
+use crate::plan::{At, Bf16, Kept, Lowering, Weight};
 
 mod backward;
 pub(in crate::ops) use backward::frozen_codes;
@@ -83,7 +83,7 @@ impl PackedMatrix {
     ) -> Result<Option<PackedMatrix>, OpError> {
         let mut m = PackedMatrix { f32: Arc::default(), bf16: Arc::default(), q: Arc::default(), scale: Vec::new() };
         match weight {
-            Weight::F32(t) if l.bf16 => {
+            Weight::F32(t) if l.bf16 == Bf16::Weights => {
                 let v = t.as_f32()?;
                 let mut packed = vec![Pair::default(); bf16::packed_len(n, k)];
                 bf16::pack(n, k, |j, kk| v[at(j, kk)], &mut packed);
