@@ -345,6 +345,7 @@ fn what_products_are_computed_in_and_why_is_in_the_result_of_every_verb() {
     let kernels: Vec<&str> = row["steps"].as_array().unwrap().iter().map(|s| s["kernel"].as_str().unwrap()).collect();
     assert!(kernels.iter().any(|k| k.ends_with("wbf16")), "{kernels:?}");
     assert!(doc["machine"]["kernel_bf16"].as_str().unwrap().contains("wbf16"));
+    assert!(doc["machine"]["kernel_int8"].as_str().unwrap().contains("u8i8"));
     let doc = json(&["bench", text(&strip), "--runs", "1", "-o", "json"]);
     assert_eq!((&doc["rows"][0]["precision"], &doc["rows"][0]["precision_why"]), (&"f32".into(), &Value::Null));
 

@@ -21,6 +21,8 @@ pub(crate) struct Machine {
     pub(crate) kernel: &'static str,
     /// The same with weights of bf16.
     pub(crate) kernel_bf16: &'static str,
+    /// That of 8-bit codes.
+    pub(crate) kernel_int8: &'static str,
     /// Memory in bytes.
     pub(crate) memory_bytes: Option<u64>,
     /// Memory that is free or can be freed, in bytes.
@@ -50,6 +52,7 @@ impl Machine {
             os: std::env::consts::OS,
             kernel: runs(&cpu::gemm_kernels()),
             kernel_bf16: runs(&cpu::bf16_kernels()),
+            kernel_int8: runs(&cpu::int8_kernels()),
             memory_bytes: kib_line("/proc/meminfo", "MemTotal:"),
             memory_available_bytes: kib_line("/proc/meminfo", "MemAvailable:"),
             governor: text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),

@@ -1,5 +1,5 @@
 //! What this processor will run: its features and the kernels the matrix product dispatches to. Reports only.
-use hone_kernels::{bf16, gemm};
+use hone_kernels::{bf16, gemm, qgemm};
 
 /// One form of the matrix product.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -22,22 +22,31 @@ pub fn bf16_kernels() -> Vec<KernelInfo> {
     listed(bf16::KERNELS)
 }
 
+/// Those of products of 8-bit codes.
+pub fn int8_kernels() -> Vec<KernelInfo> {
+    told(qgemm::forms())
+}
+
 fn listed(kernels: &[gemm::Kernel]) -> Vec<KernelInfo> {
+    told(kernels.iter().map(|k| (k.name, (k.available)())))
+}
+
+/// The first that is available runs.
+fn told(kernels: impl Iterator<Item = (&'static str, bool)>) -> Vec<KernelInfo> {
     let mut chosen = false;
-    let info = |k: &gemm::Kernel| {
-        let available = (k.available)();
+    let info = |(name, available)| {
         let runs = available && !chosen;
         chosen |= available;
-        KernelInfo { name: k.name, available, runs }
+        KernelInfo { name, available, runs }
     };
-    kernels.iter().map(info).collect()
+    kernels.map(info).collect()
 }
 
 #[cfg(test)]
 mod tests {
     #[test]
     fn exactly_one_kernel_runs_and_it_is_available() {
-        for kernels in [super::gemm_kernels(), super::bf16_kernels()] {
+        for kernels in [super::gemm_kernels(), super::bf16_kernels(), super::int8_kernels()] {
             let running: Vec<_> = kernels.iter().filter(|k| k.runs).collect();
             assert_eq!(running.len(), 1);
             assert!(running[0].available);

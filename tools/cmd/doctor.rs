@@ -117,8 +117,10 @@ impl Doctor {
 fn processor(m: &Machine) -> Check {
     let kernels = cpu::gemm_kernels();
     let lacking: Vec<&str> = kernels.iter().filter(|k| !k.available).map(|k| k.name).collect();
-    let found =
-        format!("{}, {} x {}; matrix products run {}, in bf16 {}", m.cpu, m.cpus, m.arch, m.kernel, m.kernel_bf16);
+    let found = format!(
+        "{}, {} x {}; matrix products run {}, in bf16 {}, of 8-bit codes {}",
+        m.cpu, m.cpus, m.arch, m.kernel, m.kernel_bf16, m.kernel_int8
+    );
     if m.kernel.starts_with("any-") && !lacking.is_empty() {
         return Check::warn(
             "processor",

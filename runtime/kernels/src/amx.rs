@@ -211,8 +211,20 @@ pub(crate) unsafe fn walk<const PAIRS: bool>(
     let at = memory.as_mut_ptr();
     let panel = |p: usize| b.wrapping_add(p * cut.pitch);
     let rest = cut.rest();
-    // Few and short panels stay in the cache while rows pass by, and whole rows are written; else two panels at a time.
-    let together = if rest == 0 && panels.len() * cut.steps * BYTES <= PANELS { panels.len() } else { 2 };
+    // As many panels as stay in the first-level cache while all rows pass by, and the next ones come; two where there are tails.
+    let together = match (cut.steps * BYTES).max(1) {
+        _ if rest > 0 => 2,
+        bytes if panels.len() * bytes <= PANELS => panels.len().next_multiple_of(2),
+        bytes => (PANELS / 2 / bytes / 2 * 2).max(2),
+    };
+    // To shape tiles takes longer than to multiply them. A tile with fewer rows than the tallest begins as many rows earlier, where
+    // there are such; their sums are passed over.
+    let tall = tiles.iter().map(|t| t.rows).max().unwrap_or(0);
+    let place = |i: usize| {
+        let (at, more) = (row(i), tall - tiles[i].rows);
+        let from = at.wrapping_sub(more * cut.a_stride);
+        if (row(0)..=at).contains(&from) { (from, tall, more) } else { (at, tiles[i].rows, 0) }
+    };
     // SAFETY: the caller's promise; sums are read after they are written, and the tail's memory is written first.
     unsafe {
         let (sums, tails) = ((&raw mut (*at).sums).cast::<u32>(), (&raw mut (*at).tails).cast::<u8>());
@@ -227,59 +239,56 @@ pub(crate) unsafe fn walk<const PAIRS: bool>(
         tails.write_bytes(0, 2 * TILE);
         let mut shaped = [0; 2];
         // Sums are finished while the next are computed.
-        let mut waiting: Option<(&[Tile], usize, usize, *const u32)> = None;
-        let mut done = |(pair, p, wide, sums): (&[Tile], usize, usize, *const u32)| {
+        let mut waiting: Option<(&[Tile], [usize; 2], usize, usize, *const u32)> = None;
+        let mut done = |(pair, over, p, wide, sums): (&[Tile], [usize; 2], usize, usize, *const u32)| {
             for (j, t) in pair.iter().enumerate() {
-                finish(t, p, wide, sums.add(j * ROWS * SUMS));
+                finish(t, p, wide, sums.add((j * ROWS + over[j]) * SUMS));
             }
         };
         let mut turn = 0;
         for first in panels.clone().step_by(together) {
             let now = first..panels.end.min(first + together);
+            let next = now.end..panels.end.min(now.end + together);
             if rest > 0 {
                 for (i, p) in now.clone().enumerate() {
                     let last = panel(p).wrapping_add(cut.lines * cut.count * BYTES);
                     tails.add(i * TILE).copy_from_nonoverlapping(last, rest * BYTES);
                 }
             }
+            let mut asked = 0;
             for (i, pair) in tiles.chunks(2).enumerate() {
-                let heights = [pair[0].rows, pair.get(1).map_or(0, |t| t.rows)];
-                if shaped != heights {
-                    configure(heights, 4 * cut.lines);
-                    shaped = heights;
+                let null = std::ptr::null();
+                let (a0, rows0, over0) = place(2 * i);
+                let (a1, rows1, over1) = if pair.len() > 1 { place(2 * i + 1) } else { (null, tall, 0) };
+                if shaped != [rows0, rows1] {
+                    shaped = [rows0, rows1];
+                    configure(shaped, 4 * cut.lines);
                 }
-                let second = |there: bool, p: *const u8| if there { p } else { std::ptr::null() };
-                // The weights of the next panels come while all rows pass by these; the panels taken together, with the first rows.
-                let wanted = |p: usize| {
-                    let (next, done) =
-                        if together == 2 { (now.end, i * cut.count * 64 * AHEAD) } else { (p + 2, i * cut.pitch * 2) };
-                    if next < panels.end && done < 2 * cut.pitch {
-                        panel(next).wrapping_add(done)
-                    } else {
-                        std::ptr::null()
-                    }
-                };
-                let a = [row(2 * i), if pair.len() > 1 { row(2 * i + 1) } else { std::ptr::null() }];
                 for p in now.clone().step_by(2) {
                     let wide = 2.min(now.end - p);
                     let out = sums.add(turn % 2 * 2 * COLUMNS);
                     turn += 1;
+                    // The next weights come while these are used: with the very first rows the next panels of these, then those
+                    // taken together after these.
+                    let ahead = if first == panels.start && i == 0 {
+                        panel(p + 2)
+                    } else {
+                        asked += cut.count * 64 * AHEAD;
+                        panel(next.start).wrapping_add(asked - cut.count * 64 * AHEAD)
+                    };
                     sum::<PAIRS>(&Product {
                         a_step: cut.a_step,
                         b_step: cut.lines * BYTES,
-                        tail: second(rest > 0, tails),
+                        tail: if rest > 0 { tails } else { null },
                         out: out.cast(),
                         out_stride: size_of::<u32>() * SUMS,
-                        a,
+                        a: [a0, a1],
                         a_stride: cut.a_stride,
-                        b: [panel(p), second(wide > 1, panel(p + 1))],
+                        b: [panel(p), if wide > 1 { panel(p + 1) } else { null }],
                         count: cut.count,
-                        ahead: match wanted(p) {
-                            ahead if ahead.is_null() => a[0],
-                            ahead => ahead,
-                        },
+                        ahead: if ahead < panel(next.end) { ahead } else { a0 },
                     });
-                    if let Some(ready) = waiting.replace((pair, p, wide, out)) {
+                    if let Some(ready) = waiting.replace((pair, [over0, over1], p, wide, out)) {
                         done(ready);
                     }
                 }

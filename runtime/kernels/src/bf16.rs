@@ -238,6 +238,7 @@ const FAR: usize = 384 * 1024;
 const ROWS: usize = 16;
 
 /// Rounded rows, and where they lie.
+/// Rows begin at a whole word, where a table of pointers ends.
 #[repr(align(64))]
 struct Rows<L, const BYTES: usize> {
     table: Table<L>,

@@ -12,7 +12,8 @@ use crate::conv::Window;
 use crate::isa::Isa;
 use crate::nhwc::Run;
 use crate::qnhwc::{DEPTHWISE_TAPS, Depthwise, Tap, aim};
-use crate::qtile::{self, Finish, To};
+use crate::qtile::{self, Bounds, Finish, To};
+use crate::quantize::Codes;
 use crate::simd::mask;
 
 /// Channels taken together.
@@ -25,6 +26,8 @@ struct Block {
     weights: [[__m512i; 4]; GROUPS],
     offset: [__m512i; 4],
     scale: [__m512; 4],
+    /// Of the codes that result, where codes do.
+    bounds: Bounds,
 }
 
 /// The lines of those channels.
@@ -142,6 +145,11 @@ unsafe fn prepare<'a>(
         for v in 0..4 {
             (&raw mut (*block).scale[v]).write(_mm512_castsi512_ps(scale[v]));
         }
+        let codes = match finish.to {
+            To::Codes { requant, .. } => requant.codes,
+            _ => Codes { zero: 0, low: 0, high: 255 },
+        };
+        (&raw mut (*block).bounds).write(Bounds::of(&codes));
         &*block
     }
 }
@@ -298,8 +306,8 @@ unsafe fn put<const CODES: bool>(f: &Finish<'_>, block: &Block, acc: [__m512i; 4
     // SAFETY: the caller's promise.
     unsafe {
         match f.to {
-            To::Codes { y, requant, .. } if CODES => {
-                let bytes = qtile::to_codes(acc, block.scale, &requant.codes);
+            To::Codes { y, .. } if CODES => {
+                let bytes = qtile::to_codes(acc, block.scale, &block.bounds);
                 qtile::store_bytes(y.add(row * f.stride + first), bytes, n);
             }
             _ => {

@@ -99,6 +99,11 @@ pub struct Problem<'a> {
     pub b: Right<'a>,
 }
 
+/// Every form of the product for this architecture, best first: its name, and whether this CPU has it.
+pub fn forms() -> impl Iterator<Item = (&'static str, bool)> {
+    Dot::ALL.into_iter().filter_map(|d| Some((d.name()?, d.available())))
+}
+
 /// The formula.
 pub fn reference(g: &Problem<'_>, c: &mut [i32]) {
     let steps = g.k.div_ceil(4);

@@ -80,6 +80,22 @@ impl Dot {
         }
     }
 
+    /// Its name among kernels; `None` where other CPUs have it.
+    pub(crate) fn name(self) -> Option<&'static str> {
+        let (x86, arm) = (cfg!(target_arch = "x86_64"), cfg!(target_arch = "aarch64"));
+        let (here, name) = match self {
+            Dot::Amx => (x86, "x86_64-u8i8-amx"),
+            Dot::Vnni512 => (x86, "x86_64-u8i8-avx512vnni"),
+            Dot::Vnni256 => (x86, "x86_64-u8i8-avxvnni"),
+            Dot::Avx2 => (x86, "x86_64-u8i8-avx2"),
+            Dot::I8mm => (arm, "aarch64-u8i8-i8mm"),
+            Dot::Dotprod => (arm, "aarch64-u8i8-dotprod"),
+            Dot::Neon => (arm, "aarch64-u8i8-neon"),
+            Dot::Any => (true, "any-u8i8"),
+        };
+        here.then_some(name)
+    }
+
     /// The best this CPU has.
     pub(crate) fn best() -> Dot {
         Dot::ALL.into_iter().find(|d| d.available()).unwrap_or(Dot::Any)
@@ -503,7 +519,7 @@ unsafe fn plain(t: &Tile, table: &Table<u8>, b: *const i8, out: *mut i32) {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(crate) use x86::{store_bytes, to_codes};
+pub(crate) use x86::{Bounds, store_bytes, to_codes};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -581,6 +597,8 @@ mod x86 {
             };
             let ((o0, s0), (o1, s1)) = (load(0), load(1));
             let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            let bounds = Bounds::of(&e.requant.codes);
+            let (y, stride, whole) = (e.y, e.stride, width == 2 * NR);
             // Two rows at a time: 64 codes.
             let mut r = 0;
             while r < t.rows {
@@ -592,11 +610,14 @@ mod x86 {
                     _mm512_add_epi32(sum(next, 0), o0),
                     _mm512_add_epi32(sum(next, 1), o1),
                 ];
-                let bytes = to_codes(four, [s0, s1, s0, s1], &e.requant.codes);
-                let bytes = _mm512_permutexvar_epi32(order, bytes);
-                store_bytes(e.y.add(r * e.stride), bytes, width);
-                let bytes = _mm512_shuffle_i64x2::<0b11_10>(bytes, bytes);
-                store_bytes(e.y.add(next * e.stride), bytes, width);
+                let bytes = _mm512_permutexvar_epi32(order, to_codes(four, [s0, s1, s0, s1], &bounds));
+                if whole {
+                    _mm256_storeu_si256(y.add(r * stride).cast(), _mm512_castsi512_si256(bytes));
+                    _mm256_storeu_si256(y.add(next * stride).cast(), _mm512_extracti64x4_epi64::<1>(bytes));
+                } else {
+                    store_bytes(y.add(r * stride), bytes, width);
+                    store_bytes(y.add(next * stride), _mm512_shuffle_i64x2::<0b11_10>(bytes, bytes), width);
+                }
                 r += 2;
             }
             if e.requant.table.is_some() || e.requant.add.is_some() {
@@ -937,23 +958,44 @@ mod x86 {
         }
     }
 
+    /// What bounds codes, in every lane: held by who makes many of them.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Bounds {
+        /// Largest code, less the zero point.
+        high: __m512,
+        /// Zero points of 16 bits.
+        zero: __m512i,
+        /// Smallest codes.
+        low: __m512i,
+    }
+
+    impl Bounds {
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw")]
+        pub(crate) fn of(c: &Codes) -> Bounds {
+            Bounds {
+                high: _mm512_set1_ps((c.high - c.zero) as f32),
+                zero: _mm512_set1_epi16(c.zero as i16),
+                low: _mm512_set1_epi8(c.low as i8),
+            }
+        }
+    }
+
     /// Sums as the nearest of codes that are `zero` more: four vectors to 64 bytes, each quarter of them from the same quarters of the
     /// vectors, and none above `high`, below `low` or outside of `0..=255`.
     ///
     /// Only what is too large is held back as a float: what is too small for an integer becomes the least of them.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    pub(crate) fn to_codes(sums: [__m512i; 4], scale: [__m512; 4], c: &Codes) -> __m512i {
-        let high = _mm512_set1_ps((c.high - c.zero) as f32);
+    pub(crate) fn to_codes(sums: [__m512i; 4], scale: [__m512; 4], b: &Bounds) -> __m512i {
         let mut lanes = sums;
         for i in 0..4 {
             let v = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[i]), scale[i]);
-            lanes[i] = _mm512_cvtps_epi32(_mm512_min_ps(high, v));
+            lanes[i] = _mm512_cvtps_epi32(_mm512_min_ps(b.high, v));
         }
-        let zero = _mm512_set1_epi16(c.zero as i16);
         let (low, high) = (_mm512_packs_epi32(lanes[0], lanes[1]), _mm512_packs_epi32(lanes[2], lanes[3]));
-        let bytes = _mm512_packus_epi16(_mm512_adds_epi16(low, zero), _mm512_adds_epi16(high, zero));
-        _mm512_max_epu8(bytes, _mm512_set1_epi8(c.low as i8))
+        let bytes = _mm512_packus_epi16(_mm512_adds_epi16(low, b.zero), _mm512_adds_epi16(high, b.zero));
+        _mm512_max_epu8(bytes, b.low)
     }
 
     /// Writes the first `n` bytes. Masked stores of bytes are slow on some CPUs (Zen 5: tens of cycles), and left to what is
@@ -1001,6 +1043,7 @@ mod x86 {
             }
         }
         let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+        let bounds = Bounds::of(&e.requant.codes);
         macro_rules! rows {
             ($($r:literal)*) => {
                 $(if $r < R {
@@ -1008,7 +1051,7 @@ mod x86 {
                     for i in 0..P {
                         sums[i] = _mm512_add_epi32(acc[$r % R][i], offset[i]);
                     }
-                    let bytes = _mm512_permutexvar_epi32(order, to_codes(sums, scale, &e.requant.codes));
+                    let bytes = _mm512_permutexvar_epi32(order, to_codes(sums, scale, &bounds));
                     // SAFETY: the caller's promise.
                     unsafe { store_bytes(e.y.add($r * e.stride), bytes, e.width) };
                 })*

@@ -207,9 +207,9 @@ impl Plan {
         options: &RunOptions,
     ) -> Result<Plan, PlanError> {
         let mut special = Special::new(graph, inputs, options.bytes)?;
-        // A pass may move a node, and what reads a resident may not come after what replaces it.
-        if !options.reference && residents.is_empty() {
-            passes::optimise(&mut special)?;
+        if !options.reference {
+            let replaced: Vec<ValueId> = residents.iter().map(|r| special.inputs[r.input]).collect();
+            passes::optimise(&mut special, &replaced)?;
         }
         let mut slots: Vec<Slot> = special
             .names

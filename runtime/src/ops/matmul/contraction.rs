@@ -190,8 +190,10 @@ enum Right {
     Frozen(Vec<PackedMatrix>, Vec<usize>),
     /// A constant that stays as it lies, packed at each run.
     Lying(LyingMatrix),
-    /// `[K, N]` as it lies.
+    /// `[K, N]` as it lies, few rows.
     Plain,
+    /// `[K, N]` of few columns, and the left operand `[K, M]` as it lies: the transposed product is computed, and turned.
+    Swapped,
     /// `[N, K]` as it lies.
     Transposed,
     /// Packed at each run, one matrix for each of those offsets in `b`; for each batch, which.
@@ -250,8 +252,10 @@ pub(super) fn lower(
         }
         None => {
             reads.push(1);
+            let turned = stepped(&c.a_rows, 1) && stepped(&c.a_steps, m);
             match (m < product::PACK_ROWS, plain, transposed) {
-                (true, true, _) => Right::Plain,
+                _ if plain && m <= product::PLAIN_ROWS && (turned || c.row_stride().is_some()) => Right::Plain,
+                _ if plain && n <= product::PLAIN_ROWS && turned && k > 0 && c.batches.len() == 1 => Right::Swapped,
                 (true, _, true) => Right::Transposed,
                 (_, true, _) => Right::Packed(Pack::Plain, Vec::new(), Vec::new()),
                 (_, _, true) => Right::Packed(Pack::Transposed, Vec::new(), Vec::new()),
@@ -259,16 +263,20 @@ pub(super) fn lower(
             }
         }
     };
-    let direct = matches!(right, Right::Plain | Right::Transposed);
-    let x_stride = c.row_stride().filter(|&s| !direct || s == k);
+    let x_stride = c.row_stride().filter(|&s| !matches!(right, Right::Transposed) || s == k);
     let distinct = match &right {
         Right::Packed(..) => distinct(&c),
         _ => (Vec::new(), Vec::new()),
     };
     let room = Room {
-        gathered: if x_stride.is_some() { 0 } else { elements(&[c.batches.len(), m, k])? },
+        gathered: match &right {
+            Right::Plain | Right::Swapped => 0,
+            _ if x_stride.is_some() => 0,
+            _ => elements(&[c.batches.len(), m, k])?,
+        },
         packed: match &right {
             Right::Lying(w) => w.room(k, n),
+            Right::Swapped => elements(&[n, m])?,
             _ => elements(&[distinct.0.len(), n.next_multiple_of(gemm::NR), k])?,
         },
         results: if scatter.is_some() { elements(&[c.batches.len(), m, n])? } else { 0 },
@@ -366,7 +374,7 @@ impl Kernel for Product {
         match &self.right {
             Right::Frozen(m, _) => m.first().map_or("gemm-f32", |m| m.label("gemm-f32", "gemm-f32w8", "gemm-f32wbf16")),
             Right::Lying(w) => w.label(),
-            Right::Plain | Right::Transposed => "gemv-f32-live",
+            Right::Plain | Right::Transposed | Right::Swapped => "thin-f32-live",
             Right::Packed(..) => "gemm-f32-live",
         }
     }
@@ -421,6 +429,13 @@ impl Product {
         let panel = gemm::packed_len(n, k);
         let (lying, packed) = match &self.right {
             Right::Lying(w) => (Some(w.pack(pool, k, n, packed)), &[][..]),
+            Right::Swapped => {
+                let start = c.batches[0];
+                let columns = product::Rows { m: n, of: &b[start.1..], row: 1, step: n };
+                let turned = &mut packed[..n * m];
+                product::product_plain(pool, k, m, &columns, &a[start.0..], turned);
+                return transpose(pool, 1, n, m, turned, y);
+            }
             Right::Packed(pack, starts, _) if !packed.is_empty() => {
                 pool.pieces(packed, panel, |i, out| {
                     let b = &b[starts[i]..];
@@ -434,17 +449,26 @@ impl Product {
             }
             _ => (None, &*packed),
         };
+        let all = pool;
         let one = |pool: Option<&Pool>, i: usize, y: &mut [f32]| {
             // Without a reduction the operands are empty, and nothing in them has an offset.
             let (oa, ob) = if k == 0 { (0, 0) } else { c.batches[i] };
             let (x, x_stride) = match self.left {
                 Left::Rows { stride } => (&a[oa..], stride),
-                Left::Transposed | Left::Strided => (&gathered[i * m * k..], k),
+                // What reads the left operand as it lies has nothing gathered.
+                Left::Transposed | Left::Strided => (gathered.get(i * m * k..).unwrap_or_default(), k),
             };
             let w = match (&self.right, lying) {
                 (_, Some(w)) => w,
-                (Right::Plain, _) => return product::product(m, k, n, false, x, &b[ob..], y),
-                (Right::Transposed, _) => return product::product(m, k, n, true, x, &b[ob..], y),
+                (Right::Plain, _) => {
+                    let rows = match self.left {
+                        Left::Rows { stride } => product::Rows { m, of: x, row: stride, step: 1 },
+                        Left::Transposed | Left::Strided => product::Rows { m, of: &a[oa..], row: 1, step: m },
+                    };
+                    return product::product_plain(all, k, n, &rows, &b[ob..], y);
+                }
+                (Right::Swapped, _) => unreachable!("there is one batch, and it is done"),
+                (Right::Transposed, _) => return product::product_transposed(m, k, n, x, &b[ob..], y),
                 (Right::Frozen(matrices, which), _) => matrices[which[i]].view(),
                 (Right::Lying(_), None) => unreachable!("it has just been packed"),
                 (Right::Packed(_, _, which), _) => gemm::Packed::F32(&packed[which[i] * panel..][..panel]),

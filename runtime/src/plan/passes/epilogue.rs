@@ -44,7 +44,7 @@ fn open<'n>(net: &'n Net<'_>, v: ValueId) -> Option<(usize, Here<'n>, usize)> {
     let i = net.maker(v)?;
     let here = net.at(i)?;
     let slot = residual(here)?;
-    (net.read_once(v) && !here.attrs.has("activation")).then_some((i, here, slot))
+    (net.read_once(v) && !here.attrs.has("activation") && net.may_move(here.node)).then_some((i, here, slot))
 }
 
 /// A product with constant weights, plain or dequantised.
@@ -53,6 +53,13 @@ fn dense(net: &Net<'_>, here: Here<'_>) -> Option<(Attrs, Vec<Option<ValueId>>)>
     let turned = match (here.def.domain, here.def.name) {
         ("", "MatMul") => false,
         ("", "Gemm") if one("alpha") && one("beta") && !here.attrs.flag("transA", false).ok()? => {
+            here.attrs.flag("transB", false).ok()?
+        }
+        // What a gradient is multiplied by.
+        ("com.microsoft", "FusedMatMul")
+            if one("alpha")
+                && ["transA", "transBatchA", "transBatchB"].iter().all(|t| here.attrs.flag(t, false) == Ok(false)) =>
+        {
             here.attrs.flag("transB", false).ok()?
         }
         _ => return None,

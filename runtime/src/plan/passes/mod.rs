@@ -29,28 +29,31 @@ mod turned;
 pub(super) struct Pass {
     /// Its name in messages and tests.
     pub(super) name: &'static str,
+    /// It also runs where inputs are replaced while a plan runs, and leaves every node that reads one where it is.
+    beside_residents: bool,
     run: fn(&mut Net<'_>) -> Result<(), OpError>,
 }
 
 /// Every pass, in the order in which they run.
 pub(super) static PASSES: &[Pass] = &[
-    Pass { name: "halves", run: halves::run },
-    Pass { name: "idle", run: idle::run },
-    Pass { name: "canonical", run: canonical::run },
-    Pass { name: "turned", run: turned::run },
-    Pass { name: "fold", run: fold::run },
-    Pass { name: "layout", run: layout::run },
-    Pass { name: "integer", run: integer::run },
-    Pass { name: "epilogue", run: epilogue::run },
+    Pass { name: "halves", beside_residents: false, run: halves::run },
+    Pass { name: "idle", beside_residents: false, run: idle::run },
+    Pass { name: "canonical", beside_residents: false, run: canonical::run },
+    Pass { name: "turned", beside_residents: false, run: turned::run },
+    Pass { name: "fold", beside_residents: false, run: fold::run },
+    Pass { name: "layout", beside_residents: false, run: layout::run },
+    Pass { name: "integer", beside_residents: false, run: integer::run },
+    Pass { name: "epilogue", beside_residents: true, run: epilogue::run },
 ];
 
-/// Runs every pass over `special`.
+/// Runs every pass over `special`, whose inputs `residents` are replaced while it runs: what reads one may not come later than
+/// it does, nor what replaces it earlier, so that few passes run where there are some.
 ///
 /// # Errors
 /// [`PlanError::Op`] when a rewritten node refuses its operands, which is a mistake in a pass.
-pub(super) fn optimise(special: &mut Special) -> Result<(), PlanError> {
-    for pass in PASSES {
-        let mut net = Net::new(special);
+pub(super) fn optimise(special: &mut Special, residents: &[ValueId]) -> Result<(), PlanError> {
+    for pass in PASSES.iter().filter(|p| residents.is_empty() || p.beside_residents) {
+        let mut net = Net::new(special, residents);
         (pass.run)(&mut net).map_err(|source| PlanError::Op {
             node: format!("(pass {})", pass.name),
             op: pass.name.to_string(),
@@ -70,6 +73,8 @@ pub(super) struct Net<'s> {
     makers: Vec<Option<usize>>,
     /// How often each value is read; being an output of the graph, or read by the rest, counts.
     readers: Vec<usize>,
+    /// Inputs that are replaced while a plan runs.
+    residents: Vec<ValueId>,
 }
 
 /// An operator of ours in the net.
@@ -96,9 +101,10 @@ impl Here<'_> {
 }
 
 impl<'s> Net<'s> {
-    fn new(special: &'s mut Special) -> Net<'s> {
+    fn new(special: &'s mut Special, residents: &[ValueId]) -> Net<'s> {
         let nodes: Vec<Option<Planned>> = std::mem::take(&mut special.nodes).into_iter().map(Some).collect();
-        let mut net = Net { special, nodes: Vec::new(), makers: Vec::new(), readers: Vec::new() };
+        let residents = residents.to_vec();
+        let mut net = Net { special, nodes: Vec::new(), makers: Vec::new(), readers: Vec::new(), residents };
         net.makers = vec![None; net.special.names.len()];
         net.readers = vec![0; net.special.names.len()];
         for v in net.lasting() {
@@ -151,6 +157,11 @@ impl<'s> Net<'s> {
     /// Whether `v` is read once in all.
     pub(super) fn read_once(&self, v: ValueId) -> bool {
         self.readers[v] == 1
+    }
+
+    /// Whether a node may be moved to where a result of it is read: not when it reads what may be replaced in between.
+    pub(super) fn may_move(&self, node: &Node) -> bool {
+        !node.inputs.iter().flatten().any(|v| self.residents.contains(v))
     }
 
     /// Type, shape and, when constant, value of `v`; `None` when they are known only while it runs.
