@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::OnceLock;
 use std::time::Instant;
 
-use hone_kernels::bf16::{self, Pair};
+use hone_kernels::bf16::{self, Native, Pair};
 use hone_kernels::gemm::{self, Gemm, Packed};
 
 use crate::tensor::Tensor;
@@ -34,15 +34,16 @@ impl Precision {
     }
 }
 
-/// Whether this CPU computes products in bf16 faster than in `f32`, by a fifth at least, or why not. The first call measures one
-/// product both ways, which takes less than a millisecond: some CPUs have an instruction and gain nothing by it (Sapphire Rapids by
-/// `vdpbf16ps`; by its tiles it gains much).
+/// Whether this CPU computes products in bf16 faster than in `f32`, by a fifth at least, or why not. Where it does so in vectors, the
+/// first call measures one product both ways, which takes less than a millisecond: some CPUs gain nothing by it. A matrix unit
+/// always gains.
 pub fn cpu() -> Result<(), &'static str> {
     static SAID: OnceLock<Result<(), &'static str>> = OnceLock::new();
-    *SAID.get_or_init(|| match bf16::multiplied() {
-        false => Err("this CPU has no instructions that multiply bf16"),
-        true if is_faster() => Ok(()),
-        true => Err("this CPU multiplies bf16 no faster than f32"),
+    *SAID.get_or_init(|| match bf16::native() {
+        Native::Widened => Err("this CPU has no instructions that multiply bf16"),
+        Native::Tiles => Ok(()),
+        Native::Pairs if is_faster() => Ok(()),
+        Native::Pairs => Err("this CPU multiplies bf16 no faster than f32"),
     })
 }
 

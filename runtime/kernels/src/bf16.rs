@@ -69,9 +69,24 @@ pub fn pack(n: usize, k: usize, w: impl Fn(usize, usize) -> f32, out: &mut [Pair
     gemm::pack(n, k.div_ceil(2), |j, pair| Pair(of(j, 2 * pair) | of(j, 2 * pair + 1) << 16), out);
 }
 
-/// Whether this CPU multiplies bf16 without widening it.
-pub fn multiplied() -> bool {
-    Form::best().multiplies_bf16()
+/// How this CPU multiplies bf16.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Native {
+    /// Widened to `f32`.
+    Widened,
+    /// Pair by pair in vectors: at twice the pace of `f32` on some CPUs, at the same on others.
+    Pairs,
+    /// In a matrix unit: many times faster.
+    Tiles,
+}
+
+/// How this CPU does it.
+pub fn native() -> Native {
+    match Form::best() {
+        Form::AmxBf16 => Native::Tiles,
+        form if form.multiplies_bf16() => Native::Pairs,
+        _ => Native::Widened,
+    }
 }
 
 /// Every form for weights of bf16, best first.
