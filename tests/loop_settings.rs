@@ -1,4 +1,5 @@
-//! Retention, random features, asking, runner-ups and off-policy estimates on the shipped model, through App and program.
+//! Retention, random features, asking, runner-ups and off-policy estimates on the shipped model, through App and
+//! program.
 use std::path::{Path, PathBuf};
 
 use hone_runtime::app::question::Ask;

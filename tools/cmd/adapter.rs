@@ -87,8 +87,8 @@ enum What {
         /// A standard ONNX file with the adapter in its weights, quantised again where they were.
         #[arg(long, value_name = "OUT.onnx")]
         merged: Option<PathBuf>,
-        /// Low-rank paths as adapter_config.json and adapter_model.safetensors for PyPI `peft`, named as the exporter named the
-        /// layers.
+        /// Low-rank paths as adapter_config.json and adapter_model.safetensors for PyPI `peft`, named as the exporter
+        /// named the layers.
         #[arg(long, value_name = "DIR")]
         peft: Option<PathBuf>,
     },
@@ -105,7 +105,8 @@ impl Adapter {
                 let (store, base) = store(&state, &bundle)?;
                 let mut journal = Journal::open(state.lock()?)?;
                 let id = store.before()?;
-                // First the record, as the loop does: a switch that a stop has cut off is then made good at the next start.
+                // First the record, as the loop does: a switch that a stop has cut off is then made good at the next
+                // start.
                 record(&mut journal, &base, id.as_ref(), AdapterAction::RolledBack)?;
                 store.switch(id.as_ref())?;
                 journal.close()?;

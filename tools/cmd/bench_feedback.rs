@@ -24,8 +24,8 @@ const PEERS: &str = include_str!("../../benches/feedback/peers.json");
 
 /// Measures learning: changed worlds, one answer shown and one press a sample, accuracy after 50, 100, 200 and 500.
 ///
-/// Rows are means over tasks and seeds; beside them stand Vowpal Wabbit, River and LinUCB as `benches/feedback/peers.py` recorded
-/// them on the same streams.
+/// Rows are means over tasks and seeds; beside them stand Vowpal Wabbit, River and LinUCB as
+/// `benches/feedback/peers.py` recorded them on the same streams.
 #[derive(Args)]
 pub(crate) struct Feedback {
     /// An archive of worlds that `benches/feedback/record.py` wrote; those in this program, if not given.

@@ -34,7 +34,8 @@ pub(crate) struct Flash {
 
 #[derive(Subcommand)]
 enum What {
-    /// A pad's firmware: checks it against the board, writes it, and waits until the pad greets with its version and digest.
+    /// A pad's firmware: checks it against the board, writes it, and waits until the pad greets with its version and
+    /// digest.
     Pad(FlashPad),
 }
 

@@ -48,7 +48,8 @@ pub(crate) struct Listen {
     /// What asks for the next answer to be shown: `gpio:CHIP/LINE`.
     #[arg(long, value_name = "SOURCE")]
     trigger: Vec<String>,
-    /// A pad: a name in the configuration, `auto`, a path, `usb:VID:PID[:SERIAL]`, `gpio:[CHIP/]LINE,LINE`, `lines:PORT` …
+    /// A pad: a name in the configuration, `auto`, a path, `usb:VID:PID[:SERIAL]`, `gpio:[CHIP/]LINE,LINE`,
+    /// `lines:PORT` …
     ///
     /// Without any, every pad of the configuration that has a port.
     #[arg(long, value_name = "PAD")]
@@ -69,8 +70,8 @@ pub(crate) struct Listen {
     /// The guard between a candidate and use.
     #[arg(long, value_enum, default_value_t = super::Guard::Veto)]
     guard: super::Guard,
-    /// Keep what was put into the model for predictions that are pressed about, up to this size (such as 64MiB), so that
-    /// features can be made again when another body is tuned.
+    /// Keep what was put into the model for predictions that are pressed about, up to this size (such as 64MiB), so
+    /// that features can be made again when another body is tuned.
     #[arg(long, value_name = "QUOTA")]
     keep_inputs: Option<Quota>,
     /// What products of floats with fixed weights are computed in; the rest is always f32.
@@ -84,7 +85,8 @@ pub(crate) struct Listen {
     /// Ask about the least sure answers: at most this share of what is shown.
     #[arg(long, value_name = "SHARE")]
     ask: Option<f64>,
-    /// Hold back answers less sure than this, by the temperature fitted on confirmed presses, and ask which of two it is.
+    /// Hold back answers less sure than this, by the temperature fitted on confirmed presses, and ask which of two it
+    /// is.
     #[arg(long, value_name = "P")]
     abstain: Option<f64>,
     /// After a thumbs-down, do not offer the class next in line.

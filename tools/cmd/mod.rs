@@ -126,8 +126,8 @@ impl Guard {
 /// How a head is learned, where a person chooses.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct Learning {
-    /// How much of what the model was made from is learned beside the presses; as the adapter in use or the recipe, if not
-    /// given.
+    /// How much of what the model was made from is learned beside the presses; as the adapter in use or the recipe, if
+    /// not given.
     #[arg(long, value_enum)]
     retain: Option<Retention>,
     /// Learn on so many random Fourier features beside the model's; as the adapter in use or the recipe, if not given.

@@ -8,7 +8,8 @@ use hone_runtime::Class;
 use hone_runtime::app::{App, Learned, Quota, Settings};
 use hone_runtime::bundle::Bundle;
 use hone_runtime::journal::ClassChange;
-use hone_runtime::learn::{Action, Kept, OBJECTIVES};
+use hone_runtime::learn::objective::find;
+use hone_runtime::learn::{Action, Kept, OBJECTIVES, ObjectiveDef};
 use hone_runtime::model::Model;
 use hone_runtime::session::SessionOptions;
 use hone_runtime::state::StateDir;
@@ -20,11 +21,13 @@ use crate::output;
 
 mod data;
 
-/// Fits the adapter to everything said so far, or trains parts of the model on labelled data, and puts it before the gate.
+/// Fits the adapter to everything said so far, or trains parts of the model on labelled data, and puts it before the
+/// gate.
 ///
-/// Without --data: from the presses in the journal, scopes other than `head` from those whose inputs were kept
-/// (`hone listen --keep-inputs`). With --data: from a directory with index.csv, or with a folder of files for each class. A run that was killed goes on where it was when it is called again with the same
-/// options, and comes to the same result bit for bit.
+/// Without --data: from the presses in the journal, scopes other than `head` from those whose inputs were kept (`hone
+/// listen --keep-inputs`). With --data: from a directory with index.csv, or with a folder of files for each class. A
+/// run that was killed goes on where it was when it is called again with the same options, and comes to the same result
+/// bit for bit.
 #[derive(Args)]
 pub(crate) struct Tune {
     /// A .hone bundle, or an .onnx file with --data and --output.
@@ -38,7 +41,8 @@ pub(crate) struct Tune {
     /// The split of the data to learn from; every one but `test` if not given.
     #[arg(long, requires = "data")]
     split: Option<String>,
-    /// The objective: for presses the recipe's or `posterior`, for data `ce`, if not given; soft-ce, tokens, bce, mse, cosine.
+    /// The objective: for presses the recipe's or `posterior`, for data `ce`, if not given; a name there is not is
+    /// answered with those there are.
     #[arg(long)]
     objective: Option<String>,
     /// What is trained, one or several of head, bias, lora, full, sparse, with commas.
@@ -104,8 +108,8 @@ pub(crate) struct Tune {
     /// Threads; the result does not depend on how many.
     #[arg(long, default_value_t = 1)]
     threads: usize,
-    /// Where steps are computed. A GPU's come to another adapter than the CPU's by rounding, and to the same every time on one
-    /// device and driver.
+    /// Where steps are computed. A GPU's come to another adapter than the CPU's by rounding, and to the same every time
+    /// on one device and driver.
     #[arg(long, value_enum, default_value_t)]
     device: Choice,
     /// Most memory a step may take; proved before the first one.
@@ -220,15 +224,7 @@ impl Tune {
 
     /// The head, from everything said so far.
     fn learn_from_presses(self) -> anyhow::Result<ExitCode> {
-        if let Some(name) = &self.objective
-            && !OBJECTIVES.iter().any(|o| o.name == name)
-        {
-            let known: Vec<&str> = OBJECTIVES.iter().map(|o| o.name).collect();
-            return Err(fail(
-                Class::Unsupported,
-                format!("there is no objective `{name}` for presses in this version; there are {}", known.join(", ")),
-            ));
-        }
+        self.objective_of_presses()?;
         let started = Instant::now();
         let state = StateDir::resolve(self.state.as_deref())?;
         let model = Model::open(Bundle::open(&self.model)?, SessionOptions::default())?;
@@ -293,6 +289,18 @@ impl Tune {
             ))?;
         }
         Ok(if refused { ExitCode::from(Class::Gate.exit_code()) } else { ExitCode::SUCCESS })
+    }
+
+    /// The objective for presses that was asked for.
+    fn objective_of_presses(&self) -> anyhow::Result<Option<&'static ObjectiveDef>> {
+        let Some(name) = &self.objective else { return Ok(None) };
+        let unknown = || {
+            let known: Vec<&str> = OBJECTIVES.iter().map(|o| o.name).collect();
+            let text =
+                format!("there is no objective `{name}` for presses in this version; there are {}", known.join(", "));
+            fail(Class::Unsupported, text)
+        };
+        find(name).map(Some).ok_or_else(unknown)
     }
 
     /// Changes the classes: first additions, then names, then merges.

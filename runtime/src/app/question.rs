@@ -43,8 +43,8 @@ pub(super) struct Last {
 }
 
 impl App {
-    /// The answer that is shown in the place of the most probable one, where the display explores, with the probability it was
-    /// chosen with; else the answer as it is.
+    /// The answer that is shown in the place of the most probable one, where the display explores, with the probability
+    /// it was chosen with; else the answer as it is.
     pub fn explore(&mut self, mut answer: Answer) -> Answer {
         let chance = self.chance.unit();
         let p = &answer.probabilities;
@@ -79,8 +79,8 @@ impl App {
         Ok(id)
     }
 
-    /// The class next in line when the answer shown last was refused and was no runner-up itself. It must be offered with
-    /// [`App::offer`] before the next answer is shown.
+    /// The class next in line when the answer shown last was refused and was no runner-up itself. It must be offered
+    /// with [`App::offer`] before the next answer is shown.
     pub fn runner_up(&self) -> Option<(u32, Answer)> {
         let last = self.last.as_ref().filter(|l| l.refused && !l.offered)?;
         let next = last.answer.ranking().into_iter().find(|c| !last.answer.near.contains(c))?;

@@ -1,14 +1,15 @@
 //! Q-learning: how well an answer will be received, learned for the answer shown alone.
 //!
-//! **γ = 0**, the row of [`super::OBJECTIVES`]: a Bernoulli reward model on the shown action, `Q(x, a) = σ(f_a − c(x))`, binary
-//! cross-entropy with `r = 1` for 👍, `(s−1)/4` for `s` stars. `c(x)` is the level at which the reference's values sum to one, as
-//! exactly one class is right; it is common to all classes, so the class with the largest value is the class with the largest
-//! logit, and what is served needs no second head. A class that was named has `r = 1`, and the shown one, where it was another,
-//! `r = 0`.
+//! **γ = 0**, the row of [`super::OBJECTIVES`]: a Bernoulli reward model on the shown action, `Q(x, a) = σ(f_a −
+//! c(x))`, binary cross-entropy with `r = 1` for 👍, `(s−1)/4` for `s` stars. `c(x)` is the level at which the
+//! reference's values sum to one, as exactly one class is right; it is common to all classes, so the class with the
+//! largest value is the class with the largest logit, and what is served needs no second head. A class that was named
+//! has `r = 1`, and the shown one, where it was another, `r = 0`.
 //!
-//! **γ > 0**, [`Sequence`]: decisions that lead to the next situation, `y = r + γ (1 − done) Q⁻(s', argmax_b Q(s', b))` (double
-//! DQN, van Hasselt et al. 2016) on linear features with Huber's loss, a replay of the newest transitions and a target `Q⁻` that
-//! follows slowly. The loop that shows single answers has γ = 0; this is for callers whose answers have consequences.
+//! **γ > 0**, [`Sequence`]: decisions that lead to the next situation, `y = r + γ (1 − done) Q⁻(s', argmax_b Q(s', b))`
+//! (double DQN, van Hasselt et al. 2016) on linear features with Huber's loss, a replay of the newest transitions and a
+//! target `Q⁻` that follows slowly. The loop that shows single answers has γ = 0; this is for callers whose answers
+//! have consequences.
 use super::{
     Example, Feedback, GradientCase, HeadFit, Hyper, ObjectiveDef, Press, Step, check_example, mean_over_presses,
     sigmoid, softplus,
@@ -51,7 +52,8 @@ fn step(example: &Example<'_>, hyper: &Hyper) -> Result<Step, LearnError> {
     })
 }
 
-/// The `c` at which `Σ_a σ(f_a − c) = 1`, by bisection: the sum falls from above one to below it within `ln C` of the largest.
+/// The `c` at which `Σ_a σ(f_a − c) = 1`, by bisection: the sum falls from above one to below it within `ln C` of the
+/// largest.
 fn level(logits: &[f64]) -> f64 {
     let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let (mut low, mut high) = (largest - 60.0, largest + (logits.len() as f64).ln() + 1.0);
@@ -240,7 +242,8 @@ mod tests {
         }
     }
 
-    /// Five states in a row, one-hot; action 1 goes right, 0 left (the wall holds). Reaching the last state gives 1 and ends.
+    /// Five states in a row, one-hot; action 1 goes right, 0 left (the wall holds). Reaching the last state gives 1 and
+    /// ends.
     fn chain(state: usize, action: usize) -> (f32, Option<usize>) {
         match (state, action) {
             (3, 1) => (1.0, None),

@@ -1,12 +1,13 @@
 //! The solver for objectives without a convex loss: momentum on minibatches of replayed presses, anchored to the start.
 //!
-//! After each press, [`MinibatchConfig::steps`] steps on 16 examples drawn from the newest [`MinibatchConfig::replay`], the
-//! newest press always among them: `v ← 0.9 v + ḡ + aΘ`, `Θ ← Θ − ηv`, with the anchor `a` pulling back to the factory head. The
-//! draw is a function of the seed and the number of draws so far, so the same presses in the same order give the same Θ
-//! bit for bit, and the canonical refit is the replay of the log. No step is taken without a press.
+//! After each press, [`MinibatchConfig::steps`] steps on 16 examples drawn from the newest [`MinibatchConfig::replay`],
+//! the newest press always among them: `v ← 0.9 v + ḡ + aΘ`, `Θ ← Θ − ηv`, with the anchor `a` pulling back to the
+//! factory head. The draw is a function of the seed and the number of draws so far, so the same presses in the same
+//! order give the same Θ bit for bit, and the canonical refit is the replay of the log. No step is taken without a
+//! press.
 //!
-//! The state that objectives need stands here: the mean reward before a press (`policy-gradient`), the batch's KL and the balance
-//! of wanted and unwanted examples within 4 : 3 (`kto`).
+//! The state that objectives need stands here: the mean reward before a press (`policy-gradient`), the batch's KL and
+//! the balance of wanted and unwanted examples within 4 : 3 (`kto`).
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -15,7 +16,7 @@ use super::super::classes::Grouped;
 use super::super::error::{LearnError, check_class, check_finite, check_len};
 use super::super::head::Theta;
 use super::super::input::Input;
-use super::super::objective::{Example, Hyper, ObjectiveDef, Press, check_example, reward};
+use super::super::objective::{Example, Hyper, ObjectiveDef, Press, check_example, mean_reward};
 use super::splitmix64;
 
 /// Settings of the minibatch solver; the step size is the objective's.
@@ -166,8 +167,8 @@ impl MinibatchSolver {
     /// Takes up a pressed prediction and makes the steps.
     ///
     /// # Errors
-    /// [`LearnError`] for an example that does not fit or a kind of press the objective does not learn from; the solver is
-    /// unchanged then.
+    /// [`LearnError`] for an example that does not fit or a kind of press the objective does not learn from; the solver
+    /// is unchanged then.
     pub fn push(&mut self, pressed: &Pressed) -> Result<(), LearnError> {
         check_len("z", self.width, pressed.z.len())?;
         check_finite("z", &pressed.z.z())?;
@@ -179,8 +180,7 @@ impl MinibatchSolver {
             presses.iter_mut().for_each(|p| *p = group.press(*p, shown));
             shown = group.place(shown);
         }
-        let rewards: Vec<f64> = presses.iter().filter_map(|p| reward(p.feedback, shown)).collect();
-        let mean = rewards.iter().sum::<f64>() / rewards.len().max(1) as f64;
+        let reward = mean_reward(&presses, shown);
         let graph: Vec<f64> = pressed.logits.iter().map(|&v| f64::from(v)).collect();
         let held = Held {
             z: pressed.z.clone(),
@@ -190,7 +190,7 @@ impl MinibatchSolver {
             shown,
             mu: f64::from(pressed.mu),
             presses,
-            praise: (!rewards.is_empty() && mean != 0.0).then_some(mean > 0.0),
+            praise: reward.filter(|r| *r != 0.0).map(|r| r > 0.0),
         };
         let step = (self.objective.step)(&self.example(&held, &held.reference), &self.hyper)?;
         if step.gradient.iter().all(|g| *g == 0.0) {
@@ -201,9 +201,9 @@ impl MinibatchSolver {
         for _ in 0..self.config.steps {
             self.step()?;
         }
-        if !rewards.is_empty() {
+        if let Some(reward) = reward {
             let decay = self.config.baseline_decay;
-            self.baseline = decay * self.baseline + (1.0 - decay) * mean;
+            self.baseline = decay * self.baseline + (1.0 - decay) * reward;
         }
         Ok(())
     }
@@ -261,15 +261,9 @@ impl MinibatchSolver {
         for (&i, logits) in batch.iter().zip(logits) {
             kl += check_example(&self.example(&self.examples[i], logits), &self.hyper)?.kl() / batch.len() as f64;
         }
-        let count = |praise| self.examples.iter().filter(|e| e.praise == Some(praise)).count().max(1) as f64;
-        let ratio = count(false) / count(true);
-        Ok(Hyper {
-            baseline: self.baseline.clamp(-1.0, 1.0),
-            kl_batch: Some(kl),
-            weight_up: self.hyper.weight_up * ratio.clamp(1.0, BALANCE),
-            weight_down: self.hyper.weight_down * ratio.recip().clamp(1.0, BALANCE),
-            ..self.hyper
-        })
+        let count = |praise| self.examples.iter().filter(|e| e.praise == Some(praise)).count();
+        let hyper = self.hyper.balanced(count(true), count(false));
+        Ok(Hyper { baseline: self.baseline.clamp(-1.0, 1.0), kl_batch: Some(kl), ..hyper })
     }
 
     /// Logits of an example as they stand; `z` are those of its feature.
@@ -290,9 +284,6 @@ impl Held {
         self.group.as_ref().map_or_else(|| logits.to_vec(), |group| group.logits(logits))
     }
 }
-
-/// Most that the rarer kind of thumb is weighed up.
-const BALANCE: f64 = 4.0 / 3.0;
 
 #[cfg(test)]
 mod tests {
@@ -395,7 +386,7 @@ mod tests {
         step: |example, hyper| {
             let mut gradient = check_example(example, hyper)?.pi;
             gradient[example.shown] -= 1.0;
-            let sign = reward(example.presses[0].feedback, example.shown).unwrap();
+            let sign = crate::learn::objective::reward(example.presses[0].feedback, example.shown).unwrap();
             gradient.iter_mut().for_each(|g| *g *= sign);
             Ok(crate::learn::objective::Step { loss: 0.0, gradient })
         },

@@ -1,9 +1,9 @@
 //! Several labels at once, each a Bernoulli: which genres, which faults, which things in a picture.
 //!
-//! The hypotheses are the `2^K` sets of `K` labels, set `h` holding label `k` where its bit `k` is one, and
-//! `logits_h = Σ_k bit_k(h) s_k` of the graph's outputs `s [K]`: exactly the product of `K` independent Bernoullis. So a 👎 that
-//! says "something in this set is wrong" is exact too, not spread over labels by a rule of thumb. With eight labels there are 256
-//! sets, and the refit still has eight rows. The curvature in `s` is at most ¼ a label.
+//! The hypotheses are the `2^K` sets of `K` labels, set `h` holding label `k` where its bit `k` is one, and `logits_h =
+//! Σ_k bit_k(h) s_k` of the graph's outputs `s [K]`: exactly the product of `K` independent Bernoullis. So a 👎 that
+//! says "something in this set is wrong" is exact too, not spread over labels by a rule of thumb. With eight labels
+//! there are 256 sets, and the refit still has eight rows. The curvature in `s` is at most ¼ a label.
 use super::{Form, Shipped, TaskDef};
 use crate::bundle::Recipe;
 use crate::learn::solver::Link;
@@ -21,7 +21,8 @@ pub(super) static MULTI_LABEL: TaskDef = TaskDef {
     form,
 };
 
-/// The doubtful belief is half as sure of each label: a uniform one doubts six labels at once, and a 👎 would blame them alike.
+/// The doubtful belief is half as sure of each label: a uniform one doubts six labels at once, and a 👎 would blame them
+/// alike.
 const DOUBT: f64 = 0.5;
 
 /// Most labels.
