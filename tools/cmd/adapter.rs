@@ -236,7 +236,10 @@ fn list(store: &AdapterStore, as_json: bool) -> anyhow::Result<()> {
     let listed = store.list()?;
     let current = store.current_id()?;
     if as_json {
-        let row = |l: &hone_runtime::adapters::Listed| json!({"id": l.id, "current": l.current, "damaged": l.provenance.is_none(), "provenance": l.provenance});
+        let row = |l: &hone_runtime::adapters::Listed| {
+            let damaged = l.provenance.is_none();
+            json!({"id": l.id, "current": l.current, "damaged": damaged, "provenance": l.provenance})
+        };
         let rows: Vec<Value> = listed.iter().map(row).collect();
         return output::document("hone.adapter-list/1", json!({"current": name(current.as_ref()), "adapters": rows}));
     }
@@ -345,7 +348,8 @@ fn why(e: &AdapterEvent) -> Option<String> {
         (surprise > most).then(|| {
             let (factor, most) = (surprise.exp(), most.exp());
             format!(
-                "foretold the confirmed presses worse than the factory head by a factor of {factor:.1}, {most:.1} is allowed"
+                "foretold the confirmed presses worse than the factory head by a factor of {factor:.1}, {most:.1} is \
+                 allowed"
             )
         })
     };

@@ -378,7 +378,8 @@ fn print(machine: &Machine, rows: &[Row]) -> anyhow::Result<()> {
     let throttled = machine.throttled.clone().unwrap_or_else(|| "no sign of it".into());
     let load = machine.load_1min.map_or("unknown".into(), |l| format!("{l:.2}"));
     output::line(format!(
-        "{} ({} processors, {}), kernel {}, governor {}, {temperature}, throttling: {throttled}, load {load}, {} build, hone {}",
+        "{} ({} processors, {}), kernel {}, governor {}, {temperature}, throttling: {throttled}, load {load}, {} \
+         build, hone {}",
         machine.cpu,
         machine.cpus,
         machine.arch,

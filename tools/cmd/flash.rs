@@ -161,8 +161,8 @@ impl FlashPad {
             return Err(fail(
                 Class::TryAgain,
                 format!(
-                    "the pad still holds {held} events that {} may not be able to read; let `hone listen` fetch them first, or \
-                     say --force",
+                    "the pad still holds {held} events that {} may not be able to read; let `hone listen` fetch them \
+                     first, or say --force",
                     version(plate.version)
                 ),
             ));

@@ -150,8 +150,8 @@ impl Listen {
         match app.stale()? {
             0 => {}
             n => output::say(format!(
-                "hone: {n} presses were about answers of another tuned adapter and their inputs were not kept, so that they \
-                 do not train; `--keep-inputs 64MiB` keeps them"
+                "hone: {n} presses were about answers of another tuned adapter and their inputs were not kept, so that \
+                 they do not train; `--keep-inputs 64MiB` keeps them"
             )),
         }
 
@@ -302,7 +302,8 @@ fn as_json(app: &App, what: &Happening<'_>) -> Option<Value> {
         Happening::Learned(Learned::Undone { id }) => json!({"event": "undone", "press_id": id.0}),
         Happening::Learned(Learned::Contradicted { apart }) => json!({"event": "contradicted", "apart": apart}),
         Happening::Learned(Learned::Decided { decision, changed, kept }) => json!({
-            "event": "decided", "kept": kept, "action": format!("{:?}", decision.action).to_lowercase(), "reason": decision.reason,
+            "event": "decided", "kept": kept, "reason": decision.reason,
+            "action": format!("{:?}", decision.action).to_lowercase(),
             "adapter": changed.as_ref().map(|c| c.as_ref().map_or("factory", |a| a.as_str())),
         }),
         Happening::Recorded { press } => json!({"event": "recorded", "press_id": press}),

@@ -239,7 +239,8 @@ impl Tune {
             return Err(fail(
                 Class::Failed,
                 format!(
-                    "nothing was said yet that could train this model in {}; `hone listen` or `hone feedback import` first",
+                    "nothing was said yet that could train this model in {}; `hone listen` or `hone feedback import` \
+                     first",
                     state.root().display()
                 ),
             ));

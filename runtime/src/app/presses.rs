@@ -12,9 +12,7 @@
 use std::collections::BTreeMap;
 
 use crate::journal::{Blobs, Digest};
-use crate::learn::objective::{
-    Example as Said, Hyper, ObjectiveDef, Press, check_example, mean_reward, softmax_into,
-};
+use crate::learn::objective::{Example as Said, Hyper, ObjectiveDef, Press, check_example, mean_reward, softmax_into};
 use crate::learn::{Feedback, LearnError, TrainingPress};
 use crate::model::Model;
 use crate::tensor::Tensor;

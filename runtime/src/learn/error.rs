@@ -108,7 +108,8 @@ pub enum LearnError {
     },
     /// A head with classes that were added on the device cannot be written into the graph.
     #[error(
-        "{added} classes were added on the device; the graph has no weights for them, so the head cannot be merged into it"
+        "{added} classes were added on the device; the graph has no weights for them, so the head cannot be merged \
+         into it"
     )]
     Unmergeable {
         /// How many.

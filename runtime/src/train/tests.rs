@@ -325,8 +325,7 @@ fn the_loss_of_a_target_that_is_no_distribution_has_the_gradient_of_one_that_is(
         let pairs = a.iter().zip(b).flat_map(|(a, b)| a.as_f32().unwrap().iter().zip(b.as_f32().unwrap()));
         pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) < 1e-6
     };
-    let ((want, by_entropy), (got, by_young)) =
-        (entropy.gradients(&batch).unwrap(), young.gradients(&batch).unwrap());
+    let ((want, by_entropy), (got, by_young)) = (entropy.gradients(&batch).unwrap(), young.gradients(&batch).unwrap());
     assert!((want - got).abs() < 1e-5 && near(&by_entropy, &by_young), "{want} and {got}");
     // Any target: softmax less it, handed in.
     batch.weights = None;

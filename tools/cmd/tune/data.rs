@@ -140,8 +140,8 @@ impl Tune {
         let model = Model::open(Bundle::open(&self.model)?, SessionOptions::default())?;
         if !model.task().is_plain() {
             let text = format!(
-                "this model's task is {}; `--data` trains the body of classifiers. Its head learns from presses: hone listen, or \
-                 --scope head",
+                "this model's task is {}; `--data` trains the body of classifiers. Its head learns from presses: hone \
+                 listen, or --scope head",
                 model.task().name()
             );
             return Err(fail(Class::Unsupported, text));
@@ -181,11 +181,13 @@ impl Tune {
         if presses.count() == 0 {
             let text = match presses.unheard() {
                 0 => format!(
-                    "no press with its input is kept in {}: `hone listen --keep-inputs 64MiB` keeps them, `--scope head` needs none",
+                    "no press with its input is kept in {}: `hone listen --keep-inputs 64MiB` keeps them, `--scope \
+                     head` needs none",
                     state.root().display()
                 ),
                 n => format!(
-                    "{n} predictions with presses have their inputs kept in {}, but `{}` learns from none of them: it takes {}",
+                    "{n} predictions with presses have their inputs kept in {}, but `{}` learns from none of them: it \
+                     takes {}",
                     state.root().display(),
                     objective.name,
                     objective.learns_from.join(", ")
@@ -549,8 +551,8 @@ fn line(what: &Progress<'_>) -> String {
     let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
     match what {
         Progress::Planned { needs, parameters, steps, examples, validation } => format!(
-            "{parameters} numbers on {examples} samples ({validation} more validate), {steps} steps of {:.1} MiB: {:.1} packed \
-             weights, {:.1} parameters and optimizer, the rest activations{}; {:.1} MiB in all{}",
+            "{parameters} numbers on {examples} samples ({validation} more validate), {steps} steps of {:.1} MiB: \
+             {:.1} packed weights, {:.1} parameters and optimizer, the rest activations{}; {:.1} MiB in all{}",
             mib(needs.step.total()),
             mib(needs.step.weights),
             mib(needs.step.resident),

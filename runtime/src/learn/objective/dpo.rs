@@ -15,7 +15,8 @@ use crate::learn::error::LearnError;
 /// The row of [`super::OBJECTIVES`].
 pub static DPO: ObjectiveDef = ObjectiveDef {
     name: "dpo",
-    summary: "pairs, this class rather than that, against the factory head as a reference; label-smoothed, plus cross-entropy",
+    summary: "pairs, this class rather than that, against the factory head as a reference; label-smoothed, plus \
+        cross-entropy",
     learns_from: &["correction", "demonstration", "preference", "not-sure"],
     fit: HeadFit::Minibatch { learning_rate: 0.3 },
     step,

@@ -19,7 +19,8 @@ use crate::learn::error::LearnError;
 /// The row of [`super::OBJECTIVES`].
 pub static KTO: ObjectiveDef = ObjectiveDef {
     name: "kto",
-    summary: "unpaired thumbs against the factory head as a reference, with its exact KL; for models that are nearly right",
+    summary: "unpaired thumbs against the factory head as a reference, with its exact KL; for models that are nearly \
+        right",
     learns_from: &["thumb", "stars", "correction", "demonstration", "not-sure"],
     fit: HeadFit::Minibatch { learning_rate: 0.3 },
     step,

@@ -21,7 +21,8 @@ use crate::learn::error::LearnError;
 /// The row of [`super::OBJECTIVES`].
 pub static POLICY_GRADIENT: ObjectiveDef = ObjectiveDef {
     name: "policy-gradient",
-    summary: "REINFORCE with a baseline, a clipped importance weight and a KL leash to the factory head; wants sampled answers",
+    summary: "REINFORCE with a baseline, a clipped importance weight and a KL leash to the factory head; wants sampled \
+        answers",
     learns_from: &["thumb", "stars", "correction", "demonstration", "not-sure"],
     fit: HeadFit::Minibatch { learning_rate: 0.3 },
     step,

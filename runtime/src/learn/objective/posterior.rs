@@ -16,7 +16,8 @@ use crate::learn::error::LearnError;
 /// The row of [`super::OBJECTIVES`].
 pub static POSTERIOR: ObjectiveDef = ObjectiveDef {
     name: "posterior",
-    summary: "each press is a likelihood over the true class; moves the belief to the posterior, bounded by one per press",
+    summary: "each press is a likelihood over the true class; moves the belief to the posterior, bounded by one per \
+        press",
     learns_from: &["thumb", "correction", "demonstration", "stars", "preference", "not-sure"],
     fit: HeadFit::Map,
     step,

@@ -20,7 +20,8 @@ use crate::learn::solver::splitmix64;
 /// The row of [`super::OBJECTIVES`].
 pub static Q_LEARNING: ObjectiveDef = ObjectiveDef {
     name: "q-learning",
-    summary: "a reward model of the shown answer, one yes-or-no regression per class; learns nothing about classes not shown",
+    summary: "a reward model of the shown answer, one yes-or-no regression per class; learns nothing about classes not \
+        shown",
     learns_from: &["thumb", "stars", "correction", "demonstration", "not-sure"],
     fit: HeadFit::Minibatch { learning_rate: 1.0 },
     step,

@@ -16,7 +16,8 @@ pub(super) static MULTI_LABEL: TaskDef = TaskDef {
     down: "some label is wrong",
     named: "it is the set named",
     remarks: "LABEL is wrong: it is there and was not shown, or the other way round; the others stay open",
-    right: "the share of labels that are, of those on which heads differ; where a remark told one label only, the others count half",
+    right: "the share of labels that are, of those on which heads differ; where a remark told one label only, the \
+        others count half",
     measures: "F1 over all labels (micro) and by label (macro), labels that are right, sets that are exactly right",
     form,
 };
