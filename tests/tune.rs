@@ -9,14 +9,15 @@ use hone_runtime::Bundle;
 use hone_runtime::app::App;
 use hone_runtime::app::rehearsal::Chance;
 use hone_runtime::bundle::npz::{read_npz, write_npz};
-use hone_runtime::learn::Mode;
+use hone_runtime::learn::{Mode, OBJECTIVES};
 use hone_runtime::model::Model;
+use hone_runtime::scope::SCOPES;
 use hone_runtime::session::SessionOptions;
 use hone_runtime::state::StateDir;
 use hone_runtime::tensor::Tensor;
 use serde_json::Value;
 
-use crate::support::{bundle, fails, hone, model_dir, said};
+use crate::support::{bundle, copy_dir, fails, hone, model_dir, said};
 
 /// The first `n` pictures of a split of somebody's handwriting, as a folder for each class.
 fn pictures(split: &str, n: usize, into: &Path) -> PathBuf {
@@ -213,6 +214,50 @@ fn presses_whose_inputs_were_kept_train_the_body_and_count_again_on_it() {
     let without = app();
     assert!(without.stale().unwrap() > 30);
     assert_eq!(without.learner().training_predictions(), 0);
+}
+
+#[test]
+fn every_objective_trains_every_scope_of_the_body_on_presses() {
+    let dir = tempfile::tempdir().unwrap();
+    let pressed = dir.path().join("pressed");
+    let mut demo = hone();
+    demo.args(["demo", "--presses", "80", "--press", "corrections", "--wrong", "0", "--guard", "off"]);
+    json(&demo.args(["--keep-inputs", "64MiB", "--json", "--state"]).arg(&pressed).output().unwrap());
+    let test = pictures("test", 300, &dir.path().join("test"));
+    let factory = accuracy(None, &test);
+    for objective in OBJECTIVES {
+        for scope in SCOPES.iter().map(|s| s.name).filter(|s| *s != "head") {
+            let state = dir.path().join(format!("{}-{scope}", objective.name));
+            copy_dir(&pressed, &state);
+            let mut tune = hone();
+            tune.arg("tune").arg(bundle()).arg("--state").arg(&state).args(["--scope", scope, "--objective"]);
+            tune.args([objective.name, "--rank", "4", "--lr", "0.01", "--epochs", "4", "--guard", "off", "--json"]);
+            let tuned = json(&tune.output().unwrap());
+            let case = format!("{}, {scope}", objective.name);
+            assert_eq!((&tuned["objective"], &tuned["published"]), (&objective.name.into(), &true.into()), "{case}");
+            let after = accuracy(Some(&state), &test);
+            println!("{case}: {factory} -> {after}");
+            assert!(after > factory + 0.02, "{case}: {factory} before, {after} after");
+        }
+    }
+}
+
+#[test]
+fn presses_of_which_an_objective_learns_nothing_are_told_from_no_presses() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let mut demo = hone();
+    demo.args(["demo", "--presses", "12", "--keep-inputs", "64MiB", "--json", "--state"]);
+    json(&demo.arg(&state).output().unwrap());
+    let tune = |objective: &str| {
+        let mut tune = hone();
+        tune.arg("tune").arg(bundle()).arg("--state").arg(&state).args(["--scope", "bias", "--objective", objective]);
+        tune.output().unwrap()
+    };
+    fails(&tune("dpo"), 1, &["dpo", "correction, demonstration, preference"]);
+    fails(&tune("mse"), 7, &["mse", "posterior"]);
+    fs::remove_dir_all(state.join("blobs")).unwrap();
+    fails(&tune("dpo"), 1, &["--keep-inputs"]);
 }
 
 /// The files of the adapter in use.

@@ -155,6 +155,9 @@ pub struct Settings {
     pub gate: Mode,
     /// The objective, by its name; `None`: as the recipe says, else `posterior`.
     pub objective: Option<String>,
+    /// How much what comes after an answer counts, see [`Hyper::discount`](crate::learn::Hyper::discount); `None`: as the
+    /// recipe says, else not at all.
+    pub discount: Option<f64>,
     /// How much of the source is learned beside the presses; `None`: as with the adapter in use, else as the recipe
     /// says, else nothing.
     pub retain: Option<Retain>,
@@ -275,6 +278,9 @@ pub fn learner_config(model: &Model, settings: &Settings) -> LearnerConfig {
     let defaults = &model.recipe().defaults;
     if let Some(name) = settings.objective.as_ref().or(defaults.objective.as_ref()) {
         config.objective = name.clone();
+    }
+    if let Some(v) = settings.discount.or(defaults.discount.map(f64::from)) {
+        config.solver.hyper.discount = v;
     }
     if let Some(v) = defaults.epsilon {
         config.solver.hyper.epsilon = f64::from(v);

@@ -12,7 +12,9 @@
 use std::collections::BTreeMap;
 
 use crate::journal::{Blobs, Digest};
-use crate::learn::objective::{Example as Said, Hyper, ObjectiveDef, Press, check_example, mean_reward, softmax_into};
+use crate::learn::objective::{
+    Example as Said, Hyper, ObjectiveDef, Press, check_example, mean_reward, q_learning, softmax_into,
+};
 use crate::learn::{Feedback, LearnError, TrainingPress};
 use crate::model::Model;
 use crate::tensor::Tensor;
@@ -61,12 +63,13 @@ pub struct Presses {
 }
 
 impl App {
-    /// The presses about this bundle whose inputs are kept, for `objective`. [`Presses::refer_to`] comes before they
-    /// train.
+    /// The presses about this bundle whose inputs are kept, for `objective`, with `discount` or what the learner has.
+    /// [`Presses::refer_to`] comes before they train.
     ///
     /// # Errors
-    /// [`AppError::Store`]; [`AppError::OtherTask`] where the graph's outputs are no classes.
-    pub fn presses(&self, objective: &'static ObjectiveDef) -> Result<Presses, AppError> {
+    /// [`AppError::Store`]; [`AppError::Learn`] for settings that the objective cannot have; [`AppError::OtherTask`]
+    /// where the graph's outputs are no classes.
+    pub fn presses(&self, objective: &'static ObjectiveDef, discount: Option<f64>) -> Result<Presses, AppError> {
         if !self.task().is_plain() {
             return Err(AppError::OtherTask { task: self.task().name(), what: "presses that train the body" });
         }
@@ -104,9 +107,12 @@ impl App {
             }
         }
         let config = self.learner.config();
+        let discount = discount.unwrap_or(config.solver.hyper.discount);
+        let hyper = Hyper { discount, ..config.solver.hyper };
+        objective.check(&hyper)?;
         let epsilon = |source: &String| {
             let rater = self.learner.raters().get(source);
-            rater.map_or(config.solver.hyper.epsilon, |rater| rater.epsilon(config.solver.hyper.epsilon))
+            rater.map_or(hyper.epsilon, |rater| rater.epsilon(hyper.epsilon))
         };
         let (mut kept, mut unheard, mut baseline) = (Vec::new(), 0, 0.0);
         for mut row in rows.into_values() {
@@ -134,7 +140,7 @@ impl App {
             inputs: self.model.factory().input_names(),
             classes,
             objective,
-            hyper: config.solver.hyper,
+            hyper,
             rows: kept,
             unheard,
         })
@@ -184,11 +190,14 @@ impl Presses {
         }
         let hyper = Hyper { kl_batch: Some(kl), ..self.hyper.balanced(wanted, unwanted) };
         let mut pi = vec![0.0; self.classes];
-        for (&i, logits) in logits {
+        for (&i, own) in logits {
+            // What the model believes as an epoch begins stands still while it moves: the slow target.
+            let next = logits.range(i + 1..).next().filter(|_| hyper.discount > 0.0);
+            let ahead = next.map(|(&j, next)| q_learning::worth(next, next, &self.rows[j].reference));
             let row = &mut self.rows[i];
-            let hyper = Hyper { epsilon: row.epsilon, baseline: row.baseline, ..hyper };
-            let step = (self.objective.step)(&row.said(logits), &hyper)?;
-            softmax_into(logits, &mut pi);
+            let hyper = Hyper { epsilon: row.epsilon, baseline: row.baseline, ahead, ..hyper };
+            let step = (self.objective.step)(&row.said(own), &hyper)?;
+            softmax_into(own, &mut pi);
             row.target = pi.iter().zip(&step.gradient).map(|(p, g)| (p - g) as f32).collect();
         }
         Ok(())

@@ -65,7 +65,7 @@ pub enum LearnError {
         feedback: &'static str,
     },
     /// There is no objective of that name.
-    #[error("there is no objective {name:?}; there are posterior, ce, policy-gradient, kto, dpo, q-learning")]
+    #[error("there is no objective {name:?}; there are {}", super::objective::names())]
     UnknownObjective {
         /// The name asked for.
         name: String,
@@ -75,6 +75,12 @@ pub enum LearnError {
         "objective {objective} cannot learn source samples beside the presses; use posterior or ce, or --retain adapt"
     )]
     CannotRetain {
+        /// The objective's registered name.
+        objective: &'static str,
+    },
+    /// The objective looks at single answers, whatever comes after them.
+    #[error("objective {objective} judges each answer by itself; what comes after it counts for q-learning alone")]
+    NoDiscount {
         /// The objective's registered name.
         objective: &'static str,
     },
@@ -145,6 +151,7 @@ impl Classified for LearnError {
             LearnError::UnsupportedFeedback { .. }
             | LearnError::UnknownObjective { .. }
             | LearnError::CannotRetain { .. }
+            | LearnError::NoDiscount { .. }
             | LearnError::OtherTask { .. }
             | LearnError::Unmergeable { .. }
             | LearnError::Bent { .. } => Class::Unsupported,

@@ -172,8 +172,8 @@ impl Learner {
     ///
     /// # Errors
     /// [`LearnError::OutOfRange`] or [`LearnError::Length`] for settings that make no sense,
-    /// [`LearnError::UnknownObjective`], [`LearnError::CannotRetain`], [`LearnError::OtherTask`] for an objective of
-    /// classes with a task of its own.
+    /// [`LearnError::UnknownObjective`], [`LearnError::CannotRetain`], [`LearnError::NoDiscount`],
+    /// [`LearnError::OtherTask`] for an objective of classes with a task of its own.
     pub fn new(base: HeadBase, mut config: LearnerConfig) -> Result<Learner, LearnError> {
         config.solver.source =
             config.source.iter().map(|sample| source_row(&base, sample)).collect::<Result<_, _>>()?;
@@ -189,6 +189,7 @@ impl Learner {
             }
         }
         let objective = objective(&config)?;
+        objective.check(&config.solver.hyper)?;
         if matches!(objective.fit, HeadFit::Minibatch { .. }) && !config.source.is_empty() {
             return Err(LearnError::CannotRetain { objective: objective.name });
         }

@@ -176,7 +176,7 @@ impl Tune {
                 Some(objective) => objective,
                 None => learn::objective::find(&app.learner().config().objective).context("the learner's objective")?,
             };
-            (objective, app.presses(objective)?)
+            (objective, app.presses(objective, self.learning.discount)?)
         };
         if presses.count() == 0 {
             let text = match presses.unheard() {

@@ -26,6 +26,11 @@ pub fn find(name: &str) -> Option<&'static ObjectiveDef> {
     OBJECTIVES.iter().copied().find(|objective| objective.name == name)
 }
 
+/// The names of all of them, for people.
+pub fn names() -> String {
+    OBJECTIVES.iter().map(|o| o.name).collect::<Vec<_>>().join(", ")
+}
+
 /// What a person can say about a shown answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -164,6 +169,11 @@ pub struct Hyper {
     pub weight_down: f64,
     /// `dpo`: weight α of cross-entropy on the winner, at least 0.
     pub alpha: f64,
+    /// `q-learning`: how much what comes after an answer counts beside what was said of it, γ in [0, 1).
+    pub discount: f64,
+    /// `q-learning`: what is expected to come after the answer shown, in [0, 1], which the solver computes; `None` where
+    /// nobody knows.
+    pub ahead: Option<f64>,
 }
 
 impl Default for Hyper {
@@ -186,6 +196,8 @@ impl Hyper {
         weight_up: 1.0,
         weight_down: 1.0,
         alpha: 0.5,
+        discount: 0.0,
+        ahead: None,
     };
 
     /// Checks the ranges.
@@ -203,6 +215,12 @@ impl Hyper {
         }
         if !(-1.0..=1.0).contains(&self.baseline) {
             return Err(LearnError::OutOfRange { what: "baseline", value: self.baseline, range: "[-1, 1]" });
+        }
+        if !(0.0..1.0).contains(&self.discount) {
+            return Err(LearnError::OutOfRange { what: "discount", value: self.discount, range: "[0, 1)" });
+        }
+        if let Some(value) = self.ahead.filter(|v| !(0.0..=1.0).contains(v)) {
+            return Err(LearnError::OutOfRange { what: "ahead", value, range: "[0, 1]" });
         }
         for (what, value, least) in [
             ("kl_weight", self.kl_weight, 0.0),
@@ -276,6 +294,20 @@ pub struct ObjectiveDef {
     pub step: fn(&Example<'_>, &Hyper) -> Result<Step, LearnError>,
     /// Examples at which `gradient` is the derivative of `loss`; compared with central differences by the tests.
     pub cases: &'static [GradientCase],
+}
+
+impl ObjectiveDef {
+    /// Checks that it can be learned by with these settings.
+    ///
+    /// # Errors
+    /// Those of [`Hyper::check`]; [`LearnError::NoDiscount`] for a discount that it would not heed.
+    pub fn check(&self, hyper: &Hyper) -> Result<(), LearnError> {
+        hyper.check()?;
+        match hyper.discount > 0.0 && self.name != q_learning::Q_LEARNING.name {
+            true => Err(LearnError::NoDiscount { objective: self.name }),
+            false => Ok(()),
+        }
+    }
 }
 
 impl std::fmt::Debug for ObjectiveDef {

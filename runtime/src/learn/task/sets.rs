@@ -11,7 +11,7 @@ use crate::learn::solver::Link;
 /// The row of [`super::TASKS`].
 pub(super) static MULTI_LABEL: TaskDef = TaskDef {
     name: "multi-label",
-    answer: "a set of labels, each there or not",
+    answer: "a set of labels, eight at most, each there or not",
     up: "every label is right",
     down: "some label is wrong",
     named: "it is the set named",
@@ -26,7 +26,7 @@ pub(super) static MULTI_LABEL: TaskDef = TaskDef {
 /// alike.
 const DOUBT: f64 = 0.5;
 
-/// Most labels.
+/// Most labels: with nine a press would weigh 512 sets, and nobody has a button for each label any more.
 const MOST: usize = 8;
 
 /// The labels.
@@ -37,7 +37,12 @@ pub(super) struct Sets {
 
 fn form(_: &Recipe, labels: &[String], shipped: &Shipped) -> Result<Form, String> {
     if !(1..=MOST).contains(&labels.len()) {
-        return Err(format!("it has {} labels, 1 to {MOST} are possible", labels.len()));
+        return Err(format!(
+            "it has {} labels, 1 to {MOST} are possible: all {} sets of so many are weighed against each other, so that \
+             a thumb on a whole set counts exactly; share the labels out over several models",
+            labels.len(),
+            1 << MOST
+        ));
     }
     if shipped.outputs != labels.len() {
         return Err(format!("the head has {} outputs for {} labels", shipped.outputs, labels.len()));
