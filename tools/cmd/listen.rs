@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use hone_runtime::Class;
-use hone_runtime::app::listen::{Happening, ListenConfig, Word, listen};
+use hone_runtime::app::listen::{Happening, ListenConfig, Naming, Word, listen};
 use hone_runtime::app::question::Ask;
 use hone_runtime::app::{App, Learned, Quota, Settings};
 use hone_runtime::bundle::Bundle;
@@ -60,7 +60,8 @@ pub(crate) struct Listen {
     /// The configuration; otherwise /etc/hone/hone.toml and ~/.config/hone/hone.toml.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Hear lines on standard input: up, down, correct LABEL, class N, stars N, unsure, undo, add NAME (a class more),
+    /// Hear lines on standard input: up, down, correct LABEL, class N, stars N, unsure, rather than LABEL,
+    /// this is LABEL (what is seen now, whatever was shown), undo, add NAME (a class more),
     /// rollback, show, quit; `!` in front confirms.
     #[arg(long)]
     stdin: bool,
@@ -216,7 +217,9 @@ fn word(line: &str) -> Result<Option<Word>, String> {
         Said::Show => Some(Word::Trigger),
         Said::Quit => Some(Word::Stop),
         Said::Add(name) => Some(Word::Classes(ClassChange::Add { name })),
-        Said::Correct(label) => Some(Word::Named { label, confirmed, source }),
+        Said::Correct(label) => Some(Word::Named { label, naming: Naming::Right, confirmed, source }),
+        Said::RatherThan(label) => Some(Word::Named { label, naming: Naming::RatherThan, confirmed, source }),
+        Said::ThisIs(label) => Some(Word::Named { label, naming: Naming::Now, confirmed, source }),
         Said::Class(class) => Some(Word::Said { kind: PressKind::Correction { class }, confirmed, source }),
         said => match Meaning::of(&Phrase { said, confirmed }, &[])? {
             Meaning::Said { kind, confirmed } => Some(Word::Said { kind, confirmed, source }),
@@ -351,8 +354,12 @@ mod tests {
         let said = |kind, confirmed| Ok(Some(Word::Said { kind, confirmed, source: Source::Stdin }));
         assert_eq!(word("up"), said(PressKind::Thumb { up: true }, false));
         assert_eq!(word(" ! down "), said(PressKind::Thumb { up: false }, true));
-        let named = |label: &str| Word::Named { label: label.into(), confirmed: false, source: Source::Stdin };
-        assert_eq!(word("correct hot dog"), Ok(Some(named("hot dog"))));
+        let named = |label: &str, naming| {
+            Ok(Some(Word::Named { label: label.into(), naming, confirmed: false, source: Source::Stdin }))
+        };
+        assert_eq!(word("correct hot dog"), named("hot dog", Naming::Right));
+        assert_eq!(word("rather than hot dog"), named("hot dog", Naming::RatherThan));
+        assert_eq!(word("this is a hot dog"), named("a hot dog", Naming::Now));
         assert_eq!(word("add cow"), Ok(Some(Word::Classes(ClassChange::Add { name: "cow".into() }))));
         assert_eq!(word("class 12"), said(PressKind::Correction { class: 12 }, false));
         assert!(word("stars 6").is_err());

@@ -76,6 +76,9 @@ pub enum AppError {
         /// Classes known.
         known: usize,
     },
+    /// Something is said about an answer before there is one.
+    #[error("nothing was answered yet that this could be about")]
+    NothingSeen,
     /// Something is to be retained that the bundle does not ship.
     #[error(
         "the bundle ships no source samples (train/coreset.safetensors), so there is nothing to retain by `{retain}`; \
@@ -123,7 +126,7 @@ impl Classified for AppError {
             AppError::Classes(e) => e.class(),
             AppError::ForeignClasses { .. } => Class::Store,
             AppError::NoSource { .. } | AppError::OtherFeatures { .. } | AppError::OtherTask { .. } => Class::Usage,
-            AppError::NoRandomness { .. } => Class::Failed,
+            AppError::NoRandomness { .. } | AppError::NothingSeen => Class::Failed,
         }
     }
 }
