@@ -97,7 +97,7 @@ struct Add {
     #[command(flatten)]
     said: Said,
     /// The bundle the label is of, for a label that is no class number.
-    #[arg(long, value_name = "BUNDLE", conflicts_with_all = ["up", "down", "stars", "undo"])]
+    #[arg(long, value_name = "BUNDLE", conflicts_with_all = ["up", "down", "stars", "unsure", "undo"])]
     bundle: Option<PathBuf>,
     /// Said with emphasis: it judges adapters and never trains.
     #[arg(long)]
@@ -116,6 +116,9 @@ struct Said {
     /// The right class: its number, or its label if it is the shown one's or --bundle is given.
     #[arg(long, value_name = "LABEL")]
     correct: Option<String>,
+    /// Whoever was asked does not know.
+    #[arg(long)]
+    unsure: bool,
     /// The answer is better than this class, named as with --correct.
     #[arg(long, value_name = "LABEL")]
     rather_than: Option<String>,
@@ -409,6 +412,7 @@ impl Add {
         }
         Ok(match self.said.stars {
             Some(stars) => PressKind::Stars { stars },
+            None if self.said.unsure => PressKind::NotSure,
             None => PressKind::Thumb { up: self.said.up },
         })
     }
