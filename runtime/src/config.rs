@@ -32,7 +32,7 @@ use toml::de::{DeTable, DeValue};
 use crate::feedback::keys::parse_uid;
 use crate::feedback::meaning::{Act, Given, Mapping};
 use crate::feedback::policy::{Person, Policy, Rules};
-use crate::feedback::words::{self, Said};
+use crate::feedback::words;
 use crate::feedback::{source, uid_text};
 use crate::{Class, Classified};
 

@@ -557,7 +557,11 @@ impl RedactArgs {
             let mut app = App::open(model, state, Mode::Veto)?;
             if let Learned::Decided { decision, .. } = app.decide()? {
                 let presses = app.learner().training_predictions();
-                output::line(format!("fitted anew to {presses} presses: {}; in use: {}", decision.reason, in_use(&app)))?;
+                output::line(format!(
+                    "fitted anew to {presses} presses: {}; in use: {}",
+                    decision.reason,
+                    in_use(&app)
+                ))?;
             }
         }
         Ok(())

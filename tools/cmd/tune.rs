@@ -8,8 +8,8 @@ use hone_runtime::Class;
 use hone_runtime::app::{App, Learned, Quota, Settings};
 use hone_runtime::bundle::Bundle;
 use hone_runtime::journal::ClassChange;
-use hone_runtime::learn::objective::find;
-use hone_runtime::learn::{Action, Kept, OBJECTIVES, ObjectiveDef};
+use hone_runtime::learn::objective::{find, names};
+use hone_runtime::learn::{Action, Kept, ObjectiveDef};
 use hone_runtime::model::Model;
 use hone_runtime::session::SessionOptions;
 use hone_runtime::state::StateDir;
@@ -296,9 +296,7 @@ impl Tune {
     fn objective_of_presses(&self) -> anyhow::Result<Option<&'static ObjectiveDef>> {
         let Some(name) = &self.objective else { return Ok(None) };
         let unknown = || {
-            let known: Vec<&str> = OBJECTIVES.iter().map(|o| o.name).collect();
-            let text =
-                format!("there is no objective `{name}` for presses in this version; there are {}", known.join(", "));
+            let text = format!("there is no objective `{name}` for presses in this version; there are {}", names());
             fail(Class::Unsupported, text)
         };
         find(name).map(Some).ok_or_else(unknown)
