@@ -407,7 +407,9 @@ impl Add {
         if let Some(label) = &self.said.rather_than {
             let over = self.class(label, &story, reader)?;
             // As the learner would see it, which would leave it aside.
-            Heard::Preference { over: over as usize }.check(story.class as usize, story.example.logits.len())?;
+            Heard::Preference { over: over as usize }
+                .check(story.class as usize, story.example.logits.len())
+                .map_err(|e| fail(Class::Usage, e.to_string()))?;
             return Ok(PressKind::Preference { over });
         }
         Ok(match self.said.stars {
