@@ -148,6 +148,11 @@ impl App {
 }
 
 impl Presses {
+    /// Predictions that train; the others judge.
+    pub fn training(&self) -> usize {
+        self.rows.iter().filter(|row| row.trains()).count()
+    }
+
     /// Predictions with kept inputs about which nothing was said that the objective learns from.
     pub fn unheard(&self) -> usize {
         self.unheard

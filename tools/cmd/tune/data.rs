@@ -178,8 +178,9 @@ impl Tune {
             };
             (objective, app.presses(objective, self.learning.discount)?)
         };
-        if presses.count() == 0 {
-            let text = match presses.unheard() {
+        let unheard = presses.unheard();
+        if presses.count() == 0 || presses.training() == 0 && unheard > 0 {
+            let text = match unheard {
                 0 => format!(
                     "no press with its input is kept in {}: `hone listen --keep-inputs 64MiB` keeps them, `--scope \
                      head` needs none",
