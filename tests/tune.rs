@@ -17,7 +17,7 @@ use hone_runtime::state::StateDir;
 use hone_runtime::tensor::Tensor;
 use serde_json::Value;
 
-use crate::support::{bundle, copy_dir, fails, hone, model_dir, said};
+use crate::support::{bundle, fails, hone, model_dir, said};
 
 /// The first `n` pictures of a split of somebody's handwriting, as a folder for each class.
 fn pictures(split: &str, n: usize, into: &Path) -> PathBuf {
@@ -217,28 +217,26 @@ fn presses_whose_inputs_were_kept_train_the_body_and_count_again_on_it() {
 }
 
 #[test]
-fn every_objective_trains_every_scope_of_the_body_on_presses() {
+fn every_objective_trains_the_body_on_presses_and_every_scope_learns_from_them() {
     let dir = tempfile::tempdir().unwrap();
-    let pressed = dir.path().join("pressed");
+    let state = dir.path().join("state");
     let mut demo = hone();
     demo.args(["demo", "--presses", "80", "--press", "corrections", "--wrong", "0", "--guard", "off"]);
-    json(&demo.args(["--keep-inputs", "64MiB", "--json", "--state"]).arg(&pressed).output().unwrap());
-    let test = pictures("test", 300, &dir.path().join("test"));
+    json(&demo.args(["--keep-inputs", "64MiB", "--json", "--state"]).arg(&state).output().unwrap());
+    let test = pictures("test", 200, &dir.path().join("test"));
     let factory = accuracy(None, &test);
-    for objective in OBJECTIVES {
-        for scope in SCOPES.iter().map(|s| s.name).filter(|s| *s != "head") {
-            let state = dir.path().join(format!("{}-{scope}", objective.name));
-            copy_dir(&pressed, &state);
-            let mut tune = hone();
-            tune.arg("tune").arg(bundle()).arg("--state").arg(&state).args(["--scope", scope, "--objective"]);
-            tune.args([objective.name, "--rank", "4", "--lr", "0.01", "--epochs", "4", "--guard", "off", "--json"]);
-            let tuned = json(&tune.output().unwrap());
-            let case = format!("{}, {scope}", objective.name);
-            assert_eq!((&tuned["objective"], &tuned["published"]), (&objective.name.into(), &true.into()), "{case}");
-            let after = accuracy(Some(&state), &test);
-            println!("{case}: {factory} -> {after}");
-            assert!(after > factory + 0.02, "{case}: {factory} before, {after} after");
-        }
+    // Each objective with the cheapest scope, each scope with the objective that moves it least.
+    let scopes = SCOPES.iter().map(|s| s.name).filter(|s| !["head", "bias"].contains(s));
+    for (objective, scope) in OBJECTIVES.iter().map(|o| (o.name, "bias")).chain(scopes.map(|s| ("kto", s))) {
+        let mut tune = hone();
+        tune.arg("tune").arg(bundle()).arg("--state").arg(&state).args(["--scope", scope, "--objective", objective]);
+        tune.args(["--rank", "4", "--lr", "0.01", "--epochs", "4", "--guard", "off", "--json"]);
+        let tuned = json(&tune.output().unwrap());
+        let case = format!("{objective}, {scope}");
+        assert_eq!((&tuned["objective"], &tuned["published"]), (&objective.into(), &true.into()), "{case}");
+        // 85 to 98 % of these pictures, where the factory's model is right on 75.
+        let after = accuracy(Some(&state), &test);
+        assert!(after > factory + 0.05, "{case}: {factory} before, {after} after");
     }
 }
 
