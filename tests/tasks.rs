@@ -244,7 +244,8 @@ fn what_a_task_knew_of_its_source_can_be_held_on_to_and_what_is_forgotten_is_tol
         println!("{}: source before, now; log probability of the truth before, now: {told:?}", e.name);
         held.push((e.name, told));
     }
-    // Where presses cost what was known before, holding on keeps more of it; `lump` has become better on its source, too.
+    // Where presses cost what was known before, holding on keeps more of it; `lump` has become better on its source,
+    // too.
     for (name, told) in &held {
         let [(factory, adapt, ..), (_, keep, before, after)] = told[..] else { panic!("two of each") };
         assert!(adapt > factory || keep >= adapt - 0.03, "{name}: {told:?}");

@@ -225,7 +225,8 @@ fn every_objective_trains_the_body_on_presses_and_every_scope_learns_from_them()
     json(&demo.args(["--keep-inputs", "64MiB", "--json", "--state"]).arg(&state).output().unwrap());
     let test = pictures("test", 200, &dir.path().join("test"));
     let factory = accuracy(None, &test);
-    // Each objective with the cheapest scope, each scope with the objective that moves it least. `full` wants f32 weights.
+    // Each objective with the cheapest scope, each scope with the objective that moves it least. `full` wants f32
+    // weights.
     let scopes = SCOPES.iter().map(|s| s.name).filter(|s| !["head", "bias", "full"].contains(s));
     for (objective, scope) in OBJECTIVES.iter().map(|o| (o.name, "bias")).chain(scopes.map(|s| ("kto", s))) {
         let mut tune = hone();

@@ -279,7 +279,10 @@ fn explain(
         }
     }
     if as_json {
-        let row = |(seq, wall_ms, e): &(u64, i64, AdapterEvent)| json!({"seq": seq, "wall_ms": wall_ms, "action": e.action, "why": why(e), "numbers": e.numbers});
+        let row = |(seq, wall_ms, e): &(u64, i64, AdapterEvent)| {
+            let (action, why) = (&e.action, why(e));
+            json!({"seq": seq, "wall_ms": wall_ms, "action": action, "why": why, "numbers": e.numbers})
+        };
         let records: Vec<Value> = events.iter().map(row).collect();
         let provenance = adapter.as_ref().map(|a| &a.provenance);
         return output::document(

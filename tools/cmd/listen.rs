@@ -336,7 +336,10 @@ fn as_json(app: &App, what: &Happening<'_>) -> Option<Value> {
             json!({"event": "pad-refused", "source": source, "why": format!("{why:?}")})
         }
         Happening::Pad(Notice::Committed { uid, events, .. }) => {
-            let one = |kind: &dyn std::fmt::Debug, button: u8| json!({"kind": format!("{kind:?}").to_lowercase(), "button": button});
+            let one = |kind: &dyn std::fmt::Debug, button: u8| {
+                let kind = format!("{kind:?}").to_lowercase();
+                json!({"kind": kind, "button": button})
+            };
             let events: Vec<Value> = events.iter().map(|r| one(&r.event.kind, r.event.button())).collect();
             json!({"event": "committed", "uid": uid_text(uid), "events": events})
         }

@@ -158,8 +158,8 @@ pub struct Settings {
     pub gate: Mode,
     /// The objective, by its name; `None`: as the recipe says, else `posterior`.
     pub objective: Option<String>,
-    /// How much what comes after an answer counts, see [`Hyper::discount`](crate::learn::Hyper::discount); `None`: as the
-    /// recipe says, else not at all.
+    /// How much what comes after an answer counts, see [`Hyper::discount`](crate::learn::Hyper::discount); `None`: as
+    /// the recipe says, else not at all.
     pub discount: Option<f64>,
     /// How much of the source is learned beside the presses; `None`: as with the adapter in use, else as the recipe
     /// says, else nothing.

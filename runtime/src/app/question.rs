@@ -103,16 +103,16 @@ impl App {
     /// "The answer shown last, rather than that class."
     ///
     /// # Errors
-    /// [`AppError::NothingSeen`] before the first answer; [`AppError::Learn`] for the very class that was shown, or what is
-    /// no class.
+    /// [`AppError::NothingSeen`] before the first answer; [`AppError::Learn`] for the very class that was shown, or
+    /// what is no class.
     pub fn rather_than(&self, class: usize) -> Result<PressKind, AppError> {
         let shown = self.last.as_ref().ok_or(AppError::NothingSeen)?.answer.class;
         Feedback::Preference { over: class }.check(shown, self.classes.len())?;
         Ok(PressKind::Preference { over: class as u32 })
     }
 
-    /// "What this answer is to is of that class": a demonstration, whatever was answered. Its inputs are kept where inputs
-    /// are.
+    /// "What this answer is to is of that class": a demonstration, whatever was answered. Its inputs are kept where
+    /// inputs are.
     ///
     /// # Errors
     /// [`AppError::Learn`] for what is no class, [`AppError::Store`].

@@ -111,7 +111,8 @@ pub struct Defaults {
     /// Largest extrapolation factor of the canonical refit, in `[0, 1)`; 0 for plain iterations.
     #[serde(default)]
     pub momentum: Option<f32>,
-    /// How much of the source is learned beside the presses: `adapt`, `balanced` or `keep`; needs `train/coreset.safetensors`.
+    /// How much of the source is learned beside the presses: `adapt`, `balanced` or `keep`; needs
+    /// `train/coreset.safetensors`.
     #[serde(default)]
     pub retain: Option<String>,
     /// Random Fourier features a head is learned on beside the graph's; 0 for none.

@@ -141,8 +141,9 @@ impl Layout {
         Layout::new(&roles)
     }
 
-    /// The default where a model's task has remarks, which `classes` name: one button is 👎; two are the remarks, if there are two,
-    /// else 👍 and 👎; with more, each is a remark but the last, which is 👍. Gestures as with [`Layout::for_buttons`].
+    /// The default where a model's task has remarks, which `classes` name: one button is 👎; two are the remarks, if
+    /// there are two, else 👍 and 👎; with more, each is a remark but the last, which is 👍. Gestures as with
+    /// [`Layout::for_buttons`].
     pub fn for_remarks(buttons: usize, remarks: std::ops::Range<usize>) -> Layout {
         let of = |n: usize| remarks.clone().take(n).map(|class| Role::Class(class as u32));
         let roles: Vec<Role> = match buttons {

@@ -4,8 +4,8 @@
 //! [!] up | down | unsure | correct LABEL | class N | stars N | rather than LABEL | this is LABEL
 //!     | undo | rollback | nothing | add NAME | show | quit
 //! ```
-//! `!` in front says it with emphasis, as a long press does. What is said is about the answer shown last; `this is LABEL` is
-//! about what is seen now, whatever was shown.
+//! `!` in front says it with emphasis, as a long press does. What is said is about the answer shown last; `this is
+//! LABEL` is about what is seen now, whatever was shown.
 use nom::branch::alt;
 use nom::bytes::complete::tag;
 use nom::character::complete::{char, space0, space1, u8, u32};
@@ -14,8 +14,8 @@ use nom::sequence::{preceded, terminated};
 use nom::{IResult, Parser};
 
 /// The words, for messages.
-pub const WORDS: &str = "up, down, unsure, correct LABEL, class N, stars N, rather than LABEL, this is LABEL, undo, rollback, nothing, \
-     add NAME, show, quit";
+pub const WORDS: &str = "up, down, unsure, correct LABEL, class N, stars N, rather than LABEL, this is LABEL, \
+     undo, rollback, nothing, add NAME, show, quit";
 
 /// Something said.
 #[derive(Clone, Debug, PartialEq, Eq)]

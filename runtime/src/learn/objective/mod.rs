@@ -171,8 +171,8 @@ pub struct Hyper {
     pub alpha: f64,
     /// `q-learning`: how much what comes after an answer counts beside what was said of it, γ in [0, 1).
     pub discount: f64,
-    /// `q-learning`: what is expected to come after the answer shown, in [0, 1], which the solver computes; `None` where
-    /// nobody knows.
+    /// `q-learning`: what is expected to come after the answer shown, in [0, 1], which the solver computes; `None`
+    /// where nobody knows.
     pub ahead: Option<f64>,
 }
 

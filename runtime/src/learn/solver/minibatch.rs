@@ -254,7 +254,8 @@ impl MinibatchSolver {
         let full: Vec<Vec<f64>> = batch.iter().zip(z.chunks_exact(self.width)).map(of).collect();
         let logits: Vec<Vec<f64>> = batch.iter().zip(&full).map(|(&i, f)| self.examples[i].told_apart(f)).collect();
         let hyper = self.settings(&batch, &logits)?;
-        // One reward is a share 1 − γ of a value, and a pull that was not would count 1/(1 − γ) times as much beside it.
+        // One reward is a share 1 − γ of a value, and a pull that was not would count 1/(1 − γ) times as much beside
+        // it.
         let anchor = self.config.anchor * (1.0 - self.hyper.discount);
         let mut gradient: Vec<f64> = self.theta.iter().map(|t| anchor * t).collect();
         for (((&i, logits), full), z) in batch.iter().zip(&logits).zip(&full).zip(z.chunks_exact(self.width)) {
