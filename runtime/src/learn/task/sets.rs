@@ -38,8 +38,8 @@ pub(super) struct Sets {
 fn form(_: &Recipe, labels: &[String], shipped: &Shipped) -> Result<Form, String> {
     if !(1..=MOST).contains(&labels.len()) {
         return Err(format!(
-            "it has {} labels, 1 to {MOST} are possible: all {} sets of so many are weighed against each other, so that \
-             a thumb on a whole set counts exactly; share the labels out over several models",
+            "it has {} labels, 1 to {MOST} are possible: all {} sets of so many are weighed against each other, so \
+             that a thumb on a whole set counts exactly; share the labels out over several models",
             labels.len(),
             1 << MOST
         ));
