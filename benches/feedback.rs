@@ -1,6 +1,8 @@
-//! What learning costs at the size the design promises: a head of 10 x 512 after 500 presses, and the refit of a long log.
+//! What learning costs at the size the design promises: a head of 10 x 512 after 500 presses, and the refit of a long
+//! log.
 //!
-//! Informs: that a press is learned before the thumb is up again. What is learned from it is measured by `hone bench feedback`.
+//! Informs: that a press is learned before the thumb is up again. What is learned from it is measured by `hone bench
+//! feedback`.
 #![forbid(unsafe_code)]
 
 use std::path::Path;

@@ -1,8 +1,9 @@
-//! What one press costs once the journal has grown long: commit, the look at what has changed, learner, gate and publishing.
+//! What one press costs once the journal has grown long: commit, the look at what has changed, learner, gate and
+//! publishing.
 //!
-//! Informs: whether a device that has heard thousands of presses still answers the next one. `read` is the whole log, as at a
-//! start; `follow` the press with the look of a reader that has followed; `adapt` the whole way to the better answer, of which
-//! every fifth press pays for a canonical refit.
+//! Informs: whether a device that has heard thousands of presses still answers the next one. `read` is the whole log,
+//! as at a start; `follow` the press with the look of a reader that has followed; `adapt` the whole way to the better
+//! answer, of which every fifth press pays for a canonical refit.
 #![forbid(unsafe_code)]
 
 use std::path::Path;

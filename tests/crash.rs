@@ -1,5 +1,5 @@
-//! `kill -9` at random moments of a running `listen` under presses: nothing acknowledged is lost or doubled, the adapter
-//! is an old or a new one, and the head computed from the journal is the published one.
+//! `kill -9` at random moments of a running `listen` under presses: nothing acknowledged is lost or doubled, the
+//! adapter is an old or a new one, and the head computed from the journal is the published one.
 use std::collections::BTreeMap;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -116,7 +116,8 @@ fn a_hundred_kills_of_a_running_loop_lose_nothing_and_tear_nothing() {
     assert_eq!(records.len() as u32, pressed, "presses made and presses recorded");
     drop(reader);
 
-    // The head in use is a function of the journal: recomputed from the presses it was made of, it is the same, bit for bit.
+    // The head in use is a function of the journal: recomputed from the presses it was made of, it is the same, bit for
+    // bit.
     let model = Model::open(Bundle::open(bundle()).unwrap(), SessionOptions::default()).unwrap();
     let app = App::open(model, &state, Mode::Veto).unwrap();
     let current = app.adapters().current().unwrap().expect("something was published");

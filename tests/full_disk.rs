@@ -66,8 +66,8 @@ fn nearly_full(state: &Path) {
     journal.close().unwrap();
 }
 
-/// Runs `listen` behind `wrapper` and presses until a press is refused, then asks for an answer, which cannot be recorded
-/// either. Returns how it ended and the presses it had acknowledged.
+/// Runs `listen` behind `wrapper` and presses until a press is refused, then asks for an answer, which cannot be
+/// recorded either. Returns how it ended and the presses it had acknowledged.
 fn press_until_full(mut wrapper: Command, state: &Path) -> (Output, BTreeSet<u64>) {
     let program = hone().get_program().to_owned();
     let mut child = wrapper

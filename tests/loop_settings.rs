@@ -1,4 +1,5 @@
-//! Retention, random features, asking, runner-ups and off-policy estimates on the shipped model, through App and program.
+//! Retention, random features, asking, runner-ups and off-policy estimates on the shipped model, through App and
+//! program.
 use std::path::{Path, PathBuf};
 
 use hone_runtime::app::question::Ask;
@@ -13,7 +14,7 @@ use hone_runtime::session::SessionOptions;
 use hone_runtime::state::StateDir;
 use serde_json::Value;
 
-use crate::support::{bundle, fails, hone, model_dir, said};
+use crate::support::{bundle, copy_dir, fails, hone, model_dir, said};
 
 fn open_at(bundle: &Path, state: &Path, settings: Settings) -> Result<App, AppError> {
     let model = Model::open(Bundle::open(bundle).unwrap(), SessionOptions::default()).unwrap();
@@ -126,15 +127,43 @@ fn one_sample(dir: &Path, of: &Dataset) -> PathBuf {
 }
 
 #[test]
+fn what_the_shipped_model_forgets_is_told_with_every_decision() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut app = open(dir.path(), Settings::default());
+    world("left-handed").split("stream").take(20).for_each(|row| correct(&mut app, row));
+    let Learned::Decided { kept: Some(kept), .. } = app.decide().unwrap() else { panic!("it ships source samples") };
+    assert_eq!(kept.n, 200);
+    assert!(kept.factory > 0.98 && kept.now < kept.factory, "{kept:?}");
+    // No picture or sound is in both; typed words recur.
+    let coreset = app.model().coreset().unwrap();
+    assert_eq!(coreset.train.len(), 120);
+    let also = coreset.probe.iter().filter(|p| coreset.train.iter().any(|t| t.feature == p.feature)).count();
+    assert!(also < 10, "{also} of 200");
+}
+
+/// The shipped model, made from its sources without the samples of its source.
+fn without_coreset(dir: &Path) -> PathBuf {
+    let (config, path) = (dir.join("config"), dir.join("without.hone"));
+    copy_dir(&model_dir().join("src/config"), &config);
+    std::fs::remove_file(config.join("coreset.safetensors")).unwrap();
+    let mut export = hone();
+    export.arg("export").arg(model_dir().join("src/model.onnx")).arg("-o").arg(&path).arg("--config").arg(&config);
+    let out = export.arg("--check").arg(model_dir().join("src/check")).output().unwrap();
+    assert!(out.status.success(), "{}", said(&out));
+    path
+}
+
+#[test]
 fn nothing_to_retain_and_nothing_to_measure_by_is_said() {
     let dir = tempfile::tempdir().unwrap();
     let settings = Settings { retain: Some(Retain::Keep), ..Settings::default() };
-    let e = open_at(&bundle(), dir.path(), settings).err().unwrap();
+    let bundle = without_coreset(dir.path());
+    let state = dir.path().join("state").to_str().unwrap().to_string();
+    let e = open_at(&bundle, Path::new(&state), settings).err().unwrap();
     assert!(e.to_string().contains("hone export --source"), "{e}");
-    let (bundle, state) = (bundle(), dir.path().to_str().unwrap().to_string());
     let out = hone().args(["tune", bundle.to_str().unwrap(), "--state", &state, "--retain", "keep"]).output().unwrap();
     fails(&out, 2, &["no source samples", "`keep`"]);
-    let mut app = open(dir.path(), Settings::default());
+    let mut app = open_at(&bundle, Path::new(&state), Settings::default()).unwrap();
     world("new-pen").split("stream").take(5).for_each(|row| correct(&mut app, row));
     drop(app);
     let out = hone().args(["tune", bundle.to_str().unwrap(), "--state", &state, "--dry-run"]).output().unwrap();

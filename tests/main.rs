@@ -14,6 +14,7 @@ mod memory;
 mod onnx;
 mod pads;
 mod rollback;
+mod said;
 mod support;
 mod tasks;
 mod tune;

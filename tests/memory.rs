@@ -1,5 +1,5 @@
-//! What is allocated: by a run an arena of the planned size once, then nothing; by a run of training what was planned; by a
-//! learner what its presses are about.
+//! What is allocated: by a run an arena of the planned size once, then nothing; by a run of training what was planned;
+//! by a learner what its presses are about.
 use hone_runtime::bundle::npz::read_npz;
 use hone_runtime::learn::{Feedback, HeadBase, Learner, LearnerConfig, TrainingPress};
 use hone_runtime::scope::Spec;
@@ -91,8 +91,8 @@ fn a_run_of_training_takes_what_was_planned_whatever_the_scope_and_however_many_
             epochs: 2,
             seed: 1,
             max_bytes: None,
-            // The best epoch is handed out as it was kept. The end of a run without validation shrinks the arena where it lies,
-            // which the counting allocator cannot: it takes new memory and copies.
+            // The best epoch is handed out as it was kept. The end of a run without validation shrinks the arena where
+            // it lies, which the counting allocator cannot: it takes new memory and copies.
             validation: 0.5,
             patience: None,
             budget: None,

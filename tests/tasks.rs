@@ -3,11 +3,13 @@ use std::path::{Path, PathBuf};
 
 use hone_runtime::Bundle;
 use hone_runtime::adapters::AdapterStore;
-use hone_runtime::app::{App, Settings};
+use hone_runtime::app::{App, Learned, Settings};
+use hone_runtime::bundle::Overwrite;
 use hone_runtime::dataset::{Dataset, Row};
+use hone_runtime::export::with_source;
 use hone_runtime::journal::{ClassChange, Press, PressKind, Source};
 use hone_runtime::learn::task::Judged;
-use hone_runtime::learn::{Display, Mode, TASKS, Theta};
+use hone_runtime::learn::{Display, Mode, Retain, TASKS, Theta};
 use hone_runtime::model::{Model, probabilities};
 use hone_runtime::session::{Session, SessionOptions};
 use hone_runtime::state::StateDir;
@@ -203,6 +205,54 @@ fn an_adapter_folded_into_the_file_gives_the_answers_it_gave_beside_it() {
         }
         assert!(moved > 0.05, "{}: nothing was learned to fold", e.name);
     }
+}
+
+#[test]
+fn what_a_task_knew_of_its_source_can_be_held_on_to_and_what_is_forgotten_is_told() {
+    let mut held = Vec::new();
+    for e in EXAMPLES {
+        let tmp = tempfile::tempdir().unwrap();
+        let world = world(e.name);
+        // Half of the samples may be learned, the other half measures and never trains.
+        let (taught, _) = with_source(Bundle::open(bundle(e.name)).unwrap(), &world, "source").unwrap();
+        let path = tmp.path().join("with-source.hone");
+        taught.write_dir(&path, Overwrite::Refuse).unwrap();
+        let rows: Vec<&Row> = world.split("stream").collect();
+        let test: Vec<&Row> = world.split("test").take(60).collect();
+        let mut told = Vec::new();
+        for retain in [Retain::Adapt, Retain::Keep] {
+            let model = Model::open(Bundle::open(&path).unwrap(), SessionOptions::default()).unwrap();
+            let state = StateDir::at(tmp.path().join(retain.name()));
+            let settings = Settings { retain: Some(retain), gate: Mode::Off, ..Settings::default() };
+            let mut app = App::open_with(model, &state, settings).unwrap();
+            let sure = |app: &mut App, factory: bool| {
+                let of = |app: &mut App, row: &&Row| {
+                    let answer = app.answer(&row.sample()).unwrap();
+                    let logits = if factory { &answer.seen.logits } else { &answer.served };
+                    let truth = app.model().class_of(&row.label).unwrap();
+                    f64::from(app.task().mass(&probabilities(logits), truth)).max(1e-6).ln()
+                };
+                test.iter().map(|row| of(app, row)).sum::<f64>() / test.len() as f64
+            };
+            let before = sure(&mut app, true);
+            teach(&mut app, &rows, 80);
+            let Learned::Decided { kept: Some(kept), .. } = app.decide().unwrap() else {
+                panic!("{}: the bundle has source samples", e.name)
+            };
+            told.push((kept.factory, kept.now, before, sure(&mut app, false)));
+        }
+        println!("{}: source before, now; log probability of the truth before, now: {told:?}", e.name);
+        held.push((e.name, told));
+    }
+    // Where presses cost what was known before, holding on keeps more of it; `lump` has become better on its source,
+    // too.
+    for (name, told) in &held {
+        let [(factory, adapt, ..), (_, keep, before, after)] = told[..] else { panic!("two of each") };
+        assert!(adapt > factory || keep >= adapt - 0.03, "{name}: {told:?}");
+        assert!(after > before, "{name}: who holds on learns all the same: {told:?}");
+    }
+    let gain: f64 = held.iter().filter(|(n, _)| *n != "lump").map(|(_, told)| told[1].1 - told[0].1).sum();
+    assert!(gain > 0.15, "{held:?}");
 }
 
 #[test]

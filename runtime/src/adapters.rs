@@ -7,10 +7,10 @@
 //! STATE/current -> adapters/<base_digest>/<id>                 absent, or -> factory: the factory weights
 //! ```
 //! The tensor is named as PEFT names a module of the wrapped model (`base_model.model.` + path); `theta` is the Θ added
-//! to the shipped head, its last column the weight of the constant 1. A *tuned* adapter holds the trained leaves of a scope as
-//! well (`hone tune`): it is another body, and the adapters learned from presses on it say so in their `body`. `id` is the first 16 hexadecimal digits of a BLAKE3
-//! over both files, so a file that was torn or has a flipped bit is refused when it is read. It guards against damage,
-//! not against a forger.
+//! to the shipped head, its last column the weight of the constant 1. A *tuned* adapter holds the trained leaves of a
+//! scope as well (`hone tune`): it is another body, and the adapters learned from presses on it say so in their `body`.
+//! `id` is the first 16 hexadecimal digits of a BLAKE3 over both files, so a file that was torn or has a flipped bit is
+//! refused when it is read. It guards against damage, not against a forger.
 //!
 //! Deliberately without judgement: `learn` decides what is published. Whoever calls [`AdapterStore::publish`],
 //! [`AdapterStore::switch`] or [`AdapterStore::remove`] holds the state directory's lock;
@@ -202,8 +202,8 @@ pub struct Provenance {
     pub order: u64,
     /// The adapter in use when this one was published; `None` is factory. [`AdapterStore::publish`] sets it.
     pub parent: Option<AdapterId>,
-    /// The tuned adapter whose body made the features Θ was learned from; `None` for the factory's, and for a tuned adapter,
-    /// which is a body itself.
+    /// The tuned adapter whose body made the features Θ was learned from; `None` for the factory's, and for a tuned
+    /// adapter, which is a body itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<AdapterId>,
     /// The classes as they were known, where they are not those of the bundle.
@@ -447,8 +447,8 @@ impl AdapterStore {
         self.point_at(id)
     }
 
-    /// The adapter that was in use when the present one was published; `None` is factory. Where that one has been removed or
-    /// damaged since, the one before it, and so on. Touches nothing.
+    /// The adapter that was in use when the present one was published; `None` is factory. Where that one has been
+    /// removed or damaged since, the one before it, and so on. Touches nothing.
     ///
     /// # Errors
     /// [`AdapterError::AtFactory`]; [`AdapterError::Damaged`] when the present one cannot say where it came from.

@@ -32,7 +32,7 @@ use toml::de::{DeTable, DeValue};
 use crate::feedback::keys::parse_uid;
 use crate::feedback::meaning::{Act, Given, Mapping};
 use crate::feedback::policy::{Person, Policy, Rules};
-use crate::feedback::words::{self, Said};
+use crate::feedback::words;
 use crate::feedback::{source, uid_text};
 use crate::{Class, Classified};
 
@@ -362,8 +362,8 @@ fn given(mapping: &mut Mapping, act: &[&str], leaf: &Leaf) -> Result<(), String>
         "`{name}` is nothing a hand does; known are N.click, N.long, N.double, N.left, N.right with N from 0 to 15, chord, chord-held"
     ))?;
     let phrase = words::parse(leaf.value.str()?)?.ok_or("it is empty; `nothing` takes a meaning away")?;
-    if matches!(phrase.said, Said::Add(_) | Said::Show | Said::Quit) {
-        return Err("`add`, `show` and `quit` are for lines typed in, not for buttons".into());
+    if let Some(why) = phrase.said.only_typed() {
+        return Err(why.into());
     }
     mapping.insert(act, Given { phrase, origin: leaf.origin() });
     Ok(())

@@ -1,8 +1,8 @@
 //! From a standard ONNX file, its Hugging Face style configuration and recorded cases to a bundle.
 //!
-//! A bundle only comes out of [`Export::into_bundle`], and only when every recorded case of the other framework comes out
-//! of our own session within tolerance and the shipped head gives the graph's logits: what is exported has been run. This
-//! module places files and compares; it deliberately trains, quantises and rewrites nothing.
+//! A bundle only comes out of [`Export::into_bundle`], and only when every recorded case of the other framework comes
+//! out of our own session within tolerance and the shipped head gives the graph's logits: what is exported has been
+//! run. This module places files and compares; it deliberately trains, quantises and rewrites nothing.
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,8 +23,8 @@ use crate::tensor::Tensor;
 
 /// Where the graph lies in a bundle made here.
 const GRAPH: &str = "onnx/model.onnx";
-/// Bytes of a file of tensors that are read even if the model takes few of them; a longer one must be mostly its own, so
-/// that a file with a hole does not fill the memory.
+/// Bytes of a file of tensors that are read even if the model takes few of them; a longer one must be mostly its own,
+/// so that a file with a hole does not fill the memory.
 const ALWAYS_READ: u64 = 16 << 20;
 /// Largest difference between the graph's logits and those the shipped head makes of the graph's feature.
 pub const HEAD_TOLERANCE: f32 = 1e-4;
@@ -164,11 +164,11 @@ pub struct Source<'a> {
     pub onnx: &'a Path,
     /// The configuration directory, if the model has one.
     pub config: Option<&'a Path>,
-    /// The directory of recorded cases (`case*.npz`), if there are any. Without it nothing is compared and the bundle has
-    /// no golden sample.
+    /// The directory of recorded cases (`case*.npz`), if there are any. Without it nothing is compared and the bundle
+    /// has no golden sample.
     pub check: Option<&'a Path>,
-    /// Name, version, time of making, and whatever else the maker fills in; inputs, outputs, graphs and files are filled
-    /// in here.
+    /// Name, version, time of making, and whatever else the maker fills in; inputs, outputs, graphs and files are
+    /// filled in here.
     pub manifest: Manifest,
     /// Modalities of inputs whose names do not say them: `(input, modality)`.
     pub modalities: &'a [(String, String)],
@@ -315,8 +315,8 @@ pub struct SourceReport {
 
 /// The bundle with a coreset (`train/coreset.safetensors`) chosen from labelled samples of the data it was made from.
 ///
-/// The samples are run through the graph; what is shipped are features, logits and labels, no inputs. Use data the model's
-/// published figures were not measured on.
+/// The samples are run through the graph; what is shipped are features, logits and labels, no inputs. Use data the
+/// model's published figures were not measured on.
 ///
 /// # Errors
 /// [`ExportError::Source`] for labels the model does not know or too few samples; [`ExportError::Model`].

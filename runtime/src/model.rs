@@ -196,8 +196,8 @@ impl Model {
         Ok(Model { bundle, recipe, task, session, preprocessor, base, head, coreset, factory, body: None })
     }
 
-    /// Puts the body the adapter `id` of the store stands on in place of the graph; `None` is the factory's. The model is as
-    /// before when it fails.
+    /// Puts the body the adapter `id` of the store stands on in place of the graph; `None` is the factory's. The model
+    /// is as before when it fails.
     ///
     /// # Errors
     /// [`ModelError::Adapter`], [`ModelError::Scope`] when its leaves are not those of this graph.
@@ -220,8 +220,8 @@ impl Model {
         Ok(())
     }
 
-    /// The bundle's ONNX file with the adapter `id` folded in: what was tuned in the weights, quantised again where they are, and
-    /// Θ in the head.
+    /// The bundle's ONNX file with the adapter `id` folded in: what was tuned in the weights, quantised again where
+    /// they are, and Θ in the head.
     ///
     /// # Errors
     /// [`ModelError::Adapter`], [`ModelError::Scope`] when it cannot be folded, [`ModelError::Write`].
@@ -260,8 +260,8 @@ impl Model {
         &self.factory
     }
 
-    /// What makes features now: the bundle's base digest, with the tuned adapter behind a `+`, if one answers. Features of
-    /// another maker are stale.
+    /// What makes features now: the bundle's base digest, with the tuned adapter behind a `+`, if one answers. Features
+    /// of another maker are stale.
     pub fn maker(&self) -> String {
         match &self.body {
             None => self.bundle.base_digest().to_string(),
@@ -304,8 +304,8 @@ impl Model {
         self.task.truth(label)
     }
 
-    /// The head over what can be answered, with the statistics of its feature. Its weights are the file's in classification and
-    /// zero elsewhere, see [`Model::head`].
+    /// The head over what can be answered, with the statistics of its feature. Its weights are the file's in
+    /// classification and zero elsewhere, see [`Model::head`].
     pub fn base(&self) -> &HeadBase {
         &self.base
     }

@@ -1,7 +1,7 @@
 //! A short, repeatable run of what `cargo fuzz` does at length: the same changes to the same models, from fixed seeds.
 //!
-//! The targets for cargo-fuzz are `preflight.rs` and `import.rs` here; `Cargo.toml` says how to run them. An input they find
-//! goes to `regressions/` with the fix.
+//! The targets for cargo-fuzz are `preflight.rs` and `import.rs` here; `Cargo.toml` says how to run them. An input they
+//! find goes to `regressions/` with the fix.
 use std::collections::BTreeMap;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};

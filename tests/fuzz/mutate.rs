@@ -1,8 +1,8 @@
-//! Changes to ONNX models that keep most of them what they are: the file is taken apart by the fields of `onnx.proto`, a
-//! few are changed, and it is put together again.
+//! Changes to ONNX models that keep most of them what they are: the file is taken apart by the fields of `onnx.proto`,
+//! a few are changed, and it is put together again.
 //!
-//! It knows the messages, not what they mean, and makes files no library would: fields twice, numbers of the wrong kind,
-//! names that lead nowhere.
+//! It knows the messages, not what they mean, and makes files no library would: fields twice, numbers of the wrong
+//! kind, names that lead nowhere.
 
 /// A stream of numbers that is the same for the same seed (xorshift*, Vigna 2016).
 pub(crate) struct Random(u64);
@@ -464,8 +464,8 @@ const OPERATORS: &str = "Abs Acos Acosh Add AffineGrid And ArgMax ArgMin Asin As
 
 const DOMAINS: &[&str] = &["", "", "com.microsoft", "ai.onnx", "local", "ai.onnx.ml"];
 
-/// One to four changes to a model; `donor` is another from which parts may come. Bytes that are no protobuf come back with
-/// some of them changed.
+/// One to four changes to a model; `donor` is another from which parts may come. Bytes that are no protobuf come back
+/// with some of them changed.
 pub(crate) fn mutate(model: &[u8], donor: Option<&[u8]>, random: &mut Random) -> Vec<u8> {
     let Some(mut tree) = Tree::parse(model, Kind::Model, 0).filter(|t| !t.fields.is_empty()) else {
         return noise(model.to_vec(), random);

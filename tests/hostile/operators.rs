@@ -78,7 +78,8 @@ fn row(name: &'static str, op: &str, operands: &[Operand<'_>], attributes: &[Mes
     (name, node_of("", op, 19, 1, operands, attributes), "culprit")
 }
 
-/// The same in words the refusal uses in place of the node's name: a value of a graph that is too large is named itself.
+/// The same in words the refusal uses in place of the node's name: a value of a graph that is too large is named
+/// itself.
 fn large(name: &'static str, op: &str, operands: &[Operand<'_>], attributes: &[Message]) -> Case {
     (name, node_of("", op, 19, 1, operands, attributes), "")
 }

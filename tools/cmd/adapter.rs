@@ -87,8 +87,8 @@ enum What {
         /// A standard ONNX file with the adapter in its weights, quantised again where they were.
         #[arg(long, value_name = "OUT.onnx")]
         merged: Option<PathBuf>,
-        /// Low-rank paths as adapter_config.json and adapter_model.safetensors for PyPI `peft`, named as the exporter named the
-        /// layers.
+        /// Low-rank paths as adapter_config.json and adapter_model.safetensors for PyPI `peft`, named as the exporter
+        /// named the layers.
         #[arg(long, value_name = "DIR")]
         peft: Option<PathBuf>,
     },
@@ -105,7 +105,8 @@ impl Adapter {
                 let (store, base) = store(&state, &bundle)?;
                 let mut journal = Journal::open(state.lock()?)?;
                 let id = store.before()?;
-                // First the record, as the loop does: a switch that a stop has cut off is then made good at the next start.
+                // First the record, as the loop does: a switch that a stop has cut off is then made good at the next
+                // start.
                 record(&mut journal, &base, id.as_ref(), AdapterAction::RolledBack)?;
                 store.switch(id.as_ref())?;
                 journal.close()?;
@@ -235,7 +236,10 @@ fn list(store: &AdapterStore, as_json: bool) -> anyhow::Result<()> {
     let listed = store.list()?;
     let current = store.current_id()?;
     if as_json {
-        let row = |l: &hone_runtime::adapters::Listed| json!({"id": l.id, "current": l.current, "damaged": l.provenance.is_none(), "provenance": l.provenance});
+        let row = |l: &hone_runtime::adapters::Listed| {
+            let damaged = l.provenance.is_none();
+            json!({"id": l.id, "current": l.current, "damaged": damaged, "provenance": l.provenance})
+        };
         let rows: Vec<Value> = listed.iter().map(row).collect();
         return output::document("hone.adapter-list/1", json!({"current": name(current.as_ref()), "adapters": rows}));
     }
@@ -275,7 +279,10 @@ fn explain(
         }
     }
     if as_json {
-        let row = |(seq, wall_ms, e): &(u64, i64, AdapterEvent)| json!({"seq": seq, "wall_ms": wall_ms, "action": e.action, "why": why(e), "numbers": e.numbers});
+        let row = |(seq, wall_ms, e): &(u64, i64, AdapterEvent)| {
+            let (action, why) = (&e.action, why(e));
+            json!({"seq": seq, "wall_ms": wall_ms, "action": action, "why": why, "numbers": e.numbers})
+        };
         let records: Vec<Value> = events.iter().map(row).collect();
         let provenance = adapter.as_ref().map(|a| &a.provenance);
         return output::document(
@@ -344,7 +351,8 @@ fn why(e: &AdapterEvent) -> Option<String> {
         (surprise > most).then(|| {
             let (factor, most) = (surprise.exp(), most.exp());
             format!(
-                "foretold the confirmed presses worse than the factory head by a factor of {factor:.1}, {most:.1} is allowed"
+                "foretold the confirmed presses worse than the factory head by a factor of {factor:.1}, {most:.1} is \
+                 allowed"
             )
         })
     };

@@ -35,8 +35,8 @@ const MAX_RUNS: usize = 1_000_000;
 
 /// Measures one answer: load, first run, then warm runs one after another.
 ///
-/// A bundle runs its golden sample, an ONNX file made-up tensors (noise for floats, zeros for integers). `hone bench feedback`
-/// measures the learner instead.
+/// A bundle runs its golden sample, an ONNX file made-up tensors (noise for floats, zeros for integers). `hone bench
+/// feedback` measures the learner instead.
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct Bench {
@@ -378,7 +378,8 @@ fn print(machine: &Machine, rows: &[Row]) -> anyhow::Result<()> {
     let throttled = machine.throttled.clone().unwrap_or_else(|| "no sign of it".into());
     let load = machine.load_1min.map_or("unknown".into(), |l| format!("{l:.2}"));
     output::line(format!(
-        "{} ({} processors, {}), kernel {}, governor {}, {temperature}, throttling: {throttled}, load {load}, {} build, hone {}",
+        "{} ({} processors, {}), kernel {}, governor {}, {temperature}, throttling: {throttled}, load {load}, {} \
+         build, hone {}",
         machine.cpu,
         machine.cpus,
         machine.arch,

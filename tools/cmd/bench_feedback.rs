@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::Args;
 use hone_runtime::Class;
 use hone_runtime::learn::OBJECTIVES;
-use hone_runtime::learn::objective::find;
+use hone_runtime::learn::objective::{find, names};
 use hone_runtime::trial::report::{Plan, Row, no_adaptation, plot, row};
 use hone_runtime::trial::{CHECKPOINTS, worlds};
 use serde::{Deserialize, Serialize};
@@ -24,8 +24,8 @@ const PEERS: &str = include_str!("../../benches/feedback/peers.json");
 
 /// Measures learning: changed worlds, one answer shown and one press a sample, accuracy after 50, 100, 200 and 500.
 ///
-/// Rows are means over tasks and seeds; beside them stand Vowpal Wabbit, River and LinUCB as `benches/feedback/peers.py` recorded
-/// them on the same streams.
+/// Rows are means over tasks and seeds; beside them stand Vowpal Wabbit, River and LinUCB as
+/// `benches/feedback/peers.py` recorded them on the same streams.
 #[derive(Args)]
 pub(crate) struct Feedback {
     /// An archive of worlds that `benches/feedback/record.py` wrote; those in this program, if not given.
@@ -110,10 +110,8 @@ impl Feedback {
     }
 
     fn plan(&self) -> anyhow::Result<Plan> {
-        let unknown = |name: &String| {
-            let known: Vec<&str> = OBJECTIVES.iter().map(|o| o.name).collect();
-            fail(Class::Usage, format!("there is no objective `{name}`; there are {}", known.join(", ")))
-        };
+        let unknown =
+            |name: &String| fail(Class::Usage, format!("there is no objective `{name}`; there are {}", names()));
         let named = self.objective.iter().map(|name| find(name).ok_or_else(|| unknown(name)));
         let objectives = named.collect::<Result<Vec<_>, _>>()?;
         if let Some(share) = self.wrong.iter().find(|w| !(0.0..=1.0).contains(*w)) {

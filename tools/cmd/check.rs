@@ -21,8 +21,8 @@ use crate::precision::{self, Precise};
 /// Runs recorded cases of another framework through hone and shows how far the outputs are apart.
 ///
 /// A case is a file case*.npz with the inputs as in_NAME and the outputs as out_NAME, or out_0, out_1 … in the model's
-/// order. Each case runs twice; the two results must be equal. Exit code 4 when they are not, or an output is outside the
-/// tolerance.
+/// order. Each case runs twice; the two results must be equal. Exit code 4 when they are not, or an output is outside
+/// the tolerance.
 #[derive(Args)]
 pub(crate) struct Check {
     /// A .hone bundle (directory or zip) or an .onnx file.
@@ -31,7 +31,8 @@ pub(crate) struct Check {
     /// The directory of the recorded cases.
     #[arg(long, value_name = "DIR", required_unless_present = "batch")]
     cases: Option<PathBuf>,
-    /// Allowed relative to each recorded value; given, only --rtol and --atol count. In bf16 2 % of the largest is allowed.
+    /// Allowed relative to each recorded value; given, only --rtol and --atol count. In bf16 2 % of the largest is
+    /// allowed.
     #[arg(long, value_name = "R")]
     rtol: Option<f64>,
     /// Allowed whatever the value.
@@ -52,8 +53,8 @@ pub(crate) struct Check {
     /// Check every directory in this one that holds a model.onnx and its cases: one JSON line each.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["model", "cases"], requires = "jsonl")]
     batch: Option<PathBuf>,
-    /// One JSON line for each directory of --batch: {case, verdict, detail}, the verdict one of pass, differs, unsupported,
-    /// invalid, panic.
+    /// One JSON line for each directory of --batch: {case, verdict, detail}, the verdict one of pass, differs,
+    /// unsupported, invalid, panic.
     #[arg(long, requires = "batch")]
     jsonl: bool,
 }

@@ -23,10 +23,11 @@ use serde::Serialize;
 use crate::exit::fail;
 use crate::{assets, output};
 
-/// Shows the whole loop in under a minute: a model that is wrong about somebody, a pad, presses, and a model that is right.
+/// Shows the whole loop in under a minute: a model that is wrong about somebody, a pad, presses, and a model that is
+/// right.
 ///
-/// The model, the quantised inference, the wire protocol, the journal, the learner and the gate are the real ones; the pad
-/// is the firmware's core on a pseudo-terminal, and the person is simulated from labelled data.
+/// The model, the quantised inference, the wire protocol, the journal, the learner and the gate are the real ones; the
+/// pad is the firmware's core on a pseudo-terminal, and the person is simulated from labelled data.
 #[derive(Args)]
 pub(crate) struct Demo {
     /// Whom to adapt to.
@@ -38,13 +39,15 @@ pub(crate) struct Demo {
     /// Another model to teach than the one carried along: a .hone bundle of any task.
     #[arg(long, value_name = "BUNDLE", requires = "data", conflicts_with_all = ["world", "language"])]
     model: Option<PathBuf>,
-    /// Its samples: a directory with index.csv of the splits `stream` (shown and pressed on), `test`, and `source` (what it was made for).
+    /// Its samples: a directory with index.csv of the splits `stream` (shown and pressed on), `test`, and `source`
+    /// (what it was made for).
     #[arg(long, value_name = "DIR", requires = "model")]
     data: Option<PathBuf>,
     /// Presses to make.
     #[arg(long, default_value_t = 200)]
     presses: usize,
-    /// What the person says: thumbs, or the right class each time; where a task has remarks, what is wrong with the answer.
+    /// What the person says: thumbs, or the right class each time; where a task has remarks, what is wrong with the
+    /// answer.
     #[arg(long, value_enum, default_value_t = Press::Thumbs)]
     press: Press,
     /// Share of presses that are wrong.

@@ -23,7 +23,8 @@ const LITTLE_MEMORY: u64 = 64 << 20;
 /// 2026-01-01: no build of this program is older, so a clock before it was never set.
 const CLOCK_FLOOR_S: u64 = 1_767_225_600;
 
-/// Checks this machine: processor, GPU, memory, state directory, journal, clock, serial ports, GPIO, camera and microphone.
+/// Checks this machine: processor, GPU, memory, state directory, journal, clock, serial ports, GPIO, camera and
+/// microphone.
 ///
 /// The exit code is 0 unless something is broken; a warning only limits what can be done.
 #[derive(Args)]

@@ -21,8 +21,8 @@ use crate::exit::fail;
 use crate::precision::{self, Precise};
 use crate::{input, output, report};
 
-/// Measures a model on labelled data: accuracy, calibration, and the figures of its task (of classes precision, recall, F1 and
-/// confusion; of alarms FAR, FRR and AUC; of numbers the mean error; of sets F1; of search recall).
+/// Measures a model on labelled data: accuracy, calibration, and the figures of its task (of classes precision, recall,
+/// F1 and confusion; of alarms FAR, FRR and AUC; of numbers the mean error; of sets F1; of search recall).
 #[derive(Args)]
 pub(crate) struct Eval {
     /// A .hone bundle.
@@ -30,8 +30,8 @@ pub(crate) struct Eval {
     /// A directory with index.csv (split,label,image,audio,text), or with CLASS/FILE or SPLIT/CLASS/FILE.
     #[arg(long, value_name = "DIR", required_unless_present = "off_policy")]
     data: Option<PathBuf>,
-    /// Estimate from the journal of --state how often an adapter would have been right, without data: only where answers
-    /// were explored (`hone listen --display explore`).
+    /// Estimate from the journal of --state how often an adapter would have been right, without data: only where
+    /// answers were explored (`hone listen --display explore`).
     #[arg(long, requires = "state", conflicts_with_all = ["data", "min_accuracy", "report"])]
     off_policy: bool,
     /// Which split of the data.

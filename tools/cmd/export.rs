@@ -26,14 +26,15 @@ pub(crate) struct Export {
     /// The bundle to write.
     #[arg(short, long, value_name = "OUT.hone")]
     output: PathBuf,
-    /// Directory of config.json, preprocessor_config.json, tokenizer.json, recipe.json, head.safetensors, coreset.safetensors, README.md.
+    /// Directory of config.json, preprocessor_config.json, tokenizer.json, recipe.json, head.safetensors,
+    /// coreset.safetensors, README.md.
     #[arg(long, value_name = "DIR")]
     config: Option<PathBuf>,
     /// Directory of recorded cases, case*.npz: inputs as in_NAME, outputs as out_NAME or out_0, out_1 …
     #[arg(long, value_name = "DIR")]
     check: Option<PathBuf>,
-    /// Directory with index.csv of data the model was made from: features of some of it are shipped, to be held on to and to
-    /// measure what is forgotten.
+    /// Directory with index.csv of data the model was made from: features of some of it are shipped, to be held on to
+    /// and to measure what is forgotten.
     #[arg(long, value_name = "DIR")]
     source: Option<PathBuf>,
     /// Which split of that data.

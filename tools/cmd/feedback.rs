@@ -7,13 +7,13 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use hone_runtime::Class;
-use hone_runtime::app::{App, Learned, classes};
+use hone_runtime::app::{App, Learned, Quota, classes};
 use hone_runtime::bundle::Bundle;
 use hone_runtime::journal::{
     Age, Journal, Press, PressId, PressKind, PressLine, PressStatus, Reader, Redact, Signal, Source, Stats, StoreError,
     Story,
 };
-use hone_runtime::learn::Mode;
+use hone_runtime::learn::{Feedback as Heard, Mode};
 use hone_runtime::model::Model;
 use hone_runtime::session::SessionOptions;
 use hone_runtime::state::StateDir;
@@ -21,7 +21,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::exit::fail;
-use crate::output;
+use crate::{input, output};
 
 /// Lists, adds to, exports, imports, verifies and redacts what people have said.
 #[derive(Args)]
@@ -66,6 +66,8 @@ enum What {
     },
     /// Says something about a prediction, durably.
     Add(Add),
+    /// Gives an example of a class, whatever was answered to it, and learns from it.
+    Demonstrate(Demonstrate),
     /// Writes the whole journal as JSON Lines.
     Export {
         /// A file to write; standard output, if not given.
@@ -95,7 +97,7 @@ struct Add {
     #[command(flatten)]
     said: Said,
     /// The bundle the label is of, for a label that is no class number.
-    #[arg(long, value_name = "BUNDLE", requires = "correct")]
+    #[arg(long, value_name = "BUNDLE", conflicts_with_all = ["up", "down", "stars", "unsure", "undo"])]
     bundle: Option<PathBuf>,
     /// Said with emphasis: it judges adapters and never trains.
     #[arg(long)]
@@ -114,12 +116,34 @@ struct Said {
     /// The right class: its number, or its label if it is the shown one's or --bundle is given.
     #[arg(long, value_name = "LABEL")]
     correct: Option<String>,
+    /// Whoever was asked does not know.
+    #[arg(long)]
+    unsure: bool,
+    /// The answer is better than this class, named as with --correct.
+    #[arg(long, value_name = "LABEL")]
+    rather_than: Option<String>,
     /// One to five.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=5))]
     stars: Option<u8>,
     /// Takes back the press about --prediction, or without one the newest press made by this command.
     #[arg(long)]
     undo: bool,
+}
+
+#[derive(Args)]
+struct Demonstrate {
+    /// The bundle to teach.
+    bundle: PathBuf,
+    /// What the sample is: a label of the bundle's, or the number of a class.
+    label: String,
+    #[command(flatten)]
+    given: input::Given,
+    /// Said with emphasis: it judges adapters and never trains.
+    #[arg(long)]
+    confirmed: bool,
+    /// Keep the sample as the model takes it, within this size of all such inputs, for scopes that change the body.
+    #[arg(long, value_name = "QUOTA")]
+    keep_inputs: Option<Quota>,
 }
 
 #[derive(Args)]
@@ -150,6 +174,7 @@ impl Feedback {
             What::Show { id, json } => show(&state, id, json)?,
             What::Stats { json } => stats(&state, json)?,
             What::Add(add) => add.run(&state)?,
+            What::Demonstrate(demonstrate) => demonstrate.run(&state)?,
             What::Export { output } => export(&state, output.as_deref())?,
             What::Import { file } => import(&state, &file)?,
             What::Verify { json } => return verify(&state, json),
@@ -379,8 +404,17 @@ impl Add {
         if let Some(label) = &self.said.correct {
             return Ok(PressKind::Correction { class: self.class(label, &story, reader)? });
         }
+        if let Some(label) = &self.said.rather_than {
+            let over = self.class(label, &story, reader)?;
+            // As the learner would see it, which would leave it aside.
+            Heard::Preference { over: over as usize }
+                .check(story.class as usize, story.example.logits.len())
+                .map_err(|e| fail(Class::Usage, e.to_string()))?;
+            return Ok(PressKind::Preference { over });
+        }
         Ok(match self.said.stars {
             Some(stars) => PressKind::Stars { stars },
+            None if self.said.unsure => PressKind::NotSure,
             None => PressKind::Thumb { up: self.said.up },
         })
     }
@@ -414,6 +448,35 @@ impl Add {
             fail(Class::Usage, text)
         })
     }
+}
+
+impl Demonstrate {
+    fn run(self, state: &StateDir) -> anyhow::Result<()> {
+        let loaded = self.given.load()?;
+        let model = Model::open(Bundle::open(&self.bundle)?, SessionOptions::default())?;
+        let mut app = App::open(model, state, Mode::Veto)?;
+        if let Some(quota) = self.keep_inputs {
+            app.keep_inputs(quota)?;
+        }
+        let class = app.choice(&self.label)?;
+        let answer = app.answer(&loaded.sample())?;
+        let kind = app.example_of(class, &answer)?;
+        let (id, learned) =
+            app.press(&Press { confirmed: self.confirmed, ..Press::new(None, kind, Source::Command) })?;
+        let answered = app.classes().name(answer.class).to_string();
+        output::line(format!("press {}: an example of {}, answered with {answered}", id.0, self.label))?;
+        for l in learned {
+            if let Learned::Decided { decision, .. } = l {
+                output::line(format!("{}; in use: {}", decision.reason, in_use(&app)))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What answers now, for people.
+fn in_use(app: &App) -> String {
+    app.current().map_or("the factory head".to_string(), |id| format!("adapter {id}"))
 }
 
 fn export(state: &StateDir, target: Option<&Path>) -> anyhow::Result<()> {
@@ -495,9 +558,12 @@ impl RedactArgs {
             let model = Model::open(Bundle::open(&bundle)?, SessionOptions::default())?;
             let mut app = App::open(model, state, Mode::Veto)?;
             if let Learned::Decided { decision, .. } = app.decide()? {
-                let now = app.current().map_or("the factory head".to_string(), |id| format!("adapter {id}"));
                 let presses = app.learner().training_predictions();
-                output::line(format!("fitted anew to {presses} presses: {}; in use: {now}", decision.reason))?;
+                output::line(format!(
+                    "fitted anew to {presses} presses: {}; in use: {}",
+                    decision.reason,
+                    in_use(&app)
+                ))?;
             }
         }
         Ok(())

@@ -34,7 +34,8 @@ pub(crate) struct Flash {
 
 #[derive(Subcommand)]
 enum What {
-    /// A pad's firmware: checks it against the board, writes it, and waits until the pad greets with its version and digest.
+    /// A pad's firmware: checks it against the board, writes it, and waits until the pad greets with its version and
+    /// digest.
     Pad(FlashPad),
 }
 
@@ -160,8 +161,8 @@ impl FlashPad {
             return Err(fail(
                 Class::TryAgain,
                 format!(
-                    "the pad still holds {held} events that {} may not be able to read; let `hone listen` fetch them first, or \
-                     say --force",
+                    "the pad still holds {held} events that {} may not be able to read; let `hone listen` fetch them \
+                     first, or say --force",
                     version(plate.version)
                 ),
             ));

@@ -71,8 +71,8 @@ struct OpRow {
 /// What of the model is quantised, and how.
 #[derive(Serialize)]
 struct Quantisation {
-    /// `QuantizeLinear` and `DequantizeLinear`: operators between them compute on floats, or on codes where hone sees that
-    /// it may.
+    /// `QuantizeLinear` and `DequantizeLinear`: operators between them compute on floats, or on codes where hone sees
+    /// that it may.
     qdq: BTreeMap<String, usize>,
     /// Operators on codes of fixed scales: `QLinear…`, `QGemm`, `QAttention`, ….
     codes: BTreeMap<String, usize>,
@@ -289,8 +289,8 @@ impl Inspect {
     }
 }
 
-/// Every step and how it will run, in the order of the plan; after an operator that runs graphs those of its graphs. What
-/// runs nothing (`shared`) follows, then what is planned later.
+/// Every step and how it will run, in the order of the plan; after an operator that runs graphs those of its graphs.
+/// What runs nothing (`shared`) follows, then what is planned later.
 fn rows(graph: &Graph, plan: &Plan) -> Vec<OpRow> {
     let mut rows = Vec::new();
     let inner = |rows: &mut Vec<OpRow>, node: &str| {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use hone_runtime::Class;
-use hone_runtime::app::listen::{Happening, ListenConfig, Word, listen};
+use hone_runtime::app::listen::{Happening, ListenConfig, Naming, Word, listen};
 use hone_runtime::app::question::Ask;
 use hone_runtime::app::{App, Learned, Quota, Settings};
 use hone_runtime::bundle::Bundle;
@@ -48,7 +48,8 @@ pub(crate) struct Listen {
     /// What asks for the next answer to be shown: `gpio:CHIP/LINE`.
     #[arg(long, value_name = "SOURCE")]
     trigger: Vec<String>,
-    /// A pad: a name in the configuration, `auto`, a path, `usb:VID:PID[:SERIAL]`, `gpio:[CHIP/]LINE,LINE`, `lines:PORT` …
+    /// A pad: a name in the configuration, `auto`, a path, `usb:VID:PID[:SERIAL]`, `gpio:[CHIP/]LINE,LINE`,
+    /// `lines:PORT` …
     ///
     /// Without any, every pad of the configuration that has a port.
     #[arg(long, value_name = "PAD")]
@@ -59,7 +60,8 @@ pub(crate) struct Listen {
     /// The configuration; otherwise /etc/hone/hone.toml and ~/.config/hone/hone.toml.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Hear lines on standard input: up, down, correct LABEL, class N, stars N, unsure, undo, add NAME (a class more),
+    /// Hear lines on standard input: up, down, correct LABEL, class N, stars N, unsure, rather than LABEL,
+    /// this is LABEL (what is seen now, whatever was shown), undo, add NAME (a class more),
     /// rollback, show, quit; `!` in front confirms.
     #[arg(long)]
     stdin: bool,
@@ -69,8 +71,8 @@ pub(crate) struct Listen {
     /// The guard between a candidate and use.
     #[arg(long, value_enum, default_value_t = super::Guard::Veto)]
     guard: super::Guard,
-    /// Keep what was put into the model for predictions that are pressed about, up to this size (such as 64MiB), so that
-    /// features can be made again when another body is tuned.
+    /// Keep what was put into the model for predictions that are pressed about, up to this size (such as 64MiB), so
+    /// that features can be made again when another body is tuned.
     #[arg(long, value_name = "QUOTA")]
     keep_inputs: Option<Quota>,
     /// What products of floats with fixed weights are computed in; the rest is always f32.
@@ -84,7 +86,8 @@ pub(crate) struct Listen {
     /// Ask about the least sure answers: at most this share of what is shown.
     #[arg(long, value_name = "SHARE")]
     ask: Option<f64>,
-    /// Hold back answers less sure than this, by the temperature fitted on confirmed presses, and ask which of two it is.
+    /// Hold back answers less sure than this, by the temperature fitted on confirmed presses, and ask which of two it
+    /// is.
     #[arg(long, value_name = "P")]
     abstain: Option<f64>,
     /// After a thumbs-down, do not offer the class next in line.
@@ -148,8 +151,8 @@ impl Listen {
         match app.stale()? {
             0 => {}
             n => output::say(format!(
-                "hone: {n} presses were about answers of another tuned adapter and their inputs were not kept, so that they \
-                 do not train; `--keep-inputs 64MiB` keeps them"
+                "hone: {n} presses were about answers of another tuned adapter and their inputs were not kept, so that \
+                 they do not train; `--keep-inputs 64MiB` keeps them"
             )),
         }
 
@@ -214,7 +217,9 @@ fn word(line: &str) -> Result<Option<Word>, String> {
         Said::Show => Some(Word::Trigger),
         Said::Quit => Some(Word::Stop),
         Said::Add(name) => Some(Word::Classes(ClassChange::Add { name })),
-        Said::Correct(label) => Some(Word::Named { label, confirmed, source }),
+        Said::Correct(label) => Some(Word::Named { label, naming: Naming::Right, confirmed, source }),
+        Said::RatherThan(label) => Some(Word::Named { label, naming: Naming::RatherThan, confirmed, source }),
+        Said::ThisIs(label) => Some(Word::Named { label, naming: Naming::Now, confirmed, source }),
         Said::Class(class) => Some(Word::Said { kind: PressKind::Correction { class }, confirmed, source }),
         said => match Meaning::of(&Phrase { said, confirmed }, &[])? {
             Meaning::Said { kind, confirmed } => Some(Word::Said { kind, confirmed, source }),
@@ -300,7 +305,8 @@ fn as_json(app: &App, what: &Happening<'_>) -> Option<Value> {
         Happening::Learned(Learned::Undone { id }) => json!({"event": "undone", "press_id": id.0}),
         Happening::Learned(Learned::Contradicted { apart }) => json!({"event": "contradicted", "apart": apart}),
         Happening::Learned(Learned::Decided { decision, changed, kept }) => json!({
-            "event": "decided", "kept": kept, "action": format!("{:?}", decision.action).to_lowercase(), "reason": decision.reason,
+            "event": "decided", "kept": kept, "reason": decision.reason,
+            "action": format!("{:?}", decision.action).to_lowercase(),
             "adapter": changed.as_ref().map(|c| c.as_ref().map_or("factory", |a| a.as_str())),
         }),
         Happening::Recorded { press } => json!({"event": "recorded", "press_id": press}),
@@ -330,7 +336,10 @@ fn as_json(app: &App, what: &Happening<'_>) -> Option<Value> {
             json!({"event": "pad-refused", "source": source, "why": format!("{why:?}")})
         }
         Happening::Pad(Notice::Committed { uid, events, .. }) => {
-            let one = |kind: &dyn std::fmt::Debug, button: u8| json!({"kind": format!("{kind:?}").to_lowercase(), "button": button});
+            let one = |kind: &dyn std::fmt::Debug, button: u8| {
+                let kind = format!("{kind:?}").to_lowercase();
+                json!({"kind": kind, "button": button})
+            };
             let events: Vec<Value> = events.iter().map(|r| one(&r.event.kind, r.event.button())).collect();
             json!({"event": "committed", "uid": uid_text(uid), "events": events})
         }
@@ -348,8 +357,12 @@ mod tests {
         let said = |kind, confirmed| Ok(Some(Word::Said { kind, confirmed, source: Source::Stdin }));
         assert_eq!(word("up"), said(PressKind::Thumb { up: true }, false));
         assert_eq!(word(" ! down "), said(PressKind::Thumb { up: false }, true));
-        let named = |label: &str| Word::Named { label: label.into(), confirmed: false, source: Source::Stdin };
-        assert_eq!(word("correct hot dog"), Ok(Some(named("hot dog"))));
+        let named = |label: &str, naming| {
+            Ok(Some(Word::Named { label: label.into(), naming, confirmed: false, source: Source::Stdin }))
+        };
+        assert_eq!(word("correct hot dog"), named("hot dog", Naming::Right));
+        assert_eq!(word("rather than hot dog"), named("hot dog", Naming::RatherThan));
+        assert_eq!(word("this is a hot dog"), named("a hot dog", Naming::Now));
         assert_eq!(word("add cow"), Ok(Some(Word::Classes(ClassChange::Add { name: "cow".into() }))));
         assert_eq!(word("class 12"), said(PressKind::Correction { class: 12 }, false));
         assert!(word("stars 6").is_err());

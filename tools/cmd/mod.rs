@@ -126,10 +126,14 @@ impl Guard {
 /// How a head is learned, where a person chooses.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct Learning {
-    /// How much of what the model was made from is learned beside the presses; as the adapter in use or the recipe, if not
-    /// given.
+    /// How much of what the model was made from is learned beside the presses; as the adapter in use or the recipe, if
+    /// not given.
     #[arg(long, value_enum)]
     retain: Option<Retention>,
+    /// How much what comes after an answer counts beside what is said of it, from 0 to below 1, where answers lead to
+    /// what is seen next: with the objective q-learning; as the recipe, if not given.
+    #[arg(long, value_name = "SHARE")]
+    discount: Option<f64>,
     /// Learn on so many random Fourier features beside the model's; as the adapter in use or the recipe, if not given.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=4096))]
     random_features: Option<u32>,
@@ -154,7 +158,8 @@ impl Learning {
             Retention::Keep => Retain::Keep,
         });
         let random_features = self.random_features.map(|n| n as usize);
-        Settings { gate: guard.mode(), retain, random_features, ..Settings::default() }
+        let discount = self.discount;
+        Settings { gate: guard.mode(), retain, discount, random_features, ..Settings::default() }
     }
 }
 

@@ -67,8 +67,8 @@ pub(super) fn run(eval: Eval) -> anyhow::Result<ExitCode> {
         let log = decisions(&model, &reader, &head, after)?;
         if log.is_empty() && after > 0 {
             let text = format!(
-                "every press that counts came before record {after}, up to which an adapter was learned: an estimate needs \
-                 presses that came later, or it only shows what was learned by heart"
+                "every press that counts came before record {after}, up to which an adapter was learned: an estimate \
+                 needs presses that came later, or it only shows what was learned by heart"
             );
             return Err(fail(Class::Failed, text));
         }

@@ -51,9 +51,9 @@ enum What {
     Config(ConfigArgs),
     /// A pad without hardware; its port's path is the first line on standard output.
     ///
-    /// Without --script, lines on standard input are done one by one until its end: click B, long B, double B, hold B MS,
-    /// chord A B [MS], wait MS, prompt, drained, unplug, replug, crash, reboot. A line that cannot be done is said and
-    /// skipped.
+    /// Without --script, lines on standard input are done one by one until its end: click B, long B, double B, hold B
+    /// MS, chord A B [MS], wait MS, prompt, drained, unplug, replug, crash, reboot. A line that cannot be done is said
+    /// and skipped.
     Emulate(Emulate),
 }
 
@@ -131,8 +131,8 @@ impl Pad {
     }
 }
 
-/// What `--pad` names: pads of the configuration by name, every pad there is for `auto`, else a way to name one. Without
-/// any, the pads of the configuration that have a port.
+/// What `--pad` names: pads of the configuration by name, every pad there is for `auto`, else a way to name one.
+/// Without any, the pads of the configuration that have a port.
 pub(super) fn sources(named: &[String], settings: &Config) -> Result<Vec<Box<dyn Source>>, SourceError> {
     let mut specs = Vec::new();
     for name in named {
@@ -192,8 +192,8 @@ pub(super) fn greet(name: &str, state: Option<&Path>, patience: Duration) -> any
     meet(name, state, patience, false)?.map_err(|error| fail(Class::Device, error.to_string()))
 }
 
-/// As [`greet`], or for a pad that may have another host; that it does not greet is told apart from a name that names no
-/// one pad.
+/// As [`greet`], or for a pad that may have another host; that it does not greet is told apart from a name that names
+/// no one pad.
 pub(super) fn meet(
     name: &str,
     state: Option<&Path>,

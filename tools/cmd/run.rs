@@ -9,7 +9,6 @@ use hone_runtime::app::classes::Head;
 use hone_runtime::bundle::{Bundle, npz};
 use hone_runtime::choice;
 use hone_runtime::device::Device;
-use hone_runtime::modality::{Audio, Image, Sample};
 use hone_runtime::model::Model;
 use hone_runtime::scope;
 use hone_runtime::session::{Session, SessionOptions};
@@ -27,18 +26,8 @@ use crate::{input, output};
 pub(crate) struct Run {
     /// A .hone bundle (directory or zip) or an .onnx file.
     model: PathBuf,
-    /// A PNG or JPEG file.
-    #[arg(long, value_name = "FILE")]
-    image: Option<PathBuf>,
-    /// A WAV, FLAC or MP3 file of any rate.
-    #[arg(long, value_name = "FILE")]
-    audio: Option<PathBuf>,
-    /// A text.
-    #[arg(long)]
-    text: Option<String>,
-    /// Sensor readings as CSV lines with a header.
-    #[arg(long, value_name = "FILE.csv")]
-    sensor: Option<PathBuf>,
+    #[command(flatten)]
+    given: input::Given,
     /// Named input tensors, in place of a sample.
     #[arg(long, value_name = "IN.npz", conflicts_with_all = ["image", "audio", "text", "sensor"])]
     tensors: Option<PathBuf>,
@@ -154,10 +143,6 @@ impl Run {
     }
 
     fn on_sample(&self) -> anyhow::Result<Document> {
-        // A model would answer it all the same, with what it thinks of nothing.
-        if self.text.as_ref().is_some_and(|text| text.trim().is_empty()) {
-            return Err(fail(Class::Usage, "--text is empty; say something, or leave it out"));
-        }
         if is_onnx(&self.model) {
             return Err(fail(
                 Class::Usage,
@@ -165,15 +150,8 @@ impl Run {
                  give --tensors IN.npz, or make a bundle with `hone export`",
             ));
         }
-        let image = self.image.as_deref().map(input::read).transpose()?;
-        let audio = self.audio.as_deref().map(input::read).transpose()?;
-        let sensor = self.sensor.as_deref().map(input::read_text).transpose()?;
-        let sample = Sample {
-            image: image.as_deref().map(Image::File),
-            audio: audio.as_deref().map(Audio::File),
-            text: self.text.as_deref(),
-            sensor: sensor.as_deref(),
-        };
+        let loaded = self.given.load()?;
+        let sample = loaded.sample();
         let chosen = self.device.choose(&self.model.display().to_string(), |device| {
             let mut model = Model::open(Bundle::open(&self.model)?, self.options(device))?;
             choice::fastest_ms(Duration::from_millis(400), || Ok(model.see(&sample).map(drop)?))

@@ -9,7 +9,8 @@ use hone_runtime::app::{App, Learned, Quota, Settings};
 use hone_runtime::bundle::Bundle;
 use hone_runtime::graph::{Graph, Value};
 use hone_runtime::journal::ClassChange;
-use hone_runtime::learn::{Action, Kept, OBJECTIVES};
+use hone_runtime::learn::objective::{find, names};
+use hone_runtime::learn::{Action, Kept, ObjectiveDef};
 use hone_runtime::model::Model;
 use hone_runtime::plan::Bf16;
 use hone_runtime::precision;
@@ -24,11 +25,13 @@ use crate::output;
 
 mod data;
 
-/// Fits the adapter to everything said so far, or trains parts of the model on labelled data, and puts it before the gate.
+/// Fits the adapter to everything said so far, or trains parts of the model on labelled data, and puts it before the
+/// gate.
 ///
-/// Without --data: from the presses in the journal, scopes other than `head` from those whose inputs were kept
-/// (`hone listen --keep-inputs`). With --data: from a directory with index.csv, or with a folder of files for each class. A run that was killed goes on where it was when it is called again with the same
-/// options, and comes to the same result bit for bit.
+/// Without --data: from the presses in the journal, scopes other than `head` from those whose inputs were kept (`hone
+/// listen --keep-inputs`). With --data: from a directory with index.csv, or with a folder of files for each class. A
+/// run that was killed goes on where it was when it is called again with the same options, and comes to the same result
+/// bit for bit.
 #[derive(Args)]
 pub(crate) struct Tune {
     /// A .hone bundle, or an .onnx file with --data and --output.
@@ -42,7 +45,8 @@ pub(crate) struct Tune {
     /// The split of the data to learn from; every one but `test` if not given.
     #[arg(long, requires = "data")]
     split: Option<String>,
-    /// The objective: for presses the recipe's or `posterior`, for data `ce`, if not given; soft-ce, tokens, bce, mse, cosine.
+    /// The objective: for presses the recipe's or `posterior`, for data `ce`, if not given; a name there is not is
+    /// answered with those there are.
     #[arg(long)]
     objective: Option<String>,
     /// What is trained, one or several of head, bias, lora, full, sparse, with commas.
@@ -108,8 +112,8 @@ pub(crate) struct Tune {
     /// Threads; the result does not depend on how many.
     #[arg(long, default_value_t = 1)]
     threads: usize,
-    /// Where steps are computed. A GPU's come to another adapter than the CPU's by rounding, and to the same every time on one
-    /// device and driver.
+    /// Where steps are computed. A GPU's come to another adapter than the CPU's by rounding, and to the same every time
+    /// on one device and driver.
     #[arg(long, value_enum, default_value_t)]
     device: Choice,
     /// What steps multiply by weights that do not learn; what learns, and every sum, is f32.
@@ -251,15 +255,7 @@ impl Tune {
 
     /// The head, from everything said so far.
     fn learn_from_presses(self) -> anyhow::Result<ExitCode> {
-        if let Some(name) = &self.objective
-            && !OBJECTIVES.iter().any(|o| o.name == name)
-        {
-            let known: Vec<&str> = OBJECTIVES.iter().map(|o| o.name).collect();
-            return Err(fail(
-                Class::Unsupported,
-                format!("there is no objective `{name}` for presses in this version; there are {}", known.join(", ")),
-            ));
-        }
+        self.objective_of_presses()?;
         let started = Instant::now();
         let state = StateDir::resolve(self.state.as_deref())?;
         let model = Model::open(Bundle::open(&self.model)?, SessionOptions::default())?;
@@ -274,7 +270,8 @@ impl Tune {
             return Err(fail(
                 Class::Failed,
                 format!(
-                    "nothing was said yet that could train this model in {}; `hone listen` or `hone feedback import` first",
+                    "nothing was said yet that could train this model in {}; `hone listen` or `hone feedback import` \
+                     first",
                     state.root().display()
                 ),
             ));
@@ -324,6 +321,16 @@ impl Tune {
             ))?;
         }
         Ok(if refused { ExitCode::from(Class::Gate.exit_code()) } else { ExitCode::SUCCESS })
+    }
+
+    /// The objective for presses that was asked for.
+    fn objective_of_presses(&self) -> anyhow::Result<Option<&'static ObjectiveDef>> {
+        let Some(name) = &self.objective else { return Ok(None) };
+        let unknown = || {
+            let text = format!("there is no objective `{name}` for presses in this version; there are {}", names());
+            fail(Class::Unsupported, text)
+        };
+        find(name).map(Some).ok_or_else(unknown)
     }
 
     /// Changes the classes: first additions, then names, then merges.

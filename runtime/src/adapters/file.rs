@@ -1,7 +1,7 @@
 //! What was tuned of a plain ONNX file, which has no bundle and no state directory: one safetensors file.
 //!
-//! Its metadata hold, as JSON under `hone`, which model it belongs to, how its tensors are put into the graph and, for a new
-//! head, what its classes are called.
+//! Its metadata hold, as JSON under `hone`, which model it belongs to, how its tensors are put into the graph and, for
+//! a new head, what its classes are called.
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};

@@ -25,8 +25,8 @@ pub fn told(labels: &[String], base_digest: &str, reader: &Reader) -> Result<Cla
     Ok(classes)
 }
 
-/// The classes to show answers of `adapter` in: as the journal of `state` tells them, else as they were when the adapter was
-/// published, else as shipped. Takes no lock.
+/// The classes to show answers of `adapter` in: as the journal of `state` tells them, else as they were when the
+/// adapter was published, else as shipped. Takes no lock.
 ///
 /// # Errors
 /// [`AppError`] when the journal cannot be read, or knows fewer classes than the adapter has.
@@ -57,7 +57,8 @@ pub(super) fn check(classes: &Classes, adapter: Option<&Adapter>) -> Result<(), 
     }
 }
 
-/// What answers when nobody learns: the shipped head, with the correction of an adapter or without, in the classes known.
+/// What answers when nobody learns: the shipped head, with the correction of an adapter or without, in the classes
+/// known.
 #[derive(Clone, Debug)]
 pub struct Head {
     /// The classes of its answers.

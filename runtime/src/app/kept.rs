@@ -1,8 +1,9 @@
 //! Kept inputs: what was put into the model for predictions a person pressed about, within a quota.
 //!
-//! With them a feature that another body has made is made again when the body changes, and scopes that change the body can
-//! be trained from the journal. An input is kept as the tensors the graph takes, one `.npz` blob for each prediction. Those
-//! nobody pressed about go first when the quota is full, then the oldest. What is dropped stays in the journal by its digest.
+//! With them a feature that another body has made is made again when the body changes, and scopes that change the body
+//! can be trained from the journal. An input is kept as the tensors the graph takes, one `.npz` blob for each
+//! prediction. Those nobody pressed about go first when the quota is full, then the oldest. What is dropped stays in
+//! the journal by its digest.
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::str::FromStr;
 
@@ -76,7 +77,8 @@ impl KeptInputs {
         self.quota.is_some_and(|q| self.total > q.0)
     }
 
-    /// Stores the inputs of a prediction that is about to be recorded; none without a quota, or when one alone is above it.
+    /// Stores the inputs of a prediction that is about to be recorded; none without a quota, or when one alone is above
+    /// it.
     pub(super) fn put(&mut self, inputs: &[(String, Tensor)]) -> Result<Vec<Digest>, StoreError> {
         let Some(quota) = self.quota else { return Ok(Vec::new()) };
         let bytes = npz::write_npz(inputs.iter().map(|(n, t)| (n.as_str(), t)))
@@ -111,8 +113,8 @@ impl KeptInputs {
         Ok(())
     }
 
-    /// Makes the features anew of presses that another body of this bundle has seen and whose inputs are kept. An input that
-    /// cannot be read any more leaves its feature stale.
+    /// Makes the features anew of presses that another body of this bundle has seen and whose inputs are kept. An input
+    /// that cannot be read any more leaves its feature stale.
     pub(super) fn remake(&mut self, model: &mut Model, presses: &[EffectivePress]) {
         let maker = model.maker();
         if maker != self.maker {

@@ -109,10 +109,12 @@ pub enum Word {
         /// By whom.
         source: Source,
     },
-    /// "It is that class" about the answer shown last.
+    /// A class, named.
     Named {
         /// The class, by its name.
         label: String,
+        /// What is said of it.
+        naming: Naming,
         /// With emphasis.
         confirmed: bool,
         /// By whom.
@@ -126,6 +128,17 @@ pub enum Word {
     Rollback,
     /// End the loop.
     Stop,
+}
+
+/// What is said by naming a class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Naming {
+    /// The answer shown last should have been it.
+    Right,
+    /// The answer shown last, rather than it.
+    RatherThan,
+    /// What is seen now is it, whatever was shown.
+    Now,
 }
 
 /// What happens while it runs.
@@ -215,7 +228,7 @@ pub fn listen(
     let mut open_pads = pads.len();
     let mut rule = ShownRule::new(config.shown);
     let mut latest = Latest::default();
-    let mut last_shown = None;
+    let (mut last_shown, mut newest) = (None, None);
     let mut words_open = true;
     finish_rollbacks(app, &mut tell)?;
     while !stop.load(Ordering::Relaxed) {
@@ -247,9 +260,9 @@ pub fn listen(
         }
         if let Some(at) = fresh {
             match app.answer(&latest.sample(at)) {
-                Ok(answer) => match rule.observe(answer.class, answer.p(), Instant::now()) {
+                Ok(seen) => match rule.observe(seen.class, seen.p(), Instant::now()) {
                     Some(reason) => {
-                        let answer = app.explore(answer);
+                        let answer = app.explore(newest.insert(seen).clone());
                         let ask = app.ask(&answer);
                         let prediction_id = app.show(&answer)?;
                         last_shown = Some(prediction_id);
@@ -258,7 +271,7 @@ pub fn listen(
                         let notes = std::mem::take(&mut latest.notes);
                         tell(app, Happening::Shown { prediction_id, answer: &answer, ask, reason, notes });
                     }
-                    None => app.pass(&answer)?,
+                    None => app.pass(newest.insert(seen))?,
                 },
                 Err(AppError::Model(ModelError::Modality(e))) => tell(app, Happening::BadFrame(&e)),
                 Err(e) => return Err(e.into()),
@@ -297,13 +310,15 @@ pub fn listen(
                     let about = if matches!(kind, PressKind::Undo { .. }) { None } else { last_shown };
                     say(app, &mut tell, Press { confirmed, ..Press::new(about, kind, source) });
                 }
-                Ok(Word::Named { label, confirmed, source }) => match app.choice(&label) {
-                    Ok(class) => {
-                        let kind = PressKind::Correction { class: class as u32 };
-                        say(app, &mut tell, Press { confirmed, ..Press::new(last_shown, kind, source) });
+                Ok(Word::Named { label, naming, confirmed, source }) => {
+                    match named(app, &label, naming, newest.as_ref()) {
+                        Ok(kind) => {
+                            let about = last_shown.filter(|_| naming != Naming::Now);
+                            say(app, &mut tell, Press { confirmed, ..Press::new(about, kind, source) });
+                        }
+                        Err(e) => tell(app, Happening::Refused(&e)),
                     }
-                    Err(e) => tell(app, Happening::Refused(&e)),
-                },
+                }
                 Ok(Word::Classes(change)) => match app.change_classes(&change) {
                     Ok(_) => tell(app, Happening::Classes),
                     Err(e) => tell(app, Happening::Refused(&e)),
@@ -340,6 +355,16 @@ fn prompt(
     let names = classes.into_iter().map(|class| app.classes().name(class));
     let labels = Labels::pack(names).unwrap_or_default();
     pads.iter().try_for_each(|pad| pad.prompt(Prompt { prompt_id, ttl_ms: 0, labels: labels.clone() }))
+}
+
+/// What naming a class says; `newest` is the answer to what is seen now.
+fn named(app: &mut App, label: &str, naming: Naming, newest: Option<&Answer>) -> Result<PressKind, AppError> {
+    let class = app.choice(label)?;
+    match naming {
+        Naming::Right => Ok(PressKind::Correction { class: class as u32 }),
+        Naming::RatherThan => app.rather_than(class),
+        Naming::Now => app.example_of(class, newest.ok_or(AppError::NothingSeen)?),
+    }
 }
 
 /// Records what was said and learns from it.

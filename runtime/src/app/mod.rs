@@ -76,6 +76,9 @@ pub enum AppError {
         /// Classes known.
         known: usize,
     },
+    /// Something is said about an answer before there is one.
+    #[error("nothing was answered yet that this could be about")]
+    NothingSeen,
     /// Something is to be retained that the bundle does not ship.
     #[error(
         "the bundle ships no source samples (train/coreset.safetensors), so there is nothing to retain by `{retain}`; \
@@ -123,7 +126,7 @@ impl Classified for AppError {
             AppError::Classes(e) => e.class(),
             AppError::ForeignClasses { .. } => Class::Store,
             AppError::NoSource { .. } | AppError::OtherFeatures { .. } | AppError::OtherTask { .. } => Class::Usage,
-            AppError::NoRandomness { .. } => Class::Failed,
+            AppError::NoRandomness { .. } | AppError::NothingSeen => Class::Failed,
         }
     }
 }
@@ -139,7 +142,8 @@ pub struct Answer {
     pub probabilities: Vec<f32>,
     /// The class to show.
     pub class: usize,
-    /// Which classes are as good as it: itself alone but where the task is about numbers. Probabilities of all of them count.
+    /// Which classes are as good as it: itself alone but where the task is about numbers. Probabilities of all of them
+    /// count.
     pub near: std::ops::RangeInclusive<usize>,
     /// Probability with which it was chosen to be shown; 1 where nothing is explored.
     pub mu: f32,
@@ -154,10 +158,14 @@ pub struct Settings {
     pub gate: Mode,
     /// The objective, by its name; `None`: as the recipe says, else `posterior`.
     pub objective: Option<String>,
-    /// How much of the source is learned beside the presses; `None`: as with the adapter in use, else as the recipe says, else
-    /// nothing.
+    /// How much what comes after an answer counts, see [`Hyper::discount`](crate::learn::Hyper::discount); `None`: as
+    /// the recipe says, else not at all.
+    pub discount: Option<f64>,
+    /// How much of the source is learned beside the presses; `None`: as with the adapter in use, else as the recipe
+    /// says, else nothing.
     pub retain: Option<Retain>,
-    /// Random Fourier features beside the graph's; `None`: those of the adapter in use, else as the recipe says, else none.
+    /// Random Fourier features beside the graph's; `None`: those of the adapter in use, else as the recipe says, else
+    /// none.
     pub random_features: Option<usize>,
     /// Which answer is shown.
     pub display: Display,
@@ -274,6 +282,9 @@ pub fn learner_config(model: &Model, settings: &Settings) -> LearnerConfig {
     if let Some(name) = settings.objective.as_ref().or(defaults.objective.as_ref()) {
         config.objective = name.clone();
     }
+    if let Some(v) = settings.discount.or(defaults.discount.map(f64::from)) {
+        config.solver.hyper.discount = v;
+    }
     if let Some(v) = defaults.epsilon {
         config.solver.hyper.epsilon = f64::from(v);
     }
@@ -311,7 +322,8 @@ impl App {
     /// As [`App::open`], with every setting.
     ///
     /// # Errors
-    /// As [`App::open`]; [`AppError::OtherTask`], [`AppError::NoSource`], [`AppError::OtherFeatures`], [`AppError::Learn`] for settings that cannot be.
+    /// As [`App::open`]; [`AppError::OtherTask`], [`AppError::NoSource`], [`AppError::OtherFeatures`],
+    /// [`AppError::Learn`] for settings that cannot be.
     pub fn open_with(model: Model, state: &StateDir, settings: Settings) -> Result<App, AppError> {
         if settings.display == Display::Explore && model.task().is_graded() {
             return Err(AppError::OtherTask { task: model.task().name(), what: "displays that explore" });
@@ -425,7 +437,8 @@ impl App {
         Ok(self.kept.keep(quota)?)
     }
 
-    /// Presses about this bundle that cannot train: another body has made their features, and their inputs are not kept.
+    /// Presses about this bundle that cannot train: another body has made their features, and their inputs are not
+    /// kept.
     ///
     /// # Errors
     /// [`AppError::Store`].
@@ -626,7 +639,8 @@ impl App {
         Ok(Learned::Decided { decision, changed, kept })
     }
 
-    /// The canonical correction of the presses that counted when `journal_seq` was the journal's last record: what an adapter of that provenance must hold.
+    /// The canonical correction of the presses that counted when `journal_seq` was the journal's last record: what an
+    /// adapter of that provenance must hold.
     ///
     /// # Errors
     /// [`AppError::Store`] or [`AppError::Learn`].
@@ -636,8 +650,8 @@ impl App {
         Ok(self.resumed(&effective, awake, Theta::zeros(0, self.base.width()))?.refit()?)
     }
 
-    /// Goes back to the adapter before, or to the factory head. One press does this; the learner then rests until as many
-    /// presses have come as it takes for a candidate.
+    /// Goes back to the adapter before, or to the factory head. One press does this; the learner then rests until as
+    /// many presses have come as it takes for a candidate.
     ///
     /// # Errors
     /// [`AdapterError::AtFactory`] when there is nothing before.
@@ -645,8 +659,8 @@ impl App {
         self.roll_back(None)
     }
 
-    /// Does the rollbacks that were asked for on a pad and are not done yet: now, or before a stop that came between the
-    /// commit of the chord and the switch. Each is done once, whatever stops in between.
+    /// Does the rollbacks that were asked for on a pad and are not done yet: now, or before a stop that came between
+    /// the commit of the chord and the switch. Each is done once, whatever stops in between.
     ///
     /// Returns what came of each: the adapter it led to, or that there was nothing before.
     ///
@@ -676,8 +690,8 @@ impl App {
         Ok(done)
     }
 
-    /// The decision is recorded before the switch, so that a stop between the two is found and made good at the next start,
-    /// and not taken for a rollback that nobody has acted on.
+    /// The decision is recorded before the switch, so that a stop between the two is found and made good at the next
+    /// start, and not taken for a rollback that nobody has acted on.
     fn roll_back(&mut self, request: Option<u64>) -> Result<Option<AdapterId>, AppError> {
         let id = self.adapters.before()?;
         self.record(name_of(id.as_ref()), AdapterAction::RolledBack, rollback::request(request))?;

@@ -5,12 +5,13 @@ use crate::journal::{Reader, Signal};
 use crate::metrics::offpolicy::Logged;
 use crate::model::{Model, Seen, probabilities};
 
-/// The decisions of the journal after record `after`, as `head` would have made them: it always shows its most probable class.
+/// The decisions of the journal after record `after`, as `head` would have made them: it always shows its most probable
+/// class.
 ///
-/// The reward is what was said of the class shown: 1 for 👍 or being named, 0 for 👎 or another class named, stars between.
-/// Presses that do not tell (a preference, "not sure"), runner-ups and presses under suspicion are no decisions. The reward
-/// model is the shipped head, which has seen none of the presses. Only what was pressed on is known: a person who presses on
-/// some answers more than on others is a bias no estimate here removes.
+/// The reward is what was said of the class shown: 1 for 👍 or being named, 0 for 👎 or another class named, stars
+/// between. Presses that do not tell (a preference, "not sure"), runner-ups and presses under suspicion are no
+/// decisions. The reward model is the shipped head, which has seen none of the presses. Only what was pressed on is
+/// known: a person who presses on some answers more than on others is a bias no estimate here removes.
 ///
 /// # Errors
 /// [`AppError::Store`], [`AppError::Learn`].

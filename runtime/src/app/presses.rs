@@ -1,14 +1,22 @@
-//! Presses whose inputs are kept, as examples for the scopes that change the body.
+//! Presses whose inputs are kept, as examples for the scopes that change the body, by any objective of
+//! `learn::OBJECTIVES`.
 //!
-//! The target of a press is what the model should believe after it (`learn::objective::posterior`), made anew at the start
-//! of each epoch from what the model believes then: expectation and maximisation in turn, whose gradient by the logits is
-//! the objective's `π − t`. Confirmed presses that name a class judge and never train, as everywhere.
+//! At the start of each epoch an objective says of every press by which gradient `g` the logits should move, from what
+//! the model believes then, and the target becomes `π − g`. The loss between ([`train::Objective::FenchelYoung`]) has
+//! the gradient `π' − π + g`: the objective's own where the epoch begins, and from there on as much less as the model
+//! has moved already. For `posterior` (`g = π − t`) that is expectation and maximisation in turn, for `ce`
+//! cross-entropy itself, and for a loss without a lower bound each epoch's target is a bounded step away. Confirmed
+//! presses that name a class judge and never train, as everywhere.
+//!
+//! [`train::Objective::FenchelYoung`]: crate::train::Objective::FenchelYoung
 use std::collections::BTreeMap;
 
 use crate::journal::{Blobs, Digest};
-use crate::learn::objective::{Hyper, Press, posterior};
-use crate::learn::{Feedback, TrainingPress};
-use crate::model::probabilities;
+use crate::learn::objective::{
+    Example as Said, Hyper, ObjectiveDef, Press, check_example, mean_reward, q_learning, softmax_into,
+};
+use crate::learn::{Feedback, LearnError, TrainingPress};
+use crate::model::Model;
 use crate::tensor::Tensor;
 use crate::tune::{Example, Examples, Target, TuneError};
 
@@ -18,10 +26,29 @@ use super::{App, AppError, kept, lock};
 struct Row {
     input: Digest,
     shown: usize,
+    mu: f64,
     presses: Vec<Press>,
+    /// Who made them, one for each.
+    sources: Vec<String>,
     /// The class a confirmed press names.
     held_out: Option<usize>,
+    /// How often its people are wrong, as confirmed presses tell; the mean of several.
+    epsilon: f64,
+    /// The mean reward before it.
+    baseline: f64,
+    /// The shipped model's logits.
+    reference: Vec<f64>,
     target: Vec<f32>,
+}
+
+impl Row {
+    fn trains(&self) -> bool {
+        self.held_out.is_none()
+    }
+
+    fn said<'a>(&'a self, logits: &'a [f64]) -> Said<'a> {
+        Said { logits, reference: &self.reference, shown: self.shown, mu: self.mu, presses: &self.presses }
+    }
 }
 
 /// Presses with their inputs.
@@ -29,16 +56,20 @@ pub struct Presses {
     blobs: Blobs,
     inputs: Vec<String>,
     classes: usize,
+    objective: &'static ObjectiveDef,
     hyper: Hyper,
     rows: Vec<Row>,
+    unheard: usize,
 }
 
 impl App {
-    /// The presses about this bundle whose inputs are kept.
+    /// The presses about this bundle whose inputs are kept, for `objective`, with `discount` or what the learner has.
+    /// [`Presses::refer_to`] comes before they train.
     ///
     /// # Errors
-    /// [`AppError::Store`]; [`AppError::OtherTask`] where the graph's outputs are no classes.
-    pub fn presses(&self) -> Result<Presses, AppError> {
+    /// [`AppError::Store`]; [`AppError::Learn`] for settings that the objective cannot have; [`AppError::OtherTask`]
+    /// where the graph's outputs are no classes.
+    pub fn presses(&self, objective: &'static ObjectiveDef, discount: Option<f64>) -> Result<Presses, AppError> {
         if !self.task().is_plain() {
             return Err(AppError::OtherTask { task: self.task().name(), what: "presses that train the body" });
         }
@@ -51,31 +82,95 @@ impl App {
             if !self.kept.blobs().get(&input).is_ok_and(|b| !b.is_empty()) {
                 continue;
             }
-            let TrainingPress { prediction_id, shown, feedback, confirmed, .. } = press;
+            let TrainingPress { prediction_id, shown, mu, feedback, confirmed, source, .. } = press;
             let named = match feedback {
                 Feedback::Correction { class } | Feedback::Demonstration { class } => Some(class),
                 Feedback::Thumb { up: true } => Some(shown),
                 _ => None,
             };
-            let fresh = || Row { input, shown, presses: Vec::new(), held_out: None, target: Vec::new() };
-            let row = rows.entry(prediction_id).or_insert_with(fresh);
+            let row = rows.entry(prediction_id).or_insert_with(|| Row {
+                input,
+                shown,
+                mu: f64::from(mu),
+                presses: Vec::new(),
+                sources: Vec::new(),
+                held_out: None,
+                epsilon: 0.0,
+                baseline: 0.0,
+                reference: Vec::new(),
+                target: Vec::new(),
+            });
             row.presses.push(Press { feedback, confirmed });
+            row.sources.push(source);
             if confirmed {
                 row.held_out = named.or(row.held_out);
             }
         }
-        let judged = |r: &Row| r.held_out.is_some() || !r.presses.iter().any(|p| p.confirmed);
+        let config = self.learner.config();
+        let discount = discount.unwrap_or(config.solver.hyper.discount);
+        let hyper = Hyper { discount, ..config.solver.hyper };
+        objective.check(&hyper)?;
+        let epsilon = |source: &String| {
+            let rater = self.learner.raters().get(source);
+            rater.map_or(hyper.epsilon, |rater| rater.epsilon(hyper.epsilon))
+        };
+        let (mut kept, mut unheard, mut baseline) = (Vec::new(), 0, 0.0);
+        for mut row in rows.into_values() {
+            if row.trains() {
+                if row.presses.iter().any(|p| p.confirmed) {
+                    continue;
+                }
+                row.epsilon = row.sources.iter().map(epsilon).sum::<f64>() / row.sources.len() as f64;
+                row.presses.retain(|p| objective.learns_from.contains(&p.feedback.kind()));
+                if !row.presses.iter().any(|p| p.feedback.says_something()) {
+                    // Without a gradient the target would hold the model where it is.
+                    unheard += 1;
+                    continue;
+                }
+                row.baseline = baseline;
+                if let Some(reward) = mean_reward(&row.presses, row.shown) {
+                    let decay = config.minibatch.baseline_decay;
+                    baseline = decay * baseline + (1.0 - decay) * reward;
+                }
+            }
+            kept.push(row);
+        }
         Ok(Presses {
             blobs: self.kept.blobs().clone(),
             inputs: self.model.factory().input_names(),
             classes,
-            hyper: self.learner.config().solver.hyper,
-            rows: rows.into_values().filter(judged).collect(),
+            objective,
+            hyper,
+            rows: kept,
+            unheard,
         })
     }
 }
 
 impl Presses {
+    /// Predictions that train; the others judge.
+    pub fn training(&self) -> usize {
+        self.rows.iter().filter(|row| row.trains()).count()
+    }
+
+    /// Predictions with kept inputs about which nothing was said that the objective learns from.
+    pub fn unheard(&self) -> usize {
+        self.unheard
+    }
+
+    /// Takes what `model`, as it is shipped, answers to each input as what objectives compare with.
+    ///
+    /// # Errors
+    /// [`TuneError::Data`] when a kept input cannot be read any more or is none of that model.
+    pub fn refer_to(&mut self, model: &mut Model) -> Result<(), TuneError> {
+        for i in 0..self.rows.len() {
+            let inputs: Vec<_> = self.inputs.iter().cloned().zip(self.inputs_of(i)?).collect();
+            let (_, logits) = model.look(&inputs).map_err(|e| TuneError::Data { what: e.to_string() })?;
+            self.rows[i].reference = logits.iter().map(|&f| f64::from(f)).collect();
+        }
+        Ok(())
+    }
+
     fn inputs_of(&self, i: usize) -> Result<Vec<Tensor>, TuneError> {
         let digest = &self.rows[i].input;
         let bad = |why: &str| TuneError::Data { what: format!("the kept input {digest} {why}") };
@@ -85,6 +180,32 @@ impl Presses {
             found.ok_or_else(|| bad(&format!("has no `{name}`")))
         };
         self.inputs.iter().map(take).collect()
+    }
+
+    /// The targets `π − g`, one for each row that trains; `logits` are the model's for all of them.
+    fn aim(&mut self, logits: &BTreeMap<usize, Vec<f64>>) -> Result<(), LearnError> {
+        let (mut kl, n) = (0.0, logits.len() as f64);
+        let (mut wanted, mut unwanted) = (0, 0);
+        for (&i, logits) in logits {
+            let row = &self.rows[i];
+            kl += check_example(&row.said(logits), &self.hyper)?.kl() / n;
+            let reward = mean_reward(&row.presses, row.shown).unwrap_or(0.0);
+            wanted += usize::from(reward > 0.0);
+            unwanted += usize::from(reward < 0.0);
+        }
+        let hyper = Hyper { kl_batch: Some(kl), ..self.hyper.balanced(wanted, unwanted) };
+        let mut pi = vec![0.0; self.classes];
+        for (&i, own) in logits {
+            // What the model believes as an epoch begins stands still while it moves: the slow target.
+            let next = logits.range(i + 1..).next().filter(|_| hyper.discount > 0.0);
+            let ahead = next.map(|(&j, next)| q_learning::worth(next, next, &self.rows[j].reference));
+            let row = &mut self.rows[i];
+            let hyper = Hyper { epsilon: row.epsilon, baseline: row.baseline, ahead, ..hyper };
+            let step = (self.objective.step)(&row.said(own), &hyper)?;
+            softmax_into(own, &mut pi);
+            row.target = pi.iter().zip(&step.gradient).map(|(p, g)| (p - g) as f32).collect();
+        }
+        Ok(())
     }
 }
 
@@ -118,33 +239,21 @@ impl Examples for Presses {
     }
 
     fn renew(&mut self, look: &mut dyn FnMut(&[Tensor]) -> Result<Tensor, TuneError>) -> Result<(), TuneError> {
-        for i in 0..self.rows.len() {
-            if self.rows[i].held_out.is_some() {
-                continue;
-            }
-            let logits = look(&self.inputs_of(i)?)?;
-            let mut pi: Vec<f64> = probabilities(logits.as_f32()?).iter().map(|&p| f64::from(p)).collect();
-            let belief = pi.clone();
-            let mut likelihood = vec![1.0; self.classes];
-            let row = &mut self.rows[i];
-            let data = |e: crate::learn::LearnError| TuneError::Data { what: e.to_string() };
-            for &press in &row.presses {
-                posterior::multiply_likelihood(&mut likelihood, press, row.shown, &self.hyper).map_err(data)?;
-            }
-            posterior::gradient_in_place(&mut pi, &likelihood, self.hyper.delta);
-            // `g = π − t`
-            row.target = belief.iter().zip(&pi).map(|(p, g)| (p - g).max(0.0) as f32).collect();
+        let mut logits = BTreeMap::new();
+        for i in (0..self.rows.len()).filter(|&i| self.rows[i].trains()) {
+            let found = look(&self.inputs_of(i)?)?;
+            logits.insert(i, found.as_f32()?.iter().map(|&f| f64::from(f)).collect());
         }
-        Ok(())
+        self.aim(&logits).map_err(|e| TuneError::Data { what: e.to_string() })
     }
 
     fn digest(&self) -> String {
         let mut h = blake3::Hasher::new();
         for r in &self.rows {
             h.update(r.input.to_string().as_bytes());
-            h.update(format!("{} {:?} {:?}", r.shown, r.held_out, r.presses).as_bytes());
+            h.update(format!("{} {} {:?} {:?} {}", r.shown, r.mu, r.held_out, r.presses, r.epsilon).as_bytes());
         }
-        h.update(format!("{:?}", self.hyper).as_bytes());
+        h.update(format!("{} {:?}", self.objective.name, self.hyper).as_bytes());
         h.finalize().to_hex().to_string()
     }
 }

@@ -1,7 +1,8 @@
 //! What is shown, what is asked with it, and what is offered after a 👎.
 use super::{Answer, App, AppError};
 use crate::feedback::ledger::lock;
-use crate::journal::{Digest, EffectivePress, Example, Shown, Signal};
+use crate::journal::{Digest, EffectivePress, Example, PressKind, Shown, Signal};
+use crate::learn::Feedback;
 use crate::learn::ask::margin;
 
 /// What a person is asked with an answer.
@@ -43,8 +44,8 @@ pub(super) struct Last {
 }
 
 impl App {
-    /// The answer that is shown in the place of the most probable one, where the display explores, with the probability it was
-    /// chosen with; else the answer as it is.
+    /// The answer that is shown in the place of the most probable one, where the display explores, with the probability
+    /// it was chosen with; else the answer as it is.
     pub fn explore(&mut self, mut answer: Answer) -> Answer {
         let chance = self.chance.unit();
         let p = &answer.probabilities;
@@ -79,8 +80,8 @@ impl App {
         Ok(id)
     }
 
-    /// The class next in line when the answer shown last was refused and was no runner-up itself. It must be offered with
-    /// [`App::offer`] before the next answer is shown.
+    /// The class next in line when the answer shown last was refused and was no runner-up itself. It must be offered
+    /// with [`App::offer`] before the next answer is shown.
     pub fn runner_up(&self) -> Option<(u32, Answer)> {
         let last = self.last.as_ref().filter(|l| l.refused && !l.offered)?;
         let next = last.answer.ranking().into_iter().find(|c| !last.answer.near.contains(c))?;
@@ -97,6 +98,29 @@ impl App {
         let id = lock(&self.journal).offered(&self.shown_record(answer, inputs), after)?;
         self.told_of(id, answer, true)?;
         Ok(id)
+    }
+
+    /// "The answer shown last, rather than that class."
+    ///
+    /// # Errors
+    /// [`AppError::NothingSeen`] before the first answer; [`AppError::Learn`] for the very class that was shown, or
+    /// what is no class.
+    pub fn rather_than(&self, class: usize) -> Result<PressKind, AppError> {
+        let shown = self.last.as_ref().ok_or(AppError::NothingSeen)?.answer.class;
+        Feedback::Preference { over: class }.check(shown, self.classes.len())?;
+        Ok(PressKind::Preference { over: class as u32 })
+    }
+
+    /// "What this answer is to is of that class": a demonstration, whatever was answered. Its inputs are kept where
+    /// inputs are.
+    ///
+    /// # Errors
+    /// [`AppError::Learn`] for what is no class, [`AppError::Store`].
+    pub fn example_of(&mut self, class: usize, answer: &Answer) -> Result<PressKind, AppError> {
+        Feedback::Demonstration { class }.check(answer.class, self.classes.len())?;
+        let inputs = self.keep(answer)?;
+        let example = Box::new(Example { inputs, ..self.example(answer) });
+        Ok(PressKind::Demonstration { class: class as u32, example })
     }
 
     /// A press was taken up: whether the answer shown last is refused by it.

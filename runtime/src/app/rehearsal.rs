@@ -1,7 +1,8 @@
 //! A rehearsal: a person who is not there presses a pad that is not there, and everything between is real.
 //!
 //! The pad is the real core on a pseudo-terminal (`feedback::emulate`), served over the real line (`feedback::serial`)
-//! into the real journal; only the finger and the eye are simulated. Gestures take virtual time, latencies are wall time.
+//! into the real journal; only the finger and the eye are simulated. Gestures take virtual time, latencies are wall
+//! time.
 use std::collections::BTreeSet;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -68,9 +69,9 @@ impl Classified for RehearsalError {
 pub enum Says {
     /// 👍 or 👎, on a pad with two buttons.
     Thumbs,
-    /// What is right each time, on a pad with a button for each class; or, where the task has remarks, what is wrong with the answer,
-    /// on a pad with a button for each and one for 👍. What no pad has a button for is chosen from a list: an item of many, and, where it
-    /// is said with emphasis, a whole set of labels.
+    /// What is right each time, on a pad with a button for each class; or, where the task has remarks, what is wrong
+    /// with the answer, on a pad with a button for each and one for 👍. What no pad has a button for is chosen from a
+    /// list: an item of many, and, where it is said with emphasis, a whole set of labels.
     Corrections,
 }
 

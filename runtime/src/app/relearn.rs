@@ -9,14 +9,14 @@ use crate::learn::classes::continued;
 use crate::learn::{Classes, Feedback, Learner, Outcome, Temperature, Theta, TrainingPress, argmax};
 
 impl App {
-    /// Adds, renames or merges classes. The change is durable when this returns; the correction in use is published again
-    /// with the new classes, unchanged. An added class takes no part in anything before a press names it.
+    /// Adds, renames or merges classes. The change is durable when this returns; the correction in use is published
+    /// again with the new classes, unchanged. An added class takes no part in anything before a press names it.
     ///
     /// Returns the class it was about and the adapter now in use.
     ///
     /// # Errors
-    /// [`AppError::Classes`] for a name that is taken or a class that is unknown, [`AppError::OtherTask`] where there are no
-    /// classes; nothing is recorded then.
+    /// [`AppError::Classes`] for a name that is taken or a class that is unknown, [`AppError::OtherTask`] where there
+    /// are no classes; nothing is recorded then.
     pub fn change_classes(&mut self, change: &ClassChange) -> Result<(usize, AdapterId), AppError> {
         if !self.task().is_plain() {
             return Err(AppError::OtherTask { task: self.task().name(), what: "changes of classes" });
@@ -131,8 +131,8 @@ impl App {
         (!self.classes.is_as_shipped(self.model.labels())).then(|| self.classes.clone())
     }
 
-    /// The learner's form of an effective press, the first `awake` classes taking part; `None` when it may not train this
-    /// model.
+    /// The learner's form of an effective press, the first `awake` classes taking part; `None` when it may not train
+    /// this model.
     pub(super) fn training_press(&self, p: &EffectivePress, awake: usize) -> Option<TrainingPress> {
         let (feature, logits) = self.kept.current(&self.model, p)?;
         if p.suspect || p.ambiguous {

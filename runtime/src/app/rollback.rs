@@ -1,8 +1,8 @@
 //! Rollbacks asked for on a pad: which of them the loop still owes.
 //!
-//! A chord is durable and acknowledged before the loop acts on it, so a stop in between must neither lose the action nor do
-//! it twice. The journal tells: a decision about the adapter in use that a person made is recorded *before* the link is
-//! switched, with the number of the record that asked for it.
+//! A chord is durable and acknowledged before the loop acts on it, so a stop in between must neither lose the action
+//! nor do it twice. The journal tells: a decision about the adapter in use that a person made is recorded *before* the
+//! link is switched, with the number of the record that asked for it.
 use std::collections::BTreeMap;
 
 use crate::adapters::AdapterId;
@@ -50,8 +50,8 @@ impl History {
         })
     }
 
-    /// At a start: the newest record whose requests are settled. They have been acted on, or something else has been put in
-    /// use since and a rollback now would be about that.
+    /// At a start: the newest record whose requests are settled. They have been acted on, or something else has been
+    /// put in use since and a rollback now would be about that.
     pub(super) fn settled(&self) -> u64 {
         let settles = |(seq, event): &(u64, AdapterEvent)| match event.numbers.get(REQUEST) {
             Some(&request) if event.action == AdapterAction::RolledBack => request as u64,
@@ -69,7 +69,8 @@ impl History {
 
     /// What a person has put in use by the last record about `base`, where the stop came before the switch.
     ///
-    /// `current` is what the link says. One the journal does not know was published last, just before a stop, and stays.
+    /// `current` is what the link says. One the journal does not know was published last, just before a stop, and
+    /// stays.
     pub(super) fn unfinished(&self, base: &str, current: Option<&AdapterId>) -> Option<Option<AdapterId>> {
         let (last, earlier) = self.in_use.split_last()?;
         let (_, event) = last;

@@ -102,13 +102,17 @@ pub struct Defaults {
     /// Share of the uniform distribution mixed into the target, in `[0, 1]`.
     #[serde(default)]
     pub delta: Option<f32>,
+    /// How much what comes after an answer counts, in `[0, 1)`: of the objective `q-learning` alone.
+    #[serde(default)]
+    pub discount: Option<f32>,
     /// Iterations of the canonical refit, at least 1. Stopping early holds the head near the shipped one.
     #[serde(default)]
     pub iterations: Option<u32>,
     /// Largest extrapolation factor of the canonical refit, in `[0, 1)`; 0 for plain iterations.
     #[serde(default)]
     pub momentum: Option<f32>,
-    /// How much of the source is learned beside the presses: `adapt`, `balanced` or `keep`; needs `train/coreset.safetensors`.
+    /// How much of the source is learned beside the presses: `adapt`, `balanced` or `keep`; needs
+    /// `train/coreset.safetensors`.
     #[serde(default)]
     pub retain: Option<String>,
     /// Random Fourier features a head is learned on beside the graph's; 0 for none.
@@ -169,6 +173,9 @@ impl Recipe {
         }
         if d.momentum.is_some_and(|v| !(0.0..1.0).contains(&v)) {
             return Err("defaults.momentum is not in [0, 1)".into());
+        }
+        if d.discount.is_some_and(|v| !(0.0..1.0).contains(&v)) {
+            return Err("defaults.discount is not in [0, 1)".into());
         }
         if d.epsilon.is_some_and(|v| !(0.0..0.5).contains(&v)) {
             return Err("defaults.epsilon is not in [0, 0.5)".into());

@@ -141,8 +141,9 @@ impl Layout {
         Layout::new(&roles)
     }
 
-    /// The default where a model's task has remarks, which `classes` name: one button is 👎; two are the remarks, if there are two,
-    /// else 👍 and 👎; with more, each is a remark but the last, which is 👍. Gestures as with [`Layout::for_buttons`].
+    /// The default where a model's task has remarks, which `classes` name: one button is 👎; two are the remarks, if
+    /// there are two, else 👍 and 👎; with more, each is a remark but the last, which is 👍. Gestures as with
+    /// [`Layout::for_buttons`].
     pub fn for_remarks(buttons: usize, remarks: std::ops::Range<usize>) -> Layout {
         let of = |n: usize| remarks.clone().take(n).map(|class| Role::Class(class as u32));
         let roles: Vec<Role> = match buttons {
@@ -251,15 +252,17 @@ impl Meaning {
     /// A label or class that is none of `labels`; what only makes sense typed in.
     pub fn of(phrase: &Phrase, labels: &[String]) -> Result<Meaning, String> {
         let said = |kind| Ok(Meaning::Said { kind, confirmed: phrase.confirmed });
+        let class = |label: &String| match labels.iter().position(|l| l == label) {
+            Some(class) => Ok(class as u32),
+            None => Err(format!("`{label}` is no label; the labels are {}", labels.join(", "))),
+        };
         match &phrase.said {
             Said::Up => said(PressKind::Thumb { up: true }),
             Said::Down => said(PressKind::Thumb { up: false }),
             Said::Unsure => said(PressKind::NotSure),
             Said::Stars(stars) => said(PressKind::Stars { stars: *stars }),
-            Said::Correct(label) => match labels.iter().position(|l| l == label) {
-                Some(class) => said(PressKind::Correction { class: class as u32 }),
-                None => Err(format!("`{label}` is no label; the labels are {}", labels.join(", "))),
-            },
+            Said::Correct(label) => said(PressKind::Correction { class: class(label)? }),
+            Said::RatherThan(label) => said(PressKind::Preference { over: class(label)? }),
             Said::Class(class) if (*class as usize) < labels.len() => said(PressKind::Correction { class: *class }),
             Said::Class(class) => {
                 Err(format!("there is no class {class}; the classes are 0 to {}", labels.len().saturating_sub(1)))
@@ -267,8 +270,8 @@ impl Meaning {
             Said::Undo => Ok(Meaning::Undo),
             Said::Rollback => Ok(Meaning::Rollback),
             Said::Nothing => Ok(Meaning::Nothing { name: "button", detail: "it was given no meaning".into() }),
-            Said::Add(_) | Said::Show | Said::Quit => {
-                Err("`add`, `show` and `quit` are for lines typed in, not for buttons".into())
+            said @ (Said::ThisIs(_) | Said::Add(_) | Said::Show | Said::Quit) => {
+                Err(said.only_typed().unwrap_or_default().into())
             }
         }
     }
@@ -278,12 +281,12 @@ impl Meaning {
         match self {
             Meaning::Said { kind, confirmed } => {
                 let emphasis = if *confirmed { ", with emphasis" } else { "" };
+                let name = |class: u32| labels.get(class as usize).map_or("of no class", String::as_str);
                 let said = match kind {
                     PressKind::Thumb { up: true } => "up".into(),
                     PressKind::Thumb { up: false } => "down".into(),
-                    PressKind::Correction { class } => {
-                        format!("it is {}", labels.get(*class as usize).map_or("of no class", String::as_str))
-                    }
+                    PressKind::Correction { class } => format!("it is {}", name(*class)),
+                    PressKind::Preference { over } => format!("rather than {}", name(*over)),
                     PressKind::Stars { stars } => format!("{stars} stars"),
                     _ => "unsure".into(),
                 };

@@ -1,13 +1,13 @@
 //! Whom to trouble, and when: asking about the answers that are least sure, within a budget; and which answer to show.
 //!
 //! An answer is worth a question when its margin, the best probability less the second, is among the lowest of the last
-//! sixty: asking at random teaches 2 to 8 points of accuracy less. The budget is a share of what is shown, kept over the same
-//! window, so that a run of hard samples does not become a run of questions.
+//! sixty: asking at random teaches 2 to 8 points of accuracy less. The budget is a share of what is shown, kept over
+//! the same window, so that a run of hard samples does not become a run of questions.
 //!
-//! Which answer is shown is the most probable one, unless a person has allowed exploration: then others are shown now and
-//! then, the less often the further behind they are, by inverse gap weighting (Abe and Long 1999; Foster and Rakhlin 2020):
-//! `p(b) = 1/(C + γ √t (p̂_best − p̂_b))`, the best with the rest. The probability `μ` of what was shown is recorded with it:
-//! without it nobody could later tell how good another rule would have been.
+//! Which answer is shown is the most probable one, unless a person has allowed exploration: then others are shown now
+//! and then, the less often the further behind they are, by inverse gap weighting (Abe and Long 1999; Foster and
+//! Rakhlin 2020): `p(b) = 1/(C + γ √t (p̂_best − p̂_b))`, the best with the rest. The probability `μ` of what was shown
+//! is recorded with it: without it nobody could later tell how good another rule would have been.
 use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
@@ -82,7 +82,8 @@ pub enum Display {
 }
 
 impl Display {
-    /// With which probability each class is shown, of those with a probability above zero; `t` answers were shown before.
+    /// With which probability each class is shown, of those with a probability above zero; `t` answers were shown
+    /// before.
     ///
     /// `best` is the most probable class. Sums to one.
     pub fn distribution(self, probabilities: &[f32], best: usize, t: u64) -> Vec<f64> {

@@ -2,13 +2,14 @@
 //!
 //! A class is a number that never changes; what people do is told by the journal, and the classes are a function of it.
 //!
-//! * An **added** class sleeps until a press names it: before that nothing is computed with it, so that every other answer and
-//!   its probability stay as they were, bit for bit. Awake, its logit before any correction is that of the graph's logits
-//!   `f [C]`, `ln Σ exp f − ln C`: the probability of a class about which nothing is known, `1/(C+1)` on every input. It never
-//!   beats the top class of the graph, so being awake alone changes no answer either.
+//! * An **added** class sleeps until a press names it: before that nothing is computed with it, so that every other
+//!   answer and its probability stay as they were, bit for bit. Awake, its logit before any correction is that of the
+//!   graph's logits `f [C]`, `ln Σ exp f − ln C`: the probability of a class about which nothing is known, `1/(C+1)` on
+//!   every input. It never beats the top class of the graph, so being awake alone changes no answer either.
 //! * **Renaming** changes a name.
-//! * **Merged** classes stay apart inside the head and are one for people: their probabilities are added, and a press on the
-//!   answer is a press on all of them, `L(y)` equal for each. Presses made before the merge keep the meaning they had.
+//! * **Merged** classes stay apart inside the head and are one for people: their probabilities are added, and a press
+//!   on the answer is a press on all of them, `L(y)` equal for each. Presses made before the merge keep the meaning
+//!   they had.
 //!
 //! Letters: `C` classes of the bundle, `K` classes known.
 use serde::{Deserialize, Serialize};
@@ -236,8 +237,8 @@ impl Classes {
         Ok(())
     }
 
-    /// Probabilities of all `K` classes from the served logits of the first of them: softmax in f64, merged classes added to
-    /// the one that stands for them, 0 for those and for classes that sleep.
+    /// Probabilities of all `K` classes from the served logits of the first of them: softmax in f64, merged classes
+    /// added to the one that stands for them, 0 for those and for classes that sleep.
     ///
     /// The probabilities of classes no change is about are those of [`crate::model::probabilities`], bit for bit.
     pub fn probabilities(&self, served: &[f32]) -> Vec<f32> {

@@ -1,10 +1,11 @@
 //! Whether thumbs contradict each other: about the same answer to inputs alike they say different things.
 //!
-//! Each thumb is held against the one that was given, of the last ones about the same answer, to the most similar input. Where the
-//! presses of a person hang together the two agree nearly always, whatever has been learned; where a share `p` of the presses is
-//! wrong, `2p(1−p)` of them do not: 18 % of them at p = .1, 42 % at .3, and some more where inputs alike are different things.
-//! It takes no confirmed press to see it, and only confirmed presses or corrections help then. Foretelling thumbs from what was
-//! learned told less: it fails where learning is slow as it does where presses are wrong.
+//! Each thumb is held against the one that was given, of the last ones about the same answer, to the most similar
+//! input. Where the presses of a person hang together the two agree nearly always, whatever has been learned; where a
+//! share `p` of the presses is wrong, `2p(1−p)` of them do not: 18 % of them at p = .1, 42 % at .3, and some more where
+//! inputs alike are different things. It takes no confirmed press to see it, and only confirmed presses or corrections
+//! help then. Foretelling thumbs from what was learned told less: it fails where learning is slow as it does where
+//! presses are wrong.
 use std::collections::VecDeque;
 
 /// Thumbs among which the most similar one is looked for, and pairs that are counted: the last ones.
@@ -31,8 +32,8 @@ struct Thumb {
 }
 
 impl Contradiction {
-    /// A thumb came about the answer `shown`; `distance` of its input from that of an earlier prediction, `None` for one that is
-    /// gone.
+    /// A thumb came about the answer `shown`; `distance` of its input from that of an earlier prediction, `None` for
+    /// one that is gone.
     pub fn thumb(&mut self, prediction: u32, shown: usize, up: bool, distance: impl Fn(u32) -> Option<f64>) {
         let alike =
             self.thumbs.iter().filter(|t| t.shown == shown).filter_map(|t| Some((distance(t.prediction)?, t.up)));

@@ -65,7 +65,7 @@ pub enum LearnError {
         feedback: &'static str,
     },
     /// There is no objective of that name.
-    #[error("there is no objective {name:?}; there are posterior, ce, policy-gradient, kto, dpo, q-learning")]
+    #[error("there is no objective {name:?}; there are {}", super::objective::names())]
     UnknownObjective {
         /// The name asked for.
         name: String,
@@ -75,6 +75,12 @@ pub enum LearnError {
         "objective {objective} cannot learn source samples beside the presses; use posterior or ce, or --retain adapt"
     )]
     CannotRetain {
+        /// The objective's registered name.
+        objective: &'static str,
+    },
+    /// The objective looks at single answers, whatever comes after them.
+    #[error("objective {objective} judges each answer by itself; what comes after it counts for q-learning alone")]
+    NoDiscount {
         /// The objective's registered name.
         objective: &'static str,
     },
@@ -108,7 +114,8 @@ pub enum LearnError {
     },
     /// A head with classes that were added on the device cannot be written into the graph.
     #[error(
-        "{added} classes were added on the device; the graph has no weights for them, so the head cannot be merged into it"
+        "{added} classes were added on the device; the graph has no weights for them, so the head cannot be merged \
+         into it"
     )]
     Unmergeable {
         /// How many.
@@ -144,6 +151,7 @@ impl Classified for LearnError {
             LearnError::UnsupportedFeedback { .. }
             | LearnError::UnknownObjective { .. }
             | LearnError::CannotRetain { .. }
+            | LearnError::NoDiscount { .. }
             | LearnError::OtherTask { .. }
             | LearnError::Unmergeable { .. }
             | LearnError::Bent { .. } => Class::Unsupported,

@@ -1,17 +1,17 @@
 //! Random Fourier features: a head that bends, over the feature of a graph that does not.
 //!
-//! `φ_i(z) = √(2/D) cos(w_i · z + b_i)` with `w_i ~ N(0, γ² I)` and `b_i ~ U(0, 2π)`: inner products of `φ` are those of a
-//! Gaussian kernel of width `1/γ` (Rahimi and Recht 2007). The head is learned on `(z, φ(z), 1)`, so that everything a linear
-//! head can do stays possible and the correction of a linear head is one of these. The draws are a function of the sizes and a
-//! constant: adapters depend on them.
+//! `φ_i(z) = √(2/D) cos(w_i · z + b_i)` with `w_i ~ N(0, γ² I)` and `b_i ~ U(0, 2π)`: inner products of `φ` are those
+//! of a Gaussian kernel of width `1/γ` (Rahimi and Recht 2007). The head is learned on `(z, φ(z), 1)`, so that
+//! everything a linear head can do stays possible and the correction of a linear head is one of these. The draws are a
+//! function of the sizes and a constant: adapters depend on them.
 //!
 //! Letters: `d` width of the standardised feature, `D` random features.
 use super::solver::splitmix64;
 
 /// The same draws for the same sizes, for ever.
 const SEED: u64 = 0x686f_6e65_2d72_6666;
-/// γ, for standardised features of about unit length: the kernel's width is half the squared distance that is usual between two.
-/// Of ½, 0.7, 1, √2 and 2, chosen on tuning seeds of three tasks.
+/// γ, for standardised features of about unit length: the kernel's width is half the squared distance that is usual
+/// between two. Of ½, 0.7, 1, √2 and 2, chosen on tuning seeds of three tasks.
 pub const GAMMA: f64 = 1.0;
 
 /// A fixed map from `z [d]` to `φ [D]`.

@@ -335,7 +335,8 @@ fn or_rollback(config: &GateConfig, mut decision: Decision) -> Decision {
     } else if pair.is_proved_worse(config) {
         decision.action = Action::Rollback;
         decision.reason = format!(
-            "the head in use is worse than the factory head with probability {:.2}: {:.1} won, {:.1} lost of {} confirmed",
+            "the head in use is worse than the factory head with probability {:.2}: {:.1} won, {:.1} lost of {} \
+             confirmed",
             pair.p_worst(),
             pair.wins,
             pair.losses,

@@ -1,8 +1,8 @@
 //! The head a bundle ships, and the correction `Θ` that presses add to it: `logits = graph logits + Θ z`.
 //!
 //! `z` is the pooled backbone feature, standardised and followed by a constant 1. The solver that finds `Θ` is
-//! [`super::solver`]; this file knows only the algebra of applying and merging it. The graph's own logits are passed in and
-//! never recomputed from the shipped weights, so quantisation or a temperature inside the graph stay as they are.
+//! [`super::solver`]; this file knows only the algebra of applying and merging it. The graph's own logits are passed in
+//! and never recomputed from the shipped weights, so quantisation or a temperature inside the graph stay as they are.
 //!
 //! Letters: `C` classes, `d` feature width.
 use std::sync::Arc;
@@ -58,7 +58,8 @@ impl TryFrom<UncheckedHead> for HeadBase {
 impl HeadBase {
     /// A head `logits = weight · feature + bias` with feature statistics.
     ///
-    /// `weight [C, d]` row-major, `bias [C]`, `mean [d]`, `std [d]` (each > 0; add a floor such as 1e-3 when measuring it).
+    /// `weight [C, d]` row-major, `bias [C]`, `mean [d]`, `std [d]` (each > 0; add a floor such as 1e-3 when measuring
+    /// it).
     ///
     /// # Errors
     /// [`LearnError::Length`] when the sizes do not fit or `C < 2` or `d < 1`, [`LearnError::NonFinite`],
@@ -150,7 +151,8 @@ impl HeadBase {
         &self.bias
     }
 
-    /// `z [d+1] = ((feature − mean) / (std · √d), 1)`; with random features `φ` of the standardised ones before the constant.
+    /// `z [d+1] = ((feature − mean) / (std · √d), 1)`; with random features `φ` of the standardised ones before the
+    /// constant.
     ///
     /// The division by √d keeps |z|² near 2 whatever the width, so that one λ fits every backbone.
     ///
@@ -181,8 +183,8 @@ impl HeadBase {
     /// The head with `theta` folded in: `weight + Θ·diag(1/(std·√d))`, the bias adjusted by the mean.
     ///
     /// # Errors
-    /// [`LearnError::Length`] when `theta` is not `[C, d+1]`; [`LearnError::Unmergeable`] with added classes, whose logits
-    /// are no linear function of the feature.
+    /// [`LearnError::Length`] when `theta` is not `[C, d+1]`; [`LearnError::Unmergeable`] with added classes, whose
+    /// logits are no linear function of the feature.
     pub fn merge(&self, theta: &Theta) -> Result<MergedHead, LearnError> {
         let d = self.features();
         if self.added > 0 {
@@ -208,8 +210,8 @@ impl HeadBase {
         Ok(MergedHead { weight, bias })
     }
 
-    /// The shipped head as a function of `z`, `[C, width]`: `weight · std · √d`, 0 for random features, and in the last column
-    /// what the mean feature gives.
+    /// The shipped head as a function of `z`, `[C, width]`: `weight · std · √d`, 0 for random features, and in the last
+    /// column what the mean feature gives.
     pub(crate) fn over_z(&self) -> Vec<f64> {
         let (classes, d, width) = (self.classes(), self.features(), self.width());
         let mut out = vec![0.0; classes * width];
@@ -301,7 +303,8 @@ impl Theta {
         Ok(Theta { classes, width, values })
     }
 
-    /// A correction the solver has just computed. Its values may be non-finite: the trip-wires must be able to see that.
+    /// A correction the solver has just computed. Its values may be non-finite: the trip-wires must be able to see
+    /// that.
     pub(crate) fn from_parts(classes: usize, width: usize, values: Vec<f32>) -> Theta {
         debug_assert_eq!(values.len(), classes * width);
         Theta { classes, width, values }

@@ -1,7 +1,8 @@
 //! The standardised feature `z` of one input, kept once for everything that looks at it.
 //!
-//! A journal stores features as f16. Kept as that, a log takes half the memory, and `z` is made again from them, to the last bit,
-//! by whoever sums over it. Of a feature that f16 would round, and of one with random features beside it, `z` itself is kept.
+//! A journal stores features as f16. Kept as that, a log takes half the memory, and `z` is made again from them, to the
+//! last bit, by whoever sums over it. Of a feature that f16 would round, and of one with random features beside it, `z`
+//! itself is kept.
 use std::borrow::Cow;
 use std::sync::Arc;
 

@@ -1,16 +1,16 @@
 //! The learner: keeps the press log, a quick correction for the next answer, and offers canonical refits to the gate.
 //!
 //! The log is the truth and `Θ` a function of it. Per prediction the last press of each source counts and the sources'
-//! likelihoods multiply; rows are summed in the order of prediction ids, so late presses, replays and other orders of arrival
-//! give the same canonical `Θ` bit for bit.
+//! likelihoods multiply; rows are summed in the order of prediction ids, so late presses, replays and other orders of
+//! arrival give the same canonical `Θ` bit for bit.
 //!
-//! A prediction with a *confirmed* press (long press, repeat, a demonstration made to measure) is evidence for the gate and
-//! never trains; earlier presses on it are withdrawn from training too. A confirmed correction, demonstration, 👍 or five stars
-//! says which class is true, a confirmed 👎 or one star only which is not; see [`gate`] for what another answer is worth then. A demonstration
-//! that is *not* flagged as confirmed trains.
+//! A prediction with a *confirmed* press (long press, repeat, a demonstration made to measure) is evidence for the gate
+//! and never trains; earlier presses on it are withdrawn from training too. A confirmed correction, demonstration, 👍 or
+//! five stars says which class is true, a confirmed 👎 or one star only which is not; see [`gate`] for what another
+//! answer is worth then. A demonstration that is *not* flagged as confirmed trains.
 //!
-//! Without I/O, clocks or randomness: the app decides what is shown and when presses arrive, the journal makes them durable,
-//! the adapter directory keeps what is published. The two-second rule for changed minds is the journal's.
+//! Without I/O, clocks or randomness: the app decides what is shown and when presses arrive, the journal makes them
+//! durable, the adapter directory keeps what is published. The two-second rule for changed minds is the journal's.
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -115,8 +115,8 @@ pub enum Outcome {
     Trained,
     /// It is evidence for the gate.
     Confirmed,
-    /// It is logged and says nothing a head could use (`not-sure`, three stars, a kind the objective does not learn from), or
-    /// its prediction is held out as evidence.
+    /// It is logged and says nothing a head could use (`not-sure`, three stars, a kind the objective does not learn
+    /// from), or its prediction is held out as evidence.
     Silent,
     /// Its id was in the log already; nothing changed.
     Duplicate,
@@ -171,8 +171,9 @@ impl Learner {
     /// A learner with an empty log that serves the factory head.
     ///
     /// # Errors
-    /// [`LearnError::OutOfRange`] or [`LearnError::Length`] for settings that make no sense, [`LearnError::UnknownObjective`],
-    /// [`LearnError::CannotRetain`], [`LearnError::OtherTask`] for an objective of classes with a task of its own.
+    /// [`LearnError::OutOfRange`] or [`LearnError::Length`] for settings that make no sense,
+    /// [`LearnError::UnknownObjective`], [`LearnError::CannotRetain`], [`LearnError::NoDiscount`],
+    /// [`LearnError::OtherTask`] for an objective of classes with a task of its own.
     pub fn new(base: HeadBase, mut config: LearnerConfig) -> Result<Learner, LearnError> {
         config.solver.source =
             config.source.iter().map(|sample| source_row(&base, sample)).collect::<Result<_, _>>()?;
@@ -188,6 +189,7 @@ impl Learner {
             }
         }
         let objective = objective(&config)?;
+        objective.check(&config.solver.hyper)?;
         if matches!(objective.fit, HeadFit::Minibatch { .. }) && !config.source.is_empty() {
             return Err(LearnError::CannotRetain { objective: objective.name });
         }
@@ -278,8 +280,8 @@ impl Learner {
         self.published.apply(&self.base.standardise(feature)?, graph_logits)
     }
 
-    /// How unlike the pressed inputs a feature is, see [`HeadSolver::novelty`](super::HeadSolver::novelty). Objectives fitted by
-    /// minibatches keep no curvature; for them it stays at `|z|²/λ`.
+    /// How unlike the pressed inputs a feature is, see [`HeadSolver::novelty`](super::HeadSolver::novelty). Objectives
+    /// fitted by minibatches keep no curvature; for them it stays at `|z|²/λ`.
     ///
     /// # Errors
     /// [`LearnError::Length`], [`LearnError::NonFinite`].
@@ -313,7 +315,8 @@ impl Learner {
         self.tripwire.tripped()
     }
 
-    /// Share of the last thumbs that differ from the one given to the most similar input; `None` before there are enough of them.
+    /// Share of the last thumbs that differ from the one given to the most similar input; `None` before there are
+    /// enough of them.
     pub fn thumbs_apart(&self) -> Option<f64> {
         self.contradiction.apart()
     }
@@ -331,8 +334,8 @@ impl Learner {
     /// Takes up a press, early or late.
     ///
     /// # Errors
-    /// [`LearnError`] for a press that does not fit the head, an id used for another press, or a prediction id used for another
-    /// input. The learner is unchanged then.
+    /// [`LearnError`] for a press that does not fit the head, an id used for another press, or a prediction id used for
+    /// another input. The learner is unchanged then.
     pub fn press(&mut self, press: TrainingPress) -> Result<Outcome, LearnError> {
         let input = self.check(&press)?;
         let (id, prediction_id, feedback, confirmed) =
@@ -413,8 +416,8 @@ impl Learner {
         self.since_candidate = 0;
     }
 
-    /// Whether enough was pressed for [`Learner::candidate`], or the last press has shown the head in use to be worse than the
-    /// factory head.
+    /// Whether enough was pressed for [`Learner::candidate`], or the last press has shown the head in use to be worse
+    /// than the factory head.
     pub fn candidate_due(&self) -> bool {
         self.since_candidate >= self.config.publish_every
     }
@@ -475,8 +478,8 @@ impl Learner {
         ids
     }
 
-    /// What confirmed presses tell of the answers of the head in use: its logits and the truth, for a temperature. Classes that
-    /// are one stand as one.
+    /// What confirmed presses tell of the answers of the head in use: its logits and the truth, for a temperature.
+    /// Classes that are one stand as one.
     ///
     /// # Errors
     /// [`LearnError::Length`] when the correction in use is of another head.
@@ -527,8 +530,8 @@ impl Learner {
         classes::group_at(&self.config.merged, u64::MAX)
     }
 
-    /// The truth as a prediction's last confirmed press tells it, in the classes of now; `None` without one or when that press
-    /// does not tell.
+    /// The truth as a prediction's last confirmed press tells it, in the classes of now; `None` without one or when
+    /// that press does not tell.
     fn truth(&self, prediction: &Prediction) -> Option<Truth> {
         let said = prediction.presses.iter().rev().find(|said| said.confirmed)?;
         let (then, now) = (classes::group_at(&self.config.merged, said.press_id), self.group_now());
@@ -676,7 +679,8 @@ impl Learner {
         truth.confirms(&self.config.task, self.base.classes(), feedback, shown)
     }
 
-    /// A confirmed press may have told something about those who pressed before it: their other presses then count anew.
+    /// A confirmed press may have told something about those who pressed before it: their other presses then count
+    /// anew.
     fn refresh_raters(&mut self) -> Result<(), LearnError> {
         let raters = self.estimate_raters();
         if raters == self.raters {
@@ -693,7 +697,8 @@ impl Learner {
         }
     }
 
-    /// The training row of a prediction; `None` when it is evidence or nothing was said about it that the objective learns from.
+    /// The training row of a prediction; `None` when it is evidence or nothing was said about it that the objective
+    /// learns from.
     fn row_of(&self, prediction: &Prediction) -> Result<Option<TrainingRow>, LearnError> {
         if prediction.presses.iter().any(|said| said.confirmed) {
             return Ok(None);
@@ -708,12 +713,12 @@ impl Learner {
             prediction.last_plain().into_iter().filter(|(_, said)| learns(said)).collect();
         let presses: Vec<Press> = last.values().map(|said| Press::plain(said.feedback)).collect();
         let (z, logits) = (prediction.input.clone(), Arc::clone(&prediction.logits));
-        // Two presses on one prediction may stand on both sides of a merge; where they have to be taken together, the newer
-        // meaning counts for both.
+        // Two presses on one prediction may stand on both sides of a merge; where they have to be taken together, the
+        // newer meaning counts for both.
         let newest = last.values().map(|said| said.press_id).max().unwrap_or(0);
         let group = classes::group_at(&self.config.merged, newest);
         if let HeadFit::Minibatch { .. } = self.objective.fit {
-            let says = presses.iter().any(|p| !matches!(p.feedback, Feedback::NotSure | Feedback::Stars { stars: 3 }));
+            let says = presses.iter().any(|p| p.feedback.says_something());
             let (shown, mu) = (prediction.shown, prediction.mu);
             let group = group.map(|group| Grouped::of(group, self.base.classes()));
             return Ok(says.then_some(TrainingRow::Pressed(Pressed { z, logits, shown, mu, presses, group })));

@@ -43,12 +43,13 @@ struct Run {
     published: usize,
     vetoed: usize,
     rolled_back: usize,
-    /// Share of the confirmed presses answered rightly, less that of the factory head, after 50, 100 and 200 training presses.
+    /// Share of the confirmed presses answered rightly, less that of the factory head, after 50, 100 and 200 training
+    /// presses.
     above: Vec<f64>,
 }
 
-/// A person gives thumbs on what is shown, a share `wrong` of them false, until `train` presses have trained; under a gate
-/// every tenth press is a confirmed correction, free of error.
+/// A person gives thumbs on what is shown, a share `wrong` of them false, until `train` presses have trained; under a
+/// gate every tenth press is a confirmed correction, free of error.
 fn live(world: &World, mode: Mode, train: usize, wrong: f64, seed: u64) -> Run {
     let mut learner = learner(world, mode);
     let mut run = [0_usize; 3];
@@ -284,7 +285,8 @@ fn a_confirmed_press_never_trains_and_withdraws_its_prediction_from_training() {
     assert!(learner.reservoir_ids().iter().all(|id| id % 3 == 0));
     assert_eq!(learner.refit().unwrap(), plain.refit().unwrap());
     assert_eq!(learner.incremental(), plain.incremental(), "not in the Gram matrix of the quick solver either");
-    // Prediction 1 trained already; confirming it takes it out of every sum. What it says about the source's error rate stays.
+    // Prediction 1 trained already; confirming it takes it out of every sum. What it says about the source's error rate
+    // stays.
     let confirm = TrainingPress { press_id: 900, confirmed: true, ..presses[1].clone() };
     assert_eq!(learner.press(confirm).unwrap(), Outcome::Confirmed);
     let rater = learner.raters()["pad"];
@@ -360,7 +362,8 @@ fn clean_presses_under_the_gate_reach_95_per_cent_of_the_unguarded_learner_at_eq
     for kind in [Kind::Shifted, Kind::Relabelled] {
         let world = vectors.world(kind);
         let (mut guarded, mut free) = (0.0, 0.0);
-        // What is learned from 200 thumbs hangs on which answers they met: a run is .05 from the mean, so it takes several.
+        // What is learned from 200 thumbs hangs on which answers they met: a run is .05 from the mean, so it takes
+        // several.
         const RUNS: u64 = 6;
         for seed in 0..RUNS {
             let with = live(&world, Mode::Veto, 200, 0.0, seed);

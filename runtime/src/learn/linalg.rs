@@ -1,8 +1,8 @@
 //! The few dense kernels a head refit needs, in f64 with a fixed order of summation.
 //!
 //! Written here rather than taken from a linear-algebra crate because the canonical refit must be bitwise reproducible:
-//! a blocked or threaded product sums in an order that depends on the machine's cache and core count. The loops themselves are
-//! kernels, which give the same bits on every instruction set.
+//! a blocked or threaded product sums in an order that depends on the machine's cache and core count. The loops
+//! themselves are kernels, which give the same bits on every instruction set.
 use hone_kernels::refit::{self, COLUMNS};
 
 use super::error::LearnError;

@@ -1,8 +1,8 @@
 //! Learning from presses: what a person says about a shown answer becomes a correction of the model's head.
 //!
 //! [`objective`] turns presses into a gradient of the logits, [`solver`] carries it to the head's correction `Θ`
-//! ([`head`]), [`Learner`] keeps the log, and [`gate`] with [`tripwire`] decides what may be used. Pure numbers: no files, no
-//! clocks, no randomness but a seed; the journal and the adapter directory are elsewhere.
+//! ([`head`]), [`Learner`] keeps the log, and [`gate`] with [`tripwire`] decides what may be used. Pure numbers: no
+//! files, no clocks, no randomness but a seed; the journal and the adapter directory are elsewhere.
 //!
 //! ```
 //! use hone_runtime::learn::{Feedback, HeadBase, Learner, LearnerConfig, TrainingPress};

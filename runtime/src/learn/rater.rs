@@ -1,7 +1,7 @@
 //! How far a source of presses can be trusted, as confirmed presses tell.
 //!
-//! Never from the training presses themselves: a model fitted to them explains them, and an error rate estimated from its residue
-//! comes out near 0.02 whatever the truth is.
+//! Never from the training presses themselves: a model fitted to them explains them, and an error rate estimated from
+//! its residue comes out near 0.02 whatever the truth is.
 use super::objective::Feedback;
 use super::truth::Truth;
 

@@ -9,8 +9,8 @@
 //! ```
 //!
 //! The first set can be learned beside the presses, each sample with the shipped head's own belief as a fixed target
-//! (distillation: `g = π − π₀`, zero where nothing was learned yet). The second never trains: by it is measured what was
-//! forgotten, whatever was retained.
+//! (distillation: `g = π − π₀`, zero where nothing was learned yet). The second never trains: by it is measured what
+//! was forgotten, whatever was retained.
 use std::collections::HashMap;
 
 use half::f16;
@@ -156,11 +156,11 @@ impl Coreset {
         serialize(views, Some(metadata)).map_err(|e| e.to_string())
     }
 
-    /// Chooses from labelled source samples: `train` of them to learn from and `probe` of the others to measure by, the classes
-    /// in turn. Those to measure by are taken first, spread evenly over each class, for they stand for the whole source: what
-    /// herding leaves would be the samples least like their class. Those to learn from are herded out of the rest (Welling
-    /// 2009): each next one brings the mean of the chosen features of its class closest to the mean of the whole class. Where
-    /// there are too few samples for both, they are shared in proportion.
+    /// Chooses from labelled source samples: `train` of them to learn from and `probe` of the others to measure by, the
+    /// classes in turn. Those to measure by are taken first, spread evenly over each class, for they stand for the
+    /// whole source: what herding leaves would be the samples least like their class. Those to learn from are herded
+    /// out of the rest (Welling 2009): each next one brings the mean of the chosen features of its class closest to the
+    /// mean of the whole class. Where there are too few samples for both, they are shared in proportion.
     pub fn choose(samples: &[SourceSample], train: usize, probe: usize) -> Coreset {
         let class = |s: &SourceSample| s.label.unwrap_or_else(|| argmax(&s.logits));
         let classes = samples.iter().map(|s| class(s) + 1).max().unwrap_or(0);

@@ -1,9 +1,9 @@
 //! How sure an answer really is: one temperature, fitted on presses that never trained.
 //!
-//! A confirmed press tells the truth about an answer or excludes it. `T` minimises
-//! `−Σ ln P_T(what was told) + (ln T)²/(2σ²)`, with `P_T = softmax(f/T)` and σ = ½: few presses leave `T` near one (Guo et al.
-//! 2017, with a prior). Dividing by `T` changes no answer, only how sure it is; an answer that is not sure enough can then be
-//! held back, and how sure is enough means what it says.
+//! A confirmed press tells the truth about an answer or excludes it. `T` minimises `−Σ ln P_T(what was told) + (ln
+//! T)²/(2σ²)`, with `P_T = softmax(f/T)` and σ = ½: few presses leave `T` near one (Guo et al. 2017, with a prior).
+//! Dividing by `T` changes no answer, only how sure it is; an answer that is not sure enough can then be held back, and
+//! how sure is enough means what it says.
 use serde::{Deserialize, Serialize};
 
 use super::objective::softmax_into;

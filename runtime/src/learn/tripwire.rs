@@ -1,6 +1,8 @@
-//! Trip-wires: signs of a learner gone wrong that need no labels. A trip freezes publication until confirmed evidence arrives.
+//! Trip-wires: signs of a learner gone wrong that need no labels. A trip freezes publication until confirmed evidence
+//! arrives.
 //!
-//! The gate asks whether a candidate is worse on confirmed presses; the wires watch between them, when there may be none.
+//! The gate asks whether a candidate is worse on confirmed presses; the wires watch between them, when there may be
+//! none.
 use std::collections::VecDeque;
 use std::fmt;
 
@@ -101,8 +103,8 @@ impl fmt::Display for Trip {
 
 /// Norms kept for the running median, and the number from which it is trusted.
 const NORMS: (usize, usize) = (64, 16);
-/// Entropy collapse: mean entropy under this share of `ln C` and under [`ENTROPY_OF_FACTORY`] of the factory head's. Learning
-/// makes a head more certain rightly; only certainty without precedent on the same inputs is a sign.
+/// Entropy collapse: mean entropy under this share of `ln C` and under [`ENTROPY_OF_FACTORY`] of the factory head's.
+/// Learning makes a head more certain rightly; only certainty without precedent on the same inputs is a sign.
 const ENTROPY_OF_UNIFORM: f64 = 0.01;
 const ENTROPY_OF_FACTORY: f64 = 0.1;
 
@@ -129,8 +131,8 @@ impl Tripwire {
     /// Wires for `C = classes`.
     ///
     /// # Errors
-    /// [`LearnError::Length`] for a prior that is neither empty nor `[C]`, [`LearnError::OutOfRange`] for windows of zero, a
-    /// prior with a value outside [0, 1], or factors outside their ranges.
+    /// [`LearnError::Length`] for a prior that is neither empty nor `[C]`, [`LearnError::OutOfRange`] for windows of
+    /// zero, a prior with a value outside [0, 1], or factors outside their ranges.
     pub fn new(classes: usize, config: TripwireConfig) -> Result<Tripwire, LearnError> {
         if !config.prior.is_empty() {
             check_len("the class prior", classes, config.prior.len())?;
@@ -159,7 +161,8 @@ impl Tripwire {
         self.tripped.as_ref()
     }
 
-    /// Confirmed evidence arrived: clears the trip and the windows, so that what tripped must happen anew to trip again.
+    /// Confirmed evidence arrived: clears the trip and the windows, so that what tripped must happen anew to trip
+    /// again.
     pub fn thaw(&mut self) {
         if self.tripped.take().is_some() {
             self.displays.clear();

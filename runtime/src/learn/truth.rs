@@ -1,7 +1,7 @@
 //! The truth as confirmed presses tell it, and what another answer is worth then.
 //!
-//! A press may name the truth, exclude what was shown, or remark on it ("too high"). In the last two cases another answer is
-//! right with the probability the heads together give it among what is left: none of them is its own judge.
+//! A press may name the truth, exclude what was shown, or remark on it ("too high"). In the last two cases another
+//! answer is right with the probability the heads together give it among what is left: none of them is its own judge.
 use super::gate::Answered;
 use super::head::argmax;
 use super::objective::{Feedback, softmax_into};
@@ -9,14 +9,16 @@ use super::rater;
 use super::task::Task;
 use super::temperature::Told;
 
-/// What is left to a press that a head held impossible: people err when they confirm too, and one press refutes no head.
+/// What is left to a press that a head held impossible: people err when they confirm too, and one press refutes no
+/// head.
 ///
-/// Not the ε = 0.02 of a confirmed press as a likelihood ([`Hyper::epsilon_confirmed`](super::Hyper::epsilon_confirmed)).
-/// That says how often people err, this how much one press may count where there are five of them: at 0.02 up to a factor
-/// of 49, and one press that a bad head foretold by luck covers several it did not. With half of the thumbs wrong, heads in
-/// use then stood at .523/.535/.539 after 50/100/200 presses, at 0.05 at .527/.542/.548, at 0.1 at .530/.551/.557 (48
-/// worlds, `benches/feedback/README.md`); at 0.2 thumbs that are all wrong do harm first (.514 after 50 presses, not .534).
-/// With right thumbs, or one in ten wrong, all four come to the same.
+/// Not the ε = 0.02 of a confirmed press as a likelihood
+/// ([`Hyper::epsilon_confirmed`](super::Hyper::epsilon_confirmed)). That says how often people err, this how much one
+/// press may count where there are five of them: at 0.02 up to a factor of 49, and one press that a bad head foretold
+/// by luck covers several it did not. With half of the thumbs wrong, heads in use then stood at .523/.535/.539 after
+/// 50/100/200 presses, at 0.05 at .527/.542/.548, at 0.1 at .530/.551/.557 (48 worlds, `benches/feedback/README.md`);
+/// at 0.2 thumbs that are all wrong do harm first (.514 after 50 presses, not .534). With right thumbs, or one in ten
+/// wrong, all four come to the same.
 const CONFIRMED_ERROR: f64 = 0.1;
 
 /// What a confirmed press says.
@@ -117,8 +119,9 @@ impl Truth {
         })
     }
 
-    /// Of sets of labels: the share right of those labels on which the heads differ. A remark tells one of them; the others are as
-    /// likely right as wrong, and not right because nobody spoke of them: who sees two labels wrong names one.
+    /// Of sets of labels: the share right of those labels on which the heads differ. A remark tells one of them; the
+    /// others are as likely right as wrong, and not right because nobody spoke of them: who sees two labels wrong names
+    /// one.
     fn judge_parts(self, parts: usize, answers: [usize; 3]) -> [Answer; 3] {
         let bit = |set: usize, k: usize| set >> k & 1;
         let differing: Vec<usize> =
@@ -132,7 +135,8 @@ impl Truth {
             let share = differing.iter().map(|&k| right(class, k)).sum::<f64>() / differing.len().max(1) as f64;
             let possible = match self {
                 Truth::Remarked { shown, remark } => bit(class, remark) != bit(shown, remark),
-                // Of two heads that differ the one right about more of it: told in full, the harsh count need not guess.
+                // Of two heads that differ the one right about more of it: told in full, the harsh count need not
+                // guess.
                 _ => share > 0.5,
             };
             Answer { class, right: share, possible }

@@ -33,7 +33,8 @@ pub struct ReliabilityBin {
 }
 
 impl Calibration {
-    /// Bins answers by `confidence` (probability of the answer, in [0, 1]); `right[i]` says whether answer `i` was right.
+    /// Bins answers by `confidence` (probability of the answer, in [0, 1]); `right[i]` says whether answer `i` was
+    /// right.
     ///
     /// # Errors
     /// [`MetricsError::Unpaired`], [`MetricsError::Empty`], [`MetricsError::OutOfRange`].

@@ -48,14 +48,14 @@ impl Latency {
         Ok(Latency { n, mean, sd, min: sorted[0], max: sorted[n - 1], p50, p95, p99, sorted })
     }
 
-    /// The smallest sample that at least `percent` % of the samples do not exceed (nearest rank); `percent` is clamped to
-    /// [0, 100], NaN counts as 0.
+    /// The smallest sample that at least `percent` % of the samples do not exceed (nearest rank); `percent` is clamped
+    /// to [0, 100], NaN counts as 0.
     pub fn percentile(&self, percent: f64) -> f64 {
         nearest_rank(&self.sorted, percent)
     }
 
-    /// Counts in `buckets` buckets of equal width from the shortest to the longest sample: (upper edge, count). At least one
-    /// bucket; the last edge is [`Latency::max`].
+    /// Counts in `buckets` buckets of equal width from the shortest to the longest sample: (upper edge, count). At
+    /// least one bucket; the last edge is [`Latency::max`].
     pub fn histogram(&self, buckets: usize) -> Vec<(f64, usize)> {
         let buckets = buckets.max(1);
         let width = (self.max - self.min) / buckets as f64;

@@ -8,8 +8,8 @@
 //! * effective sample size `(Σ w)² / Σ w²` (Kish);
 //! * intervals by the percentile bootstrap over decisions, with a fixed seed.
 //!
-//! A log that always showed the most probable answer says nothing about any other answer, and no estimator can make up for
-//! that: such a log is refused and gives no number.
+//! A log that always showed the most probable answer says nothing about any other answer, and no estimator can make up
+//! for that: such a log is refused and gives no number.
 use serde::Serialize;
 
 use crate::{Class, Classified};

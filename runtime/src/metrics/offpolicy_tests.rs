@@ -36,8 +36,8 @@ fn uniform(x: u64) -> f64 {
     (mixed(x.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(77)) >> 11) as f64 / (1u64 << 53) as f64
 }
 
-/// A made-up world of three actions: contexts with their own chances of reward, a log that explores a fifth of the time.
-/// Returns the log and the true value of the rule.
+/// A made-up world of three actions: contexts with their own chances of reward, a log that explores a fifth of the
+/// time. Returns the log and the true value of the rule.
 fn world(n: usize, seed: u64) -> (Vec<Logged>, f64) {
     let mut value = 0.0;
     let log = (0..n)
@@ -91,7 +91,8 @@ fn over_many_logs_the_estimates_are_right_on_average_and_intervals_hold_the_trut
     }
     // The estimates of single logs scatter by about 0.07; their mean over 200 by 0.005. Four of those.
     assert!(bias.iter().all(|b| b.abs() < 0.02), "bias {bias:?}");
-    // 95 % nominal; the percentile bootstrap at this overlap holds somewhat less. 0.89 is four standard errors below 0.95.
+    // 95 % nominal; the percentile bootstrap at this overlap holds somewhat less. 0.89 is four standard errors below
+    // 0.95.
     assert!(held.iter().all(|&h| h as f64 / runs as f64 > 0.87), "held {held:?} of {runs}");
     println!("bias {bias:?}, held {held:?} of {runs}");
 }

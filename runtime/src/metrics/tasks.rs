@@ -10,8 +10,8 @@ pub struct Alarms {
     pub far: f64,
     /// Share of the samples with something that were not reported; 0 where there are none.
     pub frr: f64,
-    /// Area under the receiver operating characteristic: how often something has a higher score than nothing, ties half. ½ where
-    /// there is only one of the two.
+    /// Area under the receiver operating characteristic: how often something has a higher score than nothing, ties
+    /// half. ½ where there is only one of the two.
     pub auc: f64,
 }
 
@@ -19,7 +19,8 @@ impl Alarms {
     /// From whether something is there, its score, and whether it was reported.
     ///
     /// # Errors
-    /// [`MetricsError::Empty`], [`MetricsError::Unpaired`], [`MetricsError::OutOfRange`] for a score that is not a number.
+    /// [`MetricsError::Empty`], [`MetricsError::Unpaired`], [`MetricsError::OutOfRange`] for a score that is not a
+    /// number.
     pub fn from_scores(there: &[bool], scores: &[f64], reported: &[bool]) -> Result<Alarms, MetricsError> {
         paired("scores", there.len(), scores.len())?;
         paired("reports", there.len(), reported.len())?;

@@ -1,8 +1,9 @@
-//! `lora`: a low-rank path `s · (x · A) · B` beside a product `x · W` (Hu et al., 2021), whatever numbers `W` is kept in.
+//! `lora`: a low-rank path `s · (x · A) · B` beside a product `x · W` (Hu et al., 2021), whatever numbers `W` is kept
+//! in.
 //!
-//! `A` is drawn by the seed as PyTorch draws a layer's weight, `B` is 0: the path adds nothing until it is trained. Beside a
-//! convolution, `A` is a convolution of `r` channels with its strides, padding and dilations, `B` one of 1×1. Layers that
-//! share a weight share its path.
+//! `A` is drawn by the seed as PyTorch draws a layer's weight, `B` is 0: the path adds nothing until it is trained.
+//! Beside a convolution, `A` is a convolution of `r` channels with its strides, padding and dilations, `B` one of 1×1.
+//! Layers that share a weight share its path.
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

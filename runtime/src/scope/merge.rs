@@ -1,8 +1,9 @@
 //! What was trained, folded into the weights: a graph of the operators it had, for runtimes that know no adapters.
 //!
-//! A weight of whole numbers is made real, changed, and made whole again as it was: the same type, axis and symmetry, new
-//! scales; a 32-bit bias follows its weight's scale, because runtimes take it for granted that it does. Where a weight has
-//! another reader, or a form that cannot be made again here, the path stays beside it: more nodes, the same numbers.
+//! A weight of whole numbers is made real, changed, and made whole again as it was: the same type, axis and symmetry,
+//! new scales; a 32-bit bias follows its weight's scale, because runtimes take it for granted that it does. Where a
+//! weight has another reader, or a form that cannot be made again here, the path stays beside it: more nodes, the same
+//! numbers.
 use std::collections::BTreeSet;
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! What is folded in: the same answers as with the path beside, and ONNX Runtime's (`testdata/record_merged.py`).
 //!
-//! `HONE_UPDATE=1 cargo test -p hone-runtime --lib scope::` writes `testdata/<model>.merged.onnx`; `record_merged.py` what ONNX
-//! Runtime answers to them.
+//! `HONE_UPDATE=1 cargo test -p hone-runtime --lib scope::` writes `testdata/<model>.merged.onnx`; `record_merged.py`
+//! what ONNX Runtime answers to them.
 use super::tests::{ALL, model, output_of, run, spec};
 use super::*;
 use crate::bundle::npz::read_npz;
@@ -46,8 +46,8 @@ fn what_is_folded_in_answers_as_the_path_beside_it_and_needs_no_node_more() {
         let extra = merged.graph.nodes.len() - graph.nodes.len();
         // A shift where a layer had no bias in floats is an addition more.
         assert!(extra <= usize::from(name.contains("qdq")), "{name}: {extra} nodes more");
-        // The sentence model's answers are as far off as its planted activation makes them (`quant::tests`); its first product
-        // is off by the rounding of a weight alone, which is half a step of 8 bits, or of 4 bits in blocks.
+        // The sentence model's answers are as far off as its planted activation makes them (`quant::tests`); its first
+        // product is off by the rounding of a weight alone, which is half a step of 8 bits, or of 4 bits in blocks.
         let (value, most) = match name.split_once('.') {
             Some(("sentence", "int4")) => ("q.product", 0.12),
             Some(("sentence", _)) => ("q.product", 0.02),

@@ -1,11 +1,11 @@
 //! What of a model is trained: a graph in, the same graph with trainable leaves out.
 //!
-//! A [`Scope`] is a row of [`SCOPES`]. [`place`] lets the scopes of a [`Spec`] mark constants of the graph as trainable, or
-//! put new ones beside its operators; frozen weights stay as they are, whole numbers stay whole numbers. What is placed
-//! computes what the graph computed until it is trained, but for a new head. The same spec on the same graph gives the same
-//! leaves under the same names, so that a spec and the values of its leaves are all there is to an adapter: [`Scoped::with`]
-//! puts them back.
-//! It deliberately knows nothing of how leaves are trained, of files, and of where a spec comes from.
+//! A [`Scope`] is a row of [`SCOPES`]. [`place`] lets the scopes of a [`Spec`] mark constants of the graph as
+//! trainable, or put new ones beside its operators; frozen weights stay as they are, whole numbers stay whole numbers.
+//! What is placed computes what the graph computed until it is trained, but for a new head. The same spec on the same
+//! graph gives the same leaves under the same names, so that a spec and the values of its leaves are all there is to an
+//! adapter: [`Scoped::with`] puts them back. It deliberately knows nothing of how leaves are trained, of files, and of
+//! where a spec comes from.
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 

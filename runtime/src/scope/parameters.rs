@@ -12,7 +12,8 @@ pub(super) enum Role {
     Weight,
     /// A bias, or scale and shift of a normalisation.
     Bias,
-    /// The same, where the constant is a vector along one axis: an addition or multiplication with any other is no layer.
+    /// The same, where the constant is a vector along one axis: an addition or multiplication with any other is no
+    /// layer.
     Vector,
 }
 
@@ -188,8 +189,8 @@ fn is_vector(t: &Tensor) -> bool {
 }
 
 /// What a layer is called by the framework it comes from: its weight's name without what quantisation and PyTorch put
-/// behind it. Where an exporter has named the weight by a number, the name of the bias that is added to the product tells, or
-/// the node's.
+/// behind it. Where an exporter has named the weight by a number, the name of the bias that is added to the product
+/// tells, or the node's.
 pub(super) fn stem(edit: &Edit, weight: ValueId, node: usize) -> String {
     let mut name = edit.name(weight);
     let numbered = ["onnx::", "val_", "_val_", "const_", "_to_copy"];

@@ -1,4 +1,5 @@
-//! Low-rank paths, and a head that was trained with them, as PEFT keeps them: for the PyTorch model the graph came from.
+//! Low-rank paths, and a head that was trained with them, as PEFT keeps them: for the PyTorch model the graph came
+//! from.
 use std::collections::BTreeSet;
 
 use super::{ScopeError, Spec, place, values};
@@ -17,12 +18,12 @@ pub struct Peft {
 /// What PEFT puts before the path of a module.
 const PREFIX: &str = "base_model.model.";
 
-/// The trained values of `spec` in PEFT's names and layout: `A` is `[r, K]`, `B` is `[N, r]`. Layers are called as the exporter
-/// called their weights.
+/// The trained values of `spec` in PEFT's names and layout: `A` is `[r, K]`, `B` is `[N, r]`. Layers are called as the
+/// exporter called their weights.
 ///
 /// # Errors
-/// [`ScopeError`] as [`place`]; [`ScopeError::Nothing`] without a low-rank path, [`ScopeError::Misfit`] for a trained tensor
-/// that PEFT has no form for.
+/// [`ScopeError`] as [`place`]; [`ScopeError::Nothing`] without a low-rank path, [`ScopeError::Misfit`] for a trained
+/// tensor that PEFT has no form for.
 pub fn peft(graph: &Graph, opset: i64, spec: &Spec, tensors: &[(String, Tensor)]) -> Result<Peft, ScopeError> {
     let scoped = place(graph, opset, spec)?;
     if scoped.sides.is_empty() {

@@ -1,7 +1,8 @@
-//! `sparse`: the tensors that promise most for their bytes (after Lin et al., "On-device training under 256 KB memory", 2022).
+//! `sparse`: the tensors that promise most for their bytes (after Lin et al., "On-device training under 256 KB memory",
+//! 2022).
 //!
-//! What a tensor promises is measured, not guessed: the square of the norm of its gradient over some examples, which is by
-//! how much a small step along it makes the loss smaller, to first order.
+//! What a tensor promises is measured, not guessed: the square of the norm of its gradient over some examples, which is
+//! by how much a small step along it makes the loss smaller, to first order.
 use super::parameters::{self, Behind, Role};
 use super::{Placing, Scope, ScopeError};
 

@@ -1,4 +1,5 @@
-//! What scopes place: gradients of low-rank paths against PyTorch's (`testdata/record.py`), and the promises of every row.
+//! What scopes place: gradients of low-rank paths against PyTorch's (`testdata/record.py`), and the promises of every
+//! row.
 use super::*;
 use crate::bundle::npz::read_npz;
 use crate::import::{Limits, from_onnx};
@@ -127,7 +128,8 @@ fn gradients_of_low_rank_paths_beside_quantised_weights_are_pytorchs_beside_dequ
         if !(cosine >= least && length <= most) {
             wrong.push(format!("{}: cosine {cosine}, length off by {length:e}", case.name));
         }
-        // With activations rounded as the model rounds them nothing is between the two but a code that rounds the other way.
+        // With activations rounded as the model rounds them nothing is between the two but a code that rounds the other
+        // way.
         if let Some(rounded) = case.rounded {
             let (cosine, length) = compare("rounded/");
             println!("{} rounded: cosine {cosine:.7}, length off by {length:.1e}, loss {loss} {rounded}", case.name);

@@ -1,5 +1,5 @@
-//! Training on a GPU beside the same on the CPU. On whatever adapter there is, software among them; where there is none at
-//! all these tests fail and say so.
+//! Training on a GPU beside the same on the CPU. On whatever adapter there is, software among them; where there is none
+//! at all these tests fail and say so.
 use super::tests::{Archive, values};
 use super::*;
 use crate::device::Gpu;

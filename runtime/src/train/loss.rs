@@ -14,14 +14,18 @@ pub enum Objective {
     CrossEntropy,
     /// The same with a class as `i64` for each row; a negative one stands for class 0 and should have the weight 0.
     Labels,
+    /// The Fenchel-Young loss of softmax (Blondel et al., 2020) but for a constant: `log Σ exp(output) - Σ target ·
+    /// output`. Of a distribution it is the cross-entropy; whatever the target, its gradient is `softmax(output) -
+    /// target`.
+    FenchelYoung,
     /// Binary cross-entropy of logits with probabilities of the output's shape, the mean over the last axis.
     BinaryCrossEntropy,
     /// The mean over the last axis of the squared difference from a target of the output's shape.
     MeanSquared,
     /// One minus the cosine between the row and a target of the output's shape.
     Cosine,
-    /// Pairs of embeddings, row `i` and row `B + i` of `[2 B, D]`, found among all by their cosine over `temperature`, in
-    /// both directions (van den Oord et al., 2018). No target; a weight for each of the `B` pairs.
+    /// Pairs of embeddings, row `i` and row `B + i` of `[2 B, D]`, found among all by their cosine over `temperature`,
+    /// in both directions (van den Oord et al., 2018). No target; a weight for each of the `B` pairs.
     Contrastive {
         /// Divides the cosines.
         temperature: f32,
@@ -81,6 +85,15 @@ impl Objective {
                 let product = tape.mul(log, target)?;
                 let sum = tape.reduce("ReduceSum", product, &[last], false)?;
                 tape.unary("Neg", sum)?
+            }
+            (Objective::FenchelYoung, Some(target)) => {
+                let log = log_softmax(tape, output)?;
+                // The same for every class: the logarithm of the sum.
+                let each = tape.sub(output, log)?;
+                let partition = tape.reduce("ReduceMean", each, &[last], false)?;
+                let product = tape.mul(output, target)?;
+                let product = tape.reduce("ReduceSum", product, &[last], false)?;
+                tape.sub(partition, product)?
             }
             (Objective::Labels, Some(target)) => {
                 let log = log_softmax(tape, output)?;

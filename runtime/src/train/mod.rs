@@ -63,12 +63,13 @@ pub struct TrainOptions {
     pub pool: Arc<Pool>,
     /// Run by reference functions: slow and obvious.
     pub reference: bool,
-    /// What steps run on; of a GPU, steps without a form for it on the CPU in between. Residents come back from it after
-    /// every step, so that a device that is lost takes nothing with it.
+    /// What steps run on; of a GPU, steps without a form for it on the CPU in between. Residents come back from it
+    /// after every step, so that a device that is lost takes nothing with it.
     pub device: Device,
     /// What of frozen weights is multiplied in bf16, forward and backward. What is trained, and all sums, are `f32`.
     pub bf16: Bf16,
-    /// Collects the time of every step of the plans that train, not of those that only evaluate; `None` measures nothing.
+    /// Collects the time of every step of the plans that train, not of those that only evaluate; `None` measures
+    /// nothing.
     pub profile: Option<Arc<Profile>>,
 }
 
@@ -175,7 +176,8 @@ pub struct Footprint {
     pub arena: usize,
     /// Of the arena: parameters, optimizer, accumulated gradients.
     pub resident: usize,
-    /// Frozen weights beside those of the model that are read where they are: packed ones, and constants that were computed.
+    /// Frozen weights beside those of the model that are read where they are: packed ones, and constants that were
+    /// computed.
     pub weights: usize,
     /// Values that are computed a second time rather than kept.
     pub recomputed: usize,
@@ -231,8 +233,8 @@ pub struct Trainer {
     residents: Vec<Slot>,
     resident_bytes: usize,
     arena: Arena,
-    /// What belongs into the arena and at which byte, until the arena has the size of a plan: grown later it would leave
-    /// its first place behind. Residents that are not named begin at 0.
+    /// What belongs into the arena and at which byte, until the arena has the size of a plan: grown later it would
+    /// leave its first place behind. Residents that are not named begin at 0.
     waiting: Vec<(usize, Arc<Tensor>)>,
     plans: Vec<Made>,
     /// Frozen weights, which plans of all tasks and shapes share.
@@ -325,7 +327,8 @@ impl Trainer {
         trained.iter().map(|s| Ok((s.name.clone(), self.held(s)?))).collect()
     }
 
-    /// One step on all of `batches` together, at a learning rate: their gradients are accumulated when they are several.
+    /// One step on all of `batches` together, at a learning rate: their gradients are accumulated when they are
+    /// several.
     ///
     /// # Errors
     /// [`TrainError`]; nothing is updated when a batch does not fit.
@@ -426,7 +429,8 @@ impl Trainer {
     /// Goes back to a state. What `state` does not name stays.
     ///
     /// # Errors
-    /// [`TrainError::Unknown`] and [`TrainError::Batch`] when a tensor is none of this trainer's; nothing is changed then.
+    /// [`TrainError::Unknown`] and [`TrainError::Batch`] when a tensor is none of this trainer's; nothing is changed
+    /// then.
     pub fn restore(&mut self, state: &[(String, Tensor)], steps_done: u64) -> Result<(), TrainError> {
         let mut places = Vec::with_capacity(state.len());
         for (name, t) in state {

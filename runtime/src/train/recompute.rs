@@ -1,9 +1,9 @@
 //! What of the forward part is computed a second time in the backward part rather than kept, to stay below a limit.
 //!
 //! A value of the forward part that the backward part reads is alive over the whole time between. Computed again right
-//! before its first reader there, it is alive twice for short. What only led to it is computed again with it: kept, it would
-//! take its place. Which values: at the moment of the highest use, of those that only wait there, the one that frees most
-//! for what it costs, again and again until the limit holds.
+//! before its first reader there, it is alive twice for short. What only led to it is computed again with it: kept, it
+//! would take its place. Which values: at the moment of the highest use, of those that only wait there, the one that
+//! frees most for what it costs, again and again until the limit holds.
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::autodiff::Tape;
@@ -13,8 +13,8 @@ use crate::ops::Kind;
 /// How often a choice is planned before it is given up: the planner's arena is a little more than what is alive.
 pub(super) const ATTEMPTS: usize = 6;
 
-/// Values to compute again so that what is alive at once takes at most `target` bytes, or as little as this finds for `spend`
-/// operations; `None` when there is nothing to choose.
+/// Values to compute again so that what is alive at once takes at most `target` bytes, or as little as this finds for
+/// `spend` operations; `None` when there is nothing to choose.
 pub(super) fn choose(
     tape: &Tape,
     forward: usize,
@@ -188,8 +188,8 @@ pub(super) fn operations(tape: &Tape) -> f64 {
     graph.nodes.iter().zip(needed(graph)).filter(|(_, needed)| *needed).map(|(n, _)| cost(tape, n)).sum()
 }
 
-/// Operations to make a node's results, about: of products, the length of their sums for each result. What is done once for
-/// each element waits for memory as long as a product computes sixteen times.
+/// Operations to make a node's results, about: of products, the length of their sums for each result. What is done once
+/// for each element waits for memory as long as a product computes sixteen times.
 fn cost(tape: &Tape, node: &Node) -> f64 {
     let results: usize = node.outputs.iter().flatten().map(|&v| tape.shape(v).iter().product::<usize>()).sum();
     let operand = |i: usize| {

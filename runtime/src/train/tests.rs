@@ -156,8 +156,8 @@ fn trainer(archive: &Archive, case: &Case, change: impl FnOnce(&mut Recipe)) -> 
     archive.trainer(case, TrainOptions::default(), change)
 }
 
-/// What differs from the recorded norm and products with two tensors, relative to the norm or to `floor`, if that is more:
-/// some gradients are 0 by symmetry and all rounding.
+/// What differs from the recorded norm and products with two tensors, relative to the norm or to `floor`, if that is
+/// more: some gradients are 0 by symmetry and all rounding.
 fn differs(name: &str, want: &[f64], t: &Tensor, allowed: f64, floor: f64) -> Option<String> {
     let v = t.data().to_f64();
     let norm = v.iter().map(|v| v * v).sum::<f64>().sqrt();
@@ -316,6 +316,40 @@ fn handing_in_the_gradient_of_the_output_is_the_step_of_the_loss_it_is_of() {
 }
 
 #[test]
+fn the_loss_of_a_target_that_is_no_distribution_has_the_gradient_of_one_that_is() {
+    let archive = Archive::read();
+    let case = archive.case("mlp-cross-entropy");
+    let (mut entropy, mut batch) = trainer(&archive, &case, |_| {});
+    let (mut young, _) = trainer(&archive, &case, |r| r.objective = Objective::FenchelYoung);
+    let near = |a: &[Tensor], b: &[Tensor]| {
+        let pairs = a.iter().zip(b).flat_map(|(a, b)| a.as_f32().unwrap().iter().zip(b.as_f32().unwrap()));
+        pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) < 1e-6
+    };
+    let ((want, by_entropy), (got, by_young)) = (entropy.gradients(&batch).unwrap(), young.gradients(&batch).unwrap());
+    assert!((want - got).abs() < 1e-5 && near(&by_entropy, &by_young), "{want} and {got}");
+    // Any target: softmax less it, handed in.
+    batch.weights = None;
+    let mut runner = crate::plan::Runner::new(Arc::new(archive.graph(&case)), RunOptions::default());
+    let y = runner.run(&batch.inputs.iter().collect::<Vec<_>>()).unwrap().remove(0);
+    let (rows, classes) = (y.shape()[0], y.shape()[1]);
+    let target: Vec<f32> = (0..rows * classes).map(|i| (i as f32 * 0.7).sin() * 1.5).collect();
+    let mut g = Vec::new();
+    for (y, t) in y.as_f32().unwrap().chunks(classes).zip(target.chunks(classes)) {
+        let sum: f32 = y.iter().map(|v| v.exp()).sum();
+        g.extend(y.iter().zip(t).map(|(y, t)| (y.exp() / sum - t) / rows as f32));
+    }
+    let (mut handed, _) = trainer(&archive, &case, |r| r.objective = Objective::Handed);
+    batch.target = Some(Tensor::f32(&[rows, classes], g).unwrap());
+    let (_, want) = handed.gradients(&batch).unwrap();
+    batch.target = Some(Tensor::f32(&[rows, classes], target).unwrap());
+    let (_, got) = young.gradients(&batch).unwrap();
+    assert!(near(&want, &got));
+    // Cross-entropy weighs by the sum of the target, and is another thing.
+    let (_, other) = entropy.gradients(&batch).unwrap();
+    assert!(!near(&want, &other));
+}
+
+#[test]
 fn a_step_fits_into_less_by_computing_again_to_the_same_bits_or_is_refused_with_both_figures() {
     let archive = Archive::read();
     let case = archive.case("transformer-full");
@@ -365,8 +399,8 @@ fn an_operator_without_a_gradient_on_the_way_is_named_with_what_avoids_it() {
     assert!(e.contains("products") && e.contains("CumProd") && e.contains("--scope head"), "{e}");
 }
 
-/// The case's graph with every matrix of its products as int8 codes, a scale a column, behind `DequantizeLinear`; or with
-/// what those stand for.
+/// The case's graph with every matrix of its products as int8 codes, a scale a column, behind `DequantizeLinear`; or
+/// with what those stand for.
 fn quantised(archive: &Archive, case: &Case, codes: bool) -> Graph {
     let mut graph = archive.graph(case);
     let mut made = Vec::new();
@@ -425,7 +459,8 @@ fn gradients_through_frozen_int8_weights_are_those_through_what_they_stand_for_a
     let (plain, plain_bytes, _) = run(false, &batch, false);
     let (coded, coded_bytes, steps) = run(true, &batch, false);
     agree(&plain, &coded);
-    // Forward and backward: twice the codes, where floats were. Before the first three products there is nothing to train.
+    // Forward and backward: twice the codes, where floats were. Before the first three products there is nothing to
+    // train.
     assert!(coded_bytes * 2 < plain_bytes, "{coded_bytes} of {plain_bytes}");
     let coded = steps.iter().filter(|s| s.kernel == "dense-f32w8").count();
     assert!(coded >= 18, "{coded} products with codes, forward and backward");

@@ -60,7 +60,8 @@ pub struct Condition {
     pub learner: LearnerConfig,
     /// What is said.
     pub says: Says,
-    /// Share of plain presses that are wrong. Confirmed ones, which the person makes when asked under a gate, are right.
+    /// Share of plain presses that are wrong. Confirmed ones, which the person makes when asked under a gate, are
+    /// right.
     pub wrong: f64,
     /// Presses made, at most as many as the world has.
     pub presses: usize,

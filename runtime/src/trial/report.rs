@@ -137,8 +137,10 @@ pub fn plot(title: &str, rows: &[&Row]) -> String {
         |presses: f64| left + (WIDTH - left - right) * (presses.max(25.0) / 25.0).ln() / (last.max(26.0) / 25.0).ln();
     let y = |accuracy: f64| HEIGHT - bottom - (HEIGHT - top - bottom) * (accuracy - 0.3) / 0.7;
     let mut out = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" font-size=\"11\">\n\
-         <rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"#ffffff\"/>\n<text x=\"{left}\" y=\"20\" font-size=\"14\">{}</text>\n",
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" \
+         font-size=\"11\">\n\
+         <rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"#ffffff\"/>\n<text x=\"{left}\" y=\"20\" \
+         font-size=\"14\">{}</text>\n",
         escaped(title)
     );
     for k in 3..=10 {
@@ -146,7 +148,8 @@ pub fn plot(title: &str, rows: &[&Row]) -> String {
         let (at, edge) = (y(v), WIDTH - right);
         let _ = writeln!(
             out,
-            "<line x1=\"{left}\" x2=\"{edge}\" y1=\"{at:.1}\" y2=\"{at:.1}\" stroke=\"#dddddd\"/><text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{v:.1}</text>",
+            "<line x1=\"{left}\" x2=\"{edge}\" y1=\"{at:.1}\" y2=\"{at:.1}\" stroke=\"#dddddd\"/><text x=\"{}\" \
+             y=\"{:.1}\" text-anchor=\"end\">{v:.1}</text>",
             left - 6.0,
             at + 4.0
         );
@@ -179,7 +182,8 @@ pub fn plot(title: &str, rows: &[&Row]) -> String {
         let from = WIDTH - right + 14.0;
         let _ = writeln!(
             out,
-            "<line x1=\"{from}\" x2=\"{}\" y1=\"{at}\" y2=\"{at}\" stroke=\"{colour}\" stroke-width=\"2\"{dash}/><text x=\"{}\" y=\"{}\">{}</text>",
+            "<line x1=\"{from}\" x2=\"{}\" y1=\"{at}\" y2=\"{at}\" stroke=\"{colour}\" stroke-width=\"2\"{dash}/><text \
+             x=\"{}\" y=\"{}\">{}</text>",
             from + 22.0,
             from + 28.0,
             at + 4.0,

@@ -1,5 +1,5 @@
-//! What comes before the first trained value never changes: its results are the features of an example, computed once and
-//! kept as long as there is memory for them.
+//! What comes before the first trained value never changes: its results are the features of an example, computed once
+//! and kept as long as there is memory for them.
 //!
 //! Features are always made of one example at a time, so that how many are kept changes no bit of the result.
 use std::collections::{BTreeMap, HashSet};
@@ -38,8 +38,8 @@ pub(super) struct Split {
     pub(super) tail: Scoped,
 }
 
-/// Cuts `scoped` before the first node that depends on a trainable leaf. `None` when nothing comes before it, and for graphs
-/// whose nodes hold graphs.
+/// Cuts `scoped` before the first node that depends on a trainable leaf. `None` when nothing comes before it, and for
+/// graphs whose nodes hold graphs.
 pub(super) fn split(scoped: &Scoped, output: &str) -> Option<Split> {
     let mut graph = scoped.graph.clone();
     graph.outputs = vec![graph.values.iter().position(|v| v.name == output)?];

@@ -1,7 +1,8 @@
 //! How far a run is, in one file that is whole or the one before: everything the rest of the run depends on.
 //!
-//! A safetensors file; its metadata hold the figures as JSON under `hone`, `now/NAME` is the trainer's state, `best/NAME` the
-//! tensors of the best epoch, `start/NAME` those at the start of the epoch, where targets depend on them.
+//! A safetensors file; its metadata hold the figures as JSON under `hone`, `now/NAME` is the trainer's state,
+//! `best/NAME` the tensors of the best epoch, `start/NAME` those at the start of the epoch, where targets depend on
+//! them.
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
@@ -71,8 +72,8 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Writes the file with the state of the trainer as it is now, durable on return; a stop at any moment leaves the one
-    /// before.
+    /// Writes the file with the state of the trainer as it is now, durable on return; a stop at any moment leaves the
+    /// one before.
     pub(super) fn write(&self, state: Vec<(String, Tensor)>, path: &Path) -> Result<(), TuneError> {
         let bad = |why: String| TuneError::Checkpoint { path: path.to_path_buf(), why };
         let named = |prefix: &'static str| move |(n, t): (String, Tensor)| (format!("{prefix}/{n}"), t);

@@ -22,8 +22,8 @@ pub struct Labelled<'a> {
 }
 
 impl<'a> Labelled<'a> {
-    /// The rows as examples; `class_of` tells the class of a label, where classes are learned, and `preprocessor` makes the
-    /// inputs of rows that do not hold them.
+    /// The rows as examples; `class_of` tells the class of a label, where classes are learned, and `preprocessor` makes
+    /// the inputs of rows that do not hold them.
     ///
     /// # Errors
     /// [`TuneError::Data`] for a label that is no class, and for rows that need a preprocessor where there is none.

@@ -17,8 +17,9 @@ pub(super) struct Planned {
     pub(super) body: Option<Body>,
 }
 
-/// Plans a run of `scoped` on that many examples like `one`, with that many bytes of copies of its parameters. Where nothing
-/// trained changes what comes before it, it is trained on features. Its copies are those, and the examples of a step.
+/// Plans a run of `scoped` on that many examples like `one`, with that many bytes of copies of its parameters. Where
+/// nothing trained changes what comes before it, it is trained on features. Its copies are those, and the examples of a
+/// step.
 pub(super) fn plan(
     scoped: &Scoped,
     spec: &Spec,
@@ -75,8 +76,8 @@ pub(super) fn copies(graph: &Graph, scoped: &Scoped, settings: &Settings, kept: 
     leaves(scoped).map(bytes).sum()
 }
 
-/// Bytes of the examples of a step on batches of those inputs: one by one, and while they are put together one batch of them
-/// twice. What the arena holds of them is the step's.
+/// Bytes of the examples of a step on batches of those inputs: one by one, and while they are put together one batch of
+/// them twice. What the arena holds of them is the step's.
 fn given(settings: &Settings, batcher: &Batcher, shapes: &[(DType, Vec<usize>)]) -> usize {
     let batch: usize = shapes.iter().map(|(t, s)| s.iter().product::<usize>() * t.size_bytes()).sum();
     let batches = (settings.batch * settings.accumulate).div_ceil(batcher.rows);
@@ -90,8 +91,8 @@ pub(super) fn leaves(scoped: &Scoped) -> impl Iterator<Item = &Arc<Tensor>> {
     named.filter_map(|v| v.constant.as_ref())
 }
 
-/// The first of a row of smaller runs whose step takes at most `may` bytes, in the words of the command line, and what it
-/// takes: the same on fewer examples at a time, a lower rank, only the last layers, other scopes.
+/// The first of a row of smaller runs whose step takes at most `may` bytes, in the words of the command line, and what
+/// it takes: the same on fewer examples at a time, a lower rank, only the last layers, other scopes.
 pub(super) fn smaller(
     graph: &Graph,
     opset: i64,

@@ -1,10 +1,10 @@
 //! A run of training: examples in an order, epochs, validation, an early end, and a checkpoint to go on from.
 //!
-//! [`Work::run`] is a function of the graph, the spec, the settings and the examples: the same ones give the same tensors bit
-//! for bit, whatever the number of threads and however often the run was killed and taken up again. Only a budget of time
-//! makes it depend on the clock, by where it ends. What a step takes is planned before the first one, and where it is more
-//! than it may be, the refusal says which smaller run would fit.
-//! It knows neither where examples come from nor what becomes of the result.
+//! [`Work::run`] is a function of the graph, the spec, the settings and the examples: the same ones give the same
+//! tensors bit for bit, whatever the number of threads and however often the run was killed and taken up again. Only a
+//! budget of time makes it depend on the clock, by where it ends. What a step takes is planned before the first one,
+//! and where it is more than it may be, the refusal says which smaller run would fit. It knows neither where examples
+//! come from nor what becomes of the result.
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -189,8 +189,8 @@ pub struct Epoch {
 pub struct Needs {
     /// A step.
     pub step: Footprint,
-    /// Bytes of copies: of the trained parameters as they began, of the best epoch, and while a checkpoint is written; and of
-    /// the examples of a step, as they are put together.
+    /// Bytes of copies: of the trained parameters as they began, of the best epoch, and while a checkpoint is written;
+    /// and of the examples of a step, as they are put together.
     pub copies: usize,
     /// Features of a body that stays; `None` where the body runs in every step.
     pub stored: Option<Stored>,
@@ -386,7 +386,8 @@ impl Work<'_> {
         let warmup = (settings.warmup * steps as f64).round() as u64;
         let schedule = match settings.course {
             Course::Constant if warmup == 0 => Schedule::Constant,
-            // A straight line that ends beyond all steps falls by nothing to speak of; the rise is what is wanted of it.
+            // A straight line that ends beyond all steps falls by nothing to speak of; the rise is what is wanted of
+            // it.
             Course::Constant => Schedule::Linear { warmup, total: u64::MAX / 2 },
             Course::Linear => Schedule::Linear { warmup, total: steps },
             Course::Cosine => Schedule::Cosine { warmup, total: steps },
@@ -566,7 +567,8 @@ fn loss_on(
 /// How many batches of examples tensors are chosen by.
 const MEASURED: usize = 8;
 
-/// What `sparse` trains: the gradients of some batches measured, one tensor after the other where memory is short of all.
+/// What `sparse` trains: the gradients of some batches measured, one tensor after the other where memory is short of
+/// all.
 fn chosen(
     graph: &Graph,
     opset: i64,
@@ -580,6 +582,10 @@ fn chosen(
     let scoped = scope::place(graph, opset, spec)?;
     let order = shuffled(train, settings.seed, 0);
     let values = scope::values(&scoped.graph, &scoped.trainable);
+    if examples.renews() {
+        // Gradients of targets that nobody has made yet would choose at random.
+        renew(examples, &scoped, &values, &spec.output, options)?;
+    }
     let mut sums: Vec<Vec<f64>> = values.iter().map(|(_, t)| vec![0.0; t.len()]).collect();
     let mut trainer = Trainer::new(
         &scoped.graph,
@@ -672,8 +678,8 @@ impl Batcher {
         one.inputs.iter().zip(&self.rowed).map(of).collect()
     }
 
-    /// The examples as batches of whole size: a short one is filled with copies of its first row, which weigh nothing, so
-    /// that one plan serves all. Examples of different shapes do not share a batch.
+    /// The examples as batches of whole size: a short one is filled with copies of its first row, which weigh nothing,
+    /// so that one plan serves all. Examples of different shapes do not share a batch.
     fn batches(&self, examples: &mut dyn Examples, of: &[usize]) -> Result<Vec<Batch>, TuneError> {
         let mut groups: Vec<Vec<Example>> = Vec::new();
         for &i in of {

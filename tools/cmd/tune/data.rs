@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use hone_runtime::Class;
 use hone_runtime::adapters::{AdapterFile, AdapterId, AdapterStore, Tuned};
 use hone_runtime::app::App;
@@ -13,7 +14,7 @@ use hone_runtime::bundle::{Bundle, Manifest};
 use hone_runtime::dataset::{Dataset, Row};
 use hone_runtime::export::{Export, Source};
 use hone_runtime::graph::Graph;
-use hone_runtime::learn::{Action, Decision, GateConfig};
+use hone_runtime::learn::{self, Action, Decision, GateConfig, ObjectiveDef};
 use hone_runtime::modality::Preprocessor;
 use hone_runtime::model::{Model, Seen};
 use hone_runtime::plan::{Bf16, Profile, RunOptions};
@@ -34,13 +35,10 @@ use crate::machine::{anonymous_bytes, peak_rss_bytes, rss_bytes};
 use crate::steps::StepRow;
 use crate::{input, output};
 
-/// Presses: what the model should believe after them, as distributions.
-const POSTERIOR: Loss = Loss {
-    name: "posterior",
-    doc: "what the model should believe after each press",
-    objective: Objective::CrossEntropy,
-    classes: false,
-};
+/// What makes small what an objective of presses says of them.
+fn of_presses(objective: &ObjectiveDef) -> Loss {
+    Loss { name: objective.name, doc: objective.summary, objective: Objective::FenchelYoung, classes: false }
+}
 
 /// A class answered and the right one.
 type Answer = (usize, usize);
@@ -145,8 +143,8 @@ impl Tune {
         let model = Model::open(Bundle::open(&self.model)?, SessionOptions::default())?;
         if !model.task().is_plain() {
             let text = format!(
-                "this model's task is {}; `--data` trains the body of classifiers. Its head learns from presses: hone listen, or \
-                 --scope head",
+                "this model's task is {}; `--data` trains the body of classifiers. Its head learns from presses: hone \
+                 listen, or --scope head",
                 model.task().name()
             );
             return Err(fail(Class::Unsupported, text));
@@ -165,30 +163,50 @@ impl Tune {
 
     /// Trains on presses whose inputs were kept.
     pub(super) fn on_presses(&self) -> anyhow::Result<ExitCode> {
-        if self.objective.as_deref().is_some_and(|o| o != POSTERIOR.name) || is_onnx(&self.model) {
-            let text = "presses are learned from with the objective `posterior`, on a bundle; give --data DIR for labelled data";
+        if is_onnx(&self.model) {
+            let text = "presses are about a bundle; give --data DIR to tune an .onnx file on labelled data";
             return Err(fail(Class::Usage, text));
         }
         self.only_bundles_options()?;
+        let asked = self.objective_of_presses()?;
         let state = StateDir::resolve(self.state.as_deref())?;
         let open =
             || -> anyhow::Result<Model> { Ok(Model::open(Bundle::open(&self.model)?, SessionOptions::default())?) };
         // The lock is held while the presses are read, not while they train.
-        let presses = App::open(open()?, &state, self.guard.mode())?.presses()?;
-        if presses.count() == 0 {
-            let text = format!(
-                "no press with its input is kept in {}: `hone listen --keep-inputs 64MiB` keeps them, `--scope head` needs none",
-                state.root().display()
-            );
+        let (objective, mut presses) = {
+            let app = App::open(open()?, &state, self.guard.mode())?;
+            let objective = match asked {
+                Some(objective) => objective,
+                None => learn::objective::find(&app.learner().config().objective).context("the learner's objective")?,
+            };
+            (objective, app.presses(objective, self.learning.discount)?)
+        };
+        let unheard = presses.unheard();
+        if presses.count() == 0 || presses.training() == 0 && unheard > 0 {
+            let text = match unheard {
+                0 => format!(
+                    "no press with its input is kept in {}: `hone listen --keep-inputs 64MiB` keeps them, `--scope \
+                     head` needs none",
+                    state.root().display()
+                ),
+                n => format!(
+                    "{n} predictions with presses have their inputs kept in {}, but `{}` learns from none of them: it \
+                     takes {}",
+                    state.root().display(),
+                    objective.name,
+                    objective.learns_from.join(", ")
+                ),
+            };
             return Err(fail(Class::Failed, text));
         }
-        let model = open()?;
+        let mut model = open()?;
+        presses.refer_to(&mut model)?;
         let mut spec = self.spec(model.recipe().logits.clone(), None);
         if spec.targets.is_empty() {
             spec.targets.clone_from(&model.recipe().lora_targets);
         }
         let opset = model.session().info().opset;
-        self.put_in_use(&state, &model, &POSTERIOR, spec, opset, presses)
+        self.put_in_use(&state, &model, &of_presses(objective), spec, opset, presses)
     }
 
     /// Trains a bundle's model and puts the result before the gate.
@@ -405,7 +423,7 @@ impl Tune {
     ) -> anyhow::Result<Done> {
         let (began, held) = (Instant::now(), rss_bytes());
         let (before, mut most) = (anonymous_bytes(), 0);
-        let presses = if loss.name == POSTERIOR.name { examples.count() } else { 0 };
+        let presses = if loss.objective == Objective::FenchelYoung { examples.count() } else { 0 };
         let profile = self.profile.then(|| Arc::new(Profile::default()));
         let device = self.device.choose("", |_| Ok(0.0))?.device;
         let bf16 = self.precision.bf16(graph);
@@ -550,8 +568,8 @@ fn line(what: &Progress<'_>) -> String {
     let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
     match what {
         Progress::Planned { needs, parameters, steps, examples, validation } => format!(
-            "{parameters} numbers on {examples} samples ({validation} more validate), {steps} steps of {:.1} MiB: {:.1} packed \
-             weights, {:.1} parameters and optimizer, the rest activations{}; {:.1} MiB in all{}",
+            "{parameters} numbers on {examples} samples ({validation} more validate), {steps} steps of {:.1} MiB: \
+             {:.1} packed weights, {:.1} parameters and optimizer, the rest activations{}; {:.1} MiB in all{}",
             mib(needs.step.total()),
             mib(needs.step.weights),
             mib(needs.step.resident),

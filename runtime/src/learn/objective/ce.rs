@@ -1,7 +1,7 @@
 //! Cross-entropy on the classes people named: `ℓ = −log π(c)`, `g = π − e_c`.
 //!
-//! `posterior` with ε = δ = 0 and corrections only; it takes every correction at its word. Offered for exact comparison with
-//! what everybody does, and for data that was labelled with care.
+//! `posterior` with ε = δ = 0 and corrections only; it takes every correction at its word. Offered for exact comparison
+//! with what everybody does, and for data that was labelled with care.
 use super::{
     Example, Feedback, GradientCase, HeadFit, Hyper, ObjectiveDef, Press, Step, check_example, mean_over_presses,
 };
@@ -17,10 +17,11 @@ pub static CE: ObjectiveDef = ObjectiveDef {
     cases: CASES,
 };
 
-/// The likelihood under which the MAP refit is cross-entropy: 1 at the class named, 0 elsewhere; at settings with δ = 0.
+/// The likelihood under which the MAP refit is cross-entropy: 1 at the class named, 0 elsewhere; at settings with δ =
+/// 0.
 ///
-/// `None` when no press names a class. Where several do, the share of presses that name a class stands at it: the mean of
-/// their cross-entropies has that target.
+/// `None` when no press names a class. Where several do, the share of presses that name a class stands at it: the mean
+/// of their cross-entropies has that target.
 pub fn target(classes: usize, presses: &[Press]) -> Option<Vec<f64>> {
     let mut target = vec![0.0; classes];
     let mut named = 0.0;

@@ -1,9 +1,11 @@
-//! DPO: one class rather than another, against a frozen reference (Rafailov et al. 2023), label-smoothed, with a supervised term.
+//! DPO: one class rather than another, against a frozen reference (Rafailov et al. 2023), label-smoothed, with a
+//! supervised term.
 //!
-//! `m = [log π(w) − log π(l)] − [the same under the reference]`; `ℓ = −(1−ε) log σ(βm) − ε log σ(−βm) − α log π(w)`. Of a classifier,
-//! `m` is the difference of two changes of logits, so the first two terms move only `w` and `l`; α keeps both from falling
-//! together. A correction of another answer is a pair of its own, a demonstration and a confirming correction only the last
-//! term. For true preferences and generation: from a correction, plain cross-entropy learns far more.
+//! `m = [log π(w) − log π(l)] − [the same under the reference]`; `ℓ = −(1−ε) log σ(βm) − ε log σ(−βm) − α log π(w)`. Of
+//! a classifier, `m` is the difference of two changes of logits, so the first two terms move only `w` and `l`; α keeps
+//! both from falling together. A correction of another answer is a pair of its own, a demonstration and a confirming
+//! correction only the last term. For true preferences and generation: from a correction, plain cross-entropy learns
+//! far more.
 use super::{
     Example, Feedback, GradientCase, HeadFit, Hyper, ObjectiveDef, Press, Step, check_example, mean_over_presses,
     sigmoid, softplus,
@@ -13,7 +15,8 @@ use crate::learn::error::LearnError;
 /// The row of [`super::OBJECTIVES`].
 pub static DPO: ObjectiveDef = ObjectiveDef {
     name: "dpo",
-    summary: "pairs, this class rather than that, against the factory head as a reference; label-smoothed, plus cross-entropy",
+    summary: "pairs, this class rather than that, against the factory head as a reference; label-smoothed, plus \
+        cross-entropy",
     learns_from: &["correction", "demonstration", "preference", "not-sure"],
     fit: HeadFit::Minibatch { learning_rate: 0.3 },
     step,

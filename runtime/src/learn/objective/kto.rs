@@ -1,14 +1,15 @@
-//! KTO: unpaired thumbs against a frozen reference (Ethayarajh et al. 2024), with the KL of a classifier computed exactly.
+//! KTO: unpaired thumbs against a frozen reference (Ethayarajh et al. 2024), with the KL of a classifier computed
+//! exactly.
 //!
-//! `h = log π(a) − log π_ref(a)`, `z₀ = max(0, KL(π‖π_ref))` without gradient. 👍: `ℓ = λ_D (1 − σ(β(h − z₀)))`; 👎:
-//! `ℓ = λ_U (1 − σ(β(z₀ − h)))`. A correction is a 👍 for the class named and, where another was shown, a 👎 for that one.
+//! `h = log π(a) − log π_ref(a)`, `z₀ = max(0, KL(π‖π_ref))` without gradient. 👍: `ℓ = λ_D (1 − σ(β(h − z₀)))`; 👎: `ℓ =
+//! λ_U (1 − σ(β(z₀ − h)))`. A correction is a 👍 for the class named and, where another was shown, a 👎 for that one.
 //!
-//! Training libraries estimate `z₀` from mismatched pairs of a batch and break at batches of one. Here it is a sum over C
-//! classes, so a batch of one is as good as any and nothing is ever NaN. The minibatch solver passes the batch's mean as
-//! [`Hyper::kl_batch`]; without it the example's own KL is used, held constant.
+//! Training libraries estimate `z₀` from mismatched pairs of a batch and break at batches of one. Here it is a sum over
+//! C classes, so a batch of one is as good as any and nothing is ever NaN. The minibatch solver passes the batch's mean
+//! as [`Hyper::kl_batch`]; without it the example's own KL is used, held constant.
 //!
-//! It presupposes a reference that is nearly right: far from it the sigmoid saturates and learning stops. For preferences and
-//! generation, not for a world that has changed.
+//! It presupposes a reference that is nearly right: far from it the sigmoid saturates and learning stops. For
+//! preferences and generation, not for a world that has changed.
 use super::{
     Example, Feedback, GradientCase, HeadFit, Hyper, ObjectiveDef, Press, Step, check_example, mean_over_presses,
     sigmoid,
@@ -18,7 +19,8 @@ use crate::learn::error::LearnError;
 /// The row of [`super::OBJECTIVES`].
 pub static KTO: ObjectiveDef = ObjectiveDef {
     name: "kto",
-    summary: "unpaired thumbs against the factory head as a reference, with its exact KL; for models that are nearly right",
+    summary: "unpaired thumbs against the factory head as a reference, with its exact KL; for models that are nearly \
+        right",
     learns_from: &["thumb", "stars", "correction", "demonstration", "not-sure"],
     fit: HeadFit::Minibatch { learning_rate: 0.3 },
     step,

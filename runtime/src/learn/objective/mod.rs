@@ -1,8 +1,9 @@
 //! Objectives: what a press asks of the logits.
 //!
-//! An objective turns one shown prediction and the presses on it into a loss and its gradient with respect to the logits.
-//! It knows neither features nor weights: the head solver and the gradient scopes (bias, LoRA) carry `g` to them.
-//! To add one: write `objective/<name>.rs`, add a row to [`OBJECTIVES`]; a row without words or gradient cases fails by name.
+//! An objective turns one shown prediction and the presses on it into a loss and its gradient with respect to the
+//! logits. It knows neither features nor weights: the head solver and the gradient scopes (bias, LoRA) carry `g` to
+//! them. To add one: write `objective/<name>.rs`, add a row to [`OBJECTIVES`]; a row without words or gradient cases
+//! fails by name.
 //!
 //! Letters: `C` classes, `a` the shown class, `π = softmax(logits)`, `L(y) = P(press | y, a)`.
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,11 @@ pub static OBJECTIVES: &[&ObjectiveDef] =
 /// The objective of that name; `None` for a name not in [`OBJECTIVES`].
 pub fn find(name: &str) -> Option<&'static ObjectiveDef> {
     OBJECTIVES.iter().copied().find(|objective| objective.name == name)
+}
+
+/// The names of all of them, for people.
+pub fn names() -> String {
+    OBJECTIVES.iter().map(|o| o.name).collect::<Vec<_>>().join(", ")
 }
 
 /// What a person can say about a shown answer.
@@ -82,6 +88,11 @@ impl Feedback {
         matches!(self, Feedback::Correction { .. } | Feedback::Demonstration { .. })
     }
 
+    /// Whether it says anything for or against a class: neither "I do not know" nor the middle of the stars does.
+    pub fn says_something(self) -> bool {
+        !matches!(self, Feedback::NotSure | Feedback::Stars { stars: 3 })
+    }
+
     /// Checks the classes and stars against a head of `classes` classes that had shown `shown`.
     ///
     /// # Errors
@@ -125,8 +136,8 @@ pub struct Example<'a> {
     pub reference: &'a [f64],
     /// The shown class `a`.
     pub shown: usize,
-    /// Probability with which `a` was chosen to be shown, in (0, 1]; only `policy-gradient` needs an importance weight and
-    /// reads it.
+    /// Probability with which `a` was chosen to be shown, in (0, 1]; only `policy-gradient` needs an importance weight
+    /// and reads it.
     pub mu: f64,
     /// The presses on it; several multiply their likelihoods.
     pub presses: &'a [Press],
@@ -158,6 +169,11 @@ pub struct Hyper {
     pub weight_down: f64,
     /// `dpo`: weight α of cross-entropy on the winner, at least 0.
     pub alpha: f64,
+    /// `q-learning`: how much what comes after an answer counts beside what was said of it, γ in [0, 1).
+    pub discount: f64,
+    /// `q-learning`: what is expected to come after the answer shown, in [0, 1], which the solver computes; `None`
+    /// where nobody knows.
+    pub ahead: Option<f64>,
 }
 
 impl Default for Hyper {
@@ -180,6 +196,8 @@ impl Hyper {
         weight_up: 1.0,
         weight_down: 1.0,
         alpha: 0.5,
+        discount: 0.0,
+        ahead: None,
     };
 
     /// Checks the ranges.
@@ -198,6 +216,12 @@ impl Hyper {
         if !(-1.0..=1.0).contains(&self.baseline) {
             return Err(LearnError::OutOfRange { what: "baseline", value: self.baseline, range: "[-1, 1]" });
         }
+        if !(0.0..1.0).contains(&self.discount) {
+            return Err(LearnError::OutOfRange { what: "discount", value: self.discount, range: "[0, 1)" });
+        }
+        if let Some(value) = self.ahead.filter(|v| !(0.0..=1.0).contains(v)) {
+            return Err(LearnError::OutOfRange { what: "ahead", value, range: "[0, 1]" });
+        }
         for (what, value, least) in [
             ("kl_weight", self.kl_weight, 0.0),
             ("alpha", self.alpha, 0.0),
@@ -215,6 +239,22 @@ impl Hyper {
         Ok(())
     }
 }
+
+impl Hyper {
+    /// The settings where examples were wanted (👍) and unwanted (👎) so often: `kto` weighs the rarer kind up, to a
+    /// ratio of 4 : 3 at most.
+    pub fn balanced(self, wanted: usize, unwanted: usize) -> Hyper {
+        let ratio = unwanted.max(1) as f64 / wanted.max(1) as f64;
+        Hyper {
+            weight_up: self.weight_up * ratio.clamp(1.0, BALANCE),
+            weight_down: self.weight_down * ratio.recip().clamp(1.0, BALANCE),
+            ..self
+        }
+    }
+}
+
+/// Most that the rarer kind of thumb is weighed up.
+const BALANCE: f64 = 4.0 / 3.0;
 
 /// What an objective answers.
 #[derive(Clone, Debug, PartialEq)]
@@ -256,6 +296,20 @@ pub struct ObjectiveDef {
     pub cases: &'static [GradientCase],
 }
 
+impl ObjectiveDef {
+    /// Checks that it can be learned by with these settings.
+    ///
+    /// # Errors
+    /// Those of [`Hyper::check`]; [`LearnError::NoDiscount`] for a discount that it would not heed.
+    pub fn check(&self, hyper: &Hyper) -> Result<(), LearnError> {
+        hyper.check()?;
+        match hyper.discount > 0.0 && self.name != q_learning::Q_LEARNING.name {
+            true => Err(LearnError::NoDiscount { objective: self.name }),
+            false => Ok(()),
+        }
+    }
+}
+
 impl std::fmt::Debug for ObjectiveDef {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ObjectiveDef").field("name", &self.name).finish_non_exhaustive()
@@ -280,7 +334,8 @@ pub struct GradientCase {
     pub hyper: Hyper,
 }
 
-/// `softmax(logits)` into `out`; both `[C]`. The largest logit is subtracted first, so finite logits give finite probabilities.
+/// `softmax(logits)` into `out`; both `[C]`. The largest logit is subtracted first, so finite logits give finite
+/// probabilities.
 pub fn softmax_into(logits: &[f64], out: &mut [f64]) {
     let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let mut sum = 0.0;
@@ -313,6 +368,12 @@ pub fn reward(feedback: Feedback, shown: usize) -> Option<f64> {
             None
         }
     }
+}
+
+/// The mean of what several presses on class `shown` are worth; `None` when none of them says.
+pub fn mean_reward(presses: &[Press], shown: usize) -> Option<f64> {
+    let rewards: Vec<f64> = presses.iter().filter_map(|p| reward(p.feedback, shown)).collect();
+    (!rewards.is_empty()).then(|| rewards.iter().sum::<f64>() / rewards.len() as f64)
 }
 
 /// `1 / (1 + e^−x)` without overflow.
@@ -364,8 +425,8 @@ pub(crate) fn check_example(example: &Example<'_>, hyper: &Hyper) -> Result<Beli
 
 /// The mean of loss and gradient over the presses that say something: people who agree do not make the step longer.
 ///
-/// `one` writes the gradient of one press and returns its loss, `None` for a press that says nothing. Without a press that does,
-/// there is no loss and no gradient: never a step towards the reference alone.
+/// `one` writes the gradient of one press and returns its loss, `None` for a press that says nothing. Without a press
+/// that does, there is no loss and no gradient: never a step towards the reference alone.
 ///
 /// # Errors
 /// [`LearnError::UnsupportedFeedback`] for a kind the objective does not learn from.

@@ -1,16 +1,17 @@
 //! Policy gradient: the answer shown is an action, the press its reward `H` in [−1, 1].
 //!
-//! `∇J = E[∇ log π(a|x) · (H − b)]`, off policy with the weight `r = π(a)/μ` of the probability `μ` with which `a` was shown:
-//! `ℓ = −(H − b)·ρ(r) + β·KL(π‖π_ref)`, `ρ(r) = r` up to the clip `k` and `k(1 + ln(r/k))` beyond it, so that
-//! `ρ'·∇r = min(r, k)·∇ log π(a)`: the usual stop-gradient of the weight, as the true derivative of a loss. The baseline `b` is a
-//! running mean of rewards that excludes the press at hand, which keeps the estimate unbiased. Where a class was named, the
-//! supervised term `−log π(c)` stands beside it: `L' = L + λH` done right.
+//! `∇J = E[∇ log π(a|x) · (H − b)]`, off policy with the weight `r = π(a)/μ` of the probability `μ` with which `a` was
+//! shown: `ℓ = −(H − b)·ρ(r) + β·KL(π‖π_ref)`, `ρ(r) = r` up to the clip `k` and `k(1 + ln(r/k))` beyond it, so that
+//! `ρ'·∇r = min(r, k)·∇ log π(a)`: the usual stop-gradient of the weight, as the true derivative of a loss. The
+//! baseline `b` is a running mean of rewards that excludes the press at hand, which keeps the estimate unbiased. Where
+//! a class was named, the supervised term `−log π(c)` stands beside it: `L' = L + λH` done right.
 //!
-//! Written as `L + λ·mean(H)`, the feedback is a constant: it has no gradient, and minimising it would minimise approval. That is
-//! the mistake this file exists to avoid; a test shows that gradients at H = +1 and H = −1 differ here and do not there.
+//! Written as `L + λ·mean(H)`, the feedback is a constant: it has no gradient, and minimising it would minimise
+//! approval. That is the mistake this file exists to avoid; a test shows that gradients at H = +1 and H = −1 differ
+//! here and do not there.
 //!
-//! It needs answers drawn from π with their μ on record. Where the top answer is always shown, μ = 1 and the weight is π(a): a
-//! heuristic with the right sign, no estimate.
+//! It needs answers drawn from π with their μ on record. Where the top answer is always shown, μ = 1 and the weight is
+//! π(a): a heuristic with the right sign, no estimate.
 use super::{
     Example, Feedback, GradientCase, HeadFit, Hyper, ObjectiveDef, Press, Step, check_example, mean_over_presses,
     reward,
@@ -20,7 +21,8 @@ use crate::learn::error::LearnError;
 /// The row of [`super::OBJECTIVES`].
 pub static POLICY_GRADIENT: ObjectiveDef = ObjectiveDef {
     name: "policy-gradient",
-    summary: "REINFORCE with a baseline, a clipped importance weight and a KL leash to the factory head; wants sampled answers",
+    summary: "REINFORCE with a baseline, a clipped importance weight and a KL leash to the factory head; wants sampled \
+        answers",
     learns_from: &["thumb", "stars", "correction", "demonstration", "not-sure"],
     fit: HeadFit::Minibatch { learning_rate: 0.3 },
     step,

@@ -1,11 +1,13 @@
-//! Posterior target: every press is a likelihood over the true class, the target is what the model should believe after it.
+//! Posterior target: every press is a likelihood over the true class, the target is what the model should believe after
+//! it.
 //!
-//! `t ∝ π̃ ⊙ L` with `π̃ = (1−δ)π + δ/C`, and `g = π − t`. Thumbs are partial labels, so no importance weights are needed
-//! and the estimate is right for any display rule, argmax included. At δ = 0, `g` is exactly `∇(−log Σ_y π_y L_y)`; at δ > 0
-//! it is a fixed-point direction that is the gradient of nothing, and the loss reported is `−log Σ_y π̃_y L_y`.
+//! `t ∝ π̃ ⊙ L` with `π̃ = (1−δ)π + δ/C`, and `g = π − t`. Thumbs are partial labels, so no importance weights are
+//! needed and the estimate is right for any display rule, argmax included. At δ = 0, `g` is exactly `∇(−log Σ_y π_y
+//! L_y)`; at δ > 0 it is a fixed-point direction that is the gradient of nothing, and the loss reported is `−log Σ_y
+//! π̃_y L_y`.
 //!
-//! A press whose likelihood is the same for every class (`not-sure`, three stars, a 👍 and a 👎 of equal ε) says nothing and
-//! has no gradient; without that rule δ would pull the belief towards uniform on it.
+//! A press whose likelihood is the same for every class (`not-sure`, three stars, a 👍 and a 👎 of equal ε) says nothing
+//! and has no gradient; without that rule δ would pull the belief towards uniform on it.
 //!
 //! δ bounds how sure presses can make the model: at C = 10, ε = 0.1 and δ = 0.2 repeated 👍 settle at π(a) ≈ 0.97.
 use super::{Example, Feedback, GradientCase, HeadFit, Hyper, ObjectiveDef, Press, Step, check_example};
@@ -14,7 +16,8 @@ use crate::learn::error::LearnError;
 /// The row of [`super::OBJECTIVES`].
 pub static POSTERIOR: ObjectiveDef = ObjectiveDef {
     name: "posterior",
-    summary: "each press is a likelihood over the true class; moves the belief to the posterior, bounded by one per press",
+    summary: "each press is a likelihood over the true class; moves the belief to the posterior, bounded by one per \
+        press",
     learns_from: &["thumb", "correction", "demonstration", "stars", "preference", "not-sure"],
     fit: HeadFit::Map,
     step,
@@ -23,8 +26,9 @@ pub static POSTERIOR: ObjectiveDef = ObjectiveDef {
 
 /// Multiplies `L(y) = P(press | y, shown)` into `likelihood` (`[C]`, ones at first).
 ///
-/// Per press, with error rate ε: 👍 `1−ε` at the shown class, ε elsewhere; 👎 the reverse; a named class `1−ε`, the others
-/// `ε/(C−1)`; `s` stars with `u = (s−1)/4`: `ε+(1−2ε)u` and `ε+(1−2ε)(1−u)`; a preference `1−ε`, ε, the others ½.
+/// Per press, with error rate ε: 👍 `1−ε` at the shown class, ε elsewhere; 👎 the reverse; a named class `1−ε`, the
+/// others `ε/(C−1)`; `s` stars with `u = (s−1)/4`: `ε+(1−2ε)u` and `ε+(1−2ε)(1−u)`; a preference `1−ε`, ε, the others
+/// ½.
 ///
 /// # Errors
 /// Those of [`Feedback::check`]; [`LearnError::UnsupportedFeedback`] for a remark, whose meaning is the task's.
@@ -99,7 +103,8 @@ pub fn gradient_in_place(pi: &mut [f64], likelihood: &[f64], delta: f64) -> f64 
     -mass.max(f64::MIN_POSITIVE).ln()
 }
 
-/// As [`gradient_in_place`] with `doubtful` (`[C]`, a probability vector) mixed into the belief in the place of the uniform one.
+/// As [`gradient_in_place`] with `doubtful` (`[C]`, a probability vector) mixed into the belief in the place of the
+/// uniform one.
 pub fn gradient_with_doubt(pi: &mut [f64], doubtful: &[f64], likelihood: &[f64], delta: f64) {
     let belief = |p: f64, q: f64| (1.0 - delta) * p + delta * q;
     let mass: f64 = pi.iter().zip(doubtful).zip(likelihood).map(|((&p, &q), &l)| belief(p, q) * l).sum();

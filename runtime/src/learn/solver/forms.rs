@@ -86,8 +86,8 @@ impl Moving {
 }
 
 impl Fit {
-    /// The canonical refit of `rows`: from zero, fresh Cholesky, the configured iterations. A primal form has no preconditioner
-    /// to go on with; see [`Fit::ready_to_go_on`].
+    /// The canonical refit of `rows`: from zero, fresh Cholesky, the configured iterations. A primal form has no
+    /// preconditioner to go on with; see [`Fit::ready_to_go_on`].
     pub(super) fn canonical(rows: &Rows, prior: Prior, config: &SolverConfig) -> Result<Fit, LearnError> {
         let course = Course {
             lambda: rows.lambda(config) * prior.lambda_factor,
@@ -153,8 +153,8 @@ impl Fit {
         Ok(())
     }
 
-    /// Takes back [`Fit::absorb_last`] of the row after the first `n`, before any iteration. A primal form keeps the row in its
-    /// preconditioner, which does not move the minimum.
+    /// Takes back [`Fit::absorb_last`] of the row after the first `n`, before any iteration. A primal form keeps the
+    /// row in its preconditioner, which does not move the minimum.
     pub(super) fn forget_last(&mut self, n: usize) {
         if let State::Dual(dual) = &mut self.state {
             dual.truncate(n);
@@ -254,8 +254,8 @@ pub(super) fn mixed(fits: &[Fit], weights: &[f64], rows: &Rows) -> Theta {
     rows.unproject(&theta, &along)
 }
 
-/// Up to so many rows the dual form costs less: `n²` against `2n(d+1) + (d+1)²` multiply-adds an iteration and class. It needs a
-/// factor of order n, so it is left at twice the width rather than at the 2.4 where the costs meet.
+/// Up to so many rows the dual form costs less: `n²` against `2n(d+1) + (d+1)²` multiply-adds an iteration and class.
+/// It needs a factor of order n, so it is left at twice the width rather than at the 2.4 where the costs meet.
 fn dual_limit(rows: &Rows) -> usize {
     2 * rows.width
 }
@@ -286,7 +286,8 @@ pub(super) fn curvature(rows: &Rows, lambda: f64, kappa: f64) -> Packed {
     curvature
 }
 
-/// Takes `Θ ← Θ − (Σ g φᵀ + λΘ) M` along `course`; `precondition` multiplies the gradient of every class, `[C, width]`, by `M`.
+/// Takes `Θ ← Θ − (Σ g φᵀ + λΘ) M` along `course`; `precondition` multiplies the gradient of every class, `[C, width]`,
+/// by `M`.
 pub(super) fn descend(
     rows: &Rows,
     kappa: f64,

@@ -1,12 +1,14 @@
 //! The solver for objectives without a convex loss: momentum on minibatches of replayed presses, anchored to the start.
 //!
-//! After each press, [`MinibatchConfig::steps`] steps on 16 examples drawn from the newest [`MinibatchConfig::replay`], the
-//! newest press always among them: `v ← 0.9 v + ḡ + aΘ`, `Θ ← Θ − ηv`, with the anchor `a` pulling back to the factory head. The
-//! draw is a function of the seed and the number of draws so far, so the same presses in the same order give the same Θ
-//! bit for bit, and the canonical refit is the replay of the log. No step is taken without a press.
+//! After each press, [`MinibatchConfig::steps`] steps on 16 examples drawn from the newest [`MinibatchConfig::replay`],
+//! the newest press always among them: `v ← 0.9 v + ḡ + aΘ`, `Θ ← Θ − ηv`, with the anchor `a` pulling back to the
+//! factory head. The draw is a function of the seed and the number of draws so far, so the same presses in the same
+//! order give the same Θ bit for bit, and the canonical refit is the replay of the log. No step is taken without a
+//! press.
 //!
-//! The state that objectives need stands here: the mean reward before a press (`policy-gradient`), the batch's KL and the balance
-//! of wanted and unwanted examples within 4 : 3 (`kto`).
+//! The state that objectives need stands here: the mean reward before a press (`policy-gradient`), the batch's KL and
+//! the balance of wanted and unwanted examples within 4 : 3 (`kto`), and, where answers have consequences, a Θ that
+//! follows slowly (`q-learning`).
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -15,7 +17,7 @@ use super::super::classes::Grouped;
 use super::super::error::{LearnError, check_class, check_finite, check_len};
 use super::super::head::Theta;
 use super::super::input::Input;
-use super::super::objective::{Example, Hyper, ObjectiveDef, Press, check_example, reward};
+use super::super::objective::{Example, Hyper, ObjectiveDef, Press, check_example, mean_reward, q_learning};
 use super::splitmix64;
 
 /// Settings of the minibatch solver; the step size is the objective's.
@@ -33,13 +35,24 @@ pub struct MinibatchConfig {
     pub replay: usize,
     /// Share of the mean reward that each press leaves of what was before.
     pub baseline_decay: f64,
+    /// Share τ of the way to Θ that the slow Θ of [`Hyper::discount`] goes in each step, in (0, 1].
+    pub follow: f64,
     /// Seed of the draw.
     pub seed: u64,
 }
 
 impl Default for MinibatchConfig {
     fn default() -> MinibatchConfig {
-        MinibatchConfig { steps: 8, batch: 16, momentum: 0.9, anchor: 1e-3, replay: 512, baseline_decay: 0.9, seed: 0 }
+        MinibatchConfig {
+            steps: 8,
+            batch: 16,
+            momentum: 0.9,
+            anchor: 1e-3,
+            replay: 512,
+            baseline_decay: 0.9,
+            follow: 0.01,
+            seed: 0,
+        }
     }
 }
 
@@ -56,6 +69,9 @@ impl MinibatchConfig {
         }
         if !(self.anchor >= 0.0 && self.anchor < 1.0) {
             return Err(LearnError::OutOfRange { what: "anchor", value: self.anchor, range: "[0, 1)" });
+        }
+        if !(self.follow > 0.0 && self.follow <= 1.0) {
+            return Err(LearnError::OutOfRange { what: "follow", value: self.follow, range: "(0, 1]" });
         }
         for (what, value) in [("steps", self.steps), ("batch", self.batch), ("replay", self.replay)] {
             if value == 0 {
@@ -95,6 +111,8 @@ pub struct MinibatchSolver {
     examples: Vec<Held>,
     theta: Vec<f64>,
     velocity: Vec<f64>,
+    /// Θ as it was a while ago; empty where nothing is looked ahead by.
+    slow: Vec<f64>,
     baseline: f64,
     draws: u64,
 }
@@ -137,7 +155,7 @@ impl MinibatchSolver {
         config: MinibatchConfig,
     ) -> Result<MinibatchSolver, LearnError> {
         config.check()?;
-        hyper.check()?;
+        objective.check(&hyper)?;
         if !(learning_rate > 0.0 && learning_rate.is_finite()) {
             return Err(LearnError::OutOfRange { what: "learning_rate", value: learning_rate, range: "(0, inf)" });
         }
@@ -157,6 +175,7 @@ impl MinibatchSolver {
             width,
             examples: Vec::new(),
             velocity: theta.clone(),
+            slow: if hyper.discount > 0.0 { theta.clone() } else { Vec::new() },
             theta,
             baseline: 0.0,
             draws: 0,
@@ -166,8 +185,8 @@ impl MinibatchSolver {
     /// Takes up a pressed prediction and makes the steps.
     ///
     /// # Errors
-    /// [`LearnError`] for an example that does not fit or a kind of press the objective does not learn from; the solver is
-    /// unchanged then.
+    /// [`LearnError`] for an example that does not fit or a kind of press the objective does not learn from; the solver
+    /// is unchanged then.
     pub fn push(&mut self, pressed: &Pressed) -> Result<(), LearnError> {
         check_len("z", self.width, pressed.z.len())?;
         check_finite("z", &pressed.z.z())?;
@@ -179,8 +198,7 @@ impl MinibatchSolver {
             presses.iter_mut().for_each(|p| *p = group.press(*p, shown));
             shown = group.place(shown);
         }
-        let rewards: Vec<f64> = presses.iter().filter_map(|p| reward(p.feedback, shown)).collect();
-        let mean = rewards.iter().sum::<f64>() / rewards.len().max(1) as f64;
+        let reward = mean_reward(&presses, shown);
         let graph: Vec<f64> = pressed.logits.iter().map(|&v| f64::from(v)).collect();
         let held = Held {
             z: pressed.z.clone(),
@@ -190,7 +208,7 @@ impl MinibatchSolver {
             shown,
             mu: f64::from(pressed.mu),
             presses,
-            praise: (!rewards.is_empty() && mean != 0.0).then_some(mean > 0.0),
+            praise: reward.filter(|r| *r != 0.0).map(|r| r > 0.0),
         };
         let step = (self.objective.step)(&self.example(&held, &held.reference), &self.hyper)?;
         if step.gradient.iter().all(|g| *g == 0.0) {
@@ -201,9 +219,9 @@ impl MinibatchSolver {
         for _ in 0..self.config.steps {
             self.step()?;
         }
-        if !rewards.is_empty() {
+        if let Some(reward) = reward {
             let decay = self.config.baseline_decay;
-            self.baseline = decay * self.baseline + (1.0 - decay) * mean;
+            self.baseline = decay * self.baseline + (1.0 - decay) * reward;
         }
         Ok(())
     }
@@ -232,13 +250,17 @@ impl MinibatchSolver {
         for (&i, z) in batch.iter().zip(z.chunks_exact_mut(self.width)) {
             self.examples[i].z.z_into(z);
         }
-        let of = |(&i, z): (&usize, &[f64])| self.logits(&self.examples[i], z);
+        let of = |(&i, z): (&usize, &[f64])| self.logits(&self.theta, &self.examples[i], z);
         let full: Vec<Vec<f64>> = batch.iter().zip(z.chunks_exact(self.width)).map(of).collect();
         let logits: Vec<Vec<f64>> = batch.iter().zip(&full).map(|(&i, f)| self.examples[i].told_apart(f)).collect();
         let hyper = self.settings(&batch, &logits)?;
-        let mut gradient: Vec<f64> = self.theta.iter().map(|t| self.config.anchor * t).collect();
+        // One reward is a share 1 − γ of a value, and a pull that was not would count 1/(1 − γ) times as much beside
+        // it.
+        let anchor = self.config.anchor * (1.0 - self.hyper.discount);
+        let mut gradient: Vec<f64> = self.theta.iter().map(|t| anchor * t).collect();
         for (((&i, logits), full), z) in batch.iter().zip(&logits).zip(&full).zip(z.chunks_exact(self.width)) {
             let held = &self.examples[i];
+            let hyper = Hyper { ahead: self.ahead(i), ..hyper };
             let mut g = (self.objective.step)(&self.example(held, logits), &hyper)?.gradient;
             if let Some(group) = &held.group {
                 g = group.gradient(&g, full);
@@ -252,7 +274,20 @@ impl MinibatchSolver {
             *velocity = self.config.momentum * *velocity + g;
             *theta -= self.learning_rate * *velocity;
         }
+        for (slow, theta) in self.slow.iter_mut().zip(&self.theta) {
+            *slow += self.config.follow * (theta - *slow);
+        }
         Ok(())
+    }
+
+    /// What is expected of the prediction pressed about after example `i`; `None` for the newest, and where nothing is
+    /// looked ahead by.
+    fn ahead(&self, i: usize) -> Option<f64> {
+        let next = self.examples.get(i + 1).filter(|_| !self.slow.is_empty())?;
+        let mut z = vec![0.0; self.width];
+        next.z.z_into(&mut z);
+        let logits = |theta| next.told_apart(&self.logits(theta, next, &z));
+        Some(q_learning::worth(&logits(&self.theta), &logits(&self.slow), &next.reference))
     }
 
     /// The settings for one batch.
@@ -261,20 +296,14 @@ impl MinibatchSolver {
         for (&i, logits) in batch.iter().zip(logits) {
             kl += check_example(&self.example(&self.examples[i], logits), &self.hyper)?.kl() / batch.len() as f64;
         }
-        let count = |praise| self.examples.iter().filter(|e| e.praise == Some(praise)).count().max(1) as f64;
-        let ratio = count(false) / count(true);
-        Ok(Hyper {
-            baseline: self.baseline.clamp(-1.0, 1.0),
-            kl_batch: Some(kl),
-            weight_up: self.hyper.weight_up * ratio.clamp(1.0, BALANCE),
-            weight_down: self.hyper.weight_down * ratio.recip().clamp(1.0, BALANCE),
-            ..self.hyper
-        })
+        let count = |praise| self.examples.iter().filter(|e| e.praise == Some(praise)).count();
+        let hyper = self.hyper.balanced(count(true), count(false));
+        Ok(Hyper { baseline: self.baseline.clamp(-1.0, 1.0), kl_batch: Some(kl), ..hyper })
     }
 
-    /// Logits of an example as they stand; `z` are those of its feature.
-    fn logits(&self, held: &Held, z: &[f64]) -> Vec<f64> {
-        let rows = self.theta.chunks_exact(self.width);
+    /// Logits of an example under `theta`; `z` are those of its feature.
+    fn logits(&self, theta: &[f64], held: &Held, z: &[f64]) -> Vec<f64> {
+        let rows = theta.chunks_exact(self.width);
         let dot = |row: &[f64]| row.iter().zip(z).map(|(t, z)| t * z).sum::<f64>();
         rows.zip(held.graph.iter()).map(|(row, &r)| f64::from(r) + dot(row)).collect()
     }
@@ -290,9 +319,6 @@ impl Held {
         self.group.as_ref().map_or_else(|| logits.to_vec(), |group| group.logits(logits))
     }
 }
-
-/// Most that the rarer kind of thumb is weighed up.
-const BALANCE: f64 = 4.0 / 3.0;
 
 #[cfg(test)]
 mod tests {
@@ -395,7 +421,7 @@ mod tests {
         step: |example, hyper| {
             let mut gradient = check_example(example, hyper)?.pi;
             gradient[example.shown] -= 1.0;
-            let sign = reward(example.presses[0].feedback, example.shown).unwrap();
+            let sign = crate::learn::objective::reward(example.presses[0].feedback, example.shown).unwrap();
             gradient.iter_mut().for_each(|g| *g *= sign);
             Ok(crate::learn::objective::Step { loss: 0.0, gradient })
         },
@@ -421,7 +447,8 @@ mod tests {
                 let before = crate::learn::objective::log_softmax(&solver.examples[0].reference)[shown];
                 let mut z = vec![0.0; solver.width];
                 solver.examples[0].z.z_into(&mut z);
-                let after = crate::learn::objective::log_softmax(&solver.logits(&solver.examples[0], &z))[shown];
+                let after =
+                    crate::learn::objective::log_softmax(&solver.logits(&solver.theta, &solver.examples[0], &z))[shown];
                 assert_eq!(after > before, up, "{}", objective.name);
             }
         }
@@ -460,5 +487,85 @@ mod tests {
             }
             assert_eq!(solver.theta(), before, "{}", objective.name);
         }
+    }
+
+    /// Five places in a row, one-hot; answer 1 goes right, 0 left (the wall holds). Reaching the last is praised, and
+    /// it begins anew in one of the others.
+    fn chain(place: usize, answer: usize) -> (bool, usize) {
+        match (place, answer) {
+            (3, 1) => (true, 4),
+            (p, 1) => (false, p + 1),
+            (p, _) => (false, p.saturating_sub(1)),
+        }
+    }
+
+    #[test]
+    fn on_a_chain_of_five_places_the_values_come_within_five_hundredths_of_the_exact_ones() {
+        let gamma = 0.9;
+        // Value iteration to the fixed point. From the last place every way leads to one of the four others.
+        let mut exact = [[0.0_f64; 2]; 5];
+        for _ in 0..500 {
+            let best: Vec<f64> = exact.iter().map(|q| q[0].max(q[1])).collect();
+            exact[4] = [gamma * best[..4].iter().sum::<f64>() / 4.0; 2];
+            for p in 0..4 {
+                for a in 0..2 {
+                    let (praised, next) = chain(p, a);
+                    exact[p][a] = (1.0 - gamma) * f64::from(u8::from(praised)) + gamma * best[next];
+                }
+            }
+        }
+        let run = |discount: f64| {
+            let hyper = Hyper { discount, ..Hyper::default() };
+            let HeadFit::Minibatch { learning_rate } = q_learning::Q_LEARNING.fit else { panic!("by minibatches") };
+            let config = MinibatchConfig::default();
+            let mut solver = MinibatchSolver::new(2, 5, &q_learning::Q_LEARNING, hyper, learning_rate, config).unwrap();
+            let mut place = 0;
+            for t in 0..3000 {
+                let answer = usize::from(uniform(3, t) < 0.5);
+                let (praised, next) = match place {
+                    4 => (false, (uniform(4, t) * 4.0) as usize),
+                    p => chain(p, answer),
+                };
+                let mut z = vec![0.0; 6];
+                z[place] = 1.0;
+                let press = Pressed {
+                    z: z.into(),
+                    logits: vec![0.0; 2].into(),
+                    shown: answer,
+                    mu: 0.5,
+                    presses: vec![Press::plain(Feedback::Thumb { up: praised })],
+                    group: None,
+                };
+                solver.push(&press).unwrap();
+                place = next;
+            }
+            // The reference's values are a half each, so the level is zero.
+            let value = |p: usize, a: usize| 1.0 / (1.0 + (-solver.theta[a * 6 + p]).exp());
+            (0..5).map(|p| [value(p, 0), value(p, 1)]).collect::<Vec<_>>()
+        };
+        let far = |found: &[[f64; 2]]| {
+            let pairs = found.iter().flatten().zip(exact.iter().flatten());
+            pairs.map(|(f, e)| (f - e).abs()).fold(0.0, f64::max)
+        };
+        let found = run(gamma);
+        assert!(far(&found) < 0.05, "{found:?}, exactly {exact:?}");
+        assert!((0..4).all(|p| found[p][1] > found[p][0]), "the way to the end is known: {found:?}");
+        // Answers judged by themselves know nothing of the way.
+        assert!(far(&run(0.0)) > 0.2);
+    }
+
+    #[test]
+    fn what_comes_after_an_answer_counts_for_q_learning_alone() {
+        let hyper = Hyper { discount: 0.5, ..Hyper::default() };
+        for objective in by_minibatch() {
+            let made = MinibatchSolver::new(3, 2, objective, hyper, 0.1, MinibatchConfig::default());
+            match objective.name {
+                "q-learning" => assert!(made.is_ok()),
+                name => assert!(matches!(made, Err(LearnError::NoDiscount { objective }) if objective == name)),
+            }
+        }
+        let (still, beyond) =
+            (MinibatchConfig { follow: 0.0, ..MinibatchConfig::default() }, Hyper { discount: 1.0, ..hyper });
+        assert!(still.check().is_err() && beyond.check().is_err());
     }
 }

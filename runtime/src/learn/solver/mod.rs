@@ -1,42 +1,44 @@
 //! The MAP refit of a head: `min_Θ Σ ℓ(graph logits + Θz) + (λ/2)‖Θ‖²`, without a learning rate.
 //!
-//! Böhning's bound majorises the softmax Hessian by `½ Σ z zᵀ + λI`, so `Θ ← Θ − (Σ g zᵀ + λΘ) M` with its inverse `M` never
-//! overshoots. Two forms of the same iteration:
+//! Böhning's bound majorises the softmax Hessian by `½ Σ z zᵀ + λI`, so `Θ ← Θ − (Σ g zᵀ + λΘ) M` with its inverse `M`
+//! never overshoots. Two forms of the same iteration:
 //!
 //! * **primal**, `M [d+1, d+1]` kept by rank-1 updates: per iteration `2nC(d+1) + C(d+1)²` multiply-adds;
-//! * **dual** while presses are not many more than weights: `Θ = AᵀZ`, `A ← A − (½K + λI)⁻¹(g + λA)` with `K = ZZᵀ [n, n]` and
-//!   a Cholesky factor that grows a row per press: `n²C`.
+//! * **dual** while presses are not many more than weights: `Θ = AᵀZ`, `A ← A − (½K + λI)⁻¹(g + λA)` with `K = ZZᵀ [n,
+//!   n]` and a Cholesky factor that grows a row per press: `n²C`.
 //!
-//! [`HeadSolver`] is the incremental one (a few warm iterations a press); [`canonical_refit`] is a function of the rows alone
-//! and starts at zero, so it has to travel the whole way: with plain iterations 30 left `Θ` half its size away from the fixed
-//! point and cost up to 12 points of accuracy. It therefore extrapolates, `Θ + β(Θ − Θ_previous)` with
-//! `β_k = min(k/(k+3), 0.9)`: 60 such iterations end where some 300 plain ones do. No restart rule, so that no branch depends on
-//! rounding. The incremental one keeps the last step from press to press and extrapolates by β = 0.9 from the first iteration
-//! on. Without, three iterations a press lag behind: where the shipped head is sure, the true curvature is far below the bound,
-//! and `Θ` was 20 to 60 % of its norm away from where the presses so far had put it, most of all under priors that look along the
-//! shipped head. What is foretold from there says more about the lag than about the prior.
+//! [`HeadSolver`] is the incremental one (a few warm iterations a press); [`canonical_refit`] is a function of the rows
+//! alone and starts at zero, so it has to travel the whole way: with plain iterations 30 left `Θ` half its size away
+//! from the fixed point and cost up to 12 points of accuracy. It therefore extrapolates, `Θ + β(Θ − Θ_previous)` with
+//! `β_k = min(k/(k+3), 0.9)`: 60 such iterations end where some 300 plain ones do. No restart rule, so that no branch
+//! depends on rounding. The incremental one keeps the last step from press to press and extrapolates by β = 0.9 from
+//! the first iteration on. Without, three iterations a press lag behind: where the shipped head is sure, the true
+//! curvature is far below the bound, and `Θ` was 20 to 60 % of its norm away from where the presses so far had put it,
+//! most of all under priors that look along the shipped head. What is foretold from there says more about the lag than
+//! about the prior.
 //!
 //! All arithmetic is f64 in a fixed order on one thread; `Θ` is rounded to f32 at the end.
 //!
 //! **Which prior.** `(λ/2)‖Θ‖²` is a guess about what has changed, and no single guess fits. Where sensors drift, every
-//! direction of the feature may matter; where names were traded, the answer lies in the directions the shipped head reads
-//! already; where little changed, a strong λ keeps what was known. So each of [`SolverConfig::priors`] is fitted, a covariance
-//! `λ⁻¹(I + κBᵀB)` with `B` the shipped head, and the corrections are averaged with the weights `∝ exp(s_h)`, `s_h` the logarithm
-//! of the probability the prior gave to each press *before* it was told (prequential scores, Dawid 1984). Fits of the presses
-//! already told cannot judge: every prior explains those, and the marginal likelihood by Laplace's method chose worse than no
-//! choice. The scores are kept press by press over the first [`SCORED_ROWS`]; the canonical refit, which may depend on the log
-//! alone, tells itself those presses once more, one by one, and so weighs the priors as the incremental solver does. Where that one
-//! was told the rows in their order, its judgement is the same and is taken ([`HeadSolver::refit`]). Past [`SCORED_ROWS`] the
-//! likeliest prior is kept alone: the others' factors take most of the memory, and no accuracy came of them.
+//! direction of the feature may matter; where names were traded, the answer lies in the directions the shipped head
+//! reads already; where little changed, a strong λ keeps what was known. So each of [`SolverConfig::priors`] is fitted,
+//! a covariance `λ⁻¹(I + κBᵀB)` with `B` the shipped head, and the corrections are averaged with the weights `∝
+//! exp(s_h)`, `s_h` the logarithm of the probability the prior gave to each press *before* it was told (prequential
+//! scores, Dawid 1984). Fits of the presses already told cannot judge: every prior explains those, and the marginal
+//! likelihood by Laplace's method chose worse than no choice. The scores are kept press by press over the first
+//! [`SCORED_ROWS`]; the canonical refit, which may depend on the log alone, tells itself those presses once more, one
+//! by one, and so weighs the priors as the incremental solver does. Where that one was told the rows in their order,
+//! its judgement is the same and is taken ([`HeadSolver::refit`]). Past [`SCORED_ROWS`] the likeliest prior is kept
+//! alone: the others' factors take most of the memory, and no accuracy came of them.
 //!
 //! A prior's certainty is not held against it: what it foretells is averaged over several factors of its logits
 //! (`record.rs`). Three priors gain three points at 100 and 200 thumbs on average over tasks
-//! (`benches/feedback/README.md`). A head without directions of its own, as of a [`Link`], is fitted under the priors with
-//! κ = 0 alone.
+//! (`benches/feedback/README.md`). A head without directions of its own, as of a [`Link`], is fitted under the priors
+//! with κ = 0 alone.
 //!
-//! λ of a log that mixes presses: the mean over its rows of λ(partial) for thumbs, stars and preferences and λ(label) for rows
-//! in which a class was named. The preconditioner keeps the λ it was factored with until the mean has moved by a quarter: the
-//! minimum does not depend on it, and Böhning's factor has that much slack.
+//! λ of a log that mixes presses: the mean over its rows of λ(partial) for thumbs, stars and preferences and λ(label)
+//! for rows in which a class was named. The preconditioner keeps the λ it was factored with until the mean has moved by
+//! a quarter: the minimum does not depend on it, and Böhning's factor has that much slack.
 //!
 //! Wider than [`SolverConfig::max_features`], features go through a fixed random sign projection; `Θ` is folded back to
 //! `[C, d+1]`, so serving and merging do not know of it.
@@ -58,7 +60,8 @@ mod rows;
 use forms::{Fit, mixed};
 use rows::Rows;
 
-/// Rows by which priors are judged, the first ones. So many presses outweigh any prior: past them the likeliest is kept alone.
+/// Rows by which priors are judged, the first ones. So many presses outweigh any prior: past them the likeliest is kept
+/// alone.
 pub const SCORED_ROWS: usize = 256;
 /// A prior whose weight falls below this is left out of the average.
 const NEGLIGIBLE: f64 = 1e-2;
@@ -67,7 +70,8 @@ const LIKELY: f64 = 0.05;
 /// A prior without weight gets its one iteration every so many rows.
 const OUT_OF_THE_RUNNING: usize = 4;
 
-/// A guess about what has changed: Θ is normal with covariance `(lambda_factor · λ)⁻¹ (I + kappa BᵀB)`, `B` the shipped head.
+/// A guess about what has changed: Θ is normal with covariance `(lambda_factor · λ)⁻¹ (I + kappa BᵀB)`, `B` the shipped
+/// head.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Prior {
     /// Multiplies λ.
@@ -81,7 +85,8 @@ pub struct Prior {
 impl Prior {
     /// λ as it is, every direction alike.
     pub const PLAIN: Prior = Prior { lambda_factor: 1.0, kappa: 0.0, share: 1.0 };
-    /// The plain one, and two by which what is to be learned lies mostly in the directions that the shipped head reads already.
+    /// The plain one, and two by which what is to be learned lies mostly in the directions that the shipped head reads
+    /// already.
     pub const THREE: [Prior; 3] = [
         Prior { share: 0.8, ..Prior::PLAIN },
         Prior { lambda_factor: 10.0, kappa: 3.0, share: 0.1 },
@@ -91,15 +96,16 @@ impl Prior {
 
 /// A correction of `P` outputs as one of `C` logits: `logits = graph's + M Θ z`, Θ `[P, d+1]`.
 ///
-/// What is handed out is `MΘ`, a correction of the logits as any other. Priors look at no directions of the shipped head then.
+/// What is handed out is `MΘ`, a correction of the logits as any other. Priors look at no directions of the shipped
+/// head then.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Link {
     /// `P`, at least 1.
     pub outputs: usize,
     /// `M [C, P]`, row-major, so scaled that the curvature of the loss in `Θz` is at most ½.
     pub matrix: Vec<f64>,
-    /// What δ mixes into the belief is `softmax(doubt · logits)`: at 0 the uniform distribution, as with classes; below 1 the same
-    /// belief less sure of itself. In [0, 1].
+    /// What δ mixes into the belief is `softmax(doubt · logits)`: at 0 the uniform distribution, as with classes; below
+    /// 1 the same belief less sure of itself. In [0, 1].
     pub doubt: f64,
 }
 
@@ -131,11 +137,11 @@ pub struct SolverConfig {
     pub lambda_label: f64,
     /// The priors that are tried, at least one.
     pub priors: Vec<Prior>,
-    /// Rows `h` at which δ is `hyper.delta`: `2δ/(1 + n/h)`, twice as much at first and ever less later. Infinite for a δ that
-    /// stays.
+    /// Rows `h` at which δ is `hyper.delta`: `2δ/(1 + n/h)`, twice as much at first and ever less later. Infinite for a
+    /// δ that stays.
     ///
-    /// δ is there because a model in a changed world is wrong and sure of it; the more has been said since, the less doubt has to
-    /// be added from outside.
+    /// δ is there because a model in a changed world is wrong and sure of it; the more has been said since, the less
+    /// doubt has to be added from outside.
     pub delta_presses: f64,
     /// Iterations after each press of the incremental solver.
     pub warm_iterations: usize,
@@ -155,7 +161,8 @@ pub struct SolverConfig {
     /// How fewer outputs move the logits; `None` where each logit has a row of Θ.
     #[serde(default)]
     pub link: Option<Link>,
-    /// Rows that are held on to beside the presses: their `likelihood` is what the head shall go on believing, a fixed target.
+    /// Rows that are held on to beside the presses: their `likelihood` is what the head shall go on believing, a fixed
+    /// target.
     #[serde(skip)]
     pub source: Vec<Row>,
 }
@@ -279,7 +286,8 @@ pub struct HeadSolver {
 }
 
 impl HeadSolver {
-    /// A solver for `C = classes` and `d = features` with no rows, which knows no shipped head: priors with κ > 0 are as with 0.
+    /// A solver for `C = classes` and `d = features` with no rows, which knows no shipped head: priors with κ > 0 are
+    /// as with 0.
     ///
     /// # Errors
     /// Those of [`SolverConfig::check`]; [`LearnError::Length`] when `classes < 2` or `features < 1`.
@@ -306,8 +314,9 @@ impl HeadSolver {
         Ok(HeadSolver { config, rows, fits, judged: true })
     }
 
-    /// A solver that holds `rows` and has judged its priors by them, told one by one. Where there is nothing to judge, and past the
-    /// [`SCORED_ROWS`], it stands at the canonical refit; before, where pushing the rows one by one has led.
+    /// A solver that holds `rows` and has judged its priors by them, told one by one. Where there is nothing to judge,
+    /// and past the [`SCORED_ROWS`], it stands at the canonical refit; before, where pushing the rows one by one has
+    /// led.
     ///
     /// # Errors
     /// Those of [`HeadSolver::for_head`] and [`HeadSolver::push`].
@@ -337,8 +346,8 @@ impl HeadSolver {
         Ok(solver)
     }
 
-    /// The canonical correction of its rows, see [`canonical_refit`]. `None` while the priors were judged by something else than the
-    /// rows as they are, see [`HeadSolver::replace`].
+    /// The canonical correction of its rows, see [`canonical_refit`]. `None` while the priors were judged by something
+    /// else than the rows as they are, see [`HeadSolver::replace`].
     ///
     /// # Errors
     /// [`LearnError::NotPositiveDefinite`].
@@ -372,8 +381,8 @@ impl HeadSolver {
     /// Adds a row and takes the warm iterations; returns the row's index.
     ///
     /// # Errors
-    /// [`LearnError::Length`], [`LearnError::NonFinite`]; [`LearnError::NotPositiveDefinite`] when the feature is so large
-    /// that the curvature loses all precision. The solver is unchanged then.
+    /// [`LearnError::Length`], [`LearnError::NonFinite`]; [`LearnError::NotPositiveDefinite`] when the feature is so
+    /// large that the curvature loses all precision. The solver is unchanged then.
     pub fn push(&mut self, row: &Row) -> Result<usize, LearnError> {
         self.rows.push(row)?;
         self.absorb_last()?;
@@ -408,8 +417,9 @@ impl HeadSolver {
         Ok(())
     }
 
-    /// Replaces what was said about row `index` (another presser, or a changed mind) and takes the warm iterations. Priors that
-    /// the row has judged stay judged as they are: [`HeadSolver::refit`] then leaves it to [`HeadSolver::with_rows`].
+    /// Replaces what was said about row `index` (another presser, or a changed mind) and takes the warm iterations.
+    /// Priors that the row has judged stay judged as they are: [`HeadSolver::refit`] then leaves it to
+    /// [`HeadSolver::with_rows`].
     ///
     /// # Errors
     /// [`LearnError::Length`]; [`LearnError::OutOfRange`] for an unknown index or a likelihood that is not in [0, 1].
@@ -419,7 +429,8 @@ impl HeadSolver {
         Ok(())
     }
 
-    /// [`HeadSolver::replace`] without the iterations, for callers who change many rows: the next call that iterates counts.
+    /// [`HeadSolver::replace`] without the iterations, for callers who change many rows: the next call that iterates
+    /// counts.
     ///
     /// # Errors
     /// Those of [`HeadSolver::replace`].
@@ -442,8 +453,8 @@ impl HeadSolver {
         weights(self.fits.iter().map(|f| f.record.score()))
     }
 
-    /// `zᵀMz` of a standardised feature `[d+1]` under the likeliest prior: how unlike the pressed inputs it is; `|z|²/λ` before the
-    /// first press.
+    /// `zᵀMz` of a standardised feature `[d+1]` under the likeliest prior: how unlike the pressed inputs it is;
+    /// `|z|²/λ` before the first press.
     ///
     /// # Errors
     /// [`LearnError::Length`].
@@ -476,12 +487,12 @@ impl HeadSolver {
     }
 }
 
-/// The correction of `base` that a set of rows asks for: `Θ = 0`, fresh Cholesky, [`SolverConfig::canonical_iterations`] iterations
-/// under each prior that counts when the rows are told one by one.
+/// The correction of `base` that a set of rows asks for: `Θ = 0`, fresh Cholesky,
+/// [`SolverConfig::canonical_iterations`] iterations under each prior that counts when the rows are told one by one.
 ///
-/// A function of the rows in their order: bitwise equal when recomputed by the same build. Another order of the same rows changes
-/// the rounding of f64 sums and, where there are several priors, how they are judged: the caller keeps to one order. No rows
-/// give zeros.
+/// A function of the rows in their order: bitwise equal when recomputed by the same build. Another order of the same
+/// rows changes the rounding of f64 sums and, where there are several priors, how they are judged: the caller keeps to
+/// one order. No rows give zeros.
 ///
 /// # Errors
 /// Those of [`HeadSolver::for_head`] and [`HeadSolver::push`].

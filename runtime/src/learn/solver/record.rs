@@ -8,8 +8,8 @@ use super::Prior;
 /// probability it gives to them, and hardly what it answers. Each is judged with the certainty that suits it.
 const SHARPNESS: [f64; 4] = [0.25, 0.5, 1.0, 2.0];
 
-/// Share of the uniform distribution in the belief: one press that was wrong, or that the best of the priors did not foresee,
-/// must not settle the matter.
+/// Share of the uniform distribution in the belief: one press that was wrong, or that the best of the priors did not
+/// foresee, must not settle the matter.
 const UNSURE: f64 = 0.1;
 
 /// `Σ log P(press | the presses before it)` at each sharpness, and the share the prior had at first.
@@ -52,8 +52,8 @@ mod tests {
 
     #[test]
     fn who_is_right_more_often_wins_over_who_is_surer() {
-        // Nine presses in ten say class 0. One prior leans to it each time and is modest; the other is sure each time, and of
-        // class 1 every eighth.
+        // Nine presses in ten say class 0. One prior leans to it each time and is modest; the other is sure each time,
+        // and of class 1 every eighth.
         let (mut modest, mut sure) = (Record::of(&Prior::PLAIN), Record::of(&Prior::PLAIN));
         for t in 0..60 {
             let says = if t % 10 == 3 { [0.1, 0.9, 0.1] } else { [0.9, 0.1, 0.1] };

@@ -25,8 +25,8 @@ impl Kernel {
     }
 }
 
-/// Rows whose features are made at a time: they are multiplied with the classes and back while they lie in the cache. The kernels
-/// sum four rows at a time, so any other multiple of four gives the same bits.
+/// Rows whose features are made at a time: they are multiplied with the classes and back while they lie in the cache.
+/// The kernels sum four rows at a time, so any other multiple of four gives the same bits.
 const BLOCK: usize = 32;
 
 /// The rows. What is told about an input is flat; the inputs themselves are shared with whoever keeps the log.
@@ -44,8 +44,8 @@ pub(super) struct Rows {
     /// Width of `z` as the solver has it: `d + 1`, or the projection's width + 1.
     pub(super) width: usize,
     projection: Option<Arc<Projection>>,
-    /// `B [C, d+1]`, the shipped head over `z`, centred over classes and scaled so that `E|Bz|² = 1` on source data; empty where
-    /// no head was given.
+    /// `B [C, d+1]`, the shipped head over `z`, centred over classes and scaled so that `E|Bz|² = 1` on source data;
+    /// empty where no head was given.
     directions: Arc<[f32]>,
     pub(super) n: usize,
     /// The first rows, [`SolverConfig::source`], whose likelihood is a fixed target.

@@ -1,9 +1,9 @@
 //! Something is there, or not: wake words, detectors with a threshold, anomalies.
 //!
-//! Two hypotheses, label 0 (nothing) and label 1 (something), `logits = (0, s − logit τ)` of the graph's score `s` before the
-//! sigmoid, or `(s₀, s₁ − logit τ)` where it has two outputs. So the answer is "something" from the probability τ on, τ is part
-//! of what is learned (the constant of the correction), and a false alarm and a miss are what 👎 says of the one answer and of
-//! the other: with two hypotheses 👎 tells the truth.
+//! Two hypotheses, label 0 (nothing) and label 1 (something), `logits = (0, s − logit τ)` of the graph's score `s`
+//! before the sigmoid, or `(s₀, s₁ − logit τ)` where it has two outputs. So the answer is "something" from the
+//! probability τ on, τ is part of what is learned (the constant of the correction), and a false alarm and a miss are
+//! what 👎 says of the one answer and of the other: with two hypotheses 👎 tells the truth.
 use super::{Form, Shipped, TaskDef};
 use crate::bundle::Recipe;
 

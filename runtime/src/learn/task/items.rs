@@ -1,10 +1,10 @@
 //! Search: which of the things on file is meant. Embedding models; "this match is wrong".
 //!
-//! The hypotheses are the `N` items of a gallery, `logits = G e / T` of the graph's embedding `e [P]`: the InfoNCE belief. What is
-//! learned is a linear map of features to a change of the embedding, `P` rows whatever the number of items, so that what is
-//! learned about one item moves the others as the embedding has them: the gradient `Gᵀ(π − t)/T` is the contrastive one, the
-//! shown item pushed away and what the belief finds next pulled near. The curvature is at most `½ λ_max(GᵀCG)/T²` with `C`
-//! the centring over items.
+//! The hypotheses are the `N` items of a gallery, `logits = G e / T` of the graph's embedding `e [P]`: the InfoNCE
+//! belief. What is learned is a linear map of features to a change of the embedding, `P` rows whatever the number of
+//! items, so that what is learned about one item moves the others as the embedding has them: the gradient `Gᵀ(π − t)/T`
+//! is the contrastive one, the shown item pushed away and what the belief finds next pulled near. The curvature is at
+//! most `½ λ_max(GᵀCG)/T²` with `C` the centring over items.
 use super::{Form, Shipped, TaskDef};
 use crate::bundle::Recipe;
 use crate::learn::solver::Link;

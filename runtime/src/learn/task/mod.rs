@@ -1,14 +1,16 @@
-//! What a model answers with, and what a press on such an answer says: one row of [`TASKS`] each, named by `train/recipe.json`.
+//! What a model answers with, and what a press on such an answer says: one row of [`TASKS`] each, named by
+//! `train/recipe.json`.
 //!
-//! Whatever the task, an answer is one of `H` *hypotheses* about the truth, belief is a softmax over them, and a press is a
-//! likelihood `L(y) = P(press | y, shown)`. So refit, gate, trip-wires, temperature, raters and journal are the same for all; a
-//! task says which hypotheses there are, what the `P` outputs of the graph mean for them, what presses say, and which answers
-//! count as right. What it has beside classification:
+//! Whatever the task, an answer is one of `H` *hypotheses* about the truth, belief is a softmax over them, and a press
+//! is a likelihood `L(y) = P(press | y, shown)`. So refit, gate, trip-wires, temperature, raters and journal are the
+//! same for all; a task says which hypotheses there are, what the `P` outputs of the graph mean for them, what presses
+//! say, and which answers count as right. What it has beside classification:
 //!
-//! * **remarks**: things said about what was shown rather than about what is ("too high", "this label is wrong"). They have
-//!   the class numbers after the hypotheses, so that a button, a line and the journal name them as they name a class;
-//! * a **link** `M [H, P]` where hypotheses outnumber outputs: the correction has `P` rows, `logits = graph's + M Θ z`. Columns
-//!   are scaled so that Böhning's ½ bounds the curvature, which is all the solver asks;
+//! * **remarks**: things said about what was shown rather than about what is ("too high", "this label is wrong"). They
+//!   have the class numbers after the hypotheses, so that a button, a line and the journal name them as they name a
+//!   class;
+//! * a **link** `M [H, P]` where hypotheses outnumber outputs: the correction has `P` rows, `logits = graph's + M Θ z`.
+//!   Columns are scaled so that Böhning's ½ bounds the curvature, which is all the solver asks;
 //! * a **loss of its own** ([`Task::near`], `learn::truth`): what the gate counts as a win.
 //!
 //! [What presses mean in each](TASKS.md) is written by a test from the rows.
@@ -204,7 +206,8 @@ impl Task {
         }
     }
 
-    /// The correction of the graph's outputs, `[P, width]`, that a correction of the hypotheses `[H, width]` stands for.
+    /// The correction of the graph's outputs, `[P, width]`, that a correction of the hypotheses `[H, width]` stands
+    /// for.
     ///
     /// # Errors
     /// [`LearnError::NotPositiveDefinite`] when outputs cannot be told apart by any hypothesis.
@@ -295,7 +298,8 @@ impl Task {
     /// Multiplies `L(y)` of a press into `likelihood`, `[H]`.
     ///
     /// # Errors
-    /// Those of [`posterior::multiply_likelihood`]; [`LearnError::ClassOutOfRange`] for a remark this task does not have.
+    /// Those of [`posterior::multiply_likelihood`]; [`LearnError::ClassOutOfRange`] for a remark this task does not
+    /// have.
     pub(super) fn multiply_likelihood(
         &self,
         likelihood: &mut [f64],
@@ -321,7 +325,8 @@ impl Task {
         }
     }
 
-    /// The hypothesis a label of data, or a person, names; of numbers the nearest of the grid, its ends for what lies beyond.
+    /// The hypothesis a label of data, or a person, names; of numbers the nearest of the grid, its ends for what lies
+    /// beyond.
     pub fn truth(&self, label: &str) -> Option<usize> {
         match &self.form {
             Form::Score(score) => score.truth(label),
@@ -351,7 +356,8 @@ impl Task {
         remarks.map(|remark| self.names.len() + remark).collect()
     }
 
-    /// Labels with their own probabilities, for probabilities `[H]` of the sets of them; `None` where labels exclude each other.
+    /// Labels with their own probabilities, for probabilities `[H]` of the sets of them; `None` where labels exclude
+    /// each other.
     pub fn labels(&self, probabilities: &[f32]) -> Option<Vec<(String, f32)>> {
         match &self.form {
             Form::Sets(sets) => Some(sets.marginals(probabilities)),
@@ -385,5 +391,6 @@ impl Task {
     }
 }
 
-/// Granted to each of many hypotheses: one of them trips when it takes 60 % of the answers and the factory's head does not give it 20 %.
+/// Granted to each of many hypotheses: one of them trips when it takes 60 % of the answers and the factory's head does
+/// not give it 20 %.
 const FINE: f64 = 0.2;

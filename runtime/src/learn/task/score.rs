@@ -1,12 +1,13 @@
 //! A number: a rating, a size, a price. Too high, too low, right.
 //!
-//! The hypotheses are the numbers `y_b` of a grid, the graph's one output ŷ is the mean of a normal belief with the standard
-//! deviation σ of its errors on source data: `logits_b = −(y_b − ŷ)²/2σ²`. Correcting ŷ by `s` adds `y_b s/σ²` but for a
-//! constant, so the link is one column, and the curvature in `s` is `Var(y)/σ⁴ ≤ (σ² + h²/12)/σ⁴` for a grid of step `h ≤ σ`.
+//! The hypotheses are the numbers `y_b` of a grid, the graph's one output ŷ is the mean of a normal belief with the
+//! standard deviation σ of its errors on source data: `logits_b = −(y_b − ŷ)²/2σ²`. Correcting ŷ by `s` adds `y_b s/σ²`
+//! but for a constant, so the link is one column, and the curvature in `s` is `Var(y)/σ⁴ ≤ (σ² + h²/12)/σ⁴` for a grid
+//! of step `h ≤ σ`.
 //!
-//! "Right" says that the truth is within the tolerance of what was shown, "too high" that it is lower than that; an interval
-//! known is a censored observation, as in Tobit regression, with ε for the press that is wrong. A number that is named is
-//! believed to half the tolerance.
+//! "Right" says that the truth is within the tolerance of what was shown, "too high" that it is lower than that; an
+//! interval known is a censored observation, as in Tobit regression, with ε for the press that is wrong. A number that
+//! is named is believed to half the tolerance.
 use super::{Form, Shipped, TaskDef};
 use crate::bundle::Recipe;
 use crate::learn::objective::Feedback;
@@ -33,8 +34,9 @@ const MOST: usize = 512;
 /// What every number keeps of the likelihood when one was named, of ε.
 const STRAY: f64 = 0.1;
 
-/// The doubtful belief is normal too and twice as wide. A uniform one would see the truth far off wherever a 👎 excludes what was
-/// shown, and draw the answer to the middle of the grid: there 👎 says nothing about a direction, and teaches none.
+/// The doubtful belief is normal too and twice as wide. A uniform one would see the truth far off wherever a 👎 excludes
+/// what was shown, and draw the answer to the middle of the grid: there 👎 says nothing about a direction, and teaches
+/// none.
 const DOUBT: f64 = 0.25;
 
 /// The grid.

@@ -1,9 +1,9 @@
 //! Several labels at once, each a Bernoulli: which genres, which faults, which things in a picture.
 //!
-//! The hypotheses are the `2^K` sets of `K` labels, set `h` holding label `k` where its bit `k` is one, and
-//! `logits_h = Σ_k bit_k(h) s_k` of the graph's outputs `s [K]`: exactly the product of `K` independent Bernoullis. So a 👎 that
-//! says "something in this set is wrong" is exact too, not spread over labels by a rule of thumb. With eight labels there are 256
-//! sets, and the refit still has eight rows. The curvature in `s` is at most ¼ a label.
+//! The hypotheses are the `2^K` sets of `K` labels, set `h` holding label `k` where its bit `k` is one, and `logits_h =
+//! Σ_k bit_k(h) s_k` of the graph's outputs `s [K]`: exactly the product of `K` independent Bernoullis. So a 👎 that
+//! says "something in this set is wrong" is exact too, not spread over labels by a rule of thumb. With eight labels
+//! there are 256 sets, and the refit still has eight rows. The curvature in `s` is at most ¼ a label.
 use super::{Form, Shipped, TaskDef};
 use crate::bundle::Recipe;
 use crate::learn::solver::Link;
@@ -11,20 +11,22 @@ use crate::learn::solver::Link;
 /// The row of [`super::TASKS`].
 pub(super) static MULTI_LABEL: TaskDef = TaskDef {
     name: "multi-label",
-    answer: "a set of labels, each there or not",
+    answer: "a set of labels, eight at most, each there or not",
     up: "every label is right",
     down: "some label is wrong",
     named: "it is the set named",
     remarks: "LABEL is wrong: it is there and was not shown, or the other way round; the others stay open",
-    right: "the share of labels that are, of those on which heads differ; where a remark told one label only, the others count half",
+    right: "the share of labels that are, of those on which heads differ; where a remark told one label only, the \
+        others count half",
     measures: "F1 over all labels (micro) and by label (macro), labels that are right, sets that are exactly right",
     form,
 };
 
-/// The doubtful belief is half as sure of each label: a uniform one doubts six labels at once, and a 👎 would blame them alike.
+/// The doubtful belief is half as sure of each label: a uniform one doubts six labels at once, and a 👎 would blame them
+/// alike.
 const DOUBT: f64 = 0.5;
 
-/// Most labels.
+/// Most labels: with nine a press would weigh 512 sets, and nobody has a button for each label any more.
 const MOST: usize = 8;
 
 /// The labels.
@@ -35,7 +37,12 @@ pub(super) struct Sets {
 
 fn form(_: &Recipe, labels: &[String], shipped: &Shipped) -> Result<Form, String> {
     if !(1..=MOST).contains(&labels.len()) {
-        return Err(format!("it has {} labels, 1 to {MOST} are possible", labels.len()));
+        return Err(format!(
+            "it has {} labels, 1 to {MOST} are possible: all {} sets of so many are weighed against each other, so \
+             that a thumb on a whole set counts exactly; share the labels out over several models",
+            labels.len(),
+            1 << MOST
+        ));
     }
     if shipped.outputs != labels.len() {
         return Err(format!("the head has {} outputs for {} labels", shipped.outputs, labels.len()));

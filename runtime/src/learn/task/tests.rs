@@ -59,12 +59,14 @@ fn likelihood(task: &Task, feedback: Feedback, shown: usize) -> Vec<f64> {
 #[test]
 fn the_table_of_what_presses_mean_is_that_of_the_rows() {
     let mut text = String::from(
-        "# What presses mean\n\nWritten by `HONE_UPDATE=1 cargo test -p hone-runtime --lib learn::task` from the rows of `TASKS`. A long press says \
-         the same with emphasis: it is evidence for the gate and never trains. A double click or a chord takes back. Stars lie between 👎 (one) \
-         and 👍 (five), \"not sure\" says nothing. Buttons: one is 👎, two are 👍 and 👎, more are a class each and 👎 at last; where there are remarks, \
-         two buttons are the two remarks, if there are two, and more are a remark each and 👍 at last. A dial or a list chooses by number: the \
+        "# What presses mean\n\nWritten by `HONE_UPDATE=1 cargo test -p hone-runtime --lib learn::task` from the rows \
+         of `TASKS`. A long press says the same with emphasis: it is evidence for the gate and never trains. A double \
+         click or a chord takes back. Stars lie between 👎 (one) and 👍 (five), \"not sure\" says nothing. Buttons: one \
+         is 👎, two are 👍 and 👎, more are a class each and 👎 at last; where there are remarks, two buttons are the two \
+         remarks, if there are two, and more are a remark each and 👍 at last. A dial or a list chooses by number: the \
          classes first, then the remarks.\n\n\
-         | task | an answer is | 👍 | 👎 | a class named | remarks | right for the gate | `hone eval` reports |\n|---|---|---|---|---|---|---|---|\n",
+         | task | an answer is | 👍 | 👎 | a class named | remarks | right for the gate | `hone eval` reports \
+         |\n|---|---|---|---|---|---|---|---|\n",
     );
     for def in TASKS {
         text += &format!(
