@@ -404,7 +404,7 @@ impl Tune {
         let (before, mut most) = (anonymous_bytes(), 0);
         let presses = if loss.name == POSTERIOR.name { examples.count() } else { 0 };
         let profile = self.profile.then(|| Arc::new(Profile::default()));
-        let device = self.device.choose("", |_| Ok(0.0))?.device;
+        let device = self.device.choose(|| Ok(String::new()), |_| Ok(0.0))?.device;
         let options = TrainOptions { profile: profile.clone(), device, ..TrainOptions::on_threads(self.threads) };
         let settings = self.settings(loss)?;
         let mut work = Work { graph, opset, spec, settings, examples, options, checkpoint: None };
