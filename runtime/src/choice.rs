@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn inputs_are_of_one_class_when_their_lengths_are_of_one_power_of_two() {
-        let of = |shape: &[usize]| class([("ids", shape), ("mask", &[1])]);
+        let of = |shape: &[usize]| class([("ids", shape), ("mask", &[1][..])]);
         assert_eq!(of(&[1, 100]), "ids [1, 128], mask [1]");
         assert_eq!(of(&[1, 65]), of(&[1, 128]));
         assert_ne!(of(&[1, 64]), of(&[1, 65]));

@@ -380,7 +380,10 @@ impl Device {
         #[cfg(test)]
         if let Some(translated) = self.inner.translated {
             let spirv = Some(translated(kernel).into());
-            let desc = wgpu::ShaderModuleDescriptorPassthrough { label: None, spirv, ..Default::default() };
+            let main = wgpu::PassthroughShaderEntryPoint { name: "main".into(), workgroup_size: (0, 0, 0) };
+            let entry_points = vec![main].into();
+            let desc =
+                wgpu::ShaderModuleDescriptorPassthrough { label: None, entry_points, spirv, ..Default::default() };
             // SAFETY: the words are naga's, of a text that it has validated.
             return unsafe { device.create_shader_module_passthrough(desc) };
         }
