@@ -2,7 +2,6 @@
 //!
 //! It knows no graph and no plan. Without the feature `gpu` there is no GPU to be had, and asking for one says so.
 use std::fmt;
-use std::path::Path;
 
 /// What to run on.
 #[derive(Clone, Debug, Default)]
@@ -125,7 +124,7 @@ impl Gpu {
     ///
     /// # Errors
     /// [`DeviceError::NotBuilt`], always.
-    pub fn open(_software: bool, _cache: Option<&Path>) -> Result<Gpu, DeviceError> {
+    pub fn open(_software: bool, _cache: Option<&std::path::Path>) -> Result<Gpu, DeviceError> {
         Err(DeviceError::NotBuilt)
     }
 
