@@ -6,6 +6,8 @@ use std::process::{Command, Output};
 pub(crate) fn hone() -> Command {
     let mut c = Command::new(env!("CARGO_BIN_EXE_hone"));
     c.env_remove("STATE_DIRECTORY").env_remove("XDG_STATE_HOME").env("NO_COLOR", "1");
+    // What GPUs compile, and which was faster, is kept there, and not in the user's own place.
+    c.env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR"));
     c.env("CONFIGURATION_DIRECTORY", "/nonexistent").env("XDG_CONFIG_HOME", "/nonexistent").env_remove("HONE_CONFIG");
     c
 }

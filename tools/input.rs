@@ -51,7 +51,7 @@ pub(crate) struct Given {
 /// The files of a sample, in memory.
 pub(crate) struct Loaded {
     image: Option<Vec<u8>>,
-    audio: Option<Vec<u8>>,
+    pub(crate) audio: Option<Vec<u8>>,
     text: Option<String>,
     sensor: Option<String>,
 }

@@ -3,6 +3,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use hone_runtime::Class;
+use hone_runtime::adapters::AdapterFile;
 use hone_runtime::bundle::Bundle;
 use hone_runtime::session::{Session, SessionOptions};
 
@@ -32,6 +33,17 @@ impl Source {
             return Ok(Source::Onnx);
         }
         Bundle::open(path).map(Source::Bundle).with_context(|| path.display().to_string())
+    }
+
+    /// What tells the model from every other.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub(crate) fn digest(&self, path: &Path) -> anyhow::Result<String> {
+        Ok(match self {
+            Source::Onnx => AdapterFile::digest(&input::read(path)?),
+            Source::Bundle(b) => b.digest(),
+        })
     }
 
     /// A session of the first graph; external data comes from the bundle only.

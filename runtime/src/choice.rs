@@ -1,14 +1,17 @@
-//! Which of two devices runs a model: measured once on the model itself, remembered with what it was measured on.
+//! Which of two devices runs a model: measured on the model itself, remembered with what it was measured on.
 //!
 //! It knows no session and no device; the caller times both, and keeps the file where it likes.
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-/// How much faster a GPU has to be: less is noise.
+/// How much faster a GPU has to be to be taken: less is noise.
 const MARGIN: f64 = 1.10;
+
+/// How long a verdict is believed before it is measured again.
+const VALID: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// What both took, and which one runs.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -19,40 +22,72 @@ pub struct Verdict {
     pub gpu_ms: f64,
     /// The GPU runs it.
     pub gpu: bool,
+    /// When that was measured, in seconds since 1970.
+    pub measured_s: u64,
 }
 
 impl Verdict {
-    /// From two times: the GPU has to be faster by the margin. A verdict does not change by itself: it is measured once.
-    pub fn of(cpu_ms: f64, gpu_ms: f64) -> Verdict {
-        Verdict { cpu_ms, gpu_ms, gpu: gpu_ms * MARGIN < cpu_ms }
+    /// From two times. The GPU is taken when it is faster by the margin; one that was taken `before` goes on until it is the
+    /// slower one. So two that are about as fast do not take turns, and none that was measured to be slower runs.
+    pub fn of(cpu_ms: f64, gpu_ms: f64, before: Option<Verdict>, now: SystemTime) -> Verdict {
+        let taken = before.is_some_and(|v| v.gpu);
+        let gpu = gpu_ms * if taken { 1.0 } else { MARGIN } < cpu_ms;
+        Verdict { cpu_ms, gpu_ms, gpu, measured_s: seconds(now) }
+    }
+
+    /// Whether it is to be measured again: it is old, or of a time that has not come yet.
+    fn is_old(&self, now: SystemTime) -> bool {
+        !(self.measured_s..self.measured_s.saturating_add(VALID.as_secs())).contains(&seconds(now))
     }
 
     /// One line that says why.
     pub fn why(&self) -> String {
-        let Verdict { cpu_ms, gpu_ms, gpu } = self;
-        let which = if *gpu { "the GPU" } else { "the CPU" };
-        format!("{which}: {gpu_ms:.2} ms on the GPU, {cpu_ms:.2} ms on the CPU (it has to win by 10 %)")
+        let Verdict { cpu_ms, gpu_ms, gpu, .. } = *self;
+        let (which, rule) = match (gpu, gpu_ms * MARGIN < cpu_ms) {
+            (true, true) => ("the GPU", "it wins by more than 10 %"),
+            (true, false) => ("the GPU", "it won by more than 10 % before, and is still not the slower one"),
+            (false, _) if gpu_ms < cpu_ms => ("the CPU", "the GPU has to win by more than 10 %"),
+            (false, _) => ("the CPU", "the GPU is not faster"),
+        };
+        format!("{which}: {gpu_ms:.2} ms on the GPU, {cpu_ms:.2} ms on the CPU; {rule}")
     }
 }
 
-/// The verdict under `key` in `file`: remembered, or measured now and remembered. The file's being missing, damaged or not
-/// writable only means that it is measured again next time.
+fn seconds(t: SystemTime) -> u64 {
+    t.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+/// The class of inputs of those names and shapes: every length rounded up to a power of two. Inputs of one class are expected
+/// to be computed at one speed, so that a verdict on some of them holds for all.
+pub fn class<'a>(inputs: impl IntoIterator<Item = (&'a str, &'a [usize])>) -> String {
+    let one = |(name, shape): (&str, &[usize])| {
+        let lengths: Vec<String> = shape.iter().map(|n| n.next_power_of_two().to_string()).collect();
+        format!("{name} [{}]", lengths.join(", "))
+    };
+    inputs.into_iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+/// The verdict under `key` in `file`: remembered, or measured now and remembered; an old one is measured again. The file's
+/// being missing, damaged or not writable only means that it is measured again next time.
 ///
 /// # Errors
 /// Those of the two timers, each of which gives milliseconds of a run.
 pub fn choose<E>(
     key: &str,
     file: Option<&Path>,
+    now: SystemTime,
     cpu: impl FnOnce() -> Result<f64, E>,
     gpu: impl FnOnce() -> Result<f64, E>,
 ) -> Result<Verdict, E> {
-    let mut known = file.map(remembered).unwrap_or_default();
-    if let Some(v) = known.get(key) {
-        return Ok(*v);
+    let before = file.map(remembered).unwrap_or_default().remove(key);
+    if let Some(v) = before.filter(|v| !v.is_old(now)) {
+        return Ok(v);
     }
-    let verdict = Verdict::of(cpu()?, gpu()?);
-    known.insert(key.to_string(), verdict);
+    let verdict = Verdict::of(cpu()?, gpu()?, before, now);
     if let Some(file) = file {
+        // Another process may have written in the meantime.
+        let mut known = remembered(file);
+        known.insert(key.to_string(), verdict);
         keep(file, &known);
     }
     Ok(verdict)
@@ -73,46 +108,97 @@ fn keep(file: &Path, known: &BTreeMap<String, Verdict>) {
     }
 }
 
-/// Milliseconds of the fastest of several runs, the first one not counted, in about `budget`.
+/// Milliseconds of the fastest of several runs, the first one not counted, in about `budget`; one is counted at least.
 ///
 /// # Errors
 /// Those of `run`.
 pub fn fastest_ms<E>(budget: Duration, mut run: impl FnMut() -> Result<(), E>) -> Result<f64, E> {
     run()?;
     let (began, mut best) = (Instant::now(), f64::INFINITY);
-    for i in 0.. {
+    loop {
         let start = Instant::now();
         run()?;
         best = best.min(start.elapsed().as_secs_f64() * 1e3);
-        if i >= 1 && began.elapsed() >= budget {
-            break;
+        if began.elapsed() >= budget {
+            return Ok(best);
         }
     }
-    Ok(best)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_gpu_has_to_win_by_more_than_a_tenth() {
-        let of = |cpu, gpu| Verdict::of(cpu, gpu).gpu;
-        assert!(!of(10.0, 9.5) && of(10.0, 9.0) && !of(10.0, 20.0));
+    fn day(n: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(20_000 * 86_400 + n * 86_400)
     }
 
     #[test]
-    fn what_was_measured_once_is_not_measured_again() {
+    fn a_gpu_has_to_win_by_more_than_a_tenth_to_be_taken_and_to_be_slower_to_be_left() {
+        let of = |cpu, gpu, before: Option<bool>| {
+            let before = before.map(|gpu| Verdict { cpu_ms: 1.0, gpu_ms: 1.0, gpu, measured_s: 0 });
+            Verdict::of(cpu, gpu, before, day(0)).gpu
+        };
+        for before in [None, Some(false)] {
+            assert!(!of(10.0, 9.5, before) && of(10.0, 9.0, before) && !of(10.0, 20.0, before), "{before:?}");
+        }
+        let taken = Some(true);
+        assert!(of(10.0, 9.5, taken) && of(10.0, 9.0, taken));
+        assert!(!of(10.0, 10.0, taken) && !of(10.0, 10.1, taken), "a GPU that is not faster does not run");
+    }
+
+    #[test]
+    fn a_verdict_says_by_which_rule_it_was_reached() {
+        let why = |cpu_ms, gpu_ms, gpu| Verdict { cpu_ms, gpu_ms, gpu, measured_s: 0 }.why();
+        let all = [why(10.0, 5.0, true), why(10.0, 9.5, true), why(10.0, 9.5, false), why(10.0, 11.0, false)];
+        assert_eq!(all[0], "the GPU: 5.00 ms on the GPU, 10.00 ms on the CPU; it wins by more than 10 %");
+        for (i, a) in all.iter().enumerate() {
+            assert!(all[..i].iter().all(|b| a.split("; ").nth(1) != b.split("; ").nth(1)), "{a}");
+        }
+    }
+
+    #[test]
+    fn what_was_measured_is_not_measured_again_until_it_is_old() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("deep/devices.json");
-        let first = choose("a", Some(&file), || Ok::<_, ()>(10.0), || Ok(1.0)).unwrap();
+        let measured =
+            |key: &str, n, cpu, gpu| choose(key, Some(&file), day(n), || Ok::<_, ()>(cpu), || Ok(gpu)).unwrap();
+        let first = measured("a", 0, 10.0, 1.0);
         assert!(first.gpu);
         let never = || -> Result<f64, ()> { panic!("measured again") };
-        assert_eq!(choose("a", Some(&file), never, never).unwrap(), first);
-        assert!(!choose("b", Some(&file), || Ok::<_, ()>(1.0), || Ok(10.0)).unwrap().gpu);
+        assert_eq!(choose("a", Some(&file), day(6), never, never).unwrap(), first);
+        assert!(!measured("b", 0, 1.0, 10.0).gpu);
         assert_eq!(remembered(&file).len(), 2);
+        // An old one is measured again, and goes on within the margin; the next one is not within it.
+        let second = measured("a", 7, 10.0, 9.5);
+        assert!(second.gpu && second.measured_s > first.measured_s);
+        assert!(!measured("a", 14, 10.0, 10.5).gpu);
+        assert!(!measured("a", 21, 10.0, 9.5).gpu);
+        assert!(measured("a", 20, 10.0, 1.0).gpu, "the clock was wrong before");
         std::fs::write(&file, "{").unwrap();
-        assert!(choose("b", Some(&file), || Ok::<_, ()>(10.0), || Ok(1.0)).unwrap().gpu, "a damaged file says nothing");
-        assert_eq!(choose("c", None, || Err("no model"), || Ok(1.0)), Err("no model"));
+        assert!(measured("b", 0, 10.0, 1.0).gpu, "a damaged file says nothing");
+        assert_eq!(choose("c", None, day(0), || Err("no model"), || Ok(1.0)), Err("no model"));
+    }
+
+    #[test]
+    fn inputs_are_of_one_class_when_their_lengths_are_of_one_power_of_two() {
+        let of = |shape: &[usize]| class([("ids", shape), ("mask", &[1][..])]);
+        assert_eq!(of(&[1, 100]), "ids [1, 128], mask [1]");
+        assert_eq!(of(&[1, 65]), of(&[1, 128]));
+        assert_ne!(of(&[1, 64]), of(&[1, 65]));
+        assert_ne!(of(&[1, 128]), of(&[2, 128]));
+        assert_eq!(class([("scalar", &[][..])]), "scalar []");
+    }
+
+    #[test]
+    fn a_slow_run_is_timed_once_and_the_first_one_never() {
+        let mut runs = 0;
+        let slow = fastest_ms(Duration::from_millis(1), || {
+            runs += 1;
+            std::thread::sleep(Duration::from_millis(if runs == 1 { 30 } else { 3 }));
+            Ok::<_, ()>(())
+        });
+        assert_eq!(runs, 2);
+        assert!((3.0..30.0).contains(&slow.unwrap()));
     }
 }

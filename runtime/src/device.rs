@@ -62,16 +62,20 @@ pub enum DeviceError {
 
 #[cfg(feature = "gpu")]
 mod built {
+    use std::path::Path;
+
     use super::{Adapter, DeviceError, Gpu};
     use hone_gpu::device::{Device, Options};
 
     impl Gpu {
-        /// Opens the likeliest GPU; a software adapter only where `software` allows one and there is no other.
+        /// Opens the likeliest GPU; a software adapter only where `software` allows one and there is no other. In the folder
+        /// `cache` it keeps what the next process need not compile and try again.
         ///
         /// # Errors
         /// [`DeviceError`] when there is none or it does not open.
-        pub fn open(software: bool) -> Result<Gpu, DeviceError> {
-            let device = Device::open(Options { software }).map_err(|e| DeviceError::None { why: e.to_string() })?;
+        pub fn open(software: bool, cache: Option<&Path>) -> Result<Gpu, DeviceError> {
+            let options = Options { software, cache: cache.map(Path::to_path_buf) };
+            let device = Device::open(&options).map_err(|e| DeviceError::None { why: e.to_string() })?;
             Ok(Gpu { device })
         }
 
@@ -102,6 +106,11 @@ mod built {
         pub fn lose(&self) {
             self.device.lose();
         }
+
+        /// Gives no more memory, as a GPU whose memory is full, or gives it again.
+        pub fn starve(&self, starved: bool) {
+            self.device.starve(starved);
+        }
     }
 
     fn of(a: &hone_gpu::device::Adapter) -> Adapter {
@@ -115,7 +124,7 @@ impl Gpu {
     ///
     /// # Errors
     /// [`DeviceError::NotBuilt`], always.
-    pub fn open(_software: bool) -> Result<Gpu, DeviceError> {
+    pub fn open(_software: bool, _cache: Option<&std::path::Path>) -> Result<Gpu, DeviceError> {
         Err(DeviceError::NotBuilt)
     }
 
@@ -144,6 +153,11 @@ impl Gpu {
 
     /// Takes the device away.
     pub fn lose(&self) {
+        match self.none {}
+    }
+
+    /// Gives no more memory.
+    pub fn starve(&self, _starved: bool) {
         match self.none {}
     }
 }

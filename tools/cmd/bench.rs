@@ -209,11 +209,10 @@ impl Answer {
             Some(sample) => (self.tiled(sample, &session)?, "sample"),
             None => (self.made_up(&session)?, "synthetic"),
         };
-        let shapes: Vec<String> = inputs.iter().map(|(n, t)| format!("{n} {:?}", t.shape())).collect();
-        let key = format!("{} | {} | {} threads", self.model.display(), shapes.join(", "), self.threads);
-        let chosen = self
-            .device
-            .choose(&key, |device| device::time(&mut source.session(&self.model, self.options(device))?, &inputs))?;
+        let chosen = self.device.choose(
+            || device::about(&source, &self.model, &device::class(&inputs), self.threads),
+            |device| device::time(&mut source.session(&self.model, self.options(device))?, &inputs),
+        )?;
         if let Some(why) = &chosen.why {
             output::say(format!("hone: {why}"));
         }

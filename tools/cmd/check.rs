@@ -81,7 +81,7 @@ impl Check {
         if self.device == Choice::Auto {
             return Err(fail(Class::Usage, "a check is of one device: say --device cpu or --device gpu"));
         }
-        let device = self.device.choose("", |_| Ok(0.0))?.device;
+        let device = self.device.choose(|| Ok(String::new()), |_| Ok(0.0))?.device;
         if let Some(dir) = &self.batch {
             return self.batch(dir, &device);
         }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
+use hone_runtime::choice;
 use hone_runtime::config::Config;
 use hone_runtime::cpu;
 use hone_runtime::device::{Adapter, Gpu};
@@ -15,6 +16,7 @@ use hone_runtime::state::{StateDir, StateError};
 use hone_runtime::{Class, Classified};
 use serde::Serialize;
 
+use crate::device;
 use crate::machine::{Machine, which};
 use crate::output;
 
@@ -143,7 +145,22 @@ fn gpu() -> Check {
         () if all.iter().all(Adapter::is_software) => {
             Check::ok("gpu", format!("{}: for tests, `--device auto` never takes it", found.join(", ")))
         }
-        () => Check::ok("gpu", format!("{}; `hone inspect --devices` says where it was faster", found.join(", "))),
+        () => Check::ok("gpu", format!("{}; {}", found.join(", "), verdicts(device::store().as_deref()))),
+    }
+}
+
+/// On which device models run by `--device auto`, and why, in a line.
+fn verdicts(store: Option<&Path>) -> String {
+    let all = store.map(choice::remembered).unwrap_or_default();
+    let won = all.values().filter(|v| v.gpu).count();
+    let closest = all.values().filter(|v| !v.gpu).map(|v| v.gpu_ms / v.cpu_ms).min_by(f64::total_cmp);
+    match (all.len(), closest) {
+        (0, _) => "no model was measured on it yet; `hone bench --device auto MODEL` does".into(),
+        (n, None) => format!("it was faster with all {n} models that were measured (`hone inspect --devices`)"),
+        (n, Some(ratio)) => format!(
+            "it was faster with {won} of {n} models that were measured, and took {ratio:.2} of the CPU's time at best with the \
+             others; it has to win by more than 10 % (`hone inspect --devices`)"
+        ),
     }
 }
 
@@ -318,5 +335,28 @@ fn command(name: &'static str, commands: &[&str], install: &str) -> Check {
     match commands.iter().find_map(|c| which(c)) {
         Some(path) => Check::ok(name, path.display().to_string()),
         None => Check::warn(name, format!("none of {} is on PATH", commands.join(", ")), install),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verdicts_are_counted_and_the_closest_loss_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("devices.json");
+        let told = || verdicts(Some(&file));
+        let measured = |key: &str, cpu: f64, gpu: f64| {
+            let now = SystemTime::now();
+            choice::choose(key, Some(&file), now, || Ok::<_, ()>(cpu), || Ok(gpu)).unwrap()
+        };
+        assert!(told().contains("no model") && verdicts(None).contains("no model"));
+        measured("won", 10.0, 5.0);
+        assert!(told().contains("all 1 models"), "{}", told());
+        measured("lost", 10.0, 40.0);
+        measured("nearly", 10.0, 9.5);
+        let told = told();
+        assert!(told.contains("1 of 3") && told.contains("0.95") && told.contains("10 %"), "{told}");
     }
 }

@@ -2,6 +2,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use hone_runtime::Class;
@@ -205,7 +206,12 @@ fn devices(json: bool) -> anyhow::Result<ExitCode> {
         output::line(format!("gpu: {}", without.as_deref().unwrap_or("none that Vulkan knows")))?;
     }
     for (key, verdict) in &verdicts {
-        output::line(format!("{key}\n    {}", verdict.why()))?;
+        let when = SystemTime::UNIX_EPOCH + Duration::from_secs(verdict.measured_s);
+        output::line(format!(
+            "{key}\n    {}\n    measured {}",
+            verdict.why(),
+            humantime::format_rfc3339_seconds(when)
+        ))?;
     }
     Ok(ExitCode::SUCCESS)
 }

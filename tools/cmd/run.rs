@@ -1,7 +1,7 @@
 //! `hone run`: one answer from one model.
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use clap::Args;
 use hone_runtime::adapters::{AdapterFile, AdapterStore};
@@ -18,6 +18,7 @@ use serde::Serialize;
 
 use crate::device::{self, Choice};
 use crate::exit::fail;
+use crate::open::Source;
 use crate::precision::{self, Precise};
 use crate::{input, output};
 
@@ -152,10 +153,19 @@ impl Run {
         }
         let loaded = self.given.load()?;
         let sample = loaded.sample();
-        let chosen = self.device.choose(&self.model.display().to_string(), |device| {
-            let mut model = Model::open(Bundle::open(&self.model)?, self.options(device))?;
-            choice::fastest_ms(Duration::from_millis(400), || Ok(model.see(&sample).map(drop)?))
-        })?;
+        // Only what has no length of its own makes inputs of several classes.
+        let lengths = [("text", sample.text.map(str::len)), ("audio", loaded.audio.as_deref().map(<[u8]>::len))];
+        let lengths: Vec<_> = lengths.iter().filter_map(|(name, n)| Some((*name, [(*n)?]))).collect();
+        let chosen = self.device.choose(
+            || {
+                let class = choice::class(lengths.iter().map(|(name, n)| (*name, &n[..])));
+                device::about(&Source::open(&self.model)?, &self.model, &class, 1)
+            },
+            |device| {
+                let mut model = Model::open(Bundle::open(&self.model)?, self.options(device))?;
+                choice::fastest_ms(device::BUDGET, || Ok(model.see(&sample).map(drop)?))
+            },
+        )?;
         let mut model = Model::open(Bundle::open(&self.model)?, self.options(chosen.device.clone()))?;
         let state = self.state.as_ref().map(StateDir::at);
         let (mut id, mut adapter) = (None, None);
@@ -207,9 +217,10 @@ impl Run {
     fn on_tensors(&self) -> anyhow::Result<Document> {
         let Some(tensors) = &self.tensors else { unreachable!("called only when --tensors was given") };
         let inputs = npz::read_npz(&input::read(tensors)?)?;
-        let shapes: Vec<String> = inputs.iter().map(|(n, t)| format!("{n} {:?}", t.shape())).collect();
-        let key = format!("{} | {}", self.model.display(), shapes.join(", "));
-        let chosen = self.device.choose(&key, |device| device::time(&mut self.session(device)?, &inputs))?;
+        let chosen = self.device.choose(
+            || device::about(&Source::open(&self.model)?, &self.model, &device::class(&inputs), 1),
+            |device| device::time(&mut self.session(device)?, &inputs),
+        )?;
         let mut session = self.session(chosen.device.clone())?;
         let start = Instant::now();
         let outputs = session.run(&inputs)?;

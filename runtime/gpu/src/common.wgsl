@@ -64,6 +64,11 @@ fn gelu_slope(x: f32) -> f32 {
     return 0.5 * (1.0 + erf_of(x * 0.70710677)) + x * 0.3989423 * exp(-0.5 * x * x);
 }
 
+fn gelu_tanh_slope(x: f32) -> f32 {
+    let t = tanh_of(0.7978846 * (x + 0.044715 * x * x * x));
+    return 0.5 * (1.0 + t) + 0.3989423 * x * (1.0 - t * t) * (1.0 + 0.134145 * x * x);
+}
+
 // min and max that keep what is no number, as the standard's operators do.
 fn relu(x: f32) -> f32 {
     return select(x, 0.0, x < 0.0);

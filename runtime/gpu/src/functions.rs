@@ -160,6 +160,11 @@ pub static FUNCTIONS: &[Function] = &[
         let density = (-0.5 * x[1] * x[1]).exp() / (2.0 * std::f64::consts::PI).sqrt();
         x[0] * (0.5 * (1.0 + erf(x[1] * std::f64::consts::FRAC_1_SQRT_2)) + x[1] * density)
     }),
+    row("GeluTanhVjp", 2, "a * gelu_tanh_slope(b)", |x, _| {
+        let (v, root) = (x[1], (2.0 / std::f64::consts::PI).sqrt());
+        let t = (root * (v + 0.044_715 * v.powi(3))).tanh();
+        x[0] * (0.5 * (1.0 + t) + 0.5 * v * (1.0 - t * t) * root * (1.0 + 3.0 * 0.044_715 * v * v))
+    }),
     row("SoftmaxVjp", 3, "b * (a - c)", |x, _| x[1] * (x[0] - x[2])),
     row("LogSoftmaxVjp", 3, "a - exp(b) * c", |x, _| x[0] - x[1].exp() * x[2]),
     test("Equal", 2, "a == b", |x, _| flag(x[0] == x[1])),

@@ -18,6 +18,8 @@ pub mod picks;
 pub mod planes;
 pub mod product;
 pub mod recurrent;
+pub mod recurrent_back;
+pub mod resample;
 pub mod rows;
 pub mod update;
 pub mod window;

@@ -1,7 +1,7 @@
 // {{WHAT}} over all steps of a sequence; a group of 256 threads takes one sequence, a thread every 256th unit.
 //
-// Z is what the inputs add to the gates, bias and all: row z_step · t + z_batch · n has G · H of them. R is [H, G · H]: what unit j
-// of the state adds to each. The results are the state after every step (Y), the last one (L){{MORE}}.
+// Z is what the inputs add to the gates, {{BIAS}}: row z_base + z_step · t + z_batch · n has G · H of
+// them. R is [H, G · H]: what unit j of the state adds to each. The results are {{RESULTS}}.
 
 {{COMMON}}
 
@@ -17,6 +17,10 @@ struct Params {
     y_base: u32,
     state_batch: u32,
     state_base: u32,
+    bias: u32,
+    // The first row of Z, and the first element of R.
+    z_base: u32,
+    r_base: u32,
 }
 
 @group(0) @binding(0) var<uniform> P: Params;
@@ -29,10 +33,14 @@ struct Params {
 var<workgroup> state: array<f32, 1024>;
 var<workgroup> carried: array<f32, 1024>;
 
+fn input(gate: u32, unit: u32, z: u32) -> f32 {
+    return {{INPUT}};
+}
+
 fn product(gate: u32, unit: u32, row: u32) -> f32 {
     var sum = 0.0;
     for (var j = 0u; j < P.units; j++) {
-        sum += state[j] * R[j * row + gate * P.units + unit];
+        sum += state[j] * R[P.r_base + j * row + gate * P.units + unit];
     }
     return sum;
 }
@@ -40,7 +48,7 @@ fn product(gate: u32, unit: u32, row: u32) -> f32 {
 fn product_of_carried(gate: u32, unit: u32, row: u32) -> f32 {
     var sum = 0.0;
     for (var j = 0u; j < P.units; j++) {
-        sum += carried[j] * R[j * row + gate * P.units + unit];
+        sum += carried[j] * R[P.r_base + j * row + gate * P.units + unit];
     }
     return sum;
 }
@@ -57,7 +65,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     workgroupBarrier();
     for (var turn = 0u; turn < P.steps; turn++) {
         let t = select(turn, P.steps - 1u - turn, P.reverse != 0u);
-        let z = (t * P.z_step + n * P.z_batch) * row;
+        let z = (P.z_base + t * P.z_step + n * P.z_batch) * row;
         let y = P.y_base + t * P.y_step + n * P.y_batch;
         // At most four units a thread, by names: arrays of a thread's own are slow where they are memory.
         var fresh = vec4<f32>();
@@ -69,13 +77,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             if u < P.units {
                 state[u] = fresh[k];
 {{KEEP}}
-                Y[y + u] = fresh[k];
+{{MADE}}
             }
         }
         workgroupBarrier();
     }
     for (var u = lane; u < P.units; u += 256u) {
-        L[first + u] = state[u];
 {{LAST}}
+{{CELL}}
     }
 }

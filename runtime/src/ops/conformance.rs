@@ -99,7 +99,7 @@ enum Way {
 #[test]
 fn every_operator_with_a_form_for_gpus_computes_there_what_was_recorded() {
     use crate::device::{Device, Gpu};
-    let gpu = Gpu::open(true)
+    let gpu = Gpu::open(true, None)
         .unwrap_or_else(|e| panic!("{e}: this test needs one; on Debian `apt-get install mesa-vulkan-drivers`"));
     let options = RunOptions { device: Device::Gpu(gpu), ..RunOptions::default() };
     let forms: BTreeSet<String> = all().filter(|d| d.gpu.is_some()).map(|d| d.spelled()).collect();

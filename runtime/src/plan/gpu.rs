@@ -47,6 +47,8 @@ pub(super) struct Accelerated {
     pub(super) on_gpu: Vec<bool>,
     /// Why steps that could have been there are not.
     pub(super) refused: Vec<String>,
+    /// What is to be said of the file that the device keeps compiled kernels in.
+    pub(super) cache: Option<String>,
 }
 
 /// What a plan tells of itself to be recorded.
@@ -90,7 +92,7 @@ impl Accelerated {
                 // A kernel that is none for this device is no reason to leave the device.
                 let ready = recorded.calls.iter().find_map(|(call, _)| device.ready(&call.kernel).err());
                 match ready {
-                    Some(e @ GpuError::Lost { .. }) => return Err(e),
+                    Some(e @ (GpuError::Lost { .. } | GpuError::Memory { .. })) => return Err(e),
                     Some(e) => refused.push(format!("node `{}` ({}): {e}", step.node, step.op)),
                     None => resolved = resolve(recorded, step, slots, &fault, device.most_bytes()),
                 }
@@ -154,9 +156,11 @@ impl Accelerated {
             return Ok(None);
         }
         let recording = builder.finish()?;
+        device.keep();
+        let cache = device.cache_told();
         let fault = faulty.then_some(fault);
         let (updated, before, seen) = (resident.updated(), Vec::new(), None);
-        Ok(Some(Accelerated { recording, parts, fault, updated, before, keeps, seen, on_gpu, refused }))
+        Ok(Some(Accelerated { recording, parts, fault, updated, before, keeps, seen, on_gpu, refused, cache }))
     }
 
     /// Bytes of weights on the device.
@@ -171,7 +175,7 @@ impl Accelerated {
 
     /// Runs every part; `cpu` runs steps of the plan. `state` is that of the arena before, and becomes a new one when
     /// residents were updated: those that are on the device in that state are not put there again. Unless the outcome is
-    /// [`Outcome::Done`], residents are as they were.
+    /// [`Outcome::Done`], residents are as they were, after an error too.
     ///
     /// # Errors
     /// Those of `cpu`.
@@ -184,8 +188,8 @@ impl Accelerated {
         self.before.clear();
         self.updated.iter().for_each(|r| self.before.extend_from_slice(&bytes[r.clone()]));
         let fresh = self.seen.take() == Some(*state);
-        let outcome = self.run_parts(bytes, fresh, cpu)?;
-        if matches!(outcome, Outcome::Done) {
+        let outcome = self.run_parts(bytes, fresh, cpu);
+        if matches!(outcome, Ok(Outcome::Done)) {
             if !self.updated.is_empty() || *state == 0 {
                 *state = super::run::new_state();
             }
@@ -197,7 +201,7 @@ impl Accelerated {
                 at += r.len();
             }
         }
-        Ok(outcome)
+        outcome
     }
 
     fn run_parts<E>(

@@ -12,7 +12,7 @@ use crate::quant::tests::samples;
 use crate::tensor::{DType, Data, Tensor};
 
 fn gpu() -> Gpu {
-    Gpu::open(true)
+    Gpu::open(true, None)
         .unwrap_or_else(|e| panic!("{e}: these tests need one; on Debian `apt-get install mesa-vulkan-drivers`"))
 }
 
@@ -105,6 +105,39 @@ fn a_device_that_is_lost_in_between_changes_no_answer_and_is_told() {
     assert!(apart(&answers[0].0, &answers[0].1) < 2e-5);
     // From the loss on they are the CPU's own.
     assert!(answers[1..].iter().all(|(a, b)| a == b));
+}
+
+#[test]
+fn memory_that_is_not_to_be_had_in_between_changes_no_answer_and_is_told() {
+    let gpu = gpu();
+    let mut r = Random { state: 5, graph: Graph::default(), shapes: vec![vec![2, 3]] };
+    let (x, w) = (r.value(None), r.floats(&[3, 4]));
+    let w = r.value(Some(w));
+    r.graph.inputs = vec![x];
+    r.op("MatMul", [], &[x, w], &[2, 4]);
+    r.op("Softmax", [("axis", Attr::Int(-1))], &[w + 1], &[2, 4]);
+    r.graph.outputs = vec![w + 2];
+    let given: Vec<Tensor> = (2..7).map(|n| r.floats(&[n, 3])).collect();
+    let graph = Arc::new(r.graph);
+    let mut cpu = Runner::new(graph.clone(), RunOptions::default());
+    let mut runner = Runner::new(graph, RunOptions { plans: 8, ..on(&gpu) });
+    let mut left = |runner: &mut Runner, i: usize| {
+        let (want, got) = (cpu.run(&[&given[i]]).unwrap(), runner.run(&[&given[i]]).unwrap());
+        assert!(apart(&want, &got) < 1e-6, "input {i}");
+        runner.last_plan().unwrap().on_gpu().unwrap().left
+    };
+    assert_eq!(left(&mut runner, 0), None);
+    // A plan that is there and has not run: what it reads its results from is still to come.
+    runner.plan(&[(DType::F32, &[3, 3][..])]).unwrap();
+    gpu.starve(true);
+    for i in [1, 2, 2, 1] {
+        let why = left(&mut runner, i).unwrap();
+        assert!(why.contains("has not") && why.contains("bytes"), "{why}");
+    }
+    assert_eq!(left(&mut runner, 0), None, "what is warm asks for nothing");
+    gpu.starve(false);
+    assert_eq!(left(&mut runner, 3), None, "the next plan is on the device again");
+    assert!(left(&mut runner, 2).is_some(), "one that left stays");
 }
 
 #[test]

@@ -176,6 +176,8 @@ pub struct OnGpu {
     pub weight_bytes: usize,
     /// Kernels that this device refuses, and why.
     pub refused: Vec<String>,
+    /// What is to be said of the file that the device keeps compiled kernels in.
+    pub cache: Option<String>,
     /// Why nothing runs there any more.
     pub left: Option<String>,
 }
@@ -521,6 +523,7 @@ impl Plan {
                 waits,
                 weight_bytes: gpu.weight_bytes(),
                 refused: gpu.refused.clone(),
+                cache: gpu.cache.clone(),
                 left: None,
             });
         }

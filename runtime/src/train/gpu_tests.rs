@@ -3,9 +3,11 @@
 use super::tests::{Archive, values};
 use super::*;
 use crate::device::Gpu;
+use crate::graph::{Node, Op};
+use crate::ops::find;
 
 fn gpu() -> Gpu {
-    Gpu::open(true)
+    Gpu::open(true, None)
         .unwrap_or_else(|e| panic!("{e}: these tests need one; on Debian `apt-get install mesa-vulkan-drivers`"))
 }
 
@@ -73,6 +75,71 @@ fn a_device_that_is_lost_between_steps_takes_nothing_with_it() {
     assert!(values(&cpu) == values(&lost));
     let told = lost.on_gpu().unwrap();
     assert!(told.left.is_some_and(|why| why.contains("lost")));
+}
+
+#[test]
+fn an_error_on_the_cpu_leaves_what_the_device_updated_before_as_it_was() {
+    let gpu = gpu();
+    let mut graph = Graph::default();
+    let [acc, x, at, sum, picked] = ["acc", "x", "at", "sum", "picked"].map(|n| graph.add_value(n, None, None));
+    let node = |name: &str, def, inputs: [ValueId; 2], output| Node {
+        name: name.into(),
+        op: Op::Own(def, Arc::new(Attrs::default())),
+        inputs: inputs.map(Some).to_vec(),
+        outputs: vec![Some(output)],
+    };
+    (graph.inputs, graph.outputs) = (vec![acc, x, at], vec![sum, picked]);
+    // Without a form for GPUs, and with indices that may have no result.
+    let gather = find("", "GatherND").unwrap();
+    graph.nodes = vec![node("add", &optimizer::ACCUMULATE, [acc, x], sum), node("pick", gather, [sum, at], picked)];
+    let facts = [(DType::F32, 3), (DType::F32, 3), (DType::I64, 1)].map(|(t, n)| Fact::new(t, vec![n]));
+    let options = RunOptions { device: Device::Gpu(gpu), ..RunOptions::default() };
+    let residents = [Resident { input: 0, next: Some(0) }];
+    let mut plan = Plan::with_residents(&graph, &facts, &residents, &options).unwrap();
+    let told = plan.on_gpu().unwrap();
+    let ops = |steps: &[crate::plan::StepInfo]| steps.iter().map(|s| s.op.clone()).collect::<Vec<_>>();
+    assert_eq!((ops(&told.steps), ops(&told.on_cpu)), (vec!["Accumulate".into()], vec!["GatherND".into()]));
+    let three = |v: [f32; 3]| Tensor::f32(&[3], v.to_vec()).unwrap();
+    let mut arena = Arena::default();
+    arena.put(0, &three([1.0, 2.0, 3.0])).unwrap();
+    let mut run = |arena: &mut Arena, at: i64| {
+        let found = plan.run_in(arena, &[&three([10.0, 20.0, 30.0]), &Tensor::i64(&[1], vec![at]).unwrap()]);
+        (found.map(|t| t[0].clone()), arena.take(0, DType::F32, &[3]).unwrap())
+    };
+    let (found, acc) = run(&mut arena, 2);
+    assert_eq!((found.unwrap().as_f32().unwrap(), acc), (&[33.0][..], three([11.0, 22.0, 33.0])));
+    for _ in 0..2 {
+        let (found, acc) = run(&mut arena, 7);
+        assert!(matches!(found, Err(PlanError::Op { .. })), "{found:?}");
+        assert_eq!(acc, three([11.0, 22.0, 33.0]));
+    }
+    // It goes on from there, on the device too.
+    let (found, acc) = run(&mut arena, 1);
+    assert_eq!((found.unwrap().as_f32().unwrap(), acc), (&[42.0][..], three([21.0, 42.0, 63.0])));
+    assert_eq!(plan.on_gpu().unwrap().left, None);
+}
+
+#[test]
+fn a_plan_that_finds_the_memory_of_the_device_full_takes_nothing_from_those_that_are_there() {
+    let archive = Archive::read();
+    let case = archive.case("mlp-labels");
+    let run = |starved: bool| {
+        let gpu = gpu();
+        let (mut t, batch) = archive.trainer(&case, on(&gpu), |_| {});
+        let step = |t: &mut Trainer| t.step(std::slice::from_ref(&batch), 0.01).unwrap().loss;
+        let mut losses = vec![step(&mut t), step(&mut t)];
+        // What was updated on the device is evaluated by a plan that is made now.
+        gpu.starve(starved);
+        let judged = t.evaluate(&batch).unwrap();
+        losses.extend([step(&mut t), step(&mut t)]);
+        gpu.starve(false);
+        assert_eq!(t.on_gpu().unwrap().left, None);
+        (losses, judged, values(&t))
+    };
+    let ((want, a, state), (got, b, same)) = (run(false), run(true));
+    assert_eq!(want, got);
+    assert!(state == same, "the same bits");
+    assert!((a - b).abs() < 1e-4, "{a} on the device, {b}");
 }
 
 #[test]

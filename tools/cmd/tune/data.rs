@@ -425,7 +425,7 @@ impl Tune {
         let (before, mut most) = (anonymous_bytes(), 0);
         let presses = if loss.objective == Objective::FenchelYoung { examples.count() } else { 0 };
         let profile = self.profile.then(|| Arc::new(Profile::default()));
-        let device = self.device.choose("", |_| Ok(0.0))?.device;
+        let device = self.device.choose(|| Ok(String::new()), |_| Ok(0.0))?.device;
         let bf16 = self.precision.bf16(graph);
         let options = TrainOptions { profile: profile.clone(), device, bf16, ..TrainOptions::on_threads(self.threads) };
         let settings = self.settings(loss)?;

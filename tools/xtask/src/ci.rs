@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use crate::{aarch64, arch, boards, e2e, onnx_node_tests, zoo};
+use crate::{aarch64, arch, boards, e2e, onnx_node_tests, validation, zoo};
 
 /// How much is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -208,39 +208,62 @@ fn real_models(root: &Path, _: Extent) -> anyhow::Result<Outcome> {
     }
 }
 
-/// The kernels for GPUs and plans made of them, on Mesa's software Vulkan. Skipped, aloud, only where that is not there and may
-/// not be installed.
+/// The kernels for GPUs and plans made of them, on Mesa's software Vulkan and under the validation layer, which must report
+/// nothing but what is known to be bad. Skipped, aloud, only where there is no driver and none may be installed.
 fn gpu(root: &Path, _: Extent) -> anyhow::Result<Outcome> {
-    let there = || {
-        ["/usr/share/vulkan/icd.d", "/etc/vulkan/icd.d"].iter().any(|d| {
-            std::fs::read_dir(d).is_ok_and(|mut files| {
-                files.any(|f| f.is_ok_and(|f| f.path().extension().is_some_and(|e| e == "json")))
-            })
+    let of = |folders: [&str; 2], name: &str| {
+        folders.iter().any(|d| {
+            std::fs::read_dir(d)
+                .is_ok_and(|mut files| files.any(|f| f.is_ok_and(|f| f.file_name().to_string_lossy().ends_with(name))))
         })
     };
-    if !there() && Path::new("/etc/debian_version").exists() && Path::new("/usr/bin/apt-get").exists() {
+    let driver = || of(["/usr/share/vulkan/icd.d", "/etc/vulkan/icd.d"], ".json");
+    let layer =
+        || of(["/usr/share/vulkan/explicit_layer.d", "/etc/vulkan/explicit_layer.d"], "khronos_validation.json");
+    let debian = Path::new("/etc/debian_version").exists() && Path::new("/usr/bin/apt-get").exists();
+    if !(driver() && layer()) && debian {
         // Where they may not be installed, the step says what is missing.
-        let packages = ["mesa-vulkan-drivers", "libvulkan1", "spirv-tools"];
+        let packages = ["mesa-vulkan-drivers", "libvulkan1", "spirv-tools", "vulkan-validationlayers"];
         let install = ["install", "-y", "-qq", "--no-install-recommends"];
         let _ = Command::new("apt-get").args(install).args(packages).env("DEBIAN_FRONTEND", "noninteractive").status();
     }
-    if !there() {
+    if !driver() {
         return Ok(Outcome::Skipped("there is no Vulkan driver (Debian: mesa-vulkan-drivers)".into()));
     }
     let features = ["-p", "hone", "-p", "hone-gpu", "-p", "hone-runtime", "--features", "hone/gpu,hone-gpu/device"];
     cargo(root, &[&["clippy"], &features[..], &["--all-targets", "--locked", "--", "-D", "warnings"]].concat())?;
-    cargo(root, &["test", "--package", "hone-gpu", "--features", "device", "--locked"])?;
+    let kernels = ["test", "--package", "hone-gpu", "--features", "device", "--locked"];
     let tests = ["--", "gpu_tests", "every_operator_with_a_form_for_gpus"];
-    cargo(
-        root,
-        // With the program, so that dependencies are built as its tests have built them.
-        &[&["test", "-p", "hone", "-p", "hone-runtime", "--lib", "--features", "hone/gpu", "--locked"], &tests[..]]
-            .concat(),
-    )?;
-    cargo(
-        root,
-        &["test", "-p", "hone", "--features", "gpu", "--locked", "--test", "all", "tune::a_body_is_tuned_on_a_gpu"],
-    )
+    // With the program, so that dependencies are built as its tests have built them.
+    let plans = ["test", "-p", "hone", "-p", "hone-runtime", "--lib", "--features", "hone/gpu", "--locked"];
+    let plans = [&plans[..], &tests].concat();
+    if layer() {
+        let bad = ["run", "--package", "hone-gpu", "--features", "device", "--locked", "--example", "known_bad"];
+        if validation::reports(root, &bad)?.is_empty() {
+            bail!(
+                "the validation layer did not report the module that is known to be bad, so it reports nothing at all"
+            );
+        }
+        for args in [&kernels[..], &plans] {
+            let reports = validation::reports(root, args)?;
+            if let Some(first) = reports.first() {
+                bail!(
+                    "the validation layer reports {} faults of `cargo {}`, first: {first}",
+                    reports.len(),
+                    args.join(" ")
+                );
+            }
+        }
+    } else {
+        println!("the validation layer is not installed (Debian: vulkan-validationlayers): the tests run without it");
+        for args in [&kernels[..], &plans] {
+            cargo(root, args)?;
+        }
+    }
+    let tuned =
+        ["test", "-p", "hone", "--features", "gpu", "--locked", "--test", "all", "tune::a_body_is_tuned_on_a_gpu"];
+    cargo(root, &tuned)?;
+    cargo(root, &[&kernels[..], &["--bench", "dispatch"]].concat())
 }
 
 fn documentation(root: &Path, _: Extent) -> anyhow::Result<Outcome> {

@@ -13,6 +13,7 @@ mod e2e;
 mod onnx_node_tests;
 mod peers;
 mod python;
+mod validation;
 mod worlds;
 mod zoo;
 

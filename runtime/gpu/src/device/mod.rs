@@ -4,16 +4,19 @@
 //! wrongly, too little memory, a device that goes away or does not answer.
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use crate::kernel::{Kernel, PARAMS};
 
+mod cache;
 mod recording;
 #[cfg(test)]
 mod tests;
 
+use cache::Cache;
 pub use recording::{Binding, Builder, Recording, Weights};
 
 /// Storage buffers a kernel may bind, on every device.
@@ -109,10 +112,15 @@ impl Adapter {
 }
 
 /// Which adapters may be opened, and how.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Take a software adapter where there is no other.
     pub software: bool,
+    /// Where to keep what the driver compiled and which kernels passed their trials, a file a device; `None` keeps nothing.
+    pub cache: Option<PathBuf>,
+    /// Takes what this makes of each text in place of what wgpu makes of it: the words of a module in SPIR-V.
+    #[cfg(test)]
+    translated: Option<fn(&Kernel) -> Vec<u32>>,
 }
 
 struct Pipeline {
@@ -135,6 +143,11 @@ struct Inner {
     wrong: Arc<Mutex<Option<String>>>,
     pipelines: Mutex<HashMap<String, Result<Arc<Pipeline>, GpuError>>>,
     layouts: Mutex<HashMap<usize, (wgpu::BindGroupLayout, wgpu::PipelineLayout)>>,
+    cache: Option<Cache>,
+    /// No more buffers are to be had.
+    starved: AtomicBool,
+    #[cfg(test)]
+    translated: Option<fn(&Kernel) -> Vec<u32>>,
     /// Buffers, bind groups and pipelines made so far.
     made: AtomicUsize,
 }
@@ -193,16 +206,16 @@ impl Device {
     ///
     /// # Errors
     /// [`GpuError::NoAdapter`] when there is none, or only software where that is not asked for; [`GpuError::Refused`].
-    pub fn open(options: Options) -> Result<Device, GpuError> {
+    pub fn open(options: &Options) -> Result<Device, GpuError> {
         let all = adapters();
         let software = |a: &wgpu::Adapter| a.get_info().device_type == wgpu::DeviceType::Cpu;
         let why = if all.is_empty() { "Vulkan knows none" } else { "there is only a software adapter" };
         let adapter = all.into_iter().find(|a| options.software || !software(a));
         let adapter = adapter.ok_or_else(|| GpuError::NoAdapter { why: why.into() })?;
-        Device::of(&adapter)
+        Device::of(&adapter, options)
     }
 
-    fn of(adapter: &wgpu::Adapter) -> Result<Device, GpuError> {
+    fn of(adapter: &wgpu::Adapter, options: &Options) -> Result<Device, GpuError> {
         let info = Adapter::of(&adapter.get_info());
         let has = adapter.limits();
         // What every kernel keeps to is asked for, and nothing better, so that one that does not is refused everywhere.
@@ -218,14 +231,21 @@ impl Device {
             ..wgpu::Limits::downlevel_defaults()
         };
         let refused = |why: String| GpuError::Refused { adapter: info.name.clone(), why };
-        let desc = wgpu::DeviceDescriptor {
+        #[cfg_attr(not(test), expect(unused_mut, reason = "tests ask for more"))]
+        let mut desc = wgpu::DeviceDescriptor {
             label: None,
-            required_features: wgpu::Features::empty(),
+            required_features: adapter.features() & wgpu::Features::PIPELINE_CACHE,
             required_limits: limits.clone(),
             experimental_features: wgpu::ExperimentalFeatures::disabled(),
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             trace: wgpu::Trace::Off,
         };
+        #[cfg(test)]
+        if options.translated.is_some() {
+            desc.required_features |= wgpu::Features::PASSTHROUGH_SHADERS;
+            // SAFETY: the modules that are handed on are naga's, of texts that it has validated.
+            desc.experimental_features = unsafe { wgpu::ExperimentalFeatures::enabled() };
+        }
         let (device, queue) = wait(adapter.request_device(&desc)).map_err(|e| refused(e.to_string()))?;
         let wrong = Arc::new(Mutex::new(None));
         let (a, b) = (wrong.clone(), wrong.clone());
@@ -235,6 +255,7 @@ impl Device {
         device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| {
             locked(&b).get_or_insert_with(|| e.to_string());
         }));
+        let cache = options.cache.as_ref().map(|folder| Cache::open(folder, &info, &device));
         let inner = Inner {
             device,
             queue,
@@ -243,6 +264,10 @@ impl Device {
             wrong,
             pipelines: Mutex::default(),
             layouts: Mutex::default(),
+            cache,
+            starved: AtomicBool::new(false),
+            #[cfg(test)]
+            translated: options.translated,
             made: AtomicUsize::new(0),
         };
         Ok(Device { inner: Arc::new(inner) })
@@ -269,10 +294,28 @@ impl Device {
         self.inner.device.destroy();
     }
 
-    /// Makes the kernel ready and tries it, once.
+    /// Gives no more buffers, as a device whose memory is full; or gives them again.
+    pub fn starve(&self, starved: bool) {
+        self.inner.starved.store(starved, Ordering::Relaxed);
+    }
+
+    /// Puts on disk what is worth it, if anything is that is not there yet; without a folder for it nothing is done.
+    pub fn keep(&self) {
+        if let Some(cache) = &self.inner.cache {
+            cache.keep();
+        }
+    }
+
+    /// What is to be said of the file that the device keeps things in: that it was ignored, or could not be written, and why.
+    pub fn cache_told(&self) -> Option<String> {
+        self.inner.cache.as_ref().and_then(Cache::told)
+    }
+
+    /// Makes the kernel ready and tries it, once; not where a file of [`Options::cache`] says that its text passed on this device.
     ///
     /// # Errors
     /// [`GpuError::Kernel`] when the driver refuses it, or it does not pass its trials; the same every time.
+    /// [`GpuError::Lost`] and [`GpuError::Memory`] say nothing of the kernel.
     pub fn ready(&self, kernel: &Kernel) -> Result<(), GpuError> {
         self.pipeline(kernel).map(drop)
     }
@@ -283,10 +326,24 @@ impl Device {
         }
         let made = self.compiled(kernel);
         locked(&self.inner.pipelines).insert(kernel.name.clone(), made.clone());
+        if let (Some(cache), Ok(made)) = (&self.inner.cache, &made)
+            && cache.passed(kernel)
+        {
+            return Ok(made.clone());
+        }
         let tried = made.and_then(|made| self.tried(kernel).map(|()| made));
-        // One that failed because the device is gone says nothing of the kernel.
-        if !matches!(tried, Err(GpuError::Lost { .. })) {
-            locked(&self.inner.pipelines).insert(kernel.name.clone(), tried.clone());
+        let mut pipelines = locked(&self.inner.pipelines);
+        match &tried {
+            // That the device is gone, or full, says nothing of the kernel: it has not been tried.
+            Err(GpuError::Lost { .. } | GpuError::Memory { .. }) => {
+                pipelines.remove(&kernel.name);
+            }
+            _ => {
+                pipelines.insert(kernel.name.clone(), tried.clone());
+            }
+        }
+        if let (Some(cache), Ok(_)) = (&self.inner.cache, &tried) {
+            cache.pass(kernel);
         }
         tried
     }
@@ -301,25 +358,14 @@ impl Device {
         let (layout, pipeline_layout) = self.layout(buffers);
         let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
         let inner_scope = device.push_error_scope(wgpu::ErrorFilter::Internal);
-        let desc = wgpu::ShaderModuleDescriptor {
-            label: Some(&kernel.name),
-            source: wgpu::ShaderSource::Wgsl(kernel.source.as_str().into()),
-        };
-        let module = if cfg!(debug_assertions) {
-            device.create_shader_module(desc)
-        } else {
-            // SAFETY: the text is this crate's own. Its loops run over parameters and end; its indices are below the lengths
-            // that the callers bind, which the trials and the debug builds, where every access is checked, confirm; an index
-            // that comes from data is compared with the length first.
-            unsafe { device.create_shader_module_trusted(desc, wgpu::ShaderRuntimeChecks::unchecked()) }
-        };
+        let module = self.module(kernel);
         let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(&kernel.name),
             layout: Some(&pipeline_layout),
             module: &module,
             entry_point: Some("main"),
             compilation_options: wgpu::PipelineCompilationOptions::default(),
-            cache: None,
+            cache: self.inner.cache.as_ref().and_then(Cache::pipelines),
         });
         self.inner.made.fetch_add(1, Ordering::Relaxed);
         let wrong = wait(inner_scope.pop()).or(wait(scope.pop()));
@@ -327,6 +373,31 @@ impl Device {
             Some(e) => Err(GpuError::Kernel { kernel: kernel.name.clone(), why: e.to_string() }),
             None => Ok(Arc::new(Pipeline { pipeline, layout })),
         }
+    }
+
+    fn module(&self, kernel: &Kernel) -> wgpu::ShaderModule {
+        let device = &self.inner.device;
+        #[cfg(test)]
+        if let Some(translated) = self.inner.translated {
+            let spirv = Some(translated(kernel).into());
+            let main = wgpu::PassthroughShaderEntryPoint { name: "main".into(), workgroup_size: (0, 0, 0) };
+            let entry_points = vec![main].into();
+            let desc =
+                wgpu::ShaderModuleDescriptorPassthrough { label: None, entry_points, spirv, ..Default::default() };
+            // SAFETY: the words are naga's, of a text that it has validated.
+            return unsafe { device.create_shader_module_passthrough(desc) };
+        }
+        let desc = wgpu::ShaderModuleDescriptor {
+            label: Some(&kernel.name),
+            source: wgpu::ShaderSource::Wgsl(kernel.source.as_str().into()),
+        };
+        if cfg!(debug_assertions) {
+            return device.create_shader_module(desc);
+        }
+        // SAFETY: the text is this crate's own. Its loops run over parameters and end; its indices are below the lengths
+        // that the callers bind, which the trials and the debug builds, where every access is checked, confirm; an index
+        // that comes from data is compared with the length first.
+        unsafe { device.create_shader_module_trusted(desc, wgpu::ShaderRuntimeChecks::unchecked()) }
     }
 
     fn layout(&self, buffers: usize) -> (wgpu::BindGroupLayout, wgpu::PipelineLayout) {
@@ -397,15 +468,20 @@ impl Device {
         }
     }
 
+    /// A buffer; one that is written here begins mapped.
     fn buffer(&self, what: &'static str, bytes: usize, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer, GpuError> {
         let device = &self.inner.device;
         let size = bytes.max(16).next_multiple_of(16);
-        if size as u64 > self.inner.limits.max_buffer_size {
+        if size as u64 > self.inner.limits.max_buffer_size || self.inner.starved.load(Ordering::Relaxed) {
             return Err(GpuError::Memory { what, bytes });
         }
         let scope = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-        let desc = wgpu::BufferDescriptor { label: Some(what), size: size as u64, usage, mapped_at_creation: false };
-        let buffer = device.create_buffer(&desc);
+        let buffer = device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some(what),
+            size: size as u64,
+            usage,
+            mapped_at_creation: usage.contains(wgpu::BufferUsages::MAP_WRITE),
+        });
         self.inner.made.fetch_add(1, Ordering::Relaxed);
         match wait(scope.pop()) {
             Some(_) => Err(GpuError::Memory { what, bytes }),

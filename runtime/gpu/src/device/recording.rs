@@ -2,7 +2,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{ALIGN, Device, GpuError, Pipeline, params};
 use crate::kernel::{Call, PARAMS};
@@ -166,7 +166,9 @@ impl<'d> Builder<'d> {
         }
         self.device.failed()?;
         let weight_bytes = self.buffers.iter().sum();
-        Ok(Recording { device: self.device.clone(), arena, arena_bytes, weight_bytes, segments, download: None })
+        let device = self.device.clone();
+        let (uploads, encoded) = (Uploads::default(), Duration::ZERO);
+        Ok(Recording { device, arena, arena_bytes, weight_bytes, segments, uploads, download: None, encoded })
     }
 }
 
@@ -216,8 +218,49 @@ pub struct Recording {
     arena_bytes: usize,
     weight_bytes: usize,
     segments: Vec<Vec<Step>>,
+    uploads: Uploads,
     /// Where results are read from, of the size the largest run needs.
     download: Option<wgpu::Buffer>,
+    /// How long the last run took until it was submitted.
+    encoded: Duration,
+}
+
+/// Bytes on their way into the arena. They wait in a buffer that stays from one run to the next, since wgpu's own way of
+/// writing to a buffer makes one each time.
+#[derive(Default)]
+struct Uploads {
+    /// Mapped between runs; of the size the largest run needs.
+    buffer: Option<wgpu::Buffer>,
+    /// Where bytes lie in the buffer, where they belong in the arena, and how many they are.
+    copies: Vec<(u64, u64, u64)>,
+    /// Bytes in the buffer.
+    used: usize,
+    /// Bytes for which there was no room: the next run has it.
+    over: usize,
+}
+
+impl Uploads {
+    /// Puts bytes into the buffer; whether there was room for them.
+    ///
+    /// # Errors
+    /// [`GpuError::Lost`].
+    fn put(&mut self, at: usize, bytes: &[u8]) -> Result<bool, GpuError> {
+        let padded = bytes.len().next_multiple_of(4);
+        let room = self.buffer.as_ref().map_or(0, |b| b.size() as usize);
+        let Some(buffer) = self.buffer.as_ref().filter(|_| self.used + padded <= room) else {
+            self.over += padded.next_multiple_of(8);
+            return Ok(false);
+        };
+        let range = self.used as u64..(self.used + padded) as u64;
+        let mut view = buffer.get_mapped_range_mut(range.clone()).map_err(|e| GpuError::Lost { why: e.to_string() })?;
+        view.slice(..bytes.len()).copy_from_slice(bytes);
+        if padded > bytes.len() {
+            view.slice(bytes.len()..).copy_from_slice(&[0; 4][..padded - bytes.len()]);
+        }
+        self.copies.push((range.start, at as u64, padded as u64));
+        self.used = (self.used + padded).next_multiple_of(8);
+        Ok(true)
+    }
 }
 
 impl std::fmt::Debug for Recording {
@@ -241,12 +284,19 @@ impl Recording {
     ///
     /// # Errors
     /// [`GpuError::Lost`].
-    pub fn upload(&self, at: usize, bytes: &[u8]) -> Result<(), GpuError> {
+    pub fn upload(&mut self, at: usize, bytes: &[u8]) -> Result<(), GpuError> {
         if at + bytes.len() > self.arena_bytes {
             return Err(GpuError::Memory { what: "an upload", bytes: bytes.len() });
         }
-        write(&self.device.inner.queue, &self.arena, at, bytes);
+        if !bytes.is_empty() && !self.uploads.put(at, bytes)? {
+            write(&self.device.inner.queue, &self.arena, at, bytes);
+        }
         self.device.failed()
+    }
+
+    /// How long the last run took until it was submitted: encoding and submission, of a queue that had nothing to do.
+    pub fn encoded(&self) -> Duration {
+        self.encoded
     }
 
     /// Runs a segment and gives `read` the number and bytes of each range of the arena that is asked for.
@@ -266,7 +316,15 @@ impl Recording {
             self.download = Some(self.device.buffer("results", total, usage)?);
         }
         let inner = &self.device.inner;
+        let began = Instant::now();
         let mut encoder = inner.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let uploaded = !self.uploads.copies.is_empty();
+        if let Some(buffer) = self.uploads.buffer.as_ref().filter(|_| uploaded) {
+            buffer.unmap();
+            for (from, to, bytes) in self.uploads.copies.drain(..) {
+                encoder.copy_buffer_to_buffer(buffer, from, &self.arena, to, bytes);
+            }
+        }
         if let Some(steps) = self.segments.get(segment).filter(|s| !s.is_empty()) {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
             for step in steps {
@@ -285,6 +343,11 @@ impl Recording {
             }
         }
         let index = inner.queue.submit([encoder.finish()]);
+        self.encoded = began.elapsed();
+        if let Some(buffer) = self.uploads.buffer.as_ref().filter(|_| uploaded) {
+            // When the wait below is over it is mapped again; if not, the next upload says so.
+            buffer.map_async(wgpu::MapMode::Write, .., |_| {});
+        }
         let mapped = Arc::new(AtomicBool::new(false));
         if let Some(download) = self.download.as_ref().filter(|_| total > 0) {
             let flag = mapped.clone();
@@ -294,6 +357,13 @@ impl Recording {
         let waited = inner.device.poll(wgpu::PollType::Wait { submission_index: Some(index), timeout: Some(WATCHDOG) });
         self.device.failed()?;
         waited.map_err(|e| GpuError::Lost { why: e.to_string() })?;
+        let used = std::mem::take(&mut self.uploads.used);
+        let over = std::mem::take(&mut self.uploads.over);
+        if over > 0 {
+            // Where there is no memory for it, wgpu's way remains: this run is done all the same.
+            let usage = wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC;
+            self.uploads.buffer = self.device.buffer("uploads", used + over, usage).ok();
+        }
         let Some(download) = self.download.as_ref().filter(|_| total > 0) else { return Ok(()) };
         if !mapped.load(Ordering::Acquire) {
             return Err(GpuError::Lost { why: "the results cannot be read".into() });

@@ -11,6 +11,8 @@ use crate::picks::{self, Picks};
 use crate::planes::{self, Planes};
 use crate::product::{Batch, Left, Product, Right};
 use crate::recurrent::{Cell, Recurrence};
+use crate::recurrent_back::Back;
+use crate::resample::Resample;
 use crate::rows::{Along, Rows};
 use crate::update::Update;
 use crate::window::{Of, Windows};
@@ -20,7 +22,7 @@ use wgpu::naga;
 
 /// The device of these tests. One for each, as a lost one stays lost.
 pub(crate) fn device() -> Device {
-    Device::open(Options { software: true })
+    Device::open(&Options { software: true, ..Options::default() })
         .unwrap_or_else(|e| panic!("{e}: these tests need one; on Debian `apt-get install mesa-vulkan-drivers`"))
 }
 
@@ -151,9 +153,20 @@ pub(crate) fn calls() -> Vec<crate::kernel::Call> {
     }
     out.extend(codes::dynamic(100));
     for cell in [Cell::Lstm, Cell::Gru { late: false }, Cell::Gru { late: true }] {
-        let (z, y, state) = ([1, 1], [4, 4, 0], [4, 0]);
-        out.extend(Recurrence { cell, steps: 2, batch: 1, units: 4, reverse: false, z, y, state }.call());
+        let (z, y, state) = ([1, 1, 0], [4, 4, 0], [4, 0]);
+        for bias in [None, Some(0)] {
+            for tape in [false, true] {
+                let of =
+                    Recurrence { cell, steps: 2, batch: 1, units: 4, reverse: false, z, r: 0, y, state, bias, tape };
+                out.extend(of.call());
+            }
+        }
+        for dy in [false, true] {
+            let back = Back { cell, steps: 2, batch: 1, units: 4, reverse: false, dy, z, y, state, r: 0, d: [16, 0] };
+            out.extend(back.call());
+        }
     }
+    out.extend(Resample { outer: 1, length: 3, count: 2, inner: 2, taps: 2 }.call());
     for clipped in [false, true] {
         let (decay, epsilon) = (0.1, 1e-8);
         out.extend(Update::Sgd { momentum: 0.9, nesterov: true, decay, clipped }.call(9));
@@ -257,6 +270,133 @@ fn a_recording_runs_again_without_making_anything_and_a_lost_device_is_an_error(
     assert_eq!(device.objects_made(), made);
     device.lose();
     assert!(matches!(run(1.0), Err(GpuError::Lost { .. })));
+}
+
+#[test]
+fn a_full_device_says_nothing_of_a_kernel_and_stops_no_recording_that_is_warm() {
+    let device = device();
+    let call = map("Sub", &[(Element::F32, SAME), (Element::F32, SAME)], Element::F32).call().unwrap();
+    device.starve(true);
+    for _ in 0..2 {
+        assert!(matches!(device.ready(&call.kernel), Err(GpuError::Memory { .. })));
+    }
+    device.starve(false);
+    let mut builder = Builder::new(&device, 2048);
+    let area = |i: usize| Binding::Arena(i * 512..i * 512 + 420);
+    builder.dispatch(&call, &[area(0), area(1), area(2)]).unwrap();
+    device.starve(true);
+    let refused = builder.finish().unwrap_err();
+    assert!(matches!(refused, GpuError::Memory { what: "the arena", bytes: 2048 }), "{refused}");
+    device.starve(false);
+    let mut builder = Builder::new(&device, 2048);
+    builder.dispatch(&call, &[area(0), area(1), area(2)]).unwrap();
+    let mut recording = builder.finish().unwrap();
+    let mut run = |x: f32, n: usize| {
+        recording.upload(0, &bytes_of(&[x; 105]))?;
+        recording.upload(512, &bytes_of(&vec![1.0; n]))?;
+        let mut found = Vec::new();
+        recording.run(0, std::slice::from_ref(&(1024..1444)), |_, bytes| found = floats_of(bytes))?;
+        Ok::<_, GpuError>(found)
+    };
+    // Without a buffer for uploads, which is made behind the first run, and with it, and with more uploads than it has room for.
+    assert_eq!(run(3.0, 20).unwrap()[19], 2.0);
+    device.starve(true);
+    assert_eq!(run(4.0, 20).unwrap()[19], 3.0);
+    assert_eq!(run(5.0, 105).unwrap()[104], 4.0);
+    assert_eq!(run(6.0, 105).unwrap()[104], 5.0);
+    assert_eq!(run(7.0, 3).unwrap()[..3], [6.0; 3]);
+    device.starve(false);
+    assert_eq!(run(8.0, 105).unwrap()[104], 7.0);
+    let made = device.objects_made();
+    assert_eq!(run(9.0, 105).unwrap()[104], 8.0);
+    assert_eq!(device.objects_made(), made);
+}
+
+#[test]
+fn a_second_process_tries_nothing_again_unless_the_file_is_damaged_or_the_text_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || {
+        let options = Options { software: true, cache: Some(folder.path().join("deep/gpu")), ..Options::default() };
+        Device::open(&options).unwrap_or_else(|e| panic!("{e}"))
+    };
+    // Trials that say no: only where they do not run is the kernel ready.
+    let kernel = |source: &str, trials: bool| {
+        let right = map("Mul", &[(Element::F32, SAME), (Element::F32, SAME)], Element::F32).call().unwrap().kernel;
+        let source = right.source.replace("return a * b;", source);
+        let of = right.clone();
+        Kernel::new("cached".into(), source, 2, 1, move || {
+            let mut all = of.trials();
+            all.iter_mut().for_each(|t| t.call.kernel = of.clone());
+            if trials { all } else { Vec::new() }
+        })
+    };
+    let (right, untried) = (kernel("return a * b;", true), kernel("return a * b;", false));
+    let first = open();
+    assert!(matches!(first.ready(&untried), Err(GpuError::Kernel { .. })));
+    assert_eq!(first.cache_told(), None);
+    let first = open();
+    first.ready(&right).unwrap();
+    first.keep();
+    let file = std::fs::read_dir(folder.path().join("deep/gpu")).unwrap().next().unwrap().unwrap().path();
+    let whole = std::fs::read(&file).unwrap();
+    let second = open();
+    second.ready(&untried).unwrap();
+    assert_eq!(second.cache_told(), None);
+    assert!(matches!(open().ready(&kernel("return b * a;", false)), Err(GpuError::Kernel { .. })), "another text");
+    // Damaged, the file is ignored, told of, and made again.
+    let mut damaged = whole.clone();
+    damaged[40] ^= 1;
+    std::fs::write(&file, &damaged).unwrap();
+    let third = open();
+    let told = third.cache_told().unwrap();
+    assert!(told.contains("ignored") && told.contains("damaged"), "{told}");
+    assert!(matches!(third.ready(&untried), Err(GpuError::Kernel { .. })));
+    let third = open();
+    third.ready(&right).unwrap();
+    third.keep();
+    open().ready(&untried).unwrap();
+    assert_eq!(std::fs::read_dir(folder.path().join("deep/gpu")).unwrap().count(), 1, "nothing else is left there");
+    // That it cannot be written is told, and stops nothing.
+    std::fs::remove_dir_all(folder.path().join("deep")).unwrap();
+    std::fs::write(folder.path().join("deep"), "a file").unwrap();
+    let fourth = open();
+    fourth.ready(&right).unwrap();
+    fourth.keep();
+    assert!(fourth.cache_told().unwrap().contains("deep"));
+}
+
+/// A text in SPIR-V as naga writes it for a device with those capabilities, or with all.
+fn spirv(kernel: &Kernel, only: Option<&[naga::back::spv::Capability]>) -> Vec<u32> {
+    let module = naga::front::wgsl::parse_str(&kernel.source).unwrap();
+    let flags = naga::valid::ValidationFlags::all();
+    let info = naga::valid::Validator::new(flags, naga::valid::Capabilities::empty()).validate(&module).unwrap();
+    let capabilities = only.map(|c| c.iter().copied().collect());
+    let options = naga::back::spv::Options { capabilities, ..Default::default() };
+    naga::back::spv::write_vec(&module, &info, &options, None).unwrap()
+}
+
+#[test]
+fn texts_compute_the_same_on_a_device_without_dot_products_of_bytes() {
+    // What the Raspberry Pi's has, and drivers before Vulkan 1.3: there naga takes words apart.
+    let bare = |kernel: &Kernel| spirv(kernel, Some(&[naga::back::spv::Capability::Shader]));
+    let device = Device::open(&Options { software: true, translated: Some(bare), ..Options::default() }).unwrap();
+    // Opcodes OpSDot to OpSUDot.
+    let dots = |words: &[u32]| {
+        let mut at = 5;
+        std::iter::from_fn(|| {
+            let word = words.get(at)?;
+            at += (word >> 16).max(1) as usize;
+            Some(word & 0xffff)
+        })
+        .any(|op| (4450..=4452).contains(&op))
+    };
+    let mut without = 0;
+    for call in calls().iter().filter(|c| c.kernel.source.contains("dot4I8Packed")) {
+        assert!(dots(&spirv(&call.kernel, None)) && !dots(&bare(&call.kernel)), "{:?}", call.kernel);
+        device.ready(&call.kernel).unwrap();
+        without += 1;
+    }
+    assert!(without >= 8, "{without} kernels");
 }
 
 /// A GPU that the kernels are for: what naga may take for granted on it, and its limits.

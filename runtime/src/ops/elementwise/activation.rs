@@ -262,7 +262,7 @@ static GELU_VJP: OpDef = OpDef::new("GeluVjp", "gradient times derivative", same
     }
     Ok(Some(Lowered::new(GeluVjp { by_tanh: by_tanh(l.attrs)? }, vec![0, 1])))
 })
-.gpu(|l| if by_tanh(l.attrs)? { Ok(None) } else { record::derivative(l, "GeluVjp", vec![]) });
+.gpu(|l| record::derivative(l, if by_tanh(l.attrs)? { "GeluTanhVjp" } else { "GeluVjp" }, vec![]));
 
 struct GeluVjp {
     by_tanh: bool,

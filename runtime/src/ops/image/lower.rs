@@ -1,10 +1,12 @@
 //! Lowering of resampling: nearest neighbours of any type by bytes, interpolation of `f32`.
+use hone_gpu::kernel::bytes_of_words;
+use hone_gpu::resample::Resample;
 use hone_kernels::resample::{self, Axis, Corners, TILE};
 
 use super::grid::{Interpolation, Sampling, sampled_shape};
 use super::resize::{Map, Mode, Settings, axes, nearest, operands, scales_attribute};
 use crate::ops::OpError;
-use crate::plan::{Io, Kernel, Lowered, Lowering};
+use crate::plan::{At, Io, Kernel, Lowered, Lowering, Recorded};
 use crate::tensor::{DType, Tensor};
 
 pub(super) fn resize(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
@@ -15,8 +17,9 @@ pub(super) fn upsample(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
     lower(l, &Settings::first(l.attrs)?)
 }
 
-fn lower(l: &Lowering<'_>, settings: &Settings) -> Result<Option<Lowered>, OpError> {
-    let Some(dtype) = l.dtype(0) else { return Ok(None) };
+/// How each axis that changes is resized, and the shape of the result; `None` where that depends on values, or positions lie
+/// outside.
+fn maps(l: &Lowering<'_>, settings: &Settings) -> Result<Option<(Vec<Map>, Vec<usize>)>, OpError> {
     let constants = operands(settings).map(|i| (l.has(i), l.constant(i)));
     if constants.iter().any(|(given, value)| *given && value.is_none()) {
         return Ok(None);
@@ -32,26 +35,65 @@ fn lower(l: &Lowering<'_>, settings: &Settings) -> Result<Option<Lowered>, OpErr
     let (axes, out) = axes(settings, l.attrs, shape, &roi.unwrap_or_default(), &scales, &sizes)?;
     let maps: Vec<Map> = axes.iter().map(|a| settings.map(a)).collect();
     let large = shape.iter().chain(&out).any(|&d| d > u32::MAX as usize);
-    if large || maps.iter().any(|m| !m.outside.is_empty()) {
-        return Ok(None);
-    }
+    let fits = !large && maps.iter().all(|m| m.outside.is_empty());
+    Ok(fits.then_some((maps, out)))
+}
+
+fn lower(l: &Lowering<'_>, settings: &Settings) -> Result<Option<Lowered>, OpError> {
+    let Some(dtype) = l.dtype(0) else { return Ok(None) };
+    let Some((maps, out)) = maps(l, settings)? else { return Ok(None) };
+    let shape = l.shape(0)?;
     if settings.mode == Mode::Nearest {
         return Ok(Neighbours::new(maps, shape, &out, dtype.size_bytes())?.map(|k| Lowered::new(k, vec![0])));
     }
     if dtype != DType::F32 {
         return Ok(None);
     }
+    let passes = passes(&maps, shape);
+    let between = passes.iter().rev().skip(1).map(|p| crate::ops::shape::elements(&[p.outer, p.output, p.inner]));
+    let largest = between.collect::<Result<Vec<_>, _>>()?.into_iter().max().unwrap_or(0);
+    // Two areas taken in turn; one is enough for a single intermediate result.
+    let areas = passes.len().saturating_sub(1).min(2);
+    Ok(Some(Lowered::new(Passes { passes, area: largest }, vec![0]).with_scratch(largest.saturating_mul(areas))))
+}
+
+/// On a GPU the same, one axis after the other; nearest neighbours are those with one weight, 1.
+pub(super) fn record_resize(l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
+    record(l, &Settings::resize(l.attrs)?)
+}
+
+pub(super) fn record_upsample(l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
+    record(l, &Settings::first(l.attrs)?)
+}
+
+fn record(l: &Lowering<'_>, settings: &Settings) -> Result<Option<Recorded>, OpError> {
+    if l.dtype(0) != Some(DType::F32) {
+        return Ok(None);
+    }
+    let Some((maps, _)) = maps(l, settings)? else { return Ok(None) };
+    let passes = passes(&maps, l.shape(0)?);
+    let mut out = Recorded::default();
+    let mut from = At::In(0);
+    for (i, p) in passes.iter().enumerate() {
+        let to = match i + 1 == passes.len() {
+            true => At::Out(0),
+            false => out.scratch(4 * crate::ops::shape::elements(&[p.outer, p.output, p.inner])?),
+        };
+        let call = Resample { outer: p.outer, length: p.input, count: p.output, inner: p.inner, taps: p.taps }.call();
+        let at = vec![from, At::Weights(bytes_of_words(&p.at).into()), At::floats(&p.weights), to.clone()];
+        let Some(more) = out.and(call, at) else { return Ok(None) };
+        (out, from) = (more, to);
+    }
+    Ok((!passes.is_empty()).then_some(out))
+}
+
+fn passes(maps: &[Map], shape: &[usize]) -> Vec<Pass> {
     let mut lengths = shape.to_vec();
-    let mut passes = Vec::with_capacity(maps.len());
-    let mut largest = 0;
-    for (i, m) in maps.iter().enumerate() {
+    let pass = |m: &Map| {
         let outer = lengths[..m.axis].iter().product();
         let inner = lengths[m.axis + 1..].iter().product();
         lengths[m.axis] = m.output;
-        if i + 1 < maps.len() {
-            largest = largest.max(crate::ops::shape::elements(&lengths)?);
-        }
-        passes.push(Pass {
+        Pass {
             outer,
             input: m.input,
             output: m.output,
@@ -59,11 +101,9 @@ fn lower(l: &Lowering<'_>, settings: &Settings) -> Result<Option<Lowered>, OpErr
             taps: m.taps,
             at: m.at.iter().map(|&i| i as u32).collect(),
             weights: m.weights.iter().map(|&w| w as f32).collect(),
-        });
-    }
-    // Two areas taken in turn; one is enough for a single intermediate result.
-    let areas = maps.len().saturating_sub(1).min(2);
-    Ok(Some(Lowered::new(Passes { passes, area: largest }, vec![0]).with_scratch(largest.saturating_mul(areas))))
+        }
+    };
+    maps.iter().map(pass).collect()
 }
 
 /// One axis resized.

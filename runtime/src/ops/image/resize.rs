@@ -19,6 +19,7 @@ pub(super) static RESIZE: OpDef = OpDef::new(
     |attrs, inputs| resize(&Settings::resize(attrs)?, attrs, inputs),
 )
 .kernel(lower::resize)
+.gpu(lower::record_resize)
 .vjp(|b| {
     let settings = Settings::resize(&b.attrs())?;
     vjp(b, &settings)
@@ -32,6 +33,7 @@ pub(super) static UPSAMPLE: OpDef = OpDef::new(
     |attrs, inputs| resize(&Settings::first(attrs)?, attrs, inputs),
 )
 .kernel(lower::upsample)
+.gpu(lower::record_upsample)
 .vjp(|b| {
     let settings = Settings::first(&b.attrs())?;
     vjp(b, &settings)

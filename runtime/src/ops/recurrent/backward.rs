@@ -3,14 +3,14 @@
 //! What the forward part went through is computed again, turn by turn, and then walked backwards. The letters are those of
 //! the family.
 use super::activation::Activation;
-use super::{Cell, Sequence, live};
+use super::{Cell, Sequence, live, record};
 use crate::autodiff::Backward;
 use crate::ops::{Attr, Attrs, Fact, HONE, OpDef, OpError, need, optional};
 use crate::tensor::Tensor;
 
 /// Operands of the recurrence (0 to 7, as ONNX has them) and the gradients by `Y`, `Y_h` and `Y_c` (8 to 10) to those by
 /// `X`, `W`, `R`, `B`, `initial_h`, `initial_c` and `P`.
-static RECURRENT_VJP: OpDef = OpDef::new(
+pub(super) static RECURRENT_VJP: OpDef = OpDef::new(
     "RecurrentVjp",
     "gradients of a whole-sequence recurrence",
     |attrs, inputs| {
@@ -32,7 +32,8 @@ static RECURRENT_VJP: OpDef = OpDef::new(
     reference,
 )
 .domain(HONE)
-.kernel(|l| live::backward(l, cell_of(l.attrs)?));
+.kernel(|l| live::backward(l, cell_of(l.attrs)?))
+.gpu(|l| record::backward(l, cell_of(l.attrs)?));
 
 fn cell_of(attrs: &Attrs) -> Result<Cell, OpError> {
     match attrs.str("cell", "")? {

@@ -7,6 +7,8 @@ use crate::tensor::Tensor;
 
 mod activation;
 mod backward;
+#[cfg(all(test, feature = "gpu"))]
+mod gpu_tests;
 mod live;
 mod quantized;
 mod record;
