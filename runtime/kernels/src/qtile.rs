@@ -25,6 +25,11 @@ pub(crate) const COLUMNS: usize = 4 * NR;
 /// Bytes of four steps of `K` in a panel.
 const STEP: usize = 4 * NR;
 
+/// Rows from which AMX is quicker than vectors.
+const TILES_WANT: usize = 8;
+/// Longest row that it takes.
+const TILED: usize = 8192;
+
 /// Sums of a tile, rows [`COLUMNS`] apart.
 #[repr(align(64))]
 pub(crate) struct Sums {
@@ -103,11 +108,7 @@ impl Dot {
 
     /// The same, or the next best where so many rows of `k` bytes gain nothing by it: tiles want rows, and memory for copies.
     pub(crate) fn suited(self, rows: usize, k: usize) -> Dot {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            Dot::Amx if rows < x86::TILES_WANT || k > x86::TILED => Dot::Vnni512,
-            _ => self,
-        }
+        if self == Dot::Amx && (rows < TILES_WANT || k > TILED) { Dot::Vnni512 } else { self }
     }
 
     /// What works on vectors where this works on tiles.
@@ -531,11 +532,6 @@ mod x86 {
     use crate::amx;
     use crate::quantize::Codes;
     use crate::simd::mask;
-
-    /// Rows from which tiles are quicker than vectors.
-    pub(super) const TILES_WANT: usize = 8;
-    /// Longest row that tiles take.
-    pub(super) const TILED: usize = 8192;
 
     /// Rows copied into tiles.
     #[repr(align(64))]
