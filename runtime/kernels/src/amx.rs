@@ -192,6 +192,19 @@ pub(crate) struct Memory {
     tails: [[u8; TILE]; 2],
 }
 
+/// Sums that are not finished yet.
+struct Ready<'a> {
+    /// One tile of rows, or two.
+    tiles: &'a [Tile],
+    /// Rows of sums of each that belong to no row of it.
+    over: [usize; 2],
+    /// The first panel.
+    panel: usize,
+    /// How many panels.
+    wide: usize,
+    sums: *const u32,
+}
+
 /// The sums of some panels of 16 columns, which begin at `b`, and all tiles of rows, at most 16 each. `row` is where the first row of a tile
 /// lies; `finish` gets a tile, a panel, how many panels from there on (one or two), and the sums, `i32` of `u8` by `i8`, or `f32` of
 /// bf16 where `PAIRS`, rows [`SUMS`] apart.
@@ -239,10 +252,10 @@ pub(crate) unsafe fn walk<const PAIRS: bool>(
         tails.write_bytes(0, 2 * TILE);
         let mut shaped = [0; 2];
         // Sums are finished while the next are computed.
-        let mut waiting: Option<(&[Tile], [usize; 2], usize, usize, *const u32)> = None;
-        let mut done = |(pair, over, p, wide, sums): (&[Tile], [usize; 2], usize, usize, *const u32)| {
-            for (j, t) in pair.iter().enumerate() {
-                finish(t, p, wide, sums.add((j * ROWS + over[j]) * SUMS));
+        let mut waiting = None;
+        let mut done = |ready: Ready<'_>| {
+            for (j, t) in ready.tiles.iter().enumerate() {
+                finish(t, ready.panel, ready.wide, ready.sums.add((j * ROWS + ready.over[j]) * SUMS));
             }
         };
         let mut turn = 0;
@@ -288,8 +301,9 @@ pub(crate) unsafe fn walk<const PAIRS: bool>(
                         count: cut.count,
                         ahead: if ahead < panel(next.end) { ahead } else { a0 },
                     });
-                    if let Some(ready) = waiting.replace((pair, [over0, over1], p, wide, out)) {
-                        done(ready);
+                    let ready = Ready { tiles: pair, over: [over0, over1], panel: p, wide, sums: out };
+                    if let Some(earlier) = waiting.replace(ready) {
+                        done(earlier);
                     }
                 }
             }

@@ -17,9 +17,12 @@ pub(super) fn upsample(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
     lower(l, &Settings::first(l.attrs)?)
 }
 
-/// How each axis that changes is resized, and the shape of the result; `None` where that depends on values, or positions lie
+/// How each axis that changes is resized, and the shape of the result.
+type Resized = (Vec<Map>, Vec<usize>);
+
+/// What operands and attributes say; `None` where that depends on values, or positions lie
 /// outside.
-fn maps(l: &Lowering<'_>, settings: &Settings) -> Result<Option<(Vec<Map>, Vec<usize>)>, OpError> {
+fn maps(l: &Lowering<'_>, settings: &Settings) -> Result<Option<Resized>, OpError> {
     let constants = operands(settings).map(|i| (l.has(i), l.constant(i)));
     if constants.iter().any(|(given, value)| *given && value.is_none()) {
         return Ok(None);
