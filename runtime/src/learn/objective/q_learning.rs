@@ -9,7 +9,7 @@
 //! **γ > 0**, [`Hyper::discount`]: answers that lead to what is seen next. `Q` is then the mean of all that will be
 //! said, what comes `k` answers later counting `(1 − γ) γᵏ`, and stays a probability: the model above with
 //! `r' = (1 − γ) r + γ Q⁻(x', argmax_b Q(x', b))` in the place of `r` (double DQN, van Hasselt et al. 2016), `x'` the
-//! prediction pressed about next and `Q⁻` a target that follows slowly ([`worth`]). Of what nobody knows, what follows
+//! prediction pressed about next and `Q⁻` a target that follows slowly (`worth`). Of what nobody knows, what follows
 //! the newest answer or would have followed another one, the present value stands for what comes.
 use super::{
     Example, Feedback, GradientCase, HeadFit, Hyper, ObjectiveDef, Press, Step, check_example, mean_over_presses,
