@@ -252,8 +252,7 @@ const FAR: usize = 384 * 1024;
 /// Most rows of a tile.
 const ROWS: usize = 16;
 
-/// Rounded rows, and where they lie.
-/// Rows begin at a whole word, where a table of pointers ends.
+/// Rounded rows, and where they lie: they begin at a whole word, where a table of pointers ends.
 #[repr(align(64))]
 struct Rows<L, const BYTES: usize> {
     table: Table<L>,
@@ -271,7 +270,8 @@ unsafe fn rounded<T: Sums, const BYTES: usize>(job: &Job<Pair>, table: &Table<f3
     let room = BYTES / size_of::<T::Left>();
     // What is filled up is less than a row of [`ROWS`].
     let parts = pairs.div_ceil(room / ROWS - ROWS).max(1);
-    let longest = T::pitch(pairs.div_ceil(parts));
+    // Parts have two lengths, and the shorter one may be filled up to more.
+    let longest = T::pitch(pairs.div_ceil(parts)).max(T::pitch(pairs / parts));
     let mut memory = MaybeUninit::<Rows<T::Left, BYTES>>::uninit();
     let at = memory.as_mut_ptr();
     // SAFETY: an empty table is made where it lies; the rest of it, and the rows, may be uninitialised. A group of tiles has at most
@@ -291,9 +291,10 @@ unsafe fn rounded<T: Sums, const BYTES: usize>(job: &Job<Pair>, table: &Table<f3
             for part in 0..parts {
                 let steps = gemm::share(pairs, parts, part);
                 let mut to = rows.rows.as_mut_ptr().cast::<T::Left>();
+                let pitch = T::pitch(steps.len());
+                debug_assert!(now.iter().map(|t| t.rows * pitch).sum::<usize>() <= room, "rounded rows have no room");
                 rows.table.clear();
                 for t in now {
-                    let pitch = T::pitch(steps.len());
                     round_tile::<T>(t, table, &steps, pitch, to);
                     rows.table.push(t.row, t.rows, steps.len());
                     let starts = (0..t.rows).map(|r| to.wrapping_add(r * pitch).cast_const());
@@ -725,8 +726,9 @@ mod tests {
         use crate::gemm::{Gemm, Packed, reference};
         use crate::nhwc::tests::noise;
         let mut ran = 0;
-        // Two parts where a pair is 8 bytes; then two where it is 4.
-        for (m, k, n) in [(3, 3001, 33), (13, 6003, 20), (1, 6001, 70)] {
+        // Two parts where a pair is 8 bytes; then two where it is 4; then parts of two lengths in tiles of AMX, of which the
+        // shorter one is filled up to more than the longer one takes, and more tiles than one.
+        for (m, k, n) in [(3, 3001, 33), (13, 6003, 20), (1, 6001, 70), (30, 13_078, 3)] {
             let (x, w, bias, add) = (noise(m * k, 3), noise(n * k, 5), noise(n, 7), noise(m * n, 9));
             let mut packed = vec![Pair::default(); packed_len(n, k)];
             pack(n, k, |j, kk| w[j * k + kk], &mut packed);
