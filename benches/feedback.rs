@@ -9,7 +9,7 @@ use std::path::Path;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use hone_runtime::learn::objective::Feedback;
-use hone_runtime::learn::{HeadBase, Learner, LearnerConfig, TrainingPress};
+use hone_runtime::learn::{HeadBase, Learner, LearnerConfig, Retain, TrainingPress};
 use hone_runtime::trial::{Condition, Says, run, worlds};
 
 const CLASSES: usize = 10;
@@ -71,6 +71,8 @@ fn bench(c: &mut Criterion) {
         says: Says::Thumbs,
         wrong: 0.1,
         presses: if quick { 20 } else { 200 },
+        retain: Retain::Adapt,
+        random_features: 0,
     };
     c.bench_function("feedback, 200 presses of one world", |b| {
         b.iter(|| run(world, &condition, |_, _| ()).expect("a run"));

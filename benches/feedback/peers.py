@@ -8,6 +8,8 @@
   with 300 source samples (right action cost 0, one wrong action cost 1), answers drawn from its own distribution
 * linucb: disjoint LinUCB (Li et al. 2010) on the standardised feature, warm-started with the source data's ridge statistics
 * river: softmax regression trained on the source data, then one correction at a time
+* map-thumbs, map-corrections: no other's, but where hone began: the posterior target under one prior, three plain iterations a press.
+  What hone's learner has gained since is the difference between two rows
 * batch-ce: scikit-learn's logistic regression on the first n clean labels, no stream: a ceiling
 """
 import argparse
@@ -156,6 +158,33 @@ def river(world, wrong):
     return curve(world, wrong, lambda z, t: model.predict_one(features(z)), tell, predict)
 
 
+def one_prior(world, wrong, corrections, epsilon=0.1, delta=0.2):
+    """Minimises sum of -log P(press) + lam/2 |Theta|^2 with Boehning's bound on the curvature."""
+    c, d = world.classes, world.stream.shape[1]
+    lam = 0.1 if corrections else 0.03
+    moment, theta = np.eye(d) * lam, np.zeros((c, d))
+    zs, likelihoods = np.zeros((0, d)), np.zeros((0, c))
+
+    def tell(t, z, action, wrong):
+        nonlocal moment, theta, zs, likelihoods
+        if corrections:
+            said, chance, other = world.correction(t, wrong), 1 - epsilon, epsilon / (c - 1)
+        else:
+            up = world.thumb(t, action, wrong)
+            said, chance, other = action, *((1 - epsilon, epsilon) if up else (epsilon, 1 - epsilon))
+        moment = moment + 0.5 * np.outer(z, z)
+        zs, likelihoods = np.vstack([zs, z]), np.vstack([likelihoods, np.where(np.arange(c) == said, chance, other)])
+        step, prior = np.linalg.inv(moment), zs @ world.head.T
+        for _ in range(3):
+            belief = softmax(prior + zs @ theta.T)
+            target = ((1 - delta) * belief + delta / c) * likelihoods
+            target /= target.sum(1, keepdims=True)
+            theta = theta - ((belief - target).T @ zs + lam * theta) @ step
+
+    answer = lambda z, t: int(((world.head + theta) @ z).argmax())
+    return curve(world, wrong, answer, tell, lambda at: (at @ (world.head + theta).T).argmax(1))
+
+
 def batch_ce(world):
     at = {}
     rows = world.order
@@ -172,6 +201,8 @@ PEERS = {
     "vw-squarecb": ("thumbs", lambda w, p: vw(w, p, "--squarecb --gamma_scale 100", 2.0)),
     "vw-cover": ("thumbs", lambda w, p: vw(w, p, "--cover 5", 0.5)),
     "river": ("corrections", river),
+    "map-thumbs": ("thumbs", lambda w, p: one_prior(w, p, corrections=False)),
+    "map-corrections": ("corrections", lambda w, p: one_prior(w, p, corrections=True)),
     "batch-ce": ("labels", lambda w, p: batch_ce(w)),
 }
 

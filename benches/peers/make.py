@@ -1,12 +1,14 @@
-"""Makes the models that `cargo xtask peers` times: `make.py OUT ZOO CASES`.
+"""Makes the models that `cargo xtask peers` times: `make.py OUT ZOO MODELS`.
 
 Three of the shapes people run on small machines, with random weights (the time does not depend on them): `mobilenetv2` (an
 image of 224 × 224), `minilm` (six transformer layers of MiniLM-L6, 128 tokens), `multimodal` (an LSTM over text, a CNN over an
 image, dense layers over audio). Each as f32, statically quantised (`-qdq`: u8 activations, i8 weights a channel, ONNX Runtime's
-best on x86) and dynamically (`-dynamic`), by ONNX Runtime's own quantiser. For each model of ZOO with recorded cases under CASES,
-and for the three, `OUT/inputs/<model>.npz` has the inputs under their names.
+best on x86) and dynamically (`-dynamic`), by ONNX Runtime's own quantiser; and `which-digit` of MODELS, in f32 and in int8
+(`-qdq`). For each of them, and for each model of ZOO with recorded cases in MODELS/zoo, `OUT/inputs/<model>.npz` has the inputs
+under their names.
 """
 import pathlib
+import shutil
 import sys
 
 import numpy as np
@@ -139,7 +141,7 @@ class Samples(CalibrationDataReader):
 
 
 def main():
-    out, zoo, cases = map(pathlib.Path, sys.argv[1:])
+    out, zoo, models = map(pathlib.Path, sys.argv[1:])
     (out / "inputs").mkdir(parents=True, exist_ok=True)
     for make in (mobilenetv2, minilm, multimodal):
         name = make.__name__
@@ -153,8 +155,13 @@ def main():
         inferred.unlink()
         for kind in ("", "-qdq", "-dynamic"):
             np.savez(out / "inputs" / f"{name}{kind}.npz", **inputs(name, 0))
+    digit = models / "which-digit"
+    for kind, file in (("", "src/model.f32.onnx"), ("-qdq", "which-digit.hone/onnx/model.onnx")):
+        shutil.copy(digit / file, out / f"which-digit{kind}.onnx")
+        with np.load(digit / "which-digit.hone/samples/input.npz") as npz:
+            np.savez(out / "inputs" / f"which-digit{kind}.npz", **{k: npz[k][:1] for k in npz.files})
     for model in sorted(zoo.glob("*/model.onnx")):
-        case = cases / model.parent.name / "case0.npz"
+        case = models / "zoo" / model.parent.name / "case0.npz"
         if case.exists():
             with np.load(case) as npz:
                 np.savez(out / "inputs" / f"{model.parent.name}.npz", **{k[3:]: npz[k] for k in npz.files if k.startswith("in_")})

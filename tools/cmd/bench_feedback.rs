@@ -49,6 +49,12 @@ pub(crate) struct Feedback {
     /// Presses in each world.
     #[arg(long, default_value_t = 500)]
     presses: usize,
+    /// How much of the source is learned beside the presses.
+    #[arg(long, value_enum, default_value_t = super::Retention::Adapt)]
+    retain: super::Retention,
+    /// Learn on so many random Fourier features beside the model's.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=4096))]
+    random_features: u32,
     /// A directory for the learning curves, one SVG for each kind of press and share of wrong presses.
     #[arg(long, value_name = "DIR")]
     svg: Option<PathBuf>,
@@ -85,7 +91,7 @@ impl Feedback {
         }
         let cells = plan.cells();
         for (k, &cell) in cells.iter().enumerate() {
-            let made = row(&worlds, cell, self.presses)?;
+            let made = row(&worlds, &plan, cell)?;
             let name =
                 format!("{}, guard {}, {}, {:.0} % wrong", made.objective, made.guard, made.press, 100.0 * made.wrong);
             output::say(format!("{}/{}: {name}", k + 1, cells.len()));
@@ -127,6 +133,8 @@ impl Feedback {
             guards: guards.iter().map(|g| g.mode()).collect(),
             wrong: or(&self.wrong, &[0.0, 0.1, 0.3]),
             presses: self.presses,
+            retain: self.retain.mode(),
+            random_features: self.random_features as usize,
         })
     }
 

@@ -59,6 +59,8 @@ pub(crate) struct Demo {
     /// The guard between a candidate and use.
     #[arg(long, value_enum, default_value_t = super::Guard::Veto)]
     guard: super::Guard,
+    #[command(flatten)]
+    learning: super::Learning,
     /// Keep what was put into the model for predictions that are pressed about, up to this size.
     #[arg(long, value_name = "QUOTA")]
     keep_inputs: Option<Quota>,
@@ -111,6 +113,7 @@ struct Document {
     wrong: f64,
     seed: u64,
     guard: &'static str,
+    retain: &'static str,
     accuracy_before: f64,
     accuracy_after: f64,
     source_before: f64,
@@ -152,7 +155,7 @@ impl Demo {
         };
         let model = Model::open(bundle, SessionOptions::default())?;
         let name = model.bundle().manifest().name.clone();
-        let mut app = App::open(model, &state, self.guard.mode())?;
+        let mut app = App::open_with(model, &state, self.learning.settings(self.guard))?;
         if let Some(quota) = self.keep_inputs {
             app.keep_inputs(quota)?;
         }
@@ -229,6 +232,7 @@ impl Demo {
             wrong: self.wrong,
             seed: self.seed,
             guard: self.guard.name(),
+            retain: app.retain().name(),
             accuracy_before,
             accuracy_after,
             source_before,

@@ -149,14 +149,21 @@ enum Retention {
     Keep,
 }
 
-impl Learning {
-    /// The settings of a loop behind that guard.
-    pub(crate) fn settings(self, guard: Guard) -> Settings {
-        let retain = self.retain.map(|r| match r {
+impl Retention {
+    /// The learner's mode.
+    fn mode(self) -> Retain {
+        match self {
             Retention::Adapt => Retain::Adapt,
             Retention::Balanced => Retain::Balanced,
             Retention::Keep => Retain::Keep,
-        });
+        }
+    }
+}
+
+impl Learning {
+    /// The settings of a loop behind that guard.
+    pub(crate) fn settings(self, guard: Guard) -> Settings {
+        let retain = self.retain.map(Retention::mode);
         let random_features = self.random_features.map(|n| n as usize);
         let discount = self.discount;
         Settings { gate: guard.mode(), retain, discount, random_features, ..Settings::default() }

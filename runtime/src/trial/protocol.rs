@@ -3,7 +3,8 @@ use serde::Serialize;
 
 use crate::learn::objective::softmax_into;
 use crate::learn::{
-    Action, Feedback, HeadBase, LearnError, Learner, LearnerConfig, Mode, Outcome, Theta, TrainingPress, argmax,
+    Action, Coreset, Feedback, HeadBase, LearnError, Learner, LearnerConfig, Mode, Outcome, Retain, SourceSample,
+    Theta, TrainingPress, argmax,
 };
 
 /// Presses after which accuracy is measured.
@@ -35,6 +36,8 @@ pub struct World {
     pub test: Vec<Sample>,
     /// Held-out inputs of the old world.
     pub source_test: Vec<Sample>,
+    /// Inputs of the old world, none of them among the others.
+    pub source: Vec<Sample>,
     /// Which input of the stream is shown at each press.
     pub order: Vec<usize>,
     /// The press is wrong where this is below the share of wrong presses.
@@ -65,6 +68,10 @@ pub struct Condition {
     pub wrong: f64,
     /// Presses made, at most as many as the world has.
     pub presses: usize,
+    /// How much of the source is learned beside the presses.
+    pub retain: Retain,
+    /// Random Fourier features beside the model's.
+    pub random_features: usize,
 }
 
 /// What came of a run.
@@ -93,17 +100,20 @@ pub struct Curve {
 /// # Errors
 /// [`LearnError`], of a configuration that makes no sense.
 pub fn run(world: &World, condition: &Condition, mut watch: impl FnMut(usize, &Learner)) -> Result<Curve, LearnError> {
-    let mut learner = Learner::new(world.base.clone(), condition.learner.clone())?;
+    let base = world.base.with_fourier(condition.random_features);
+    let mut config = condition.learner.clone();
+    config.source = retained(world, condition.retain);
+    let mut learner = Learner::new(base.clone(), config)?;
     let gated = condition.learner.gate.mode != Mode::Off;
     // Only this objective needs answers that were drawn.
     let draws = condition.learner.objective == "policy-gradient";
-    let classes = world.base.classes();
+    let classes = base.classes();
     let presses = condition.presses.min(world.order.len());
     let mut curve = Curve {
         at: Vec::new(),
         regret: 0,
         kept: 0.0,
-        factory: accuracy(world, &Theta::zeros(classes, world.base.features() + 1), &world.test)?,
+        factory: accuracy(&base, &Theta::zeros(classes, base.width()), &world.test)?,
         trained: 0,
         confirmed: 0,
         decisions: [0; 3],
@@ -149,21 +159,32 @@ pub fn run(world: &World, condition: &Condition, mut watch: impl FnMut(usize, &L
         }
         watch(t, &learner);
         if CHECKPOINTS.contains(&(t + 1)) || t + 1 == presses {
-            curve.at.push((t + 1, accuracy(world, learner.published(), &world.test)?));
+            curve.at.push((t + 1, accuracy(&base, learner.published(), &world.test)?));
         }
     }
-    curve.kept = accuracy(world, learner.published(), &world.source_test)?;
+    curve.kept = accuracy(&base, learner.published(), &world.source_test)?;
     Ok(curve)
+}
+
+/// The samples of the source that a bundle would ship to be learned beside the presses.
+fn retained(world: &World, retain: Retain) -> Vec<SourceSample> {
+    if retain == Retain::Adapt {
+        return Vec::new();
+    }
+    let of = |s: &Sample| SourceSample { feature: s.feature.clone(), logits: s.logits.clone(), label: Some(s.label) };
+    let source: Vec<SourceSample> = world.source.iter().map(of).collect();
+    let most = Retain::ALL.map(Retain::samples).into_iter().max().unwrap_or(0);
+    Coreset::choose(&source, most, 0).train.into_iter().take(retain.samples()).collect()
 }
 
 /// Share of `samples` that the head corrected by `theta` answers rightly.
 ///
 /// # Errors
 /// [`LearnError::Length`] when `theta` is of another head.
-pub fn accuracy(world: &World, theta: &Theta, samples: &[Sample]) -> Result<f64, LearnError> {
+pub fn accuracy(base: &HeadBase, theta: &Theta, samples: &[Sample]) -> Result<f64, LearnError> {
     let mut right = 0;
     for sample in samples {
-        let served = theta.apply(&world.base.standardise(&sample.feature)?, &sample.logits)?;
+        let served = theta.apply(&base.standardise(&sample.feature)?, &sample.logits)?;
         right += usize::from(argmax(&served) == sample.label);
     }
     Ok(right as f64 / samples.len().max(1) as f64)

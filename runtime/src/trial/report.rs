@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde::{Deserialize, Serialize};
 
 use super::protocol::{CHECKPOINTS, Condition, Curve, Says, World, run};
-use crate::learn::{LearnError, LearnerConfig, Mode, ObjectiveDef};
+use crate::learn::{LearnError, LearnerConfig, Mode, ObjectiveDef, Retain};
 
 /// What is run: every objective under every guard and share of wrong presses, with each kind of press it learns from.
 #[derive(Clone, Debug)]
@@ -18,6 +18,10 @@ pub struct Plan {
     pub wrong: Vec<f64>,
     /// Presses made in each world.
     pub presses: usize,
+    /// How much of the source is learned beside the presses.
+    pub retain: Retain,
+    /// Random Fourier features beside the model's.
+    pub random_features: usize,
 }
 
 /// Means over worlds, as `hone.bench-feedback/1` has them.
@@ -62,18 +66,19 @@ impl Plan {
     }
 }
 
-/// One row: the mean of a run in each of `worlds`.
+/// One row: the mean of a run in each of `worlds`, of one of `plan`'s cells.
 ///
 /// # Errors
 /// [`LearnError`] of settings that make no sense.
 pub fn row(
     worlds: &[World],
+    plan: &Plan,
     (objective, guard, says, wrong): (&'static ObjectiveDef, Mode, Says, f64),
-    presses: usize,
 ) -> Result<Row, LearnError> {
     let mut learner = LearnerConfig { objective: objective.name.to_string(), ..LearnerConfig::default() };
     learner.gate.mode = guard;
-    let condition = Condition { learner, says, wrong, presses };
+    let (presses, retain, random_features) = (plan.presses, plan.retain, plan.random_features);
+    let condition = Condition { learner, says, wrong, presses, retain, random_features };
     let curves = worlds.iter().map(|world| run(world, &condition, |_, _| ())).collect::<Result<Vec<Curve>, _>>()?;
     let mean = |f: &dyn Fn(&Curve) -> f64| curves.iter().map(f).sum::<f64>() / curves.len().max(1) as f64;
     let points = curves.first().map_or(0, |c| c.at.len());
@@ -108,10 +113,10 @@ pub fn no_adaptation(worlds: &[World], presses: usize) -> Result<Row, LearnError
     let n = worlds.len().max(1) as f64;
     for world in worlds {
         let factory = crate::learn::Theta::zeros(world.base.classes(), world.base.features() + 1);
-        accuracy += super::accuracy(world, &factory, &world.test)? / n;
-        row.kept += super::accuracy(world, &factory, &world.source_test)? / n;
+        accuracy += super::accuracy(&world.base, &factory, &world.test)? / n;
+        row.kept += super::accuracy(&world.base, &factory, &world.source_test)? / n;
         let shown: Vec<_> = world.order.iter().take(presses).map(|&i| world.stream[i].clone()).collect();
-        row.regret += (1.0 - super::accuracy(world, &factory, &shown)?) * shown.len() as f64 / n;
+        row.regret += (1.0 - super::accuracy(&world.base, &factory, &shown)?) * shown.len() as f64 / n;
     }
     row.at = CHECKPOINTS.iter().filter(|&&c| c <= presses).map(|c| (c.to_string(), accuracy)).collect();
     Ok(row)
@@ -210,6 +215,8 @@ mod tests {
             guards: vec![Mode::Off, Mode::Veto],
             wrong: vec![0.0, 0.1],
             presses: 10,
+            retain: Retain::Adapt,
+            random_features: 0,
         };
         let cells = plan.cells();
         for objective in OBJECTIVES {

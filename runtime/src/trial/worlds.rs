@@ -151,13 +151,28 @@ impl Arrays {
             .iter()
             .map(|&row| Ok(network.sample(&plain(row), label(row)?)))
             .collect::<Result<_, WorldError>>()?;
+        let others: std::collections::BTreeSet<usize> =
+            [&stream, &test, &source].into_iter().flatten().copied().collect();
+        let rest = (0..rows).filter(|row| !others.contains(row));
+        let old = rest.map(|row| Ok(network.sample(&plain(row), label(row)?))).collect::<Result<_, WorldError>>()?;
         let order = self.indices(&key("order"), stream.len())?;
         let (error, other) = (f32s("error")?, self.indices(&key("other"), classes)?);
         if error.len() != order.len() || other.len() != order.len() {
             return Err(misfit("order", "is of another length than error or other".into()));
         }
         drop(network);
-        Ok(World { task, seed, base, stream: stream_samples, test: test_samples, source_test, order, error, other })
+        Ok(World {
+            task,
+            seed,
+            base,
+            stream: stream_samples,
+            test: test_samples,
+            source_test,
+            source: old,
+            order,
+            error,
+            other,
+        })
     }
 }
 
@@ -193,7 +208,7 @@ impl Network<'_> {
 mod tests {
     use super::*;
     use crate::bundle::npz::write_npz;
-    use crate::learn::LearnerConfig;
+    use crate::learn::{LearnerConfig, Retain};
     use crate::trial::{Condition, Says, run};
 
     fn recorded() -> Vec<u8> {
@@ -207,7 +222,7 @@ mod tests {
         assert_eq!(worlds.len(), 18);
         let mean = |f: fn(&World) -> f64| worlds.iter().map(f).sum::<f64>() / 18.0;
         // As measured by the recipe's own libraries: 0.599 on the changed world, 0.96 on the old.
-        let changed = mean(|w| crate::trial::accuracy(w, &zero(w), &w.test).unwrap());
+        let changed = mean(|w| crate::trial::accuracy(&w.base, &zero(w), &w.test).unwrap());
         assert!((changed - 0.599).abs() < 0.005, "{changed}");
         let arrays = Arrays(read_npz(&recorded()).unwrap().into_iter().collect());
         for world in &worlds {
@@ -242,13 +257,27 @@ mod tests {
     fn sixty_corrections_improve_a_world_and_the_figures_are_those_of_the_stream() {
         let worlds = worlds(&recorded()).unwrap();
         let world = worlds.iter().find(|w| w.task == "vowels-con").unwrap();
-        let condition =
-            Condition { learner: LearnerConfig::default(), says: Says::Corrections, wrong: 0.0, presses: 60 };
+        let condition = Condition {
+            learner: LearnerConfig::default(),
+            says: Says::Corrections,
+            wrong: 0.0,
+            presses: 60,
+            retain: Retain::Adapt,
+            random_features: 0,
+        };
         let mut seen = 0;
         let curve = run(world, &condition, |_, _| seen += 1).unwrap();
         assert_eq!((seen, curve.trained + curve.confirmed), (60, 60));
         assert_eq!(curve.at.iter().map(|(n, _)| *n).collect::<Vec<_>>(), [50, 60]);
         assert!(curve.at[1].1 > curve.factory + 0.1, "{curve:?}");
         assert!(curve.regret < 30 && curve.confirmed == 6);
+        // What is retained costs nothing where the old world has the same names, and is retained.
+        let world = worlds.iter().find(|w| w.task == "segment-cov").unwrap();
+        let of = |retain, random_features| {
+            run(world, &Condition { retain, random_features, ..condition.clone() }, |_, _| ()).unwrap()
+        };
+        let (adapt, keep) = (of(Retain::Adapt, 0), of(Retain::Keep, 0));
+        assert!(keep.kept > adapt.kept + 0.05, "{adapt:?} {keep:?}");
+        assert_ne!(of(Retain::Adapt, 64).at, adapt.at, "random features were not used");
     }
 }

@@ -46,6 +46,8 @@ usage: cargo xtask <task>
                      --threads 1,2 how many threads
                      --rounds N    of each program, 3 if not given
                      --seconds S   to measure in each, 1 if not given
+                     --precision P f32, bf16 or auto, for hone; f32 if not given
+                     --export      the models of the zoo made from published weights, too
                      --hone PATH   a built program instead of `cargo build --release`
                      --train       first: a step of training beside PyTorch's; then --threads, --rounds N, --steps N, --hone PATH
                      --memory      first: what a run of training plans and what it takes; then --hone PATH
