@@ -15,6 +15,7 @@ mod onnx;
 mod pads;
 mod rollback;
 mod said;
+mod stream;
 mod support;
 mod tasks;
 mod tune;

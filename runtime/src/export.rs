@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::bundle::{self, Bundle, BundleError, BundleWriter, GraphEntry, Manifest, Port, npz};
+use crate::bundle::{self, Bundle, BundleError, BundleWriter, GraphEntry, Manifest, Port, StateEntry, npz};
 use crate::cases::{self, Case, CaseError, Compared, Tolerance};
 use crate::class::{Class, Classified};
 use crate::dataset::Dataset;
@@ -172,6 +172,8 @@ pub struct Source<'a> {
     pub manifest: Manifest,
     /// Modalities of inputs whose names do not say them: `(input, modality)`.
     pub modalities: &'a [(String, String)],
+    /// Inputs that are, from the second sample of a stream on, what an output was: `(input, output)`.
+    pub state: &'a [(String, String)],
 }
 
 /// A model that has been read, run and compared, about to become a bundle.
@@ -199,8 +201,15 @@ impl Export {
         manifest.inputs = ports(session.graph(), &session.graph().inputs)?;
         manifest.outputs = ports(session.graph(), &session.graph().outputs)?;
         name_modalities(&mut manifest.inputs, source.modalities)?;
-        manifest.graphs =
-            vec![GraphEntry { name: "main".into(), path: GRAPH.into(), role: "main".into(), state: Vec::new() }];
+        let carried = |(input, output): &(String, String)| {
+            if let Some(port) = manifest.inputs.iter_mut().find(|p| p.name == *input) {
+                // Its name may say a modality; it is not made from a sample.
+                port.modality = None;
+            }
+            StateEntry { input: input.clone(), output: output.clone(), init: "zeros".into() }
+        };
+        let state = source.state.iter().map(carried).collect();
+        manifest.graphs = vec![GraphEntry { name: "main".into(), path: GRAPH.into(), role: "main".into(), state }];
 
         let mut writer = BundleWriter::new(manifest);
         writer.add(GRAPH, "graph", onnx)?;

@@ -1,11 +1,12 @@
 //! A bundle that can answer and be taught: session, preprocessing, labels and the shipped head in one.
 //!
-//! It holds no state of a person: what was shown, said and learned is the business of `app`.
+//! It holds no state of a person: what was shown, said and learned is the business of `app`. What a graph carries from one
+//! sample of a stream to the next is held here.
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::adapters::{AdapterError, AdapterId, AdapterStore};
-use crate::bundle::{Bundle, BundleError, Recipe};
+use crate::bundle::{Bundle, BundleError, Recipe, StateEntry};
 use crate::class::{Class, Classified};
 use crate::graph::Graph;
 use crate::import::{self, WriteError};
@@ -14,7 +15,7 @@ use crate::learn::{Coreset, HeadBase, LearnError, Task, Theta};
 use crate::modality::{ModalityError, Preprocessor, Sample};
 use crate::note::Note;
 use crate::scope::{self, ScopeError};
-use crate::session::{Session, SessionError, SessionOptions};
+use crate::session::{Outputs, Session, SessionError, SessionOptions};
 use crate::tensor::{Tensor, TensorError};
 
 /// Where a bundle has its source samples.
@@ -143,6 +144,8 @@ pub struct Model {
     factory: Arc<Graph>,
     /// The tuned adapter whose body the session runs.
     body: Option<AdapterId>,
+    /// What the graph's state inputs are before the next sample of a stream; empty before the first.
+    carried: Vec<(String, Tensor)>,
 }
 
 impl Model {
@@ -193,7 +196,19 @@ impl Model {
             false => None,
         };
         let factory = session.shared_graph();
-        Ok(Model { bundle, recipe, task, session, preprocessor, base, head, coreset, factory, body: None })
+        Ok(Model {
+            bundle,
+            recipe,
+            task,
+            session,
+            preprocessor,
+            base,
+            head,
+            coreset,
+            factory,
+            body: None,
+            carried: Vec::new(),
+        })
     }
 
     /// Puts the body the adapter `id` of the store stands on in place of the graph; `None` is the factory's. The model
@@ -215,6 +230,7 @@ impl Model {
                 }
             };
             self.session.replace(graph);
+            self.carried.clear();
             self.body = body.map(|(id, _)| id);
         }
         Ok(())
@@ -330,15 +346,38 @@ impl Model {
         self.preprocessor.modalities()
     }
 
-    /// Runs the graph on one sample.
+    /// Runs the graph on one sample that stands for itself.
     ///
     /// # Errors
     /// [`ModelError::Modality`] for a sample that cannot be read, [`ModelError::Session`] if the graph fails.
     pub fn see(&mut self, sample: &Sample<'_>) -> Result<Seen, ModelError> {
+        self.carried.clear();
+        self.see_next(sample)
+    }
+
+    /// Runs the graph on the next sample of a stream: what the graph carries (`state` of the manifest) is what the sample
+    /// before left. [`Model::see`] and another body begin a new stream.
+    ///
+    /// # Errors
+    /// As [`Model::see`]; the stream is then where it was.
+    pub fn see_next(&mut self, sample: &Sample<'_>) -> Result<Seen, ModelError> {
         let start = Instant::now();
-        let (inputs, notes) = self.preprocessor.prepare(sample)?;
-        let (feature, logits) = self.look(&inputs)?;
+        let (mut inputs, notes) = self.preprocessor.prepare(sample)?;
+        for (name, before) in &self.carried {
+            if let Some((_, tensor)) = inputs.iter_mut().find(|(n, _)| n == name) {
+                tensor.clone_from(before);
+            }
+        }
+        let outputs = self.session.run(&inputs)?;
+        let (feature, logits) = self.read(&outputs)?;
+        self.carry(outputs);
         Ok(Seen { feature, logits, inputs, notes, latency: start.elapsed() })
+    }
+
+    fn carry(&mut self, outputs: Outputs) {
+        let state = self.bundle.manifest().graphs.first().map_or(&[][..], |g| &g.state);
+        let left = |s: &StateEntry| Some((s.input.clone(), outputs.iter().find(|(n, _)| *n == s.output)?.1.clone()));
+        self.carried = state.iter().filter_map(left).collect();
     }
 
     /// Feature and logits of prepared inputs; the logits are those of [`Seen`].
@@ -347,6 +386,10 @@ impl Model {
     /// [`ModelError::Session`] if they do not fit or the graph fails.
     pub fn look(&mut self, inputs: &[(String, Tensor)]) -> Result<(Vec<f32>, Vec<f32>), ModelError> {
         let outputs = self.session.run(inputs)?;
+        self.read(&outputs)
+    }
+
+    fn read(&self, outputs: &Outputs) -> Result<(Vec<f32>, Vec<f32>), ModelError> {
         let take = |name: &str| -> Result<Vec<f32>, ModelError> {
             let tensor: Option<&Tensor> = outputs.iter().find(|(n, _)| n == name).map(|(_, t)| t);
             let tensor = tensor.ok_or_else(|| SessionError::NoOutput {

@@ -52,6 +52,9 @@ pub(crate) struct Export {
     /// What an input is made from (image, audio, text, sensor, present), where its name does not say.
     #[arg(long, value_name = "NAME=MODALITY", value_parser = super::pair)]
     input: Vec<(String, String)>,
+    /// An input that is, from the second sample of a stream on, what that output was; zeros before the first.
+    #[arg(long, value_name = "INPUT=OUTPUT", value_parser = super::pair)]
+    state: Vec<(String, String)>,
     /// Write a stored zip in place of a directory.
     #[arg(long)]
     zip: bool,
@@ -88,6 +91,7 @@ impl Export {
             check: self.check.as_deref(),
             manifest,
             modalities: &self.input,
+            state: &self.state,
         })?;
         let rows = export.compared.clone();
         let head_max_abs = export.head_difference;

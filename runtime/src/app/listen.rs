@@ -259,7 +259,7 @@ pub fn listen(
             }
         }
         if let Some(at) = fresh {
-            match app.answer(&latest.sample(at)) {
+            match app.answer_next(&latest.sample(at)) {
                 Ok(seen) => match rule.observe(seen.class, seen.p(), Instant::now()) {
                     Some(reason) => {
                         let answer = app.explore(newest.insert(seen).clone());

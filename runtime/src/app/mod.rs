@@ -447,12 +447,25 @@ impl App {
         Ok(presses.iter().filter(|p| self.kept.is_stale(&self.model, p)).count())
     }
 
-    /// Answers one sample with the adapter in use. Nothing is recorded.
+    /// Answers one sample, which stands for itself, with the adapter in use. Nothing is recorded.
     ///
     /// # Errors
     /// [`AppError::Model`].
     pub fn answer(&mut self, sample: &Sample<'_>) -> Result<Answer, AppError> {
         let seen = self.model.see(sample)?;
+        self.answered(seen)
+    }
+
+    /// Answers the next sample of a stream, see [`Model::see_next`].
+    ///
+    /// # Errors
+    /// [`AppError::Model`].
+    pub fn answer_next(&mut self, sample: &Sample<'_>) -> Result<Answer, AppError> {
+        let seen = self.model.see_next(sample)?;
+        self.answered(seen)
+    }
+
+    fn answered(&self, seen: Seen) -> Result<Answer, AppError> {
         let mut served = self.learner.logits(&seen.feature, &continued(&seen.logits, self.awake()))?;
         // Presses of a moment ago may be about classes the adapter in use does not have.
         served.truncate(if self.settings.gate == Mode::Off { self.awake() } else { self.live });

@@ -286,8 +286,31 @@ impl Manifest {
                 return Err(refuse(format!("graphs[{i}].path"), format!("'{}' is not among files", graph.path)));
             }
             for (j, state) in graph.state.iter().enumerate() {
+                let member = |name: &str| format!("graphs[{i}].state[{j}].{name}");
                 if state.init != "zeros" {
-                    return Err(refuse(format!("graphs[{i}].state[{j}].init"), "only 'zeros' is known"));
+                    return Err(refuse(member("init"), "only 'zeros' is known"));
+                }
+                // Ports are those of the first graph.
+                if i > 0 {
+                    continue;
+                }
+                let Some(input) = self.inputs.iter().find(|p| p.name == state.input) else {
+                    return Err(refuse(member("in"), format!("'{}' is not among inputs", state.input)));
+                };
+                let Some(output) = self.outputs.iter().find(|p| p.name == state.output) else {
+                    return Err(refuse(member("out"), format!("'{}' is not among outputs", state.output)));
+                };
+                if graph.state[..j].iter().any(|s| s.input == state.input) {
+                    return Err(refuse(member("in"), format!("'{}' is carried twice", state.input)));
+                }
+                if input.modality.is_some() {
+                    return Err(refuse(member("in"), format!("'{}' is made from a sample", state.input)));
+                }
+                if input.dtype != output.dtype || input.shape.len() != output.shape.len() {
+                    return Err(refuse(
+                        member("out"),
+                        format!("'{}' is of another type or rank than '{}'", output.name, input.name),
+                    ));
                 }
             }
         }

@@ -18,6 +18,15 @@ fn small() -> Bundle {
         modality: Some("image".into()),
         of: None,
     });
+    let state = |name: &str| Port {
+        name: name.into(),
+        dtype: crate::DType::F32,
+        shape: vec![Dim::Fixed(1), Dim::Fixed(4)],
+        modality: None,
+        of: None,
+    };
+    manifest.inputs.push(state("h"));
+    manifest.outputs.push(state("h2"));
     manifest.graphs.push(GraphEntry {
         name: "main".into(),
         path: "onnx/model.onnx".into(),
@@ -208,7 +217,7 @@ fn unlisted_missing_resized_and_doubled_files_are_named() {
 fn sealed_manifests_that_break_a_rule_are_refused_by_that_rule() {
     with_manifest(|_| {}).unwrap();
     type Change = fn(&mut serde_json::Value);
-    let cases: [(&str, Change); 18] = [
+    let cases: [(&str, Change); 23] = [
         ("schema", |m| m["schema"] = "hone.bundle/2".into()),
         ("name", |m| m["name"] = "../x".into()),
         ("version", |m| m["version"] = "1.2".into()),
@@ -221,6 +230,14 @@ fn sealed_manifests_that_break_a_rule_are_refused_by_that_rule() {
         ("at least one graph", |m| m["graphs"] = serde_json::json!([])),
         ("not among files", |m| m["graphs"][0]["path"] = "onnx/other.onnx".into()),
         ("zeros", |m| m["graphs"][0]["state"][0]["init"] = "ones".into()),
+        ("'g' is not among inputs", |m| m["graphs"][0]["state"][0]["in"] = "g".into()),
+        ("'h' is not among outputs", |m| m["graphs"][0]["state"][0]["out"] = "h".into()),
+        ("made from a sample", |m| m["inputs"][1]["modality"] = "sensor".into()),
+        ("another type or rank", |m| m["outputs"][0]["dtype"] = "i64".into()),
+        ("carried twice", |m| {
+            let first = m["graphs"][0]["state"][0].clone();
+            m["graphs"][0]["state"].as_array_mut().unwrap().push(first);
+        }),
         ("base_digest", |m| m["base_digest"] = "00".repeat(32).into()),
         ("not in sorted order", |m| m["files"].as_array_mut().unwrap().reverse()),
         ("hexadecimal", |m| m["files"][0]["sha256"] = "AB".repeat(32).into()),

@@ -105,6 +105,8 @@ enum Filling {
     From(Modality),
     /// For each column the modality whose presence it tells.
     Present(Vec<Modality>),
+    /// What the graph carries from one run to the next: zeros, as before the first.
+    State,
 }
 
 /// What prepares one modality.
@@ -128,13 +130,17 @@ impl Preprocessor {
     /// Reads the manifest's inputs and the description files their modalities need.
     ///
     /// A modality may fill one input; `text` may fill several, told apart by name: `*attention_mask*`, `*token_type_ids*`
-    /// and the token ids. At most one input is `present`; its columns are its `of` list, or all other inputs in order.
+    /// and the token ids. At most one input is `present`; its columns are its `of` list, or all other inputs in order. Inputs
+    /// that are the state of the first graph are not made from a sample.
     ///
     /// # Errors
     /// [`ModalityError::Input`] for inputs that do not fit together or have no modality, [`ModalityError::NotBuilt`], and
     /// whatever is wrong with a description file.
     pub fn from_bundle(bundle: &Bundle) -> Result<Preprocessor, ModalityError> {
-        let ports = &bundle.manifest().inputs;
+        let manifest = bundle.manifest();
+        let carried =
+            |port: &Port| manifest.graphs.first().is_some_and(|g| g.state.iter().any(|s| s.input == port.name));
+        let ports: Vec<Port> = manifest.inputs.iter().filter(|p| !carried(p)).cloned().collect();
         let refuse =
             |port: &Port, reason: &str| ModalityError::Input { input: port.name.clone(), reason: reason.into() };
         let modality_of = |port: &Port| match port.modality.as_deref() {
@@ -147,7 +153,11 @@ impl Preprocessor {
         };
         let mut inputs: Vec<(Port, Filling)> = vec![];
         let mut taken: Vec<Modality> = vec![];
-        for port in ports {
+        for port in &manifest.inputs {
+            if carried(port) {
+                inputs.push((port.clone(), Filling::State));
+                continue;
+            }
             let filling = match modality_of(port)? {
                 Some(modality) => {
                     if taken.contains(&modality) && modality != Modality::Text {
@@ -166,7 +176,7 @@ impl Preprocessor {
                     if inputs.iter().any(|(_, f)| matches!(f, Filling::Present(_))) {
                         return Err(refuse(port, "is the second of modality present"));
                     }
-                    Filling::Present(present_columns(port, ports, modality_of)?)
+                    Filling::Present(present_columns(port, &ports, modality_of)?)
                 }
             };
             inputs.push((port.clone(), filling));
@@ -183,7 +193,7 @@ impl Preprocessor {
         self.processors.iter().map(|(m, _)| m.name()).collect()
     }
 
-    /// A sample → the model's inputs by name, in manifest order, each for one sample (`N = 1`).
+    /// A sample → the model's inputs by name, in manifest order, each for one sample (`N = 1`), as if none had come before it.
     ///
     /// A modality that is missing becomes zeros of its input's shape (named dimensions as 1) and a 0 in `present`; a model
     /// without a `present` input cannot know, so there it is also the note `missing`.
@@ -219,6 +229,7 @@ impl Preprocessor {
                     let row = columns.iter().map(|m| f32::from(u8::from(m.given(sample)))).collect();
                     Tensor::f32(&[1, columns.len()], row)?
                 }
+                Filling::State => Tensor::zeros(port.dtype, &zeros_shape(port))?,
                 Filling::From(modality) => match prepared.iter().find(|(m, _)| m == modality) {
                     Some((_, p)) => p.of_input(&port.name).clone(),
                     None => Tensor::zeros(port.dtype, &zeros_shape(port))?,

@@ -302,7 +302,8 @@ impl Tune {
             None => None,
             Some(dir) => {
                 let manifest = Manifest::new("model", "0.0.0", "1970-01-01T00:00:00Z");
-                let source = Source { onnx: &self.model, config: Some(dir), check: None, manifest, modalities: &[] };
+                let source =
+                    Source { onnx: &self.model, config: Some(dir), check: None, manifest, modalities: &[], state: &[] };
                 Some(Preprocessor::from_bundle(&Export::prepare(&source)?.into_bundle()?)?)
             }
         };
