@@ -13,6 +13,7 @@ mod loop_settings;
 mod memory;
 mod onnx;
 mod pads;
+mod raters;
 mod rollback;
 mod said;
 mod stream;

@@ -125,7 +125,7 @@ struct Said {
     /// One to five.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=5))]
     stars: Option<u8>,
-    /// Takes back the press about --prediction, or without one the newest press made by this command.
+    /// Takes back a press about --prediction, the newest of this command or else of anybody, or without one the newest press made by this command.
     #[arg(long)]
     undo: bool,
 }
@@ -161,6 +161,10 @@ struct Redacted {
     /// Everything this source said.
     #[arg(long)]
     source: Option<Source>,
+    /// Everything said with this badge, on whichever pad, and every time it was shown. Presses recorded before hone
+    /// noted badges go with --source.
+    #[arg(long, value_name = "N")]
+    badge: Option<u16>,
     /// A prediction, its kept inputs and every press about it.
     #[arg(long, value_name = "ID")]
     prediction: Option<u32>,
@@ -195,6 +199,8 @@ struct Line {
     ambiguous: bool,
     suspect: bool,
     source: Source,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    badge: Option<u16>,
     age: Age,
     wall_ms: i64,
 }
@@ -212,6 +218,7 @@ impl Line {
             ambiguous: p.ambiguous,
             suspect: p.suspect,
             source: p.source.clone(),
+            badge: p.badge,
             age: p.age,
             wall_ms: p.wall_ms,
         }
@@ -276,7 +283,7 @@ fn table(presses: &[PressLine]) -> String {
             p.prediction_id.map_or("-".into(), |id| id.to_string()),
             format!("{}{mark}", words(p.signal)),
             became,
-            p.source.to_string(),
+            p.rater().to_string(),
             time(p.wall_ms),
         ]);
     }
@@ -393,7 +400,9 @@ impl Add {
         };
         if self.said.undo {
             let Some(id) = self.prediction else { return Ok(PressKind::Undo { press_id: None }) };
-            let counts = shown(id)?.presses.into_iter().find(|p| p.status == PressStatus::Effective);
+            // One's own first, else the newest of anybody's.
+            let counting = shown(id)?.presses.into_iter().filter(|p| p.status == PressStatus::Effective);
+            let counts = counting.max_by_key(|p| (p.source == Source::Command, p.press_id));
             let counts = counts.ok_or_else(|| {
                 fail(Class::Usage, format!("no press about prediction {id} counts, so there is nothing to take back"))
             })?;
@@ -544,11 +553,14 @@ fn verify(state: &StateDir, json: bool) -> anyhow::Result<ExitCode> {
 
 impl RedactArgs {
     fn run(self, state: &StateDir) -> anyhow::Result<()> {
-        let what = match (self.what.source, self.what.prediction) {
-            (Some(source), _) => Redact::Source(source),
-            (None, Some(id)) => Redact::Prediction(id),
-            // The command line requires one of the two.
-            (None, None) => return Err(fail(Class::Usage, "say what to redact: --source or --prediction")),
+        let what = match (self.what.source, self.what.badge, self.what.prediction) {
+            (Some(source), ..) => Redact::Source(source),
+            (None, Some(badge), _) => Redact::Badge(badge),
+            (None, None, Some(id)) => Redact::Prediction(id),
+            // The command line requires one of the three.
+            (None, None, None) => {
+                return Err(fail(Class::Usage, "say what to redact: --source, --badge or --prediction"));
+            }
         };
         let mut journal = Journal::open(state.lock()?)?;
         let done = journal.redact(&what)?;

@@ -166,7 +166,7 @@ impl App {
             mu: p.mu.unwrap_or(1.0),
             feedback,
             confirmed: p.confirmed,
-            source: p.source.to_string(),
+            source: p.rater().to_string(),
         })
     }
 }

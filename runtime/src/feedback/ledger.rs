@@ -11,7 +11,7 @@ use super::limit::Meter;
 use super::meaning::{Judged, Meaning, uid_text};
 use super::policy::Policy;
 use super::source::{Keeper, Terms};
-use crate::journal::{Journal, PadPress, StoreError};
+use crate::journal::{Journal, PadEvent, PadPress, StoreError};
 
 /// The journal, shared between the loop and the threads that serve pads.
 pub type SharedJournal = Arc<Mutex<Journal>>;
@@ -76,7 +76,11 @@ impl JournalLedger {
             Some(None) | None => !rules.needs_badge,
         };
         let judged = if over || !trains { Judged::Suspect } else { Judged::Trusted };
-        Ok(meaning.pad_press(&uid_text(uid), event, received.age_ms, judged))
+        let mut press = meaning.pad_press(&uid_text(uid), event, received.age_ms, judged);
+        if let PadEvent::Press(press) = &mut press.event {
+            press.badge = person;
+        }
+        Ok(press)
     }
 }
 
@@ -269,6 +273,37 @@ mod tests {
             (up, true, false),
         ];
         assert_eq!(desk.presses(), expected);
+    }
+
+    #[test]
+    fn people_who_share_a_pad_are_raters_of_their_own_and_each_takes_back_what_they_said() {
+        let mut desk = desk(Policy::default());
+        let counting = |desk: &Desk| -> Vec<String> {
+            let presses = lock(&desk.journal).reader().effective_presses().unwrap();
+            presses.iter().map(|p| format!("{} {:?}", p.rater(), p.signal)).collect()
+        };
+        let pad = format!("pad:{}", uid_text(&UID));
+        let (up, down) = ("Thumb { up: true }", "Thumb { up: false }");
+        desk.commit(Kind::Badge, 7, 1_000);
+        desk.commit(Kind::Click, 0, 2_000);
+        desk.commit(Kind::Badge, 8, 3_000);
+        desk.commit(Kind::Long, 0, 4_000);
+        assert_eq!(counting(&desk), [format!("{pad} badge 7 {up}"), format!("{pad} badge 8 {up}")]);
+        desk.commit(Kind::Badge, 7, 5_000);
+        desk.commit(Kind::Chord, 3, 6_000);
+        assert_eq!(counting(&desk), [format!("{pad} badge 8 {up}")]);
+        let click = Event { seq: desk.next, boot: 1, kind: Kind::Click, src: 1, t_ms: 7_000, ..Event::default() };
+        let event = Event { prompt: desk.prompt, ..click };
+        desk.ledger.commit(&UID, desk.epoch, &[Received { event, age_ms: Some(5) }]).unwrap();
+        desk.next += 1;
+        assert_eq!(counting(&desk), [format!("{pad} badge 8 {up}"), format!("{pad} badge 7 {down}")]);
+        // What one of them said can be made unreadable alone, with every time that badge was shown.
+        let redacted = lock(&desk.journal).redact(&crate::journal::Redact::Badge(7)).unwrap();
+        assert_eq!(redacted.records, 5, "two presses, an undo and two badges");
+        assert_eq!(counting(&desk), [format!("{pad} badge 8 {up}")]);
+        let mut export = Vec::new();
+        lock(&desk.journal).reader().export(&mut export).unwrap();
+        assert!(!String::from_utf8(export).unwrap().contains("badge 7"));
     }
 
     #[test]

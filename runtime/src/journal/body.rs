@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::StoreError;
 use super::record::{
     AdapterEvent, Age, ClassChange, ClassesEvent, Digest, Example, Inference, Kind, MAX_PAYLOAD_BYTES, Press, PressId,
-    PressKind, Shown, Source, check_uid,
+    PressKind, RaterId, Shown, Source, check_uid,
 };
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -99,6 +99,17 @@ pub(super) struct PressBody {
     pub age: Age,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pad: Option<PadRef>,
+    /// The badge that counted. Version 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub badge: Option<u16>,
+    /// It may count beside earlier presses about the same prediction. Version 3.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub beside: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde asks for")]
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -121,6 +132,14 @@ pub(super) struct PadBody {
     pub pad: PadRef,
     pub name: String,
     pub detail: String,
+}
+
+impl PadBody {
+    /// Whether a badge was shown to the pad then, as `feedback::ledger` records it: the name may stand in the detail.
+    pub(super) fn shows_badge(&self, badge: u16) -> bool {
+        let number = self.detail.strip_prefix("badge ").and_then(|rest| rest.split(' ').next());
+        self.name == "badge" && number.is_some_and(|n| n.parse() == Ok(badge))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -204,6 +223,7 @@ impl Body {
     /// The oldest version of the format that has a record like this.
     pub(super) fn version(&self) -> i64 {
         match self {
+            Body::Press(PressBody { badge: Some(_), .. } | PressBody { beside: true, .. }) => 3,
             Body::Classes(_) | Body::Shown(ShownBody { after: Some(_), .. }) => 2,
             _ => 1,
         }
@@ -353,8 +373,9 @@ impl Inference {
 }
 
 impl Press {
-    /// The payload; `is_shown` tells whether the prediction it names is known.
-    pub(super) fn to_body(&self, pad: Option<PadRef>, is_shown: bool) -> Result<PressBody, StoreError> {
+    /// The payload; `is_shown` tells whether the prediction it names is known, `beside`
+    /// whether what was said of it before and this are settled by rater.
+    pub(super) fn to_body(&self, pad: Option<PadRef>, is_shown: bool, beside: bool) -> Result<PressBody, StoreError> {
         let unfit = |field, reason: &str| StoreError::Unfit { field, reason: reason.to_string() };
         if let Source::Pad(uid) = &self.source {
             check_uid(uid)?;
@@ -394,11 +415,18 @@ impl Press {
             source: self.source.clone(),
             age: self.age,
             pad,
+            badge: self.badge,
+            beside: beside && about_a_prediction,
         })
     }
 }
 
 impl PressBody {
+    /// Whose word it is.
+    pub(super) fn rater(&self) -> RaterId {
+        RaterId { source: self.source.clone(), badge: self.badge }
+    }
+
     /// The prediction this press counts for; `None` for orphans, demonstrations and undos.
     pub(super) fn bound(&self) -> Option<u32> {
         match self.said {

@@ -54,7 +54,7 @@ pub use follow::{Changes, Follower};
 pub use reader::{EffectivePress, Filter, PressLine, Reader, Signal, Stats, Story};
 pub use record::{
     AdapterAction, AdapterEvent, Age, ClassChange, ClassesEvent, Digest, Example, Inference, Kind, MAX_PAYLOAD_BYTES,
-    PadEvent, PadPress, Press, PressId, PressKind, Record, Shown, Source,
+    PadEvent, PadPress, Press, PressId, PressKind, RaterId, Record, Shown, Source,
 };
 pub use resolve::{PressStatus, REPLACE_WINDOW_MS};
 pub use verify::{Fault, VerifyReport};

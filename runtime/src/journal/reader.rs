@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension, params_from_iter};
 
 use super::body::{Body, PressBody, Said, ShownBody};
 use super::follow::Follower;
-use super::record::{Age, Digest, Example, Kind, PressId, Record, Source};
+use super::record::{Age, Digest, Example, Kind, PressId, RaterId, Record, Source};
 use super::resolve::{PressStatus, Resolver};
 use super::sql::{self, RECORD_COLUMNS, record_row};
 use super::{Stamp, StoreError};
@@ -93,10 +93,19 @@ pub struct EffectivePress {
     pub ambiguous: bool,
     /// Over the rate limit, or from a source under suspicion.
     pub suspect: bool,
-    /// Who.
+    /// Where it comes from.
     pub source: Source,
+    /// The badge that counted there.
+    pub badge: Option<u16>,
     /// The wall clock when it was recorded, milliseconds since 1970 UTC.
     pub wall_ms: i64,
+}
+
+impl EffectivePress {
+    /// Whose word it is.
+    pub fn rater(&self) -> RaterId {
+        RaterId { source: self.source.clone(), badge: self.badge }
+    }
 }
 
 /// A press as recorded, with what became of it.
@@ -116,12 +125,21 @@ pub struct PressLine {
     pub ambiguous: bool,
     /// Over the rate limit, or from a source under suspicion.
     pub suspect: bool,
-    /// Who.
+    /// Where it comes from.
     pub source: Source,
+    /// The badge that counted there.
+    pub badge: Option<u16>,
     /// How long before `wall_ms` it was made.
     pub age: Age,
     /// The wall clock when it was recorded, milliseconds since 1970 UTC.
     pub wall_ms: i64,
+}
+
+impl PressLine {
+    /// Whose word it is.
+    pub fn rater(&self) -> RaterId {
+        RaterId { source: self.source.clone(), badge: self.badge }
+    }
 }
 
 /// A prediction and everything said about it.
@@ -170,7 +188,7 @@ pub struct Stats {
     pub orphans: u64,
     /// Presses replaced within two seconds.
     pub superseded: u64,
-    /// Presses about predictions that had been answered.
+    /// Presses about predictions that their rater had answered.
     pub late: u64,
     /// Presses taken back.
     pub undone: u64,
@@ -339,6 +357,7 @@ impl Reader {
             ambiguous: line.ambiguous,
             suspect: line.suspect,
             source: line.source,
+            badge: line.badge,
             wall_ms: line.wall_ms,
         })
     }
@@ -546,6 +565,7 @@ fn press_line(press_id: PressId, stamp: &Stamp, body: PressBody) -> PressLine {
         ambiguous: body.ambiguous,
         suspect: body.suspect,
         source: body.source,
+        badge: body.badge,
         age: body.age,
         wall_ms: stamp.wall_ms,
     }

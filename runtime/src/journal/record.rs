@@ -178,6 +178,26 @@ impl FromStr for Source {
     }
 }
 
+/// Whose word it is: where it came from, and the badge that counted there, for people who share a pad. Each rater says
+/// one thing about a prediction and has an error rate of its own. Its text is that of the source, with ` badge <n>` behind
+/// it where there was one.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RaterId {
+    /// Where presses come from.
+    pub source: Source,
+    /// The number of the badge.
+    pub badge: Option<u16>,
+}
+
+impl fmt::Display for RaterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.badge {
+            Some(badge) => write!(f, "{} badge {badge}", self.source),
+            None => write!(f, "{}", self.source),
+        }
+    }
+}
+
 impl Serialize for Source {
     fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         s.collect_str(self)
@@ -285,7 +305,7 @@ pub enum PressKind {
     },
     /// Takes back a press. Needs no prediction id.
     Undo {
-        /// The press; `None` is the newest effective press of the same source.
+        /// The press; `None` is the newest effective press of the same rater.
         press_id: Option<PressId>,
     },
     /// "I do not know."
@@ -325,8 +345,10 @@ pub struct Press {
     pub ambiguous: bool,
     /// Over the rate limit, or from a source under suspicion.
     pub suspect: bool,
-    /// Who.
+    /// Where it comes from.
     pub source: Source,
+    /// The badge that counted there when it was made.
+    pub badge: Option<u16>,
     /// When, counted back from now.
     pub age: Age,
 }
@@ -341,8 +363,16 @@ impl Press {
             ambiguous: false,
             suspect: false,
             source,
+            badge: None,
             age: Age::Exact { ms: 0 },
         }
+    }
+}
+
+impl Press {
+    /// Whose word it is.
+    pub fn rater(&self) -> RaterId {
+        RaterId { source: self.source.clone(), badge: self.badge }
     }
 }
 

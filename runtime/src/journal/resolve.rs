@@ -1,18 +1,24 @@
 //! Which presses count: a pure function of the log, in journal order.
 //!
 //! 1. A press that names a prediction the journal did not know is an *orphan* and never counts.
-//! 2. One press per prediction. A second one made within [`REPLACE_WINDOW_MS`] of the **first** takes its place; one made
-//!    later, or at a time that cannot be compared (another run of the machine, a pad that has restarted), is *late* and
-//!    does not count.
-//! 3. An undo takes back the press it names, whoever made it, or else the newest press of its own source that counts at
-//!    that point of the log. What that press had replaced does not come back; the prediction is as if never answered.
+//! 2. One press per prediction and *rater*: whoever shares a source without a badge is one rater. A second one made
+//!    within [`REPLACE_WINDOW_MS`] of the **first** takes its place; one made later, or at a time that cannot be compared
+//!    (another run of the machine, a pad that has restarted), is *late* and does not count. What different raters say of
+//!    one prediction counts side by side: only so can be told who of them is wrong how often.
+//! 3. A confirmed press that comes too late to take the place of a plain one of its rater counts beside it: the plain one
+//!    is what was said, the confirmed one what was held to be true.
+//! 4. An undo takes back the press it names, whoever made it, or else the newest press of its own rater that counts at
+//!    that point of the log. What that press had replaced does not come back; it is as if that press had never been.
 //!    An undo cannot be undone.
-//! 4. A demonstration is about no prediction and always counts.
+//! 5. A demonstration is about no prediction and always counts.
+//!
+//! Before version 3 of the format there was one press per prediction, whoever made it, and no rule 3. A press that the two
+//! readings tell apart says so in its record (`beside`); the others are what they always were.
 use std::collections::{BTreeMap, HashMap};
 
 use super::Stamp;
 use super::body::{PressBody, Said};
-use super::record::{Age, PressId, Source};
+use super::record::{Age, PressId, RaterId};
 
 /// How long a press may be replaced by another one about the same prediction, in milliseconds.
 pub const REPLACE_WINDOW_MS: u64 = 2_000;
@@ -29,7 +35,7 @@ pub enum PressStatus {
         /// That press.
         by: PressId,
     },
-    /// The prediction had been answered before.
+    /// Its rater had answered the prediction before.
     Late {
         /// The press that counts or counted.
         first: PressId,
@@ -50,14 +56,17 @@ pub enum PressStatus {
 #[derive(Default)]
 pub(super) struct Resolver {
     status: BTreeMap<PressId, PressStatus>,
-    answered: HashMap<u32, Answer>,
+    /// What counts about each prediction: of every rater a plain press, a confirmed one, or both.
+    answered: HashMap<u32, Vec<Answer>>,
     prediction: HashMap<PressId, u32>,
-    by_source: HashMap<Source, Vec<PressId>>,
+    by_rater: HashMap<RaterId, Vec<PressId>>,
     /// Presses that have stopped counting since [`Resolver::take_stopped`].
     stopped: Vec<PressId>,
 }
 
 struct Answer {
+    rater: RaterId,
+    confirmed: bool,
     first: Option<Instant>,
     current: PressId,
 }
@@ -89,14 +98,14 @@ impl Resolver {
     /// Takes the next press of the log.
     pub(super) fn press(&mut self, id: PressId, stamp: &Stamp, body: &PressBody) {
         let status = match (&body.said, body.bound()) {
-            (Said::Undo { press_id }, _) => PressStatus::Undo { of: self.undo(id, *press_id, &body.source) },
+            (Said::Undo { press_id }, _) => PressStatus::Undo { of: self.undo(id, *press_id, &body.rater()) },
             (Said::Demonstration { .. }, _) => PressStatus::Effective,
             (_, None) => PressStatus::Orphan,
-            (_, Some(prediction)) => self.answer(id, prediction, Instant::of(stamp, body.age)),
+            (_, Some(prediction)) => self.answer(id, prediction, Instant::of(stamp, body.age), body),
         };
         self.status.insert(id, status);
         if status == PressStatus::Effective {
-            self.by_source.entry(body.source.clone()).or_default().push(id);
+            self.by_rater.entry(body.rater()).or_default().push(id);
         }
     }
 
@@ -122,21 +131,28 @@ impl Resolver {
         self.status
     }
 
-    fn answer(&mut self, id: PressId, prediction: u32, made: Option<Instant>) -> PressStatus {
-        let status = match self.answered.get_mut(&prediction) {
-            None => {
-                self.answered.insert(prediction, Answer { first: made, current: id });
+    fn answer(&mut self, id: PressId, prediction: u32, made: Option<Instant>, body: &PressBody) -> PressStatus {
+        let (rater, confirmed) = (body.rater(), body.confirmed);
+        let answers = self.answered.entry(prediction).or_default();
+        // Without the mark there is one answer, whoever gave it.
+        let own = |a: &Answer| !body.beside || a.rater == rater;
+        let alike = answers.iter().position(|a| own(a) && (!body.beside || a.confirmed == confirmed));
+        let before = alike.or_else(|| answers.iter().position(own)).map(|at| &mut answers[at]);
+        let near = before.as_ref().and_then(|a| Some(a.first.as_ref()?.is_near(made.as_ref()?))).unwrap_or(false);
+        let status = match before {
+            Some(answer) if near => {
+                self.status.insert(answer.current, PressStatus::Superseded { by: id });
+                self.stopped.push(answer.current);
+                (answer.current, answer.confirmed, answer.rater) = (id, confirmed, rater);
                 PressStatus::Effective
             }
-            Some(answer) => match (&answer.first, &made) {
-                (Some(first), Some(made)) if first.is_near(made) => {
-                    self.status.insert(answer.current, PressStatus::Superseded { by: id });
-                    self.stopped.push(answer.current);
-                    answer.current = id;
-                    PressStatus::Effective
-                }
-                _ => PressStatus::Late { first: answer.current },
-            },
+            Some(answer) if !body.beside || !confirmed || answer.confirmed => {
+                PressStatus::Late { first: answer.current }
+            }
+            _ => {
+                answers.push(Answer { rater, confirmed, first: made, current: id });
+                PressStatus::Effective
+            }
         };
         if status == PressStatus::Effective {
             self.prediction.insert(id, prediction);
@@ -144,17 +160,17 @@ impl Resolver {
         status
     }
 
-    fn undo(&mut self, id: PressId, named: Option<PressId>, source: &Source) -> Option<PressId> {
+    fn undo(&mut self, id: PressId, named: Option<PressId>, rater: &RaterId) -> Option<PressId> {
         let target = match named {
             Some(press) => Some(press).filter(|p| self.is_effective(*p)),
-            None => self.newest_effective(source),
+            None => self.newest_effective(rater),
         }?;
         self.take_back(target, Some(id));
         Some(target)
     }
 
-    fn newest_effective(&mut self, source: &Source) -> Option<PressId> {
-        let stack = self.by_source.get_mut(source)?;
+    fn newest_effective(&mut self, rater: &RaterId) -> Option<PressId> {
+        let stack = self.by_rater.get_mut(rater)?;
         // What stopped counting never counts again, so it can be dropped for good.
         while let Some(top) = stack.pop() {
             if self.status.get(&top) == Some(&PressStatus::Effective) {
@@ -168,7 +184,8 @@ impl Resolver {
         self.status.insert(press, PressStatus::Undone { by });
         self.stopped.push(press);
         if let Some(prediction) = self.prediction.remove(&press) {
-            self.answered.remove(&prediction);
+            let answers = self.answered.entry(prediction).or_default();
+            answers.retain(|a| a.current != press);
         }
     }
 }

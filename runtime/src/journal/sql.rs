@@ -14,7 +14,7 @@ use crate::state::{self, StateDir, StateError};
 /// `PRAGMA application_id`: "hone".
 pub(super) const APPLICATION_ID: i64 = 0x686f_6e65;
 /// `PRAGMA user_version`: the newest format version of FORMAT.md.
-pub(super) const FORMAT_VERSION: i64 = 2;
+pub(super) const FORMAT_VERSION: i64 = 3;
 /// The version of a journal that holds nothing newer.
 const OLDEST_VERSION: i64 = 1;
 

@@ -173,7 +173,7 @@ fn the_last_press_within_two_seconds_of_the_first_wins_and_later_ones_do_not_cou
     clock.pass(1_500);
     let b = j.press(&thumb(id, false)).unwrap();
     clock.pass(500);
-    let c = j.press(&Press::new(Some(id), PressKind::Correction { class: 2 }, Source::Web)).unwrap();
+    let c = j.press(&Press::new(Some(id), PressKind::Correction { class: 2 }, Source::Stdin)).unwrap();
     clock.pass(1);
     let d = j.press(&thumb(id, true)).unwrap();
     let status: Vec<_> = j.reader().presses().unwrap().iter().map(|p| p.status).collect();
@@ -188,6 +188,110 @@ fn the_last_press_within_two_seconds_of_the_first_wins_and_later_ones_do_not_cou
     );
     assert_eq!(ids(&j), [c]);
     assert!(a < b && c < d);
+}
+
+#[test]
+fn raters_stand_side_by_side_and_each_changes_and_takes_back_only_what_they_said() {
+    let (dir, clock, mut j) = fresh();
+    let id = j.shown(&shown(1)).unwrap();
+    let by =
+        |source: &Source, badge, up| Press { badge, ..Press::new(Some(id), PressKind::Thumb { up }, source.clone()) };
+    let pad = Source::Pad("cafe".into());
+    let raters =
+        [(Source::Web, None), (Source::Stdin, None), (pad.clone(), None), (pad.clone(), Some(7)), (pad, Some(8))];
+    let first: Vec<_> = raters.iter().map(|(s, badge)| j.press(&by(s, *badge, true)).unwrap()).collect();
+    assert_eq!(ids(&j), first);
+    clock.pass(1_000);
+    let changed = j.press(&by(&raters[3].0, Some(7), false)).unwrap();
+    assert_eq!(ids(&j), [first[0], first[1], first[2], first[4], changed]);
+    clock.pass(5_000);
+    let late = j.press(&by(&raters[1].0, None, false)).unwrap();
+    let undo_of = |(source, badge): &(Source, Option<u16>)| Press { badge: *badge, ..undo(None, source.clone()) };
+    j.press(&undo_of(&raters[4])).unwrap();
+    j.press(&undo_of(&raters[2])).unwrap();
+    assert_eq!(ids(&j), [first[0], first[1], changed]);
+    // Whoever took theirs back may say it anew, and nobody else is asked.
+    let again = j.press(&by(&raters[4].0, Some(8), false)).unwrap();
+    assert_eq!(ids(&j), [first[0], first[1], changed, again]);
+    let line = j.reader().presses().unwrap().into_iter().find(|p| p.press_id == late).unwrap();
+    assert_eq!((line.status, line.rater().to_string()), (PressStatus::Late { first: first[1] }, "stdin".into()));
+    assert_eq!(j.reader().presses().unwrap()[3].rater().to_string(), "pad:cafe badge 7");
+    assert!(j.reader().verify().unwrap().is_sound());
+    // The same from an export, which is of version 3, and after a restart.
+    let export = export_of(j.reader());
+    assert!(String::from_utf8_lossy(&export).contains("hone.journal/3"));
+    let counting = j.reader().effective_presses().unwrap();
+    let (_other, _clock, mut copy) = fresh();
+    copy.import(&mut &export[..]).unwrap();
+    assert_eq!(copy.reader().effective_presses().unwrap(), counting);
+    assert_eq!(export_of(copy.reader()), export);
+    j.close().unwrap();
+    assert_eq!(open(dir.path(), &clock).reader().effective_presses().unwrap(), counting);
+}
+
+#[test]
+fn a_confirmed_press_counts_beside_the_plain_one_it_comes_too_late_to_replace() {
+    let (_dir, clock, mut j) = fresh();
+    let id = j.shown(&shown(1)).unwrap();
+    let held = |up| Press { confirmed: true, ..thumb(id, up) };
+    j.press(&thumb(id, true)).unwrap();
+    clock.pass(1_000);
+    // Within two seconds the last word is the word, whatever its emphasis.
+    let hold = j.press(&held(false)).unwrap();
+    assert_eq!(ids(&j), [hold]);
+    j.press(&undo(None, Source::Stdin)).unwrap();
+    let click = j.press(&thumb(id, true)).unwrap();
+    clock.pass(3_000);
+    let hold = j.press(&held(false)).unwrap();
+    assert_eq!(ids(&j), [click, hold]);
+    clock.pass(1_500);
+    let other_hold = j.press(&held(true)).unwrap();
+    assert_eq!(ids(&j), [click, other_hold]);
+    // No third: neither a plain one nor another with emphasis.
+    clock.pass(3_000);
+    j.press(&thumb(id, false)).unwrap();
+    j.press(&held(false)).unwrap();
+    assert_eq!(ids(&j), [click, other_hold]);
+    j.press(&undo(None, Source::Stdin)).unwrap();
+    assert_eq!(ids(&j), [click], "an undo takes back the newest of the two");
+    // A plain press is no afterthought to a confirmed one.
+    let next = j.shown(&shown(2)).unwrap();
+    let hold = j.press(&Press { confirmed: true, ..thumb(next, true) }).unwrap();
+    clock.pass(3_000);
+    j.press(&thumb(next, false)).unwrap();
+    assert_eq!(ids(&j), [click, hold]);
+    // Times that cannot be compared are too late to replace, and no reason to lose evidence.
+    let last = j.shown(&shown(3)).unwrap();
+    let unknown = |confirmed| Press { age: Age::Unknown, confirmed, ..thumb(last, true) };
+    let both = [j.press(&unknown(false)).unwrap(), j.press(&unknown(true)).unwrap()];
+    assert_eq!(ids(&j)[2..], both);
+}
+
+#[test]
+fn a_press_without_the_mark_is_settled_as_versions_1_and_2_settled_it() {
+    let (_dir, clock, mut j) = fresh();
+    let id = j.shown(&shown(1)).unwrap();
+    // Plain presses of one rater are of version 1, however many.
+    for _ in 0..3 {
+        j.press(&thumb(id, true)).unwrap();
+        clock.pass(1_500);
+    }
+    let version_1 = String::from_utf8(export_of(j.reader())).unwrap();
+    assert!(version_1.contains("hone.journal/1"));
+    // Another source and a confirmed press as a journal of version 2 holds them: without the mark.
+    let others = [
+        Press::new(Some(id), PressKind::Thumb { up: false }, Source::Web),
+        Press { confirmed: true, ..thumb(id, true) },
+    ];
+    let mut resolver = resolve::Resolver::default();
+    let stamp = |ms: u64| Stamp { boot_id: "b".into(), mono_ns: ms * 1_000_000, wall_ms: 0 };
+    let unmarked = |press: &Press| press.to_body(None, true, false).unwrap();
+    resolver.press(PressId(1), &stamp(0), &unmarked(&thumb(id, true)));
+    resolver.press(PressId(2), &stamp(1_000), &unmarked(&others[0]));
+    resolver.press(PressId(3), &stamp(9_000), &unmarked(&others[1]));
+    let expected =
+        [PressStatus::Superseded { by: PressId(2) }, PressStatus::Effective, PressStatus::Late { first: PressId(2) }];
+    assert_eq!(resolver.finish().into_values().collect::<Vec<_>>(), expected);
 }
 
 #[test]
@@ -418,7 +522,11 @@ fn what_a_follower_is_told_adds_up_to_the_presses_that_count_whatever_happens_be
                     2 => drop(j.note("something else").unwrap()),
                     3 if turn % 10 == 9 => drop(j.redact(&Redact::Prediction(about)).unwrap()),
                     4 if turn % 20 == 19 => drop(j.redact(&Redact::Source(source)).unwrap()),
-                    _ => drop(j.press(&Press { source, ..thumb(about, below(2) == 0) }).unwrap()),
+                    _ => {
+                        let (badge, confirmed) = ([None, Some(7)][below(2)], below(4) == 0);
+                        let press = Press { source, badge, confirmed, ..thumb(about, below(2) == 0) };
+                        j.press(&press).unwrap();
+                    }
                 }
             }
             if turn % 17 == 16 {
@@ -833,9 +941,9 @@ fn reading_where_nothing_is_and_a_file_that_is_no_journal_are_clear_errors() {
 fn a_journal_of_a_later_version_is_not_touched() {
     let (dir, _clock, j) = fresh();
     j.close().unwrap();
-    tamper(dir.path(), "PRAGMA user_version=3");
+    tamper(dir.path(), "PRAGMA user_version=4");
     let e = Journal::open(StateDir::at(dir.path()).lock().unwrap()).err().unwrap();
-    assert!(matches!(e, StoreError::Newer { found: 3, .. }), "{e}");
+    assert!(matches!(e, StoreError::Newer { found: 4, .. }), "{e}");
 }
 
 #[test]

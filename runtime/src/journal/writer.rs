@@ -51,6 +51,8 @@ pub struct PadCommit {
 pub enum Redact {
     /// Everything a source said.
     Source(Source),
+    /// Everything said with a badge, on whichever pad, and every time it was shown.
+    Badge(u16),
     /// A prediction, its kept inputs, and every press about it.
     Prediction(u32),
 }
@@ -509,7 +511,23 @@ impl Batch<'_> {
             Some(id) => sql::is_shown(self.tx, id).map_err(self.fail())?,
             None => false,
         };
-        Ok(PressId(self.append(Body::Press(press.to_body(pad, is_shown)?))?))
+        let beside = match press.prediction_id {
+            Some(id) if is_shown => self.stands_beside(press, id)?,
+            _ => false,
+        };
+        Ok(PressId(self.append(Body::Press(press.to_body(pad, is_shown, beside)?))?))
+    }
+
+    /// Whether a press is one that versions 1 and 2 of the format would have read otherwise: another rater has spoken
+    /// about its prediction, or it is confirmed and not the first.
+    fn stands_beside(&self, press: &Press, prediction: u32) -> Result<bool, StoreError> {
+        let text = "SELECT 1 FROM press p JOIN records r ON r.seq = p.press_id WHERE p.prediction_id = ?1
+                    AND (?2 OR p.source <> ?3 OR json_extract(r.payload, '$.badge') IS NOT ?4)";
+        let source = press.source.to_string();
+        self.tx
+            .prepare_cached(text)
+            .and_then(|mut s| s.exists(params![prediction, press.confirmed, source, press.badge]))
+            .map_err(self.fail())
     }
 
     fn epoch(&self, uid: &str) -> Result<Option<u32>, StoreError> {
@@ -554,8 +572,14 @@ impl Batch<'_> {
                 let mut found =
                     seqs("SELECT press_id FROM press WHERE source=?", &source.to_string()).map_err(&fail)?;
                 if let Source::Pad(uid) = source {
-                    found.extend(self.pad_events(uid)?);
+                    found.extend(self.pad_events(|pad| pad.pad.uid == *uid)?);
                 }
+                Ok(found)
+            }
+            Redact::Badge(badge) => {
+                let text = "SELECT seq FROM records WHERE kind='press' AND json_extract(payload, '$.badge') = ?";
+                let mut found = seqs(text, badge).map_err(&fail)?;
+                found.extend(self.pad_events(|pad| pad.shows_badge(*badge))?);
                 Ok(found)
             }
             Redact::Prediction(id) => {
@@ -566,8 +590,8 @@ impl Batch<'_> {
         }
     }
 
-    /// Events of a pad that are no presses: nothing is derived from them, so they are found by reading.
-    fn pad_events(&self, uid: &str) -> Result<BTreeSet<u64>, StoreError> {
+    /// Events of pads that are no presses: nothing is derived from them, so they are found by reading.
+    fn pad_events(&self, which: impl Fn(&PadBody) -> bool) -> Result<BTreeSet<u64>, StoreError> {
         let fail = self.fail();
         let mut statement = self
             .tx
@@ -578,7 +602,7 @@ impl Batch<'_> {
         for row in rows {
             let (seq, text) = row.map_err(&fail)?;
             if let Ok(Body::Pad(body)) = Body::parse(super::Kind::Pad, &text)
-                && body.pad.uid == uid
+                && which(&body)
             {
                 found.insert(seq as u64);
             }

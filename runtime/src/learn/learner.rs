@@ -104,7 +104,7 @@ pub struct TrainingPress {
     pub feedback: Feedback,
     /// Whether it is evidence (never trains) rather than training.
     pub confirmed: bool,
-    /// Who pressed: one vote per source and prediction.
+    /// Who pressed, the source with the badge that counted there: one vote per rater and prediction.
     pub source: String,
 }
 
