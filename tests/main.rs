@@ -4,6 +4,7 @@ mod bad_input;
 mod classes;
 mod cli;
 mod crash;
+mod decisions;
 mod demo;
 mod full_disk;
 mod fuzz;

@@ -618,27 +618,31 @@ impl App {
         let theta = self.learner.refit()?;
         let before = self.kept(self.learner.published())?;
         let kept = self.kept(&theta)?;
-        let decision = self.learner.decide(theta)?;
+        let decision = self.learner.judge(&theta)?;
+        // First the disk, then the learner: a head that could not be published must not answer as if it had been, and
+        // its candidate stays due.
         let mut changed = None;
-        let (action, id) = match decision.action {
+        let done = match decision.action {
             Action::Publish => {
-                let id = self.adapters.publish(&self.adapter(self.learner.published()))?;
+                let id = self.adapters.publish(&self.adapter(&theta))?;
                 self.current = Some(id.clone());
-                self.live = self.learner.published().classes();
+                self.live = theta.classes();
                 changed = Some(Some(id.clone()));
-                (AdapterAction::Published, id.to_string())
+                Some((AdapterAction::Published, id.to_string()))
             }
             Action::Rollback => {
                 self.adapters.switch(None)?;
                 self.current = None;
                 self.live = self.classes.shipped_len();
                 changed = Some(None);
-                (AdapterAction::RolledBack, FACTORY.to_string())
+                Some((AdapterAction::RolledBack, FACTORY.to_string()))
             }
-            Action::Veto => (AdapterAction::Vetoed, self.current_name()),
-            Action::Freeze => (AdapterAction::Frozen, self.current_name()),
-            Action::Hold => return Ok(Learned::Decided { decision, changed, kept }),
+            Action::Veto => Some((AdapterAction::Vetoed, self.current_name())),
+            Action::Freeze => Some((AdapterAction::Frozen, self.current_name())),
+            Action::Hold => None,
         };
+        self.learner.settle(&decision, theta);
+        let Some((action, id)) = done else { return Ok(Learned::Decided { decision, changed, kept }) };
         self.temperature = Temperature::fit(&self.learner.told()?);
         let mut numbers = numbers(&decision, &self.learner);
         numbers.insert("temperature".to_string(), self.temperature.t);

@@ -436,14 +436,24 @@ impl Learner {
     /// # Errors
     /// [`LearnError::Length`] when `candidate` is of another head.
     pub fn decide(&mut self, candidate: Theta) -> Result<Decision, LearnError> {
+        let decision = self.judge(&candidate)?;
+        self.settle(&decision, candidate);
+        Ok(decision)
+    }
+
+    /// What the gate and the trip-wires say of `candidate`. Nothing is published: a caller to whom that takes more than
+    /// memory does its part first, then [`Learner::settle`]s what was decided.
+    ///
+    /// # Errors
+    /// [`LearnError::Length`] when `candidate` is of another head.
+    pub fn judge(&mut self, candidate: &Theta) -> Result<Decision, LearnError> {
         check_len("the candidate's classes", self.base.classes(), candidate.classes())?;
         check_len("the candidate's width", self.base.width(), candidate.width())?;
-        self.since_candidate = 0;
         if !candidate.is_finite() {
             self.tripwire.norm(f64::NAN);
         }
-        let evidence = self.evidence(&candidate)?;
-        let mut decision = if candidate == self.published {
+        let evidence = self.evidence(candidate)?;
+        let mut decision = if *candidate == self.published {
             gate::review(&self.config.gate, &evidence)
         } else {
             gate::judge(&self.config.gate, &evidence)
@@ -454,12 +464,18 @@ impl Learner {
             decision.action = Action::Freeze;
             decision.reason = format!("frozen, a confirmed press is needed: {trip}");
         }
+        Ok(decision)
+    }
+
+    /// Does what was decided of `candidate`: publishes it, goes back to the factory head, or keeps what is in use. The
+    /// next candidate is due when enough has been pressed since.
+    pub fn settle(&mut self, decision: &Decision, candidate: Theta) {
+        self.since_candidate = 0;
         match decision.action {
             Action::Publish => self.published = candidate,
             Action::Rollback => self.published = self.factory(),
             Action::Veto | Action::Hold | Action::Freeze => {}
         }
-        Ok(decision)
     }
 
     /// The predictions whose presses train, in the order of the canonical sum.
