@@ -10,6 +10,7 @@ use hone_runtime::adapters::{AdapterFile, AdapterId, AdapterStore};
 use hone_runtime::bundle::Bundle;
 use hone_runtime::import::to_onnx;
 use hone_runtime::journal::{AdapterAction, AdapterEvent, Filter, Journal, Kind, Reader};
+use hone_runtime::learn::Trip;
 use hone_runtime::model::Model;
 use hone_runtime::scope;
 use hone_runtime::session::{Session, SessionOptions};
@@ -336,6 +337,20 @@ fn explain(
 /// A decision of the gate in a sentence, from its figures; `None` for what a person has decided.
 fn why(e: &AdapterEvent) -> Option<String> {
     let n = |name: &str| e.numbers.get(name).copied();
+    let gate = ["veto", "superiority", "off"].into_iter().find(|mode| n(&format!("gate_{mode}")).is_some());
+    let by = gate.map_or(String::new(), |mode| {
+        let bound = |name: &str| n(name).map_or("?".to_string(), |v| format!("{v}"));
+        format!(
+            " (gate `{mode}`: worse from probability {}, rolled back from {}, {} losses at least)",
+            bound("gate_threshold"),
+            bound("gate_rollback_threshold"),
+            bound("gate_least_losses")
+        )
+    });
+    let trip = Trip::told(&e.numbers);
+    if let (AdapterAction::Frozen, Some(trip), None) = (e.action, &trip, n("confirmed")) {
+        return Some(format!("frozen: {trip}; nothing is published before a confirmed press{by}"));
+    }
     let confirmed = n("confirmed")?;
     let against = |pair: &str, other: &str| {
         let worse = n(&format!("{pair}_p_worse"))?.max(n(&format!("{pair}_p_worse_harsh"))?);
@@ -370,7 +385,11 @@ fn why(e: &AdapterEvent) -> Option<String> {
             let why = foretold("incumbent_factory").map_or(String::new(), |why| format!(" {why}, and"));
             format!("rolled back: the head in use{why} had {had}")
         }
-        AdapterAction::Frozen => format!("held back: a trip-wire waits for a confirmed press; {on}: {}", factory.1),
+        AdapterAction::Frozen => {
+            // Records from before the wires were named say only that there was one.
+            let wire = trip.map_or("a trip-wire".to_string(), |trip| trip.to_string());
+            format!("held back: {wire}; a confirmed press is waited for; {on}: {}{by}", factory.1)
+        }
         _ => return None,
     })
 }
@@ -378,6 +397,19 @@ fn why(e: &AdapterEvent) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_freeze_is_told_by_the_wire_that_tripped_with_its_figures_and_by_the_rule_of_the_gate() {
+        let mut numbers = Trip::ThumbsDown { up: 2, thumbs: 40 }.figures();
+        for (name, value) in [("veto", 1.0), ("threshold", 0.8), ("rollback_threshold", 0.95), ("least_losses", 2.0)] {
+            numbers.insert(format!("gate_{name}"), value);
+        }
+        let event = AdapterEvent { id: "a".into(), base_digest: "b".into(), action: AdapterAction::Frozen, numbers };
+        let told = why(&event).unwrap();
+        for part in ["only 2 of the last 40 thumbs were up", "gate `veto`", "0.8", "0.95", "2 losses"] {
+            assert!(told.contains(part), "{told}");
+        }
+    }
 
     #[test]
     fn a_decision_is_told_by_the_rule_that_made_it_and_records_from_before_that_rule_as_ever() {

@@ -17,13 +17,14 @@ use crate::journal::{
 use crate::learn::classes::continued;
 use crate::learn::{
     Action, Asker, Classes, ClassesError, Decision, Display, HeadBase, Kept, LearnError, Learner, LearnerConfig, Mode,
-    Outcome, Retain, Task, Temperature, Theta,
+    Outcome, Retain, Task, Temperature, Theta, Trip,
 };
 use crate::modality::Sample;
 use crate::model::{Model, ModelError, Seen};
 use crate::state::{StateDir, StateError};
 
 pub mod classes;
+mod freeze;
 mod kept;
 pub mod listen;
 pub mod offpolicy;
@@ -34,6 +35,7 @@ mod relearn;
 mod rollback;
 mod tuned;
 
+use freeze::numbers;
 use kept::KeptInputs;
 pub use kept::Quota;
 pub use presses::Presses;
@@ -258,6 +260,8 @@ pub struct App {
     kept: KeptInputs,
     /// That presses contradict each other has been said.
     contradicted: bool,
+    /// The trip that is on record.
+    frozen: Option<Trip>,
 }
 
 /// Changes of the journal on their way to the learner. They wait here, so that an error on the way loses none of them.
@@ -373,10 +377,13 @@ impl App {
             rollbacks_until: 0,
             kept: KeptInputs::new(state),
             contradicted: false,
+            frozen: None,
         };
         let effective = lock(&app.journal).reader().changes(&mut app.follower)?.appeared;
         let published = app.in_use(app.adapters.current_id()?)?;
         app.relearn(&effective, app.follower.at(), published)?;
+        app.record_freeze()?;
+        app.contradicted = app.learner.contradicted();
         app.rollbacks_until = History::read(lock(&app.journal).reader(), 0)?.settled();
         Ok(app)
     }
@@ -520,7 +527,7 @@ impl App {
         let mut served = answer.served.clone();
         served.extend_from_slice(graph.get(served.len()..).unwrap_or_default());
         self.learner.displayed(&served, &graph)?;
-        Ok(())
+        self.record_freeze()
     }
 
     /// Records an answer nobody is asked about: grouped, for drift figures.
@@ -593,6 +600,10 @@ impl App {
                 let outcome = self.learner.press(press)?;
                 self.taken.insert(id);
                 learned.push(Learned::Press { id, outcome });
+                if self.learner.frozen().is_none() {
+                    // Should the very same wire trip again before this returns, that is another freeze.
+                    self.frozen = None;
+                }
             }
             self.backlog.appeared.pop_front();
             if refused.confirmed {
@@ -604,6 +615,7 @@ impl App {
         if let Some(apart) = self.learner.thumbs_apart().filter(|_| self.contradicted && !said) {
             learned.push(Learned::Contradicted { apart });
         }
+        self.record_freeze()?;
         if self.learner.candidate_due() {
             learned.push(self.decide()?);
         }
@@ -798,25 +810,4 @@ impl App {
 /// An adapter's name in the journal.
 fn name_of(id: Option<&AdapterId>) -> String {
     id.map_or_else(|| FACTORY.to_string(), |a| a.to_string())
-}
-
-/// A decision's figures, for the journal.
-fn numbers(d: &Decision, learner: &Learner) -> BTreeMap<String, f64> {
-    let mut out = BTreeMap::from([
-        ("confirmed".to_string(), d.n_confirmed as f64),
-        ("presses".to_string(), learner.training_predictions() as f64),
-        ("most_surprise".to_string(), learner.config().gate.surprise),
-    ]);
-    for (name, pair) in [
-        ("candidate_factory", &d.candidate_factory),
-        ("candidate_incumbent", &d.candidate_incumbent),
-        ("incumbent_factory", &d.incumbent_factory),
-    ] {
-        out.insert(format!("{name}_wins"), pair.wins);
-        out.insert(format!("{name}_losses"), pair.losses);
-        out.insert(format!("{name}_p_worse"), pair.p_worse);
-        out.insert(format!("{name}_p_worse_harsh"), pair.p_worse_harsh);
-        out.insert(format!("{name}_surprise"), pair.surprise);
-    }
-    out
 }

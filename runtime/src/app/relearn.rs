@@ -54,6 +54,7 @@ impl App {
         self.named = effective.iter().filter_map(|p| Some((p.press_id, self.added_class(p)?))).collect();
         let awake = self.awake();
         self.learner = self.resumed(effective, awake, published)?;
+        self.take_up_freeze(effective)?;
         // A class nobody names any more sleeps again, even if the adapter in use still has it.
         self.live = self.live.min(awake);
         self.temperature = Temperature::fit(&self.learner.told()?);

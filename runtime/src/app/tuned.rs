@@ -5,7 +5,8 @@ use crate::adapters::{Adapter, AdapterId, Provenance, Tuned};
 use crate::journal::AdapterAction;
 use crate::learn::{Action, Decision, Theta};
 
-use super::{App, AppError, numbers};
+use super::freeze::numbers;
+use super::{App, AppError};
 
 impl App {
     /// Publishes tuned leaves where `decision` lets it, and goes on with them; `None` when it does not. A run that was

@@ -37,6 +37,17 @@ pub enum Mode {
     Off,
 }
 
+impl Mode {
+    /// Its name in settings and records.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Veto => "veto",
+            Mode::Superiority => "superiority",
+            Mode::Off => "off",
+        }
+    }
+}
+
 /// Settings of the gate.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GateConfig {

@@ -11,13 +11,13 @@
 //!
 //! Without I/O, clocks or randomness: the app decides what is shown and when presses arrive, the journal makes them
 //! durable, the adapter directory keeps what is published. The two-second rule for changed minds is the journal's.
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::classes::{self, Grouped, Merged};
-use super::contradiction::Contradiction;
+use super::contradiction::{self, Contradiction};
 use super::engine::{Engine, TrainingRow, objective};
 use super::error::{LearnError, check_finite, check_len};
 use super::gate::{self, Action, Decision, GateConfig, Mode, Verdict};
@@ -218,7 +218,10 @@ impl Learner {
 
     /// A learner as it stands after a restart: the journal's presses and what the adapter directory holds as published.
     ///
-    /// Trip-wires start afresh. The incremental correction is the canonical one.
+    /// What the presses tell is told again, in their order: the thumbs that the wires and the search for contradictions
+    /// look back on, and when a confirmed press came last. What was displayed and how the correction grew are not among
+    /// them; a wire that tripped by those is on record elsewhere, see [`Learner::freeze`]. The incremental correction
+    /// is the canonical one.
     ///
     /// # Errors
     /// Those of [`Learner::new`] and [`Learner::press`]; [`LearnError::Length`] when `published` is of another head.
@@ -232,9 +235,34 @@ impl Learner {
         check_len("the published theta", learner.published.values().len(), published.values().len())?;
         check_len("the published theta's classes", learner.base.classes(), published.classes())?;
         check_finite("the published theta", published.values())?;
+        let mut thumbs = VecDeque::new();
         for press in presses {
             let input = learner.check(&press)?;
-            learner.record(press, input)?;
+            let (id, prediction_id, feedback, confirmed) =
+                (press.press_id, press.prediction_id, press.feedback, press.confirmed);
+            let first = !learner.predictions.contains_key(&prediction_id);
+            if !learner.record(press, input)? {
+                continue;
+            }
+            if confirmed {
+                learner.since_confirmed = 0;
+                learner.tripwire.thaw();
+                continue;
+            }
+            learner.since_confirmed += 1;
+            if let Feedback::Thumb { up } = feedback {
+                learner.tripwire.thumb(up);
+                if first {
+                    // Each of the last pairs was found among as many thumbs before it; what is older is forgotten.
+                    thumbs.push_back((prediction_id, id, up));
+                    if thumbs.len() > 2 * contradiction::WINDOW {
+                        thumbs.pop_front();
+                    }
+                }
+            }
+        }
+        for (prediction_id, id, up) in thumbs {
+            learner.compare_thumb(prediction_id, id, up);
         }
         learner.rebuild()?;
         learner.published = published;
@@ -313,6 +341,11 @@ impl Learner {
     /// The trip that holds learning frozen, if any.
     pub fn frozen(&self) -> Option<&Trip> {
         self.tripwire.tripped()
+    }
+
+    /// Holds learning frozen by a trip that is known from before a stop, until the next confirmed press.
+    pub fn freeze(&mut self, trip: Trip) {
+        self.tripwire.trip(trip);
     }
 
     /// Share of the last thumbs that differ from the one given to the most similar input; `None` before there are

@@ -489,6 +489,34 @@ fn forty_thumbs_down_freeze_publication_until_a_confirmed_press_and_say_why() {
 }
 
 #[test]
+fn a_restart_remembers_thumbs_contradictions_freezes_and_when_a_confirmed_press_came_last() {
+    let world = vectors().world(Kind::Source);
+    // Thumbs at random about inputs that come again contradict each other.
+    let mut presses: Vec<_> = log(&world, 400, 0.5);
+    presses.iter_mut().enumerate().for_each(|(t, p)| {
+        let other = press_of(&world.stream[t % 40], p.press_id, argmax(&world.stream[t % 40].logits), p.feedback);
+        *p = TrainingPress { confirmed: t == 380, ..other };
+    });
+    let downs = (400..440_u64).map(|t| {
+        let sample = &world.stream[t as usize % 100];
+        press_of(sample, t, argmax(&sample.logits), Feedback::Thumb { up: false })
+    });
+    let all: Vec<_> = presses.into_iter().chain(downs).collect();
+    for n in [395, 410, 440] {
+        let mut live = learner(&world, Mode::Veto);
+        all[..n].iter().for_each(|p| {
+            live.press(p.clone()).unwrap();
+        });
+        let resumed =
+            Learner::resume(world.base.clone(), config(Mode::Veto), all[..n].to_vec(), world.factory()).unwrap();
+        assert_eq!((resumed.frozen(), resumed.thumbs_apart()), (live.frozen(), live.thumbs_apart()), "after {n}");
+        assert_eq!(resumed.wants_confirmation(), live.wants_confirmation());
+        assert!(resumed.thumbs_apart().is_some());
+        assert_eq!(resumed.frozen().is_some(), n == 440);
+    }
+}
+
+#[test]
 fn clean_learning_trips_no_wire() {
     let vectors = vectors();
     for kind in [Kind::Source, Kind::Shifted, Kind::Relabelled] {

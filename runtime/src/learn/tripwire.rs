@@ -3,7 +3,7 @@
 //!
 //! The gate asks whether a candidate is worse on confirmed presses; the wires watch between them, when there may be
 //! none.
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -98,6 +98,42 @@ impl fmt::Display for Trip {
             Trip::Norm { norm, median } => write!(f, "the correction grew to {norm:.3}, its median is {median:.3}"),
             Trip::ThumbsDown { up, thumbs } => write!(f, "only {up} of the last {thumbs} thumbs were up"),
         }
+    }
+}
+
+impl Trip {
+    /// What tripped, as named figures for a record; [`Trip::told`] reads them back.
+    pub fn figures(&self) -> BTreeMap<String, f64> {
+        let figures: &[(&str, f64)] = match self {
+            Trip::NonFinite => &[("trip_non_finite", 1.0)],
+            Trip::TopClass { class, share, expected } => {
+                &[("trip_top_class", *class as f64), ("trip_share", *share), ("trip_expected_share", *expected)]
+            }
+            Trip::EntropyCollapse { mean, factory } => &[("trip_entropy", *mean), ("trip_factory_entropy", *factory)],
+            // A record holds finite numbers; how far beyond all bounds makes no difference.
+            Trip::Norm { norm, median } => &[("trip_norm", norm.min(f64::MAX)), ("trip_median_norm", *median)],
+            Trip::ThumbsDown { up, thumbs } => &[("trip_thumbs_up", *up as f64), ("trip_thumbs", *thumbs as f64)],
+        };
+        figures.iter().map(|&(name, value)| (name.to_string(), value)).collect()
+    }
+
+    /// What tripped, by its figures; `None` where they tell of no wire.
+    pub fn told(figures: &BTreeMap<String, f64>) -> Option<Trip> {
+        let of = |name: &str| figures.get(name).copied();
+        let count = |name: &str| of(name).map(|n| n as usize);
+        if let Some(class) = count("trip_top_class") {
+            return Some(Trip::TopClass { class, share: of("trip_share")?, expected: of("trip_expected_share")? });
+        }
+        if let Some(mean) = of("trip_entropy") {
+            return Some(Trip::EntropyCollapse { mean, factory: of("trip_factory_entropy")? });
+        }
+        if let Some(norm) = of("trip_norm") {
+            return Some(Trip::Norm { norm, median: of("trip_median_norm")? });
+        }
+        if let Some(up) = count("trip_thumbs_up") {
+            return Some(Trip::ThumbsDown { up, thumbs: count("trip_thumbs")? });
+        }
+        of("trip_non_finite").map(|_| Trip::NonFinite)
     }
 }
 
@@ -238,7 +274,8 @@ impl Tripwire {
         push(&mut self.norms, norm, NORMS.0);
     }
 
-    fn trip(&mut self, trip: Trip) {
+    /// A wire trips, or is known to have tripped before a stop; the first stays.
+    pub fn trip(&mut self, trip: Trip) {
         self.tripped.get_or_insert(trip);
     }
 }
@@ -355,6 +392,20 @@ mod tests {
         assert_eq!(wire.tripped(), None, "the window begins anew after a thaw");
         wire.thumb(false);
         assert!(wire.tripped().is_some());
+    }
+
+    #[test]
+    fn every_trip_comes_back_from_its_figures_and_a_decision_without_any_tells_of_none() {
+        for trip in [
+            Trip::NonFinite,
+            Trip::TopClass { class: 7, share: 0.5, expected: 0.1 },
+            Trip::EntropyCollapse { mean: 0.01, factory: 1.2 },
+            Trip::Norm { norm: 20.1, median: 2.0 },
+            Trip::ThumbsDown { up: 0, thumbs: 40 },
+        ] {
+            assert_eq!(Trip::told(&trip.figures()), Some(trip));
+        }
+        assert_eq!(Trip::told(&BTreeMap::from([("confirmed".to_string(), 3.0)])), None);
     }
 
     #[test]
