@@ -4,6 +4,7 @@ use std::path::Path;
 
 use hone_runtime::Bundle;
 use hone_runtime::app::App;
+use hone_runtime::app::redacted::learned_from_redacted;
 use hone_runtime::dataset::Dataset;
 use hone_runtime::journal::{Age, Press, PressKind, Source};
 use hone_runtime::learn::Mode;
@@ -11,7 +12,7 @@ use hone_runtime::model::Model;
 use hone_runtime::session::SessionOptions;
 use hone_runtime::state::StateDir;
 
-use crate::support::{bundle, model_dir};
+use crate::support::{bundle, hone, model_dir, said};
 
 fn open(state: &Path) -> App {
     let model = Model::open(Bundle::open(bundle()).unwrap(), SessionOptions::default()).unwrap();
@@ -47,4 +48,93 @@ fn two_sources_of_which_one_is_wrong_two_times_in_five_are_trusted_each_by_its_o
     assert_eq!(app.learner().training_predictions(), 50, "what was confirmed never trains");
     drop(app);
     assert_eq!(*open(dir.path()).learner().raters(), raters, "a function of the journal");
+}
+
+#[test]
+fn what_a_liar_taught_is_gone_with_a_refit_and_said_to_stay_without_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = StateDir::at(dir.path());
+    let world = Dataset::from_dir(&model_dir().join("worlds/new-pen")).unwrap();
+    let mut app = open(dir.path());
+    let press = |app: &mut App, row, class: Option<u32>, source| {
+        let answer = app.answer(&hone_runtime::dataset::Row::sample(row)).unwrap();
+        let id = app.show(&answer).unwrap();
+        let right = app.classes().class_of(&row.label).unwrap() as u32;
+        let class = class.unwrap_or(right);
+        app.press(&Press::new(Some(id), PressKind::Correction { class }, source)).unwrap();
+    };
+    let rows: Vec<_> = world.split("stream").collect();
+    for row in &rows[..10] {
+        press(&mut app, row, None, Source::Stdin);
+    }
+    let honest = app.adapters().list().unwrap().len();
+    assert!(honest > 0 && app.current().is_some());
+    // All is a seven to him; nobody has confirmed anything, so the gate lets it pass.
+    for row in &rows[10..40] {
+        press(&mut app, row, Some(7), Source::Web);
+    }
+    let poisoned = app.current().cloned().unwrap();
+    let sevens = |app: &mut App| {
+        let answers = rows[40..80].iter().map(|row| app.answer(&row.sample()).unwrap().class);
+        answers.filter(|&class| class == 7).count()
+    };
+    assert!(sevens(&mut app) > 10, "the liar is believed");
+    drop(app);
+    let redact = |more: &[&str]| {
+        let out = hone()
+            .args(["feedback", "redact", "--source", "web", "--state", dir.path().to_str().unwrap()])
+            .args(more)
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{}", said(&out));
+        (String::from_utf8(out.stdout).unwrap(), String::from_utf8(out.stderr).unwrap())
+    };
+    let (out, err) = redact(&[]);
+    assert!(out.starts_with("30 records"), "{out}");
+    assert!(err.contains(&format!("{poisoned} (in use)")) && err.contains("--refit"), "{err}");
+    assert_eq!(open(dir.path()).current(), Some(&poisoned), "nothing has changed but the journal");
+    let (out, err) = redact(&["--refit", bundle().to_str().unwrap()]);
+    assert!(out.contains("fitted anew to 10 presses") && out.contains(poisoned.as_str()), "{out}");
+    assert!(!err.contains("stay"), "{err}");
+    let mut app = open(dir.path());
+    assert_ne!(app.current(), Some(&poisoned));
+    assert!(app.adapters().load(&poisoned).is_err(), "it cannot be chosen again");
+    assert!(sevens(&mut app) < 10);
+    assert!(app.current().is_some(), "what the others taught is in use");
+    assert_eq!(app.learner().published(), &app.learner().refit().unwrap());
+    let left = app.adapters().list().unwrap();
+    assert_eq!(left.len(), honest + 1, "those from before the liar, and the new one");
+    let reader = hone_runtime::journal::Reader::open(&state).unwrap();
+    assert!(learned_from_redacted(&reader, app.adapters()).unwrap().is_empty());
+    assert!(reader.verify().unwrap().is_sound());
+}
+
+#[test]
+fn a_refit_after_a_redaction_does_not_ask_whether_it_is_worse_than_the_poisoned_head() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = Dataset::from_dir(&model_dir().join("worlds/new-pen")).unwrap();
+    let mut app = open(dir.path());
+    let rows: Vec<_> = world.split("stream").collect();
+    // He teaches his sevens, and confirms them: by his own evidence every other head is worse.
+    for (i, row) in rows[..40].iter().enumerate() {
+        let answer = app.answer(&row.sample()).unwrap();
+        let id = app.show(&answer).unwrap();
+        let press = Press::new(Some(id), PressKind::Correction { class: 7 }, Source::Web);
+        app.press(&Press { badge: Some(9), ..press }).unwrap();
+        // What somebody else has confirmed about the same is evidence that stays.
+        if i % 5 == 4 {
+            let answer = app.answer(&row.sample()).unwrap();
+            let id = app.show(&answer).unwrap();
+            let press = Press::new(Some(id), PressKind::Correction { class: 7 }, Source::Key);
+            app.press(&Press { confirmed: true, ..press }).unwrap();
+        }
+    }
+    let poisoned = app.current().cloned().expect("nothing speaks against it");
+    app.journal().lock().unwrap().redact(&hone_runtime::journal::Redact::Badge(9)).unwrap();
+    drop(app);
+    let mut app = open(dir.path());
+    assert_eq!(app.current(), Some(&poisoned));
+    let (_, removed) = app.refit_redacted().unwrap();
+    assert!(removed.contains(&poisoned) && app.current().is_none(), "the factory head is what is left");
+    assert!(app.learner().published().is_zero());
 }

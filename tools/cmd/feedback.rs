@@ -7,6 +7,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use hone_runtime::Class;
+use hone_runtime::adapters::{AdapterId, AdapterStore};
+use hone_runtime::app::redacted::learned_from_redacted;
 use hone_runtime::app::{App, Learned, Quota, classes};
 use hone_runtime::bundle::Bundle;
 use hone_runtime::journal::{
@@ -150,7 +152,8 @@ struct Demonstrate {
 struct RedactArgs {
     #[command(flatten)]
     what: Redacted,
-    /// The bundle whose head is then fitted anew to what remains and put before the gate.
+    /// The bundle whose head is then fitted anew to what remains, compared with the factory head alone, and whose
+    /// adapters learned from what is redacted are removed.
     #[arg(long, value_name = "BUNDLE")]
     refit: Option<PathBuf>,
 }
@@ -569,7 +572,8 @@ impl RedactArgs {
         if let Some(bundle) = self.refit {
             let model = Model::open(Bundle::open(&bundle)?, SessionOptions::default())?;
             let mut app = App::open(model, state, Mode::Veto)?;
-            if let Learned::Decided { decision, .. } = app.decide()? {
+            let (decided, removed) = app.refit_redacted()?;
+            if let Learned::Decided { decision, .. } = decided {
                 let presses = app.learner().training_predictions();
                 output::line(format!(
                     "fitted anew to {presses} presses: {}; in use: {}",
@@ -577,7 +581,39 @@ impl RedactArgs {
                     in_use(&app)
                 ))?;
             }
+            let ids: Vec<&str> = removed.iter().map(|id| id.as_str()).collect();
+            if !ids.is_empty() {
+                output::line(format!("removed, learned from what was redacted: {}", ids.join(", ")))?;
+            }
+        }
+        for (base, ids) in still_learned(state)? {
+            output::say(format!(
+                "hone: adapters of bundle {base} learned from what was redacted stay: {}; the same command with --refit \
+                 BUNDLE fits the head without it and removes them",
+                ids.join(", ")
+            ));
         }
         Ok(())
     }
+}
+
+/// By bundle, the adapters that were learned from redacted presses; the one in use is marked.
+fn still_learned(state: &StateDir) -> anyhow::Result<Vec<(String, Vec<String>)>> {
+    let reader = Reader::open(state)?;
+    let mut all = Vec::new();
+    let Ok(entries) = fs::read_dir(state.adapters()) else { return Ok(all) };
+    for entry in entries.flatten() {
+        let base = entry.file_name().to_string_lossy().into_owned();
+        // Anything else there is none of ours.
+        let Ok(store) = AdapterStore::new(state, &base) else { continue };
+        let current = store.current_id().ok().flatten();
+        let mark = |id: &AdapterId| if current.as_ref() == Some(id) { " (in use)" } else { "" };
+        let ids: Vec<String> =
+            learned_from_redacted(&reader, &store)?.iter().map(|id| format!("{id}{}", mark(id))).collect();
+        if !ids.is_empty() {
+            all.push((base, ids));
+        }
+    }
+    all.sort();
+    Ok(all)
 }

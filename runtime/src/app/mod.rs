@@ -30,6 +30,7 @@ pub mod listen;
 pub mod offpolicy;
 mod presses;
 pub mod question;
+pub mod redacted;
 pub mod rehearsal;
 mod relearn;
 mod rollback;

@@ -9,7 +9,7 @@ use super::freeze::numbers;
 use super::{App, AppError};
 
 impl App {
-    /// Publishes tuned leaves where `decision` lets it, and goes on with them; `None` when it does not. A run that was
+    /// Publishes leaves tuned on `presses` presses, 0 for labelled data, where `decision` lets it, and goes on with them; `None` when it does not. A run that was
     /// published before and cut off right then is not published twice.
     ///
     /// # Errors
@@ -18,6 +18,7 @@ impl App {
         &mut self,
         tuned: Tuned,
         objective: &str,
+        presses: u64,
         decision: &Decision,
     ) -> Result<Option<AdapterId>, AppError> {
         let figures = numbers(decision, &self.learner);
@@ -45,7 +46,7 @@ impl App {
             provenance: Provenance {
                 base_digest: self.model.bundle().base_digest().to_string(),
                 objective: objective.to_string(),
-                presses: 0,
+                presses,
                 journal_seq: self.last_seq,
                 lambda: solver.lambda_partial,
                 delta: solver.hyper.delta,

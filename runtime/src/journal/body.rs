@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use super::StoreError;
 use super::record::{
-    AdapterEvent, Age, ClassChange, ClassesEvent, Digest, Example, Inference, Kind, MAX_PAYLOAD_BYTES, Press, PressId,
-    PressKind, RaterId, Shown, Source, check_uid,
+    AdapterAction, AdapterEvent, Age, ClassChange, ClassesEvent, Digest, Example, Inference, Kind, MAX_PAYLOAD_BYTES,
+    Press, PressId, PressKind, RaterId, Shown, Source, check_uid,
 };
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -224,6 +224,7 @@ impl Body {
     pub(super) fn version(&self) -> i64 {
         match self {
             Body::Press(PressBody { badge: Some(_), .. } | PressBody { beside: true, .. }) => 3,
+            Body::Adapter(AdapterEvent { action: AdapterAction::Retired, .. }) => 3,
             Body::Classes(_) | Body::Shown(ShownBody { after: Some(_), .. }) => 2,
             _ => 1,
         }

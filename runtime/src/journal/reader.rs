@@ -478,6 +478,29 @@ impl Reader {
         Ok(ghosts)
     }
 
+    /// Of each redaction that took presses: its own number, and that of the first press it took. What was learned from
+    /// the journal between the two may hold them.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] for a payload that cannot be read; disk trouble.
+    pub fn redacted_presses(&self) -> Result<Vec<(u64, u64)>, StoreError> {
+        let mut found = Vec::new();
+        for record in self.list(&Filter { kind: Some(Kind::Redaction), ..Filter::default() })? {
+            let Some(text) = &record.payload else { continue };
+            let Body::Redaction(body) = self.parse(&record, text)? else { continue };
+            for seq in body.seqs {
+                let press = "SELECT 1 FROM records WHERE seq = ? AND kind = 'press'";
+                let is_press = self.conn.prepare_cached(press).and_then(|mut s| s.exists([seq as i64]));
+                if is_press.map_err(|e| self.fail(e))? {
+                    // They are listed as they rise.
+                    found.push((record.seq, seq));
+                    break;
+                }
+            }
+        }
+        Ok(found)
+    }
+
     /// Takes the presses among `records` into `resolver`, which knows those before; gives the readable ones, without
     /// their status, which is known only at the end of the log. `ghosts` are the [`Reader::redacted_undos`].
     pub(super) fn resolve(

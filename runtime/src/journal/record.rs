@@ -418,6 +418,8 @@ pub enum AdapterAction {
     Frozen,
     /// A person chose it.
     Used,
+    /// It was removed, having been learned from presses that were redacted since. Version 3.
+    Retired,
 }
 
 /// Something that happened to an adapter, with the figures that decided it.

@@ -251,7 +251,7 @@ impl Tune {
         } else {
             let leaves = Tuned { spec: outcome.spec.clone(), run: done.run.clone(), tensors: outcome.tensors.clone() };
             let mut app = App::open(using, state, self.guard.mode())?;
-            let id: Option<AdapterId> = app.publish_tuned(leaves, loss.name, &decision)?;
+            let id: Option<AdapterId> = app.publish_tuned(leaves, loss.name, done.presses as u64, &decision)?;
             published = id.is_some();
             adapter = app.current().map_or("factory".into(), |a| a.to_string());
             remove(&place(&done.run));
