@@ -3,13 +3,17 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use hone_runtime::Bundle;
-use hone_runtime::app::App;
+use hone_runtime::adapters::{AdapterId, AdapterStore};
 use hone_runtime::app::rehearsal::Chance;
+use hone_runtime::app::{App, Settings};
 use hone_runtime::bundle::npz::{read_npz, write_npz};
-use hone_runtime::learn::{Mode, OBJECTIVES};
+use hone_runtime::dataset::Dataset;
+use hone_runtime::journal::{Press, PressKind, Source};
+use hone_runtime::learn::{Display, Mode, OBJECTIVES, argmax};
 use hone_runtime::model::Model;
 use hone_runtime::scope::SCOPES;
 use hone_runtime::session::SessionOptions;
@@ -214,6 +218,65 @@ fn presses_whose_inputs_were_kept_train_the_body_and_count_again_on_it() {
     let without = app();
     assert!(without.stale().unwrap() > 30);
     assert_eq!(without.learner().training_predictions(), 0);
+}
+
+#[test]
+fn an_off_policy_estimate_asks_a_tuned_body_what_it_makes_of_kept_inputs_and_is_refused_without_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let pictures = pictures("stream", 60, &dir.path().join("data"));
+    let mut tune = hone();
+    tune.arg("tune").arg(bundle()).arg("--state").arg(&state).arg("--data").arg(&pictures);
+    tune.args(["--scope", "bias", "--lr", "0.01", "--epochs", "4", "--guard", "off", "--json"]);
+    let tuned = json(&tune.output().unwrap());
+    assert_eq!(tuned["published"], true, "{tuned}");
+    let data = Dataset::from_dir(&model_dir().join("worlds/new-pen")).unwrap();
+    // Half of the answers are shown by the factory's body, half by the tuned one; all are judged later than it learned.
+    let settings = Settings { display: Display::Explore, seed: Some(3), ..Settings::default() };
+    let adapter = AdapterId::from_str(tuned["adapter"].as_str().unwrap()).unwrap();
+    let (mut seen_by, mut right) = (BTreeMap::new(), [0, 0]);
+    for (turn, body) in [None, Some(&adapter)].into_iter().enumerate() {
+        let model = Model::open(Bundle::open(bundle()).unwrap(), SessionOptions::default()).unwrap();
+        let store = AdapterStore::new(&StateDir::at(&state), model.bundle().base_digest()).unwrap();
+        store.switch(body).unwrap();
+        let mut app = App::open_with(model, &StateDir::at(&state), settings.clone()).unwrap();
+        app.keep_inputs("64MiB".parse().unwrap()).unwrap();
+        for row in data.split("test").skip(200 * turn).take(120) {
+            let answer = app.answer(&row.sample()).unwrap();
+            let answer = app.explore(answer);
+            let id = app.show(&answer).unwrap();
+            let up = app.classes().name(answer.class) == row.label;
+            let press = Press::new(Some(id), PressKind::Thumb { up }, Source::Stdin);
+            // Not learned from, so that the adapters stay what they are.
+            app.journal().lock().unwrap().press(&press).unwrap();
+            seen_by.insert(id, row);
+        }
+    }
+    // What each body makes of those very pictures.
+    for (at, body) in [None, Some(&adapter)].into_iter().enumerate() {
+        let mut model = Model::open(Bundle::open(bundle()).unwrap(), SessionOptions::default()).unwrap();
+        let store = AdapterStore::new(&StateDir::at(&state), model.bundle().base_digest()).unwrap();
+        model.put_on(&store, body).unwrap();
+        for row in seen_by.values() {
+            let seen = model.see(&row.sample()).unwrap();
+            right[at] += usize::from(model.labels()[argmax(&seen.logits)] == row.label);
+        }
+    }
+    let truth = right.map(|n| n as f64 / seen_by.len() as f64);
+    assert!(truth[1] > truth[0] + 0.05, "the two bodies answer alike: {truth:?}");
+    let estimate = || {
+        let mut eval = hone();
+        eval.arg("eval").arg(bundle()).args(["--off-policy", "--json", "--compare", "factory", adapter.as_str()]);
+        eval.arg("--state").arg(&state).output().unwrap()
+    };
+    let document = json(&estimate());
+    for (row, truth) in document["rows"].as_array().unwrap().iter().zip(truth) {
+        assert_eq!(row["n"].as_u64().unwrap() + row["certain"].as_u64().unwrap(), 240, "{row}");
+        let (low, high) = (row["snips"]["low"].as_f64().unwrap(), row["snips"]["high"].as_f64().unwrap());
+        assert!(low - 0.02 <= truth && truth <= high + 0.02, "truth {truth}, {row}");
+    }
+    fs::remove_dir_all(state.join("blobs")).unwrap();
+    fails(&estimate(), 1, &["another body", "--keep-inputs"]);
 }
 
 #[test]
