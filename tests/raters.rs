@@ -7,10 +7,12 @@ use hone_runtime::app::App;
 use hone_runtime::app::redacted::learned_from_redacted;
 use hone_runtime::dataset::Dataset;
 use hone_runtime::journal::{Age, Press, PressKind, Source};
-use hone_runtime::learn::Mode;
+use hone_runtime::learn::{Mode, OBJECTIVES};
 use hone_runtime::model::Model;
 use hone_runtime::session::SessionOptions;
 use hone_runtime::state::StateDir;
+use hone_runtime::tensor::Tensor;
+use hone_runtime::tune::{Examples, Target};
 
 use crate::support::{bundle, hone, model_dir, said};
 
@@ -48,6 +50,39 @@ fn two_sources_of_which_one_is_wrong_two_times_in_five_are_trusted_each_by_its_o
     assert_eq!(app.learner().training_predictions(), 50, "what was confirmed never trains");
     drop(app);
     assert_eq!(*open(dir.path()).learner().raters(), raters, "a function of the journal");
+}
+
+#[test]
+fn where_two_disagree_a_body_learns_what_the_one_says_who_is_mostly_right() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut app = open(dir.path());
+    app.keep_inputs("64MiB".parse().unwrap()).unwrap();
+    two_raters(&mut app, 100);
+    let odds = |rater: &str| {
+        let epsilon = app.learner().epsilon_of(rater).unwrap();
+        (1.0 - epsilon) / epsilon
+    };
+    let (careful, careless) = (odds("stdin"), odds("web"));
+    let objective = OBJECTIVES.iter().find(|o| o.name == "posterior").unwrap();
+    let mut presses = app.presses(objective, None).unwrap();
+    let mut model = Model::open(Bundle::open(bundle()).unwrap(), SessionOptions::default()).unwrap();
+    presses.refer_to(&mut model).unwrap();
+    // The model knows nothing, so that a target is what the presses say and nothing else.
+    let classes = app.learner().base().classes();
+    presses.renew(&mut |_| Ok(Tensor::f32(&[1, classes], vec![0.0; classes]).unwrap())).unwrap();
+    let (mut agree, mut apart) = (0, 0);
+    let training: Vec<usize> = (0..presses.count()).filter(|&i| presses.class(i).is_none()).collect();
+    for i in training {
+        let Target::Values(target) = presses.example(i).unwrap().target else { panic!("posterior aims at beliefs") };
+        let beliefs = target.as_f32().unwrap().iter().map(|&p| f64::from(p));
+        let (least, most) = beliefs.fold((f64::INFINITY, 0.0_f64), |(lo, hi), p| (lo.min(p), hi.max(p)));
+        let told = most / least;
+        let near = |odds: f64| (told / odds - 1.0).abs() < 1e-3;
+        agree += usize::from(near(careful * careless));
+        apart += usize::from(near(careful / careless));
+        assert!(near(careful * careless) || near(careful / careless), "{told}: {careful} and {careless}");
+    }
+    assert_eq!((agree, apart), (30, 20), "with one rate for both, where they disagree they would say nothing");
 }
 
 #[test]

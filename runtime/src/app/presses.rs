@@ -28,12 +28,8 @@ struct Row {
     shown: usize,
     mu: f64,
     presses: Vec<Press>,
-    /// Who made them, one for each.
-    sources: Vec<String>,
     /// The class a confirmed press names.
     held_out: Option<usize>,
-    /// How often its people are wrong, as confirmed presses tell; the mean of several.
-    epsilon: f64,
     /// The mean reward before it.
     baseline: f64,
     /// The shipped model's logits.
@@ -93,15 +89,14 @@ impl App {
                 shown,
                 mu: f64::from(mu),
                 presses: Vec::new(),
-                sources: Vec::new(),
                 held_out: None,
-                epsilon: 0.0,
                 baseline: 0.0,
                 reference: Vec::new(),
                 target: Vec::new(),
             });
-            row.presses.push(Press { feedback, confirmed });
-            row.sources.push(source);
+            // What is known of whoever pressed is about their plain presses.
+            let epsilon = self.learner.epsilon_of(&source).filter(|_| !confirmed);
+            row.presses.push(Press { feedback, confirmed, epsilon });
             if confirmed {
                 row.held_out = named.or(row.held_out);
             }
@@ -110,17 +105,12 @@ impl App {
         let discount = discount.unwrap_or(config.solver.hyper.discount);
         let hyper = Hyper { discount, ..config.solver.hyper };
         objective.check(&hyper)?;
-        let epsilon = |source: &String| {
-            let rater = self.learner.raters().get(source);
-            rater.map_or(hyper.epsilon, |rater| rater.epsilon(hyper.epsilon))
-        };
         let (mut kept, mut unheard, mut baseline) = (Vec::new(), 0, 0.0);
         for mut row in rows.into_values() {
             if row.trains() {
                 if row.presses.iter().any(|p| p.confirmed) {
                     continue;
                 }
-                row.epsilon = row.sources.iter().map(epsilon).sum::<f64>() / row.sources.len() as f64;
                 row.presses.retain(|p| objective.learns_from.contains(&p.feedback.kind()));
                 if !row.presses.iter().any(|p| p.feedback.says_something()) {
                     // Without a gradient the target would hold the model where it is.
@@ -200,7 +190,7 @@ impl Presses {
             let next = logits.range(i + 1..).next().filter(|_| hyper.discount > 0.0);
             let ahead = next.map(|(&j, next)| q_learning::worth(next, next, &self.rows[j].reference));
             let row = &mut self.rows[i];
-            let hyper = Hyper { epsilon: row.epsilon, baseline: row.baseline, ahead, ..hyper };
+            let hyper = Hyper { baseline: row.baseline, ahead, ..hyper };
             let step = (self.objective.step)(&row.said(own), &hyper)?;
             softmax_into(own, &mut pi);
             row.target = pi.iter().zip(&step.gradient).map(|(p, g)| (p - g) as f32).collect();
@@ -251,7 +241,7 @@ impl Examples for Presses {
         let mut h = blake3::Hasher::new();
         for r in &self.rows {
             h.update(r.input.to_string().as_bytes());
-            h.update(format!("{} {} {:?} {:?} {}", r.shown, r.mu, r.held_out, r.presses, r.epsilon).as_bytes());
+            h.update(format!("{} {} {:?} {:?}", r.shown, r.mu, r.held_out, r.presses).as_bytes());
         }
         h.update(format!("{} {:?}", self.objective.name, self.hyper).as_bytes());
         h.finalize().to_hex().to_string()

@@ -127,7 +127,7 @@ fn a_press_on_a_merged_answer_is_a_press_on_each_of_its_classes_and_an_older_one
     let merged = [Merged { since: 10, group: vec![0, 3, 2, 3] }];
     let likelihood = |press_id: u64, feedback: Feedback, shown: usize| {
         let mut l = vec![1.0; 4];
-        let said = Press { feedback, confirmed: false };
+        let said = Press::plain(feedback);
         multiply_likelihood(&mut l, said, shown, &Hyper::default(), group_at(&merged, press_id)).unwrap();
         l
     };

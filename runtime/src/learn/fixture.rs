@@ -132,7 +132,7 @@ impl World {
 
     pub(crate) fn row(&self, sample: &Sample, shown: usize, feedback: Feedback, hyper: &Hyper) -> Row {
         let mut likelihood = vec![1.0; self.base.classes()];
-        posterior::multiply_likelihood(&mut likelihood, Press { feedback, confirmed: false }, shown, hyper).unwrap();
+        posterior::multiply_likelihood(&mut likelihood, Press::plain(feedback), shown, hyper).unwrap();
         Row {
             z: self.base.input(&sample.feature).unwrap(),
             logits: sample.logits.clone().into(),

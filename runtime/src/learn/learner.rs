@@ -23,7 +23,7 @@ use super::error::{LearnError, check_finite, check_len};
 use super::gate::{self, Action, Decision, GateConfig, Mode, Verdict};
 use super::head::{HeadBase, Theta};
 use super::input::Input;
-use super::objective::{Feedback, HeadFit, Hyper, ObjectiveDef, Press, ce, posterior, softmax_into};
+use super::objective::{Feedback, HeadFit, ObjectiveDef, Press, ce, posterior, softmax_into};
 use super::rater::Rater;
 use super::retention::SourceSample;
 use super::solver::minibatch::{MinibatchConfig, Pressed};
@@ -760,7 +760,9 @@ impl Learner {
         };
         let last: BTreeMap<&str, &Said> =
             prediction.last_plain().into_iter().filter(|(_, said)| learns(said)).collect();
-        let presses: Vec<Press> = last.values().map(|said| Press::plain(said.feedback)).collect();
+        let press =
+            |source: &str, said: &Said| Press { epsilon: self.epsilon_of(source), ..Press::plain(said.feedback) };
+        let presses: Vec<Press> = last.iter().map(|(source, said)| press(source, said)).collect();
         let (z, logits) = (prediction.input.clone(), Arc::clone(&prediction.logits));
         // Two presses on one prediction may stand on both sides of a merge; where they have to be taken together, the
         // newer meaning counts for both.
@@ -779,8 +781,8 @@ impl Learner {
             })
         } else {
             let mut likelihood = vec![1.0; self.base.classes()];
-            for (source, said) in &last {
-                let (press, hyper) = (Press::plain(said.feedback), self.hyper_of(source));
+            let hyper = self.config.solver.hyper;
+            for (&press, said) in presses.iter().zip(last.values()) {
                 let group = classes::group_at(&self.config.merged, said.press_id);
                 match &self.config.task {
                     task if task.is_plain() => {
@@ -795,11 +797,9 @@ impl Learner {
         Ok(likelihood.map(|likelihood| TrainingRow::Likelihood(Row { z, logits, likelihood, names_class })))
     }
 
-    /// The settings for the presses of a source: ε as confirmed presses tell it.
-    fn hyper_of(&self, source: &str) -> Hyper {
-        let hyper = self.config.solver.hyper;
-        let epsilon = self.raters.get(source).map_or(hyper.epsilon, |rater| rater.epsilon(hyper.epsilon));
-        Hyper { epsilon, ..hyper }
+    /// How often a rater is wrong, as confirmed presses tell; `None` while they tell nothing of it.
+    pub fn epsilon_of(&self, rater: &str) -> Option<f64> {
+        self.raters.get(rater).map(|seen| seen.epsilon(self.config.solver.hyper.epsilon))
     }
 }
 

@@ -37,7 +37,7 @@ fn step(example: &Example<'_>, hyper: &Hyper) -> Result<Step, LearnError> {
         (0..gradient.len()).for_each(|c| gradient[c] = hyper.alpha * seen.pi[c]);
         gradient[winner] -= hyper.alpha;
         if let Some(loser) = loser {
-            let eps = if press.confirmed { hyper.epsilon_confirmed } else { hyper.epsilon };
+            let eps = press.error_rate(hyper);
             let margin = hyper.beta
                 * ((example.logits[winner] - example.logits[loser])
                     - (example.reference[winner] - example.reference[loser]));

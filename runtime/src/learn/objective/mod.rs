@@ -112,18 +112,25 @@ impl Feedback {
 }
 
 /// One press as an objective sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Press {
     /// What was said.
     pub feedback: Feedback,
     /// Whether the presser confirmed it (long press, repeat), so that the smaller error rate applies.
     pub confirmed: bool,
+    /// How often whoever made it is wrong, in [0, 0.5), as confirmed presses tell of them; `None` for the usual rate.
+    pub epsilon: Option<f64>,
 }
 
 impl Press {
-    /// A press without emphasis.
+    /// A press without emphasis of somebody about whom nothing is known.
     pub const fn plain(feedback: Feedback) -> Press {
-        Press { feedback, confirmed: false }
+        Press { feedback, confirmed: false, epsilon: None }
+    }
+
+    /// The error rate ε to weigh it with.
+    pub fn error_rate(&self, hyper: &Hyper) -> f64 {
+        self.epsilon.unwrap_or(if self.confirmed { hyper.epsilon_confirmed } else { hyper.epsilon })
     }
 }
 
@@ -466,7 +473,7 @@ mod tests {
     }
 
     fn thumb(up: bool) -> [Press; 1] {
-        [Press { feedback: Feedback::Thumb { up }, confirmed: false }]
+        [Press::plain(Feedback::Thumb { up })]
     }
 
     fn random_logits(seed: u64, classes: usize, spread: f64) -> Vec<f64> {
@@ -645,7 +652,7 @@ mod tests {
 
     #[test]
     fn presses_that_say_nothing_have_no_gradient_at_any_delta() {
-        let press = |feedback| Press { feedback, confirmed: false };
+        let press = Press::plain;
         let logits = random_logits(9, 5, 4.0);
         for presses in [
             vec![],
@@ -661,7 +668,7 @@ mod tests {
     #[test]
     fn a_confirmed_press_and_a_second_presser_move_the_belief_further() {
         let logits = random_logits(11, 5, 3.0);
-        let down = |confirmed| Press { feedback: Feedback::Thumb { up: false }, confirmed };
+        let down = |confirmed| Press { confirmed, ..Press::plain(Feedback::Thumb { up: false }) };
         let pull = |presses: &[Press]| {
             (posterior::POSTERIOR.step)(&example(&logits, 0, presses), &Hyper::default()).unwrap().gradient[0]
         };
@@ -679,7 +686,7 @@ mod tests {
             assert!((objective.step)(&example(&[0.0, 1.0], 2, &[]), &Hyper::default()).is_err());
         }
         let step = posterior::POSTERIOR.step;
-        let press = |feedback| [Press { feedback, confirmed: false }];
+        let press = |feedback| [Press::plain(feedback)];
         let logits = [0.0, 1.0, 2.0];
         let hyper = Hyper::default();
         for (feedback, part) in [

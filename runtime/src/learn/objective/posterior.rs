@@ -40,7 +40,7 @@ pub fn multiply_likelihood(
 ) -> Result<(), LearnError> {
     let classes = likelihood.len();
     press.feedback.check(shown, classes)?;
-    let eps = if press.confirmed { hyper.epsilon_confirmed } else { hyper.epsilon };
+    let eps = press.error_rate(hyper);
     let mut scale = |class: usize, at: f64, elsewhere: f64| {
         for (y, l) in likelihood.iter_mut().enumerate() {
             *l *= if y == class { at } else { elsewhere };
@@ -132,7 +132,7 @@ const FIVE: &[f64] = &[0.3, -1.2, 2.0, 0.1, -0.4];
 const TWO: &[f64] = &[1.5, -0.5];
 
 const fn press(feedback: Feedback) -> Press {
-    Press { feedback, confirmed: false }
+    Press::plain(feedback)
 }
 
 const fn case(name: &'static str, logits: &'static [f64], shown: usize, presses: &'static [Press]) -> GradientCase {
@@ -156,6 +156,6 @@ const CASES: &[GradientCase] = &[
         "a thumb and a confirmed correction multiply",
         FIVE,
         2,
-        &[press(Feedback::Thumb { up: false }), Press { feedback: Feedback::Correction { class: 4 }, confirmed: true }],
+        &[press(Feedback::Thumb { up: false }), Press { confirmed: true, ..press(Feedback::Correction { class: 4 }) }],
     ),
 ];

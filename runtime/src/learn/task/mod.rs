@@ -308,7 +308,7 @@ impl Task {
         hyper: &Hyper,
     ) -> Result<(), LearnError> {
         self.check(press.feedback)?;
-        let epsilon = if press.confirmed { hyper.epsilon_confirmed } else { hyper.epsilon };
+        let epsilon = press.error_rate(hyper);
         match (press.feedback, &self.form) {
             (Feedback::Remark { remark }, _) => {
                 for (y, l) in likelihood.iter_mut().enumerate() {
