@@ -271,13 +271,13 @@ mod tests {
         assert_eq!(curve.at.iter().map(|(n, _)| *n).collect::<Vec<_>>(), [50, 60]);
         assert!(curve.at[1].1 > curve.factory + 0.1, "{curve:?}");
         assert!(curve.regret < 30 && curve.confirmed == 6);
-        // What is retained costs nothing where the old world has the same names, and is retained.
+        // What is learned beside the presses is kept.
         let world = worlds.iter().find(|w| w.task == "segment-cov").unwrap();
         let of = |retain, random_features| {
             run(world, &Condition { retain, random_features, ..condition.clone() }, |_, _| ()).unwrap()
         };
         let (adapt, keep) = (of(Retain::Adapt, 0), of(Retain::Keep, 0));
-        assert!(keep.kept > adapt.kept + 0.05, "{adapt:?} {keep:?}");
+        assert!(keep.kept > adapt.kept + 0.03, "{adapt:?} {keep:?}");
         assert_ne!(of(Retain::Adapt, 64).at, adapt.at, "random features were not used");
     }
 }
