@@ -16,8 +16,9 @@ use crate::{input, output, quantize_report};
 
 /// Quantises a model, measures what it costs, and writes a standard ONNX file or a bundle with one.
 ///
-/// With --max-drop, the layers that cost more than that are found by measuring and stay f32; exit code 4 when no layer
-/// can be quantised within the limit, or nothing could be measured. The file is written in any case but that.
+/// With --max-drop, the layers that cost more than that are found by measuring and stay f32 (of int4, get 8 bits where
+/// that is enough); exit code 4 when no layer can be quantised within the limit, or nothing could be measured. The file
+/// is written in any case but that.
 #[derive(Args)]
 pub(crate) struct Quantize {
     /// A .hone bundle (directory or zip) or an .onnx file, in f32.
@@ -279,12 +280,13 @@ fn text(r: &Report) -> anyhow::Result<()> {
         r.measured_on,
         r.calibrated_on
     ))?;
-    let mut table = vec![["layer", "operator", "weights", "weight dB", "result dB"].map(String::from).to_vec()];
+    let mut table = vec![["layer", "operator", "weights", "bits", "weight dB", "result dB"].map(String::from).to_vec()];
     for l in &r.layers {
         table.push(vec![
             l.name.clone(),
             l.op.to_string(),
             l.weight_elements.to_string(),
+            l.bits.to_string(),
             optional(l.weight_snr_db, |v| format!("{v:.1}")),
             optional(l.snr_db, |v| format!("{v:.1}")),
         ]);

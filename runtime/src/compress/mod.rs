@@ -1,7 +1,7 @@
 //! A model made smaller: calibration data in, `quant`, the effect measured on the task, a file and a report out.
 //!
 //! The answer to "what does it cost" is measured on the file that is written, opened as any other model. Where the cost
-//! is more than allowed, `search` finds the layers that have to stay `f32`. Bundles keep their head exact, because a
+//! is more than allowed, `search` finds the layers that need 8 bits, or have to stay `f32`. Bundles keep their head exact, because a
 //! device's learner computes with it.
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -154,6 +154,8 @@ pub struct Row {
     pub op: &'static str,
     /// Elements of its weight.
     pub weight_elements: usize,
+    /// Bits of its codes.
+    pub bits: u32,
     /// Signal-to-noise ratio of its weight, decibels.
     pub weight_snr_db: Option<f64>,
     /// Signal-to-noise ratio of its result, all quantisation before it included, decibels.
@@ -261,9 +263,9 @@ pub fn compress(model: &Model<'_>, samples: &Samples<'_>, options: &Options<'_>)
     let mut quantised = prepared.apply(&always, &BTreeSet::new())?;
     let mut alone = BTreeMap::new();
     if let (Some(limit), true) = (options.max_drop, task.can_measure()) {
-        let cost = if prepared.scheme().widens { COST_WIDE } else { COST };
         let found = search::search(&prepared, quantised, &task, &always, limit, &run)?;
-        kept.extend(found.kept.iter().map(|n| (n.clone(), cost)));
+        kept.extend(found.kept.iter().map(|n| (n.clone(), COST)));
+        kept.extend(found.wide.iter().map(|n| (n.clone(), COST_WIDE)));
         (quantised, alone) = (found.quantised, found.alone);
     }
     let onnx = import::to_onnx(&quantised.graph, &source)?;
@@ -524,6 +526,7 @@ fn rows(
         name: l.name.clone(),
         op: l.op,
         weight_elements: l.weight_elements,
+        bits: l.bits,
         weight_snr_db: l.weight_snr_db.filter(|v| v.is_finite()),
         snr_db: ratio(i),
     };
