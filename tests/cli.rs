@@ -574,6 +574,30 @@ fn a_head_that_is_not_the_graphs_is_refused() {
 }
 
 #[test]
+fn an_option_of_another_scheme_is_refused_and_not_left_unsaid() {
+    let dir = tempfile::tempdir().unwrap();
+    let (model, out) = (which_digit("src/model.f32.onnx"), dir.path().join("small.onnx"));
+    let cases = which_digit("src/check");
+    let of_ranges: [&[&str]; 4] =
+        [&["--smooth", "0.5"], &["--bias-correction"], &["--calibration", "entropy"], &["--percentile", "99"]];
+    let of_blocks: [&[&str]; 3] = [&["--block", "64"], &["--asymmetric"], &["--fit", "hqq"]];
+    for (options, right, wrong) in [
+        (&of_ranges[..], "int8-qdq", &["int8-dynamic", "int8-weights", "int4"][..]),
+        (&of_blocks[..], "int4", &["int8-qdq", "int8-dynamic", "int8-weights"][..]),
+    ] {
+        for (option, scheme) in options.iter().flat_map(|o| wrong.iter().map(move |s| (o, s))) {
+            let args = ["quantize", &model, "-o", text(&out), "--calib", &cases, "--scheme", scheme];
+            refused(&[&args, *option].concat(), 2, &[option[0], &format!("--scheme {scheme}"), right, "leave it out"]);
+        }
+    }
+    let args = ["quantize", &model, "-o", text(&out), "--calib", &cases, "--percentile", "99"];
+    refused(&args, 2, &["--percentile", "--calibration percentile", "neither"]);
+    refused(&[&args[..], &["--calibration", "mse"]].concat(), 2, &["--percentile", "--calibration percentile"]);
+    assert!(!out.exists());
+    ok(&["quantize", &model, "-o", text(&out), "--scheme", "int4", "--block", "64", "--asymmetric"]);
+}
+
+#[test]
 fn what_quantising_may_cost_is_measured_and_where_it_costs_more_nothing_is_written() {
     let dir = tempfile::tempdir().unwrap();
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/which-digit/src");
