@@ -3,6 +3,7 @@
 //! A session keeps nothing of one run for the next, except plans and the memory they run in. It knows no feedback and
 //! no adapter: those act on its `feature` and `logits` outputs.
 use std::borrow::Cow;
+use std::path::Path;
 use std::sync::Arc;
 
 use hone_kernels::threads::Pool;
@@ -10,6 +11,7 @@ use hone_kernels::threads::Pool;
 use crate::bundle::{self, Bundle, BundleError};
 use crate::class::{Class, Classified};
 use crate::device::Device;
+use crate::external::Beside;
 use crate::graph::{BindError, Graph};
 use crate::import::{self, ExternalData, ImportError, Limits, ModelInfo};
 use crate::plan::{Bf16, OnGpu, Plan, PlanError, Profile, RunOptions, Runner};
@@ -185,6 +187,19 @@ impl Session {
         options: SessionOptions,
     ) -> Result<Session, SessionError> {
         Session::open(bytes, path, options, None)
+    }
+
+    /// Opens the bytes of the ONNX file at `path`, whose tensors may be in files beside it (see [`Beside`]).
+    ///
+    /// # Errors
+    /// [`SessionError::Import`]; also where a file of tensors is not to be had.
+    pub fn from_file<'b>(
+        bytes: impl Into<Cow<'b, [u8]>>,
+        path: &Path,
+        options: SessionOptions,
+    ) -> Result<Session, SessionError> {
+        let beside = Beside::of(path);
+        Session::open(bytes, &path.display().to_string(), options, Some(&|name, needed| beside.read(name, needed)))
     }
 
     /// Opens an ONNX file's bytes whose tensors may be in other files, which `external` gives by their location.

@@ -157,13 +157,12 @@ impl Quantize {
             (None, Some(p)) => Samples::Cases(p),
             (None, None) => Samples::None,
         };
-        let path = self.model.display().to_string();
         let bytes;
         let model = match &source {
             Source::Bundle(b) => Model::Bundle(b),
             Source::Onnx => {
                 bytes = input::read(&self.model)?;
-                Model::Onnx { path: &path, bytes: &bytes }
+                Model::Onnx { path: &self.model, bytes: &bytes }
             }
         };
         let done = compress::compress(&model, &samples, &options)?;

@@ -257,7 +257,7 @@ impl Run {
             let adapter = self.adapter.as_ref();
             let file =
                 adapter.map(|path| anyhow::Ok(AdapterFile::from_bytes(&input::read(path)?, &onnx)?)).transpose()?;
-            let mut session = Session::from_onnx(onnx, &self.model.display().to_string(), self.options(device))?;
+            let mut session = Session::from_file(onnx, &self.model, self.options(device))?;
             if let Some(file) = file {
                 let scoped = scope::place(session.graph(), session.info().opset, &file.tuned.spec)?;
                 session.replace(scoped.with(&file.tuned.tensors)?.into());

@@ -4,7 +4,7 @@
 //! is more than allowed, `search` finds the layers that need 8 bits, or have to stay `f32`. Bundles keep their head exact, because a
 //! device's learner computes with it.
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,6 +15,7 @@ use crate::bundle::{Bundle, BundleError, BundleWriter, npz};
 use crate::cases::{Case, CaseError};
 use crate::class::{Class, Classified};
 use crate::dataset::Dataset;
+use crate::external::Beside;
 use crate::graph::Graph;
 use crate::import::{self, WriteError};
 use crate::metrics::Latency;
@@ -88,10 +89,10 @@ impl Classified for CompressError {
 pub enum Model<'a> {
     /// A bundle.
     Bundle(&'a Bundle),
-    /// The bytes of an ONNX file; `path` is for messages.
+    /// The bytes of an ONNX file, whose tensors may be in files beside it.
     Onnx {
         /// The file.
-        path: &'a str,
+        path: &'a Path,
         /// Its content.
         bytes: &'a [u8],
     },
@@ -225,13 +226,17 @@ const SNR_SAMPLES: usize = 8;
 /// [`CompressError`]; a gate that is not met is no error but `report.ok == false`.
 pub fn compress(model: &Model<'_>, samples: &Samples<'_>, options: &Options<'_>) -> Result<Compressed, CompressError> {
     let session_options = SessionOptions { threads: options.threads, ..SessionOptions::default() };
-    let (path, source, mut before) = match model {
+    let (path, source, mut before, external) = match model {
         Model::Bundle(b) => {
             let path = graph_path(b);
-            (path.clone(), b.read(&path)?.into_owned(), Session::from_bundle(b, session_options.clone())?)
+            let external = external_bytes(b, &path);
+            (path.clone(), b.read(&path)?.into_owned(), Session::from_bundle(b, session_options.clone())?, external)
         }
         Model::Onnx { path, bytes } => {
-            (path.to_string(), bytes.to_vec(), Session::from_onnx(*bytes, path, session_options.clone())?)
+            let (beside, name) = (Beside::of(path), path.display().to_string());
+            let read = |file: &str, needed: u64| beside.read(file, needed);
+            let session = Session::open(*bytes, &name, session_options.clone(), Some(&read))?;
+            (name, bytes.to_vec(), session, beside.bytes())
         }
     };
     let graph = before.graph().clone();
@@ -274,10 +279,6 @@ pub fn compress(model: &Model<'_>, samples: &Samples<'_>, options: &Options<'_>)
     let (accuracy_before, latency_before) = measure(&task, &mut before)?;
     let (accuracy_after, latency_after) = measure(&task, &mut after)?;
     let drop = accuracy_before.zip(accuracy_after).map(|(a, b)| 100.0 * (a - b));
-    let external = match model {
-        Model::Bundle(b) => external_bytes(b, &path),
-        Model::Onnx { .. } => 0,
-    };
     let within = match (options.max_drop, drop) {
         (None, _) => true,
         (Some(limit), Some(drop)) => drop <= limit,
