@@ -282,3 +282,33 @@ fn bytes_without_a_place_have_no_files_beside_them() {
     };
     assert!(e.to_string().contains("secret") && e.to_string().contains("weights.bin"), "{e}");
 }
+
+#[test]
+fn a_bundle_of_two_graphs_keeps_what_the_other_one_needs_when_the_first_is_replaced() {
+    let mut manifest = Manifest::new("m", "1.0.0", "2026-01-01T00:00:00Z");
+    let entry = |name: &str, path: &str| hone_runtime::bundle::GraphEntry {
+        name: name.into(),
+        path: path.into(),
+        role: name.into(),
+        state: Vec::new(),
+    };
+    manifest.graphs = vec![entry("main", "onnx/model.onnx"), entry("decoder", "onnx/decoder.onnx")];
+    let of = |files: &[&str]| {
+        let mut parts = vec![input("x", &[4]), node("Relu", "r", &["x"], &["y"], &[]), output("y")];
+        let tensor = |f: &&str| (5, tensor_external(f, FLOAT, &[4], &[("location", f)]));
+        parts.extend(files.iter().map(tensor));
+        model(&graph(&parts))
+    };
+    let mut writer = hone_runtime::bundle::BundleWriter::new(manifest);
+    writer.add("onnx/model.onnx", "graph", of(&["own.bin", "both.bin"])).unwrap();
+    writer.add("onnx/decoder.onnx", "graph", of(&["decoder.bin", "both.bin"])).unwrap();
+    for file in ["own.bin", "both.bin", "decoder.bin"] {
+        writer.add(&format!("onnx/{file}"), "graph", weights_file()).unwrap();
+    }
+    let small = of(&[]);
+    let after = hone_runtime::compress::rebundle(&writer.finish().unwrap(), &small).unwrap();
+    assert_eq!(*after.read("onnx/model.onnx").unwrap(), small[..]);
+    for (file, stays) in [("own.bin", false), ("both.bin", true), ("decoder.bin", true), ("decoder.onnx", true)] {
+        assert_eq!(after.contains(&format!("onnx/{file}")), stays, "{file}");
+    }
+}

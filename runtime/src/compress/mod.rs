@@ -17,7 +17,7 @@ use crate::class::{Class, Classified};
 use crate::dataset::Dataset;
 use crate::external::Beside;
 use crate::graph::Graph;
-use crate::import::{self, WriteError};
+use crate::import::{self, Limits, WriteError};
 use crate::metrics::Latency;
 use crate::modality::{ModalityError, Preprocessor};
 use crate::plan::{PlanError, RunOptions};
@@ -229,7 +229,8 @@ pub fn compress(model: &Model<'_>, samples: &Samples<'_>, options: &Options<'_>)
     let (path, source, mut before, external) = match model {
         Model::Bundle(b) => {
             let path = graph_path(b);
-            let external = external_bytes(b, &path);
+            let of = |f: &String| b.manifest().file(f).map_or(0, |f| f.size);
+            let external = external_files(b)?.iter().map(of).sum();
             (path.clone(), b.read(&path)?.into_owned(), Session::from_bundle(b, session_options.clone())?, external)
         }
         Model::Onnx { path, bytes } => {
@@ -326,12 +327,13 @@ pub fn compress(model: &Model<'_>, samples: &Samples<'_>, options: &Options<'_>)
 /// its golden sample.
 pub fn rebundle(bundle: &Bundle, onnx: &[u8]) -> Result<Bundle, CompressError> {
     let path = graph_path(bundle);
+    let inside = external_files(bundle)?;
     let mut manifest = bundle.manifest().clone();
     manifest.parent = Some(bundle.digest());
     let mut writer = BundleWriter::new(manifest);
     for file in &bundle.manifest().files {
         // Tensors outside the graph's file are in it now.
-        if file.path != path && !is_external(&file.path, &file.role, &path) {
+        if file.path != path && !inside.contains(&file.path) {
             writer.add(&file.path, &file.role, bundle.read(&file.path)?.into_owned())?;
         }
     }
@@ -352,14 +354,23 @@ fn graph_path(bundle: &Bundle) -> String {
     bundle.manifest().graphs.first().map_or("onnx/model.onnx", |g| g.path.as_str()).to_string()
 }
 
-/// Whether a file of a bundle holds tensors of the graph at `graph`.
-fn is_external(path: &str, role: &str, graph: &str) -> bool {
-    let folder = |p: &str| p.rsplit_once('/').map_or("", |(f, _)| f).to_string();
-    role == "graph" && path != graph && folder(path) == folder(graph)
-}
-
-fn external_bytes(bundle: &Bundle, graph: &str) -> u64 {
-    bundle.manifest().files.iter().filter(|f| is_external(&f.path, &f.role, graph)).map(|f| f.size).sum()
+/// The files of a bundle that hold tensors of its first graph and of no other.
+fn external_files(bundle: &Bundle) -> Result<BTreeSet<String>, CompressError> {
+    let of = |graph: &str| -> Result<BTreeSet<String>, CompressError> {
+        let named = import::external_files(&bundle.read(graph)?, &Limits::default())
+            .map_err(|source| SessionError::Import { path: graph.to_string(), source })?;
+        let folder = graph.rsplit_once('/').map_or(String::new(), |(f, _)| format!("{f}/"));
+        Ok(named.into_iter().map(|name| format!("{folder}{name}")).filter(|f| bundle.contains(f)).collect())
+    };
+    let first = graph_path(bundle);
+    let mut files = of(&first)?;
+    for other in bundle.manifest().graphs.iter().filter(|g| g.path != first) {
+        files.remove(&other.path);
+        for shared in of(&other.path)? {
+            files.remove(&shared);
+        }
+    }
+    Ok(files)
 }
 
 /// Samples as the graph's inputs in order.
