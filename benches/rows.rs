@@ -6,6 +6,7 @@
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use hone_kernels::attention::{self, Bias, LANES, Mix, Softmax};
+use hone_kernels::coded::{self, Blocks, Coded};
 use hone_kernels::conv::Window;
 use hone_kernels::epilogue::{self, Activation};
 use hone_kernels::isa::Isa;
@@ -153,6 +154,24 @@ fn int4(c: &mut Criterion, peak: Option<&Peak>) {
     }
 }
 
+/// The tokens of a sentence, from MiniLM's table of words in 4 bits.
+fn embeddings(c: &mut Criterion, peak: Option<&Peak>) {
+    let (words, width, tokens) = (30_522, 384, 128);
+    let blocks = Blocks { along: width, inner: 1, block: 32, bits: 4, signed: false, middle: 8 };
+    let codes: Vec<u8> = (0..words * width / 2).map(|i| (i * 97 % 253) as u8).collect();
+    let scale = vec![0.01; words * blocks.count()];
+    let t = Coded { blocks, codes: &codes, scale: &scale, zero: &[] };
+    let mut y = vec![0.0; tokens * width];
+    let bytes = tokens * (width / 2 + 4 * blocks.count() + 4 * width);
+    let mut b = Bench::new(c, peak, Work { what: "int4 embeddings 128x384", macs: 0, bytes });
+    let mut each = |f: &dyn Fn(usize, &mut [f32])| {
+        y.chunks_exact_mut(width).enumerate().for_each(|(i, y)| f(i * 7919 % words * width, y));
+    };
+    b.row("reference", || each(&|first, y| coded::reference(&t, first, y)));
+    b.row("dispatched", || each(&|first, y| coded::dequantise(&t, first, y)));
+    b.each(|isa| each(&|first, y| assert!(coded::dequantise_on(isa, &t, first, y))));
+}
+
 fn codes(c: &mut Criterion, peak: Option<&Peak>) {
     let x = ramp(56 * 56 * 144);
     let (to, mut y, mut back) = (Codes { zero: 128, low: 0, high: 255 }, vec![0u8; x.len()], vec![0.0; x.len()]);
@@ -219,7 +238,7 @@ fn transposes(c: &mut Criterion, peak: Option<&Peak>) {
 
 fn bench(c: &mut Criterion) {
     let peak = Peak::measure();
-    for of in [softmax, norm, elementwise, heads, cells, int4, codes, pooling, resize, transposes] {
+    for of in [softmax, norm, elementwise, heads, cells, int4, embeddings, codes, pooling, resize, transposes] {
         of(c, peak.as_ref());
     }
 }

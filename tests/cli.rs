@@ -333,7 +333,72 @@ fn bench_gives_the_stable_keys_and_refuses_what_it_cannot_do() {
 }
 
 #[test]
+fn bench_runs_on_shapes_that_are_given_and_on_recorded_cases_in_turn_at_several_counts_of_threads() {
+    use hone_runtime::bundle::npz::write_npz;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.onnx");
+    fs::write(&path, onnx(&["Relu"])).unwrap();
+    let rows = |args: &[&str]| -> Vec<Value> {
+        let doc: Value =
+            serde_json::from_str(&ok(&[&["bench", text(&path), "--runs", "3", "-o", "json"], args].concat())).unwrap();
+        doc["rows"].as_array().unwrap().clone()
+    };
+    let row = &rows(&["--shape", "x:4x3"])[0];
+    assert_eq!((&row["test"], &row["inputs"]), (&"x:4x3".into(), &"synthetic".into()));
+    for (wrong, says) in [
+        (&["--shape", "x:4x5"][..], "`x`"),
+        (&["--shape", "z:4x3"], "it has: x"),
+        (&["--shape", "x"], "NAME:1x3x224x224"),
+        (&["--shape", "x:4x0"], "above 0"),
+        (&["--shape", "x:4x3", "--shape", "x:5x3"], "twice"),
+        (&["--shape", "x:4x3", "--batch", "2"], "--batch does not go with --shape"),
+        (&["--shape", "x:4x3", "--bind", "N=4"], "--bind"),
+    ] {
+        refused(&[&["bench", text(&path)], wrong].concat(), 2, &[says]);
+    }
+
+    let cases = dir.path().join("cases");
+    fs::create_dir(&cases).unwrap();
+    for n in 1..3 {
+        let x = hone_runtime::Tensor::f32(&[n, 3], vec![0.5; 3 * n]).unwrap();
+        fs::write(cases.join(format!("case{n}.npz")), write_npz([("in_x", &x)]).unwrap()).unwrap();
+    }
+    let row = &rows(&["--cases", text(&cases)])[0];
+    assert_eq!((&row["test"], &row["inputs"]), (&"2 cases in turn".into(), &"cases".into()));
+    refused(&["bench", text(&path), "--cases", text(dir.path())], 3, &["case*.npz"]);
+    refused(&["bench", text(&path), "--cases", text(&cases), "--batch", "2"], 2, &["--cases"]);
+
+    let both = rows(&["--threads", "1,2"]);
+    let threads: Vec<&Value> = both.iter().map(|r| &r["threads"]).collect();
+    assert_eq!(threads, [&Value::from(1), &Value::from(2)]);
+    refused(&["bench", text(&path), "--threads", "1,0"], 2, &["--threads"]);
+}
+
+#[test]
+fn bench_says_which_scheme_a_model_is_quantised_by() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("runtime/src/quant/testdata");
+    let scheme = |model: &Path| -> String {
+        let doc: Value = serde_json::from_str(&ok(&["bench", text(model), "--runs", "1", "-o", "json"])).unwrap();
+        doc["rows"][0]["scheme"].as_str().unwrap().to_string()
+    };
+    for name in ["int8-qdq", "int8-dynamic", "int8-weights", "int4"] {
+        assert_eq!(scheme(&dir.join(format!("sentence.{name}.onnx"))), name);
+    }
+    assert_eq!(scheme(&dir.join("sentence.onnx")), "f32");
+    let mixed = tempfile::tempdir().unwrap();
+    let path = mixed.path().join("m.onnx");
+    let nodes = [
+        [bytes(1, b"x"), bytes(2, b"q"), bytes(2, b"s"), bytes(2, b"z"), bytes(4, b"DynamicQuantizeLinear")].concat(),
+        [bytes(1, b"x"), bytes(1, b"s"), bytes(1, b"z"), bytes(2, b"r"), bytes(4, b"QuantizeLinear")].concat(),
+        [bytes(1, b"r"), bytes(1, b"s"), bytes(1, b"z"), bytes(2, b"y"), bytes(4, b"DequantizeLinear")].concat(),
+    ];
+    fs::write(&path, model(&nodes, &[])).unwrap();
+    assert_eq!(scheme(&path), "mixed");
+}
+
+#[test]
 fn what_products_are_computed_in_and_why_is_in_the_result_of_every_verb() {
+    use hone_runtime::bundle::npz::{read_npz, write_npz};
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let strip = root.join("models/strip/strip.hone");
     let json = |args: &[&str]| -> Value { serde_json::from_str(&ok(args)).unwrap() };
@@ -361,6 +426,25 @@ fn what_products_are_computed_in_and_why_is_in_the_result_of_every_verb() {
     let doc = json(&["bench", text(&path), "--runs", "1", "-o", "json", "--precision", "auto"]);
     assert_eq!(doc["rows"][0]["precision"], "f32");
     assert!(doc["rows"][0]["precision_why"].as_str().unwrap().contains("golden samples"), "{doc}");
+    // Recorded cases can.
+    let (onnx, given, cases) =
+        (strip.join("onnx/model.onnx"), strip.join("samples/input.npz"), dir.path().join("cases"));
+    let sample = read_npz(&fs::read(&given).unwrap()).unwrap();
+    let named: Vec<(String, _)> = sample.into_iter().map(|(n, t)| (format!("in_{n}"), t)).collect();
+    fs::create_dir(&cases).unwrap();
+    fs::write(cases.join("case0.npz"), write_npz(named.iter().map(|(n, t)| (n.as_str(), t))).unwrap()).unwrap();
+    let doc = json(
+        &[&["bench", text(&onnx), "--runs", "1", "-o", "json"][..], &["--precision", "bf16", "--cases", text(&cases)]]
+            .concat(),
+    );
+    let why = doc["rows"][0]["precision_why"].as_str().unwrap();
+    assert!(why.contains("accepted on 1 recorded case"), "{why}");
+    let run = ["run", text(&onnx), "--tensors", text(&given), "--json", "--precision"];
+    let judged = json(&[&run[..], &["bf16", "--cases", text(&cases)]].concat());
+    assert!(judged["precision_why"].as_str().unwrap().contains("recorded case"), "{judged}");
+    let alone = json(&[&run[..], &["bf16"]].concat());
+    assert!(alone["precision_why"].as_str().unwrap().contains("nothing judged it"), "{alone}");
+    refused(&[&run[..], &["f32", "--cases", text(&cases)]].concat(), 2, &["--cases", "--precision auto"]);
     let checked = ["check", text(&path), "--cases", text(dir.path()), "--reference", "--precision", "bf16"];
     refused(&checked, 7, &["reference functions", "--precision f32"]);
     refused(&["run", text(&path), "--precision", "half"], 2, &["bf16"]);
@@ -571,6 +655,30 @@ fn a_head_that_is_not_the_graphs_is_refused() {
     assert_eq!(code(&out), 3, "{}", stderr(&out));
     assert!(stderr(&out).contains("train/head.safetensors"), "{}", stderr(&out));
     assert!(!target.exists());
+}
+
+#[test]
+fn an_option_of_another_scheme_is_refused_and_not_left_unsaid() {
+    let dir = tempfile::tempdir().unwrap();
+    let (model, out) = (which_digit("src/model.f32.onnx"), dir.path().join("small.onnx"));
+    let cases = which_digit("src/check");
+    let of_ranges: [&[&str]; 4] =
+        [&["--smooth", "0.5"], &["--bias-correction"], &["--calibration", "entropy"], &["--percentile", "99"]];
+    let of_blocks: [&[&str]; 3] = [&["--block", "64"], &["--asymmetric"], &["--fit", "hqq"]];
+    for (options, right, wrong) in [
+        (&of_ranges[..], "int8-qdq", &["int8-dynamic", "int8-weights", "int4"][..]),
+        (&of_blocks[..], "int4", &["int8-qdq", "int8-dynamic", "int8-weights"][..]),
+    ] {
+        for (option, scheme) in options.iter().flat_map(|o| wrong.iter().map(move |s| (o, s))) {
+            let args = ["quantize", &model, "-o", text(&out), "--calib", &cases, "--scheme", scheme];
+            refused(&[&args, *option].concat(), 2, &[option[0], &format!("--scheme {scheme}"), right, "leave it out"]);
+        }
+    }
+    let args = ["quantize", &model, "-o", text(&out), "--calib", &cases, "--percentile", "99"];
+    refused(&args, 2, &["--percentile", "--calibration percentile", "neither"]);
+    refused(&[&args[..], &["--calibration", "mse"]].concat(), 2, &["--percentile", "--calibration percentile"]);
+    assert!(!out.exists());
+    ok(&["quantize", &model, "-o", text(&out), "--scheme", "int4", "--block", "64", "--asymmetric"]);
 }
 
 #[test]

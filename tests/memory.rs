@@ -20,29 +20,48 @@ fn the_first_run_takes_what_is_planned_and_a_run_like_the_one_before_takes_nothi
                 continue;
             }
             let (bytes, name) = (std::fs::read(&path).unwrap(), path.display().to_string());
-            let mut session = Session::from_onnx(&bytes, &name, SessionOptions::default()).unwrap();
+            let session = Session::from_onnx(&bytes, &name, SessionOptions::default()).unwrap();
             let inputs = inputs_of(&session);
-            let ordered: Vec<&Tensor> = inputs.iter().map(|(_, t)| t).collect();
-            let given: Vec<(&str, DType, &[usize])> =
-                inputs.iter().map(|(n, t)| (n.as_str(), t.dtype(), t.shape())).collect();
-            let planned = session.plan(&given).unwrap().arena_bytes() as f64;
-
-            let mut outputs = Vec::new();
-            let first = allocation_counter::measure(|| session.run_into(&ordered, &mut outputs).unwrap());
-            let results: usize = outputs.iter().map(|t| t.data().as_bytes().len()).sum();
-            let arena = first.bytes_max as f64 - results as f64;
-            assert!((arena / planned - 1.0).abs() <= 0.05, "{name}: {arena} bytes taken, {planned} planned");
-
-            let before = outputs.clone();
-            let second = allocation_counter::measure(|| session.run_into(&ordered, &mut outputs).unwrap());
-            assert_eq!(second.count_total, 0, "{name}: {second:?}");
-            assert_eq!(outputs, before, "{name}");
-            let named = session.run(&inputs).unwrap();
-            assert!(named.iter().map(|(_, t)| t).eq(&outputs), "{name}: both ways to run give the same");
+            takes_what_is_planned(session, &inputs, &name);
             measured += 1;
         }
     }
     assert!(measured >= 6, "three fusions in f32 and int8");
+}
+
+/// A table of words and products in 4 bits: neither is ever made whole.
+#[test]
+fn a_model_in_four_bits_takes_what_is_planned_and_then_nothing() {
+    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/runtime/src/quant/testdata/");
+    let read = |name: &str| std::fs::read(format!("{dir}{name}")).unwrap();
+    let session = Session::from_onnx(read("sentence.int4.onnx"), "int4", SessionOptions::default()).unwrap();
+    assert!(session.graph().census().keys().any(|(op, _)| op == "com.microsoft.GatherBlockQuantized"));
+    let samples = read_npz(&read("sentence.npz")).unwrap();
+    let first = |(name, t): (String, Tensor)| {
+        let shape = &t.shape()[1..];
+        let row: Vec<usize> = (0..shape.iter().product()).collect();
+        (name, Tensor::new(shape, t.data().pick(&row)).unwrap())
+    };
+    takes_what_is_planned(session, &samples.into_iter().map(first).collect::<Vec<_>>(), "int4");
+}
+
+fn takes_what_is_planned(mut session: Session, inputs: &[(String, Tensor)], name: &str) {
+    let ordered: Vec<&Tensor> = inputs.iter().map(|(_, t)| t).collect();
+    let given: Vec<(&str, DType, &[usize])> = inputs.iter().map(|(n, t)| (n.as_str(), t.dtype(), t.shape())).collect();
+    let planned = session.plan(&given).unwrap().arena_bytes() as f64;
+
+    let mut outputs = Vec::new();
+    let first = allocation_counter::measure(|| session.run_into(&ordered, &mut outputs).unwrap());
+    let results: usize = outputs.iter().map(|t| t.data().as_bytes().len()).sum();
+    let arena = first.bytes_max as f64 - results as f64;
+    assert!((arena / planned - 1.0).abs() <= 0.05, "{name}: {arena} bytes taken, {planned} planned");
+
+    let before = outputs.clone();
+    let second = allocation_counter::measure(|| session.run_into(&ordered, &mut outputs).unwrap());
+    assert_eq!(second.count_total, 0, "{name}: {second:?}");
+    assert_eq!(outputs, before, "{name}");
+    let named = session.run(inputs).unwrap();
+    assert!(named.iter().map(|(_, t)| t).eq(&outputs), "{name}: both ways to run give the same");
 }
 
 /// Graph, scopes, examples at once.

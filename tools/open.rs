@@ -46,13 +46,13 @@ impl Source {
         })
     }
 
-    /// A session of the first graph; external data comes from the bundle only.
+    /// A session of the first graph; tensors kept elsewhere come from the bundle, or from files beside the ONNX file.
     ///
     /// # Errors
-    /// As `Session::open`.
+    /// As `Session::from_bundle` and `Session::from_file`.
     pub(crate) fn session(&self, path: &Path, options: SessionOptions) -> anyhow::Result<Session> {
         Ok(match self {
-            Source::Onnx => Session::from_onnx(input::read(path)?, &path.display().to_string(), options)?,
+            Source::Onnx => Session::from_file(input::read(path)?, path, options)?,
             Source::Bundle(b) => Session::from_bundle(b, options)?,
         })
     }

@@ -1,15 +1,20 @@
 //! `--precision f32|bf16|auto`, for every verb that runs a model.
+use std::path::Path;
+
 use clap::ValueEnum;
+use hone_runtime::cases::{self, Case};
 use hone_runtime::precision::{Chosen, Precision};
+use hone_runtime::session::Outputs;
 
 /// What products are computed in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Precise {
     /// f32.
     F32,
-    /// bf16, on every CPU; refused where the golden samples of the bundle refuse it.
+    /// bf16, on every CPU; refused where the golden samples of the bundle, or --cases, refuse it.
     Bf16,
-    /// bf16 where this CPU multiplies it faster than f32 and the golden samples of the bundle accept it, otherwise f32.
+    /// bf16 where this CPU multiplies it faster than f32 and the golden samples of the bundle, or --cases, accept it;
+    /// otherwise f32.
     Auto,
 }
 
@@ -21,6 +26,14 @@ impl Precise {
             Precise::Auto => Precision::Auto,
         }
     }
+}
+
+/// The inputs of the recorded cases of a directory.
+///
+/// # Errors
+/// There are none, or one cannot be read.
+pub(crate) fn cases(dir: &Path) -> anyhow::Result<Vec<Outputs>> {
+    Ok(cases::files(dir)?.iter().map(|path| Case::inputs(path)).collect::<Result<_, _>>()?)
 }
 
 /// Why it is what it is; `None` where nobody asked for anything but f32.

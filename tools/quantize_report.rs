@@ -33,17 +33,18 @@ pub(crate) fn html(model: &str, r: &Report) -> String {
         r.calibrated_on
     );
     h.push_str("<h2>Quantised layers</h2><p>Signal-to-noise ratio of the weight alone, and of the result with all quantisation before it.</p>");
-    h.push_str("<table><tr><th>layer<th>operator<th>weights<th>weight dB<th>result dB<th>");
+    h.push_str("<table><tr><th>layer<th>operator<th>weights<th>bits<th>weight dB<th>result dB<th>");
     for l in &r.layers {
         let db = |v: Option<f64>| optional(v, |v| format!("{v:.1}"));
         let width = 120.0 * (l.snr_db.unwrap_or(0.0) / FULL_DB).clamp(0.0, 1.0);
         let _ = write!(
             h,
-            "<tr><td>{}<td>{}<td>{}<td>{}<td>{}<td><svg width=\"120\" height=\"10\"><rect width=\"{width:.1}\" \
+            "<tr><td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td><svg width=\"120\" height=\"10\"><rect width=\"{width:.1}\" \
              height=\"10\" fill=\"#5b86b5\"/></svg>",
             escape(&l.name),
             l.op,
             l.weight_elements,
+            l.bits,
             db(l.weight_snr_db),
             db(l.snr_db)
         );

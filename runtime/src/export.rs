@@ -3,16 +3,14 @@
 //! A bundle only comes out of [`Export::into_bundle`], and only when every recorded case of the other framework comes
 //! out of our own session within tolerance and the shipped head gives the graph's logits: what is exported has been
 //! run. This module places files and compares; it deliberately trains, quantises and rewrites nothing.
-use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use crate::bundle::{self, Bundle, BundleError, BundleWriter, GraphEntry, Manifest, Port, StateEntry, npz};
 use crate::cases::{self, Case, CaseError, Compared, Tolerance};
 use crate::class::{Class, Classified};
 use crate::dataset::Dataset;
+use crate::external::Beside;
 use crate::graph::{Dim, Graph, ValueId};
 use crate::learn::argmax;
 use crate::learn::retention::{Coreset, Retain, SourceSample};
@@ -23,9 +21,6 @@ use crate::tensor::Tensor;
 
 /// Where the graph lies in a bundle made here.
 const GRAPH: &str = "onnx/model.onnx";
-/// Bytes of a file of tensors that are read even if the model takes few of them; a longer one must be mostly its own,
-/// so that a file with a hole does not fill the memory.
-const ALWAYS_READ: u64 = 16 << 20;
 /// Largest difference between the graph's logits and those the shipped head makes of the graph's feature.
 pub const HEAD_TOLERANCE: f32 = 1e-4;
 
@@ -193,7 +188,7 @@ impl Export {
     /// [`ExportError`]; differences from the recordings are no error yet, see [`Export::into_bundle`].
     pub fn prepare(source: &Source<'_>) -> Result<Export, ExportError> {
         let onnx = read(source.onnx)?;
-        let external = External::beside(source.onnx);
+        let external = Beside::of(source.onnx);
         let name = source.onnx.display().to_string();
         let mut session =
             Session::open(&onnx, &name, SessionOptions::default(), Some(&|file, needed| external.read(file, needed)))?;
@@ -360,51 +355,6 @@ pub fn with_source(bundle: Bundle, data: &Dataset, split: &str) -> Result<(Bundl
     };
     writer.add(CORESET, "coreset", coreset.to_safetensors().map_err(|why| ExportError::Source { why })?)?;
     Ok((writer.finish()?, report))
-}
-
-/// The files of tensors that lie beside an ONNX file, as far as they were read: they go into the bundle too.
-struct External {
-    folder: PathBuf,
-    files: RefCell<BTreeMap<String, Arc<Vec<u8>>>>,
-}
-
-impl External {
-    fn beside(onnx: &Path) -> External {
-        External { folder: onnx.parent().unwrap_or(Path::new("")).to_path_buf(), files: RefCell::default() }
-    }
-
-    /// Reads a file of that name in the folder: no path, no link, so that a model cannot reach other files.
-    fn read(&self, name: &str, needed: u64) -> Result<Arc<Vec<u8>>, String> {
-        if let Some(bytes) = self.files.borrow().get(name) {
-            return Ok(bytes.clone());
-        }
-        let outside =
-            |why: &str| Err(format!("its data is in `{name}`, which {why}: it must be a plain file beside the model"));
-        if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\', ':']) {
-            return outside("is not a file name");
-        }
-        let path = self.folder.join(name);
-        let fail = |e: std::io::Error| format!("its data is in `{name}`: {e}");
-        let meta = fs::symlink_metadata(&path).map_err(fail)?;
-        if !meta.is_file() {
-            return outside("is not a regular file");
-        }
-        #[cfg(unix)]
-        if std::os::unix::fs::MetadataExt::nlink(&meta) > 1 {
-            return outside("has more than one hard link");
-        }
-        if meta.len() > ALWAYS_READ.max(needed.saturating_mul(4)) {
-            let why = format!("has {} bytes, of which the model takes {needed}", meta.len());
-            return Err(format!("its data is in `{name}`, which {why}: it is not read"));
-        }
-        let bytes = Arc::new(fs::read(&path).map_err(fail)?);
-        self.files.borrow_mut().insert(name.to_string(), bytes.clone());
-        Ok(bytes)
-    }
-
-    fn into_files(self) -> impl Iterator<Item = (String, Vec<u8>)> {
-        self.files.into_inner().into_iter().map(|(name, bytes)| (name, Arc::unwrap_or_clone(bytes)))
-    }
 }
 
 /// `value ≤ limit`, false for NaN.

@@ -19,6 +19,7 @@ pub mod dataset;
 pub mod device;
 #[cfg(feature = "import")]
 pub mod export;
+pub mod external;
 pub mod feedback;
 pub mod flash;
 pub mod gpio;

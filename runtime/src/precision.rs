@@ -1,4 +1,4 @@
-//! What float products are computed in, and whether bf16 is good enough for a model: by its own golden samples.
+//! What float products are computed in, and whether bf16 is good enough for a model: by its own golden samples, or by recorded cases.
 //!
 //! Only products and convolutions with frozen `f32` weights come in bf16; everything between them stays `f32`. It knows no
 //! graph and no session; the session asks it, and runs.
@@ -17,9 +17,9 @@ pub enum Precision {
     /// `f32`.
     #[default]
     F32,
-    /// bf16, on every CPU; an error where the golden samples of the bundle refuse it.
+    /// bf16, on every CPU; an error where golden samples or recorded cases refuse it.
     Bf16,
-    /// bf16 where the CPU multiplies it faster and the golden samples of the bundle accept it, otherwise `f32`.
+    /// bf16 where the CPU multiplies it faster and golden samples or recorded cases accept it, otherwise `f32`.
     Auto,
 }
 
@@ -87,10 +87,23 @@ pub struct Agreement {
 }
 
 impl Agreement {
+    /// Of nothing that could differ.
+    pub const FULL: Agreement = Agreement { relative: 0.0, cosine: 1.0, top1: 0, rows: 0 };
+
+    /// That of two sets of outputs together.
+    pub fn and(self, other: Agreement) -> Agreement {
+        Agreement {
+            relative: self.relative.max(other.relative),
+            cosine: self.cosine.min(other.cosine),
+            top1: self.top1 + other.top1,
+            rows: self.rows + other.rows,
+        }
+    }
+
     /// Recorded outputs against computed ones, each output by its name. `ranked` says of which the largest element of every row
     /// is the answer. Infinitely far apart where a computed output is missing or of another type or shape.
     pub fn of(want: &[(String, Tensor)], got: &[(String, Tensor)], ranked: impl Fn(&str) -> bool) -> Agreement {
-        let mut all = Agreement { relative: 0.0, cosine: 1.0, top1: 0, rows: 0 };
+        let mut all = Agreement::FULL;
         for (name, want) in want {
             let got = got.iter().find(|(n, _)| n == name).map(|(_, t)| t);
             let (Some(got), Ok(a)) = (got, want.as_f32()) else {
@@ -144,7 +157,7 @@ impl fmt::Display for Agreement {
         let Agreement { relative, cosine, top1, rows } = self;
         write!(
             f,
-            "on the golden samples outputs differ by at most {:.3} % of the largest value ({} % allowed), cosine {cosine:.6} \
+            "outputs differ by at most {:.3} % of the largest value ({} % allowed), cosine {cosine:.6} \
              (at least {COSINE})",
             100.0 * relative,
             100.0 * RELATIVE
@@ -165,16 +178,18 @@ pub struct Chosen {
     pub bf16: bool,
     /// Why, for people.
     pub why: String,
-    /// What the golden samples said of bf16, where they were asked.
+    /// What the golden samples, or recorded cases, said of bf16, where they were asked.
     pub agreement: Option<Agreement>,
 }
 
 /// Why bf16 cannot be had.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum PrecisionError {
-    /// The golden samples refuse it.
-    #[error("bf16 is not good enough for this model: {agreement}; use --precision f32, or auto")]
+    /// The golden samples, or recorded cases, refuse it.
+    #[error("bf16 is not good enough for this model: on {on} {agreement}; use --precision f32, or auto")]
     Refused {
+        /// What refuses it.
+        on: String,
         /// The figures.
         agreement: Agreement,
     },
@@ -187,7 +202,7 @@ pub enum PrecisionError {
 }
 
 impl Chosen {
-    /// What to begin with, before golden samples are asked. `impossible` says why there is no bf16 whatever is asked.
+    /// What to begin with, before golden samples or recorded cases are asked. `impossible` says why there is no bf16 whatever is asked.
     ///
     /// # Errors
     /// [`PrecisionError::Impossible`] when bf16 is asked for.
@@ -197,12 +212,17 @@ impl Chosen {
             (Precision::Bf16, Some(why)) => return Err(PrecisionError::Impossible { why }),
             (Precision::Auto, Some(why)) => of(false, why),
             (Precision::F32, _) => of(false, "as asked"),
-            (Precision::Bf16, None) => of(true, "as asked; there are no golden samples to compare with"),
-            (Precision::Auto, None) => of(false, "there are no golden samples that could accept bf16"),
+            (Precision::Bf16, None) => of(
+                true,
+                "as asked, and nothing judged it: there are no golden samples, and no recorded cases (--cases DIR)",
+            ),
+            (Precision::Auto, None) => {
+                of(false, "nothing judged bf16: there are no golden samples, and no recorded cases (--cases DIR)")
+            }
         })
     }
 
-    /// Whether golden samples are asked about bf16. `cpu` is what [`cpu`] says.
+    /// Whether golden samples or recorded cases are asked about bf16. `cpu` is what [`cpu`] says.
     pub fn asks(&mut self, cpu: Result<(), &'static str>, impossible: Option<&'static str>) -> bool {
         if let (Precision::Auto, None, Err(why)) = (self.asked, impossible, cpu) {
             self.why = why.to_string();
@@ -211,19 +231,19 @@ impl Chosen {
         self.asked != Precision::F32 && impossible.is_none()
     }
 
-    /// What golden samples say. `products` says whether anything at all was computed in bf16.
+    /// What golden samples or recorded cases say, which `on` names. `products` says whether anything at all was computed in bf16.
     ///
     /// # Errors
     /// [`PrecisionError::Refused`] when they refuse it and it was asked for.
-    pub fn judged(self, agreement: Agreement, products: bool) -> Result<Chosen, PrecisionError> {
+    pub fn judged(self, agreement: Agreement, on: &str, products: bool) -> Result<Chosen, PrecisionError> {
         let accepted = agreement.accepted();
         if !accepted && self.asked == Precision::Bf16 {
-            return Err(PrecisionError::Refused { agreement });
+            return Err(PrecisionError::Refused { on: on.to_string(), agreement });
         }
         let why = match (products, accepted) {
             (false, _) => "no product of floats has frozen f32 weights".to_string(),
-            (true, true) => format!("accepted: {agreement}"),
-            (true, false) => format!("bf16 is refused: {agreement}"),
+            (true, true) => format!("accepted on {on}: {agreement}"),
+            (true, false) => format!("bf16 is refused: on {on} {agreement}"),
         };
         Ok(Chosen { bf16: products && accepted, why, agreement: Some(agreement).filter(|_| products), ..self })
     }
@@ -286,10 +306,12 @@ mod tests {
         let mut on_old = auto();
         assert!(!on_old.asks(Err("no instructions"), None) && on_old.why.contains("instructions"));
         assert!(auto().asks(Ok(()), None));
-        assert!(auto().judged(good, true).unwrap().bf16);
-        let refused = auto().judged(bad, true).unwrap();
-        assert!(!refused.bf16 && refused.why.contains("0 of 1"), "{refused}");
-        let nothing = auto().judged(good, false).unwrap();
+        assert!(auto().judged(good, "a case", true).unwrap().bf16);
+        let refused = auto().judged(bad, "a case", true).unwrap();
+        assert!(!refused.bf16 && refused.why.contains("on a case") && refused.why.contains("0 of 1"), "{refused}");
+        let both = good.and(bad);
+        assert_eq!((both.relative, both.cosine, both.top1, both.rows), (bad.relative, bad.cosine, 1, 2));
+        let nothing = auto().judged(good, "a case", false).unwrap();
         assert!(!nothing.bf16 && nothing.agreement.is_none());
         assert!(!Chosen::first(Precision::Auto, Some("why")).unwrap().asks(Ok(()), Some("why")));
     }
@@ -299,7 +321,7 @@ mod tests {
         let bad = agreement(&[1.0, 0.0], &[0.0, 1.0]);
         let asked = || Chosen::first(Precision::Bf16, None).unwrap();
         assert!(asked().bf16 && asked().asks(Err("no instructions"), None));
-        let refused = asked().judged(bad, true).unwrap_err().to_string();
+        let refused = asked().judged(bad, "a case", true).unwrap_err().to_string();
         assert!(refused.contains("100.000 %") && refused.contains("0 of 1"), "{refused}");
         assert!(Chosen::first(Precision::Bf16, Some("a GPU")).is_err());
         assert!(!Chosen::first(Precision::F32, None).unwrap().asks(Ok(()), None));

@@ -3,6 +3,7 @@
 //! A session keeps nothing of one run for the next, except plans and the memory they run in. It knows no feedback and
 //! no adapter: those act on its `feature` and `logits` outputs.
 use std::borrow::Cow;
+use std::path::Path;
 use std::sync::Arc;
 
 use hone_kernels::threads::Pool;
@@ -10,6 +11,7 @@ use hone_kernels::threads::Pool;
 use crate::bundle::{self, Bundle, BundleError};
 use crate::class::{Class, Classified};
 use crate::device::Device;
+use crate::external::Beside;
 use crate::graph::{BindError, Graph};
 use crate::import::{self, ExternalData, ImportError, Limits, ModelInfo};
 use crate::plan::{Bf16, OnGpu, Plan, PlanError, Profile, RunOptions, Runner};
@@ -139,7 +141,6 @@ impl Session {
         options: SessionOptions,
         cpu: Result<(), &'static str>,
     ) -> Result<Session, SessionError> {
-        let impossible = no_bf16(&options);
         let path = bundle.manifest().graphs.first().map_or("onnx/model.onnx", |g| g.path.as_str()).to_string();
         let bytes = bundle.read(&path)?;
         let folder = path.rsplit_once('/').map_or("", |(f, _)| f);
@@ -153,29 +154,67 @@ impl Session {
         };
         let mut session = Session::open(bytes, &path, options, Some(&external))?;
         let Some((input, expected)) = golden(bundle)? else { return Ok(session) };
-        if session.precision.asks(cpu, impossible) {
-            session.choose_bf16(true);
-            let found = session.run(&input)?;
+        if session.precision.asks(cpu, session.no_bf16()) {
             let logits = bundle.recipe().ok().map(|r| r.logits);
-            // Without a recipe every output of one row a sample may be an answer.
-            let ranked = |name: &str| match &logits {
-                Some(l) => name == l,
-                None => expected.iter().any(|(n, t)| n == name && t.shape().len() <= 2),
-            };
-            let agreement = Agreement::of(&expected, &found, ranked);
-            let plan = session.runner.last_plan();
-            let products = plan.is_some_and(|p| p.steps().iter().any(|s| s.kernel.ends_with("wbf16")));
-            session.precision = session.precision.clone().judged(agreement, products)?;
+            session.compare_bf16(&[(&input, &expected)], "the golden samples", logits.as_deref())?;
             if session.precision.bf16 {
                 return Ok(session);
             }
-            session.choose_bf16(false);
         }
         session.self_test(&input, &expected)?;
         Ok(session)
     }
 
-    /// Opens an ONNX file's bytes; `path` is only for messages. Bytes given away are freed before weights are packed.
+    /// Lets recorded inputs say whether bf16 is good enough: what it makes of them beside what `f32` does. Nothing is run where no
+    /// bf16 is asked for, or golden samples or the CPU have said no.
+    ///
+    /// # Errors
+    /// [`SessionError`] when the inputs do not fit, or refuse bf16 that is asked for.
+    pub fn judge(&mut self, cases: &[Outputs]) -> Result<(), SessionError> {
+        self.judge_on(cases, precision::cpu())
+    }
+
+    /// The same on a CPU for which that is, or is not, a reason to compute in bf16.
+    fn judge_on(&mut self, cases: &[Outputs], cpu: Result<(), &'static str>) -> Result<(), SessionError> {
+        let no = self.precision.agreement.is_some() && !self.precision.bf16;
+        if cases.is_empty() || no || !self.precision.asks(cpu, self.no_bf16()) {
+            return Ok(());
+        }
+        self.choose_bf16(false);
+        let want = cases.iter().map(|inputs| self.run(inputs)).collect::<Result<Vec<_>, _>>()?;
+        let on = if cases.len() == 1 { "1 recorded case".into() } else { format!("{} recorded cases", cases.len()) };
+        self.compare_bf16(&cases.iter().zip(&want).collect::<Vec<_>>(), &on, None)
+    }
+
+    /// Compares results in bf16 with those that are wanted of the same inputs, and goes on as they say. `answer` names the output whose
+    /// largest elements are the answers.
+    fn compare_bf16(
+        &mut self,
+        cases: &[(&Outputs, &Outputs)],
+        on: &str,
+        answer: Option<&str>,
+    ) -> Result<(), SessionError> {
+        self.choose_bf16(true);
+        let (mut agreement, mut products) = (Agreement::FULL, false);
+        for (inputs, want) in cases {
+            let found = self.run(inputs)?;
+            // Where nobody says which it is every output of one row a sample may be an answer.
+            let ranked = |name: &str| match answer {
+                Some(a) => name == a,
+                None => want.iter().any(|(n, t)| n == name && t.shape().len() <= 2),
+            };
+            agreement = agreement.and(Agreement::of(want, &found, ranked));
+            let plan = self.runner.last_plan();
+            products |= plan.is_some_and(|p| p.steps().iter().any(|s| s.kernel.ends_with("wbf16")));
+        }
+        self.precision = self.precision.clone().judged(agreement, on, products)?;
+        if !self.precision.bf16 {
+            self.choose_bf16(false);
+        }
+        Ok(())
+    }
+
+    /// Opens an ONNX file's bytes with all its tensors; `path` is only for messages. Bytes given away are freed before weights are packed.
     ///
     /// # Errors
     /// [`SessionError::Import`].
@@ -185,6 +224,19 @@ impl Session {
         options: SessionOptions,
     ) -> Result<Session, SessionError> {
         Session::open(bytes, path, options, None)
+    }
+
+    /// Opens the bytes of the ONNX file at `path`, whose tensors may be in files beside it (see [`Beside`]).
+    ///
+    /// # Errors
+    /// [`SessionError::Import`]; also where a file of tensors is not to be had.
+    pub fn from_file<'b>(
+        bytes: impl Into<Cow<'b, [u8]>>,
+        path: &Path,
+        options: SessionOptions,
+    ) -> Result<Session, SessionError> {
+        let beside = Beside::of(path);
+        Session::open(bytes, &path.display().to_string(), options, Some(&|name, needed| beside.read(name, needed)))
     }
 
     /// Opens an ONNX file's bytes whose tensors may be in other files, which `external` gives by their location.
@@ -197,7 +249,7 @@ impl Session {
         options: SessionOptions,
         external: Option<&ExternalData<'_>>,
     ) -> Result<Session, SessionError> {
-        let precision = Chosen::first(options.precision, no_bf16(&options))?;
+        let precision = Chosen::first(options.precision, no_bf16(&options.device, options.reference))?;
         let (graph, info) = import::from_onnx_with(bytes.into(), &options.limits, external)
             .map_err(|source| SessionError::Import { path: path.to_string(), source })?;
         let pool = Arc::new(Pool::new(options.threads));
@@ -207,6 +259,11 @@ impl Session {
         let bf16 = if precision.bf16 { Bf16::Weights } else { Bf16::Nothing };
         let run = RunOptions { reference, plans, pool, bytes, turns, profile, packs, lean: false, device, bf16 };
         Ok(Session { info, runner: Runner::new(Arc::new(graph), run.clone()), run, precision })
+    }
+
+    /// Why there is no bf16 in this session, whatever is asked.
+    fn no_bf16(&self) -> Option<&'static str> {
+        no_bf16(&self.run.device, self.run.reference)
     }
 
     fn choose_bf16(&mut self, bf16: bool) {
@@ -323,11 +380,11 @@ impl Session {
     }
 }
 
-/// Why there is no bf16 with those options.
-fn no_bf16(options: &SessionOptions) -> Option<&'static str> {
-    match options.device {
+/// Why there is no bf16 there.
+fn no_bf16(device: &Device, reference: bool) -> Option<&'static str> {
+    match device {
         Device::Gpu(_) => Some("on a GPU products are computed in f32"),
-        Device::Cpu => options.reference.then_some("reference functions compute in f32"),
+        Device::Cpu => reference.then_some("reference functions compute in f32"),
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};
 
-use hone_runtime::bundle::{Bundle, Manifest, Overwrite};
+use hone_runtime::bundle::{Bundle, Manifest, Overwrite, npz};
 
 use crate::onnx::*;
 use crate::support::{fails, hone};
@@ -81,9 +81,9 @@ fn bundle_of(dir: &Path, onnx: Vec<u8>, listed: Option<(&str, Vec<u8>)>) -> std:
     at
 }
 
-fn inspected(bundle: &Path, what: &str) -> Output {
+fn inspected(model: &Path, what: &str) -> Output {
     let mut c = hone();
-    c.arg("inspect").arg(bundle).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    c.arg("inspect").arg(model).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
     finished(c.spawn().unwrap(), what)
 }
 
@@ -133,7 +133,7 @@ fn a_model_in_a_bundle_reaches_no_file_that_the_bundle_does_not_list() {
 }
 
 #[test]
-fn a_model_being_exported_reaches_only_plain_files_beside_it() {
+fn a_model_that_is_exported_or_opened_reaches_only_plain_files_beside_it() {
     let dir = tempfile::tempdir().unwrap();
     let inner = dir.path().join("model");
     fs::create_dir_all(inner.join("sub")).unwrap();
@@ -154,6 +154,7 @@ fn a_model_being_exported_reaches_only_plain_files_beside_it() {
     for place in TRICKS.iter().copied().chain(more) {
         fs::write(inner.join("m.onnx"), model_at(&[("location", place)])).unwrap();
         fails(&exported(&inner, place), 3, &["secret"]);
+        fails(&inspected(&inner.join("m.onnx"), place), 3, &["secret"]);
         assert!(!inner.join("m.hone").exists(), "{place}: a bundle was made");
     }
 }
@@ -233,13 +234,81 @@ fn data_beside_a_model_goes_into_the_bundle_and_the_bundle_opens_and_runs() {
 }
 
 #[test]
-fn a_plain_file_whose_data_is_elsewhere_is_refused_where_no_bundle_lists_it() {
+fn a_plain_file_whose_data_lies_beside_it_is_opened_by_every_verb_that_runs_it() {
     let dir = tempfile::tempdir().unwrap();
-    fs::write(dir.path().join("weights.bin"), weights_file()).unwrap();
-    let file = dir.path().join("m.onnx");
-    fs::write(&file, model_at(&[("location", "weights.bin")])).unwrap();
-    let mut c = hone();
-    c.arg("inspect").arg(&file).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
-    let out = finished(c.spawn().unwrap(), "inspect");
-    fails(&out, 3, &["secret", "weights.bin", "a bundle can list it"]);
+    // 32 × 32, so that there is something to quantise.
+    let w: Vec<f32> = (0..32 * 32).map(|i| (i % 13) as f32 / 13.0 - 0.5).collect();
+    let stored: Vec<u8> = w.iter().flat_map(|v| v.to_le_bytes()).collect();
+    fs::write(dir.path().join("weights.bin"), &stored).unwrap();
+    let t = tensor_external("w", FLOAT, &[32, 32], &[("location", "weights.bin")]);
+    let shape = [Dim::Length(1), Dim::Length(32)];
+    let parts =
+        [(5, t), input("x", &[1, 32]), node("MatMul", "a", &["x", "w"], &["y"], &[]), value(12, "y", FLOAT, &shape)];
+    let onnx = model(&graph(&parts));
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    fs::write(at("m.onnx"), &onnx).unwrap();
+    let x = hone_runtime::Tensor::f32(&[1, 32], (0..32).map(|i| i as f32 / 32.0).collect()).unwrap();
+    fs::write(at("in.npz"), npz::write_npz([("x", &x)]).unwrap()).unwrap();
+    let run = |args: &[&str]| {
+        let out = hone().args(args).output().unwrap();
+        assert!(out.status.success(), "{args:?}: {}", crate::support::said(&out));
+        String::from_utf8(out.stdout).unwrap()
+    };
+    run(&["inspect", &at("m.onnx"), "--memory"]);
+    run(&["bench", &at("m.onnx"), "--runs", "2"]);
+    let y = |model: &str| {
+        run(&["run", &at(model), "--tensors", &at("in.npz"), "-o", &at("out.npz")]);
+        npz::read_npz(&fs::read(at("out.npz")).unwrap()).unwrap()[0].1.as_f32().unwrap().to_vec()
+    };
+    let want = y("m.onnx");
+    assert!((want[3] - (0..32).map(|k| k as f32 / 32.0 * w[k * 32 + 3]).sum::<f32>()).abs() < 1e-5);
+    let said = run(&["quantize", &at("m.onnx"), "-o", &at("small.onnx"), "--scheme", "int8-weights", "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(report["before"]["bytes"], (onnx.len() + stored.len()) as u64);
+    // What was made needs nothing beside it.
+    fs::remove_file(at("weights.bin")).unwrap();
+    for (a, b) in want.iter().zip(y("small.onnx")) {
+        assert!((a - b).abs() < 0.05, "{a} {b}");
+    }
+    let out = hone().args(["inspect", &at("m.onnx")]).output().unwrap();
+    fails(&out, 3, &["weights.bin"]);
+}
+
+#[test]
+fn bytes_without_a_place_have_no_files_beside_them() {
+    let onnx = model_at(&[("location", "weights.bin")]);
+    let Err(e) = hone_runtime::session::Session::from_onnx(onnx, "m.onnx", Default::default()) else {
+        panic!("a file was opened")
+    };
+    assert!(e.to_string().contains("secret") && e.to_string().contains("weights.bin"), "{e}");
+}
+
+#[test]
+fn a_bundle_of_two_graphs_keeps_what_the_other_one_needs_when_the_first_is_replaced() {
+    let mut manifest = Manifest::new("m", "1.0.0", "2026-01-01T00:00:00Z");
+    let entry = |name: &str, path: &str| hone_runtime::bundle::GraphEntry {
+        name: name.into(),
+        path: path.into(),
+        role: name.into(),
+        state: Vec::new(),
+    };
+    manifest.graphs = vec![entry("main", "onnx/model.onnx"), entry("decoder", "onnx/decoder.onnx")];
+    let of = |files: &[&str]| {
+        let mut parts = vec![input("x", &[4]), node("Relu", "r", &["x"], &["y"], &[]), output("y")];
+        let tensor = |f: &&str| (5, tensor_external(f, FLOAT, &[4], &[("location", f)]));
+        parts.extend(files.iter().map(tensor));
+        model(&graph(&parts))
+    };
+    let mut writer = hone_runtime::bundle::BundleWriter::new(manifest);
+    writer.add("onnx/model.onnx", "graph", of(&["own.bin", "both.bin"])).unwrap();
+    writer.add("onnx/decoder.onnx", "graph", of(&["decoder.bin", "both.bin"])).unwrap();
+    for file in ["own.bin", "both.bin", "decoder.bin"] {
+        writer.add(&format!("onnx/{file}"), "graph", weights_file()).unwrap();
+    }
+    let small = of(&[]);
+    let after = hone_runtime::compress::rebundle(&writer.finish().unwrap(), &small).unwrap();
+    assert_eq!(*after.read("onnx/model.onnx").unwrap(), small[..]);
+    for (file, stays) in [("own.bin", false), ("both.bin", true), ("decoder.bin", true), ("decoder.onnx", true)] {
+        assert_eq!(after.contains(&format!("onnx/{file}")), stays, "{file}");
+    }
 }

@@ -13,7 +13,7 @@ use hone_runtime::device::Device;
 use hone_runtime::graph::{Dim, Graph};
 use hone_runtime::metrics::Latency;
 use hone_runtime::plan::Profile;
-use hone_runtime::session::{Session, SessionOptions};
+use hone_runtime::session::{Outputs, Session, SessionOptions};
 use hone_runtime::tensor::{DType, Data, Tensor};
 use serde::Serialize;
 
@@ -30,13 +30,16 @@ use crate::steps::StepRow;
 /// Most runs whose steps are timed.
 const PROFILED_RUNS: usize = 200;
 
+/// What recorded cases are called among the kinds of inputs.
+const CASES: &str = "cases";
+
 /// Most timed runs; eight bytes each are kept.
 const MAX_RUNS: usize = 1_000_000;
 
 /// Measures one answer: load, first run, then warm runs one after another.
 ///
-/// A bundle runs its golden sample, an ONNX file made-up tensors (noise for floats, zeros for integers). `hone bench
-/// feedback` measures the learner instead.
+/// A bundle runs its golden sample, an ONNX file made-up tensors (noise for floats, zeros for integers), and either of
+/// them what --cases or --tensors give. `hone bench feedback` measures the learner instead.
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct Bench {
@@ -67,12 +70,20 @@ struct Answer {
     /// A value for a free dimension other than the batch; 1 where none is given.
     #[arg(long, value_name = "NAME=LENGTH", value_parser = inspect::length)]
     bind: Vec<(String, usize)>,
+    /// The shape of an input, whose tensor is then made up; may be given several times. Free dimensions of the same name
+    /// elsewhere get the same length.
+    #[arg(long, value_name = "NAME:1x3x224x224", value_parser = shape, conflicts_with = "bind")]
+    shape: Vec<(String, Vec<usize>)>,
+    /// Recorded cases to run on in turn (case*.npz with the inputs as in_NAME), in place of a sample; they also judge
+    /// bf16.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["bind", "shape", "tensors"])]
+    cases: Option<PathBuf>,
     /// Named input tensors to run on, in place of a sample.
-    #[arg(long, value_name = "IN.npz", conflicts_with = "bind")]
+    #[arg(long, value_name = "IN.npz", conflicts_with_all = ["bind", "shape"])]
     tensors: Option<PathBuf>,
-    /// Threads that compute.
-    #[arg(long, default_value_t = 1)]
-    threads: usize,
+    /// Threads that compute; a list measures one after the other, a row each.
+    #[arg(long, value_name = "N[,N]", default_value = "1", value_delimiter = ',')]
+    threads: Vec<usize>,
     /// Where to run.
     #[arg(long, value_enum, default_value_t = Choice::Cpu)]
     device: Choice,
@@ -145,15 +156,21 @@ impl Answer {
         self.check()?;
         // Before the work, so that the load is that of others.
         let machine = Machine::now();
-        let row = self.measure()?;
+        let mut rows = Vec::with_capacity(self.threads.len());
+        for &threads in &self.threads {
+            let mut row = self.measure(threads)?;
+            // The process's peak is that of the rows before, too.
+            row.peak_rss_bytes = row.peak_rss_bytes.filter(|_| rows.is_empty());
+            rows.push(row);
+        }
         let mut warnings = machine.warnings();
-        if row.sd_ms > 0.25 * row.mean_ms {
+        // Cases may be of different lengths.
+        if rows.iter().any(|row| row.inputs != CASES && row.sd_ms > 0.25 * row.mean_ms) {
             warnings.push("the times scatter by more than a quarter of their mean; something else was running".into());
         }
         for w in &warnings {
             output::say(format!("hone: warning: {w}"));
         }
-        let rows = [row];
         match self.output {
             Form::Json => {
                 output::document("hone.bench/1", Body { machine: &machine, rows: &rows, warnings: &warnings })?
@@ -174,13 +191,18 @@ impl Answer {
     }
 
     fn check(&self) -> anyhow::Result<()> {
-        if self.tensors.is_some() && self.batch != 1 {
+        let shaped = [
+            ("--tensors", self.tensors.is_some()),
+            ("--cases", self.cases.is_some()),
+            ("--shape", !self.shape.is_empty()),
+        ];
+        if let Some((option, _)) = shaped.iter().find(|(_, given)| *given && self.batch != 1) {
             return Err(fail(
                 Class::Usage,
-                "--batch does not go with --tensors: their shapes say how many samples there are",
+                format!("--batch does not go with {option}: the shapes say how many samples there are"),
             ));
         }
-        if self.threads == 0
+        if self.threads.contains(&0)
             || self.batch == 0
             || self.runs == Some(0)
             || !(self.seconds > 0.0 && self.seconds <= 3600.0)
@@ -193,39 +215,45 @@ impl Answer {
         Ok(())
     }
 
-    fn measure(&self) -> anyhow::Result<Row> {
+    fn measure(&self, threads: usize) -> anyhow::Result<Row> {
+        let cases = self.cases.as_deref().map(precision::cases).transpose()?.unwrap_or_default();
         let start = Instant::now();
         let source = Source::open(&self.model)?;
-        let mut session = source.session(&self.model, self.options(Device::Cpu))?;
+        let open = |device: Device, profile| -> anyhow::Result<Session> {
+            let precision = self.precision.asked();
+            let usual = SessionOptions::default();
+            // Cases of different shapes take turns.
+            let plans = usual.plans.max(cases.len());
+            source.session(&self.model, SessionOptions { threads, device, precision, plans, profile, ..usual })
+        };
+        let judged = |device: Device, profile| -> anyhow::Result<Session> {
+            let mut session = open(device, profile)?;
+            session.judge(&cases)?;
+            Ok(session)
+        };
+        let mut session = open(Device::Cpu, None)?;
         let mut load_ms = ms(start.elapsed());
+        session.judge(&cases)?;
 
-        let sample = match &source {
-            Source::Bundle(b) if b.contains("samples/input.npz") => Some(read_npz(&b.read("samples/input.npz")?)?),
-            _ => None,
-        };
-        let given = self.tensors.as_deref().map(|p| Ok::<_, anyhow::Error>(read_npz(&input::read(p)?)?)).transpose()?;
-        let (inputs, kind) = match sample {
-            _ if given.is_some() => (given.unwrap_or_default(), "tensors"),
-            Some(sample) => (self.tiled(sample, &session)?, "sample"),
-            None => (self.made_up(&session)?, "synthetic"),
-        };
+        let (all, kind, test) = self.inputs(&source, &session, cases.clone())?;
+        let inputs = &all[0];
         let chosen = self.device.choose(
-            || device::about(&source, &self.model, &device::class(&inputs), self.threads),
-            |device| device::time(&mut source.session(&self.model, self.options(device))?, &inputs),
+            || device::about(&source, &self.model, &device::class(inputs), threads),
+            |device| device::time(&mut judged(device, None)?, inputs),
         )?;
         if let Some(why) = &chosen.why {
             output::say(format!("hone: {why}"));
         }
         if let Device::Gpu(_) = chosen.device {
             let start = Instant::now();
-            session = source.session(&self.model, self.options(chosen.device.clone()))?;
+            session = open(chosen.device.clone(), None)?;
             load_ms = ms(start.elapsed());
         }
         if let Some(told) = precision::told(session.precision()) {
             output::say(format!("hone: {told}"));
         }
         let start = Instant::now();
-        black_box(session.run(&inputs)?);
+        black_box(session.run(inputs)?);
         let first_ms = ms(start.elapsed());
 
         let budget = Duration::from_secs_f64(self.seconds);
@@ -236,32 +264,37 @@ impl Answer {
         // Caches, branch predictors and the governor settle before anything counts.
         let warm = Instant::now();
         for n in 0.. {
-            black_box(session.run(&inputs)?);
-            if n + 1 >= 3 && (warm.elapsed() >= budget / 10 || self.runs.is_some_and(|r| n + 1 >= r)) {
+            black_box(session.run(&all[n % all.len()])?);
+            if n + 1 >= all.len().max(3) && (warm.elapsed() >= budget / 10 || self.runs.is_some_and(|r| n + 1 >= r)) {
                 break;
             }
         }
         let mut times = Vec::new();
         let began = Instant::now();
         while !enough(times.len(), began) {
+            let inputs = &all[times.len() % all.len()];
             let start = Instant::now();
-            black_box(session.run(&inputs)?);
+            black_box(session.run(inputs)?);
             times.push(ms(start.elapsed()));
         }
         if let Some(told) = device::told(session.on_gpu().as_ref()) {
             output::say(format!("hone: {told}"));
         }
-        let steps =
-            if self.profile { self.steps(&source, &inputs, times.len().min(PROFILED_RUNS))? } else { Vec::new() };
+        let steps = if self.profile {
+            let profile = Arc::new(Profile::default());
+            let session = judged(Device::Cpu, Some(profile.clone()))?;
+            steps(session, &profile, &all, times.len().min(PROFILED_RUNS))?
+        } else {
+            Vec::new()
+        };
         let t = Latency::from_samples(&times)?;
-        let scheme = if inspect::int8(session.graph()).0 > 0 { "int8" } else { "f32" };
         Ok(Row {
             model: self.model.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-            scheme,
+            scheme: inspect::scheme(session.graph()),
             precision: session.precision().name(),
             device: chosen.name,
-            threads: self.threads,
-            test: format!("batch {}", self.batch),
+            threads,
+            test,
             p50_ms: t.p50,
             p95_ms: t.p95,
             p99_ms: t.p99,
@@ -278,22 +311,69 @@ impl Answer {
         })
     }
 
-    fn options(&self, device: Device) -> SessionOptions {
-        let precision = self.precision.asked();
-        SessionOptions { threads: self.threads, device, precision, ..SessionOptions::default() }
+    /// What is run on, one after the other; what kind of tensors that is, and what a run is called.
+    fn inputs(
+        &self,
+        source: &Source,
+        session: &Session,
+        cases: Vec<Outputs>,
+    ) -> anyhow::Result<(Vec<Outputs>, &'static str, String)> {
+        let batch = format!("batch {}", self.batch);
+        if !cases.is_empty() {
+            let test = if cases.len() == 1 { "1 case".into() } else { format!("{} cases in turn", cases.len()) };
+            return Ok((cases, CASES, test));
+        }
+        if let Some(path) = &self.tensors {
+            return Ok((vec![read_npz(&input::read(path)?)?], "tensors", batch));
+        }
+        if !self.shape.is_empty() {
+            let made = self.shaped(session)?;
+            let of = |(name, t): &(String, Tensor)| {
+                let lengths: Vec<String> = t.shape().iter().map(usize::to_string).collect();
+                format!("{name}:{}", lengths.join("x"))
+            };
+            let test = made.iter().map(of).collect::<Vec<_>>().join(" ");
+            return Ok((vec![made], "synthetic", test));
+        }
+        match source {
+            Source::Bundle(b) if b.contains("samples/input.npz") => {
+                let sample = read_npz(&b.read("samples/input.npz")?)?;
+                Ok((vec![self.tiled(sample, session)?], "sample", batch))
+            }
+            _ => Ok((vec![self.made_up(session)?], "synthetic", batch)),
+        }
     }
 
-    /// The time of every step of `runs` warm runs in a session of their own, longest first.
-    fn steps(&self, source: &Source, inputs: &[(String, Tensor)], runs: usize) -> anyhow::Result<Vec<StepRow>> {
-        let profile = Arc::new(Profile::default());
-        let options = SessionOptions { profile: Some(profile.clone()), ..self.options(Device::Cpu) };
-        let mut session = source.session(&self.model, options)?;
-        black_box(session.run(inputs)?);
-        profile.take();
-        for _ in 0..runs {
-            black_box(session.run(inputs)?);
+    /// Made-up tensors of the shapes given, the other inputs at the lengths those say.
+    fn shaped(&self, session: &Session) -> anyhow::Result<Outputs> {
+        let graph = session.graph();
+        let mut lengths = inspect::lengths(graph, &[]);
+        let mut types = Vec::new();
+        for (name, shape) in &self.shape {
+            let Some(&v) = graph.inputs.iter().find(|&&v| graph.values[v].name == *name) else {
+                let has = session.input_names().join(", ");
+                return Err(fail(Class::Usage, format!("--shape: the model has no input `{name}`; it has: {has}")));
+            };
+            if self.shape.iter().filter(|(n, _)| n == name).count() > 1 {
+                return Err(fail(Class::Usage, format!("--shape: `{name}` is given twice")));
+            }
+            let declared = graph.values[v].declared.as_ref();
+            types.push(declared.map_or(DType::F32, |d| d.dtype));
+            for (dim, &length) in declared.and_then(|d| d.shape.as_ref()).into_iter().flatten().zip(shape) {
+                if let Dim::Symbol(s) = dim {
+                    lengths.insert(s.to_string(), length);
+                }
+            }
         }
-        Ok(StepRow::of(&profile, runs))
+        let mut all: Vec<(String, DType, Vec<usize>)> =
+            self.shape.iter().zip(types).map(|((name, shape), t)| (name.clone(), t, shape.clone())).collect();
+        if all.len() < graph.inputs.len() {
+            let others = inspect::shapes(graph, &lengths)?;
+            all.extend(others.into_iter().filter(|(name, ..)| self.shape.iter().all(|(given, _)| given != name)));
+        }
+        let given: Vec<(&str, DType, &[usize])> = all.iter().map(|(n, t, s)| (n.as_str(), *t, &s[..])).collect();
+        graph.bind(&given).map_err(|e| fail(Class::Usage, format!("--shape: {e}")))?;
+        all.into_iter().map(|(name, dtype, shape)| made(name, dtype, &shape)).collect()
     }
 
     /// The first row of every sample tensor, `batch` times.
@@ -335,15 +415,38 @@ impl Answer {
         for symbol in batch {
             lengths.insert(symbol, self.batch);
         }
-        let one = |(name, dtype, shape): (String, DType, Vec<usize>)| {
-            let tensor = match dtype {
-                DType::F32 => Tensor::f32(&shape, noise(shape.iter().product()))?,
-                dtype => Tensor::zeros(dtype, &shape)?,
-            };
-            Ok((name, tensor))
-        };
-        inspect::shapes(graph, &lengths)?.into_iter().map(one).collect()
+        inspect::shapes(graph, &lengths)?.into_iter().map(|(name, dtype, shape)| made(name, dtype, &shape)).collect()
     }
+}
+
+/// The time of every step of `runs` warm runs of that session of its own, longest first.
+fn steps(mut session: Session, profile: &Profile, all: &[Outputs], runs: usize) -> anyhow::Result<Vec<StepRow>> {
+    for inputs in all {
+        black_box(session.run(inputs)?);
+    }
+    profile.take();
+    for n in 0..runs {
+        black_box(session.run(&all[n % all.len()])?);
+    }
+    Ok(StepRow::of(profile, runs))
+}
+
+/// A tensor of noise, or of zeros where it is none of floats.
+fn made(name: String, dtype: DType, shape: &[usize]) -> anyhow::Result<(String, Tensor)> {
+    let tensor = match dtype {
+        DType::F32 => Tensor::f32(shape, noise(shape.iter().product()))?,
+        dtype => Tensor::zeros(dtype, shape)?,
+    };
+    Ok((name, tensor))
+}
+
+/// `NAME:1x3x224x224`; a scalar has no lengths.
+fn shape(text: &str) -> Result<(String, Vec<usize>), String> {
+    // Names may have colons, lengths have none.
+    let (name, lengths) = text.rsplit_once(':').filter(|(n, _)| !n.is_empty()).ok_or("it is NAME:1x3x224x224")?;
+    let of = |l: &str| l.parse().ok().filter(|&v: &usize| v > 0).ok_or(format!("`{l}` is not a length above 0"));
+    let shape = lengths.split('x').filter(|_| !lengths.is_empty()).map(of).collect::<Result<_, _>>()?;
+    Ok((name.to_string(), shape))
 }
 
 fn first_dim(graph: &Graph, v: usize) -> Option<&Dim> {

@@ -1,5 +1,5 @@
 //! `hone inspect`: what a model is, without running it.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
@@ -98,12 +98,12 @@ impl Quantisation {
         for n in &graph.nodes {
             n.op.graphs().for_each(|g| self.add(g));
             let Op::Own(def, _) = &n.op else { continue };
-            let form = match def.name {
-                "QuantizeLinear" | "DequantizeLinear" => &mut self.qdq,
-                name if name.contains("NBits") || name.contains("BlockQuantized") => &mut self.blocks,
-                name if name.starts_with("Dynamic") || name.contains("Integer") => &mut self.dynamic,
-                name if QUANTISED.iter().any(|q| name.starts_with(q)) => &mut self.codes,
-                _ => continue,
+            let form = match Form::of(def.name) {
+                Some(Form::Qdq) => &mut self.qdq,
+                Some(Form::Codes) => &mut self.codes,
+                Some(Form::Dynamic) => &mut self.dynamic,
+                Some(Form::Blocks) => &mut self.blocks,
+                None => continue,
             };
             *form.entry(def.spelled()).or_insert(0) += 1;
             // One element is a zero point.
@@ -117,6 +117,26 @@ impl Quantisation {
     fn counts(&self) -> impl Iterator<Item = String> {
         let forms = [&self.qdq, &self.codes, &self.dynamic, &self.blocks];
         forms.into_iter().flatten().map(|(op, n)| format!("{n} {op}"))
+    }
+}
+
+/// Which of the ways of [`Quantisation`] an operator is of.
+enum Form {
+    Qdq,
+    Codes,
+    Dynamic,
+    Blocks,
+}
+
+impl Form {
+    fn of(op: &str) -> Option<Form> {
+        Some(match op {
+            "QuantizeLinear" | "DequantizeLinear" => Form::Qdq,
+            name if name.contains("NBits") || name.contains("BlockQuantized") => Form::Blocks,
+            name if name.starts_with("Dynamic") || name.contains("Integer") => Form::Dynamic,
+            name if QUANTISED.iter().any(|q| name.starts_with(q)) => Form::Codes,
+            _ => return None,
+        })
     }
 }
 
@@ -339,6 +359,47 @@ pub(super) fn shapes(
         let text = format!("the file does not declare the rank of input `{input}`, so that its shape is not known");
         fail(Class::Usage, text)
     })
+}
+
+/// How a model is quantised, in one word: `f32` where nothing is, `mixed` where several ways are there.
+///
+/// 8-bit weights behind a `DequantizeLinear` count where nothing else is quantised: every scheme has them for what it has no other
+/// form for.
+pub(super) fn scheme(graph: &Graph) -> &'static str {
+    let mut found = BTreeSet::new();
+    ways(graph, &mut found);
+    if found.len() > 1 {
+        found.remove(WEIGHTS);
+    }
+    match found.len() {
+        0 => "f32",
+        1 => found.first().copied().unwrap_or("f32"),
+        _ => "mixed",
+    }
+}
+
+const WEIGHTS: &str = "int8-weights";
+
+fn ways(graph: &Graph, found: &mut BTreeSet<&'static str>) {
+    for n in &graph.nodes {
+        n.op.graphs().for_each(|g| ways(g, found));
+        let Op::Own(def, attrs) = &n.op else { continue };
+        match Form::of(def.name) {
+            Some(Form::Qdq) if def.name == "QuantizeLinear" => found.insert("int8-qdq"),
+            Some(Form::Qdq) => {
+                let codes = n.inputs.first().copied().flatten();
+                codes.is_some_and(|v| graph.values[v].constant.is_some()) && found.insert(WEIGHTS)
+            }
+            Some(Form::Codes) => found.insert("int8-qlinear"),
+            Some(Form::Dynamic) => found.insert("int8-dynamic"),
+            Some(Form::Blocks) => found.insert(match attrs.int("bits", 4) {
+                Ok(2) => "int2",
+                Ok(8) => "int8-blocks",
+                _ => "int4",
+            }),
+            None => false,
+        };
+    }
 }
 
 /// Weights and elements that are int8 behind a `DequantizeLinear`.

@@ -8,7 +8,7 @@ use hone_runtime::bundle::{Bundle, BundleError, Overwrite};
 use hone_runtime::cases;
 use hone_runtime::compress::{self, Agreement, Compressed, Model, Options, Report, Samples};
 use hone_runtime::dataset::Dataset;
-use hone_runtime::quant::{Blocks, Calibration, Fit, SCHEMES, Settings, scheme};
+use hone_runtime::quant::{Blocks, Calibration, Fit, SCHEMES, Scheme, Settings, scheme};
 
 use crate::exit::fail;
 use crate::open::Source;
@@ -16,8 +16,9 @@ use crate::{input, output, quantize_report};
 
 /// Quantises a model, measures what it costs, and writes a standard ONNX file or a bundle with one.
 ///
-/// With --max-drop, the layers that cost more than that are found by measuring and stay f32; exit code 4 when no layer
-/// can be quantised within the limit, or nothing could be measured. The file is written in any case but that.
+/// With --max-drop, the layers that cost more than that are found by measuring and stay f32 (of int4, get 8 bits where
+/// that is enough); exit code 4 when no layer can be quantised within the limit, or nothing could be measured. The file
+/// is written in any case but that.
 #[derive(Args)]
 pub(crate) struct Quantize {
     /// A .hone bundle (directory or zip) or an .onnx file, in f32.
@@ -32,12 +33,12 @@ pub(crate) struct Quantize {
     /// measured, the others calibrate), for an ONNX file recorded cases (case*.npz with the inputs as in_NAME).
     #[arg(long, value_name = "DIR")]
     calib: Option<PathBuf>,
-    /// How the range of an activation is chosen.
-    #[arg(long, value_enum, default_value_t = Method::MinMax)]
-    calibration: Method,
-    /// Share of the values inside the range, for --calibration percentile.
-    #[arg(long, value_name = "PERCENT", default_value_t = 99.99)]
-    percentile: f64,
+    /// How the range of an activation is chosen, for int8-qdq; min-max if not given.
+    #[arg(long, value_enum)]
+    calibration: Option<Method>,
+    /// Share of the values inside the range, for --calibration percentile; 99.99 if not given.
+    #[arg(long, value_name = "PERCENT")]
+    percentile: Option<f64>,
     /// Move this share (0 to 1, usually 0.5) of the outliers of activations into the weights first (SmoothQuant); for
     /// int8-qdq.
     #[arg(long, value_name = "SHARE")]
@@ -57,15 +58,15 @@ pub(crate) struct Quantize {
     /// Weights of seven bits, for ONNX Runtime on x86 processors without VNNI: eight-bit products saturate there.
     #[arg(long)]
     reduce_range: bool,
-    /// Weights of 4 bits that share a scale.
-    #[arg(long, value_name = "N", default_value = "32", value_parser = ["32", "64", "128"])]
-    block: String,
-    /// Give each block of 4-bit weights a zero point too.
+    /// Weights of 4 bits that share a scale, for int4; 32 if not given.
+    #[arg(long, value_name = "N", value_parser = ["32", "64", "128"])]
+    block: Option<String>,
+    /// Give each block of 4-bit weights a zero point too, for int4.
     #[arg(long)]
     asymmetric: bool,
-    /// How the scale of a block of 4-bit weights is found.
-    #[arg(long, value_enum, default_value_t = BlockFit::Mse)]
-    fit: BlockFit,
+    /// How the scale of a block of 4-bit weights is found, for int4; mse if not given.
+    #[arg(long, value_enum)]
+    fit: Option<BlockFit>,
     /// Most samples to calibrate with.
     #[arg(long, value_name = "N", default_value_t = 100)]
     samples: usize,
@@ -122,6 +123,9 @@ enum BlockFit {
     Hqq,
 }
 
+/// `--percentile`, where it is not given.
+const PERCENTILE: f64 = 99.99;
+
 fn scheme_names() -> clap::builder::PossibleValuesParser {
     clap::builder::PossibleValuesParser::new(
         SCHEMES.iter().map(|s| clap::builder::PossibleValue::new(s.name).help(s.doc)),
@@ -130,7 +134,7 @@ fn scheme_names() -> clap::builder::PossibleValuesParser {
 
 impl Quantize {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
-        if !self.percentile.is_finite() || !(50.0..=100.0).contains(&self.percentile) {
+        if self.percentile.is_some_and(|p| !(50.0..=100.0).contains(&p)) {
             return Err(fail(Class::Usage, "--percentile is from 50 to 100"));
         }
         if self.max_drop.is_some_and(|d| !(0.0..=100.0).contains(&d)) {
@@ -138,6 +142,10 @@ impl Quantize {
         }
         if self.smooth.is_some_and(|s| !(0.0..=1.0).contains(&s)) {
             return Err(fail(Class::Usage, "--smooth is from 0 to 1"));
+        }
+        let options = self.options()?;
+        if let Some(why) = self.in_vain(options.settings.scheme) {
+            return Err(fail(Class::Usage, why));
         }
         if !self.force && self.output.exists() {
             return Err(fail(Class::Usage, format!("{} exists already; --force replaces it", self.output.display())));
@@ -149,16 +157,15 @@ impl Quantize {
             (None, Some(p)) => Samples::Cases(p),
             (None, None) => Samples::None,
         };
-        let path = self.model.display().to_string();
         let bytes;
         let model = match &source {
             Source::Bundle(b) => Model::Bundle(b),
             Source::Onnx => {
                 bytes = input::read(&self.model)?;
-                Model::Onnx { path: &path, bytes: &bytes }
+                Model::Onnx { path: &self.model, bytes: &bytes }
             }
         };
-        let done = compress::compress(&model, &samples, &self.options()?)?;
+        let done = compress::compress(&model, &samples, &options)?;
         if let Some(path) = &self.report {
             input::write(path, quantize_report::html(&path_of(&self.model), &done.report).as_bytes())?;
             eprintln!("report: {}", path.display());
@@ -179,18 +186,20 @@ impl Quantize {
     fn options(&self) -> anyhow::Result<Options<'_>> {
         let scheme = scheme(&self.scheme).ok_or_else(|| fail(Class::Usage, format!("no scheme `{}`", self.scheme)))?;
         let calibration = match self.calibration {
-            Method::MinMax => Calibration::MinMax,
-            Method::Percentile => Calibration::Percentile(self.percentile),
-            Method::Entropy => Calibration::Entropy,
-            Method::Mse => Calibration::Mse,
+            None | Some(Method::MinMax) => Calibration::MinMax,
+            Some(Method::Percentile) => Calibration::Percentile(self.percentile.unwrap_or(PERCENTILE)),
+            Some(Method::Entropy) => Calibration::Entropy,
+            Some(Method::Mse) => Calibration::Mse,
         };
+        let usual = Blocks::default();
         let blocks = Blocks {
-            size: self.block.parse()?,
+            size: self.block.as_ref().map_or(Ok(usual.size), |b| b.parse())?,
             symmetric: !self.asymmetric,
             fit: match self.fit {
-                BlockFit::Range => Fit::Range,
-                BlockFit::Mse => Fit::Mse,
-                BlockFit::Hqq => Fit::Hqq,
+                None => usual.fit,
+                Some(BlockFit::Range) => Fit::Range,
+                Some(BlockFit::Mse) => Fit::Mse,
+                Some(BlockFit::Hqq) => Fit::Hqq,
             },
         };
         let settings = Settings {
@@ -214,6 +223,32 @@ impl Quantize {
             measure: self.measure,
             threads: self.threads.max(1),
         })
+    }
+
+    /// What is wrong with an option that was given and that this scheme does not look at.
+    fn in_vain(&self, scheme: &Scheme) -> Option<String> {
+        type Options = [(&'static str, bool)];
+        let of_ranges: &Options = &[
+            ("--calibration", self.calibration.is_some()),
+            ("--percentile", self.percentile.is_some()),
+            ("--smooth", self.smooth.is_some()),
+            ("--bias-correction", self.bias_correction),
+        ];
+        let of_blocks: &Options =
+            &[("--block", self.block.is_some()), ("--asymmetric", self.asymmetric), ("--fit", self.fit.is_some())];
+        let groups: [(&Options, fn(&Scheme) -> bool); 2] = [(of_ranges, |s| s.calibrated), (of_blocks, |s| s.widens)];
+        for (options, takes) in groups {
+            let given = options.iter().find(|(_, given)| *given && !takes(scheme));
+            if let Some((option, _)) = given {
+                let schemes: Vec<&str> = SCHEMES.iter().filter(|s| takes(s)).map(|s| s.name).collect();
+                let (name, schemes) = (scheme.name, schemes.join(" or "));
+                return Some(format!(
+                    "{option} does nothing with --scheme {name}: give --scheme {schemes}, or leave it out"
+                ));
+            }
+        }
+        let percentile = self.percentile.is_some() && self.calibration != Some(Method::Percentile);
+        percentile.then(|| "--percentile does nothing without --calibration percentile: give both, or neither".into())
     }
 
     /// The data set or the recorded cases of `--calib`.
@@ -279,12 +314,13 @@ fn text(r: &Report) -> anyhow::Result<()> {
         r.measured_on,
         r.calibrated_on
     ))?;
-    let mut table = vec![["layer", "operator", "weights", "weight dB", "result dB"].map(String::from).to_vec()];
+    let mut table = vec![["layer", "operator", "weights", "bits", "weight dB", "result dB"].map(String::from).to_vec()];
     for l in &r.layers {
         table.push(vec![
             l.name.clone(),
             l.op.to_string(),
             l.weight_elements.to_string(),
+            l.bits.to_string(),
             optional(l.weight_snr_db, |v| format!("{v:.1}")),
             optional(l.snr_db, |v| format!("{v:.1}")),
         ]);

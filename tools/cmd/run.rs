@@ -47,6 +47,9 @@ pub(crate) struct Run {
     /// What products of floats with fixed weights are computed in; the rest is always f32.
     #[arg(long, value_enum, default_value_t = Precise::F32)]
     precision: Precise,
+    /// Recorded cases (case*.npz with the inputs as in_NAME) on which bf16 is judged.
+    #[arg(long, value_name = "DIR", requires = "tensors")]
+    cases: Option<PathBuf>,
     /// Run every operator by its reference function.
     #[arg(long)]
     reference: bool,
@@ -110,6 +113,13 @@ struct Document {
 
 impl Run {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+        if self.cases.is_some() && self.precision == Precise::F32 {
+            return Err(fail(
+                Class::Usage,
+                "--cases judges bf16 and does nothing with --precision f32: give --precision auto or bf16 too, or leave \
+                 it out",
+            ));
+        }
         let document = if self.tensors.is_some() { self.on_tensors()? } else { self.on_sample()? };
         if self.json {
             output::json(&document)?;
@@ -252,12 +262,12 @@ impl Run {
 
     /// The model with what was tuned in it.
     fn session(&self, device: Device) -> anyhow::Result<Session> {
-        Ok(if is_onnx(&self.model) {
+        let mut session = if is_onnx(&self.model) {
             let onnx = input::read(&self.model)?;
             let adapter = self.adapter.as_ref();
             let file =
                 adapter.map(|path| anyhow::Ok(AdapterFile::from_bytes(&input::read(path)?, &onnx)?)).transpose()?;
-            let mut session = Session::from_onnx(onnx, &self.model.display().to_string(), self.options(device))?;
+            let mut session = Session::from_file(onnx, &self.model, self.options(device))?;
             if let Some(file) = file {
                 let scoped = scope::place(session.graph(), session.info().opset, &file.tuned.spec)?;
                 session.replace(scoped.with(&file.tuned.tensors)?.into());
@@ -267,7 +277,11 @@ impl Run {
             return Err(fail(Class::Usage, "--adapter is for .onnx files; a bundle's adapters are in its --state"));
         } else {
             Session::from_bundle(&Bundle::open(&self.model)?, self.options(device))?
-        })
+        };
+        if let Some(dir) = &self.cases {
+            session.judge(&precision::cases(dir)?)?;
+        }
+        Ok(session)
     }
 }
 

@@ -12,6 +12,7 @@ mod amx;
 pub mod attention;
 pub mod bf16;
 pub mod cell;
+pub mod coded;
 pub mod conv;
 #[cfg(target_arch = "x86_64")]
 mod depthwise512;

@@ -1,10 +1,10 @@
 //! A model made smaller: calibration data in, `quant`, the effect measured on the task, a file and a report out.
 //!
 //! The answer to "what does it cost" is measured on the file that is written, opened as any other model. Where the cost
-//! is more than allowed, `search` finds the layers that have to stay `f32`. Bundles keep their head exact, because a
+//! is more than allowed, `search` finds the layers that need 8 bits, or have to stay `f32`. Bundles keep their head exact, because a
 //! device's learner computes with it.
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,8 +15,9 @@ use crate::bundle::{Bundle, BundleError, BundleWriter, npz};
 use crate::cases::{Case, CaseError};
 use crate::class::{Class, Classified};
 use crate::dataset::Dataset;
+use crate::external::Beside;
 use crate::graph::Graph;
-use crate::import::{self, WriteError};
+use crate::import::{self, Limits, WriteError};
 use crate::metrics::Latency;
 use crate::modality::{ModalityError, Preprocessor};
 use crate::plan::{PlanError, RunOptions};
@@ -88,10 +89,10 @@ impl Classified for CompressError {
 pub enum Model<'a> {
     /// A bundle.
     Bundle(&'a Bundle),
-    /// The bytes of an ONNX file; `path` is for messages.
+    /// The bytes of an ONNX file, whose tensors may be in files beside it.
     Onnx {
         /// The file.
-        path: &'a str,
+        path: &'a Path,
         /// Its content.
         bytes: &'a [u8],
     },
@@ -154,6 +155,8 @@ pub struct Row {
     pub op: &'static str,
     /// Elements of its weight.
     pub weight_elements: usize,
+    /// Bits of its codes.
+    pub bits: u32,
     /// Signal-to-noise ratio of its weight, decibels.
     pub weight_snr_db: Option<f64>,
     /// Signal-to-noise ratio of its result, all quantisation before it included, decibels.
@@ -223,13 +226,18 @@ const SNR_SAMPLES: usize = 8;
 /// [`CompressError`]; a gate that is not met is no error but `report.ok == false`.
 pub fn compress(model: &Model<'_>, samples: &Samples<'_>, options: &Options<'_>) -> Result<Compressed, CompressError> {
     let session_options = SessionOptions { threads: options.threads, ..SessionOptions::default() };
-    let (path, source, mut before) = match model {
+    let (path, source, mut before, external) = match model {
         Model::Bundle(b) => {
             let path = graph_path(b);
-            (path.clone(), b.read(&path)?.into_owned(), Session::from_bundle(b, session_options.clone())?)
+            let of = |f: &String| b.manifest().file(f).map_or(0, |f| f.size);
+            let external = external_files(b)?.iter().map(of).sum();
+            (path.clone(), b.read(&path)?.into_owned(), Session::from_bundle(b, session_options.clone())?, external)
         }
         Model::Onnx { path, bytes } => {
-            (path.to_string(), bytes.to_vec(), Session::from_onnx(*bytes, path, session_options.clone())?)
+            let (beside, name) = (Beside::of(path), path.display().to_string());
+            let read = |file: &str, needed: u64| beside.read(file, needed);
+            let session = Session::open(*bytes, &name, session_options.clone(), Some(&read))?;
+            (name, bytes.to_vec(), session, beside.bytes())
         }
     };
     let graph = before.graph().clone();
@@ -261,9 +269,9 @@ pub fn compress(model: &Model<'_>, samples: &Samples<'_>, options: &Options<'_>)
     let mut quantised = prepared.apply(&always, &BTreeSet::new())?;
     let mut alone = BTreeMap::new();
     if let (Some(limit), true) = (options.max_drop, task.can_measure()) {
-        let cost = if prepared.scheme().widens { COST_WIDE } else { COST };
         let found = search::search(&prepared, quantised, &task, &always, limit, &run)?;
-        kept.extend(found.kept.iter().map(|n| (n.clone(), cost)));
+        kept.extend(found.kept.iter().map(|n| (n.clone(), COST)));
+        kept.extend(found.wide.iter().map(|n| (n.clone(), COST_WIDE)));
         (quantised, alone) = (found.quantised, found.alone);
     }
     let onnx = import::to_onnx(&quantised.graph, &source)?;
@@ -272,10 +280,6 @@ pub fn compress(model: &Model<'_>, samples: &Samples<'_>, options: &Options<'_>)
     let (accuracy_before, latency_before) = measure(&task, &mut before)?;
     let (accuracy_after, latency_after) = measure(&task, &mut after)?;
     let drop = accuracy_before.zip(accuracy_after).map(|(a, b)| 100.0 * (a - b));
-    let external = match model {
-        Model::Bundle(b) => external_bytes(b, &path),
-        Model::Onnx { .. } => 0,
-    };
     let within = match (options.max_drop, drop) {
         (None, _) => true,
         (Some(limit), Some(drop)) => drop <= limit,
@@ -323,12 +327,13 @@ pub fn compress(model: &Model<'_>, samples: &Samples<'_>, options: &Options<'_>)
 /// its golden sample.
 pub fn rebundle(bundle: &Bundle, onnx: &[u8]) -> Result<Bundle, CompressError> {
     let path = graph_path(bundle);
+    let inside = external_files(bundle)?;
     let mut manifest = bundle.manifest().clone();
     manifest.parent = Some(bundle.digest());
     let mut writer = BundleWriter::new(manifest);
     for file in &bundle.manifest().files {
         // Tensors outside the graph's file are in it now.
-        if file.path != path && !is_external(&file.path, &file.role, &path) {
+        if file.path != path && !inside.contains(&file.path) {
             writer.add(&file.path, &file.role, bundle.read(&file.path)?.into_owned())?;
         }
     }
@@ -349,14 +354,23 @@ fn graph_path(bundle: &Bundle) -> String {
     bundle.manifest().graphs.first().map_or("onnx/model.onnx", |g| g.path.as_str()).to_string()
 }
 
-/// Whether a file of a bundle holds tensors of the graph at `graph`.
-fn is_external(path: &str, role: &str, graph: &str) -> bool {
-    let folder = |p: &str| p.rsplit_once('/').map_or("", |(f, _)| f).to_string();
-    role == "graph" && path != graph && folder(path) == folder(graph)
-}
-
-fn external_bytes(bundle: &Bundle, graph: &str) -> u64 {
-    bundle.manifest().files.iter().filter(|f| is_external(&f.path, &f.role, graph)).map(|f| f.size).sum()
+/// The files of a bundle that hold tensors of its first graph and of no other.
+fn external_files(bundle: &Bundle) -> Result<BTreeSet<String>, CompressError> {
+    let of = |graph: &str| -> Result<BTreeSet<String>, CompressError> {
+        let named = import::external_files(&bundle.read(graph)?, &Limits::default())
+            .map_err(|source| SessionError::Import { path: graph.to_string(), source })?;
+        let folder = graph.rsplit_once('/').map_or(String::new(), |(f, _)| format!("{f}/"));
+        Ok(named.into_iter().map(|name| format!("{folder}{name}")).filter(|f| bundle.contains(f)).collect())
+    };
+    let first = graph_path(bundle);
+    let mut files = of(&first)?;
+    for other in bundle.manifest().graphs.iter().filter(|g| g.path != first) {
+        files.remove(&other.path);
+        for shared in of(&other.path)? {
+            files.remove(&shared);
+        }
+    }
+    Ok(files)
 }
 
 /// Samples as the graph's inputs in order.
@@ -524,6 +538,7 @@ fn rows(
         name: l.name.clone(),
         op: l.op,
         weight_elements: l.weight_elements,
+        bits: l.bits,
         weight_snr_db: l.weight_snr_db.filter(|v| v.is_finite()),
         snr_db: ratio(i),
     };

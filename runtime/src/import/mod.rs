@@ -98,6 +98,16 @@ pub fn from_onnx(bytes: &[u8], limits: &Limits) -> Result<(Graph, ModelInfo), Im
     from_onnx_with(bytes.into(), limits, None)
 }
 
+/// Names of the files in which an ONNX model keeps tensors, as it states them; none is opened.
+///
+/// # Errors
+/// [`ImportError`] for what is no ONNX model.
+pub fn external_files(bytes: &[u8], limits: &Limits) -> Result<BTreeSet<String>, ImportError> {
+    let proto = preflight::decode(bytes, limits, true)?;
+    let proto = if proto.functions.is_empty() { proto } else { functions::expand(proto, limits)? };
+    Ok(proto::locations(proto.graph.as_ref()))
+}
+
 /// Imports an ONNX model; `external` gives the bytes of the files that hold the tensors the model keeps outside. Without
 /// it such a model is refused. Bytes that are given away are freed as soon as they are read: at most two copies of the
 /// weights are held at a time.

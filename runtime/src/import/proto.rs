@@ -1,6 +1,6 @@
 //! Tensors, types and attributes of the protobuf as ours.
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use tract_onnx::pb;
@@ -58,6 +58,13 @@ impl<'a> External<'a> {
         }
         Ok(bytes.clone())
     }
+}
+
+/// The files that hold tensors of a graph and of those in it.
+pub(super) fn locations(graph: Option<&pb::GraphProto>) -> BTreeSet<String> {
+    let mut ends = HashMap::new();
+    graph.into_iter().for_each(|g| find_ends(g, &mut ends));
+    ends.into_keys().collect()
 }
 
 /// Where the last tensor of each file ends; what cannot be told is found out when the tensor is made.

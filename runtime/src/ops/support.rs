@@ -74,7 +74,6 @@ pub(crate) const WITHOUT_KERNEL: &[&str] = &[
     "Unique",
     "com.microsoft.CropAndResize",
     "com.microsoft.EmbedLayerNormalization",
-    "com.microsoft.GatherBlockQuantized",
     "com.microsoft.Inverse",
     "com.microsoft.NhwcMaxPool",
     "com.microsoft.QEmbedLayerNormalization",

@@ -1,8 +1,8 @@
 //! `int4`: weights of four bits in blocks of their own scale, for language models and embeddings.
 //!
 //! `MatMul` and `Gemm` become `MatMulNBits`, a table of embeddings becomes `GatherBlockQuantized` (both of ONNX Runtime's
-//! `com.microsoft` domain, the form its own tools write); what has no such form gets 8-bit weights. Products that cost too much
-//! become `MatMulNBits` of 8 bits. Activations stay `f32`.
+//! `com.microsoft` domain, the form its own tools write); what has no such form gets 8-bit weights. Where they cost too much
+//! both get codes of 8 bits. Activations stay `f32`.
 use super::edit::{Edit, tensor};
 use super::observe::Watch;
 use super::weight::snr;
@@ -50,8 +50,8 @@ pub enum Fit {
     Hqq,
 }
 
-const BITS: i64 = 4;
-/// Block of the products that get 8 bits: their scales are fine enough.
+const BITS: usize = 4;
+/// Block of what gets 8 bits: its scales are fine enough.
 const WIDE_BLOCK: usize = 128;
 const WIDE_MIDDLE: f32 = 128.0;
 const LARGEST: f32 = 15.0;
@@ -107,14 +107,10 @@ fn product(edit: &mut Edit, context: &Context<'_>, i: usize) -> Option<Layer> {
             })
         }
     };
-    let wide = context.wide.contains(&edit.graph.nodes[i].name);
-    let given = context.settings.blocks;
-    let b = if wide { Blocks { size: WIDE_BLOCK, symmetric: true, fit: Fit::Range } } else { given };
-    let packed = if wide { Packed::wide(&values, k) } else { Packed::of(&values, k, b) };
-    let bits = if wide { 2 * BITS } else { BITS };
+    let (packed, bits, b) = divided(edit, context, i, &values, k);
     let blocks = k.div_ceil(b.size);
     let name = edit.name(id);
-    let codes = Tensor::new(&[n, blocks, b.size * bits as usize / 8], Data::U8(packed.codes.clone())).ok()?;
+    let codes = Tensor::new(&[n, blocks, b.size * bits / 8], Data::U8(packed.codes.clone())).ok()?;
     let operands = [
         Some(x),
         Some(edit.constant(&format!("{name}_Q{bits}"), codes)),
@@ -123,14 +119,14 @@ fn product(edit: &mut Edit, context: &Context<'_>, i: usize) -> Option<Layer> {
         None,
         bias,
     ];
-    let layer = edit.layer(i, values.len(), Some(snr(&values, &packed.reals)));
+    let layer = Layer { bits: bits as u32, ..edit.layer(i, values.len(), Some(snr(&values, &packed.reals))) };
     let to = edit.graph.nodes[i].outputs[0]?;
     edit.graph.nodes[i].outputs[0] = None;
     let used = operands.iter().rposition(Option::is_some).map_or(0, |p| p + 1);
     let lengths = [
         ("K", Attr::Int(k as i64)),
         ("N", Attr::Int(n as i64)),
-        ("bits", Attr::Int(bits)),
+        ("bits", Attr::Int(bits as i64)),
         ("block_size", Attr::Int(b.size as i64)),
     ];
     edit.node((MICROSOFT, "MatMulNBits"), &format!("{}_Q{bits}", layer.name), &operands[..used], &[to], lengths);
@@ -142,37 +138,46 @@ fn table(edit: &mut Edit, context: &Context<'_>, i: usize) -> Option<Layer> {
     let (id, w) = edit.floats(i, 0)?;
     let [rows, width] = *w.shape() else { return None };
     let indices = edit.graph.nodes[i].inputs.get(1).copied().flatten()?;
-    let b = context.settings.blocks;
     // Two codes are a byte.
     if attrs.int("axis", 0) != Ok(0) || w.len() < FEWEST || width % 2 != 0 {
         return None;
     }
     let values = w.as_f32().ok()?;
-    let packed = Packed::of(values, width, b);
+    let (packed, bits, b) = divided(edit, context, i, values, width);
     let blocks = width.div_ceil(b.size);
     let name = edit.name(id);
     // Without the codes that fill the last block of a row.
-    let line = blocks * b.size / 2;
-    let codes: Vec<u8> = packed.codes.chunks_exact(line).flat_map(|l| &l[..width / 2]).copied().collect();
-    let codes = Tensor::new(&[rows, width / 2], Data::U8(codes)).ok()?;
+    let (line, used) = (blocks * b.size * bits / 8, width * bits / 8);
+    let codes: Vec<u8> = packed.codes.chunks_exact(line).flat_map(|l| &l[..used]).copied().collect();
+    let codes = Tensor::new(&[rows, used], Data::U8(codes)).ok()?;
     let operands = [
-        Some(edit.constant(&format!("{name}_Q4"), codes)),
+        Some(edit.constant(&format!("{name}_Q{bits}"), codes)),
         Some(indices),
         Some(edit.constant(&format!("{name}_scales"), tensor(&[rows, blocks], packed.scales.clone()))),
         zeros(edit, &name, &packed, &[rows, blocks.div_ceil(2)], b),
     ];
-    let layer = edit.layer(i, values.len(), Some(snr(values, &packed.reals)));
+    let layer = Layer { bits: bits as u32, ..edit.layer(i, values.len(), Some(snr(values, &packed.reals))) };
     let to = edit.graph.nodes[i].outputs[0]?;
     edit.graph.nodes[i].outputs[0] = None;
     let used = if b.symmetric { 3 } else { 4 };
     let attrs = [
-        ("bits", Attr::Int(BITS)),
+        ("bits", Attr::Int(bits as i64)),
         ("block_size", Attr::Int(b.size as i64)),
         ("gather_axis", Attr::Int(0)),
         ("quantize_axis", Attr::Int(1)),
     ];
-    edit.node((MICROSOFT, "GatherBlockQuantized"), &format!("{}_Q4", layer.name), &operands[..used], &[to], attrs);
+    edit.node((MICROSOFT, "GatherBlockQuantized"), &format!("{}_Q{bits}", layer.name), &operands[..used], &[to], attrs);
     Some(layer)
+}
+
+/// The weight of node `i` in rows of `k` elements, bits of its codes, and how they are divided: wide where that is asked.
+fn divided(edit: &Edit, context: &Context<'_>, i: usize, values: &[f32], k: usize) -> (Packed, usize, Blocks) {
+    if context.wide.contains(&edit.graph.nodes[i].name) {
+        let b = Blocks { size: WIDE_BLOCK, symmetric: true, fit: Fit::Range };
+        return (Packed::wide(values, k), 8, b);
+    }
+    let b = context.settings.blocks;
+    (Packed::of(values, k, b), BITS, b)
 }
 
 fn zeros(edit: &mut Edit, name: &str, packed: &Packed, shape: &[usize], b: Blocks) -> Option<usize> {

@@ -124,7 +124,15 @@ impl Edit {
         let n = &self.graph.nodes[node];
         let op = standard(n).map_or("", |(op, _)| op);
         let output = n.outputs.iter().flatten().next().map_or(String::new(), |&v| self.name(v));
-        Layer { name: n.name.clone(), op, quantised_output: output.clone(), output, weight_elements, weight_snr_db }
+        Layer {
+            name: n.name.clone(),
+            op,
+            quantised_output: output.clone(),
+            output,
+            weight_elements,
+            weight_snr_db,
+            bits: 8,
+        }
     }
 
     /// The graph, its nodes in an order in which they can run, without what nobody needs any more.

@@ -48,7 +48,7 @@ pub struct Scheme {
     pub doc: &'static str,
     /// Whether it needs calibration samples.
     pub calibrated: bool,
-    /// Whether a layer that costs too much gets 8 bits in place of none.
+    /// Whether it has layers of fewer than 8 bits, which get 8 when they cost too much.
     pub widens: bool,
     /// First version of the standard operator set it can be written in.
     pub opset: i64,
@@ -123,6 +123,8 @@ pub struct Layer {
     pub weight_elements: usize,
     /// Signal-to-noise ratio of its weight, in decibels.
     pub weight_snr_db: Option<f64>,
+    /// Bits of its codes: 8, or fewer where they could be 8 (see [`Prepared::apply`]).
+    pub bits: u32,
 }
 
 /// A quantised graph.

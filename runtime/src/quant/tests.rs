@@ -32,12 +32,12 @@ pub(crate) fn samples(name: &str) -> Vec<Vec<Tensor>> {
     (0..count).map(|i| members.iter().map(|(_, t)| row(t, i)).collect()).collect()
 }
 
-pub(super) fn float(name: &str) -> (Graph, i64) {
+pub(crate) fn float(name: &str) -> (Graph, i64) {
     let (graph, info) = import::from_onnx(&read(&format!("{name}.onnx")), &Limits::default()).unwrap();
     (graph, info.opset)
 }
 
-pub(super) fn settings(scheme: &'static Scheme) -> Settings {
+pub(crate) fn settings(scheme: &'static Scheme) -> Settings {
     Settings {
         scheme,
         calibration: Calibration::MinMax,
@@ -132,15 +132,33 @@ fn step(graph: &Graph) -> f32 {
 }
 
 #[test]
-fn a_product_that_gets_eight_bits_is_nearer_to_the_float_one_and_kernels_compute_the_same() {
+fn what_gets_eight_bits_is_nearer_to_the_float_one_and_kernels_compute_the_same() {
     let (graph, opset) = float("sentence");
     let prepared = Prepared::new(&graph, opset, &[], settings(&blocks::INT4), &RunOptions::default()).unwrap();
     let all = prepared.apply(&BTreeSet::new(), &BTreeSet::new()).unwrap();
     let names: BTreeSet<String> = all.layers.iter().map(|l| l.name.clone()).collect();
     let wide = prepared.apply(&BTreeSet::new(), &names).unwrap();
     assert_eq!(all.layers.len(), wide.layers.len());
-    for (four, eight) in all.layers.iter().zip(&wide.layers).filter(|(l, _)| l.op != "Gather") {
+    let widened = || all.layers.iter().zip(&wide.layers).filter(|(l, _)| l.bits < 8);
+    let ops: BTreeSet<&str> = widened().map(|(l, _)| l.op).collect();
+    assert!(ops.contains("Gather") && ops.contains("MatMul"), "{ops:?}");
+    for (four, eight) in widened() {
+        assert_eq!((four.bits, eight.bits), (4, 8), "{}", four.name);
         assert!(eight.weight_snr_db > four.weight_snr_db.map(|v| v + 12.0), "{}", four.name);
+    }
+    // What the report says is what the file has.
+    for (q, bits) in [(&all, 4), (&wide, 8)] {
+        let blocks = q.graph.nodes.iter().filter_map(|n| match &n.op {
+            crate::graph::Op::Own(d, a) if ["GatherBlockQuantized", "MatMulNBits"].contains(&d.name) => {
+                Some((d.name, a))
+            }
+            _ => None,
+        });
+        let found: Vec<(&str, i64)> = blocks.map(|(name, a)| (name, a.int("bits", 0).unwrap())).collect();
+        assert!(
+            found.iter().all(|(_, b)| *b == bits) && found.iter().any(|(n, _)| n.starts_with("Gather")),
+            "{found:?}"
+        );
     }
     let sample = &samples("sentence")[0];
     let float = run(&graph, true, sample);

@@ -92,6 +92,46 @@ fn bf16_that_the_samples_refuse_is_an_error_with_figures() {
 }
 
 #[test]
+fn recorded_inputs_judge_the_bf16_of_a_file_and_of_a_bundle() {
+    let strip = bundle("strip");
+    let sample = golden(&strip).unwrap().unwrap().0;
+    let file = |of: &Bundle, precision| {
+        let onnx = of.read("onnx/model.onnx").unwrap().into_owned();
+        Session::from_onnx(onnx, "m.onnx", SessionOptions { precision, ..SessionOptions::default() }).unwrap()
+    };
+    let cases = [sample.clone(), sample.clone()];
+    for precision in [Precision::Auto, Precision::Bf16] {
+        let mut session = file(&strip, precision);
+        session.judge_on(&cases, Ok(())).unwrap();
+        session.run(&sample).unwrap();
+        assert!(kernels(&session).iter().any(|k| k.ends_with("wbf16")), "{:?}", kernels(&session));
+        let why = &session.precision().why;
+        assert!(why.contains("accepted on 2 recorded cases") && why.contains("cosine"), "{why}");
+    }
+    // On a CPU without the instructions nothing is judged, with f32 nothing is asked.
+    let mut session = file(&strip, Precision::Auto);
+    session.judge_on(&cases, Err("no instructions")).unwrap();
+    assert_eq!((session.precision().bf16, session.precision().why.as_str()), (false, "no instructions"));
+    let mut session = file(&strip, Precision::F32);
+    session.judge_on(&cases, Ok(())).unwrap();
+    assert!(session.precision().agreement.is_none());
+
+    let torn = torn(&strip);
+    let mut session = file(&torn, Precision::Auto);
+    session.judge_on(&cases, Ok(())).unwrap();
+    session.run(&sample).unwrap();
+    assert!(!session.precision().bf16 && session.precision().why.contains("refused"), "{}", session.precision());
+    assert!(kernels(&session).iter().all(|k| !k.contains("bf16")), "{:?}", kernels(&session));
+    let refused = file(&torn, Precision::Bf16).judge_on(&cases, Ok(())).unwrap_err();
+    assert_eq!(refused.class(), Class::Gate);
+    assert!(refused.to_string().contains("recorded cases"), "{refused}");
+    // What the golden samples refused, cases do not allow.
+    let mut session = open(&torn, Precision::Auto, true).unwrap();
+    session.judge_on(&cases, Ok(())).unwrap();
+    assert!(session.precision().why.contains("golden samples"), "{}", session.precision());
+}
+
+#[test]
 fn without_samples_and_by_reference_it_is_said_why_there_is_no_bf16() {
     let onnx = bundle("strip").read("onnx/model.onnx").unwrap().into_owned();
     let file = |precision, reference| {

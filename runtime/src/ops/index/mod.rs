@@ -43,7 +43,7 @@ pub(super) static OPS: &[&OpDef] = &[
 /// # Errors
 /// [`OpError::Shape`] when it is outside `-dim..dim`.
 #[inline(always)]
-fn position(index: i64, dim: usize) -> Result<usize, OpError> {
+pub(super) fn position(index: i64, dim: usize) -> Result<usize, OpError> {
     let at = if index < 0 { index.wrapping_add(dim as i64) } else { index };
     // A negative one that is left becomes larger than any length.
     if at as u64 >= dim as u64 { Err(outside(index, dim)) } else { Ok(at as usize) }
@@ -66,14 +66,14 @@ fn indices_of(t: &Tensor) -> Result<Vec<i64>, OpError> {
 
 /// Indices of a kernel.
 #[derive(Clone, Copy)]
-enum Ints<'a> {
+pub(super) enum Ints<'a> {
     I32(&'a [i32]),
     I64(&'a [i64]),
 }
 
 impl<'a> Ints<'a> {
     /// Whether a kernel can read indices of that type.
-    fn takes(dtype: Option<DType>) -> Option<bool> {
+    pub(super) fn takes(dtype: Option<DType>) -> Option<bool> {
         match dtype {
             Some(DType::I64) => Some(true),
             Some(DType::I32) => Some(false),
@@ -81,12 +81,12 @@ impl<'a> Ints<'a> {
         }
     }
 
-    fn of(reads: &Reads<'a>, operand: usize, wide: bool) -> Ints<'a> {
+    pub(super) fn of(reads: &Reads<'a>, operand: usize, wide: bool) -> Ints<'a> {
         if wide { Ints::I64(reads.of(operand)) } else { Ints::I32(reads.of(operand)) }
     }
 
     #[inline(always)]
-    fn at(&self, i: usize) -> i64 {
+    pub(super) fn at(&self, i: usize) -> i64 {
         match self {
             Ints::I32(v) => i64::from(v[i]),
             Ints::I64(v) => v[i],

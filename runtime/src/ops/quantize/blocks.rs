@@ -227,23 +227,24 @@ pub(super) static GATHER_BLOCK_QUANTIZED: OpDef = OpDef::new(
         Ok(vec![Tensor::from_f64(scales.dtype(), &shape, &y)?])
     },
 )
-.domain(MICROSOFT);
+.domain(MICROSOFT)
+.kernel(super::looked::lower);
 
 /// The geometry of a `GatherBlockQuantized`.
-struct Gather {
+pub(super) struct Gather {
     /// Of the data, in elements.
     data: Vec<usize>,
-    gather: usize,
-    quantize: usize,
-    block: usize,
+    pub(super) gather: usize,
+    pub(super) quantize: usize,
+    pub(super) block: usize,
     /// Bits of a code in a byte of `u8` data; 8 where each has a byte of its own.
-    packed_bits: usize,
+    pub(super) packed_bits: usize,
     /// Zero point where none is given.
-    middle: f64,
+    pub(super) middle: f64,
 }
 
 impl Gather {
-    fn of(attrs: &Attrs, dtype: DType, shape: &[usize], scales: &[usize]) -> Result<Gather, OpError> {
+    pub(super) fn of(attrs: &Attrs, dtype: DType, shape: &[usize], scales: &[usize]) -> Result<Gather, OpError> {
         let mut data = shape.to_vec();
         let bits = attrs.int("bits", 4)?;
         let (packed_bits, middle) = match (dtype, bits) {
@@ -269,14 +270,14 @@ impl Gather {
         Ok(Gather { data, gather, quantize, block: block as usize, packed_bits, middle })
     }
 
-    fn shape(&self, indices: &[usize]) -> Result<Vec<usize>, OpError> {
+    pub(super) fn shape(&self, indices: &[usize]) -> Result<Vec<usize>, OpError> {
         let shape = [&self.data[..self.gather], indices, &self.data[self.gather + 1..]].concat();
         elements(&shape)?;
         Ok(shape)
     }
 
     /// Elements before, along and after an axis.
-    fn around(&self, axis: usize) -> Result<(usize, usize, usize), OpError> {
+    pub(super) fn around(&self, axis: usize) -> Result<(usize, usize, usize), OpError> {
         Ok((elements(&self.data[..axis])?, self.data[axis], elements(&self.data[axis + 1..])?))
     }
 }

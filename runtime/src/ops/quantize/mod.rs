@@ -15,6 +15,7 @@ mod elementwise;
 pub(in crate::ops) mod fused;
 mod heads;
 mod linear;
+mod looked;
 mod matmul;
 mod packed;
 mod patches;

@@ -78,8 +78,7 @@ impl Walk<'_, '_> {
         let known = |v: &ValueId| self.net.fact(*v).is_some();
         let values = || p.node.inputs.iter().chain(&p.node.outputs).flatten();
         !p.probe
-            && def.domain.is_empty()
-            && WIDENED.contains(&def.name)
+            && WIDENED.contains(&&*def.spelled())
             && values().all(known)
             && values().any(|&v| self.half(v))
             && values().all(|&v| self.half(v) || self.net.fact(v).is_some_and(|f| !f.dtype.is_float()))
@@ -132,7 +131,7 @@ impl Walk<'_, '_> {
     }
 }
 
-/// Operators of the standard whose results in `f32` are those in `f16`, but for rounding.
+/// Operators whose results in `f32` are those in `f16`, but for rounding.
 static WIDENED: &[&str] = &[
     "Abs",
     "Add",
@@ -197,4 +196,5 @@ static WIDENED: &[&str] = &[
     "Transpose",
     "Unsqueeze",
     "Where",
+    "com.microsoft.GatherBlockQuantized",
 ];

@@ -25,6 +25,7 @@ static KNOWS_NOTHING_OF: &[(&str, &[&str])] = &[
     ("dataset", &["session", "model", "graph", "ops", "plan", "import", "learn", "feedback", "journal", "app"]),
     ("device", &["import", "bundle", "learn", "feedback", "journal", "capture", "modality"]),
     ("export", &["feedback", "journal", "app", "capture", "adapters"]),
+    ("external", EVERYTHING),
     ("feedback", &["session", "model", "graph", "ops", "plan", "import", "learn", "adapters", "capture", "modality"]),
     (
         "flash",
