@@ -74,7 +74,7 @@ struct Answer {
     #[arg(long, default_value_t = 1)]
     threads: usize,
     /// Where to run.
-    #[arg(long, value_enum, default_value_t = Choice::Cpu)]
+    #[arg(long, default_value_t)]
     device: Choice,
     /// What products of floats with fixed weights are computed in; the rest is always f32.
     #[arg(long, value_enum, default_value_t = Precise::F32)]
@@ -211,7 +211,7 @@ impl Answer {
         };
         let chosen = self.device.choose(
             || device::about(&source, &self.model, &device::class(&inputs), self.threads),
-            |device| device::time(&mut source.session(&self.model, self.options(device))?, &inputs),
+            |device, other| device::time(&mut source.session(&self.model, self.options(device))?, &inputs, other),
         )?;
         if let Some(why) = &chosen.why {
             output::say(format!("hone: {why}"));
