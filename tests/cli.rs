@@ -299,6 +299,8 @@ fn inspect_tells_shapes_census_steps_and_memory_as_json() {
     assert_eq!(doc["memory"]["bindings"]["N"], 4);
     // x and y of [4, 3] floats at least must be held.
     assert!(doc["memory"]["arena_bytes"].as_u64().unwrap() >= 2 * 4 * 3 * 4);
+    assert_eq!(doc["memory"]["plans"], 16);
+    assert!((100..10_000).contains(&doc["memory"]["plan_bytes"].as_u64().unwrap()), "{doc}");
 }
 
 #[test]
@@ -323,7 +325,8 @@ fn bench_gives_the_stable_keys_and_refuses_what_it_cannot_do() {
         refused(&["bench", text(&path), "--device", "gpu"], 7, &["--features gpu"]);
     }
     refused(&["check", text(&path), "--cases", ".", "--device", "auto"], 2, &["--device cpu"]);
-    refused(&["tune", text(&path), "--device", "auto"], 2, &["--device cpu"]);
+    refused(&["tune", text(&path), "--data", ".", "--profile", "--device", "auto"], 2, &["--device cpu"]);
+    refused(&["run", text(&path), "--device", "tpu"], 2, &["cpu, gpu, auto"]);
     refused(&["tune", text(&path), "--device", "gpu"], 2, &["presses", "--data"]);
     refused(&["tune", text(&path), "--data", ".", "--profile", "--device", "gpu"], 2, &["--profile"]);
     assert!(ok(&["inspect", "--devices"]).starts_with("cpu: always there"));

@@ -1,6 +1,8 @@
 //! `hone tune` as a person meets it: labelled pictures in, a better model in use, back again, and kills in between.
 use std::collections::BTreeMap;
 use std::fs;
+#[cfg(feature = "gpu")]
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::str::FromStr;
@@ -471,4 +473,56 @@ fn a_body_is_tuned_on_a_gpu_along_the_curve_of_the_cpu_and_twice_to_the_same_ada
     let told = gpu["device"].as_str().unwrap();
     assert!(told.contains("steps ran on the GPU, in"), "{told}");
     assert!(cpu.get("device").is_none(), "{cpu}");
+    // A software adapter is never chosen, and of every other a step is timed; where the CPU is, its losses are.
+    let auto = tuned("auto", "d");
+    let why = auto["device"].as_str().unwrap();
+    match why.contains("the CPU: ") {
+        true => assert_eq!(losses(&auto), want, "{why}"),
+        false => assert_eq!(losses(&auto), got, "{why}"),
+    }
+}
+
+#[cfg(feature = "gpu")]
+#[test]
+fn what_is_measured_on_a_gpu_is_what_the_cpu_measures_and_says_where_it_ran() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = pictures("stream", 24, &dir.path().join("test"));
+    let eval = |device: &str| {
+        let mut c = hone();
+        c.env("XDG_CACHE_HOME", dir.path().join("cache"));
+        c.arg("eval").arg(bundle()).arg("--data").arg(&data).args(["--json", "--device", device]);
+        json(&c.output().unwrap())
+    };
+    let (cpu, gpu, auto) = (eval("cpu"), eval("gpu"), eval("auto"));
+    assert_eq!((&cpu["device"], &gpu["device"]), (&"cpu".into(), &"gpu".into()));
+    for key in ["n", "accuracy", "confusion"] {
+        assert_eq!((&cpu[key], &cpu[key]), (&gpu[key], &auto[key]), "{key}");
+    }
+    let ran = gpu["where_it_ran"].to_string();
+    assert!(ran.contains("steps ran on the GPU, in"), "{ran}");
+    assert!(cpu.get("where_it_ran").is_none(), "{cpu}");
+    // A software adapter is never chosen, and every other is timed.
+    let why = auto["where_it_ran"].to_string();
+    assert!(why.contains("there is only a software adapter") || why.contains("ms on the GPU"), "{why}");
+}
+
+#[cfg(feature = "gpu")]
+#[test]
+fn a_loop_that_listens_answers_on_the_gpu_it_was_given() {
+    let dir = tempfile::tempdir().unwrap();
+    let listen = |device: &str| {
+        let mut c = hone();
+        c.env("XDG_CACHE_HOME", dir.path().join("cache")).arg("listen").arg(bundle());
+        c.arg("--state").arg(dir.path().join("state")).args(["--stdin", "--device", device]);
+        let mut child = c.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(b"quit\n").unwrap();
+        let out = child.wait_with_output().unwrap();
+        (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned())
+    };
+    let (code, told) = listen("gpu");
+    assert!(code == Some(0) && told.contains("hone listens: ") && told.contains("steps ran on the GPU, in"), "{told}");
+    let (code, told) = listen("cpu");
+    assert!(code == Some(0) && !told.contains("GPU"), "{told}");
+    let (code, told) = listen("gpu:nobody's");
+    assert!(code == Some(7) && told.contains("`nobody's` is none of 0: "), "{told}");
 }

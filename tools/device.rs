@@ -1,15 +1,17 @@
 //! `--device cpu|gpu|auto`, for every verb that runs a model.
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
-use clap::ValueEnum;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser, ValueParserFactory};
 use hone_runtime::Class;
+use hone_runtime::bundle::npz::read_npz;
 use hone_runtime::choice::{self, Verdict};
 use hone_runtime::device::{Device, Gpu};
 use hone_runtime::plan::OnGpu;
-use hone_runtime::session::Session;
+use hone_runtime::session::{Session, SessionOptions};
 
 use crate::exit::fail;
 use crate::open::Source;
@@ -18,15 +20,70 @@ use crate::open::Source;
 pub(crate) const BUDGET: Duration = Duration::from_millis(400);
 
 /// Where to run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Choice {
     /// The CPU.
     #[default]
     Cpu,
-    /// A GPU, software ones included; what has no kernel for it runs on the CPU.
-    Gpu,
+    /// A GPU, software ones included: the likeliest, or the one of that number or name.
+    Gpu(Option<String>),
     /// A GPU where one was measured to be faster on this very model; never a software one.
     Auto,
+}
+
+impl std::fmt::Display for Choice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Choice::Cpu => f.write_str("cpu"),
+            Choice::Gpu(None) => f.write_str("gpu"),
+            Choice::Gpu(Some(which)) => write!(f, "gpu:{which}"),
+            Choice::Auto => f.write_str("auto"),
+        }
+    }
+}
+
+impl ValueParserFactory for Choice {
+    type Parser = Choices;
+
+    fn value_parser() -> Choices {
+        Choices
+    }
+}
+
+/// Reads a [`Choice`].
+#[derive(Clone)]
+pub(crate) struct Choices;
+
+impl TypedValueParser for Choices {
+    type Value = Choice;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        arg: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<Choice, clap::Error> {
+        let text = value.to_string_lossy();
+        match (&*text, text.strip_prefix("gpu:")) {
+            (_, Some(which)) if !which.is_empty() => Ok(Choice::Gpu(Some(which.to_string()))),
+            ("cpu", _) => Ok(Choice::Cpu),
+            ("gpu", _) => Ok(Choice::Gpu(None)),
+            ("auto", _) => Ok(Choice::Auto),
+            _ => {
+                // It has the words for what is none of them.
+                let known = PossibleValuesParser::new(self.possible_values().into_iter().flatten());
+                known.parse_ref(command, arg, value).map(|_| Choice::Cpu)
+            }
+        }
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        let gpu = "A GPU, software ones included; what has no kernel for it runs on the CPU. gpu:1 or gpu:NAME is one of those \
+                   that `hone inspect --devices` lists";
+        let auto = "A GPU where one was measured to be faster on this very model; never a software one";
+        let all = [("cpu", "The CPU"), ("gpu", gpu), ("auto", auto)];
+        Some(Box::new(all.into_iter().map(|(name, help)| PossibleValue::new(name).help(help))))
+    }
 }
 
 /// What was chosen, and why.
@@ -38,23 +95,28 @@ pub(crate) struct Chosen {
 }
 
 impl Choice {
-    /// The device. `time` gives milliseconds of a run on one, `about` says of what, in the words of [`about`]; neither is
-    /// asked unless there is something to choose.
+    /// The device. `time` gives milliseconds of a run on one, and is told what the other one took, as [`choice::fastest_ms`] wants it;
+    /// `about` says of what, in the words of [`about`]; neither is asked unless there is something to choose.
     ///
     /// # Errors
     /// No GPU where one is asked for; those of `about` and `time`.
     pub(crate) fn choose(
-        self,
+        &self,
         about: impl FnOnce() -> Result<String>,
-        mut time: impl FnMut(Device) -> Result<f64>,
+        time: impl FnMut(Device, Option<f64>) -> Result<f64>,
     ) -> Result<Chosen> {
         let cpu = |why| Chosen { device: Device::Cpu, name: "cpu", why };
         let none = |e: hone_runtime::device::DeviceError| fail(Class::Unsupported, e.to_string());
         match self {
             Choice::Cpu => Ok(cpu(None)),
-            Choice::Gpu => {
-                let gpu = Gpu::open(true, cache().as_deref()).map_err(none)?;
-                Ok(Chosen { device: Device::Gpu(gpu), name: "gpu", why: None })
+            Choice::Gpu(which) => {
+                let gpu = match which {
+                    None => Gpu::open(true, cache().as_deref()),
+                    Some(which) => Gpu::open_one(which, cache().as_deref()),
+                };
+                let gpu = gpu.map_err(none)?;
+                let why = passed_over(&gpu);
+                Ok(Chosen { device: Device::Gpu(gpu), name: "gpu", why })
             }
             Choice::Auto => {
                 let gpu = match Gpu::open(false, cache().as_deref()) {
@@ -63,20 +125,58 @@ impl Choice {
                 };
                 let device = Device::Gpu(gpu.clone());
                 let key = format!("{} | {}", gpu.key(), about()?);
-                let time = std::cell::RefCell::new(&mut time);
-                let of = |device: Device| (time.borrow_mut())(device);
+                let time = std::cell::RefCell::new(time);
+                let of = |device: Device, other: Option<f64>| (time.borrow_mut())(device, other);
                 let verdict: Verdict = choice::choose(
                     &key,
                     store().as_deref(),
                     SystemTime::now(),
-                    || of(Device::Cpu),
-                    || of(device.clone()),
+                    || of(Device::Cpu, None),
+                    |cpu| of(device.clone(), Some(cpu)),
                 )?;
-                let why = Some(verdict.why());
+                let why = [Some(verdict.why()), passed_over(&gpu)].into_iter().flatten().collect::<Vec<_>>();
+                let why = Some(why.join("; "));
                 Ok(if verdict.gpu { Chosen { device, name: "gpu", why } } else { cpu(why) })
             }
         }
     }
+
+    /// The device for a bundle's model, measured on the bundle's own sample.
+    ///
+    /// # Errors
+    /// As [`Choice::choose`].
+    pub(crate) fn for_bundle(&self, path: &Path, options: impl Fn(Device) -> SessionOptions) -> Result<Chosen> {
+        if *self != Choice::Auto {
+            return self.open();
+        }
+        let source = Source::open(path)?;
+        let sample = match &source {
+            Source::Bundle(b) if b.contains("samples/input.npz") => read_npz(&b.read("samples/input.npz")?)?,
+            _ => {
+                let why =
+                    "the CPU: the bundle has no sample of its own to measure on; --device gpu takes a GPU all the same";
+                return Ok(Chosen { device: Device::Cpu, name: "cpu", why: Some(why.into()) });
+            }
+        };
+        self.choose(
+            || self::about(&source, path, &class(&sample), 1),
+            |device, other| time(&mut source.session(path, options(device))?, &sample, other),
+        )
+    }
+
+    /// The device, where there is nothing to measure.
+    ///
+    /// # Errors
+    /// No GPU where one is asked for.
+    pub(crate) fn open(&self) -> Result<Chosen> {
+        self.choose(|| Ok(String::new()), |_, _| Ok(0.0))
+    }
+}
+
+/// Which GPUs were preferred to it and did not open, in one line.
+fn passed_over(gpu: &Gpu) -> Option<String> {
+    let all = gpu.passed_over();
+    (!all.is_empty()).then(|| format!("{gpu:?} in the place of another: {}", all.join("; ")))
 }
 
 /// What a verdict is about: the model's contents by their digest, the class of what it is given, threads.
@@ -111,12 +211,19 @@ fn folder() -> Option<PathBuf> {
     Some(cache.join("hone"))
 }
 
-/// Milliseconds of a run of that session on those inputs.
+/// Milliseconds of a run of that session on those inputs, which the other device takes `against` milliseconds for.
 ///
 /// # Errors
 /// Those of the session.
-pub(crate) fn time(session: &mut Session, inputs: &[(String, hone_runtime::Tensor)]) -> Result<f64> {
-    choice::fastest_ms(BUDGET, || Ok(session.run(inputs).map(drop)?))
+pub(crate) fn time(
+    session: &mut Session,
+    inputs: &[(String, hone_runtime::Tensor)],
+    against: Option<f64>,
+) -> Result<f64> {
+    // What is compiled and tried for the plan is no part of a run, and there the next time.
+    let given: Vec<_> = inputs.iter().map(|(n, t)| (n.as_str(), t.dtype(), t.shape())).collect();
+    session.plan(&given)?;
+    choice::fastest_ms(BUDGET, against, || Ok(session.run(inputs).map(drop)?))
 }
 
 /// What of the last plan ran where, in one line; `None` for a plan for the CPU.
@@ -132,6 +239,7 @@ pub(crate) fn told(on: Option<&OnGpu>) -> Option<String> {
         on.calls,
         on.waits
     );
+    let _ = write!(text, "; {} bytes of weights and {} of arena are there", on.weight_bytes, on.arena_bytes);
     if !on.on_cpu.is_empty() {
         let mut ops: Vec<&str> = on.on_cpu.iter().map(|s| s.op.as_str()).collect();
         ops.sort_unstable();
@@ -142,4 +250,27 @@ pub(crate) fn told(on: Option<&OnGpu>) -> Option<String> {
         let _ = write!(text, "; {r}");
     }
     Some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_one_of_three_words_or_a_gpu_by_number_or_name() {
+        let of = |text: &str| Choices.parse_ref(&clap::Command::new("hone"), None, OsStr::new(text));
+        for (text, choice) in [
+            ("cpu", Choice::Cpu),
+            ("gpu", Choice::Gpu(None)),
+            ("auto", Choice::Auto),
+            ("gpu:1", Choice::Gpu(Some("1".into()))),
+            ("gpu:RTX 3090", Choice::Gpu(Some("RTX 3090".into()))),
+        ] {
+            assert_eq!((of(text).unwrap(), choice.to_string()), (choice, text.to_string()));
+        }
+        for text in ["tpu", "gpu:", "cpu:1"] {
+            let told = of(text).unwrap_err().to_string();
+            assert!(told.contains("possible values: cpu, gpu, auto"), "{told}");
+        }
+    }
 }

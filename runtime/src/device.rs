@@ -68,15 +68,31 @@ mod built {
     use hone_gpu::device::{Device, Options};
 
     impl Gpu {
-        /// Opens the likeliest GPU; a software adapter only where `software` allows one and there is no other. In the folder
-        /// `cache` it keeps what the next process need not compile and try again.
+        /// Opens the likeliest GPU that opens; a software adapter only where `software` allows one and there is no other. In the
+        /// folder `cache` it keeps what the next process need not compile and try again.
+        ///
+        /// # Errors
+        /// [`DeviceError`] when there is none or none opens.
+        pub fn open(software: bool, cache: Option<&Path>) -> Result<Gpu, DeviceError> {
+            Gpu::with(Options { software, which: None, cache: cache.map(Path::to_path_buf) })
+        }
+
+        /// Opens the one of that number in [`Gpu::all`], or the likeliest with that in its name, software or not.
         ///
         /// # Errors
         /// [`DeviceError`] when there is none or it does not open.
-        pub fn open(software: bool, cache: Option<&Path>) -> Result<Gpu, DeviceError> {
-            let options = Options { software, cache: cache.map(Path::to_path_buf) };
+        pub fn open_one(which: &str, cache: Option<&Path>) -> Result<Gpu, DeviceError> {
+            Gpu::with(Options { software: true, which: Some(which.into()), cache: cache.map(Path::to_path_buf) })
+        }
+
+        fn with(options: Options) -> Result<Gpu, DeviceError> {
             let device = Device::open(&options).map_err(|e| DeviceError::None { why: e.to_string() })?;
             Ok(Gpu { device })
+        }
+
+        /// Those that were preferred to it and did not open, and why.
+        pub fn passed_over(&self) -> Vec<String> {
+            self.device.passed_over().iter().map(ToString::to_string).collect()
         }
 
         /// Every GPU there is, the likeliest first.
@@ -100,6 +116,11 @@ mod built {
         /// Buffers, bind groups and pipelines made so far.
         pub fn objects_made(&self) -> usize {
             self.device.objects_made()
+        }
+
+        /// Buffers of weights that plans have there now, and their bytes: what they share counts once.
+        pub fn weights(&self) -> (usize, usize) {
+            self.device.weights()
         }
 
         /// Takes the device away, as a driver that crashes does.
@@ -128,6 +149,19 @@ impl Gpu {
         Err(DeviceError::NotBuilt)
     }
 
+    /// Opens one GPU.
+    ///
+    /// # Errors
+    /// [`DeviceError::NotBuilt`], always.
+    pub fn open_one(_which: &str, _cache: Option<&std::path::Path>) -> Result<Gpu, DeviceError> {
+        Err(DeviceError::NotBuilt)
+    }
+
+    /// Those that were preferred to it and did not open.
+    pub fn passed_over(&self) -> Vec<String> {
+        match self.none {}
+    }
+
     /// Every GPU there is.
     ///
     /// # Errors
@@ -148,6 +182,11 @@ impl Gpu {
 
     /// Buffers, bind groups and pipelines made so far.
     pub fn objects_made(&self) -> usize {
+        match self.none {}
+    }
+
+    /// Buffers of weights that plans have there now, and their bytes.
+    pub fn weights(&self) -> (usize, usize) {
         match self.none {}
     }
 

@@ -14,7 +14,7 @@ use crate::device::Device;
 use crate::external::Beside;
 use crate::graph::{BindError, Graph};
 use crate::import::{self, ExternalData, ImportError, Limits, ModelInfo};
-use crate::plan::{Bf16, OnGpu, Plan, PlanError, Profile, RunOptions, Runner};
+use crate::plan::{Bf16, OnGpu, PLANS, Plan, PlanError, Profile, RunOptions, Runner};
 use crate::precision::{self, Agreement, Chosen, Precision, PrecisionError};
 use crate::tensor::{DType, Tensor};
 
@@ -23,7 +23,7 @@ use crate::tensor::{DType, Tensor};
 pub struct SessionOptions {
     /// Run every operator of ours by its reference function: slow and obvious, the oracle of the fast path.
     pub reference: bool,
-    /// Plans kept, one per set of input shapes; the least recently used goes first.
+    /// Plans kept, one per set of input shapes; the least recently used goes first. They share weights and, here, their arena.
     pub plans: usize,
     /// Threads that compute, the calling one among them; the session's own.
     pub threads: usize,
@@ -41,7 +41,7 @@ impl Default for SessionOptions {
     fn default() -> SessionOptions {
         SessionOptions {
             reference: false,
-            plans: 4,
+            plans: PLANS,
             threads: 1,
             limits: Limits::default(),
             profile: None,

@@ -85,7 +85,7 @@ struct Answer {
     #[arg(long, value_name = "N[,N]", default_value = "1", value_delimiter = ',')]
     threads: Vec<usize>,
     /// Where to run.
-    #[arg(long, value_enum, default_value_t = Choice::Cpu)]
+    #[arg(long, default_value_t)]
     device: Choice,
     /// What products of floats with fixed weights are computed in; the rest is always f32.
     #[arg(long, value_enum, default_value_t = Precise::F32)]
@@ -239,7 +239,7 @@ impl Answer {
         let inputs = &all[0];
         let chosen = self.device.choose(
             || device::about(&source, &self.model, &device::class(inputs), threads),
-            |device| device::time(&mut judged(device, None)?, inputs),
+            |device, other| device::time(&mut judged(device, None)?, inputs, other),
         )?;
         if let Some(why) = &chosen.why {
             output::say(format!("hone: {why}"));

@@ -39,7 +39,7 @@ pub(crate) struct Check {
     #[arg(long, value_name = "A")]
     atol: Option<f64>,
     /// Where to run. `auto` is of no use here.
-    #[arg(long, value_enum, default_value_t = Choice::Cpu)]
+    #[arg(long, default_value_t)]
     device: Choice,
     /// What products of floats with fixed weights are computed in; the rest is always f32.
     #[arg(long, value_enum, default_value_t = Precise::F32)]
@@ -81,7 +81,7 @@ impl Check {
         if self.device == Choice::Auto {
             return Err(fail(Class::Usage, "a check is of one device: say --device cpu or --device gpu"));
         }
-        let device = self.device.choose(|| Ok(String::new()), |_| Ok(0.0))?.device;
+        let device = self.device.open()?.device;
         if let Some(dir) = &self.batch {
             return self.batch(dir, &device);
         }

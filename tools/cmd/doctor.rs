@@ -349,7 +349,7 @@ mod tests {
         let told = || verdicts(Some(&file));
         let measured = |key: &str, cpu: f64, gpu: f64| {
             let now = SystemTime::now();
-            choice::choose(key, Some(&file), now, || Ok::<_, ()>(cpu), || Ok(gpu)).unwrap()
+            choice::choose(key, Some(&file), now, || Ok::<_, ()>(cpu), |_| Ok(gpu)).unwrap()
         };
         assert!(told().contains("no model") && verdicts(None).contains("no model"));
         measured("won", 10.0, 5.0);

@@ -17,6 +17,7 @@ use hone_runtime::session::SessionOptions;
 use hone_runtime::state::StateDir;
 use serde::Serialize;
 
+use crate::device::{self, Choice};
 use crate::exit::fail;
 use crate::precision::{self, Precise};
 use crate::{input, output, report};
@@ -46,6 +47,9 @@ pub(crate) struct Eval {
     /// Exit with 4 when the accuracy (of B, when comparing) is below this share.
     #[arg(long, value_name = "SHARE")]
     min_accuracy: Option<f64>,
+    /// Where the model runs. A GPU answers as the CPU does, up to the order of sums.
+    #[arg(long, default_value_t, conflicts_with = "off_policy")]
+    device: Choice,
     /// What products of floats with fixed weights are computed in; the rest is always f32.
     #[arg(long, value_enum, default_value_t = Precise::F32)]
     precision: Precise,
@@ -108,6 +112,10 @@ pub(crate) struct Document {
     pub(crate) labels: Vec<String>,
     pub(crate) data: String,
     pub(crate) model: String,
+    device: &'static str,
+    /// Why this device, and what of the last plan ran where.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    where_it_ran: Vec<String>,
     precision: &'static str,
     /// Why, where another than f32 was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -125,8 +133,13 @@ impl Eval {
             return Err(fail(Class::Usage, "give --data DIR, or --off-policy with --state DIR"));
         };
         let data = Dataset::from_dir(dir)?;
-        let options = SessionOptions { precision: self.precision.asked(), ..SessionOptions::default() };
-        let mut model = Model::open(Bundle::open(&self.bundle)?, options)?;
+        let precision = self.precision.asked();
+        let options = |device| SessionOptions { precision, device, ..SessionOptions::default() };
+        let chosen = self.device.for_bundle(&self.bundle, options)?;
+        if let Some(why) = &chosen.why {
+            output::say(format!("hone: {why}"));
+        }
+        let mut model = Model::open(Bundle::open(&self.bundle)?, options(chosen.device))?;
         if let Some(told) = precision::told(model.session().precision()) {
             output::say(format!("hone: {told}"));
         }
@@ -155,6 +168,10 @@ impl Eval {
             }
             all.push(figures(&model, name.clone(), head, &classes, &seen)?);
         }
+        let told = device::told(model.session().on_gpu().as_ref());
+        if let Some(told) = &told {
+            output::say(format!("hone: {told}"));
+        }
         let ms: Vec<f64> = seen.iter().map(|(s, _)| s.latency.as_secs_f64() * 1e3).collect();
         let latency = Latency::from_samples(&ms)?;
         let compared_with = if all.len() == 2 { Some(all.remove(0)) } else { None };
@@ -166,6 +183,8 @@ impl Eval {
             labels: labels(&model, &classes, &seen)?,
             data: dir.display().to_string(),
             model: model.bundle().manifest().name.clone(),
+            device: chosen.name,
+            where_it_ran: chosen.why.into_iter().chain(told).collect(),
             precision: model.session().precision().name(),
             precision_why: precision::why(model.session().precision()),
             notes,

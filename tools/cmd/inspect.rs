@@ -10,7 +10,7 @@ use hone_runtime::DType;
 use hone_runtime::choice::{self, Verdict};
 use hone_runtime::device::Gpu;
 use hone_runtime::graph::{Graph, Op, ValueId};
-use hone_runtime::plan::Plan;
+use hone_runtime::plan::{PLANS, Plan};
 use hone_runtime::session::SessionOptions;
 use serde::Serialize;
 
@@ -151,6 +151,9 @@ struct Memory {
     bindings: BTreeMap<String, usize>,
     weight_bytes: usize,
     arena_bytes: usize,
+    /// What a session takes for each further set of input shapes, and how many it keeps.
+    plan_bytes: usize,
+    plans: usize,
 }
 
 #[derive(Serialize)]
@@ -218,9 +221,9 @@ fn devices(json: bool) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     output::line("cpu: always there")?;
-    for g in &gpus {
+    for (i, g) in gpus.iter().enumerate() {
         let note = if g.kind == "software" { "; for tests: `--device auto` never takes it" } else { "" };
-        output::line(format!("gpu: {} ({}, {}){note}", g.name, g.kind, g.driver))?;
+        output::line(format!("gpu:{i}: {} ({}, {}){note}", g.name, g.kind, g.driver))?;
     }
     if gpus.is_empty() {
         output::line(format!("gpu: {}", without.as_deref().unwrap_or("none that Vulkan knows")))?;
@@ -303,8 +306,9 @@ impl Inspect {
                 output::say("hone: some shapes depend on the data; what follows from them is planned while it runs");
             }
             body.ops = self.ops.then(|| rows(&graph, plan));
-            let (weight_bytes, arena_bytes) = (plan.weight_bytes(), plan.arena_bytes());
-            body.memory = self.memory.then_some(Memory { bindings, weight_bytes, arena_bytes });
+            let (weight_bytes, arena_bytes, plan_bytes) = (plan.weight_bytes(), plan.arena_bytes(), plan.own_bytes());
+            body.memory =
+                self.memory.then_some(Memory { bindings, weight_bytes, arena_bytes, plan_bytes, plans: PLANS });
         }
         if self.json {
             output::document("hone.inspect/1", &body)?
@@ -477,6 +481,10 @@ fn print(body: &Body) -> anyhow::Result<()> {
         output::line(format!(
             "  memory      {} bytes of weights, {} bytes of arena{at}",
             m.weight_bytes, m.arena_bytes
+        ))?;
+        output::line(format!(
+            "  plans       {} kept, one for each set of input shapes, of about {} bytes each beside them",
+            m.plans, m.plan_bytes
         ))?;
     }
     Ok(())

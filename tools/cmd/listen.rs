@@ -24,6 +24,7 @@ use hone_runtime::session::SessionOptions;
 use hone_runtime::state::StateDir;
 use serde_json::{Value, json};
 
+use crate::device::{self, Choice};
 use crate::exit::fail;
 use crate::output;
 use crate::precision::{self, Precise};
@@ -75,6 +76,9 @@ pub(crate) struct Listen {
     /// that features can be made again when another body is tuned.
     #[arg(long, value_name = "QUOTA")]
     keep_inputs: Option<Quota>,
+    /// Where the model runs. A GPU answers as the CPU does, up to the order of sums; when it is lost the CPU goes on.
+    #[arg(long, default_value_t)]
+    device: Choice,
     /// What products of floats with fixed weights are computed in; the rest is always f32.
     #[arg(long, value_enum, default_value_t = Precise::F32)]
     precision: Precise,
@@ -133,8 +137,10 @@ impl Listen {
             config.policy.allow_unpaired();
         }
         let state = StateDir::resolve(self.state.as_deref())?;
-        let options = SessionOptions { precision: self.precision.asked(), ..SessionOptions::default() };
-        let model = Model::open(Bundle::open(&self.bundle)?, options)?;
+        let precision = self.precision.asked();
+        let options = |device| SessionOptions { precision, device, ..SessionOptions::default() };
+        let chosen = self.device.for_bundle(&self.bundle, options)?;
+        let model = Model::open(Bundle::open(&self.bundle)?, options(chosen.device))?;
         let settings = Settings {
             display: match self.display {
                 Shows::Argmax => Display::Argmax,
@@ -172,6 +178,10 @@ impl Listen {
             state.root().display()
         );
         if let Some(told) = precision::told(app.model().session().precision()) {
+            output::say(format!("hone listens: {told}"));
+        }
+        // The bundle's own sample has run.
+        for told in chosen.why.into_iter().chain(device::told(app.model().session().on_gpu().as_ref())) {
             output::say(format!("hone listens: {told}"));
         }
         let mut gone = false;

@@ -42,7 +42,7 @@ pub(crate) struct Run {
     #[arg(long, value_name = "FILE.safetensors", requires = "tensors", conflicts_with = "state")]
     adapter: Option<PathBuf>,
     /// Where to run.
-    #[arg(long, value_enum, default_value_t = Choice::Cpu)]
+    #[arg(long, default_value_t)]
     device: Choice,
     /// What products of floats with fixed weights are computed in; the rest is always f32.
     #[arg(long, value_enum, default_value_t = Precise::F32)]
@@ -171,9 +171,9 @@ impl Run {
                 let class = choice::class(lengths.iter().map(|(name, n)| (*name, &n[..])));
                 device::about(&Source::open(&self.model)?, &self.model, &class, 1)
             },
-            |device| {
+            |device, other| {
                 let mut model = Model::open(Bundle::open(&self.model)?, self.options(device))?;
-                choice::fastest_ms(device::BUDGET, || Ok(model.see(&sample).map(drop)?))
+                choice::fastest_ms(device::BUDGET, other, || Ok(model.see(&sample).map(drop)?))
             },
         )?;
         let mut model = Model::open(Bundle::open(&self.model)?, self.options(chosen.device.clone()))?;
@@ -229,7 +229,7 @@ impl Run {
         let inputs = npz::read_npz(&input::read(tensors)?)?;
         let chosen = self.device.choose(
             || device::about(&Source::open(&self.model)?, &self.model, &device::class(&inputs), 1),
-            |device| device::time(&mut self.session(device)?, &inputs),
+            |device, other| device::time(&mut self.session(device)?, &inputs, other),
         )?;
         let mut session = self.session(chosen.device.clone())?;
         let start = Instant::now();

@@ -112,9 +112,9 @@ pub(crate) struct Tune {
     /// Threads; the result does not depend on how many.
     #[arg(long, default_value_t = 1)]
     threads: usize,
-    /// Where steps are computed. A GPU's come to another adapter than the CPU's by rounding, and to the same every time
-    /// on one device and driver.
-    #[arg(long, value_enum, default_value_t)]
+    /// Where steps are computed; with auto a step is timed on both. A GPU's come to another adapter than the CPU's by
+    /// rounding, and to the same every time on one device and driver.
+    #[arg(long, default_value_t)]
     device: Choice,
     /// What steps multiply by weights that do not learn; what learns, and every sum, is f32.
     #[arg(long, value_enum, default_value_t = Factors::Auto)]
@@ -229,19 +229,21 @@ impl Tune {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         let changes = !(self.add_class.is_empty() && self.rename_class.is_empty() && self.merge_class.is_empty());
         let from_presses = self.data.is_none() && (self.scope == ["head"] || changes);
-        match self.device {
+        match &self.device {
             Choice::Cpu => {}
-            Choice::Auto => {
-                return Err(fail(Class::Usage, "a run of training is on one device: say --device cpu or --device gpu"));
+            // The head is fitted on the CPU, whatever is faster.
+            Choice::Auto if self.profile => {
+                return Err(fail(Class::Usage, "--profile has the times of the CPU's kernels: say --device cpu"));
             }
-            Choice::Gpu if from_presses => {
+            Choice::Auto => {}
+            Choice::Gpu(_) if from_presses => {
                 let why = "the head is fitted to presses on the CPU; --device gpu is for --data and for other scopes";
                 return Err(fail(Class::Usage, why));
             }
-            Choice::Gpu if self.profile => {
+            Choice::Gpu(_) if self.profile => {
                 return Err(fail(Class::Usage, "--profile has the times of the CPU's kernels; leave it out on a GPU"));
             }
-            Choice::Gpu => {}
+            Choice::Gpu(_) => {}
         }
         match &self.data {
             Some(_) if changes => {

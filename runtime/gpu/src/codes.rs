@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use hone_kernels::conv::Window;
 use hone_kernels::epilogue::Activation;
+use hone_kernels::quantize::Sum;
 
 use crate::functions::of_activation;
 use crate::kernel::{Allowed, Call, Draws, Kernel, Trial, bytes_of, bytes_of_words, filled, put_window};
@@ -50,12 +51,17 @@ pub struct Sums {
     pub zero: Zero,
 }
 
+/// Bytes of packed weights of one group.
+pub fn packed_len(k: usize, run: usize, n: usize) -> usize {
+    k.div_ceil(run.max(1)) * run.div_ceil(4) * n.next_multiple_of(COLUMNS) * 4
+}
+
 /// Packed weights of one group: `w(k, j)`, `k = tap · channels + channel`, `run` of them in a row (all of a matrix's, the
 /// channels of a window's) padded to whole words.
 pub fn pack(k: usize, run: usize, n: usize, w: impl Fn(usize, usize) -> i8) -> Vec<u8> {
     let words = run.div_ceil(4);
     let columns = n.next_multiple_of(COLUMNS);
-    let mut out = Vec::with_capacity(k.div_ceil(run.max(1)) * words * columns * 4);
+    let mut out = Vec::with_capacity(packed_len(k, run, n));
     for tap in 0..k.div_ceil(run.max(1)) {
         for word in 0..words {
             for j in 0..columns {
@@ -226,19 +232,6 @@ impl Spread {
     }
 }
 
-/// How codes are added to codes, in units of the result's.
-#[derive(Clone, Copy, Debug)]
-pub struct Added {
-    /// Ratio of the scales of the codes and the result.
-    pub left: f32,
-    /// Ratio of the scales of the others and the result.
-    pub right: f32,
-    /// What the zero points add.
-    pub fixed: f32,
-    /// Zero point, lowest and highest code of the result.
-    pub codes: (i32, i32, i32),
-}
-
 /// What follows sums: operands the sums, scales `[columns]`, then what `of` says.
 #[derive(Clone, Copy, Debug)]
 pub struct Finish {
@@ -259,8 +252,9 @@ pub enum Of {
         codes: (i32, i32, i32),
         /// A table is the next operand.
         table: bool,
-        /// Other codes are the operand after that.
-        added: Option<Added>,
+        /// Zero point, lowest and highest code of a sum with other codes, which are the operand after that; behind them is what each
+        /// code counts in it ([`crate::pairs::table`]).
+        added: Option<(i32, i32, i32)>,
     },
     /// `f(sum · scale[j] · factor + bias[j] + z)`; the factor is in the first word of the next operand where there is one.
     Floats {
@@ -279,20 +273,18 @@ impl Finish {
     /// The call; `None` when it is larger than a grid.
     pub fn call(&self) -> Option<Call> {
         let word = |v: usize| u32::try_from(v).ok();
-        let mut params = vec![0u32; 14];
+        let mut params = vec![0u32; 11];
         let threads = if let Of::Codes { .. } = self.of { self.elements.div_ceil(4) } else { self.elements };
         params[..3].copy_from_slice(&[word(threads)?, word(self.elements)?, word(self.columns.max(1))?]);
         match self.of {
             Of::Codes { codes: (zero, low, high), added, .. } => {
                 params[3..6].copy_from_slice(&[zero, low, high].map(|v| v as u32));
-                if let Some(a) = added {
-                    let (zero, low, high) = a.codes;
+                if let Some((zero, low, high)) = added {
                     params[6..9].copy_from_slice(&[zero, low, high].map(|v| v as u32));
-                    params[9..12].copy_from_slice(&[a.left, a.right, a.fixed].map(f32::to_bits));
                 }
             }
             Of::Floats { activation, .. } => {
-                for (p, c) in params[12..].iter_mut().zip(of_activation(activation).1) {
+                for (p, c) in params[9..].iter_mut().zip(of_activation(activation).1) {
                     *p = c.to_bits();
                 }
             }
@@ -317,8 +309,9 @@ fn finish_kernel(of: Of) -> Arc<Kernel> {
             }
             if added.is_some() {
                 bind("Z", "u32");
-                body += "    let z = f32(extractBits(Z[i >> 2u], (i & 3u) * 8u, 8u));\n";
-                body += "    q = code(P.left * f32(q) + P.fixed + P.right * z, P.sum_zero, P.sum_low, P.sum_high);\n";
+                bind("D", "f32");
+                body += "    let z = extractBits(Z[i >> 2u], (i & 3u) * 8u, 8u);\n";
+                body += "    q = code(D[u32(q) & 255u] + D[256u + z], P.sum_zero, P.sum_low, P.sum_high);\n";
             }
             body += "    return u32(q) & 255u;";
             bind("Y", "u32");
@@ -507,18 +500,20 @@ fn finish_trials(of: Of) -> Vec<Trial> {
             if *table {
                 operands.push(bytes.clone());
             }
-            if let Some(a) = added {
-                // Powers of two, so that however a device rounds in between, the sum is the same.
-                *a = Added { left: 0.5, right: 0.25, fixed: -31.25, codes: (40, 0, 255) };
+            let codes_of_sum = hone_kernels::quantize::Codes { zero: 0, low: 0, high: 255 };
+            let sum = Sum { left: 0.734_31, right: 0.291_17, fixed: -31.372_5, codes: codes_of_sum };
+            if let Some(codes) = added {
+                *codes = (0, 0, 255);
                 operands.push(others.clone());
+                operands.push(bytes_of(&crate::pairs::table(&sum, false)));
             }
             let one = |i: usize| {
                 let mut q = code(sums[i] as f32 * scale[i % columns], *codes);
                 if *table {
                     q = i32::from(bytes[q as usize]);
                 }
-                if let Some(a) = added {
-                    q = code(a.left * q as f32 + a.fixed + a.right * f32::from(others[i]), a.codes);
+                if let Some(codes) = *added {
+                    q = code(sum.left * q as f32 + sum.fixed + sum.right * f32::from(others[i]), codes);
                 }
                 q as u8
             };

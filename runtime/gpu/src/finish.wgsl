@@ -14,9 +14,6 @@ struct Params {
     sum_zero: i32,
     sum_low: i32,
     sum_high: i32,
-    left: f32,
-    right: f32,
-    fixed: f32,
     c0: f32,
     c1: f32,
 }

@@ -6,6 +6,7 @@ use hone_kernels::epilogue::Activation;
 
 use crate::functions::of_activation;
 use crate::kernel::{Allowed, Call, Draws, Kernel, Trial, bytes_of, filled, put_window};
+use crate::map::BYTES;
 
 /// What is made of the elements under a window.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -70,6 +71,75 @@ impl Windows {
         put_window(w, &mut params[8..32])?;
         kernel(self.of, wide).line(params, n)
     }
+}
+
+/// The largest of 8-bit codes under a window, channels last: operand the codes.
+#[derive(Clone, Copy, Debug)]
+pub struct MaxCodes {
+    /// The window.
+    pub window: Window,
+    /// Images.
+    pub batch: usize,
+    /// Channels.
+    pub channels: usize,
+    /// The codes are `i8`.
+    pub signed: bool,
+}
+
+impl MaxCodes {
+    /// The call; `None` when it is larger than a grid.
+    pub fn call(&self) -> Option<Call> {
+        let w = &self.window;
+        let word = |v: usize| u32::try_from(v).ok();
+        let n = self.batch.checked_mul(self.channels)?.checked_mul(w.positions())?;
+        word(self.batch.checked_mul(self.channels)?.checked_mul(w.pixels())?)?;
+        let mut params = vec![0u32; 32];
+        let flip = if self.signed { 0x80 } else { 0 };
+        params[..5].copy_from_slice(&[
+            word(n.div_ceil(4))?,
+            word(n)?,
+            word(self.channels)?,
+            word(self.channels * w.pixels())?,
+            flip,
+        ]);
+        put_window(w, &mut params[8..32])?;
+        let source = filled(include_str!("window_codes.wgsl"), &[("STORE", BYTES)]);
+        Kernel::new("window-max-codes".into(), source, 1, 1, codes_trials).line(params, n.div_ceil(4))
+    }
+}
+
+fn codes_trials() -> Vec<Trial> {
+    let of = |(window, channels, signed)| codes_trial(&MaxCodes { window, batch: 2, channels, signed });
+    [(WINDOW, 8, false), (WINDOW, 3, true), (DEEP, 5, false)].into_iter().filter_map(of).collect()
+}
+
+fn codes_trial(m: &MaxCodes) -> Option<Trial> {
+    let MaxCodes { window: v, batch, channels, signed } = *m;
+    let x = Draws::new(channels as u64).bytes(batch * channels * v.pixels());
+    let code = |b: u8| if signed { i32::from(b as i8) } else { i32::from(b) };
+    let one = |i: usize| {
+        let (c, o, image) = (i % channels, i / channels % v.positions(), i / (channels * v.positions()));
+        let under = (0..v.taps()).filter_map(|t| under(&v, o, t));
+        let most = under.map(|p| code(x[(image * v.pixels() + p) * channels + c])).max();
+        most.unwrap_or(if signed { -128 } else { 0 }) as u8
+    };
+    let y = (0..batch * channels * v.positions()).map(one).collect();
+    Some(Trial { call: m.call()?, before: vec![], operands: vec![x], results: vec![y], allowed: Allowed::Exact })
+}
+
+/// The pixel under tap `t` of position `o`; `None` outside.
+fn under(v: &Window, o: usize, t: usize) -> Option<usize> {
+    let split = |n: usize, l: [usize; 3]| [n / (l[1] * l[2]), n / l[2] % l[1], n % l[2]];
+    let (at, tap) = (split(o, v.output), split(t, v.kernel));
+    let mut s = 0;
+    for axis in 0..3 {
+        let p = (at[axis] * v.stride[axis] + tap[axis] * v.dilation[axis]) as isize - v.pad[axis];
+        if !(0..v.input[axis] as isize).contains(&p) {
+            return None;
+        }
+        s = s * v.input[axis] + p as usize;
+    }
+    Some(s)
 }
 
 fn kernel(of: Of, wide: bool) -> Arc<Kernel> {
@@ -150,20 +220,21 @@ fn kernel(of: Of, wide: bool) -> Arc<Kernel> {
 pub(crate) const DEEP: Window =
     Window { input: [3, 4, 4], kernel: [2, 2, 2], output: [2, 3, 3], stride: [1; 3], dilation: [1; 3], pad: [0; 3] };
 
+const WINDOW: Window = Window {
+    input: [1, 5, 7],
+    kernel: [1, 3, 2],
+    output: [1, 3, 5],
+    stride: [1, 2, 1],
+    dilation: [1, 1, 2],
+    pad: [0, 1, 0],
+};
+
 fn trials(of: Of, wide: bool) -> Vec<Trial> {
-    let window = Window {
-        input: [1, 5, 7],
-        kernel: [1, 3, 2],
-        output: [1, 3, 5],
-        stride: [1, 2, 1],
-        dilation: [1, 1, 2],
-        pad: [0, 1, 0],
-    };
     let mut out = Vec::new();
     for (window, batch, channels, first) in [
-        (window, 2, 8usize, false),
-        (window, 2, 3, false),
-        (window, 2, 3, true),
+        (WINDOW, 2, 8usize, false),
+        (WINDOW, 2, 3, false),
+        (WINDOW, 2, 3, true),
         (DEEP, 1, 4, false),
         (DEEP, 1, 5, false),
     ] {
@@ -194,7 +265,6 @@ fn trial(w: &Windows) -> Option<Trial> {
             operands.extend(residual.then(|| bytes_of(&z)));
         }
     }
-    let split = |n: usize, l: [usize; 3]| [n / (l[1] * l[2]), n / l[2] % l[1], n % l[2]];
     let mut y = vec![0.0f32; batch * channels * v.positions()];
     for (i, y) in y.iter_mut().enumerate() {
         let (c, o) = if first {
@@ -205,17 +275,7 @@ fn trial(w: &Windows) -> Option<Trial> {
         let image = i / (channels * v.positions());
         let (mut sum, mut most) = (0.0f64, f64::NEG_INFINITY);
         for t in 0..v.taps() {
-            let (at, tap) = (split(o, v.output), split(t, v.kernel));
-            let mut s = 0;
-            let mut inside = true;
-            for axis in 0..3 {
-                let p = (at[axis] * v.stride[axis] + tap[axis] * v.dilation[axis]) as isize - v.pad[axis];
-                inside &= (0..v.input[axis] as isize).contains(&p);
-                s = s * v.input[axis] + p.max(0) as usize;
-            }
-            if !inside {
-                continue;
-            }
+            let Some(s) = under(&v, o, t) else { continue };
             let at =
                 if first { (image * channels + c) * v.pixels() + s } else { (image * v.pixels() + s) * channels + c };
             let x = f64::from(x[at]);

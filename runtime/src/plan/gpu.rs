@@ -4,12 +4,13 @@
 //! they cross was settled when the plan was made. The CPU's own plan stays whole beside it: when the device is lost, or an
 //! operand has no result, the run is made again there.
 use std::ops::Range;
+use std::sync::Arc;
 
 use hone_gpu::device::{Binding, Builder, Device, GpuError, Recording};
 
-use super::record::{At, Recorded};
+use super::record::{At, Image, Recorded};
 use super::resident::Residents;
-use super::{Place, Slot, Step};
+use super::{Packs, Place, Slot, Step};
 use crate::graph::ValueId;
 
 /// Steps that run together on one side.
@@ -56,6 +57,7 @@ pub(super) struct Planned<'p> {
     pub(super) steps: &'p [Step],
     pub(super) recorded: Vec<Option<Recorded>>,
     pub(super) slots: &'p [Slot],
+    pub(super) packs: &'p Packs,
     /// The value whose bytes each value is.
     pub(super) area: &'p dyn Fn(ValueId) -> ValueId,
     pub(super) inputs: &'p [ValueId],
@@ -68,7 +70,7 @@ pub(super) struct Planned<'p> {
 impl Accelerated {
     /// Records what can be; `None` when nothing can.
     pub(super) fn new(device: &Device, plan: Planned<'_>) -> Result<Option<Accelerated>, GpuError> {
-        let Planned { steps, recorded, slots, area, inputs, resident, kept, arena_bytes } = plan;
+        let Planned { steps, recorded, slots, packs, area, inputs, resident, kept, arena_bytes } = plan;
         let fault = arena_bytes.next_multiple_of(hone_gpu::device::ALIGN);
         let fault = fault..fault + 4;
         let mut builder = Builder::new(device, fault.end + 12);
@@ -94,7 +96,7 @@ impl Accelerated {
                 match ready {
                     Some(e @ (GpuError::Lost { .. } | GpuError::Memory { .. })) => return Err(e),
                     Some(e) => refused.push(format!("node `{}` ({}): {e}", step.node, step.op)),
-                    None => resolved = resolve(recorded, step, slots, &fault, device.most_bytes()),
+                    None => resolved = resolve(recorded, step, slots, packs, &fault, device.most_bytes()),
                 }
             }
             if let Some(calls) = resolved {
@@ -111,7 +113,10 @@ impl Accelerated {
                     for o in operands {
                         bindings.push(match o {
                             Resolved::Arena(r) => Binding::Arena(r),
-                            Resolved::Weights(bytes) => Binding::Weights(builder.weights(bytes)?),
+                            Resolved::Weights(image) => {
+                                let make = image.make.clone();
+                                Binding::Weights(builder.weights(image.name.0, image.len, move || make())?)
+                            }
                             Resolved::Fault => {
                                 faulty = true;
                                 Binding::Arena(fault.clone())
@@ -166,6 +171,11 @@ impl Accelerated {
     /// Bytes of weights on the device.
     pub(super) fn weight_bytes(&self) -> usize {
         self.recording.weight_bytes()
+    }
+
+    /// Bytes of the arena on the device.
+    pub(super) fn arena_bytes(&self) -> usize {
+        self.recording.arena_bytes()
     }
 
     /// Calls on the device, and how often it is waited for.
@@ -272,17 +282,28 @@ fn fetch(
 
 enum Resolved {
     Arena(Range<usize>),
-    Weights(std::sync::Arc<[u8]>),
+    Weights(Image),
     Fault,
 }
 
 type Calls = Vec<(hone_gpu::kernel::Call, Vec<Resolved>)>;
 
 /// Where the operands of a step's calls are; `None` when one is nowhere the device can read, or takes more than `most` bytes.
-fn resolve(recorded: &Recorded, step: &Step, slots: &[Slot], fault: &Range<usize>, most: usize) -> Option<Calls> {
+fn resolve(
+    recorded: &Recorded,
+    step: &Step,
+    slots: &[Slot],
+    packs: &Packs,
+    fault: &Range<usize>,
+    most: usize,
+) -> Option<Calls> {
     let value = |v: ValueId| match &slots[v].place {
         Place::Arena(r) if !r.is_empty() => Some(Resolved::Arena(r.clone())),
-        Place::Constant(t) => Some(Resolved::Weights(t.data().as_bytes().into())),
+        Place::Constant(t) => {
+            let (name, len, from) = (packs.name("as it lies", &[t], &[]), t.data().as_bytes().len(), t.clone());
+            let make = Arc::new(move || from.data().as_bytes().to_vec());
+            Some(Resolved::Weights(Image { name, len, make }))
+        }
         _ => None,
     };
     let one = |at: &At| match at {
@@ -298,7 +319,7 @@ fn resolve(recorded: &Recorded, step: &Step, slots: &[Slot], fault: &Range<usize
                 _ => None,
             }
         }
-        At::Weights(bytes) => Some(Resolved::Weights(bytes.clone())),
+        At::Weights(image) => Some(Resolved::Weights(image.clone())),
         At::Scratch(r) => {
             let at = step.scratch.start + r.start..step.scratch.start + r.end;
             (at.end <= step.scratch.end && at.end <= fault.start).then_some(Resolved::Arena(at))
@@ -309,7 +330,7 @@ fn resolve(recorded: &Recorded, step: &Step, slots: &[Slot], fault: &Range<usize
         let operands = at.iter().map(one).collect::<Option<Vec<_>>>()?;
         let bytes = |o: &Resolved| match o {
             Resolved::Arena(r) => r.len(),
-            Resolved::Weights(b) => b.len(),
+            Resolved::Weights(image) => image.len,
             Resolved::Fault => 0,
         };
         operands.iter().all(|o| bytes(o).next_multiple_of(256) <= most).then(|| (call.clone(), operands))

@@ -1,11 +1,15 @@
 //! The seam between the planner and the kernels: what an operator may ask while it is lowered, and what its kernel gets.
+use std::any::Any;
+use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
 
 use hone_kernels::conv::Window;
 use hone_kernels::threads::Pool;
 
-use super::{Bf16, MAX_SLOTS, Packs, Place, Slot};
+use super::packs::Packed;
+use super::record::{At, Image};
+use super::{Bf16, Kept, MAX_SLOTS, Packs, Place, Slot};
 use crate::graph::{Node, Op};
 use crate::ops::{Attrs, OpError};
 use crate::tensor::{DType, Data, Tensor};
@@ -276,7 +280,11 @@ pub struct Lowering<'a> {
     pub(super) slots: &'a [Slot],
     pub(super) producers: &'a [Option<usize>],
     /// Where packed weights go, so that other plans of the graph share them.
-    pub packs: &'a Packs,
+    pub(super) packs: &'a Packs,
+    /// Whether a GPU has a form of this operator, so that weights are packed only when it runs here all the same.
+    pub(super) waits: bool,
+    /// What the plan is to keep.
+    pub(super) kept: &'a RefCell<Vec<Arc<dyn Any + Send + Sync>>>,
     /// What of frozen weights is wanted in bf16.
     pub bf16: Bf16,
     /// Whether frozen matrices stay as they lie, where they meet many rows.
@@ -287,6 +295,45 @@ impl Lowering<'_> {
     /// The operator's name, in ONNX spelling.
     pub fn op(&self) -> &str {
         self.node.op.name()
+    }
+
+    /// What `pack` makes, of about `len` elements, of those constants and numbers, which are all that it depends on: `how` says
+    /// what it does with them. Plans of one graph share it, and it is packed once.
+    pub fn packed<T: Packed>(
+        &self,
+        how: &str,
+        of: &[&Arc<Tensor>],
+        numbers: &[usize],
+        len: usize,
+        pack: impl FnOnce() -> Vec<T> + Send + 'static,
+    ) -> Arc<Kept<T>> {
+        self.packs.packed(self.packs.name(how, of, numbers), len, self.waits, pack)
+    }
+
+    /// The same for what is wanted now, whoever runs the operator. The plan keeps it for those that come after it.
+    pub fn packed_now<T: Packed>(
+        &self,
+        how: &str,
+        of: &[&Arc<Tensor>],
+        numbers: &[usize],
+        len: usize,
+        pack: impl FnOnce() -> Vec<T> + Send + 'static,
+    ) -> Arc<Kept<T>> {
+        let made = self.packs.packed(self.packs.name(how, of, numbers), len, false, pack);
+        self.kept.borrow_mut().push(made.clone());
+        made
+    }
+
+    /// The `len` bytes that `make` makes of those constants and numbers, as a device has them. Plans on one device share them.
+    pub fn image(
+        &self,
+        how: &str,
+        of: &[&Arc<Tensor>],
+        numbers: &[usize],
+        len: usize,
+        make: impl Fn() -> Vec<u8> + Send + Sync + 'static,
+    ) -> At {
+        At::Weights(Image { name: self.packs.name(how, of, numbers), len, make: Arc::new(make) })
     }
 
     /// How many inputs the node lists.

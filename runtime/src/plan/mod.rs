@@ -6,8 +6,10 @@
 //! Where shapes depend on data (`NonZero`, a `Reshape` to computed dimensions) a plan ends in probes, and a second plan
 //! for what reads them follows once they have run.
 //! It deliberately knows nothing of files, of learning, or of what its outputs mean.
+use std::any::Any;
+use std::cell::RefCell;
 use std::collections::HashSet;
-use std::ops::Range;
+use std::ops::{AddAssign, Range};
 use std::sync::Arc;
 
 use hone_kernels::threads::Pool;
@@ -39,12 +41,12 @@ pub use concrete::Concrete;
 pub use control::with_captures;
 pub use error::PlanError;
 pub use lowering::{Codes, Fallible, Grid, Io, Kernel, Lines, Lowered, Lowering, Reads, Weight, Writes};
-pub use packs::{Kept, Packs};
+pub use packs::{Kept, Packs, bytes, floats};
 pub use profile::{Profile, StepTime};
-pub use record::{At, Recorded};
+pub use record::{At, Image, Recorded};
 pub use resident::Resident;
 pub use run::Arena;
-pub use runner::{Bf16, RunOptions, Runner};
+pub use runner::{Bf16, PLANS, RunOptions, Runner};
 
 use control::Control;
 use resident::Residents;
@@ -155,6 +157,8 @@ pub struct Plan {
     weight_bytes: usize,
     /// Constants that steps read as they are, each once.
     constants: Vec<Arc<Tensor>>,
+    /// What was made of constants for plans, and is here for those to come.
+    _kept: Vec<Arc<dyn Any + Send + Sync>>,
     #[cfg(feature = "gpu")]
     gpu: Option<gpu::Accelerated>,
     /// Why it does not run on the GPU it was made for.
@@ -172,8 +176,10 @@ pub struct OnGpu {
     pub calls: usize,
     /// How often a run waits for the device.
     pub waits: usize,
-    /// Bytes of weights there.
+    /// Bytes of the buffers there that the weights are in. Plans on one device share them.
     pub weight_bytes: usize,
+    /// Bytes of the arena there, which every plan has for itself.
+    pub arena_bytes: usize,
     /// Kernels that this device refuses, and why.
     pub refused: Vec<String>,
     /// What is to be said of the file that the device keeps compiled kernels in.
@@ -272,6 +278,9 @@ impl Plan {
         let lowered: Vec<crate::graph::Node> = nodes.iter().map(|p| p.node.clone()).collect();
         let for_gpu = !options.reference && matches!(options.device, Device::Gpu(_));
         let mut recorded: Vec<Option<Recorded>> = Vec::new();
+        let kept_packs = RefCell::default();
+        // Of the weights of each step, those that wait to be packed.
+        let mut waiting_bytes = Vec::new();
         for planned in nodes.into_iter().rev() {
             let node = &planned.node;
             if !node.outputs.iter().flatten().any(|&o| needed[o]) {
@@ -280,6 +289,7 @@ impl Plan {
             let op_error = |source| PlanError::Op { node: node.name.clone(), op: node.op.name().to_string(), source };
             let mut scratch = 0;
             let mut record: Option<Recorded> = None;
+            let mut waiting = 0;
             let (run, reads) = match planned.how {
                 How::Own(def, attrs) => {
                     if def.kind == Kind::Kept
@@ -290,13 +300,15 @@ impl Plan {
                         slots[v].place = Place::Constant(Arc::new(t));
                         continue;
                     }
-                    let lowering = Lowering {
+                    let mut lowering = Lowering {
                         nodes: &lowered,
                         node,
                         attrs: &attrs,
                         slots: &slots,
                         producers: &producers,
                         packs: &options.packs,
+                        waits: false,
+                        kept: &kept_packs,
                         bf16: options.bf16,
                         lean: options.lean,
                     };
@@ -305,6 +317,7 @@ impl Plan {
                         record = def.gpu.map_or(Ok(None), |record| record(&lowering)).map_err(op_error)?;
                         // A form that does not know of it would find its operand in its result.
                         record = record.filter(|r| r.updates() || !resident.updates(node));
+                        lowering.waits = record.is_some();
                     }
                     match if fast { (def.lower)(&lowering).map_err(op_error)? } else { None } {
                         // A kernel that does not know of it must not find its operand in its result.
@@ -325,7 +338,8 @@ impl Plan {
                                 let (shape, limit) = (vec![l.scratch_floats], options.bytes);
                                 return Err(PlanError::TooLarge { value, shape, limit });
                             }
-                            weight_bytes += l.weight_bytes;
+                            (if record.is_some() { &mut waiting } else { &mut weight_bytes })
+                                .add_assign(l.weight_bytes);
                             constants.extend(l.held);
                             let in_result = |v: &Option<ValueId>| v.is_some_and(|v| resident.replaced_by(v, node));
                             let reads = l.reads.iter().map(|&i| node.inputs[i].filter(|_| !in_result(&node.inputs[i])));
@@ -346,6 +360,7 @@ impl Plan {
             }
             scratch_bytes.push(scratch.max(record.as_ref().map_or(0, |r| r.scratch)));
             recorded.push(record);
+            waiting_bytes.push(waiting);
             let writes = node.outputs.clone();
             #[cfg(feature = "gpu")]
             let all_inputs = node.inputs.clone();
@@ -364,6 +379,7 @@ impl Plan {
         }
         steps.reverse();
         recorded.reverse();
+        waiting_bytes.reverse();
         scratch_bytes.reverse();
         if !for_gpu {
             let apart = |v: ValueId| {
@@ -373,9 +389,15 @@ impl Plan {
             // Nothing is recorded where there is no GPU.
             recorded.truncate(joined);
         }
+        let own = constants_of(graph);
         for (v, s) in slots.iter_mut().enumerate() {
             match &s.place {
-                Place::Constant(t) if needed[v] => constants.push(t.clone()),
+                Place::Constant(t) if needed[v] => {
+                    // What a pass made is made anew for every plan.
+                    let t = if own.contains(&Arc::as_ptr(t)) { t.clone() } else { options.packs.constant(t) };
+                    constants.push(t.clone());
+                    s.place = Place::Constant(t);
+                }
                 // What only led to other constants, or was packed by a kernel, is not kept.
                 Place::Constant(_) => s.place = Place::Nowhere,
                 _ => {}
@@ -466,6 +488,7 @@ impl Plan {
                     steps: &steps,
                     recorded,
                     slots: &slots,
+                    packs: &options.packs,
                     area: &area,
                     inputs: &inputs,
                     resident: &resident,
@@ -482,6 +505,12 @@ impl Plan {
         };
         #[cfg(not(feature = "gpu"))]
         let left_gpu = None;
+        // What runs here all the same is packed by its first run.
+        #[cfg(feature = "gpu")]
+        let there = |i: usize| gpu.as_ref().is_some_and(|g| g.on_gpu[i]);
+        #[cfg(not(feature = "gpu"))]
+        let there = |_: usize| false;
+        weight_bytes += waiting_bytes.iter().enumerate().filter(|(i, _)| !there(*i)).map(|(_, b)| b).sum::<usize>();
         let held = slots.iter().map(|_| None).collect();
         let pool = options.pool.clone();
         let (bytes, profile) = (options.bytes, options.profile.clone());
@@ -501,6 +530,7 @@ impl Plan {
             arena_bytes,
             weight_bytes,
             constants,
+            _kept: kept_packs.into_inner(),
             #[cfg(feature = "gpu")]
             gpu,
             left_gpu,
@@ -522,6 +552,7 @@ impl Plan {
                 calls,
                 waits,
                 weight_bytes: gpu.weight_bytes(),
+                arena_bytes: gpu.arena_bytes(),
                 refused: gpu.refused.clone(),
                 cache: gpu.cache.clone(),
                 left: None,
@@ -535,15 +566,32 @@ impl Plan {
         self.arena_bytes
     }
 
-    /// Bytes of weights the steps hold, packed or plain.
+    /// Bytes of weights the steps hold, packed or plain. Those that wait to be packed, because a GPU runs their steps, are left out.
     pub fn weight_bytes(&self) -> usize {
         self.weight_bytes
     }
 
+    /// Bytes of its steps and values: about what another plan of the graph takes beside the weights and the arena, which plans share. What
+    /// kernels hold for their shapes is not counted.
+    pub fn own_bytes(&self) -> usize {
+        let slot = |s: &Slot| size_of::<Slot>() + s.name.len() + s.shape.len() * size_of::<usize>();
+        let values = |v: &[Option<ValueId>]| size_of_val(v);
+        let step = |s: &Step| size_of::<Step>() + s.node.len() + s.op.len() + values(&s.reads) + values(&s.writes);
+        self.slots.iter().map(slot).sum::<usize>() + self.steps.iter().map(step).sum::<usize>()
+    }
+
+    /// Bytes of its own on a GPU.
+    fn there_bytes(&self) -> usize {
+        #[cfg(feature = "gpu")]
+        if let Some(gpu) = &self.gpu {
+            return gpu.arena_bytes();
+        }
+        0
+    }
+
     /// Bytes of weights that are there because of the plan: all but the constants of `model` that it reads as they are.
     pub fn made_bytes(&self, model: &Graph) -> usize {
-        let own: HashSet<*const Tensor> =
-            model.values.iter().filter_map(|v| Some(Arc::as_ptr(v.constant.as_ref()?))).collect();
+        let own = constants_of(model);
         let read = self.constants.iter().filter(|t| own.contains(&Arc::as_ptr(t)));
         self.weight_bytes - read.map(|t| bytes_of(t)).sum::<usize>()
     }
@@ -587,6 +635,11 @@ impl Plan {
             })
             .collect()
     }
+}
+
+/// Where the constants of a graph are.
+fn constants_of(graph: &Graph) -> HashSet<*const Tensor> {
+    graph.values.iter().filter_map(|v| Some(Arc::as_ptr(v.constant.as_ref()?))).collect()
 }
 
 fn bytes_of(t: &Tensor) -> usize {

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use hone_gpu::kernel::Call;
 
+use super::packs::Name;
+
 /// What a call works on.
 #[derive(Clone, Debug)]
 pub enum At {
@@ -15,17 +17,37 @@ pub enum At {
     /// apart the step runs on the CPU.
     Update(usize, usize),
     /// Weights in a form of their own.
-    Weights(Arc<[u8]>),
+    Weights(Image),
     /// Bytes of the step's scratch, from a multiple of 256 on.
     Scratch(Range<usize>),
     /// A word that is 0 unless an operand has no result; the run is then made again on the CPU, which says why.
     Fault,
 }
 
+/// Weights as a device has them: known by name, and made only where the device does not have them yet.
+#[derive(Clone)]
+pub struct Image {
+    pub(super) name: Name,
+    pub(super) len: usize,
+    pub(super) make: Arc<dyn Fn() -> Vec<u8> + Send + Sync>,
+}
+
+impl std::fmt::Debug for Image {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Image({} bytes)", self.len)
+    }
+}
+
 impl At {
-    /// Floats as weights.
+    /// These bytes as weights: few, since they are made for every plan.
+    pub fn bytes(v: Vec<u8>) -> At {
+        let (name, len) = (Name::of_bytes(&v), v.len());
+        At::Weights(Image { name, len, make: Arc::new(move || v.clone()) })
+    }
+
+    /// Floats as weights: few, as [`At::bytes`].
     pub fn floats(v: &[f32]) -> At {
-        At::Weights(hone_gpu::kernel::bytes_of(v).into())
+        At::bytes(hone_gpu::kernel::bytes_of(v))
     }
 }
 

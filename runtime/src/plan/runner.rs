@@ -10,12 +10,23 @@ use crate::graph::Graph;
 use crate::ops::Fact;
 use crate::tensor::{DType, Tensor};
 
+/// Plans kept where nothing else is asked for: as many lengths of a sentence as come by turns. A plan has steps and values of its own,
+/// some ten to a hundred kilobytes ([`Plan::own_bytes`]).
+pub const PLANS: usize = 16;
+
+/// Plans that are kept whatever their arenas on a GPU take.
+const FEW: usize = 4;
+
+/// Most bytes of such arenas with which more of them are kept.
+const ARENAS: usize = 256 << 20;
+
 /// How the plans of a [`Runner`] are made and run.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
     /// Run every operator of ours by its reference function: slow and obvious, the oracle of the fast path.
     pub reference: bool,
-    /// Plans kept; the least recently used goes first.
+    /// Plans kept; the least recently used goes first. They share packed weights and one arena here; on a GPU they share weights, and
+    /// each has an arena there: more than four are kept while those take 256 MiB at most.
     pub plans: usize,
     /// The threads that compute; nested graphs use the same ones.
     pub pool: Arc<Pool>,
@@ -55,12 +66,12 @@ pub(super) struct Budget {
 }
 
 impl Default for RunOptions {
-    /// Kernels, four plans, the calling thread alone, any size.
+    /// Kernels, [`PLANS`], the calling thread alone, any size.
     fn default() -> RunOptions {
         let pool = Arc::new(Pool::new(1));
         RunOptions {
             reference: false,
-            plans: 4,
+            plans: PLANS,
             pool,
             bytes: LARGEST_BYTES,
             turns: u64::MAX,
@@ -97,6 +108,11 @@ impl Runner {
         &self.graph
     }
 
+    /// How its plans are made and run.
+    pub fn options(&self) -> &RunOptions {
+        &self.options
+    }
+
     /// The plan for those input types and shapes, in the graph's order, made if need be.
     ///
     /// # Errors
@@ -116,6 +132,10 @@ impl Runner {
                 let plan = Plan::new(&self.graph, &facts, &self.options)?;
                 self.plans.truncate(self.options.plans.max(1) - 1);
                 self.plans.push_front((inputs.iter().map(|(t, s)| (*t, s.to_vec())).collect(), plan));
+                let there = |plans: &VecDeque<(Key, Plan)>| plans.iter().map(|(_, p)| p.there_bytes()).sum::<usize>();
+                while self.plans.len() > FEW && there(&self.plans) > ARENAS {
+                    self.plans.pop_back();
+                }
             }
         }
         Ok(&mut self.plans[0].1)
@@ -167,5 +187,74 @@ impl Runner {
     /// Bytes of the arena in use now.
     pub fn arena_bytes(&self) -> usize {
         self.arena.len_bytes()
+    }
+}
+
+#[cfg(all(test, feature = "import"))]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::import::{Limits, from_onnx};
+    use crate::quant::tests::samples;
+    use crate::tensor::Data;
+
+    /// The first so many samples in one.
+    fn batch(model: &str, n: usize) -> Vec<Tensor> {
+        let all = samples(model);
+        let joined = |i: usize| {
+            let parts: Vec<&Tensor> = all.iter().take(n).map(|s| &s[i]).collect();
+            let shape = [&[n], &parts[0].shape()[1..]].concat();
+            match parts[0].data() {
+                Data::I64(_) => {
+                    let codes = parts.iter().flat_map(|t| t.data().to_f64()).map(|v| v as i64).collect();
+                    Tensor::i64(&shape, codes).unwrap()
+                }
+                _ => Tensor::f32(&shape, parts.iter().flat_map(|t| t.as_f32().unwrap()).copied().collect()).unwrap(),
+            }
+        };
+        (0..all[0].len()).map(joined).collect()
+    }
+
+    #[test]
+    fn a_plan_for_another_shape_packs_nothing_and_answers_as_one_that_packed_all() {
+        let mut packed = 0;
+        for model in ["picture", "sentence", "sequence"] {
+            for scheme in ["", ".int8-qdq", ".int8-dynamic", ".int8-weights", ".int4"] {
+                let path = format!("src/quant/testdata/{model}{scheme}.onnx");
+                let bytes = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(&path)).unwrap();
+                let graph = Arc::new(from_onnx(&bytes, &Limits::default()).unwrap().0);
+                for bf16 in [Bf16::Nothing, Bf16::Weights] {
+                    let new = || RunOptions { bf16, ..RunOptions::default() };
+                    let mut runner = Runner::new(graph.clone(), new());
+                    let given = |n: usize| batch(model, n);
+                    let run = |r: &mut Runner, n: usize| r.run(&given(n).iter().collect::<Vec<_>>()).unwrap();
+                    run(&mut runner, 1);
+                    let once = runner.options().packs.packings();
+                    packed += once;
+                    for n in [2, 3, 4] {
+                        let want = run(&mut Runner::new(graph.clone(), new()), n);
+                        assert!(run(&mut runner, n) == want, "{path} with {n}");
+                        assert_eq!(runner.options().packs.packings(), once, "{path} with {n}: packed again");
+                    }
+                }
+            }
+        }
+        assert!(packed > 50, "{packed} arrays were packed at all");
+    }
+
+    #[test]
+    fn as_many_plans_are_kept_as_are_asked_for() {
+        let bytes = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/quant/testdata/sentence.onnx"));
+        let graph = Arc::new(from_onnx(&bytes.unwrap(), &Limits::default()).unwrap().0);
+        let shape = |n: usize| [1, n];
+        let mut runner = Runner::new(graph, RunOptions::default());
+        for n in 1..=PLANS + 3 {
+            let own = runner.plan(&[(DType::I64, &shape(n))]).unwrap().own_bytes();
+            assert!((1000..200_000).contains(&own), "{own} bytes of a plan");
+        }
+        assert_eq!(runner.plans.len(), PLANS);
+        // The longest unused ones are gone.
+        assert!(runner.plans.iter().all(|(key, _)| key[0].1[1] > 3));
     }
 }

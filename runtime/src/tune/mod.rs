@@ -27,6 +27,7 @@ pub mod judge;
 mod labelled;
 mod loss;
 mod memory;
+mod timed;
 
 use body::Featured;
 pub use body::Stored;

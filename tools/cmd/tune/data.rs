@@ -11,6 +11,7 @@ use hone_runtime::adapters::{AdapterFile, AdapterId, AdapterStore, Tuned};
 use hone_runtime::app::App;
 use hone_runtime::app::classes::Head;
 use hone_runtime::bundle::{Bundle, Manifest};
+use hone_runtime::choice;
 use hone_runtime::dataset::{Dataset, Row};
 use hone_runtime::export::{Export, Source};
 use hone_runtime::graph::Graph;
@@ -103,6 +104,8 @@ impl From<Stored> for Features {
 struct Done {
     outcome: Outcome,
     bf16: Bf16,
+    /// Why it ran where it ran, where that was measured.
+    device_why: Option<String>,
     profile: Vec<StepRow>,
     run: String,
     resumed_at: Option<u64>,
@@ -426,10 +429,28 @@ impl Tune {
         let (before, mut most) = (anonymous_bytes(), 0);
         let presses = if loss.objective == Objective::FenchelYoung { examples.count() } else { 0 };
         let profile = self.profile.then(|| Arc::new(Profile::default()));
-        let device = self.device.choose(|| Ok(String::new()), |_| Ok(0.0))?.device;
         let bf16 = self.precision.bf16(graph);
-        let options = TrainOptions { profile: profile.clone(), device, bf16, ..TrainOptions::on_threads(self.threads) };
+        let on =
+            |device| TrainOptions { profile: profile.clone(), device, bf16, ..TrainOptions::on_threads(self.threads) };
         let settings = self.settings(loss)?;
+        let chosen = self.device.choose(
+            || {
+                let (scopes, digest) = (spec.scopes.join(","), base.rsplit(':').next().unwrap_or(base));
+                let rows = format!("{} × {} examples", settings.accumulate, settings.batch);
+                let digest = digest.get(..12).unwrap_or(digest);
+                Ok(format!("a step of {scopes} of {digest} | {rows} | {} threads", self.threads))
+            },
+            |device, other| {
+                let (spec, settings, options) = (spec.clone(), settings.clone(), on(device));
+                let mut work =
+                    Work { graph, opset, spec, settings, examples: &mut *examples, options, checkpoint: None };
+                Ok(work.timed(|step| choice::fastest_ms(device::BUDGET, other, step))?)
+            },
+        )?;
+        let (options, device_why) = (on(chosen.device), chosen.why);
+        if let Some(why) = device_why.as_ref().filter(|_| !self.json) {
+            output::say(format!("hone tunes: {why}"));
+        }
         let mut work = Work { graph, opset, spec, settings, examples, options, checkpoint: None };
         let run = work.identity(base);
         if !self.dry_run {
@@ -456,7 +477,7 @@ impl Tune {
         // What a run before this one did was not measured.
         let taken = outcome.steps.saturating_sub(resumed_at.unwrap_or(0)) as usize;
         let profile = profile.map_or(Vec::new(), |profile| StepRow::of(&profile, taken));
-        Ok(Done { outcome, bf16, profile, run, resumed_at, parameters, presses, held, anonymous, began })
+        Ok(Done { outcome, bf16, device_why, profile, run, resumed_at, parameters, presses, held, anonymous, began })
     }
 
     fn report(
@@ -500,7 +521,10 @@ impl Tune {
                 Bf16::Codes => "codes",
                 Bf16::Weights => "weights",
             },
-            device: device::told(o.on_gpu.as_ref()),
+            device: {
+                let told = done.device_why.iter().cloned().chain(device::told(o.on_gpu.as_ref()));
+                Some(told.collect::<Vec<_>>().join("; ")).filter(|told| !told.is_empty())
+            },
             resumed_at: done.resumed_at,
             ended: o.ended,
             published,

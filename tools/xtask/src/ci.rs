@@ -221,14 +221,18 @@ fn gpu(root: &Path, _: Extent) -> anyhow::Result<Outcome> {
     let layer =
         || of(["/usr/share/vulkan/explicit_layer.d", "/etc/vulkan/explicit_layer.d"], "khronos_validation.json");
     let debian = Path::new("/etc/debian_version").exists() && Path::new("/usr/bin/apt-get").exists();
-    if !(driver() && layer()) && debian {
+    let validator = || Command::new("spirv-val").arg("--version").output().is_ok_and(|o| o.status.success());
+    let packages = missing([driver(), layer(), validator()]);
+    if !packages.is_empty() && debian {
         // Where they may not be installed, the step says what is missing.
-        let packages = ["mesa-vulkan-drivers", "libvulkan1", "spirv-tools", "vulkan-validationlayers"];
         let install = ["install", "-y", "-qq", "--no-install-recommends"];
         let _ = Command::new("apt-get").args(install).args(packages).env("DEBIAN_FRONTEND", "noninteractive").status();
     }
     if !driver() {
         return Ok(Outcome::Skipped("there is no Vulkan driver (Debian: mesa-vulkan-drivers)".into()));
+    }
+    if !validator() {
+        println!("spirv-val is not installed (Debian: spirv-tools): kernels are checked without it");
     }
     let features = ["-p", "hone", "-p", "hone-gpu", "-p", "hone-runtime", "--features", "hone/gpu,hone-gpu/device"];
     cargo(root, &[&["clippy"], &features[..], &["--all-targets", "--locked", "--", "-D", "warnings"]].concat())?;
@@ -264,6 +268,17 @@ fn gpu(root: &Path, _: Extent) -> anyhow::Result<Outcome> {
         ["test", "-p", "hone", "--features", "gpu", "--locked", "--test", "all", "tune::a_body_is_tuned_on_a_gpu"];
     cargo(root, &tuned)?;
     cargo(root, &[&kernels[..], &["--bench", "dispatch"]].concat())
+}
+
+/// Debian's packages of what is not there: a driver, the validation layer, `spirv-val`.
+fn missing([driver, layer, validator]: [bool; 3]) -> Vec<&'static str> {
+    let of = |there: bool, packages: &[&'static str]| if there { Vec::new() } else { packages.to_vec() };
+    [
+        of(driver, &["mesa-vulkan-drivers", "libvulkan1"]),
+        of(layer, &["vulkan-validationlayers"]),
+        of(validator, &["spirv-tools"]),
+    ]
+    .concat()
 }
 
 fn documentation(root: &Path, _: Extent) -> anyhow::Result<Outcome> {
@@ -383,6 +398,14 @@ fn fuzz(root: &Path, extent: Extent) -> anyhow::Result<Outcome> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_thing_that_a_gpu_is_tested_with_is_installed_where_it_alone_is_missing() {
+        assert_eq!(missing([true, true, false]), ["spirv-tools"]);
+        assert_eq!(missing([true, false, true]), ["vulkan-validationlayers"]);
+        assert_eq!(missing([false, false, false]).len(), 4);
+        assert!(missing([true; 3]).is_empty());
+    }
 
     #[test]
     fn the_test_command_is_the_first_one_in_a_fence_and_not_one_in_prose() {

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use crate::kernel::{Kernel, PARAMS};
 
@@ -15,15 +16,24 @@ mod cache;
 mod recording;
 #[cfg(test)]
 mod tests;
+mod weights;
 
 use cache::Cache;
 pub use recording::{Binding, Builder, Recording, Weights};
+pub use weights::Name;
 
 /// Storage buffers a kernel may bind, on every device.
 pub const STORAGE_BINDINGS: usize = 8;
 
 /// Areas of a buffer begin at multiples of it, on every device.
 pub const ALIGN: usize = 256;
+
+/// The version of wgpu that this is built with: what it makes of a kernel changes from one to the next.
+pub(crate) const WGPU: &str = "30.0.2";
+
+/// How long a submission may take before the device counts as lost. Drivers themselves give up on one kernel after ten seconds at
+/// most; a submission is many of them.
+const WATCHDOG: Duration = Duration::from_secs(30);
 
 /// Why a device cannot be had, or did not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -107,7 +117,7 @@ impl Adapter {
 
     /// What measurements on it are kept under.
     pub fn key(&self) -> String {
-        format!("{}|{}|{}|wgpu 30", self.name, self.driver, self.backend)
+        format!("{}|{}|{}|wgpu {WGPU}", self.name, self.driver, self.backend)
     }
 }
 
@@ -116,6 +126,8 @@ impl Adapter {
 pub struct Options {
     /// Take a software adapter where there is no other.
     pub software: bool,
+    /// Take this one alone: its number in [`Device::adapters`], or a part of its name in whatever case.
+    pub which: Option<String>,
     /// Where to keep what the driver compiled and which kernels passed their trials, a file a device; `None` keeps nothing.
     pub cache: Option<PathBuf>,
     /// Takes what this makes of each text in place of what wgpu makes of it: the words of a module in SPIR-V.
@@ -127,6 +139,9 @@ struct Pipeline {
     pipeline: wgpu::ComputePipeline,
     layout: wgpu::BindGroupLayout,
 }
+
+/// A kernel that passed its trials, or why it is none for this device.
+type Made = Result<Arc<Pipeline>, GpuError>;
 
 /// An open device. Copies are the same one.
 #[derive(Clone)]
@@ -141,9 +156,14 @@ struct Inner {
     limits: wgpu::Limits,
     /// What went wrong outside of any call, first things first.
     wrong: Arc<Mutex<Option<String>>>,
-    pipelines: Mutex<HashMap<String, Result<Arc<Pipeline>, GpuError>>>,
+    /// What became of each kernel that was tried. Whoever tries one holds it, so that nobody runs it untried.
+    pipelines: Mutex<HashMap<String, Arc<Mutex<Option<Made>>>>>,
+    /// Adapters that were preferred to this one and did not open.
+    passed_over: Vec<GpuError>,
+    watchdog: Mutex<Duration>,
     layouts: Mutex<HashMap<usize, (wgpu::BindGroupLayout, wgpu::PipelineLayout)>>,
     cache: Option<Cache>,
+    weights: Mutex<weights::Known>,
     /// No more buffers are to be had.
     starved: AtomicBool,
     #[cfg(test)]
@@ -196,23 +216,69 @@ fn adapters() -> Vec<wgpu::Adapter> {
     all
 }
 
+/// Which adapters to try, by their numbers, the likeliest first.
+fn candidates(known: &[Adapter], options: &Options) -> Result<Vec<usize>, GpuError> {
+    let none = |why: String| Err(GpuError::NoAdapter { why });
+    let all = 0..known.len();
+    if known.is_empty() {
+        return none("Vulkan knows none".into());
+    }
+    let Some(which) = &options.which else {
+        let chosen: Vec<usize> = all.filter(|&i| options.software || !known[i].is_software()).collect();
+        return if chosen.is_empty() { none("there is only a software adapter".into()) } else { Ok(chosen) };
+    };
+    let named = |i: &usize| known[*i].name.to_lowercase().contains(&which.to_lowercase());
+    let chosen: Vec<usize> = match which.parse::<usize>() {
+        Ok(number) => all.filter(|&i| i == number).collect(),
+        Err(_) => all.filter(named).collect(),
+    };
+    if chosen.is_empty() {
+        let names: Vec<String> = known.iter().enumerate().map(|(i, a)| format!("{i}: {}", a.name)).collect();
+        return none(format!("`{which}` is none of {}", names.join(", ")));
+    }
+    Ok(chosen)
+}
+
+/// The first of them that opens, and why those before it did not.
+fn first<A, D>(
+    all: impl Iterator<Item = A>,
+    mut open: impl FnMut(A) -> Result<D, GpuError>,
+) -> Result<(D, Vec<GpuError>), GpuError> {
+    let mut refused = Vec::new();
+    for a in all {
+        match open(a) {
+            Ok(d) => return Ok((d, refused)),
+            Err(e) => refused.push(e),
+        }
+    }
+    Err(refused.into_iter().next().unwrap_or(GpuError::NoAdapter { why: "none was asked".into() }))
+}
+
 impl Device {
     /// Every adapter there is, the likeliest first.
     pub fn adapters() -> Vec<Adapter> {
         adapters().iter().map(|a| Adapter::of(&a.get_info())).collect()
     }
 
-    /// Opens the likeliest adapter.
+    /// Opens the likeliest adapter that opens.
     ///
     /// # Errors
-    /// [`GpuError::NoAdapter`] when there is none, or only software where that is not asked for; [`GpuError::Refused`].
+    /// [`GpuError::NoAdapter`] when there is none, only software where that is not asked for, or not the one that is;
+    /// [`GpuError::Refused`] of the likeliest when none opens.
     pub fn open(options: &Options) -> Result<Device, GpuError> {
         let all = adapters();
-        let software = |a: &wgpu::Adapter| a.get_info().device_type == wgpu::DeviceType::Cpu;
-        let why = if all.is_empty() { "Vulkan knows none" } else { "there is only a software adapter" };
-        let adapter = all.into_iter().find(|a| options.software || !software(a));
-        let adapter = adapter.ok_or_else(|| GpuError::NoAdapter { why: why.into() })?;
-        Device::of(&adapter, options)
+        let known: Vec<Adapter> = all.iter().map(|a| Adapter::of(&a.get_info())).collect();
+        let chosen = candidates(&known, options)?;
+        let (mut device, passed_over) = first(chosen.into_iter().map(|i| &all[i]), |a| Device::of(a, options))?;
+        if let Some(inner) = Arc::get_mut(&mut device.inner) {
+            inner.passed_over = passed_over;
+        }
+        Ok(device)
+    }
+
+    /// Adapters that were preferred to this one and did not open, and why.
+    pub fn passed_over(&self) -> &[GpuError] {
+        &self.inner.passed_over
     }
 
     fn of(adapter: &wgpu::Adapter, options: &Options) -> Result<Device, GpuError> {
@@ -263,8 +329,11 @@ impl Device {
             limits,
             wrong,
             pipelines: Mutex::default(),
+            passed_over: Vec::new(),
+            watchdog: Mutex::new(WATCHDOG),
             layouts: Mutex::default(),
             cache,
+            weights: Mutex::default(),
             starved: AtomicBool::new(false),
             #[cfg(test)]
             translated: options.translated,
@@ -281,6 +350,11 @@ impl Device {
     /// Buffers, bind groups and pipelines made so far: what does not grow while recordings run.
     pub fn objects_made(&self) -> usize {
         self.inner.made.load(Ordering::Relaxed)
+    }
+
+    /// Buffers of weights that recordings have now, and their bytes: what they share counts once.
+    pub fn weights(&self) -> (usize, usize) {
+        locked(&self.inner.weights).there()
     }
 
     /// Most bytes one operand may take.
@@ -320,32 +394,27 @@ impl Device {
         self.pipeline(kernel).map(drop)
     }
 
-    fn pipeline(&self, kernel: &Kernel) -> Result<Arc<Pipeline>, GpuError> {
-        if let Some(known) = locked(&self.inner.pipelines).get(&kernel.name) {
+    fn pipeline(&self, kernel: &Kernel) -> Made {
+        let place = locked(&self.inner.pipelines).entry(kernel.name.clone()).or_default().clone();
+        let mut known = locked(&place);
+        if let Some(known) = &*known {
             return known.clone();
         }
+        let cache = self.inner.cache.as_ref();
         let made = self.compiled(kernel);
-        locked(&self.inner.pipelines).insert(kernel.name.clone(), made.clone());
-        if let (Some(cache), Ok(made)) = (&self.inner.cache, &made)
-            && cache.passed(kernel)
-        {
-            return Ok(made.clone());
+        let made = match made {
+            Ok(made) if cache.is_some_and(|c| c.passed(kernel)) => Ok(made),
+            Ok(made) => self.tried(kernel, &made).map(|()| {
+                cache.inspect(|c| c.pass(kernel));
+                made
+            }),
+            Err(e) => Err(e),
+        };
+        // That the device is gone, or full, says nothing of the kernel: it has not been tried.
+        if !matches!(made, Err(GpuError::Lost { .. } | GpuError::Memory { .. })) {
+            *known = Some(made.clone());
         }
-        let tried = made.and_then(|made| self.tried(kernel).map(|()| made));
-        let mut pipelines = locked(&self.inner.pipelines);
-        match &tried {
-            // That the device is gone, or full, says nothing of the kernel: it has not been tried.
-            Err(GpuError::Lost { .. } | GpuError::Memory { .. }) => {
-                pipelines.remove(&kernel.name);
-            }
-            _ => {
-                pipelines.insert(kernel.name.clone(), tried.clone());
-            }
-        }
-        if let (Some(cache), Ok(_)) = (&self.inner.cache, &tried) {
-            cache.pass(kernel);
-        }
-        tried
+        made
     }
 
     fn compiled(&self, kernel: &Kernel) -> Result<Arc<Pipeline>, GpuError> {
@@ -429,7 +498,7 @@ impl Device {
     }
 
     /// Runs the kernel's trials.
-    fn tried(&self, kernel: &Kernel) -> Result<(), GpuError> {
+    fn tried(&self, kernel: &Kernel, pipeline: &Arc<Pipeline>) -> Result<(), GpuError> {
         let trials = kernel.trials();
         if trials.is_empty() {
             return Err(GpuError::Kernel { kernel: kernel.name.clone(), why: "it has no trial".into() });
@@ -445,7 +514,7 @@ impl Device {
             let results: Vec<_> = trial.results.iter().map(|r| area(r.len())).collect();
             let mut builder = Builder::new(self, at);
             let bindings: Vec<_> = operands.iter().chain(&results).map(|r| Binding::Arena(r.clone())).collect();
-            builder.dispatch(&trial.call, &bindings)?;
+            builder.place(pipeline, &trial.call, &bindings)?;
             let mut recording = builder.finish()?;
             let given = operands.iter().zip(&trial.operands).chain(results.iter().zip(&trial.before));
             for (range, bytes) in given {
@@ -458,6 +527,12 @@ impl Device {
             }
         }
         Ok(())
+    }
+
+    /// Takes it for lost from here on, for everybody who uses it.
+    fn give_up(&self, why: String) -> GpuError {
+        let why = locked(&self.inner.wrong).get_or_insert(why).clone();
+        GpuError::Lost { why }
     }
 
     /// What went wrong since the last time, if anything did.

@@ -1,17 +1,16 @@
 //! Calls recorded once and run any number of times: one arena, weights, one pass and one submission a segment.
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::{ALIGN, Device, GpuError, Pipeline, params};
+use super::weights::{Area, Chunk, Name};
+use super::{ALIGN, Device, GpuError, Pipeline, locked, params};
 use crate::kernel::{Call, PARAMS};
 
 /// Most bytes of one buffer of weights: some drivers do not bind more, whatever they say.
 const WEIGHTS_BUFFER: usize = 128 << 20;
-
-/// How long a submission may take before the device counts as lost.
-const WATCHDOG: Duration = Duration::from_secs(120);
 
 /// Weights in a recording.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +25,14 @@ pub enum Binding {
     Weights(Weights),
 }
 
+/// Where weights are.
+enum Placement<'d> {
+    /// On the device, for another recording.
+    There(Area),
+    /// In that new buffer, at that offset, once they are made.
+    New { name: Name, len: usize, make: Box<dyn Fn() -> Vec<u8> + 'd>, buffer: usize, offset: usize },
+}
+
 /// A call, what runs it, and what it works on.
 type Placed = (Arc<Pipeline>, Call, Vec<Binding>);
 
@@ -33,9 +40,10 @@ type Placed = (Arc<Pipeline>, Call, Vec<Binding>);
 pub struct Builder<'d> {
     device: &'d Device,
     arena_bytes: usize,
-    /// Bytes of weights, and the buffer and offset they will have.
-    weights: Vec<(Arc<[u8]>, usize, usize)>,
-    /// Bytes of each buffer of weights.
+    weights: Vec<Placement<'d>>,
+    /// Weights by their names.
+    known: HashMap<Name, Weights>,
+    /// Bytes of each new buffer of weights.
     buffers: Vec<usize>,
     segments: Vec<Vec<Placed>>,
 }
@@ -43,26 +51,40 @@ pub struct Builder<'d> {
 impl<'d> Builder<'d> {
     /// A recording with an arena of that size, and one empty segment.
     pub fn new(device: &'d Device, arena_bytes: usize) -> Builder<'d> {
-        Builder { device, arena_bytes, weights: Vec::new(), buffers: Vec::new(), segments: vec![Vec::new()] }
+        let (weights, known, buffers) = Default::default();
+        Builder { device, arena_bytes, weights, known, buffers, segments: vec![Vec::new()] }
     }
 
-    /// Adds weights.
+    /// Adds `len` bytes of weights. Equal names are equal bytes, on this device for ever: they are made, and there, once for all
+    /// recordings that have them.
     ///
     /// # Errors
     /// [`GpuError::Memory`] when they are more than one operand may take.
-    pub fn weights(&mut self, bytes: Arc<[u8]>) -> Result<Weights, GpuError> {
-        let size = bytes.len().max(16).next_multiple_of(ALIGN);
+    pub fn weights(&mut self, name: Name, len: usize, make: impl Fn() -> Vec<u8> + 'd) -> Result<Weights, GpuError> {
+        if let Some(known) = self.known.get(&name) {
+            return Ok(*known);
+        }
+        let size = len.max(16).next_multiple_of(ALIGN);
         if size > self.device.most_bytes() {
-            return Err(GpuError::Memory { what: "weights", bytes: bytes.len() });
+            return Err(GpuError::Memory { what: "weights", bytes: len });
         }
-        let most = WEIGHTS_BUFFER.min(self.device.most_bytes());
-        if self.buffers.last().is_none_or(|b| b + size > most) {
-            self.buffers.push(0);
-        }
-        let buffer = self.buffers.len() - 1;
-        self.weights.push((bytes, buffer, self.buffers[buffer]));
-        self.buffers[buffer] += size;
-        Ok(Weights(self.weights.len() - 1))
+        let there = locked(&self.device.inner.weights).find(&name);
+        self.weights.push(match there {
+            Some(area) => Placement::There(area),
+            None => {
+                let most = WEIGHTS_BUFFER.min(self.device.most_bytes());
+                if self.buffers.last().is_none_or(|b| b + size > most) {
+                    self.buffers.push(0);
+                }
+                let buffer = self.buffers.len() - 1;
+                let offset = self.buffers[buffer];
+                self.buffers[buffer] += size;
+                Placement::New { name, len, make: Box::new(make), buffer, offset }
+            }
+        });
+        let added = Weights(self.weights.len() - 1);
+        self.known.insert(name, added);
+        Ok(added)
     }
 
     /// Goes on in a new segment, which is submitted apart.
@@ -76,6 +98,17 @@ impl<'d> Builder<'d> {
     /// [`GpuError::Kernel`] when the kernel is none for this device, [`GpuError::Call`] when the ranges are not the arena's,
     /// not aligned, or one is written that the call also reads or writes elsewhere.
     pub fn dispatch(&mut self, call: &Call, bindings: &[Binding]) -> Result<(), GpuError> {
+        let pipeline = self.device.pipeline(&call.kernel)?;
+        self.place(&pipeline, call, bindings)
+    }
+
+    /// [`Builder::dispatch`] with what runs it, tried or not.
+    pub(super) fn place(
+        &mut self,
+        pipeline: &Arc<Pipeline>,
+        call: &Call,
+        bindings: &[Binding],
+    ) -> Result<(), GpuError> {
         let kernel = &call.kernel;
         let wrong = |why: String| GpuError::Call { kernel: kernel.name.clone(), why };
         if bindings.len() != kernel.reads + kernel.writes {
@@ -98,9 +131,8 @@ impl<'d> Builder<'d> {
         if let Some((written, other)) = clash(bindings, kernel.reads) {
             return Err(wrong(format!("it writes {written:?} and works on {other:?}")));
         }
-        let pipeline = self.device.pipeline(kernel)?;
         if let Some(segment) = self.segments.last_mut() {
-            segment.push((pipeline, call.clone(), bindings.to_vec()));
+            segment.push((pipeline.clone(), call.clone(), bindings.to_vec()));
         }
         Ok(())
     }
@@ -115,10 +147,23 @@ impl<'d> Builder<'d> {
         let storage = Use::STORAGE | Use::COPY_DST | Use::COPY_SRC;
         let arena_bytes = self.arena_bytes.max(ALIGN).next_multiple_of(ALIGN);
         let arena = self.device.buffer("the arena", arena_bytes, storage)?;
-        let make = |bytes: &usize| self.device.buffer("weights", *bytes, storage);
-        let buffers: Vec<wgpu::Buffer> = self.buffers.iter().map(make).collect::<Result<_, _>>()?;
-        for (bytes, buffer, offset) in &self.weights {
-            write(&inner.queue, &buffers[*buffer], *offset, bytes);
+        let chunk = |bytes: &usize| {
+            let buffer = self.device.buffer("weights", *bytes, storage)?;
+            Ok(Arc::new(Chunk { buffer, bytes: *bytes }))
+        };
+        let chunks: Vec<Arc<Chunk>> = self.buffers.iter().map(chunk).collect::<Result<_, GpuError>>()?;
+        let mut named = Vec::new();
+        let mut weights: Vec<Area> = Vec::with_capacity(self.weights.len());
+        for placement in self.weights {
+            weights.push(match placement {
+                Placement::There(area) => area,
+                Placement::New { name, len, make, buffer, offset } => {
+                    let area = Area { chunk: chunks[buffer].clone(), offset, len };
+                    write(&inner.queue, &area.chunk.buffer, offset, &make());
+                    named.push((name, area.clone()));
+                    area
+                }
+            });
         }
         let calls = self.segments.iter().map(Vec::len).sum::<usize>();
         let slots = self.device.buffer("parameters", calls.max(1) * PARAMS * 4, Use::UNIFORM | Use::COPY_DST)?;
@@ -138,8 +183,8 @@ impl<'d> Builder<'d> {
                     parts.push(match b {
                         Binding::Arena(r) => slice(&arena, r.start, r.len()),
                         Binding::Weights(w) => {
-                            let (bytes, buffer, offset) = &self.weights[w.0];
-                            slice(&buffers[*buffer], *offset, bytes.len())
+                            let Area { chunk, offset, len } = &weights[w.0];
+                            slice(&chunk.buffer, *offset, *len)
                         }
                     });
                 }
@@ -165,10 +210,17 @@ impl<'d> Builder<'d> {
             write(&inner.queue, &slots, 0, &all);
         }
         self.device.failed()?;
-        let weight_bytes = self.buffers.iter().sum();
+        {
+            let mut known = locked(&inner.weights);
+            named.iter().for_each(|(name, area)| known.put(*name, area));
+        }
+        // Bind groups keep buffers alive, but only what is held here is found by others.
+        let mut chunks: Vec<Arc<Chunk>> = weights.into_iter().map(|area| area.chunk).collect();
+        chunks.sort_by_key(|c| Arc::as_ptr(c) as usize);
+        chunks.dedup_by(|a, b| Arc::ptr_eq(a, b));
         let device = self.device.clone();
         let (uploads, encoded) = (Uploads::default(), Duration::ZERO);
-        Ok(Recording { device, arena, arena_bytes, weight_bytes, segments, uploads, download: None, encoded })
+        Ok(Recording { device, arena, arena_bytes, chunks, segments, uploads, download: None, encoded })
     }
 }
 
@@ -216,7 +268,7 @@ pub struct Recording {
     device: Device,
     arena: wgpu::Buffer,
     arena_bytes: usize,
-    weight_bytes: usize,
+    chunks: Vec<Arc<Chunk>>,
     segments: Vec<Vec<Step>>,
     uploads: Uploads,
     /// Where results are read from, of the size the largest run needs.
@@ -275,9 +327,14 @@ impl Recording {
         self.segments.iter().map(Vec::len).sum()
     }
 
-    /// Bytes of weights on the device.
+    /// Bytes of the buffers that its weights are in, which other recordings may share.
     pub fn weight_bytes(&self) -> usize {
-        self.weight_bytes
+        self.chunks.iter().map(|c| c.bytes).sum()
+    }
+
+    /// Bytes of its arena, which is its own.
+    pub fn arena_bytes(&self) -> usize {
+        self.arena_bytes
     }
 
     /// Puts bytes into the arena, before the next run.
@@ -354,9 +411,13 @@ impl Recording {
             let done = move |r: Result<(), _>| flag.store(r.is_ok(), Ordering::Release);
             download.map_async(wgpu::MapMode::Read, 0..total as u64, done);
         }
-        let waited = inner.device.poll(wgpu::PollType::Wait { submission_index: Some(index), timeout: Some(WATCHDOG) });
+        let watchdog = *locked(&inner.watchdog);
+        let waited = inner.device.poll(wgpu::PollType::Wait { submission_index: Some(index), timeout: Some(watchdog) });
         self.device.failed()?;
-        waited.map_err(|e| GpuError::Lost { why: e.to_string() })?;
+        if let Err(e) = waited {
+            // Whoever asks next must not wait as long again.
+            return Err(self.device.give_up(format!("no answer within {} s ({e})", watchdog.as_secs_f32())));
+        }
         let used = std::mem::take(&mut self.uploads.used);
         let over = std::mem::take(&mut self.uploads.over);
         if over > 0 {

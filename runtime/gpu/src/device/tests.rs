@@ -5,8 +5,10 @@ use crate::copy::{Axis, Border, Copy};
 use crate::functions::{FUNCTIONS, function};
 use crate::gather::{Gather, Table};
 use crate::kernel::{bytes_of, floats_of};
+use crate::lookup::lookup;
 use crate::map::{Element, Map, Operand};
 use crate::norm::{self, NormBack};
+use crate::pairs::{self, Pairs};
 use crate::picks::{self, Picks};
 use crate::planes::{self, Planes};
 use crate::product::{Batch, Left, Product, Right};
@@ -15,9 +17,10 @@ use crate::recurrent_back::Back;
 use crate::resample::Resample;
 use crate::rows::{Along, Rows};
 use crate::update::Update;
-use crate::window::{Of, Windows};
+use crate::window::{MaxCodes, Of, Windows};
 use hone_kernels::conv::Window;
 use hone_kernels::epilogue::Activation;
+use hone_kernels::quantize::{Codes, Sum};
 use wgpu::naga;
 
 /// The device of these tests. One for each, as a lost one stays lost.
@@ -69,6 +72,16 @@ pub(crate) fn calls() -> Vec<crate::kernel::Call> {
             out.extend(Gather { table, wide, outer: 1, length: 3, inner: 2, count: 2 }.call());
         }
     }
+    for signed in [false, true] {
+        let codes = Codes { zero: 0, low: 0, high: 255 };
+        let sum = pairs::Of::Sum(Sum { left: 0.5, right: 0.5, fixed: 0.0, codes });
+        let product = pairs::Of::Product(hone_kernels::quantize::Product { left: 0, right: 0, ratio: 0.5, codes });
+        for of in [sum, product] {
+            let strides = [vec![7, 1], vec![0, 1]];
+            out.extend(Pairs { of, signed, shape: vec![3, 7], strides }.call());
+        }
+    }
+    out.extend(lookup(9));
     let mut rows = vec![
         Rows::Sum,
         Rows::Max,
@@ -99,6 +112,7 @@ pub(crate) fn calls() -> Vec<crate::kernel::Call> {
         dilation: [1; 3],
         pad: [0; 3],
     };
+    out.extend(MaxCodes { window, batch: 1, channels: 3, signed: false }.call());
     for (k, channels) in [(8, 4), (5, 3)] {
         for right in [Right::Packed, Right::PackedI8, Right::Plain { row: 6, step: 1 }] {
             for (bias, residual, activation) in [
@@ -140,7 +154,7 @@ pub(crate) fn calls() -> Vec<crate::kernel::Call> {
         }
     }
     out.extend(Spread { window, batch: 1, channels: 4, zero: 3 }.call());
-    let added = codes::Added { left: 1.0, right: 1.0, fixed: 0.0, codes: (0, 0, 255) };
+    let added = (0, 0, 255);
     for (table, added) in [(false, None), (true, None), (false, Some(added)), (true, Some(added))] {
         let of = codes::Of::Codes { codes: (0, 0, 255), table, added };
         out.extend(Finish { elements: 12, columns: 4, of }.call());
@@ -253,7 +267,7 @@ fn a_recording_runs_again_without_making_anything_and_a_lost_device_is_an_error(
     let call = map("Add", &[(Element::F32, SAME), (Element::F32, SAME)], Element::F32).call().unwrap();
     let mut builder = Builder::new(&device, 1024);
     let one: Vec<f32> = (0..105).map(|i| i as f32).collect();
-    let weights = builder.weights(bytes_of(&one).into()).unwrap();
+    let weights = builder.weights([1; 32], 420, move || bytes_of(&one)).unwrap();
     builder.dispatch(&call, &[Binding::Arena(0..420), Binding::Weights(weights), Binding::Arena(512..932)]).unwrap();
     let mut recording = builder.finish().unwrap();
     let mut run = |x: f32| {
@@ -270,6 +284,124 @@ fn a_recording_runs_again_without_making_anything_and_a_lost_device_is_an_error(
     assert_eq!(device.objects_made(), made);
     device.lose();
     assert!(matches!(run(1.0), Err(GpuError::Lost { .. })));
+}
+
+#[test]
+fn a_submission_without_an_answer_is_waited_for_once_by_all_who_use_the_device() {
+    let device = device();
+    let call = map("Add", &[(Element::F32, SAME), (Element::F32, SAME)], Element::F32).call().unwrap();
+    let recording = || {
+        let mut builder = Builder::new(&device, 2048);
+        let area = |i: usize| Binding::Arena(i * 512..i * 512 + 420);
+        builder.dispatch(&call, &[area(0), area(1), area(2)]).unwrap();
+        builder.finish().unwrap()
+    };
+    let (mut one, mut other) = (recording(), recording());
+    let run = |r: &mut super::Recording| r.run(0, std::slice::from_ref(&(1024..1444)), |_, _| {});
+    run(&mut one).unwrap();
+    *locked(&device.inner.watchdog) = Duration::ZERO;
+    // However fast it is: one of them is not done at once.
+    let why = (0..1000).find_map(|_| run(&mut one).err()).expect("nothing was waited for");
+    assert!(matches!(&why, GpuError::Lost { why } if why.contains("no answer within 0 s")), "{why}");
+    *locked(&device.inner.watchdog) = WATCHDOG;
+    let began = std::time::Instant::now();
+    assert_eq!(run(&mut other), Err(why));
+    assert!(began.elapsed() < Duration::from_secs(1));
+}
+
+#[test]
+fn a_kernel_that_computes_something_else_is_run_by_nobody_while_it_is_tried() {
+    let device = device();
+    let good = map("Mul", &[(Element::F32, SAME), (Element::F32, SAME)], Element::F32).call().unwrap();
+    let source = good.kernel.source.clone();
+    let trials = {
+        let good = good.kernel.clone();
+        // The trials take long enough for others to come, and the last one fails.
+        move || {
+            std::thread::sleep(Duration::from_millis(200));
+            let mut all = good.trials();
+            all.last_mut().into_iter().flat_map(|t| &mut t.results[0]).for_each(|b| *b ^= 0x40);
+            all
+        }
+    };
+    let kernel = Kernel::new("wrong-mul".into(), source, 2, 1, trials);
+    std::thread::scope(|s| {
+        let all: Vec<_> = (0..4).map(|_| s.spawn(|| device.ready(&kernel))).collect();
+        for found in all {
+            assert!(matches!(found.join().unwrap(), Err(GpuError::Kernel { .. })));
+        }
+    });
+}
+
+#[test]
+fn an_adapter_that_does_not_open_hides_none_that_does() {
+    let refused = |i: usize| GpuError::Refused { adapter: i.to_string(), why: "old".into() };
+    let open = |works: usize| move |i: usize| if i == works { Ok(i) } else { Err(refused(i)) };
+    assert_eq!(first(0..3, open(1)), Ok((1, vec![refused(0)])));
+    assert_eq!(first(0..3, open(9)), Err(refused(0)), "what the likeliest says");
+}
+
+#[test]
+fn an_adapter_is_chosen_by_its_number_or_a_part_of_its_name() {
+    let of = |name: &str, kind| Adapter { name: name.into(), driver: String::new(), kind, backend: "vulkan".into() };
+    let all = [of("Fast 9000", "discrete"), of("Slow Iris", "integrated"), of("llvmpipe", "software")];
+    let found = |which: Option<&str>, software| {
+        candidates(&all, &Options { which: which.map(String::from), software, ..Options::default() })
+    };
+    assert_eq!((found(None, false), found(None, true)), (Ok(vec![0, 1]), Ok(vec![0, 1, 2])));
+    assert_eq!((found(Some("1"), false), found(Some("iris"), false)), (Ok(vec![1]), Ok(vec![1])));
+    // Who says which one it is takes software, too.
+    assert_eq!(found(Some("2"), false), Ok(vec![2]));
+    let why = found(Some("3"), true).unwrap_err().to_string();
+    assert!(why.contains("`3` is none of 0: Fast 9000, 1: Slow Iris, 2: llvmpipe"), "{why}");
+    assert!(candidates(&all[2..], &Options::default()).is_err());
+}
+
+#[test]
+fn measurements_are_kept_under_the_version_of_wgpu_that_is_built_in() {
+    let lock = concat!(env!("CARGO_MANIFEST_DIR"), "/../../Cargo.lock");
+    let lock = std::fs::read_to_string(lock).unwrap();
+    let version = lock.split("name = \"wgpu\"\nversion = \"").nth(1).and_then(|rest| rest.split('"').next());
+    assert_eq!(version, Some(WGPU), "write the version of Cargo.lock into WGPU");
+    assert!(device().adapter().key().ends_with(&format!("|wgpu {WGPU}")));
+}
+
+#[test]
+fn weights_of_one_name_are_made_and_there_once_for_as_long_as_a_recording_has_them() {
+    let device = device();
+    let call = map("Add", &[(Element::F32, SAME), (Element::F32, SAME)], Element::F32).call().unwrap();
+    let count = std::cell::Cell::new(0);
+    let made = &count;
+    let record = |names: &[u8]| {
+        let mut builder = Builder::new(&device, 1024);
+        for &name in names {
+            let make = move || {
+                made.set(made.get() + 1);
+                bytes_of(&[f32::from(name); 105])
+            };
+            let weights = builder.weights([name; 32], 420, make).unwrap();
+            let bindings = [Binding::Arena(0..420), Binding::Weights(weights), Binding::Arena(512..932)];
+            builder.dispatch(&call, &bindings).unwrap();
+        }
+        builder.finish().unwrap()
+    };
+    let answer = |recording: &mut super::Recording| {
+        recording.upload(0, &bytes_of(&[1.0; 105])).unwrap();
+        let mut found = Vec::new();
+        recording.run(0, std::slice::from_ref(&(512..932)), |_, bytes| found = floats_of(bytes)).unwrap();
+        found[104]
+    };
+    let mut first = record(&[1, 2, 1]);
+    assert_eq!((made.get(), device.weights(), answer(&mut first)), (2, (1, 1024), 2.0));
+    // One that is there, and one that is not.
+    let mut second = record(&[2, 3]);
+    assert_eq!((made.get(), device.weights(), answer(&mut second)), (3, (2, 1536), 4.0));
+    drop(first);
+    // The second has one of the first one's.
+    assert_eq!((device.weights(), answer(&mut second), answer(&mut record(&[2]))), ((2, 1536), 4.0, 3.0));
+    drop(second);
+    assert_eq!(device.weights(), (0, 0));
+    assert_eq!((answer(&mut record(&[2])), made.get()), (3.0, 4));
 }
 
 #[test]

@@ -15,8 +15,8 @@ use super::lower::Operands;
 use super::{Conv, FUSED_CONV, activation};
 use crate::ops::internal::{DOMAIN, first, reference_last, shape_last};
 use crate::ops::{Attrs, OpDef, OpError};
-use crate::plan::{At, Bf16, Grid, Io, Kept, Kernel, Lines, Lowered, Lowering, Reads, Recorded, Weight};
-use crate::tensor::{DType, Data};
+use crate::plan::{At, Bf16, Grid, Io, Kept, Kernel, Lines, Lowered, Lowering, Reads, Recorded, Weight, bytes, floats};
+use crate::tensor::DType;
 
 /// `activation(Conv(X, W, B) + Z)` with `X`, `Z` and the result channels last; `W` as in the file.
 pub(crate) static CONV: OpDef = OpDef::new(
@@ -39,8 +39,8 @@ fn window(c: &Conv) -> Option<Window> {
 }
 
 fn lower(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
-    let floats = [0, 2, 3].into_iter().all(|i| !l.has(i) || l.dtype(i) == Some(DType::F32));
-    let Some(weight) = l.weight(1).filter(|_| floats) else { return Ok(None) };
+    let plain = [0, 2, 3].into_iter().all(|i| !l.has(i) || l.dtype(i) == Some(DType::F32));
+    let Some(weight) = l.weight(1).filter(|_| plain) else { return Ok(None) };
     let conv = Conv::of(l.attrs, &first(l.shape(0)?), l.shape(1)?, if l.has(2) { Some(l.shape(2)?) } else { None })?;
     let Some(window) = window(&conv) else { return Ok(None) };
     let Some(weights) = Weights::of(l, &conv, window.taps(), &weight, l.bf16 == Bf16::Weights)? else {
@@ -54,8 +54,8 @@ fn lower(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
 }
 
 fn recorded(l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
-    let floats = [0, 2, 3].into_iter().all(|i| !l.has(i) || l.dtype(i) == Some(DType::F32));
-    let Some(weight) = l.weight(1).filter(|_| floats) else { return Ok(None) };
+    let plain = [0, 2, 3].into_iter().all(|i| !l.has(i) || l.dtype(i) == Some(DType::F32));
+    let Some(weight) = l.weight(1).filter(|_| plain) else { return Ok(None) };
     let c = Conv::of(l.attrs, &first(l.shape(0)?), l.shape(1)?, if l.has(2) { Some(l.shape(2)?) } else { None })?;
     let Some(window) = window(&c) else { return Ok(None) };
     let (taps, per, activation) = (window.taps(), c.o / c.groups, activation(l.attrs)?);
@@ -63,31 +63,32 @@ fn recorded(l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
     let mut rest: Vec<At> = [2, 3].into_iter().filter(|&i| l.has(i)).map(At::In).collect();
     rest.push(At::Out(0));
     if depthwise(&c) {
-        let Some(Weights::Depthwise(w)) = Weights::of(l, &c, taps, &weight, false)? else { return Ok(None) };
+        let Some(w) = expanded(l, &c, taps, &weight, true) else { return Ok(None) };
         let of = Of::Depthwise { bias, residual, activation };
         let call = Windows { window, batch: c.n, channels: c.o, first: false, of }.call();
         return Ok(Recorded::one(call, [vec![At::In(0), At::floats(&w)], rest].concat()));
     }
-    let k = taps * c.c;
-    // Row `o` has the channels of a group innermost; in the file the kernel positions are.
-    let at = |g: usize, k: usize, j: usize| ((g * per + j) * c.c + k % c.c) * taps + k / c.c;
+    let (k, groups, lie) = (taps * c.c, c.groups, Lie { per, channels: c.c, taps });
+    let (numbers, len) = ([groups, per, c.c, taps], groups * gpu::packed_len(k, per));
     let mut operands = vec![At::In(0)];
     let right = match &weight {
         Weight::F32(w) => {
-            let w = w.as_f32()?;
-            let all = (0..c.groups).flat_map(|g| gpu::pack(k, per, |k, j| w[at(g, k, j)]));
-            operands.push(At::Weights(all.collect()));
+            let from = w.clone();
+            let make = move || {
+                let w = floats(&from);
+                (0..groups).flat_map(|g| gpu::pack(k, per, |k, j| w[lie.at(g, j, k)])).collect()
+            };
+            operands.push(l.image("gpu convolution", &[w], &numbers, 4 * len, make));
             gpu::Right::Packed
         }
-        Weight::Q8 { q, scale, axis } => {
-            let Data::I8(w) = q.data() else { return Ok(None) };
-            let scale = match scale.len() {
-                1 => vec![scale[0]; c.o],
-                n if n == c.o && *axis == 0 => scale.clone(),
-                _ => return Ok(None),
+        Weight::Q8 { q, .. } => {
+            let Some(scale) = scales(&c, &weight) else { return Ok(None) };
+            let from = q.clone();
+            let make = move || {
+                let w = bytes(&from);
+                (0..groups).flat_map(|g| gpu::pack_i8(k, per, |k, j| w[lie.at(g, j, k)])).collect()
             };
-            let all = (0..c.groups).flat_map(|g| gpu::pack_i8(k, per, |k, j| w[at(g, k, j)]));
-            operands.extend([At::Weights(all.collect()), At::floats(&scale)]);
+            operands.extend([l.image("gpu convolution", &[q], &numbers, len, make), At::floats(&scale)]);
             gpu::Right::PackedI8
         }
     };
@@ -130,6 +131,53 @@ enum Weights {
     },
 }
 
+/// Where the weights of a group are in the file, where the kernel positions are innermost. A row of a packed matrix has the
+/// channels innermost.
+#[derive(Clone, Copy)]
+struct Lie {
+    /// Channels out.
+    per: usize,
+    /// Channels in.
+    channels: usize,
+    taps: usize,
+}
+
+impl Lie {
+    /// The place of element `k` of row `j` of group `g`.
+    fn at(self, g: usize, j: usize, k: usize) -> usize {
+        ((g * self.per + j) * self.channels + k % self.channels) * self.taps + k / self.channels
+    }
+}
+
+/// A scale for each channel out; `None` for scales that run along another axis.
+fn scales(c: &Conv, weight: &Weight) -> Option<Vec<f32>> {
+    match weight {
+        Weight::F32(_) => None,
+        Weight::Q8 { scale, .. } if scale.len() == 1 => Some(vec![scale[0]; c.o]),
+        Weight::Q8 { scale, axis, .. } => (scale.len() == c.o && *axis == 0).then(|| scale.clone()),
+    }
+}
+
+/// Weights of a depthwise convolution `[taps, C]`, which are few enough to be floats; `now` where they are wanted at once.
+fn expanded(l: &Lowering<'_>, c: &Conv, taps: usize, weight: &Weight, now: bool) -> Option<Arc<Kept<f32>>> {
+    let (o, len) = (c.o, taps * c.o);
+    let (how, numbers) = ("depthwise channels last", [taps, o]);
+    let place = move |i: usize| i % o * taps + i / o;
+    Some(match weight {
+        Weight::F32(w) => {
+            let from = w.clone();
+            let make = move || (0..len).map(|i| floats(&from)[place(i)]).collect();
+            if now { l.packed_now(how, &[w], &numbers, len, make) } else { l.packed(how, &[w], &numbers, len, make) }
+        }
+        Weight::Q8 { q, .. } => {
+            let (scale, from) = (scales(c, weight)?, q.clone());
+            let numbers = [&numbers[..], &scale.iter().map(|s| s.to_bits() as usize).collect::<Vec<_>>()].concat();
+            let make = move || (0..len).map(|i| f32::from(bytes(&from)[place(i)]) * scale[i % o]).collect();
+            if now { l.packed_now(how, &[q], &numbers, len, make) } else { l.packed(how, &[q], &numbers, len, make) }
+        }
+    })
+}
+
 impl Weights {
     /// Floats in bf16 where that is wanted and they are multiplied in tiles. `None` for scales that run along another axis than the
     /// channels out.
@@ -140,37 +188,35 @@ impl Weights {
         weight: &Weight,
         wants_bf16: bool,
     ) -> Result<Option<Weights>, OpError> {
-        let per = c.o / c.groups;
-        // Row `o` has the channels of a group innermost; in the file the kernel positions are.
-        let at = |o: usize, k: usize| (o * c.c + k % c.c) * taps + k / c.c;
+        if depthwise(c) {
+            return Ok(expanded(l, c, taps, weight, false).map(Weights::Depthwise));
+        }
+        let (per, k, groups) = (c.o / c.groups, c.c * taps, c.groups);
+        let lie = Lie { per, channels: c.c, taps };
+        let numbers = [groups, per, c.c, taps];
         Ok(Some(match weight {
-            Weight::F32(w) => {
-                let w = w.as_f32()?;
-                if depthwise(c) {
-                    let turned = (0..taps * c.o).map(|i| w[i % c.o * taps + i / c.o]);
-                    Weights::Depthwise(l.packs.keep(turned.collect()))
-                } else if wants_bf16 {
-                    let pack = |j: &dyn Fn(usize, usize) -> f32, out: &mut [Pair]| bf16::pack(per, taps * c.c, j, out);
-                    let len = bf16::packed_len(per, taps * c.c);
-                    Weights::Bf16(l.packs.keep(packed(c, per, len, |o, k| w[at(o, k)], pack)))
-                } else {
-                    Weights::F32(l.packs.keep(packed_plain(c, per, taps, |o, k| w[at(o, k)])))
-                }
+            Weight::F32(w) if wants_bf16 => {
+                let (from, len) = (w.clone(), bf16::packed_len(per, k));
+                Weights::Bf16(l.packed("convolution in bf16", &[w], &numbers, groups * len, move || {
+                    let w = floats(&from);
+                    matrices(groups, len, |g, out| bf16::pack(per, k, |j, kk| w[lie.at(g, j, kk)], out))
+                }))
             }
-            Weight::Q8 { q, scale, axis } => {
-                let Data::I8(w) = q.data() else { return Ok(None) };
-                let scale = match scale.len() {
-                    1 => vec![scale[0]; c.o],
-                    n if n == c.o && *axis == 0 => scale.clone(),
-                    _ => return Ok(None),
-                };
-                if depthwise(c) {
-                    // Few enough to be expanded.
-                    let of = |i: usize| f32::from(w[i % c.o * taps + i / c.o]) * scale[i % c.o];
-                    Weights::Depthwise(l.packs.keep((0..taps * c.o).map(of).collect()))
-                } else {
-                    Weights::Q8 { q: l.packs.keep(packed_plain(c, per, taps, |o, k| w[at(o, k)])), scale }
-                }
+            Weight::F32(w) => {
+                let (from, len) = (w.clone(), gemm::packed_len(per, k));
+                Weights::F32(l.packed("convolution", &[w], &numbers, groups * len, move || {
+                    let w = floats(&from);
+                    matrices(groups, len, |g, out| gemm::pack(per, k, |j, kk| w[lie.at(g, j, kk)], out))
+                }))
+            }
+            Weight::Q8 { q, .. } => {
+                let Some(scale) = scales(c, weight) else { return Ok(None) };
+                let (from, len) = (q.clone(), gemm::packed_len(per, k));
+                let q = l.packed("convolution", &[q], &numbers, groups * len, move || {
+                    let w = bytes(&from);
+                    matrices(groups, len, |g, out| gemm::pack(per, k, |j, kk| w[lie.at(g, j, kk)], out))
+                });
+                Weights::Q8 { q, scale }
             }
         }))
     }
@@ -188,24 +234,10 @@ fn depthwise(c: &Conv) -> bool {
     c.c == 1 && c.groups > 1 && c.o == c.groups
 }
 
-/// The matrices of all groups, one after the other.
-fn packed_plain<T: Copy + Default>(c: &Conv, per: usize, taps: usize, w: impl Fn(usize, usize) -> T) -> Vec<T> {
-    let k = c.c * taps;
-    packed(c, per, gemm::packed_len(per, k), w, |w, out| gemm::pack(per, k, w, out))
-}
-
-/// The same by any packing of one matrix, which takes `len` elements.
-fn packed<T, P: Copy + Default>(
-    c: &Conv,
-    per: usize,
-    len: usize,
-    w: impl Fn(usize, usize) -> T,
-    pack: impl Fn(&dyn Fn(usize, usize) -> T, &mut [P]),
-) -> Vec<P> {
-    let mut out = vec![P::default(); c.groups * len];
-    for (g, out) in out.chunks_mut(len.max(1)).enumerate() {
-        pack(&|j, kk| w(g * per + j, kk), out);
-    }
+/// The matrices of all groups, one after the other, each of `len` elements.
+fn matrices<P: Copy + Default>(groups: usize, len: usize, pack: impl Fn(usize, &mut [P])) -> Vec<P> {
+    let mut out = vec![P::default(); groups * len];
+    out.chunks_mut(len.max(1)).enumerate().for_each(|(g, out)| pack(g, out));
     out
 }
 

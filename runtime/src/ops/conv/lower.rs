@@ -1,12 +1,14 @@
 //! Lowering of convolutions to matrix products over tiles of columns, and to direct loops for depthwise ones.
+use std::sync::Arc;
+
 use hone_kernels::conv::{self, NR, Packed, Product, Window};
 use hone_kernels::epilogue::{self, Activation};
 
 use super::transpose::Transposed;
 use super::{Conv, activation};
 use crate::ops::OpError;
-use crate::plan::{Io, Kernel, Lowered, Lowering, Weight};
-use crate::tensor::{DType, Data};
+use crate::plan::{Io, Kept, Kernel, Lowered, Lowering, Weight, bytes, floats};
+use crate::tensor::DType;
 
 /// Rows of columns laid out together.
 const ROWS: usize = 256;
@@ -33,9 +35,8 @@ pub(super) fn conv(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
         return Ok(Some(Lowered::new(kernel, operands.reads).with_weights(bytes)));
     }
     let groups = c.groups;
-    let Some(weights) = Weights::new(l, &mut operands, groups, rows, k, &|g, i, kk| (g * rows + i) * k + kk, |axis| {
-        (axis == 0).then_some(1)
-    })?
+    let Some(weights) =
+        Weights::new(l, &mut operands, groups, rows, k, [rows * k, k, 1], |axis| (axis == 0).then_some(1))?
     else {
         return Ok(None);
     };
@@ -56,9 +57,10 @@ pub(super) fn conv_transpose(l: &Lowering<'_>) -> Result<Option<Lowered>, OpErro
     let mut operands = Operands::new(l);
     let bias = operands.read(2);
     let rows = t.o * window.taps();
-    let at = |g: usize, i: usize, k: usize| (g * t.c + k) * rows + i;
     let scale = |axis: usize| (axis == 1).then_some(window.taps());
-    let Some(weights) = Weights::new(l, &mut operands, t.groups, rows, t.c, &at, scale)? else { return Ok(None) };
+    let Some(weights) = Weights::new(l, &mut operands, t.groups, rows, t.c, [t.c * rows, 1, rows], scale)? else {
+        return Ok(None);
+    };
     // The products of a tile are as many rows as an output channel has weights.
     let tile = Tile::new(t.c, window.positions(), TILE.min((16 * TILE / rows.max(1)).max(NR) * ROWS.min(t.c.max(1))));
     let products = rows.saturating_mul(tile.pitch);
@@ -115,53 +117,67 @@ impl Tile {
 
 /// Weights of every group: packed beforehand when they are constant, at each run when they are not.
 enum Weights {
-    F32(Vec<Vec<f32>>),
-    Q8(Vec<(Vec<i8>, Vec<f32>)>),
-    Read { operand: usize, rows: usize, k: usize, transposed: bool },
+    /// Of all groups, a matrix of so many elements each.
+    F32(Arc<Kept<f32>>, usize),
+    Q8(Arc<Kept<i8>>, usize, Vec<Vec<f32>>),
+    Read {
+        operand: usize,
+        rows: usize,
+        k: usize,
+        transposed: bool,
+    },
 }
 
 impl Weights {
-    /// `at(g, i, k)` is the element of row `i`, column `k` of group `g`; `scale(axis)` says how many rows share a scale
-    /// when scales run along that axis, if they run along rows at all.
+    /// The element of row `i`, column `k` of group `g` is at `(g · steps[0]) + i · steps[1] + k · steps[2]`; `scale(axis)` says how many
+    /// rows share a scale when scales run along that axis, if they run along rows at all.
     fn new(
         l: &Lowering<'_>,
         operands: &mut Operands<'_>,
         groups: usize,
         rows: usize,
         k: usize,
-        at: &dyn Fn(usize, usize, usize) -> usize,
+        steps: [usize; 3],
         scale: impl Fn(usize) -> Option<usize>,
     ) -> Result<Option<Weights>, OpError> {
+        let at = move |g: usize, i: usize, kk: usize| g * steps[0] + i * steps[1] + kk * steps[2];
+        let (numbers, len) = ([&[groups, rows, k][..], &steps].concat(), conv::packed_len(rows, k));
         match l.weight(1) {
             Some(Weight::F32(t)) => {
-                let w = t.as_f32()?;
-                let packed = (0..groups).map(|g| {
-                    let mut out = vec![0.0; conv::packed_len(rows, k)];
-                    conv::pack(rows, k, |i, kk| w[at(g, i, kk)], &mut out);
+                t.as_f32()?;
+                let from = t.clone();
+                let packed = l.packed("rows of weights", &[&t], &numbers, groups * len, move || {
+                    let (w, mut out) = (floats(&from), vec![0.0; groups * len]);
+                    let groups = out.chunks_mut(len.max(1)).enumerate();
+                    groups.for_each(|(g, out)| conv::pack(rows, k, |i, kk| w[at(g, i, kk)], out));
                     out
                 });
-                Ok(Some(Weights::F32(packed.collect())))
+                Ok(Some(Weights::F32(packed, len)))
             }
             Some(Weight::Q8 { q, scale: s, axis }) => {
-                let Data::I8(w) = q.data() else { return Ok(None) };
                 let share = if s.len() == 1 { Some(usize::MAX) } else { scale(axis) };
-                let Some(share) = share else { return Ok(None) };
+                let Some(share) = share.filter(|_| q.dtype() == DType::I8) else { return Ok(None) };
                 if s.len() != 1 && s.len() != q.shape()[axis] {
                     return Err(OpError::shape("the scales of W", q.shape()[axis], s.len()));
                 }
-                let packed = (0..groups).map(|g| {
-                    let mut out = vec![0; conv::packed_len(rows, k)];
-                    conv::pack(rows, k, |i, kk| w[at(g, i, kk)], &mut out);
-                    // Scales count output channels: of all groups along axis 0, of one group along axis 1.
-                    let first = if axis == 0 { g * rows } else { 0 };
-                    let of_row = |i: usize| if s.len() == 1 { s[0] } else { s[first + i / share] };
-                    (out, (0..rows).map(of_row).collect())
+                let from = q.clone();
+                let packed = l.packed("rows of weights", &[&q], &numbers, groups * len, move || {
+                    let (w, mut out) = (bytes(&from), vec![0; groups * len]);
+                    let groups = out.chunks_mut(len.max(1)).enumerate();
+                    groups.for_each(|(g, out)| conv::pack(rows, k, |i, kk| w[at(g, i, kk)], out));
+                    out
                 });
-                Ok(Some(Weights::Q8(packed.collect())))
+                // Scales count output channels: of all groups along axis 0, of one group along axis 1.
+                let of_row = |g: usize, i: usize| {
+                    let first = if axis == 0 { g * rows } else { 0 };
+                    if s.len() == 1 { s[0] } else { s[first + i / share] }
+                };
+                let scales = (0..groups).map(|g| (0..rows).map(|i| of_row(g, i)).collect()).collect();
+                Ok(Some(Weights::Q8(packed, len, scales)))
             }
             None if l.dtype(1) == Some(DType::F32) => {
                 // Row 0's second element tells whether the matrix is stored by rows or by columns.
-                let transposed = k > 1 && at(0, 0, 1) != 1;
+                let transposed = k > 1 && steps[2] != 1;
                 Ok(operands.read(1).map(|operand| Weights::Read { operand, rows, k, transposed }))
             }
             None => Ok(None),
@@ -170,8 +186,8 @@ impl Weights {
 
     fn bytes(&self) -> usize {
         match self {
-            Weights::F32(w) => w.iter().map(|w| w.len() * 4).sum(),
-            Weights::Q8(w) => w.iter().map(|(q, s)| q.len() + s.len() * 4).sum(),
+            Weights::F32(w, _) => w.len() * 4,
+            Weights::Q8(q, _, s) => q.len() + s.iter().map(|s| s.len() * 4).sum::<usize>(),
             Weights::Read { .. } => 0,
         }
     }
@@ -187,8 +203,8 @@ impl Weights {
     /// The weights of group `g`; `packed` is [`Weights::scratch`] floats, `read` gives operands.
     fn group<'a>(&'a self, g: usize, packed: &'a mut [f32], read: impl Fn(usize) -> &'a [f32]) -> Packed<'a> {
         match self {
-            Weights::F32(w) => Packed::F32(&w[g]),
-            Weights::Q8(w) => Packed::I8 { q: &w[g].0, scale: &w[g].1 },
+            Weights::F32(w, len) => Packed::F32(&w[g * len..][..*len]),
+            Weights::Q8(q, len, scale) => Packed::I8 { q: &q[g * len..][..*len], scale: &scale[g] },
             Weights::Read { operand, rows, k, transposed } => {
                 let (rows, k) = (*rows, *k);
                 let w = &read(*operand)[g * rows * k..][..rows * k];
@@ -203,7 +219,7 @@ impl Weights {
     }
 
     fn label(&self, f32: &'static str, int8: &'static str) -> &'static str {
-        if matches!(self, Weights::Q8(_)) { int8 } else { f32 }
+        if matches!(self, Weights::Q8(..)) { int8 } else { f32 }
     }
 }
 
@@ -290,7 +306,7 @@ struct Depthwise {
 
 /// Weights as they lie in the file.
 enum Direct {
-    Held(Vec<f32>),
+    Held(Arc<Kept<f32>>),
     Read(usize),
 }
 
@@ -307,14 +323,23 @@ impl Depthwise {
     /// Depthwise weights are few: quantised ones are expanded here.
     fn weights(l: &Lowering<'_>, operands: &mut Operands<'_>, taps: usize) -> Result<Option<Direct>, OpError> {
         match l.weight(1) {
-            Some(Weight::F32(t)) => Ok(Some(Direct::Held(t.as_f32()?.to_vec()))),
+            Some(Weight::F32(t)) => {
+                t.as_f32()?;
+                let from = t.clone();
+                let make = move || floats(&from).to_vec();
+                Ok(Some(Direct::Held(l.packed("as it lies", &[&t], &[], t.len(), make))))
+            }
             Some(Weight::Q8 { q, scale, axis }) => {
-                let Data::I8(w) = q.data() else { return Ok(None) };
-                if scale.len() != 1 && (axis != 0 || scale.len() * taps != w.len()) {
+                if q.dtype() != DType::I8 || scale.len() != 1 && (axis != 0 || scale.len() * taps != q.len()) {
                     return Ok(None);
                 }
-                let of = |i: usize| if scale.len() == 1 { scale[0] } else { scale[i / taps] };
-                Ok(Some(Direct::Held(w.iter().enumerate().map(|(i, &q)| f32::from(q) * of(i)).collect())))
+                let numbers: Vec<usize> =
+                    [taps].into_iter().chain(scale.iter().map(|s| s.to_bits() as usize)).collect();
+                let from = q.clone();
+                Ok(Some(Direct::Held(l.packed("expanded", &[&q], &numbers, q.len(), move || {
+                    let of = |i: usize| if scale.len() == 1 { scale[0] } else { scale[i / taps] };
+                    bytes(&from).iter().enumerate().map(|(i, &q)| f32::from(q) * of(i)).collect()
+                }))))
             }
             None if l.dtype(1) == Some(DType::F32) => Ok(operands.read(1).map(Direct::Read)),
             None => Ok(None),

@@ -83,7 +83,7 @@ fn record(l: &Lowering<'_>, settings: &Settings) -> Result<Option<Recorded>, OpE
             false => out.scratch(4 * crate::ops::shape::elements(&[p.outer, p.output, p.inner])?),
         };
         let call = Resample { outer: p.outer, length: p.input, count: p.output, inner: p.inner, taps: p.taps }.call();
-        let at = vec![from, At::Weights(bytes_of_words(&p.at).into()), At::floats(&p.weights), to.clone()];
+        let at = vec![from, At::bytes(bytes_of_words(&p.at)), At::floats(&p.weights), to.clone()];
         let Some(more) = out.and(call, at) else { return Ok(None) };
         (out, from) = (more, to);
     }

@@ -63,17 +63,22 @@ pub(super) static GATHER: OpDef = OpDef::new(
             return Ok(None);
         }
         // Unsigned codes are signed ones 128 further down.
-        let (shift, mut bytes): (f32, Vec<u8>) = match q.data() {
-            Data::I8(v) => (0.0, v.iter().map(|&v| v as u8).collect()),
-            Data::U8(v) => (128.0, v.iter().map(|&v| v ^ 128).collect()),
+        let (shift, flip) = match q.dtype() {
+            DType::I8 => (0.0, 0),
+            DType::U8 => (128.0, 128),
             _ => return Ok(None),
         };
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        let (from, len) = (q.clone(), q.len().next_multiple_of(4));
+        let codes = l.image("gpu table of codes", &[&q], &[], len, move || {
+            let mut bytes: Vec<u8> = from.data().as_bytes().iter().map(|v| v ^ flip).collect();
+            bytes.resize(len, 0);
+            bytes
+        });
         let one = |i: usize| if scale.len() == 1 { 0 } else { i };
         let zeros = zero.map_or_else(|| vec![0.0; scale.len()], |z| z.data().to_f64());
         let scale: Vec<f32> = (0..length).map(|i| scale[one(i)]).collect();
         let offset: Vec<f32> = (0..length).map(|i| zeros[one(i)] as f32 - shift).collect();
-        let table = vec![At::Weights(bytes.into()), At::In(1), At::floats(&scale), At::floats(&offset)];
+        let table = vec![codes, At::In(1), At::floats(&scale), At::floats(&offset)];
         return Ok(Recorded::one(of(gpu::Table::I8, inner).call(), [table, vec![At::Out(0), At::Fault]].concat()));
     }
     let (table, inner) = match dtype.size_bytes() {

@@ -8,8 +8,8 @@ use hone_kernels::threads::Pool;
 use hone_kernels::transpose::transpose;
 use hone_kernels::{gemm, product};
 
-use super::PackedMatrix;
 use super::lying::LyingMatrix;
+use super::{Lie, PackedMatrix};
 use crate::ops::shape::elements;
 use crate::ops::{OpError, for_each_strided};
 use crate::plan::{Io, Kernel, Lowered, Lowering};
@@ -322,9 +322,19 @@ fn frozen(l: &Lowering<'_>, c: &Contraction, row_axis: Option<usize>) -> Result<
     }
     let mut matrices = Vec::with_capacity(starts.len());
     for s in starts {
-        let at = |j: usize, kk: usize| s + c.b_columns[j] + c.b_steps[kk];
+        let (columns, steps) = (c.b_columns.clone(), c.b_steps.clone());
+        // Places a constant step apart are named as other products of that weight name them.
+        let step = |of: &[usize]| {
+            let step = of.get(1).copied().unwrap_or(0);
+            stepped(of, step).then_some(step)
+        };
+        let numbers = match (step(&steps), step(&columns)) {
+            (Some(row), Some(column)) => vec![s, row, column],
+            _ => [&[s][..], &steps, &columns].concat(),
+        };
+        let lie = Lie { at: move |kk: usize, j: usize| s + columns[j] + steps[kk], numbers: &numbers };
         // An axis number no weight has: scales by column are then refused.
-        let Some(m) = PackedMatrix::new(l, &w, n, k, row_axis.unwrap_or(usize::MAX), 0, at)? else {
+        let Some(m) = PackedMatrix::new(l, &w, n, k, row_axis.unwrap_or(usize::MAX), 0, lie)? else {
             return Ok(None);
         };
         matrices.push(m);

@@ -4,7 +4,7 @@ use hone_kernels::epilogue::{Activation, Epilogue};
 use hone_kernels::gemm;
 
 use super::lying::LyingMatrix;
-use super::{PackedMatrix, on_gpu};
+use super::{Lie, PackedMatrix, on_gpu};
 use crate::ops::conv::activation;
 use crate::ops::internal::DOMAIN;
 use crate::ops::shape::elements;
@@ -32,6 +32,7 @@ pub(crate) static DENSE: OpDef = OpDef::new(
 pub(crate) const Z: usize = 3;
 
 /// Rows, reduction, columns.
+#[derive(Clone, Copy)]
 struct Sizes {
     m: usize,
     k: usize,
@@ -59,6 +60,11 @@ impl Sizes {
     /// Where the weight of row `kk` and column `j` is.
     fn at(&self, kk: usize, j: usize) -> usize {
         if self.turned { j * self.k + kk } else { kk * self.n + j }
+    }
+
+    /// Where the first weight is, and how far on the next row and the next column are.
+    fn steps(&self) -> [usize; 3] {
+        if self.turned { [0, 1, self.k] } else { [0, self.n, 1] }
     }
 }
 
@@ -88,9 +94,11 @@ fn lower(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
     let Some(weight) = l.weight(1).filter(|_| floats) else { return Ok(None) };
     let s = Sizes::of(l.attrs, l.shape(0)?, l.shape(1)?)?;
     let axis = usize::from(!s.turned);
+    let steps = s.steps();
+    let lie = Lie { at: move |kk, j| s.at(kk, j), numbers: &steps };
     let w = match LyingMatrix::of(l, s.m, (s.k, s.n), s.turned, Some(axis)) {
         Some(w) => Frozen::Lying(w),
-        None => match PackedMatrix::new(l, &weight, s.n, s.k, axis, 0, |j, kk| s.at(kk, j))? {
+        None => match PackedMatrix::new(l, &weight, s.n, s.k, axis, 0, lie)? {
             Some(w) => Frozen::Packed(w),
             None => return Ok(None),
         },
@@ -116,7 +124,9 @@ fn recorded(l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
     let Some(weight) = l.weight(1).filter(|_| floats) else { return Ok(None) };
     let s = Sizes::of(l.attrs, l.shape(0)?, l.shape(1)?)?;
     let axis = usize::from(!s.turned);
-    let Some((right, mut at)) = on_gpu(&weight, s.k, s.n, axis, |kk, j| s.at(kk, j))? else { return Ok(None) };
+    let steps = s.steps();
+    let lie = Lie { at: move |kk, j| s.at(kk, j), numbers: &steps };
+    let Some((right, mut at)) = on_gpu(l, &weight, s.k, s.n, axis, lie)? else { return Ok(None) };
     at.insert(0, At::In(0));
     at.extend([2, Z].into_iter().filter(|&i| l.has(i)).map(At::In));
     at.push(At::Out(0));

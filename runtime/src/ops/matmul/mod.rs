@@ -8,7 +8,8 @@ use hone_kernels::bf16::{self, Pair};
 use hone_kernels::gemm::{self, Packed};
 
 use super::{OpDef, OpError};
-use crate::plan::{At, Bf16, Kept, Lowering, Weight};
+use crate::plan::{At, Bf16, Kept, Lowering, Weight, bytes, floats};
+use crate::tensor::DType;
 
 mod backward;
 pub(in crate::ops) use backward::frozen_codes;
@@ -36,42 +37,54 @@ pub(super) static OPS: &[&OpDef] = &[
 ];
 
 /// A frozen matrix packed for [`gemm`].
-pub(super) struct PackedMatrix {
-    f32: Arc<Kept<f32>>,
-    bf16: Arc<Kept<Pair>>,
-    q: Arc<Kept<i8>>,
-    scale: Vec<f32>,
+pub(super) enum PackedMatrix {
+    F32(Arc<Kept<f32>>),
+    Bf16(Arc<Kept<Pair>>),
+    Q8 { q: Arc<Kept<i8>>, scale: Vec<f32> },
 }
 
-/// A constant matrix as a product on a GPU has it, and the operands it then reads: element `(k, j)` is element `at(k, j)` of
-/// `weight`. `None` when the scales of a quantised weight do not run along `axis`, the columns.
+/// Where the elements of a matrix are in a weight, and the numbers that say so.
+pub(super) struct Lie<'n, F> {
+    /// The place of element `(kk, j)` of `[K, N]`.
+    pub(super) at: F,
+    /// All that the places depend on.
+    pub(super) numbers: &'n [usize],
+}
+
+/// A constant matrix as a product on a GPU has it, and the operands it then reads. `None` when the scales of a quantised weight
+/// do not run along `axis`, the columns.
 pub(super) fn on_gpu(
+    l: &Lowering<'_>,
     weight: &Weight,
     k: usize,
     n: usize,
     axis: usize,
-    at: impl Fn(usize, usize) -> usize,
+    lie: Lie<'_, impl Fn(usize, usize) -> usize + Send + Sync + 'static>,
 ) -> Result<Option<(gpu::Right, Vec<At>)>, OpError> {
+    let (numbers, at) = ([&[k, n], lie.numbers].concat(), lie.at);
+    let len = gpu::packed_len(k, n);
     Ok(match weight {
         Weight::F32(t) => {
-            let v = t.as_f32()?;
-            Some((gpu::Right::Packed, vec![At::Weights(gpu::pack(k, n, |k, j| v[at(k, j)]).into())]))
+            t.as_f32()?;
+            let from = t.clone();
+            let make = move || gpu::pack(k, n, |k, j| floats(&from)[at(k, j)]);
+            Some((gpu::Right::Packed, vec![l.image("gpu matrix", &[t], &numbers, 4 * len, make)]))
         }
         Weight::Q8 { q, scale, axis: along } => {
-            let crate::tensor::Data::I8(v) = q.data() else { return Ok(None) };
-            if scale.len() != 1 && (*along != axis || scale.len() != n) {
+            if q.dtype() != DType::I8 || scale.len() != 1 && (*along != axis || scale.len() != n) {
                 return Ok(None);
             }
             let scale: Vec<f32> = (0..n).map(|j| scale[if scale.len() == 1 { 0 } else { j }]).collect();
-            let w = At::Weights(gpu::pack_i8(k, n, |k, j| v[at(k, j)]).into());
-            Some((gpu::Right::PackedI8, vec![w, At::floats(&scale)]))
+            let from = q.clone();
+            let make = move || gpu::pack_i8(k, n, |k, j| bytes(&from)[at(k, j)]);
+            Some((gpu::Right::PackedI8, vec![l.image("gpu matrix", &[q], &numbers, len, make), At::floats(&scale)]))
         }
     })
 }
 
 impl PackedMatrix {
-    /// Packs, in bf16 where that is wanted, `[n, k]` whose element `(j, kk)` is element `at(j, kk)` of `weight`. `None` when the scales of a quantised
-    /// weight do not run along `j`.
+    /// Packs, in bf16 where that is wanted, `[n, k]` whose element `(j, kk)` lies in `weight` where the element `(kk, j)` of its transpose
+    /// does. `None` when the scales of a quantised weight do not run along `j`.
     pub(super) fn new(
         l: &Lowering<'_>,
         weight: &Weight,
@@ -79,27 +92,32 @@ impl PackedMatrix {
         k: usize,
         row_axis: usize,
         row0: usize,
-        at: impl Fn(usize, usize) -> usize,
+        lie: Lie<'_, impl Fn(usize, usize) -> usize + Send + 'static>,
     ) -> Result<Option<PackedMatrix>, OpError> {
-        let mut m = PackedMatrix { f32: Arc::default(), bf16: Arc::default(), q: Arc::default(), scale: Vec::new() };
-        match weight {
+        let (numbers, at) = ([&[n, k], lie.numbers].concat(), lie.at);
+        Ok(Some(match weight {
             Weight::F32(t) if l.bf16 == Bf16::Weights => {
-                let v = t.as_f32()?;
-                let mut packed = vec![Pair::default(); bf16::packed_len(n, k)];
-                bf16::pack(n, k, |j, kk| v[at(j, kk)], &mut packed);
-                m.bf16 = l.packs.keep(packed);
+                t.as_f32()?;
+                let (from, len) = (t.clone(), bf16::packed_len(n, k));
+                PackedMatrix::Bf16(l.packed("matrix in bf16", &[t], &numbers, len, move || {
+                    let (v, mut packed) = (floats(&from), vec![Pair::default(); len]);
+                    bf16::pack(n, k, |j, kk| v[at(kk, j)], &mut packed);
+                    packed
+                }))
             }
             Weight::F32(t) => {
-                let v = t.as_f32()?;
-                let mut packed = vec![0.0; gemm::packed_len(n, k)];
-                gemm::pack(n, k, |j, kk| v[at(j, kk)], &mut packed);
-                m.f32 = l.packs.keep(packed);
+                t.as_f32()?;
+                let (from, len) = (t.clone(), gemm::packed_len(n, k));
+                PackedMatrix::F32(l.packed("matrix", &[t], &numbers, len, move || {
+                    let (v, mut packed) = (floats(&from), vec![0.0; len]);
+                    gemm::pack(n, k, |j, kk| v[at(kk, j)], &mut packed);
+                    packed
+                }))
             }
             Weight::Q8 { q, scale, axis } => {
-                if scale.len() != 1 && *axis != row_axis {
+                if q.dtype() != DType::I8 || scale.len() != 1 && *axis != row_axis {
                     return Ok(None);
                 }
-                let crate::tensor::Data::I8(v) = q.data() else { return Ok(None) };
                 if scale.len() != 1 && scale.len() != q.shape()[*axis] {
                     return Err(OpError::Shape {
                         what: format!("scales along axis {axis} of weights {:?}", q.shape()),
@@ -107,35 +125,40 @@ impl PackedMatrix {
                         found: scale.len().to_string(),
                     });
                 }
-                let mut packed = vec![0; gemm::packed_len(n, k)];
-                gemm::pack(n, k, |j, kk| v[at(j, kk)], &mut packed);
-                m.q = l.packs.keep(packed);
-                m.scale = (0..n).map(|j| if scale.len() == 1 { scale[0] } else { scale[row0 + j] }).collect();
+                let (from, len) = (q.clone(), gemm::packed_len(n, k));
+                let q = l.packed("matrix", &[q], &numbers, len, move || {
+                    let (v, mut packed) = (bytes(&from), vec![0; len]);
+                    gemm::pack(n, k, |j, kk| v[at(kk, j)], &mut packed);
+                    packed
+                });
+                let scale = (0..n).map(|j| if scale.len() == 1 { scale[0] } else { scale[row0 + j] }).collect();
+                PackedMatrix::Q8 { q, scale }
             }
-        }
-        Ok(Some(m))
+        }))
     }
 
     pub(super) fn view(&self) -> Packed<'_> {
-        if !self.q.is_empty() {
-            Packed::I8 { q: &self.q, scale: &self.scale }
-        } else if !self.bf16.is_empty() {
-            Packed::Bf16(&self.bf16)
-        } else {
-            Packed::F32(&self.f32)
+        match self {
+            PackedMatrix::F32(w) => Packed::F32(w),
+            PackedMatrix::Bf16(w) => Packed::Bf16(w),
+            PackedMatrix::Q8 { q, scale } => Packed::I8 { q, scale },
         }
     }
 
     pub(super) fn bytes(&self) -> usize {
-        (self.f32.len() + self.bf16.len()) * 4 + self.q.len() + self.scale.len() * 4
+        match self {
+            PackedMatrix::F32(w) => w.len() * 4,
+            PackedMatrix::Bf16(w) => w.len() * 4,
+            PackedMatrix::Q8 { q, scale } => q.len() + scale.len() * 4,
+        }
     }
 
     /// The kernel name that says what the weights are.
     pub(super) fn label(&self, f32: &'static str, int8: &'static str, bf16: &'static str) -> &'static str {
-        match self.view() {
-            Packed::F32(_) => f32,
-            Packed::I8 { .. } => int8,
-            Packed::Bf16(_) => bf16,
+        match self {
+            PackedMatrix::F32(_) => f32,
+            PackedMatrix::Q8 { .. } => int8,
+            PackedMatrix::Bf16(_) => bf16,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `MatMul` and its forms with transposed operands, and `Gemm`.
 use super::contraction::{Addend, Epilogue, Numbers, lower, offsets};
-use super::{Contraction, backward, on_gpu};
+use super::{Contraction, Lie, backward, on_gpu};
 use crate::ops::shape::{broadcast, elements};
 use crate::ops::{Attrs, Fact, MICROSOFT, OpDef, OpError, need, no_kernel, optional, strides_of};
 use crate::plan::{At, Lowered, Lowering, Recorded, Weight};
@@ -228,8 +228,10 @@ fn matrices(
         Some(weight) if w == [0; 4] => {
             // The columns' scales are along the last axis, or the first of a turned matrix.
             let axis = if right.column.1 == 1 { l.shape(1)?.len() - 1 } else { 0 };
-            let place = |kk: usize, j: usize| kk * right.row.1 + j * right.column.1;
-            let Some((right, operands)) = on_gpu(&weight, k, n, axis, place)? else { return Ok(None) };
+            let steps = [right.row.1, right.column.1];
+            let lie =
+                Lie { at: move |kk: usize, j: usize| kk * steps[0] + j * steps[1], numbers: &[0, steps[0], steps[1]] };
+            let Some((right, operands)) = on_gpu(l, &weight, k, n, axis, lie)? else { return Ok(None) };
             at.extend(operands);
             right
         }

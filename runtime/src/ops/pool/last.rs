@@ -1,11 +1,12 @@
 //! Pooling with channels last.
+use hone_gpu::window::MaxCodes;
 use hone_kernels::conv::Window;
 use hone_kernels::nhwc_pool::{self, Kind, Pooling};
 
 use super::{Windows, lower};
 use crate::ops::internal::{DOMAIN, first, reference_last, shape_last};
 use crate::ops::{Attrs, Fact, OpDef, OpError};
-use crate::plan::{Io, Kernel, Lowered, Lowering};
+use crate::plan::{At, Io, Kernel, Lowered, Lowering, Recorded};
 use crate::tensor::DType;
 
 /// `MaxPool` without indices.
@@ -17,7 +18,15 @@ pub(crate) static MAX_POOL: OpDef = OpDef::new(
 )
 .domain(DOMAIN)
 .kernel(|l| windows(l, |_| None))
-.gpu(|l| lower::recorded(l, &Windows::of(l.attrs, &first(l.shape(0)?))?, false, None));
+.gpu(|l| {
+    let w = Windows::of(l.attrs, &first(l.shape(0)?))?;
+    if l.dtype(0) != Some(DType::U8) {
+        return lower::recorded(l, &w, false, None);
+    }
+    let Some(window) = w.geometry.window() else { return Ok(None) };
+    let [batch, channels] = w.lead;
+    Ok(Recorded::one(MaxCodes { window, batch, channels, signed: false }.call(), vec![At::In(0), At::Out(0)]))
+});
 
 /// `AveragePool`.
 pub(crate) static AVERAGE_POOL: OpDef = OpDef::new(

@@ -138,7 +138,7 @@ pub(super) fn quantise_recorded(l: &Lowering<'_>, dtype: DType) -> Result<Option
     let floats = [0, 1].into_iter().all(|i| l.dtype(i) == Some(DType::F32));
     let fits = floats && (!l.has(2) || l.dtype(2) == Some(dtype)) && matches!(l.attrs.int("precision", 0)?, 0 | 1);
     let Some((shape, strides)) = on_axes(l)?.filter(|_| fits) else { return Ok(None) };
-    let zero = if l.has(2) { (At::In(2), strides.clone()) } else { (At::Weights([0; 4].into()), vec![0; shape.len()]) };
+    let zero = if l.has(2) { (At::In(2), strides.clone()) } else { (At::bytes(vec![0; 4]), vec![0; shape.len()]) };
     let operands = vec![
         Operand { element: Element::F32, strides: super::super::strides_of(&shape) },
         Operand { element: Element::F32, strides },

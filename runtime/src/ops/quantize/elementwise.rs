@@ -15,7 +15,8 @@ pub(super) static QLINEAR_ADD: OpDef =
         })
     })
     .domain(MICROSOFT)
-    .kernel(super::tables::add);
+    .kernel(super::tables::add)
+    .gpu(super::tables::add_recorded);
 
 /// `requantise(a · b)`.
 pub(super) static QLINEAR_MUL: OpDef =
@@ -26,7 +27,8 @@ pub(super) static QLINEAR_MUL: OpDef =
         })
     })
     .domain(MICROSOFT)
-    .kernel(super::tables::multiply);
+    .kernel(super::tables::multiply)
+    .gpu(super::tables::multiply_recorded);
 
 fn binary_shape(_: &Attrs, inputs: &[Option<&Fact>]) -> Result<Option<Vec<Fact>>, OpError> {
     let (a, b) = (need(inputs, 0, "A")?, need(inputs, 3, "B")?);
@@ -54,7 +56,8 @@ pub(super) static QLINEAR_SIGMOID: OpDef =
         unary(inputs, sigmoid)
     })
     .domain(MICROSOFT)
-    .kernel(|l| super::tables::unary(l, sigmoid));
+    .kernel(|l| super::tables::unary(l, sigmoid))
+    .gpu(|l| super::tables::unary_recorded(l, sigmoid));
 
 /// `requantise(x)` where `x ≥ 0`, `requantise(alpha · x)` elsewhere.
 pub(super) static QLINEAR_LEAKY_RELU: OpDef =
@@ -66,6 +69,10 @@ pub(super) static QLINEAR_LEAKY_RELU: OpDef =
     .kernel(|l| {
         let alpha = f64::from(l.attrs.float("alpha", 0.01)?);
         super::tables::unary(l, |x| leaky(alpha, x))
+    })
+    .gpu(|l| {
+        let alpha = f64::from(l.attrs.float("alpha", 0.01)?);
+        super::tables::unary_recorded(l, |x| leaky(alpha, x))
     });
 
 fn sigmoid(x: f64) -> f64 {

@@ -2,10 +2,12 @@
 //! hand. No file has these operators; a pass puts them in the place of `DequantizeLinear` … `QuantizeLinear`.
 //!
 //! Dimension letters: `K` reduction, `O` channels out (of a product: columns), `P` positions (of a product: rows).
-
 use std::ops::Range;
+use std::sync::Arc;
 
 use hone_gpu::codes as gpu;
+use hone_gpu::lookup::lookup;
+use hone_gpu::pairs;
 use hone_kernels::conv::Window;
 use hone_kernels::epilogue::{Activation, Epilogue};
 use hone_kernels::qgemm::{self, Added, Columns, Problem, Requant};
@@ -15,13 +17,14 @@ use hone_kernels::threads::Pool;
 
 use super::conv::{Conv as Integers, to_channels_last, to_channels_second};
 use super::matmul::MATMUL_INTEGER_TO_FLOAT;
-use super::product::Weights;
+use super::product::{Weights, sums_of};
 use super::tables::{self, Table, Unary, affine};
 use super::{Affine, coded, codes, fact, round_to, single};
 use crate::ops::conv::{Conv, activation};
 use crate::ops::internal::{DOMAIN, first, last};
+use crate::ops::shape::elements;
 use crate::ops::{Attrs, Fact, OpDef, OpError, need, optional};
-use crate::plan::{At, Grid, Io, Kernel, Lines, Lowered, Lowering, Reads, Recorded};
+use crate::plan::{At, Grid, Io, Kept, Kernel, Lines, Lowered, Lowering, Reads, Recorded, bytes};
 use crate::tensor::{DType, Data, Tensor};
 
 /// Where the operands are: codes `x`, their scale and zero point, `i8` weights, their scales (one, or one a channel out).
@@ -138,6 +141,11 @@ pub(crate) static LOOKUP: OpDef = OpDef::new(
 .kernel(|l| {
     let Some(table) = table(l.attrs)?.filter(|_| l.dtype(0) == Some(DType::U8)) else { return Ok(None) };
     Ok(Some(Lowered::new(Unary { table }, vec![0])))
+})
+.gpu(|l| {
+    let Some(table) = table(l.attrs)?.filter(|_| l.dtype(0) == Some(DType::U8)) else { return Ok(None) };
+    let call = lookup(elements(l.shape(0)?)?);
+    Ok(Recorded::one(call, vec![At::In(0), At::bytes(table.to_vec()), At::Out(0)]))
 });
 
 /// The attribute `table`.
@@ -256,44 +264,75 @@ fn to_floats(attrs: &Attrs, inputs: &[Option<&Tensor>], shape: &[usize], sums: &
     Ok(vec![Tensor::f32(shape, sums.iter().enumerate().map(one).collect())?])
 }
 
+/// Where the weights of a group are.
+#[derive(Clone, Copy)]
+enum Lies {
+    /// `[O, C, taps]` of so many channels out of a group, channels in and taps; the channels are innermost in the sum.
+    Conv(usize, usize, usize),
+    /// Row after row of so many, or column after column.
+    Rows(usize),
+    Columns(usize),
+}
+
+impl Lies {
+    fn at(self, g: usize, k: usize, j: usize) -> usize {
+        match self {
+            Lies::Conv(og, cg, taps) => ((g * og + j) * cg + k % cg) * taps + k / cg,
+            Lies::Rows(n) => k * n + j,
+            Lies::Columns(len) => j * len + k,
+        }
+    }
+
+    fn numbers(self) -> [usize; 4] {
+        match self {
+            Lies::Conv(og, cg, taps) => [0, og, cg, taps],
+            Lies::Rows(n) => [1, n, 0, 0],
+            Lies::Columns(len) => [2, len, 0, 0],
+        }
+    }
+
+    /// Those of a product.
+    fn product(l: &Lowering<'_>, k: usize, n: usize) -> Result<Lies, OpError> {
+        Ok(if l.attrs.flag("transB", false)? { Lies::Columns(k) } else { Lies::Rows(n) })
+    }
+}
+
 /// What is summed, with the weights packed.
 enum Form {
     Conv { conv: Conv, window: Window, w: Weights },
-    Depthwise { conv: Conv, window: Window, w: Vec<i16> },
+    Depthwise { conv: Conv, window: Window, w: Arc<Kept<i16>> },
     Product { m: usize, k: usize, n: usize, w: Weights },
 }
 
 impl Form {
     /// With the sums of the weights of each channel out.
-    fn conv(l: &Lowering<'_>, weights: &[i8]) -> Result<Option<(Form, Vec<i32>)>, OpError> {
+    fn conv(l: &Lowering<'_>, weights: &Arc<Tensor>) -> Result<Option<(Form, Sums)>, OpError> {
         let conv = Conv::of(l.attrs, &first(l.shape(X)?), l.shape(W)?, None)?;
         let Some(window) = conv.geometry.window() else { return Ok(None) };
-        let taps = window.taps();
+        let (taps, cg, og) = (window.taps(), conv.c, conv.o / conv.groups);
+        let (lies, sizes) = (Lies::Conv(og, cg, taps), (conv.groups, og, cg * taps));
+        let (numbers, at) = (lies.numbers(), move |g, k, j| lies.at(g, k, j));
+        let sums = sums_of(l, weights, 0, sizes, &numbers, at);
         if depthwise(&conv) {
-            let mut w = vec![0; qnhwc::depthwise_len(taps, conv.o)];
-            qnhwc::pack_depthwise(taps, conv.o, |tap, c| weights[c * taps + tap], &mut w);
-            let sums = weights.chunks_exact(taps).map(|w| w.iter().map(|&w| i32::from(w)).sum()).collect();
+            let (channels, len, from) = (conv.o, qnhwc::depthwise_len(taps, conv.o), weights.clone());
+            let w = l.packed("depthwise codes", &[weights], &[taps, channels], len, move || {
+                let (weights, mut w) = (bytes(&from), vec![0; len]);
+                qnhwc::pack_depthwise(taps, channels, |tap, c| weights[c * taps + tap], &mut w);
+                w
+            });
             return Ok(Some((Form::Depthwise { conv, window, w }, sums)));
         }
-        let (cg, og) = (conv.c, conv.o / conv.groups);
-        let (k, size) = (cg * taps, qgemm::packed_len(og, cg * taps));
-        let (mut w, mut sums) = (vec![0; conv.groups * size], vec![0; conv.o]);
-        for g in 0..conv.groups {
-            let at = |kk: usize, j: usize| weights[((g * og + j) * cg + kk % cg) * taps + kk / cg];
-            qgemm::pack(og, k, at, &mut w[g * size..][..size], &mut sums[g * og..][..og]);
-        }
-        let w = if conv.groups == 1 { Weights::of(l.packs, og, k, w) } else { Weights::Panels(l.packs.keep(w)) };
+        let w = Weights::of(l, weights, 0, sizes, &numbers, at);
         Ok(Some((Form::Conv { conv, window, w }, sums)))
     }
 
-    fn product(l: &Lowering<'_>, weights: &[i8]) -> Result<Option<(Form, Vec<i32>)>, OpError> {
+    fn product(l: &Lowering<'_>, weights: &Arc<Tensor>) -> Result<Option<(Form, Sums)>, OpError> {
         let (k, n) = sides(l.attrs, l.shape(X)?, l.shape(W)?)?;
-        let turned = l.attrs.flag("transB", false)?;
         let m = l.shape(X)?.iter().product::<usize>().checked_div(k).unwrap_or(0);
-        let (mut w, mut sums) = (vec![0; qgemm::packed_len(n, k)], vec![0; n]);
-        let at = |kk: usize, j: usize| if turned { j * k + kk } else { kk * n + j };
-        qgemm::pack(n, k, |kk, j| weights[at(kk, j)], &mut w, &mut sums);
-        Ok(Some((Form::Product { m, k, n, w: Weights::of(l.packs, n, k, w) }, sums)))
+        let lies = Lies::product(l, k, n)?;
+        let (numbers, at) = (lies.numbers(), move |g, k, j| lies.at(g, k, j));
+        let sums = sums_of(l, weights, 0, (1, n, k), &numbers, at);
+        Ok(Some((Form::Product { m, k, n, w: Weights::of(l, weights, 0, (1, n, k), &numbers, at) }, sums)))
     }
 
     fn bytes(&self) -> usize {
@@ -304,7 +343,10 @@ impl Form {
     }
 }
 
-type Pack = fn(&Lowering<'_>, &[i8]) -> Result<Option<(Form, Vec<i32>)>, OpError>;
+/// Sums of the weights of each channel out.
+type Sums = Arc<Kept<i32>>;
+
+type Pack = fn(&Lowering<'_>, &Arc<Tensor>) -> Result<Option<(Form, Sums)>, OpError>;
 
 /// The sums on a GPU: into scratch, of so many columns, with whole offsets that count the bias.
 struct OnGpu {
@@ -314,13 +356,15 @@ struct OnGpu {
     scale: Vec<f32>,
 }
 
-type RecordSums = fn(&Lowering<'_>, &[i8], u8, &[i32]) -> Result<Option<(Recorded, At, usize)>, OpError>;
+type RecordSums = fn(&Lowering<'_>, &Arc<Tensor>, u8, &[i32]) -> Result<Option<(Recorded, At, usize)>, OpError>;
 
 impl OnGpu {
     fn of(l: &Lowering<'_>, sums: RecordSums, columns: usize) -> Result<Option<OnGpu>, OpError> {
         let (Some(x_scale), Some(x_zero)) = (l.constant(X_SCALE), l.constant(X_ZERO)) else { return Ok(None) };
         let (Some(w), Some(w_scale)) = (l.constant(W), l.constant(W_SCALE)) else { return Ok(None) };
-        let (Data::I8(weights), Some(DType::U8)) = (w.data(), l.dtype(X)) else { return Ok(None) };
+        if (w.dtype(), l.dtype(X)) != (DType::I8, Some(DType::U8)) {
+            return Ok(None);
+        }
         let bias = match (l.has(BIAS), l.constant(BIAS)) {
             (true, Some(b)) if b.dtype() == DType::I32 && b.len() == columns => codes(b, "bias")?,
             (true, Some(b)) if b.dtype() == DType::F32 => vec![0; columns],
@@ -328,13 +372,13 @@ impl OnGpu {
             (false, _) => vec![0; columns],
         };
         let zero = single(x_zero, "x")? as u8;
-        let Some((sums, at, elements)) = sums(l, weights, zero, &bias)? else { return Ok(None) };
+        let Some((sums, at, elements)) = sums(l, w, zero, &bias)? else { return Ok(None) };
         Ok(Some(OnGpu { sums, at, elements, scale: scales(x_scale, w_scale, columns)? }))
     }
 
     fn conv(
         l: &Lowering<'_>,
-        weights: &[i8],
+        weights: &Arc<Tensor>,
         zero: u8,
         bias: &[i32],
     ) -> Result<Option<(Recorded, At, usize)>, OpError> {
@@ -345,10 +389,16 @@ impl OnGpu {
         let mut out = Recorded::default();
         let sums = out.scratch(4 * elements);
         if depthwise(&c) {
-            let w: Vec<u8> = (0..taps * c.o).map(|i| weights[i % c.o * taps + i / c.o] as u8).collect();
+            let (o, from) = (c.o, weights.clone());
+            let len = (taps * o).next_multiple_of(4);
+            let w = l.image("gpu depthwise codes", &[weights], &[taps, o], len, move || {
+                let mut w: Vec<u8> = (0..taps * o).map(|i| bytes(&from)[i % o * taps + i / o] as u8).collect();
+                w.resize(len, 0);
+                w
+            });
             let call = gpu::Spread { window, batch: c.n, channels: c.o, zero }.call();
-            let offset = At::Weights(bias.iter().flat_map(|b| b.to_le_bytes()).collect());
-            return Ok(out.and(call, vec![At::In(X), words(w), offset, sums.clone()]).map(|r| (r, sums, elements)));
+            let offset = At::bytes(bias.iter().flat_map(|b| b.to_le_bytes()).collect());
+            return Ok(out.and(call, vec![At::In(X), w, offset, sums.clone()]).map(|r| (r, sums, elements)));
         }
         let product = gpu::Sums {
             m: c.n * window.positions(),
@@ -358,45 +408,49 @@ impl OnGpu {
             left: gpu::Left::Window { window, channels: cg, groups: c.groups },
             zero: gpu::Zero::Known(zero),
         };
-        let at = |g: usize, k: usize, j: usize| weights[((g * og + j) * cg + k % cg) * taps + k / cg];
-        Ok(OnGpu::sums(out, sums, product, zero, bias, c.groups, at).map(|(r, a)| (r, a, elements)))
+        let lies = Lies::Conv(og, cg, taps);
+        Ok(OnGpu::sums(l, weights, out, sums, product, zero, bias, c.groups, lies).map(|(r, a)| (r, a, elements)))
     }
 
     fn product(
         l: &Lowering<'_>,
-        weights: &[i8],
+        weights: &Arc<Tensor>,
         zero: u8,
         bias: &[i32],
     ) -> Result<Option<(Recorded, At, usize)>, OpError> {
         let (k, n) = sides(l.attrs, l.shape(X)?, l.shape(W)?)?;
-        let turned = l.attrs.flag("transB", false)?;
+        let lies = Lies::product(l, k, n)?;
         let m = l.shape(X)?.iter().product::<usize>().checked_div(k).unwrap_or(0);
         let mut out = Recorded::default();
         let sums = out.scratch(4 * m * n);
         let (left, zero_at) = (gpu::Left::Matrix, gpu::Zero::Known(zero));
         let product = gpu::Sums { m, n, k, signed: false, left, zero: zero_at };
-        let at = |_: usize, kk: usize, j: usize| weights[if turned { j * k + kk } else { kk * n + j }];
-        Ok(OnGpu::sums(out, sums, product, zero, bias, 1, at).map(|(r, a)| (r, a, m * n)))
+        Ok(OnGpu::sums(l, weights, out, sums, product, zero, bias, 1, lies).map(|(r, a)| (r, a, m * n)))
     }
 
     fn sums(
+        l: &Lowering<'_>,
+        weights: &Arc<Tensor>,
         out: Recorded,
         sums: At,
         s: gpu::Sums,
         zero: u8,
         bias: &[i32],
         groups: usize,
-        at: impl Fn(usize, usize, usize) -> i8,
+        lies: Lies,
     ) -> Option<(Recorded, At)> {
         let run = if let gpu::Left::Window { channels, .. } = s.left { channels } else { s.k };
-        let w: Vec<u8> = (0..groups).flat_map(|g| gpu::pack(s.k, run, s.n, |k, j| at(g, k, j))).collect();
-        let factor = gpu::factor(false, zero);
-        let offset = (0..groups * s.n).map(|c| {
-            let sum: i32 = (0..s.k).map(|k| i32::from(at(c / s.n, k, c % s.n))).sum();
-            sum.wrapping_mul(factor).wrapping_add(bias[c])
+        let (k, n, from) = (s.k, s.n, weights.clone());
+        let numbers = [&[groups, k, n, run][..], &lies.numbers()].concat();
+        let w = l.image("gpu codes", &[weights], &numbers, groups * gpu::packed_len(k, run, n), move || {
+            let w = bytes(&from);
+            (0..groups).flat_map(|g| gpu::pack(k, run, n, |k, j| w[lies.at(g, k, j)])).collect()
         });
-        let offset = offset.flat_map(i32::to_le_bytes).collect();
-        let operands = vec![At::In(X), At::Weights(w.into()), At::Weights(offset), sums.clone()];
+        let of_columns = sums_of(l, weights, 0, (groups, n, k), &lies.numbers(), move |g, k, j| lies.at(g, k, j));
+        let factor = gpu::factor(false, zero);
+        let offset = of_columns.iter().zip(bias).map(|(sum, b)| sum.wrapping_mul(factor).wrapping_add(*b));
+        let offset = At::bytes(offset.flat_map(i32::to_le_bytes).collect());
+        let operands = vec![At::In(X), w, offset, sums.clone()];
         out.and(s.call(), operands).map(|r| (r, sums))
     }
 }
@@ -404,7 +458,7 @@ impl OnGpu {
 /// Bytes as weights of whole words.
 fn words(mut bytes: Vec<u8>) -> At {
     bytes.resize(bytes.len().next_multiple_of(4), 0);
-    At::Weights(bytes.into())
+    At::bytes(bytes)
 }
 
 fn columns_of(l: &Lowering<'_>) -> usize {
@@ -425,9 +479,8 @@ fn record_codes(l: &Lowering<'_>, sums: RecordSums) -> Result<Option<Recorded>, 
         let (Some(other), Some(to)) = (affine(l, OTHER_SCALE)?, affine(l, SUM_SCALE)?) else { return Ok(None) };
         let limits = (limit(l.attrs, "sum_low", 0)?, limit(l.attrs, "sum_high", 255)?);
         let s = tables::sum(y, other, to, limits);
-        let codes = (s.codes.zero, s.codes.low, s.codes.high);
-        added = Some(gpu::Added { left: s.left, right: s.right, fixed: s.fixed, codes });
-        operands.push(At::In(OTHER));
+        added = Some((s.codes.zero, s.codes.low, s.codes.high));
+        operands.extend([At::In(OTHER), At::floats(&pairs::table(&s, false))]);
     }
     operands.push(At::Out(0));
     let of = gpu::Of::Codes { codes, table: table.is_some(), added };
@@ -462,8 +515,10 @@ impl Work {
     fn of(l: &Lowering<'_>, pack: Pack) -> Result<Option<Work>, OpError> {
         let (Some(x_scale), Some(x_zero)) = (l.constant(X_SCALE), l.constant(X_ZERO)) else { return Ok(None) };
         let (Some(w), Some(w_scale)) = (l.constant(W), l.constant(W_SCALE)) else { return Ok(None) };
-        let (Data::I8(weights), Some(DType::U8)) = (w.data(), l.dtype(X)) else { return Ok(None) };
-        let Some((form, sums)) = pack(l, weights)? else { return Ok(None) };
+        if (w.dtype(), l.dtype(X)) != (DType::I8, Some(DType::U8)) {
+            return Ok(None);
+        }
+        let Some((form, sums)) = pack(l, w)? else { return Ok(None) };
         let zero = single(x_zero, "x")? as i32;
         let offset: Vec<i32> = sums.iter().map(|s| 0i32.wrapping_sub(zero.wrapping_mul(*s))).collect();
         let scale = scales(x_scale, w_scale, offset.len())?;

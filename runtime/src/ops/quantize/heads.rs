@@ -6,7 +6,7 @@ use hone_kernels::gemm::{self, Gemm, Packed};
 use hone_kernels::rows::softmax;
 
 use super::attention::{Heads, MaskRule};
-use super::product::{Codes8, Right, To, code_at};
+use super::product::{Codes8, Lie, Right, To, code_at};
 use crate::ops::OpError;
 use crate::plan::{Io, Kernel, Lowered, Lowering};
 use crate::tensor::DType;
@@ -133,7 +133,7 @@ pub(super) fn lower(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
         return Ok(None);
     }
     let zero = l.constant(7).map(|z| &**z);
-    let Some(projection) = Right::of(l.packs, w, zero, g.i, columns, |k, j| k * columns + j)? else { return Ok(None) };
+    let Some(projection) = Right::of(l, w, zero, g.i, columns, Lie::rows(columns))? else { return Ok(None) };
     let mask = if l.has(5) { Some(l.shape(5)?) } else { None };
     let rule = MaskRule::of(l.attrs, mask, g.b, g.s, g.t)?;
     let scale = match l.attrs.float("scale", 0.0)? {

@@ -25,7 +25,7 @@ mod tables;
 mod window;
 pub(crate) use blocks::nbits_weight;
 pub(in crate::ops) use linear::dynamic_range;
-pub(in crate::ops) use product::Right;
+pub(in crate::ops) use product::{Lie, Right};
 
 /// The rows of this family.
 pub(super) static OPS: &[&OpDef] = &[

@@ -6,7 +6,7 @@ use hone_kernels::nbits::{self, ROWS, Shape, Weight};
 
 use super::blocks::NBits;
 use crate::ops::OpError;
-use crate::plan::{At, Io, Kernel, Lowered, Lowering, Recorded};
+use crate::plan::{At, Io, Kernel, Lowered, Lowering, Recorded, floats};
 use crate::tensor::DType;
 
 /// From so many rows on, a panel of the weight is dequantised once for all of them.
@@ -90,14 +90,30 @@ pub(super) fn recorded(l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
     }
     let zeros = l.constant(3).map(|t| (t.dtype(), t.len()));
     g.check(codes.len(), scale.len(), zeros)?;
-    let zero = g.zeros(l.constant(3).map(|t| &**t));
-    let (bytes, scale) = (codes.data().as_bytes(), scale.as_f32()?);
-    let code = |k: usize, j: usize| (bytes[j * g.row_bytes() + k / 2] >> (4 * (k % 2))) & 15;
-    let of = |v: &dyn Fn(usize, usize) -> f32| gpu::pack(g.blocks, g.n, v);
-    let scales = of(&|b, j| scale[j * g.blocks + b]);
-    let offsets = of(&|b, j| scale[j * g.blocks + b] * zero[if zero.len() == 1 { 0 } else { j * g.blocks + b }]);
-    let mut at = vec![At::In(0), At::Weights(gpu::pack_4(g.k, g.n, code).into())];
-    at.extend([At::Weights(scales.into()), At::Weights(offsets.into())]);
+    let zero = l.constant(3).cloned();
+    scale.as_f32()?;
+    // All that the forms depend on, besides the constants.
+    let numbers = [g.k, g.n, g.block, g.bits];
+    let (bytes, row, k, n, blocks) = (codes.clone(), g.row_bytes(), g.k, g.n, g.blocks);
+    let packed = move || {
+        let bytes = bytes.data().as_bytes();
+        gpu::pack_4(k, n, |k, j| (bytes[j * row + k / 2] >> (4 * (k % 2))) & 15)
+    };
+    let packed = l.image("gpu four bits", &[codes], &numbers, gpu::packed_len(k, n) / 2, packed);
+    let len = 4 * gpu::packed_len(blocks, n);
+    let from = scale.clone();
+    let scales = move || gpu::pack(blocks, n, |b, j| floats(&from)[j * blocks + b]);
+    let scales = l.image("gpu scales of blocks", &[scale], &numbers, len, scales);
+    let from = scale.clone();
+    let of: Vec<_> = [scale].into_iter().chain(&zero).collect();
+    let zeros = zero.clone();
+    let offsets = move || {
+        let zero = g.zeros(zeros.as_deref());
+        let zero = |j: usize, b: usize| zero[if zero.len() == 1 { 0 } else { j * blocks + b }];
+        gpu::pack(blocks, n, |b, j| floats(&from)[j * blocks + b] * zero(j, b))
+    };
+    let offsets = l.image("gpu offsets of blocks", &of, &numbers, len, offsets);
+    let mut at = vec![At::In(0), packed, scales, offsets];
     at.extend(l.has(5).then_some(At::In(5)));
     at.push(At::Out(0));
     let product = gpu::Product {

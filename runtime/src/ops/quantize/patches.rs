@@ -1,4 +1,6 @@
 //! Kernels of `QLinearConv` and `ConvInteger` over one or two spatial axes with constant weights.
+use std::sync::Arc;
+
 use hone_kernels::qconv::{direct, flipped, pack_taps};
 use hone_kernels::qgemm::{self, Problem, Right, Scale, Terms};
 use hone_kernels::quantize::Codes;
@@ -7,7 +9,7 @@ use super::conv::Conv;
 use super::{codes, range_of};
 use crate::ops::OpError;
 use crate::ops::shape::elements;
-use crate::plan::{Io, Kernel, Lowered, Lowering};
+use crate::plan::{Io, Kept, Kernel, Lowered, Lowering};
 use crate::tensor::{DType, Tensor};
 
 /// Positions taken together: their patches stay in the nearest caches.
@@ -123,7 +125,7 @@ struct Patches {
     /// Channels out of a group.
     og: usize,
     layout: Layout,
-    weights: Vec<u8>,
+    weights: Arc<Kept<u8>>,
     /// Weights less their zero points, where they are summed directly.
     centred: Vec<i32>,
     /// Whether the input is signed.
@@ -277,23 +279,36 @@ fn patches(
     let Some((finish, bias)) = finish(&c)? else { return Ok(None) };
     let (k, og) = (layout.taps.len(), c.o / c.groups);
     let signed = weights.dtype() == DType::I8;
-    let plain = codes(weights, "w")?;
     let direct = og == 1 && k <= DIRECT;
-    let centred: Vec<i32> = if direct { (0..c.o * k).map(|i| plain[i] - zeros[i / k]).collect() } else { Vec::new() };
     let shift = if signed { 128 } else { 0 };
-    let sums = (0..c.o)
-        .map(|o| {
-            if direct {
-                centred[o * k..][..k].iter().sum()
-            } else {
-                plain[o * k..][..k].iter().map(|w| w + shift).sum()
-            }
-        })
-        .collect();
+    let (centred, sums): (Vec<i32>, Vec<i32>) = if direct {
+        let plain = codes(weights, "w")?;
+        let centred: Vec<i32> = (0..c.o * k).map(|i| plain[i] - zeros[i / k]).collect();
+        let sums = (0..c.o).map(|o| centred[o * k..][..k].iter().sum()).collect();
+        (centred, sums)
+    } else {
+        let (from, o) = (weights.clone(), c.o);
+        let sums = l.packed_now("sums of rows of codes", &[weights], &[c.o, k], c.o, move || {
+            let code = |w: &u8| if signed { i32::from(*w as i8) + shift } else { i32::from(*w) };
+            let rows = from.data().as_bytes().chunks_exact(k.max(1));
+            let mut sums: Vec<i32> = rows.map(|row| row.iter().map(code).sum()).collect();
+            // Rows of nothing are no rows of bytes.
+            sums.resize(o, 0);
+            sums
+        });
+        (Vec::new(), sums.to_vec())
+    };
     let left = zeros.iter().map(|z| -(z + shift)).collect();
     // The product takes `u8`: signed ones are 128 more there.
     let flip = if signed { 0x80 } else { 0 };
-    let weights = if direct { Vec::new() } else { weights.data().as_bytes().iter().map(|w| w ^ flip).collect() };
+    let weights = if direct {
+        Arc::default()
+    } else {
+        let from = weights.clone();
+        l.packed("codes flipped", &[weights], &[], weights.len(), move || {
+            from.data().as_bytes().iter().map(|w| w ^ flip).collect()
+        })
+    };
     let bytes = weights.len() + 4 * centred.len();
     let p = Patches {
         n: c.n,

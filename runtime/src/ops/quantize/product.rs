@@ -13,44 +13,115 @@ use super::matmul::{Product, gemm_shape};
 use super::{codes, range_of};
 use crate::ops::OpError;
 use crate::ops::conv::activation;
-use crate::plan::{At, Io, Kept, Kernel, Lowered, Lowering, Packs, Reads, Recorded};
+use crate::plan::{At, Io, Kept, Kernel, Lowered, Lowering, Reads, Recorded, bytes};
 use crate::tensor::{DType, Tensor};
 
 /// Rows of the left operand taken together: their products stay in the nearest caches until they are scaled.
 const ROWS: usize = 48;
 
-/// A packed matrix `[K, N]` in the form that this CPU multiplies fastest.
-pub(super) enum Weights {
-    Panels(Arc<Kept<i8>>),
-    /// Of so many columns and steps, arranged by [`qbins::pack`].
-    Bins(usize, usize, Arc<Kept<i8>>),
+/// A packed matrix `[K, N]`, or several of one after the other, in the form that this CPU multiplies fastest.
+pub(super) struct Weights {
+    n: usize,
+    k: usize,
+    /// The last element says in which form.
+    packed: Arc<Kept<i8>>,
 }
 
+/// As [`qgemm::pack`] makes it.
+const PANELS: i8 = 0;
+
+/// As [`qbins::pack`] makes it.
+const BINS: i8 = 1;
+
 impl Weights {
-    /// What [`qgemm::pack`] made.
-    pub(super) fn of(packs: &Packs, n: usize, k: usize, panels: Vec<i8>) -> Weights {
-        if qbins::preferred() {
-            let mut out = vec![0; qbins::most_len(n, k)];
-            if let Some(len) = qbins::pack(n, k, &panels, &mut out) {
-                out.truncate(len);
-                out.shrink_to_fit();
-                return Weights::Bins(n, k, packs.keep(out));
+    /// Of `groups` matrices, whose element `(k, j)` of group `g` is `flip` by bits beside the one of `w` at `at(g, k, j)`. `numbers` are all
+    /// that the places depend on.
+    pub(super) fn of(
+        l: &Lowering<'_>,
+        w: &Arc<Tensor>,
+        flip: i8,
+        (groups, n, k): (usize, usize, usize),
+        numbers: &[usize],
+        at: impl Fn(usize, usize, usize) -> usize + Send + 'static,
+    ) -> Weights {
+        let (numbers, size) = ([&[groups, n, k], numbers].concat(), qgemm::packed_len(n, k));
+        let from = w.clone();
+        let packed = l.packed("codes", &[w], &numbers, groups * size + 1, move || {
+            let (w, mut sums) = (bytes(&from), vec![0; n]);
+            let mut panels = vec![0; groups * size + 1];
+            for (g, out) in panels[..groups * size].chunks_mut(size.max(1)).enumerate() {
+                sums.fill(0);
+                qgemm::pack(n, k, |kk, j| w[at(g, kk, j)] ^ flip, out, &mut sums);
             }
-        }
-        Weights::Panels(packs.keep(panels))
+            if groups == 1 && qbins::preferred() {
+                let mut out = vec![0; qbins::most_len(n, k)];
+                if let Some(len) = qbins::pack(n, k, &panels[..size], &mut out) {
+                    out.truncate(len);
+                    out.push(BINS);
+                    out.shrink_to_fit();
+                    return out;
+                }
+            }
+            panels[groups * size] = PANELS;
+            panels
+        });
+        Weights { n, k, packed }
     }
 
     pub(super) fn right(&self) -> qgemm::Right<'_> {
-        match self {
-            Weights::Panels(w) => qgemm::Right::Panels(w),
-            Weights::Bins(n, k, w) => qgemm::Right::Bins(Bins::new(*n, *k, w)),
+        match self.packed.split_last() {
+            Some((&BINS, w)) => qgemm::Right::Bins(Bins::new(self.n, self.k, w)),
+            Some((_, w)) => qgemm::Right::Panels(w),
+            None => qgemm::Right::Panels(&[]),
         }
     }
 
     pub(super) fn bytes(&self) -> usize {
-        match self {
-            Weights::Panels(w) | Weights::Bins(.., w) => w.len(),
+        self.packed.len()
+    }
+}
+
+/// The sums of the columns of what [`Weights::of`] packs, those of each group one after the other.
+pub(super) fn sums_of(
+    l: &Lowering<'_>,
+    w: &Arc<Tensor>,
+    flip: i8,
+    (groups, n, k): (usize, usize, usize),
+    numbers: &[usize],
+    at: impl Fn(usize, usize, usize) -> usize + Send + 'static,
+) -> Arc<Kept<i32>> {
+    let (numbers, from) = ([&[groups, n, k], numbers].concat(), w.clone());
+    l.packed_now("sums of codes", &[w], &numbers, groups * n, move || {
+        let (w, mut sums) = (bytes(&from), vec![0i32; groups * n]);
+        for (g, sums) in sums.chunks_mut(n.max(1)).enumerate() {
+            for kk in 0..k {
+                sums.iter_mut().enumerate().for_each(|(j, s)| *s += i32::from(w[at(g, kk, j)] ^ flip));
+            }
         }
+        sums
+    })
+}
+
+/// Where a matrix lies in a constant: element `(k, j)` at `start + k · row + j · column`.
+#[derive(Clone, Copy)]
+pub(in crate::ops) struct Lie {
+    pub(in crate::ops) start: usize,
+    pub(in crate::ops) row: usize,
+    pub(in crate::ops) column: usize,
+}
+
+impl Lie {
+    /// Row after row of `n`, and nothing else.
+    pub(in crate::ops) fn rows(n: usize) -> Lie {
+        Lie { start: 0, row: n, column: 1 }
+    }
+
+    fn at(self, k: usize, j: usize) -> usize {
+        self.start + k * self.row + j * self.column
+    }
+
+    fn numbers(self) -> [usize; 3] {
+        [self.start, self.row, self.column]
     }
 }
 
@@ -68,37 +139,37 @@ pub(in crate::ops) struct Right {
 }
 
 impl Right {
-    /// Packs `b`, whose element `(k, j)` is at `at(k, j)`. `None` for types the kernels do not take.
+    /// Packs `[K, N]` that lies so in `b`. `None` for types the kernels do not take.
     pub(in crate::ops) fn of(
-        packs: &Packs,
-        b: &Tensor,
+        l: &Lowering<'_>,
+        b: &Arc<Tensor>,
         zero: Option<&Tensor>,
         k: usize,
         n: usize,
-        at: impl Fn(usize, usize) -> usize,
+        lie: Lie,
     ) -> Result<Option<Right>, OpError> {
         let flip = match b.dtype() {
-            DType::I8 => 0u8,
+            DType::I8 => 0,
             // 128 less, so that it fits the kernels' signed side.
-            DType::U8 => 0x80,
+            DType::U8 => i8::MIN,
             _ => return Ok(None),
         };
-        let bytes = b.data().as_bytes();
-        if bytes.len() != k * n {
+        if k * n > 0 && lie.at(k - 1, n - 1) >= b.len() {
             return Ok(None);
         }
-        let mut packed = vec![0i8; qgemm::packed_len(n, k)];
-        let mut sums = vec![0i32; n];
-        qgemm::pack(n, k, |kk, j| (bytes[at(kk, j)] ^ flip) as i8, &mut packed, &mut sums);
         let given = zero.map_or(Ok(vec![0]), |z| codes(z, "zero point of B"))?;
         if given.len() != 1 && given.len() != n {
             return Ok(None);
         }
+        let (sizes, at) = ((1, n, k), move |_: usize, kk: usize, j: usize| lie.at(kk, j));
         let shift = if flip == 0 { 0 } else { 128 };
         let zero: Vec<i32> = (0..n).map(|j| given[if given.len() == 1 { 0 } else { j }] - shift).collect();
-        sums.iter_mut().zip(&zero).for_each(|(s, z)| *s = s.wrapping_sub((k as i32).wrapping_mul(*z)));
+        let sums = sums_of(l, b, flip, sizes, &lie.numbers(), at);
+        let less = |(s, z): (&i32, &i32)| s.wrapping_sub((k as i32).wrapping_mul(*z));
+        let sums = sums.iter().zip(&zero).map(less).collect();
         let centred = zero.iter().any(|&z| z != 0);
-        Ok(Some(Right { k, n, packed: Weights::of(packs, n, k, packed), zero, sums, centred }))
+        let packed = Weights::of(l, b, flip, sizes, &lie.numbers(), at);
+        Ok(Some(Right { k, n, packed, zero, sums, centred }))
     }
 
     pub(in crate::ops) fn bytes(&self) -> usize {
@@ -372,7 +443,7 @@ fn right(l: &Lowering<'_>, at: &Operands) -> Result<Option<(usize, Right)>, OpEr
     }
     let (k, n) = (p.k, p.n);
     let m = l.shape(0)?.iter().product::<usize>().checked_div(k).unwrap_or(p.m * p.offsets.len());
-    Ok(Right::of(l.packs, b, zero, k, n, |kk, j| kk * n + j)?.map(|r| (m, r)))
+    Ok(Right::of(l, b, zero, k, n, Lie::rows(n))?.map(|r| (m, r)))
 }
 
 fn lowered(rows: Rows, reads: Vec<usize>) -> Lowered {
@@ -450,9 +521,27 @@ pub(super) fn to_float_recorded(l: &Lowering<'_>) -> Result<Option<Recorded>, Op
         return Ok(None);
     }
     // Weights less their zero points, where those are signed bytes: unsigned ones around 128 are.
-    let zero = |i: usize| zeros[if zeros.len() == 1 { 0 } else { i % n }];
-    let w = codes(b, "b")?.into_iter().enumerate().map(|(i, q)| i8::try_from(q - zero(i)));
-    let Ok(w) = w.collect::<Result<Vec<i8>, _>>() else { return Ok(None) };
+    let zeros: Vec<i32> = (0..n).map(|j| zeros[if zeros.len() == 1 { 0 } else { j }]).collect();
+    let numbers: Vec<usize> = [k, n].into_iter().chain(zeros.iter().map(|&z| z as usize)).collect();
+    let from = b.clone();
+    let less = move |i: usize| {
+        let q = bytes(&from)[i];
+        let q = if from.dtype() == DType::U8 { i32::from(q as u8) } else { i32::from(q) };
+        q - zeros[i % n]
+    };
+    // The sum of each column, or nothing.
+    let of = less.clone();
+    let sums_of_columns = l.packed_now("sums of codes less their zero points", &[b], &numbers, n, move || {
+        let mut sums = vec![0i32; n];
+        for i in 0..k * n {
+            let Ok(q) = i8::try_from(of(i)) else { return Vec::new() };
+            sums[i % n] += i32::from(q);
+        }
+        sums
+    });
+    if sums_of_columns.len() != n {
+        return Ok(None);
+    }
     let m = l.shape(0)?.iter().product::<usize>().checked_div(k).unwrap_or(0);
     let told = l.has(4);
     let one = |i: usize| l.shape(i).is_ok_and(|s| s.iter().product::<usize>() == 1);
@@ -467,11 +556,13 @@ pub(super) fn to_float_recorded(l: &Lowering<'_>) -> Result<Option<Recorded>, Op
         (0..n).map(|j| b_scale.as_f32().map(|s| s[if s.len() == 1 { 0 } else { j }])).collect::<Result<_, _>>()?;
     let zero = if told { gpu::Zero::Told } else { gpu::Zero::Known(0) };
     let factor = if told { 1 } else { gpu::factor(signed, 0) };
-    let offset = (0..n).map(|j| (0..k).map(|kk| i32::from(w[kk * n + j])).sum::<i32>().wrapping_mul(factor));
-    let offset = offset.flat_map(i32::to_le_bytes).collect();
+    let offset = sums_of_columns.iter().map(|s| s.wrapping_mul(factor));
+    let offset = At::bytes(offset.flat_map(i32::to_le_bytes).collect());
     let mut out = Recorded::default();
     let sums = out.scratch(4 * m * n);
-    let mut at = vec![At::In(0), At::Weights(gpu::pack(k, k, n, |kk, j| w[kk * n + j]).into()), At::Weights(offset)];
+    let packed = move || gpu::pack(k, k, n, |kk, j| less(kk * n + j) as i8);
+    let packed = l.image("gpu codes less their zero points", &[b], &numbers, gpu::packed_len(k, k, n), packed);
+    let mut at = vec![At::In(0), packed, offset];
     at.extend(told.then_some(At::In(4)));
     at.push(sums.clone());
     let call = gpu::Sums { m, n, k, signed, left: gpu::Left::Matrix, zero }.call();
@@ -548,8 +639,8 @@ pub(super) fn gemm(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
     if ta || !matches!(l.dtype(0), Some(DType::U8 | DType::I8)) {
         return Ok(None);
     }
-    let at = |kk: usize, j: usize| if tb { j * k + kk } else { kk * n + j };
-    let Some(right) = Right::of(l.packs, b, zero, k, n, at)? else { return Ok(None) };
+    let lie = if tb { Lie { start: 0, row: 1, column: k } } else { Lie::rows(n) };
+    let Some(right) = Right::of(l, b, zero, k, n, lie)? else { return Ok(None) };
     let mut reads = vec![0];
     let zero = match l.has(2) {
         true if l.shape(2)?.iter().product::<usize>() == 1 && l.dtype(2) == l.dtype(0) => {

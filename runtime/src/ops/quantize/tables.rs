@@ -1,11 +1,13 @@
 //! Kernels of element-wise operators, concatenation and pools on 8-bit codes: tables of 256 codes where there is one operand.
+use hone_gpu::lookup::lookup;
+use hone_gpu::pairs as gpu;
 use hone_kernels::quantize::{Codes, Product, Sum, of_i8, of_u8};
 
 use super::elementwise::concat_shape;
 use super::{Affine, codes, range_of};
 use crate::ops::OpError;
-use crate::ops::shape::{broadcast, broadcast_indices, elements};
-use crate::plan::{Io, Kernel, Lowered, Lowering};
+use crate::ops::shape::{broadcast, broadcast_indices, broadcast_strides, elements};
+use crate::plan::{At, Io, Kernel, Lowered, Lowering, Recorded};
 use crate::tensor::DType;
 
 /// Scale at input `at` and zero point at `at + 1`, when both are known.
@@ -50,10 +52,20 @@ impl Kernel for Unary {
 
 /// A function of one operand, on reals.
 pub(super) fn unary(l: &Lowering<'_>, f: impl Fn(f64) -> f64) -> Result<Option<Lowered>, OpError> {
+    Ok(unary_table(l, f)?.map(|table| Lowered::new(Unary { table }, vec![0])))
+}
+
+/// The same on a GPU.
+pub(super) fn unary_recorded(l: &Lowering<'_>, f: impl Fn(f64) -> f64) -> Result<Option<Recorded>, OpError> {
+    let Some(table) = unary_table(l, f)? else { return Ok(None) };
+    let call = lookup(elements(l.shape(0)?)?);
+    Ok(Recorded::one(call, vec![At::In(0), At::bytes(table.to_vec()), At::Out(0)]))
+}
+
+fn unary_table(l: &Lowering<'_>, f: impl Fn(f64) -> f64) -> Result<Option<Table>, OpError> {
     let (Some(t), Some(from), Some(to)) = (eight(l, 0), affine(l, 1)?, affine(l, 3)?) else { return Ok(None) };
     let range = range_of(t)?;
-    let table = table(t, |q| to.code(f(f64::from(from.real(q))) as f32, range));
-    Ok(Some(Lowered::new(Unary { table }, vec![0])))
+    Ok(Some(table(t, |q| to.code(f(f64::from(from.real(q))) as f32, range))))
 }
 
 enum Binary {
@@ -117,14 +129,29 @@ fn spread<'a>(v: &'a [u8], single: bool, n: usize, spare: &'a mut [u8]) -> &'a [
     spare
 }
 
-fn pairs(l: &Lowering<'_>, f: impl Fn(Affine, Affine, Affine, Codes) -> Binary) -> Result<Option<Lowered>, OpError> {
-    let (Some(t), Some(other)) = (eight(l, 0), eight(l, 3)) else { return Ok(None) };
+/// Two operands of one type, what is made of them, and the shape of the result.
+struct Operands {
+    dtype: DType,
+    f: Binary,
+    shape: Vec<usize>,
+}
+
+fn operands(l: &Lowering<'_>, f: Make) -> Result<Option<Operands>, OpError> {
+    let (Some(dtype), Some(other)) = (eight(l, 0), eight(l, 3)) else { return Ok(None) };
     let (Some(a), Some(b), Some(y)) = (affine(l, 1)?, affine(l, 4)?, affine(l, 6)?) else { return Ok(None) };
-    let (sa, sb) = (l.shape(0)?, l.shape(3)?);
-    let shape = broadcast(sa, sb)?;
-    if t != other || shape.contains(&0) || elements(&shape)? > u32::MAX as usize {
+    let shape = broadcast(l.shape(0)?, l.shape(3)?)?;
+    if dtype != other || shape.contains(&0) || elements(&shape)? > u32::MAX as usize {
         return Ok(None);
     }
+    let (low, high) = range_of(dtype)?;
+    Ok(Some(Operands { dtype, f: f(a, b, y, Codes { zero: 0, low, high }), shape }))
+}
+
+type Make = fn(Affine, Affine, Affine, Codes) -> Binary;
+
+fn pairs(l: &Lowering<'_>, f: Make) -> Result<Option<Lowered>, OpError> {
+    let Some(Operands { dtype, f, shape }) = operands(l, f)? else { return Ok(None) };
+    let (sa, sb) = (l.shape(0)?, l.shape(3)?);
     // The longest tail in which each operand runs along or stands still is one run.
     let rank = shape.len();
     let dim = |s: &[usize], i: usize| (i + s.len()).checked_sub(rank).map_or(1, |j| s[j]);
@@ -150,9 +177,7 @@ fn pairs(l: &Lowering<'_>, f: impl Fn(Affine, Affine, Affine, Codes) -> Binary) 
         Ok(broadcast_indices(&s[..lead], &shape[..first])?.into_iter().map(|i| i * inner).collect())
     };
     let at = starts(sa)?.into_iter().zip(starts(sb)?).map(|(a, b)| (a as u32, b as u32)).collect();
-    let (low, high) = range_of(t)?;
-    let f = f(a, b, y, Codes { zero: 0, low, high });
-    let k = Pairs { f, signed: t == DType::I8, run, at, single: if run == 1 { [false; 2] } else { single } };
+    let k = Pairs { f, signed: dtype == DType::I8, run, at, single: if run == 1 { [false; 2] } else { single } };
     let scratch = if k.single == [false; 2] { 0 } else { 2 * run.div_ceil(4) };
     Ok(Some(Lowered::new(k, vec![0, 3]).with_scratch(scratch)))
 }
@@ -164,17 +189,50 @@ pub(super) fn sum(a: Affine, b: Affine, y: Affine, (low, high): (i32, i32)) -> S
     Sum { left, right, fixed, codes: Codes { zero: 0, low, high } }
 }
 
+/// On a GPU, the same codes.
+fn pairs_recorded(l: &Lowering<'_>, f: Make) -> Result<Option<Recorded>, OpError> {
+    let Some(Operands { dtype, f, shape }) = operands(l, f)? else { return Ok(None) };
+    let signed = dtype == DType::I8;
+    let of = match f {
+        Binary::Sum(f) => gpu::Of::Sum(f),
+        Binary::Product(f) => gpu::Of::Product(f),
+    };
+    let strides = [l.shape(0)?, l.shape(3)?].map(|s| broadcast_strides(s, &shape));
+    let mut at = vec![At::In(0), At::In(3)];
+    if let gpu::Of::Sum(f) = &of {
+        at.push(At::floats(&gpu::table(f, signed)));
+    }
+    at.push(At::Out(0));
+    Ok(Recorded::one(gpu::Pairs { of, signed, shape, strides }.call(), at))
+}
+
+fn sum_of(a: Affine, b: Affine, y: Affine, codes: Codes) -> Binary {
+    Binary::Sum(sum(a, b, y, (codes.low, codes.high)))
+}
+
+fn product_of(a: Affine, b: Affine, y: Affine, codes: Codes) -> Binary {
+    let codes = Codes { zero: y.zero, ..codes };
+    Binary::Product(Product { left: a.zero, right: b.zero, ratio: a.scale * b.scale / y.scale, codes })
+}
+
 /// `QLinearAdd`.
 pub(super) fn add(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
-    pairs(l, |a, b, y, codes| Binary::Sum(sum(a, b, y, (codes.low, codes.high))))
+    pairs(l, sum_of)
+}
+
+/// `QLinearAdd` on a GPU.
+pub(super) fn add_recorded(l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
+    pairs_recorded(l, sum_of)
 }
 
 /// `QLinearMul`.
 pub(super) fn multiply(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
-    pairs(l, |a, b, y, codes| {
-        let codes = Codes { zero: y.zero, ..codes };
-        Binary::Product(Product { left: a.zero, right: b.zero, ratio: a.scale * b.scale / y.scale, codes })
-    })
+    pairs(l, product_of)
+}
+
+/// `QLinearMul` on a GPU.
+pub(super) fn multiply_recorded(l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
+    pairs_recorded(l, product_of)
 }
 
 struct Concat {

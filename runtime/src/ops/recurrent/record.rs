@@ -1,6 +1,7 @@
 //! Recurrences on a GPU: the products with the inputs of all steps are one matrix product, the turns are one call a direction.
 //! So it is backwards: the turns leave the gradients by the gates of all steps, of which the others are products.
 use hone_gpu::copy::{Axis, Border, Copy};
+use hone_gpu::kernel::bytes_of;
 use hone_gpu::product::{self as gpu, Batch, Left, Product, Right};
 use hone_gpu::recurrent as cells;
 use hone_gpu::recurrent_back::Back;
@@ -9,7 +10,7 @@ use hone_kernels::epilogue::Activation;
 
 use super::{Cell, Direction, Sequence};
 use crate::ops::OpError;
-use crate::plan::{At, Lowering, Recorded};
+use crate::plan::{At, Lowering, Recorded, floats};
 use crate::tensor::DType;
 
 /// Floats as the kernels have them: the activations of the standard, without peepholes, lengths, clipping and coupled gates.
@@ -87,7 +88,7 @@ fn frozen(
     let (Some(w), Some(r)) = (l.constant(1), l.constant(2)) else { return Ok(None) };
     let bias = l.constant(3).map(|b| b.as_f32()).transpose()?;
     let (h, g, n) = (s.h, s.cell.gates(), s.n);
-    let (ws, rs) = (w.as_f32()?, r.as_f32()?);
+    w.as_f32().and(r.as_f32())?;
     let z = out.scratch(4 * s.s * n * g * h);
     let mut done = Some(out);
     for way in 0..s.d() {
@@ -108,9 +109,18 @@ fn frozen(
             alpha: 1.0,
             activation: Activation::None,
         };
-        let packed = gpu::pack(s.i, g * h, |k, j| ws[(way * g * h + j) * s.i + k]);
-        let inputs = vec![At::In(0), At::Weights(packed.into()), At::floats(&sum), z.clone()];
-        let turned: Vec<f32> = (0..h * g * h).map(|e| rs[(way * g * h + e % (g * h)) * h + e / (g * h)]).collect();
+        let (rows, i, first) = (g * h, s.i, way * g * h);
+        let (from, numbers) = (w.clone(), [i, rows, first * i, 1, i]);
+        let packed = move || gpu::pack(i, rows, |k, j| floats(&from)[(first + j) * i + k]);
+        let packed = l.image("gpu matrix", &[w], &numbers, 4 * gpu::packed_len(i, rows), packed);
+        let inputs = vec![At::In(0), packed, At::floats(&sum), z.clone()];
+        let from = r.clone();
+        let turned = move || {
+            let r = floats(&from);
+            let all: Vec<f32> = (0..h * rows).map(|e| r[(first + e % rows) * h + e / rows]).collect();
+            bytes_of(&all)
+        };
+        let turned = l.image("gpu states turned", &[r], &[first, rows, h], 4 * h * rows, turned);
         let Lie { rows: [step, sequence], y, state: of_state, reverse } = Lie::of(s, way);
         let recurrence = cells::Recurrence {
             cell,
@@ -125,7 +135,7 @@ fn frozen(
             bias: None,
             tape: false,
         };
-        let mut at = vec![z.clone(), At::floats(&turned), state(l, s, 5)];
+        let mut at = vec![z.clone(), turned, state(l, s, 5)];
         match cell {
             cells::Cell::Lstm => at.push(state(l, s, 6)),
             cells::Cell::Gru { late: true } => {

@@ -9,9 +9,9 @@ use hone_kernels::{cell, gemm};
 use super::activation::Activation;
 use super::{Cell, Sequence, live};
 use crate::ops::OpError;
-use crate::ops::quantize::Right;
-use crate::plan::{Io, Kept, Kernel, Lowered, Lowering, Packs, Weight};
-use crate::tensor::{DType, Data, Tensor};
+use crate::ops::quantize::{Lie, Right};
+use crate::plan::{Io, Kept, Kernel, Lowered, Lowering, Weight, bytes, floats};
+use crate::tensor::{DType, Tensor};
 
 /// A frozen matrix.
 struct Frozen {
@@ -28,19 +28,26 @@ struct Frozen {
 impl Frozen {
     /// Rows `first..first + n` of direction `d` of a weight `[D, rows, k]`. `None` when the scales of a quantised weight do
     /// not run along its rows.
-    fn of(packs: &Packs, weight: &Weight, d: usize, first: usize, n: usize) -> Result<Option<Frozen>, OpError> {
+    fn of(l: &Lowering<'_>, weight: &Weight, d: usize, first: usize, n: usize) -> Result<Option<Frozen>, OpError> {
         let &[directions, rows, k] = weight.shape() else { return Ok(None) };
         let mut m = Frozen { f32: Arc::default(), q: Arc::default(), scale: Vec::new(), dynamic: None, n, k };
-        let at = |j: usize, kk: usize| ((d * rows) + first + j) * k + kk;
+        let start = (d * rows + first) * k;
+        // As a product names them: the first element, and how far on the next step and the next row are.
+        let (numbers, len) = ([n, k, start, 1, k], gemm::packed_len(n, k));
         match weight {
             Weight::F32(t) => {
-                let v = t.as_f32()?;
-                let mut packed = vec![0.0; gemm::packed_len(n, k)];
-                gemm::pack(n, k, |j, kk| v[at(j, kk)], &mut packed);
-                m.f32 = packs.keep(packed);
+                t.as_f32()?;
+                let from = t.clone();
+                m.f32 = l.packed("matrix", &[t], &numbers, len, move || {
+                    let (v, mut packed) = (floats(&from), vec![0.0; len]);
+                    gemm::pack(n, k, |j, kk| v[start + j * k + kk], &mut packed);
+                    packed
+                });
             }
             Weight::Q8 { q, scale, axis } => {
-                let Data::I8(v) = q.data() else { return Ok(None) };
+                if q.dtype() != DType::I8 {
+                    return Ok(None);
+                }
                 let row: Box<dyn Fn(usize) -> f32> = match (scale.len(), axis) {
                     (1, _) => Box::new(|_| scale[0]),
                     (s, 0) if s == directions => Box::new(|_| scale[d]),
@@ -48,9 +55,12 @@ impl Frozen {
                     _ => return Ok(None),
                 };
                 m.scale = (0..n).map(row).collect();
-                let mut packed = vec![0; gemm::packed_len(n, k)];
-                gemm::pack(n, k, |j, kk| v[at(j, kk)], &mut packed);
-                m.q = packs.keep(packed);
+                let from = q.clone();
+                m.q = l.packed("matrix", &[q], &numbers, len, move || {
+                    let (v, mut packed) = (bytes(&from), vec![0; len]);
+                    gemm::pack(n, k, |j, kk| v[start + j * k + kk], &mut packed);
+                    packed
+                });
             }
         }
         Ok(Some(m))
@@ -67,15 +77,14 @@ impl Frozen {
 
     /// Matrix of a quantised LSTM: direction `d` of codes `[D, k, n]`.
     fn of_codes(
-        packs: &Packs,
-        codes: &Tensor,
+        l: &Lowering<'_>,
+        codes: &Arc<Tensor>,
         d: usize,
         scale: Vec<f32>,
         zero: Option<&Tensor>,
     ) -> Result<Option<Frozen>, OpError> {
         let &[_, k, n] = codes.shape() else { return Ok(None) };
-        let part = Tensor::new(&[k, n], codes.data().pick(&(d * k * n..(d + 1) * k * n).collect::<Vec<_>>()))?;
-        let dynamic = Right::of(packs, &part, zero, k, n, |kk, j| kk * n + j)?;
+        let dynamic = Right::of(l, codes, zero, k, n, Lie { start: d * k * n, row: n, column: 1 })?;
         Ok(dynamic.map(|r| Frozen { f32: Arc::default(), q: Arc::default(), scale, dynamic: Some(r), n, k }))
     }
 
@@ -152,9 +161,9 @@ fn frozen(l: &Lowering<'_>, kind: Cell) -> Result<Option<Lowered>, OpError> {
     // The last gate of a GRU is apart: its product may be of another vector.
     let apart = if kind == Cell::Gru { h } else { 0 };
     steps(l, kind, w.shape(), r.shape(), |d| {
-        let last = if apart > 0 { Frozen::of(l.packs, &r, d, rows - apart, apart)? } else { None };
-        Ok(Frozen::of(l.packs, &w, d, 0, rows)?
-            .zip(Frozen::of(l.packs, &r, d, 0, rows - apart)?)
+        let last = if apart > 0 { Frozen::of(l, &r, d, rows - apart, apart)? } else { None };
+        Ok(Frozen::of(l, &w, d, 0, rows)?
+            .zip(Frozen::of(l, &r, d, 0, rows - apart)?)
             .filter(|_| apart == 0 || last.is_some())
             .map(|(w, r)| (w, r, last)))
     })
@@ -177,14 +186,14 @@ pub(super) fn lower_quantised(l: &Lowering<'_>) -> Result<Option<Lowered>, OpErr
         };
         Ok(Some(Tensor::new(&[range.len()], t.data().pick(&range.collect::<Vec<_>>()))?))
     };
-    let matrix = |codes: &Tensor, at: usize, d: usize| -> Result<Option<Frozen>, OpError> {
+    let matrix = |codes: &Arc<Tensor>, at: usize, d: usize| -> Result<Option<Frozen>, OpError> {
         let (Some(scale), zero) = (of(at, d)?, of(at + 1, d)?) else { return Ok(None) };
         if scale.dtype() != DType::F32 || l.has(at + 1) && zero.is_none() {
             return Ok(None);
         }
         let scale = scale.as_f32()?;
         let scale = (0..gates).map(|j| scale[if scale.len() == 1 { 0 } else { j }]).collect();
-        Frozen::of_codes(l.packs, codes, d, scale, zero.as_ref())
+        Frozen::of_codes(l, codes, d, scale, zero.as_ref())
     };
     steps(l, Cell::Lstm, &[d, gates, i], &[d, gates, h], |d| {
         Ok(matrix(w, 8, d)?.zip(matrix(r, 10, d)?).map(|(w, r)| (w, r, None)))
