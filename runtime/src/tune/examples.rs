@@ -89,13 +89,14 @@ impl Examples for Vec<Example> {
     fn digest(&self) -> String {
         let mut h = blake3::Hasher::new();
         for e in self {
-            for t in &e.inputs {
-                h.update(t.data().as_bytes());
-            }
-            match &e.target {
-                Target::Class(c) => h.update(&(*c as u64).to_le_bytes()),
-                Target::Values(t) => h.update(t.data().as_bytes()),
+            let mut tensor = |t: &Tensor| {
+                h.update(format!("{} {:?}", t.dtype(), t.shape()).as_bytes()).update(t.data().as_bytes());
             };
+            e.inputs.iter().for_each(&mut tensor);
+            match &e.target {
+                Target::Values(t) => tensor(t),
+                Target::Class(c) => drop(h.update(&(*c as u64).to_le_bytes())),
+            }
         }
         h.finalize().to_hex().to_string()
     }
