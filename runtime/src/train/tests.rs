@@ -211,6 +211,12 @@ fn steps_of_every_optimizer_are_those_of_pytorch() {
                 r.clip = case.clip;
             });
             let name = format!("{} {optimizer:?}", case.name);
+            // What runs by reference takes memory that no plan knows of.
+            let shapes: Vec<_> = batch.inputs.iter().map(|t| (t.dtype(), t.shape().to_vec())).collect();
+            let by_reference = |s: &crate::plan::StepInfo| s.op.ends_with("Step") && s.kernel == "reference";
+            if let Some(s) = trainer.steps(&shapes).unwrap().iter().find(|s| by_reference(s)) {
+                wrong.push(format!("{name}: {} of {} has no kernel", s.op, s.node));
+            }
             for (i, want) in steps.losses.iter().enumerate() {
                 let report = trainer.step(std::slice::from_ref(&batch), rate).unwrap();
                 if (f64::from(report.loss) - want).abs() > 1e-4 * want.abs() {
