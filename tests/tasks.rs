@@ -189,7 +189,9 @@ fn an_adapter_folded_into_the_file_gives_the_answers_it_gave_beside_it() {
         teach(&mut app, &rows, 40);
         let id = app.current().cloned().unwrap();
         let store = AdapterStore::new(&state, app.model().bundle().base_digest()).unwrap();
-        let merged = app.model().merged(&store, &id).unwrap();
+        let merged = app.model().merged(&store, &id, Vec::new()).unwrap();
+        let told = merged.moved.unwrap_or_else(|| panic!("{}: the bundle has a golden sample", e.name));
+        assert!(told.largest <= 2e-3 * told.of.max(1.0) && told.rows > 0, "{}: {told:?}", e.name);
         let mut session = Session::from_onnx(&merged.onnx, "merged", SessionOptions::default()).unwrap();
         let mut moved = 0.0_f32;
         for row in world.split("test").take(15) {

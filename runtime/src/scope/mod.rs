@@ -21,6 +21,7 @@ mod full;
 mod head;
 mod lora;
 mod merge;
+mod moved;
 mod parameters;
 mod peft;
 mod sparse;
@@ -28,6 +29,7 @@ mod sparse;
 pub use head::logits_of;
 pub use lora::Side;
 pub use merge::{Merged, add_head, merge};
+pub use moved::{Moved, answers};
 pub use peft::{Peft, peft};
 pub use sparse::{Contribution, choose};
 
