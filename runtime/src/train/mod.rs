@@ -236,14 +236,17 @@ pub struct Trainer {
     /// What belongs into the arena and at which byte, until the arena has the size of a plan: grown later it would
     /// leave its first place behind. Residents that are not named begin at 0.
     waiting: Vec<(usize, Arc<Tensor>)>,
+    /// The one used last at the end.
     plans: Vec<Made>,
+    /// Most bytes of frozen weights that a plan had so far: what is packed for one is there while another runs.
+    packed: usize,
     /// Frozen weights, which plans of all tasks and shapes share.
     packs: Arc<Packs>,
     step: u64,
 }
 
-/// Plans kept.
-const PLANS: usize = 8;
+/// Plans kept: of a step, an update and an evaluation, and of as many shapes as there is use for keeping.
+const PLANS: usize = 16;
 
 impl Trainer {
     /// A trainer at the values the graph's constants have.
@@ -276,7 +279,7 @@ impl Trainer {
         let residents: Vec<Slot> = list.into_iter().zip(places).map(slot).collect();
         let waiting = residents.iter().map(|s| s.place.start).zip(initial).collect();
         let own_inputs = graph.inputs.len() - recipe.trainable.len();
-        let (arena, plans, packs, step) = (Arena::default(), Vec::new(), Arc::default(), 0);
+        let (arena, plans, packed, packs, step) = (Arena::default(), Vec::new(), 0, Arc::default(), 0);
         Ok(Trainer {
             recipe,
             options,
@@ -287,6 +290,7 @@ impl Trainer {
             arena,
             waiting,
             plans,
+            packed,
             packs,
             step,
         })
@@ -385,6 +389,25 @@ impl Trainer {
     pub fn footprint(&mut self, inputs: &[(DType, Vec<usize>)]) -> Result<Footprint, TrainError> {
         let at = self.plan(Task::Step, inputs)?;
         Ok(self.plans[at].footprint)
+    }
+
+    /// What steps on batches of any of those inputs take, planned in that order: the arena of the largest, with all that
+    /// is packed beside it. Inputs for which most is packed come first, so that the others are fitted into what is left.
+    ///
+    /// # Errors
+    /// As [`Trainer::footprint`].
+    pub fn prove(&mut self, of: &[Vec<(DType, Vec<usize>)>]) -> Result<Footprint, TrainError> {
+        let mut most: Option<Footprint> = None;
+        for inputs in of {
+            let f = self.footprint(inputs)?;
+            most = Some(most.map_or(f, |m| Footprint {
+                arena: m.arena.max(f.arena),
+                weights: m.weights.max(f.weights),
+                recomputed: m.recomputed.max(f.recomputed),
+                ..m
+            }));
+        }
+        most.ok_or_else(|| TrainError::Batch { what: "inputs".into(), expected: "some".into(), found: "none".into() })
     }
 
     /// Names, kernels and operators of the steps of a training step.
@@ -514,13 +537,18 @@ impl Trainer {
 
     /// The plan for a task at those shapes, made if need be; its place among the plans.
     fn plan(&mut self, task: Task, shapes: &[(DType, Vec<usize>)]) -> Result<usize, TrainError> {
-        if let Some(i) = self.plans.iter().position(|m| m.task == task && m.shapes == shapes) {
-            return Ok(i);
-        }
-        let made = self.make(task, shapes)?;
-        if self.plans.len() == PLANS {
-            self.plans.remove(0);
-        }
+        let made = match self.plans.iter().position(|m| m.task == task && m.shapes == shapes) {
+            Some(i) => self.plans.remove(i),
+            None => {
+                let made = self.make(task, shapes)?;
+                self.packed = self.packed.max(made.footprint.weights);
+                if self.plans.len() == PLANS {
+                    // The one that was not used for longest.
+                    self.plans.remove(0);
+                }
+                made
+            }
+        };
         self.plans.push(made);
         Ok(self.plans.len() - 1)
     }
@@ -546,7 +574,7 @@ impl Trainer {
         let footprint = |plan: &Plan, recomputed: usize| Footprint {
             arena: plan.arena_bytes(),
             resident: self.resident_bytes,
-            weights: plan.made_bytes(&self.graph),
+            weights: plan.made_bytes(&self.graph).max(self.packed),
             recomputed,
         };
         let first = plan(&built.tape, &built.residents)?;

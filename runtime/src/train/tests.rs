@@ -287,6 +287,25 @@ fn the_number_of_threads_does_not_change_a_bit() {
 }
 
 #[test]
+fn the_plan_that_was_not_used_for_longest_makes_room_for_a_new_one() {
+    let archive = Archive::read();
+    let case = archive.case("mlp-labels");
+    let (mut trainer, batch) = trainer(&archive, &case, |_| {});
+    let shapes = |rows: usize| -> Vec<(DType, Vec<usize>)> {
+        let of = |t: &Tensor| (t.dtype(), [&[rows], &t.shape()[1..]].concat());
+        batch.inputs.iter().map(of).collect()
+    };
+    for rows in 1..=PLANS {
+        trainer.footprint(&shapes(rows)).unwrap();
+    }
+    trainer.footprint(&shapes(1)).unwrap();
+    trainer.footprint(&shapes(PLANS + 1)).unwrap();
+    let kept = |rows: usize| trainer.plans.iter().any(|m| m.shapes == shapes(rows));
+    assert!(kept(1) && !kept(2) && kept(3) && kept(PLANS + 1));
+    assert_eq!(trainer.plans.len(), PLANS);
+}
+
+#[test]
 fn a_trainer_restored_from_its_state_goes_on_bit_for_bit() {
     let archive = Archive::read();
     let case = archive.case("mlp-cross-entropy");

@@ -2,9 +2,9 @@
 //!
 //! [`Work::run`] is a function of the graph, the spec, the settings and the examples: the same ones give the same
 //! tensors bit for bit, whatever the number of threads and however often the run was killed and taken up again. Only a
-//! budget of time makes it depend on the clock, by where it ends. What a step takes is planned before the first one,
-//! and where it is more than it may be, the refusal says which smaller run would fit. It knows neither where examples
-//! come from nor what becomes of the result.
+//! budget of time makes it depend on the clock, by where it ends. What a step takes is planned before the first one, for
+//! the largest examples there are, and where it is more than it may be, the refusal says which smaller run would fit. It
+//! knows neither where examples come from nor what becomes of the result.
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,13 +13,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::class::{Class, Classified};
 use crate::device::Device;
-use crate::graph::{Dim, Graph};
+use crate::graph::Graph;
 use crate::plan::{Bf16, OnGpu, RunOptions, Runner};
 use crate::scope::{self, Contribution, ScopeError, Scoped, Spec};
 use crate::state::StateError;
-use crate::tensor::{DType, Data, Tensor, TensorError};
-use crate::train::{Batch, Footprint, Objective, Optimizer, Recipe, Schedule, TrainError, TrainOptions, Trainer};
+use crate::tensor::{Tensor, TensorError};
+use crate::train::{Footprint, Objective, Optimizer, Recipe, Schedule, TrainError, TrainOptions, Trainer};
 
+mod batch;
 mod body;
 mod checkpoint;
 pub mod examples;
@@ -28,6 +29,7 @@ mod labelled;
 mod loss;
 mod memory;
 
+use batch::Batcher;
 use body::Featured;
 pub use body::Stored;
 use checkpoint::Checkpoint;
@@ -322,6 +324,14 @@ impl Work<'_> {
         let (train, validation) = examples::divide(examples, settings.validation, settings.seed)?;
         let batcher = Batcher::new(graph, settings.objective, settings.batch);
         let saved = checkpoint.as_ref().map(|(path, _)| Checkpoint::read(path)).transpose()?.flatten();
+        let all = [&train[..], &validation].concat();
+        let extremes = batcher.extremes(examples, &all)?;
+        let kept =
+            memory::Kept { best: !validation.is_empty(), start: examples.renews(), written: checkpoint.is_some() };
+        let smaller = |spec: &Spec, needs, may| {
+            let fits = memory::smaller(graph, opset, spec, &settings, &options, &batcher, &extremes, kept, may);
+            TuneError::Memory { needs, may, fits }
+        };
         if spec.scopes.iter().any(|s| s == "sparse") && spec.tensors.is_empty() {
             spec.tensors = match &saved {
                 Some(saved) => saved.progress.chosen.clone(),
@@ -329,24 +339,17 @@ impl Work<'_> {
             };
         }
         let scoped = scope::place(graph, opset, &spec)?;
-        let first = examples.example(*train.first().ok_or_else(no_examples)?)?;
-        let all = [&train[..], &validation].concat();
-        let kept =
-            memory::Kept { best: !validation.is_empty(), start: examples.renews(), written: checkpoint.is_some() };
         let copies = memory::copies(graph, &scoped, &settings, kept);
-        let planned = memory::plan(&scoped, &spec, &settings, &options, &batcher, &first, (all.len(), copies))
+        let planned = memory::plan(&scoped, &spec, &settings, &options, &batcher, &extremes, (all.len(), copies))
             .and_then(|p| {
                 let (needs, may) = (p.needs.total(), settings.max_bytes.unwrap_or(usize::MAX));
                 if needs > may { Err(TuneError::Memory { needs, may, fits: None }) } else { Ok(p) }
             });
         let memory::Planned { mut trainer, mut needs, body } = match planned {
-            Err(TuneError::Memory { needs, may, .. }) => {
-                let fits = memory::smaller(graph, opset, &spec, &settings, &options, &batcher, &first, kept, may);
-                return Err(TuneError::Memory { needs, may, fits });
-            }
+            Err(TuneError::Memory { needs, may, .. }) => return Err(smaller(&spec, needs, may)),
             other => other?,
         };
-        drop(first);
+        drop(extremes);
         let mut featured;
         let (examples, batcher): (&mut dyn Examples, Batcher) = match (body, &mut needs.stored) {
             (Some(body), Some(stored)) => {
@@ -642,103 +645,4 @@ fn shuffled(of: &[usize], seed: u64, epoch: u64) -> Vec<usize> {
         order.swap(i, (next() % (i as u64 + 1)) as usize);
     }
     order
-}
-
-/// Puts examples together.
-struct Batcher {
-    objective: Objective,
-    /// Whether each input has a row for each example.
-    rowed: Vec<bool>,
-    /// Rows of a batch.
-    rows: usize,
-    /// Whether examples can have different shapes.
-    varies: bool,
-}
-
-impl Batcher {
-    fn new(graph: &Graph, objective: Objective, batch: usize) -> Batcher {
-        let dims = |v: &usize| graph.values[*v].declared.as_ref().and_then(|d| d.shape.clone()).unwrap_or_default();
-        let inputs: Vec<Vec<Dim>> = graph.inputs.iter().map(dims).collect();
-        let rowed: Vec<bool> = inputs.iter().map(|d| d.first().is_some_and(|d| d.known().is_none())).collect();
-        // A model of fixed shapes takes one example at a time; its gradients are accumulated.
-        let rows = if rowed.iter().any(|r| *r) { batch } else { 1 };
-        let varies = inputs.iter().any(|d| d.iter().skip(1).any(|d| d.known().is_none()));
-        Batcher { objective, rowed, rows, varies }
-    }
-
-    /// Types and shapes of a whole batch of examples like `one`.
-    fn shapes(&self, one: &Example) -> Vec<(DType, Vec<usize>)> {
-        let of = |(t, rowed): (&Tensor, &bool)| {
-            let mut shape = t.shape().to_vec();
-            if *rowed && let Some(first) = shape.first_mut() {
-                *first = self.rows;
-            }
-            (t.dtype(), shape)
-        };
-        one.inputs.iter().zip(&self.rowed).map(of).collect()
-    }
-
-    /// The examples as batches of whole size: a short one is filled with copies of its first row, which weigh nothing,
-    /// so that one plan serves all. Examples of different shapes do not share a batch.
-    fn batches(&self, examples: &mut dyn Examples, of: &[usize]) -> Result<Vec<Batch>, TuneError> {
-        let mut groups: Vec<Vec<Example>> = Vec::new();
-        for &i in of {
-            let e = examples.example(i)?;
-            let alike = |other: &Example| {
-                other.inputs.iter().zip(&e.inputs).all(|(a, b)| a.shape() == b.shape()) && other.target.alike(&e.target)
-            };
-            match groups.iter_mut().find(|g| g.len() < self.rows && alike(&g[0])) {
-                Some(group) => group.push(e),
-                None => groups.push(vec![e]),
-            }
-        }
-        groups.into_iter().map(|g| self.batch(&g)).collect()
-    }
-
-    fn batch(&self, group: &[Example]) -> Result<Batch, TuneError> {
-        let row = |i: usize| group.get(i).unwrap_or(&group[0]);
-        let mut inputs = Vec::with_capacity(self.rowed.len());
-        for (k, rowed) in self.rowed.iter().enumerate() {
-            let all: Vec<&Tensor> = (0..if *rowed { self.rows } else { 1 }).map(|i| &row(i).inputs[k]).collect();
-            inputs.push(stacked(&all)?);
-        }
-        let weight = |i: usize| if i < group.len() { 1.0 } else { 0.0 };
-        let rows: Vec<&Target> = (0..self.rows).map(|i| &row(i).target).collect();
-        let (target, weights) = match (&rows[0], self.objective) {
-            (Target::Class(_), _) => {
-                let classes = rows.iter().map(|t| if let Target::Class(c) = t { *c as i64 } else { -1 }).collect();
-                let weights = (0..self.rows).map(weight).collect();
-                (Tensor::i64(&[self.rows], classes)?, Tensor::f32(&[self.rows], weights)?)
-            }
-            (Target::Values(_), objective) => {
-                let all: Vec<&Tensor> =
-                    rows.iter().filter_map(|t| if let Target::Values(v) = t { Some(v) } else { None }).collect();
-                let target = stacked(&all)?;
-                let labels = objective == Objective::Labels;
-                let shape =
-                    if labels { target.shape().to_vec() } else { target.shape()[..target.shape().len() - 1].to_vec() };
-                let inner: usize = shape.iter().skip(1).product();
-                let mut weights: Vec<f32> = (0..self.rows).flat_map(|i| vec![weight(i); inner]).collect();
-                if labels {
-                    // A negative label is no label: a masked token.
-                    weights.iter_mut().zip(target.as_i64()?).filter(|(_, l)| **l < 0).for_each(|(w, _)| *w = 0.0);
-                }
-                (target, Tensor::f32(&shape, weights)?)
-            }
-        };
-        Ok(Batch { inputs, target: Some(target), weights: Some(weights) })
-    }
-}
-
-/// Tensors of one row each, as one.
-fn stacked(rows: &[&Tensor]) -> Result<Tensor, TuneError> {
-    let mut data = Data::zeros(rows[0].dtype(), 0);
-    rows.iter().for_each(|t| data.append(t.data()));
-    let mut shape = rows[0].shape().to_vec();
-    match shape.first_mut() {
-        Some(first) => *first *= rows.len(),
-        None if rows.len() > 1 => shape.push(rows.len()),
-        None => {}
-    }
-    Ok(Tensor::new(&shape, data)?)
 }
