@@ -397,9 +397,22 @@ impl Trainer {
     /// # Errors
     /// As [`Trainer::footprint`].
     pub fn prove(&mut self, of: &[Vec<(DType, Vec<usize>)>]) -> Result<Footprint, TrainError> {
+        self.most(Task::Step, of)
+    }
+
+    /// As [`Trainer::prove`], of what [`Trainer::gradients`] takes beside the gradients that it gives.
+    ///
+    /// # Errors
+    /// As [`Trainer::footprint`].
+    pub fn prove_gradients(&mut self, of: &[Vec<(DType, Vec<usize>)>]) -> Result<Footprint, TrainError> {
+        self.most(Task::Gradients, of)
+    }
+
+    fn most(&mut self, task: Task, of: &[Vec<(DType, Vec<usize>)>]) -> Result<Footprint, TrainError> {
         let mut most: Option<Footprint> = None;
         for inputs in of {
-            let f = self.footprint(inputs)?;
+            let at = self.plan(task, inputs)?;
+            let f = self.plans[at].footprint;
             most = Some(most.map_or(f, |m| Footprint {
                 arena: m.arena.max(f.arena),
                 weights: m.weights.max(f.weights),

@@ -79,7 +79,7 @@ pub(super) fn copies(graph: &Graph, scoped: &Scoped, settings: &Settings, kept: 
 
 /// Bytes of the examples of a step on batches of those inputs: one by one, and while they are put together one batch of
 /// them twice. What the arena holds of them is the step's.
-fn given(settings: &Settings, batcher: &Batcher, shapes: &[(DType, Vec<usize>)]) -> usize {
+pub(super) fn given(settings: &Settings, batcher: &Batcher, shapes: &[(DType, Vec<usize>)]) -> usize {
     let batch: usize = shapes.iter().map(|(t, s)| s.iter().product::<usize>() * t.size_bytes()).sum();
     let batches = (settings.batch * settings.accumulate).div_ceil(batcher.rows);
     (batches + 1) * batch

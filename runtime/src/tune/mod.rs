@@ -15,7 +15,7 @@ use crate::class::{Class, Classified};
 use crate::device::Device;
 use crate::graph::Graph;
 use crate::plan::{Bf16, OnGpu, RunOptions, Runner};
-use crate::scope::{self, Contribution, ScopeError, Scoped, Spec};
+use crate::scope::{self, ScopeError, Scoped, Spec};
 use crate::state::StateError;
 use crate::tensor::{Tensor, TensorError};
 use crate::train::{Footprint, Objective, Optimizer, Recipe, Schedule, TrainError, TrainOptions, Trainer};
@@ -23,6 +23,7 @@ use crate::train::{Footprint, Objective, Optimizer, Recipe, Schedule, TrainError
 mod batch;
 mod body;
 mod checkpoint;
+mod chosen;
 pub mod examples;
 pub mod judge;
 mod labelled;
@@ -335,7 +336,10 @@ impl Work<'_> {
         if spec.scopes.iter().any(|s| s == "sparse") && spec.tensors.is_empty() {
             spec.tensors = match &saved {
                 Some(saved) => saved.progress.chosen.clone(),
-                None => chosen(graph, opset, &spec, &settings, &options, examples, &batcher, &train)?,
+                None => match chosen::chosen(graph, opset, &spec, &settings, &options, examples, &batcher, &train) {
+                    Err(TuneError::Memory { needs, may, .. }) => return Err(smaller(&spec, needs, may)),
+                    other => other?,
+                },
             };
         }
         let scoped = scope::place(graph, opset, &spec)?;
@@ -565,69 +569,6 @@ fn loss_on(
         }
     }
     Ok((weight > 0.0).then(|| (sum / weight) as f32))
-}
-
-/// How many batches of examples tensors are chosen by.
-const MEASURED: usize = 8;
-
-/// What `sparse` trains: the gradients of some batches measured, one tensor after the other where memory is short of
-/// all.
-fn chosen(
-    graph: &Graph,
-    opset: i64,
-    spec: &Spec,
-    settings: &Settings,
-    options: &TrainOptions,
-    examples: &mut dyn Examples,
-    batcher: &Batcher,
-    train: &[usize],
-) -> Result<Vec<String>, TuneError> {
-    let scoped = scope::place(graph, opset, spec)?;
-    let order = shuffled(train, settings.seed, 0);
-    let values = scope::values(&scoped.graph, &scoped.trainable);
-    if examples.renews() {
-        // Gradients of targets that nobody has made yet would choose at random.
-        renew(examples, &scoped, &values, &spec.output, options)?;
-    }
-    let mut sums: Vec<Vec<f64>> = values.iter().map(|(_, t)| vec![0.0; t.len()]).collect();
-    let mut trainer = Trainer::new(
-        &scoped.graph,
-        Recipe { accumulate: false, ..recipe(&scoped, spec, settings, batcher) },
-        options.clone(),
-    )?;
-    for part in order.chunks(batcher.rows).take(MEASURED) {
-        for batch in batcher.batches(examples, part)? {
-            let (_, gradients) = trainer.gradients(&batch)?;
-            for (sum, g) in sums.iter_mut().zip(&gradients) {
-                sum.iter_mut().zip(g.data().to_f64()).for_each(|(s, g)| *s += g);
-            }
-        }
-    }
-    let of_others = Spec { scopes: spec.scopes.iter().filter(|s| *s != "sparse").cloned().collect(), ..spec.clone() };
-    let others =
-        if of_others.scopes.is_empty() { Vec::new() } else { scope::place(graph, opset, &of_others)?.trainable };
-    let contributions: Vec<Contribution> = values
-        .iter()
-        .zip(&sums)
-        .filter(|((name, _), _)| !others.contains(name))
-        .map(|((name, t), sum)| Contribution {
-            name: name.clone(),
-            promise: sum.iter().map(|v| v * v).sum(),
-            bytes: t.len() * t.dtype().size_bytes(),
-        })
-        .collect();
-    let chosen = scope::choose(&contributions, settings.sparse_bytes);
-    if chosen.is_empty() {
-        let least = contributions.iter().map(|c| c.bytes).min().unwrap_or(0);
-        let found = format!("{} bytes", settings.sparse_bytes);
-        tracing::debug!(least, "no tensor fits");
-        return Err(TuneError::Setting {
-            what: "--sparse-bytes",
-            found,
-            expected: "enough for one tensor of the model",
-        });
-    }
-    Ok(chosen)
 }
 
 /// The order of an epoch: a shuffle by Fisher and Yates, drawn by splitmix64.
