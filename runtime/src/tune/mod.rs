@@ -20,6 +20,7 @@ use crate::state::StateError;
 use crate::tensor::{Tensor, TensorError};
 use crate::train::{Footprint, Objective, Optimizer, Recipe, Schedule, TrainError, TrainOptions, Trainer};
 
+mod avoid;
 mod batch;
 mod body;
 mod checkpoint;
@@ -97,6 +98,17 @@ pub enum TuneError {
     /// Training.
     #[error(transparent)]
     Train(Box<TrainError>),
+    /// A gradient that there is not, on the way to something that should be trained.
+    #[error(
+        "{source}; {}",
+        instead.as_ref().map_or("no scope does without it".to_string(), |what| format!("`{what}` needs no gradient through it"))
+    )]
+    Stopped {
+        /// Which, and why.
+        source: Box<TrainError>,
+        /// Options that train only what comes after it.
+        instead: Option<String>,
+    },
     /// A step needs more than it may.
     #[error(
         "a step needs {}, may use {}; {}", mebibytes(*needs), mebibytes(*may),
@@ -162,6 +174,7 @@ impl Classified for TuneError {
     fn class(&self) -> Class {
         match self {
             TuneError::Scope(e) => e.class(),
+            TuneError::Stopped { .. } => Class::Unsupported,
             TuneError::Train(e) if matches!(**e, TrainError::Autodiff(_)) => Class::Unsupported,
             TuneError::State(e) => e.class(),
             TuneError::Setting { .. } | TuneError::Memory { .. } => Class::Usage,
@@ -333,12 +346,18 @@ impl Work<'_> {
             let fits = memory::smaller(graph, opset, spec, &settings, &options, &batcher, &extremes, kept, may);
             TuneError::Memory { needs, may, fits }
         };
+        let avoiding = |spec: &Spec, e| {
+            let instead =
+                |e: &TrainError| avoid::instead(e, graph, opset, spec, &settings, &options, &batcher, &extremes);
+            avoid::with_advice(e, instead)
+        };
         if spec.scopes.iter().any(|s| s == "sparse") && spec.tensors.is_empty() {
             spec.tensors = match &saved {
                 Some(saved) => saved.progress.chosen.clone(),
                 None => match chosen::chosen(graph, opset, &spec, &settings, &options, examples, &batcher, &train) {
                     Err(TuneError::Memory { needs, may, .. }) => return Err(smaller(&spec, needs, may)),
-                    other => other?,
+                    Err(e) => return Err(avoiding(&spec, e)),
+                    Ok(chosen) => chosen,
                 },
             };
         }
@@ -351,7 +370,8 @@ impl Work<'_> {
             });
         let memory::Planned { mut trainer, mut needs, body } = match planned {
             Err(TuneError::Memory { needs, may, .. }) => return Err(smaller(&spec, needs, may)),
-            other => other?,
+            Err(e) => return Err(avoiding(&spec, e)),
+            Ok(planned) => planned,
         };
         drop(extremes);
         let mut featured;

@@ -344,3 +344,75 @@ fn the_longest_example_is_planned_before_the_first_step_and_refused_then_with_bo
         e => panic!("{e}"),
     }
 }
+
+/// Layers in a row with an operator without a gradient, or with one that refuses its own, in the middle.
+fn blocked(op: &str) -> Graph {
+    let mut g = Graph::default();
+    let dims = vec![Dim::Any, Dim::Fixed(8)];
+    let x = g.add_value("x", Some(Declared { dtype: DType::F32, shape: Some(dims) }), None);
+    let mut at = x;
+    let layer = |g: &mut Graph, x: usize, name: &str, n: usize| {
+        let v = numbers(name, 8 * n).iter().map(|v| 0.5 * *v as f32).collect();
+        let w = g.add_value(&format!("{name}.weight"), None, Some(Arc::new(Tensor::f32(&[8, n], v).unwrap())));
+        node(g, name, "MatMul", &[x, w], Attrs::of([]))
+    };
+    for name in ["early.a", "early.b"] {
+        at = layer(&mut g, at, name, 8);
+    }
+    let constant = |g: &mut Graph, name: &str, t: Tensor| g.add_value(name, None, Some(Arc::new(t)));
+    at = match op {
+        "CumProd" => {
+            let axis = constant(&mut g, "axis", Tensor::i64(&[], vec![1]).unwrap());
+            node(&mut g, "block", op, &[at, axis], Attrs::of([]))
+        }
+        _ => {
+            let to = constant(&mut g, "to", Tensor::i64(&[1, 2], vec![0, 3]).unwrap());
+            let by = constant(&mut g, "by", Tensor::f32(&[1, 2], vec![1.5, 2.0]).unwrap());
+            let attrs = Attrs::of([("axis", Attr::Int(1)), ("reduction", Attr::Str("mul".into()))]);
+            node(&mut g, "block", op, &[at, to, by], attrs)
+        }
+    };
+    for (name, n) in [("late.a", 8), ("late.b", 8), ("narrow", 5)] {
+        at = layer(&mut g, at, name, n);
+    }
+    (g.inputs, g.outputs) = (vec![x], vec![at]);
+    g
+}
+
+fn node(g: &mut Graph, name: &str, op: &str, inputs: &[usize], attrs: Attrs) -> usize {
+    let y = g.add_value(&format!("{name}/y"), None, None);
+    let op = Op::Own(crate::ops::find("", op).unwrap(), Arc::new(attrs));
+    let inputs = inputs.iter().copied().map(Some).collect();
+    g.nodes.push(Node { name: name.into(), op, inputs, outputs: vec![Some(y)] });
+    y
+}
+
+#[test]
+fn a_gradient_that_there_is_not_is_refused_with_the_options_that_need_none_and_those_work() {
+    for op in ["CumProd", "ScatterElements"] {
+        let graph = blocked(op);
+        let run = |scopes: &str, targets: &[&str]| {
+            let one = |i: usize| {
+                let v = numbers(&format!("{i}"), 8).iter().map(|v| *v as f32).collect();
+                Example { inputs: vec![Tensor::f32(&[1, 8], v).unwrap()], target: Target::Class(i % 5) }
+            };
+            let mut examples: Vec<Example> = (0..20).map(one).collect();
+            let targets = targets.iter().map(ToString::to_string).collect();
+            let spec = Spec { output: "narrow/y".into(), targets, ..spec(scopes) };
+            let (settings, options) = (Settings { epochs: 1, ..settings() }, TrainOptions::default());
+            let work =
+                Work { graph: &graph, opset: 17, spec, settings, examples: &mut examples, options, checkpoint: None };
+            work.run(&mut |_| {})
+        };
+        for scopes in ["lora", "full", "sparse"] {
+            let e = run(scopes, &[]).unwrap_err();
+            assert_eq!(e.class(), Class::Unsupported, "{e}");
+            let TuneError::Stopped { instead: Some(what), .. } = &e else { panic!("{op}, {scopes}: {e}") };
+            assert_eq!(what, "--scope lora --targets 'late.*' narrow", "{op}, {scopes}");
+            let told = e.to_string();
+            assert!(told.contains("`block`") && told.contains(op) && told.contains("needs no gradient"), "{told}");
+        }
+        run("lora", &["late.*", "narrow"]).unwrap_or_else(|e| panic!("{op}: {e}"));
+        run("head", &[]).unwrap_or_else(|e| panic!("{op}: {e}"));
+    }
+}
