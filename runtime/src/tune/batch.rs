@@ -35,6 +35,16 @@ impl Batcher {
         Batcher { objective, rowed, rows, varies }
     }
 
+    /// Whether each example is two rows that belong together.
+    pub(super) fn pairs(&self) -> bool {
+        matches!(self.objective, Objective::Contrastive { .. })
+    }
+
+    /// Whether a short batch is filled with rows that weigh nothing. Among pairs such rows would be found as well.
+    pub(super) fn fills(&self) -> bool {
+        !self.varies && !self.pairs()
+    }
+
     /// The extremes of examples, all of which are made once where they can differ.
     pub(super) fn extremes(&self, examples: &mut dyn Examples, of: &[usize]) -> Result<Extremes, TuneError> {
         let first = examples.example(*of.first().ok_or_else(no_examples)?)?;
@@ -71,12 +81,13 @@ impl Batcher {
     /// alone, where batches can be that short.
     pub(super) fn all_shapes(&self, extremes: &Extremes) -> Vec<Vec<(DType, Vec<usize>)>> {
         let Extremes { largest, smallest } = extremes;
-        let few = smallest.as_ref().or(largest.first()).filter(|_| self.varies).map(|e| self.shapes_of(e, 1));
+        let few = smallest.as_ref().or(largest.first()).filter(|_| !self.fills()).map(|e| self.shapes_of(e, 1));
         few.into_iter().chain(largest.iter().map(|e| self.shapes_of(e, self.rows))).collect()
     }
 
     /// Types and shapes of that many examples like `one`.
     pub(super) fn shapes_of(&self, one: &Example, rows: usize) -> Vec<(DType, Vec<usize>)> {
+        let rows = if self.pairs() { 2 * rows } else { rows };
         let of = |(t, rowed): (&Tensor, &bool)| {
             let mut shape = t.shape().to_vec();
             if *rowed && let Some(first) = shape.first_mut() {
@@ -106,7 +117,10 @@ impl Batcher {
     }
 
     fn batch(&self, group: &[Example]) -> Result<Batch, TuneError> {
-        let n = if self.varies { group.len() } else { self.rows };
+        if self.pairs() {
+            return self.pairs_of(group);
+        }
+        let n = if self.fills() { self.rows } else { group.len() };
         let row = |i: usize| group.get(i).unwrap_or(&group[0]);
         let mut inputs = Vec::with_capacity(self.rowed.len());
         for (k, rowed) in self.rowed.iter().enumerate() {
@@ -116,6 +130,9 @@ impl Batcher {
         let weight = |i: usize| if i < group.len() { 1.0 } else { 0.0 };
         let rows: Vec<&Target> = (0..n).map(|i| &row(i).target).collect();
         let (target, weights) = match (&rows[0], self.objective) {
+            (Target::None, _) => {
+                return Err(TuneError::Data { what: "an example has no target, and its objective needs one".into() });
+            }
             (Target::Class(_), _) => {
                 let classes = rows.iter().map(|t| if let Target::Class(c) = t { *c as i64 } else { -1 }).collect();
                 let weights = (0..n).map(weight).collect();
@@ -138,6 +155,34 @@ impl Batcher {
             }
         };
         Ok(Batch { inputs, target: Some(target), weights: Some(weights) })
+    }
+}
+
+impl Batcher {
+    /// Pairs as a batch: the first of each, then the second of each.
+    fn pairs_of(&self, group: &[Example]) -> Result<Batch, TuneError> {
+        let wrong = |what: &str| TuneError::Data { what: what.into() };
+        if self.rowed.iter().any(|r| !r) {
+            return Err(wrong(
+                "pairs need a model that takes several samples at once; export it with a batch of any size",
+            ));
+        }
+        let mut inputs = Vec::with_capacity(self.rowed.len());
+        for k in 0..self.rowed.len() {
+            let mut halves = Vec::with_capacity(2 * group.len());
+            for half in 0..2 {
+                for e in group {
+                    let t = &e.inputs[k];
+                    let [2, inner @ ..] = t.shape() else { return Err(wrong("an example of a pair has not two rows")) };
+                    let n: usize = inner.iter().product();
+                    let data = t.data().pick(&(half * n..(half + 1) * n).collect::<Vec<_>>());
+                    halves.push(Tensor::new(&[&[1], inner].concat(), data)?);
+                }
+            }
+            inputs.push(stacked(&halves.iter().collect::<Vec<_>>())?);
+        }
+        let weights = Tensor::f32(&[group.len()], vec![1.0; group.len()])?;
+        Ok(Batch { inputs, target: None, weights: Some(weights) })
     }
 }
 

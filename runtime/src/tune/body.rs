@@ -131,6 +131,9 @@ impl Body {
             let facts: Option<Facts> = plan.output_facts().into_iter().map(owned).collect();
             Ok((facts, plan.arena_bytes() + plan.made_bytes(&split.body)))
         };
+        if batcher.pairs() {
+            return Ok(None);
+        }
         let (mut made, mut bytes) = (Vec::new(), 0);
         for one in extremes.largest.iter().chain(&extremes.smallest) {
             let (Some(of_one), taken) = facts(one, 1)? else { return Ok(None) };
@@ -163,7 +166,7 @@ impl Body {
             let rowed = |s: &[usize]| s.iter().enumerate().map(|(i, &d)| if i == 0 { d * rows } else { d }).collect();
             facts.iter().map(|(t, s)| (*t, rowed(s))).collect::<Facts>()
         };
-        let few = self.smallest.as_ref().or(self.largest.first()).filter(|_| batcher.varies).map(|f| of(f, 1));
+        let few = self.smallest.as_ref().or(self.largest.first()).filter(|_| !batcher.fills()).map(|f| of(f, 1));
         few.into_iter().chain(self.largest.iter().map(|f| of(f, batcher.rows))).collect()
     }
 

@@ -1,7 +1,7 @@
 //! Labelled samples of a data set as examples for a graph.
 use std::collections::BTreeMap;
 
-use super::{Example, Examples, Target, TuneError};
+use super::{Example, Examples, Target, TuneError, Wants};
 use crate::bundle::npz;
 use crate::dataset::Row;
 use crate::graph::Graph;
@@ -19,30 +19,28 @@ pub struct Labelled<'a> {
     preprocessor: Option<&'a Preprocessor>,
     inputs: Vec<String>,
     rows: Vec<(&'a Row, Option<usize>)>,
+    wants: Wants,
 }
 
 impl<'a> Labelled<'a> {
-    /// The rows as examples; `class_of` tells the class of a label, where classes are learned, and `preprocessor` makes
-    /// the inputs of rows that do not hold them.
+    /// The rows as examples for a loss that `wants` that of them; `class_of` tells the class of a label, and
+    /// `preprocessor` makes the inputs of rows that do not hold them.
     ///
     /// # Errors
-    /// [`TuneError::Data`] for a label that is no class, and for rows that need a preprocessor where there is none.
+    /// [`TuneError::Data`] for a label that is no class where classes are learned, and for rows that need a preprocessor
+    /// where there is none.
     pub fn new(
         graph: &Graph,
         preprocessor: Option<&'a Preprocessor>,
         rows: impl IntoIterator<Item = &'a Row>,
-        class_of: Option<ClassOf<'_>>,
+        wants: Wants,
+        class_of: ClassOf<'_>,
     ) -> Result<Labelled<'a>, TuneError> {
         let data = |what: String| TuneError::Data { what };
         let mut out = Vec::new();
         for row in rows {
-            let class =
-                match class_of {
-                    None => None,
-                    Some(of) => Some(of(&row.label).ok_or_else(|| {
-                        data(format!("the data says `{}`, which is no label of the model", row.label))
-                    })?),
-                };
+            let unknown = || data(format!("the data says `{}`, which is no label of the model", row.label));
+            let class = (wants == Wants::Classes).then(|| class_of(&row.label).ok_or_else(unknown)).transpose()?;
             if row.tensors.is_none() && preprocessor.is_none() {
                 return Err(data(
                     "an .onnx file does not say how to make its inputs from a sample: give --config DIR with \
@@ -52,7 +50,7 @@ impl<'a> Labelled<'a> {
             }
             out.push((row, class));
         }
-        Ok(Labelled { preprocessor, inputs: graph.input_names(), rows: out })
+        Ok(Labelled { preprocessor, inputs: graph.input_names(), rows: out, wants })
     }
 }
 
@@ -73,16 +71,29 @@ impl Examples for Labelled<'_> {
             (None, Some(p)) => p.prepare(&row.sample()).map_err(|e| bad(e.to_string()))?.0.into_iter().collect(),
             (None, None) => BTreeMap::new(),
         };
-        let target = match (class, named.remove(TARGET)) {
-            (Some(class), _) => Target::Class(*class),
-            (None, Some(t)) => Target::Values(t),
-            (None, None) => return Err(bad(format!("this objective needs a member `{TARGET}` in every .npz sample"))),
+        let target = match (self.wants, class, named.remove(TARGET)) {
+            (Wants::Pairs, ..) => Target::None,
+            (_, Some(class), _) => Target::Class(*class),
+            (_, None, Some(t)) => Target::Values(t),
+            (_, None, None) => {
+                return Err(bad(format!("this objective needs a member `{TARGET}` in every .npz sample")));
+            }
         };
         let take = |name: &String| {
             let has = named.keys().cloned().collect::<Vec<_>>().join(", ");
             named.get(name).cloned().ok_or_else(|| bad(format!("there is no input `{name}` in it; it has {has}")))
         };
-        Ok(Example { inputs: self.inputs.iter().map(take).collect::<Result<_, _>>()?, target })
+        let inputs = self.inputs.iter().map(take).collect::<Result<Vec<Tensor>, _>>()?;
+        let single = |t: &&Tensor| t.shape().first() != Some(&2);
+        if self.wants == Wants::Pairs
+            && let Some(t) = inputs.iter().find(single)
+        {
+            let found = t.shape();
+            return Err(bad(format!(
+                "this objective takes pairs, two rows of every input, in an .npz sample; an input of it is {found:?}"
+            )));
+        }
+        Ok(Example { inputs, target })
     }
 
     fn digest(&self) -> String {
@@ -138,8 +149,7 @@ mod tests {
         graph.inputs.push(x);
         assert_eq!(DType::F32, preprocessor(0.0).prepare(&readings("x\n1\n2\n").sample()).unwrap().0[0].1.dtype());
         let digest = |p: &Preprocessor, row: &Row| {
-            let class: ClassOf<'_> = &|l| l.parse().ok();
-            Labelled::new(&graph, Some(p), [row], Some(class)).unwrap().digest()
+            Labelled::new(&graph, Some(p), [row], Wants::Classes, &|l| l.parse().ok()).unwrap().digest()
         };
         let (own, row) = (preprocessor(0.0), readings("x\n1\n2\n"));
         let first = digest(&own, &row);

@@ -37,7 +37,7 @@ pub use body::Stored;
 use checkpoint::Checkpoint;
 pub use examples::{Example, Examples, Target};
 pub use labelled::{ClassOf, Labelled, TARGET};
-pub use loss::{LOSSES, Loss};
+pub use loss::{LOSSES, Loss, Wants};
 
 #[cfg(all(test, feature = "import"))]
 mod tests;

@@ -416,3 +416,29 @@ fn a_gradient_that_there_is_not_is_refused_with_the_options_that_need_none_and_t
         run("head", &[]).unwrap_or_else(|e| panic!("{op}: {e}"));
     }
 }
+
+#[test]
+fn pairs_are_found_among_those_of_their_batch_and_a_short_batch_holds_no_others() {
+    let graph = lengths();
+    let pair = |i: usize| {
+        let (own, noise) = (numbers(&format!("pair {i}"), 40), numbers(&format!("noise {i}"), 80));
+        let v = (0..80).map(|k| (own[k % 40] + 0.7 * noise[k]) as f32).collect();
+        Example { inputs: vec![Tensor::f32(&[2, 5, 8], v).unwrap()], target: Target::None }
+    };
+    let mut examples: Vec<Example> = (0..26).map(pair).collect();
+    let objective = Objective::Contrastive { temperature: 0.5 };
+    let settings = Settings { objective, batch: 8, validation: 0.0, rate: 0.02, epochs: 12, ..settings() };
+    let batcher = Batcher::new(&graph, objective, 8);
+    let batches = batcher.batches(&mut examples, &(0..10).collect::<Vec<_>>()).unwrap();
+    let shapes: Vec<&[usize]> = batches.iter().map(|b| b.inputs[0].shape()).collect();
+    assert_eq!(shapes, [[16, 5, 8], [4, 5, 8]]);
+    // The first of each, then the second of each.
+    let (all, one) = (batches[1].inputs[0].as_f32().unwrap(), examples[8].inputs[0].as_f32().unwrap());
+    assert!(all[..40] == one[..40] && all[80..120] == one[40..]);
+    let (spec, options) = (spec("full"), TrainOptions::default());
+    let work = Work { graph: &graph, opset: 17, spec, settings, examples: &mut examples, options, checkpoint: None };
+    let out = work.run(&mut |_| {}).unwrap();
+    let epoch = |e: usize| out.epochs[e].loss;
+    assert!(epoch(11) < 0.8 * epoch(0), "{:?}", out.epochs);
+    assert!(LOSSES.iter().any(|l| l.name == "contrastive" && l.wants == Wants::Pairs));
+}
