@@ -26,6 +26,8 @@ pub use loss::Objective;
 pub use optimizer::{Optimizer, Schedule};
 
 #[cfg(all(test, feature = "import"))]
+mod quantised_tests;
+#[cfg(all(test, feature = "import"))]
 pub(crate) mod tests;
 
 #[cfg(all(test, feature = "gpu", feature = "import"))]

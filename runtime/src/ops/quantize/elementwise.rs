@@ -15,7 +15,8 @@ pub(super) static QLINEAR_ADD: OpDef =
         })
     })
     .domain(MICROSOFT)
-    .kernel(super::tables::add);
+    .kernel(super::tables::add)
+    .vjp(|b| super::spelled::binary(b, "Add"));
 
 /// `requantise(a · b)`.
 pub(super) static QLINEAR_MUL: OpDef =
@@ -26,7 +27,8 @@ pub(super) static QLINEAR_MUL: OpDef =
         })
     })
     .domain(MICROSOFT)
-    .kernel(super::tables::multiply);
+    .kernel(super::tables::multiply)
+    .vjp(|b| super::spelled::binary(b, "Mul"));
 
 fn binary_shape(_: &Attrs, inputs: &[Option<&Fact>]) -> Result<Option<Vec<Fact>>, OpError> {
     let (a, b) = (need(inputs, 0, "A")?, need(inputs, 3, "B")?);
@@ -54,7 +56,8 @@ pub(super) static QLINEAR_SIGMOID: OpDef =
         unary(inputs, sigmoid)
     })
     .domain(MICROSOFT)
-    .kernel(|l| super::tables::unary(l, sigmoid));
+    .kernel(|l| super::tables::unary(l, sigmoid))
+    .vjp(|b| super::spelled::unary(b, "Sigmoid", &[]));
 
 /// `requantise(x)` where `x ≥ 0`, `requantise(alpha · x)` elsewhere.
 pub(super) static QLINEAR_LEAKY_RELU: OpDef =
@@ -66,7 +69,8 @@ pub(super) static QLINEAR_LEAKY_RELU: OpDef =
     .kernel(|l| {
         let alpha = f64::from(l.attrs.float("alpha", 0.01)?);
         super::tables::unary(l, |x| leaky(alpha, x))
-    });
+    })
+    .vjp(|b| super::spelled::unary(b, "LeakyRelu", &["alpha"]));
 
 fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
@@ -126,7 +130,8 @@ pub(super) static QLINEAR_SOFTMAX: OpDef =
         }
         Ok(vec![coded(x.dtype(), shape, &q)?])
     })
-    .domain(MICROSOFT);
+    .domain(MICROSOFT)
+    .vjp(super::spelled::softmax);
 
 /// `requantise(condition ? x : y)`.
 pub(super) static QLINEAR_WHERE: OpDef = OpDef::new(
@@ -155,7 +160,8 @@ pub(super) static QLINEAR_WHERE: OpDef = OpDef::new(
         Ok(vec![coded(x.dtype(), &shape, &q)?])
     },
 )
-.domain(MICROSOFT);
+.domain(MICROSOFT)
+.vjp(super::spelled::choice);
 
 /// Quantised tensors one after another along an axis, each requantised to the result's scale.
 pub(super) static QLINEAR_CONCAT: OpDef = OpDef::new(
@@ -189,7 +195,8 @@ pub(super) static QLINEAR_CONCAT: OpDef = OpDef::new(
     },
 )
 .domain(MICROSOFT)
-.kernel(super::tables::concat);
+.kernel(super::tables::concat)
+.vjp(super::spelled::concat);
 
 /// Axis and shape of a concatenation.
 pub(super) fn concat_shape(attrs: &Attrs, parts: &[&[usize]]) -> Result<(usize, Vec<usize>), OpError> {
@@ -236,7 +243,8 @@ pub(super) static QLINEAR_REDUCE_MEAN: OpDef = OpDef::new(
         Ok(vec![coded(x.dtype(), &shape, &q)?])
     },
 )
-.domain(MICROSOFT);
+.domain(MICROSOFT)
+.vjp(super::spelled::mean);
 
 fn reduced(attrs: &Attrs, x: &[usize]) -> Result<(Vec<usize>, Vec<usize>), OpError> {
     let axes = match attrs.ints("axes")? {
