@@ -269,21 +269,67 @@ fn micro_batches_accumulate_to_the_step_of_the_whole_batch() {
     }
 }
 
+/// A bidirectional LSTM or GRU over a whole sequence, as PyTorch's, wide enough that its products are shared out.
+fn recurrent(op: &str) -> (Graph, Batch) {
+    const T: usize = 7;
+    const N: usize = 24;
+    const I: usize = 72;
+    const H: usize = 96;
+    let gates = if op == "LSTM" { 4 } else { 3 };
+    let mut graph = Graph::default();
+    let tensor = |name: &str, shape: &[usize]| {
+        let v = numbers(name, shape.iter().product()).iter().map(|v| 0.2 * *v as f32).collect();
+        Tensor::f32(shape, v).unwrap()
+    };
+    let x = graph.add_value("x", None, None);
+    let shapes = [("w", vec![2, gates * H, I]), ("r", vec![2, gates * H, H]), ("b", vec![2, 2 * gates * H])];
+    let weights = shapes.map(|(name, shape)| graph.add_value(name, None, Some(Arc::new(tensor(name, &shape)))));
+    let y = graph.add_value("y", None, None);
+    let attrs = Attrs::of([
+        ("hidden_size", crate::ops::Attr::Int(H as i64)),
+        ("direction", crate::ops::Attr::Str("bidirectional".into())),
+        ("linear_before_reset", crate::ops::Attr::Int(1)),
+    ]);
+    let inputs = [x].into_iter().chain(weights).map(Some).collect();
+    let own = crate::graph::Op::Own(crate::ops::find("", op).unwrap(), Arc::new(attrs));
+    graph.nodes.push(crate::graph::Node { name: op.into(), op: own, inputs, outputs: vec![Some(y)] });
+    (graph.inputs, graph.outputs) = (vec![x], vec![y]);
+    let (x, target) = (tensor("inputs", &[T, N, I]), tensor("target", &[T, 2, N, H]));
+    (graph, Batch { inputs: vec![x], target: Some(target), weights: None })
+}
+
 #[test]
 fn the_number_of_threads_does_not_change_a_bit() {
     let archive = Archive::read();
-    let case = archive.case("transformer-full");
-    let after = |threads: usize| {
+    let recorded = ["transformer-full", "efficientnet-last", "eeg-conv-lstm"].map(|name| {
+        let case = archive.case(name);
         let graph = archive.graph(&case);
         let batch = archive.batch(&case, &graph);
-        let options = TrainOptions::on_threads(threads);
-        let mut trainer = Trainer::new(&graph, recipe(&case), options).unwrap();
-        for _ in 0..2 {
-            trainer.step(std::slice::from_ref(&batch), 0.01).unwrap();
+        (name, graph, batch, recipe(&case))
+    });
+    let sequences = ["LSTM", "GRU"].map(|op| {
+        let (graph, batch) = recurrent(op);
+        let recipe = Recipe {
+            output: "y".into(),
+            objective: Objective::MeanSquared,
+            trainable: ["w", "r", "b"].map(String::from).to_vec(),
+            ..recipe(&archive.case("transformer-full"))
+        };
+        (op, graph, batch, recipe)
+    });
+    for (name, graph, batch, recipe) in recorded.into_iter().chain(sequences) {
+        let after = |threads: usize| {
+            let mut trainer = Trainer::new(&graph, recipe.clone(), TrainOptions::on_threads(threads)).unwrap();
+            let losses: Vec<f32> =
+                (0..2).map(|_| trainer.step(std::slice::from_ref(&batch), 0.01).unwrap().loss).collect();
+            (losses, values(&trainer))
+        };
+        let one = after(1);
+        assert!(one.0[0] != one.0[1], "{name}: {:?}", one.0);
+        for threads in [2, 3, 5] {
+            assert!(after(threads) == one, "{name}: other bits on {threads} threads");
         }
-        values(&trainer)
-    };
-    assert!(after(1) == after(3));
+    }
 }
 
 #[test]
