@@ -5,9 +5,9 @@
 //! what it updates, where its gradient is complete, so that no gradient outlives its use. What a step needs is known
 //! before the first one, and refused with both figures when it is more than it may be.
 //! It deliberately knows nothing of files, of what a scope is and of where examples come from.
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use hone_kernels::threads::Pool;
 
@@ -244,6 +244,8 @@ pub struct Trainer {
     packed: usize,
     /// Frozen weights, which plans of all tasks and shapes share.
     packs: Arc<Packs>,
+    /// Frozen weights of half floats in `f32`, which they share as well.
+    widened: Mutex<Vec<Arc<Tensor>>>,
     step: u64,
 }
 
@@ -294,8 +296,34 @@ impl Trainer {
             plans,
             packed,
             packs,
+            widened: Mutex::default(),
             step,
         })
+    }
+
+    /// Constants that are there because the graph's are half floats, each once for all plans.
+    fn share(&self, concrete: &mut Concrete) {
+        if !self.graph.values.iter().any(|v| v.constant.as_ref().is_some_and(|t| t.dtype() == DType::F16)) {
+            return;
+        }
+        let own: HashSet<*const Tensor> =
+            self.graph.values.iter().filter_map(|v| Some(Arc::as_ptr(v.constant.as_ref()?))).collect();
+        let mut known = self.widened.lock().unwrap_or_else(PoisonError::into_inner);
+        for (v, fact) in concrete.graph.values.iter_mut().zip(&mut concrete.facts) {
+            let Some(t) = v.constant.clone().filter(|t| t.dtype() == DType::F32 && !own.contains(&Arc::as_ptr(t)))
+            else {
+                continue;
+            };
+            let same = match known.iter().find(|k| ***k == *t) {
+                Some(same) => same.clone(),
+                None => {
+                    known.push(t.clone());
+                    t
+                }
+            };
+            v.constant = Some(same.clone());
+            fact.value = Some(same);
+        }
     }
 
     /// The arena, of the size of the largest plan, with everything in its place.
@@ -675,7 +703,8 @@ impl Trainer {
             let output = graph.values.iter().position(|v| v.name == self.recipe.output);
             graph.outputs = output.into_iter().collect();
             graph.prune();
-            let concrete = Concrete::new(&graph, &facts, options)?;
+            let mut concrete = Concrete::widened(&graph, &facts, options)?;
+            self.share(&mut concrete);
             let output = concrete.graph.outputs.first().copied();
             let output =
                 output.ok_or_else(|| TrainError::Unknown { what: "value", name: self.recipe.output.clone() })?;
