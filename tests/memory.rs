@@ -64,24 +64,26 @@ fn takes_what_is_planned(mut session: Session, inputs: &[(String, Tensor)], name
     assert!(named.iter().map(|(_, t)| t).eq(&outputs), "{name}: both ways to run give the same");
 }
 
-/// Graph, scopes, examples at once.
-const TEN: [(&str, &str, usize); 10] = [
-    ("attention/model.f32", "full", 16),
-    ("attention/model.f32", "lora,head", 16),
-    ("attention/model.f32", "bias", 32),
-    ("attention/model", "lora,head", 16),
-    ("attention/model", "lora,head", 64),
-    ("attention/model", "bias,head", 32),
-    ("concat/model.f32", "full", 32),
-    ("concat/model", "lora", 32),
-    ("weighted/model.f32", "lora", 64),
-    ("weighted/model", "bias", 16),
+/// Graph, scopes, examples at once, optimizer.
+const RUNS: [(&str, &str, usize, Optimizer); 12] = [
+    ("attention/model.f32", "full", 16, Optimizer::ADAMW),
+    ("attention/model.f32", "lora,head", 16, Optimizer::ADAMW),
+    ("attention/model.f32", "bias", 32, Optimizer::ADAMW),
+    ("attention/model", "lora,head", 16, Optimizer::ADAMW),
+    ("attention/model", "lora,head", 64, Optimizer::ADAMW),
+    ("attention/model", "bias,head", 32, Optimizer::ADAMW),
+    ("concat/model.f32", "full", 32, Optimizer::ADAMW),
+    ("concat/model", "lora", 32, Optimizer::ADAMW),
+    ("weighted/model.f32", "lora", 64, Optimizer::ADAMW),
+    ("weighted/model", "bias", 16, Optimizer::ADAMW),
+    ("attention/model.f32", "full", 2, Optimizer::ADAFACTOR),
+    ("concat/model.f32", "full", 4, Optimizer::SGD),
 ];
 
 #[test]
 fn a_run_of_training_takes_what_was_planned_whatever_the_scope_and_however_many_examples_at_once() {
     let mut off = Vec::new();
-    for (model, scopes, batch) in TEN {
+    for (model, scopes, batch, optimizer) in RUNS {
         let path = model_dir().join("variants").join(format!("{model}.onnx"));
         let session = Session::from_onnx(std::fs::read(path).unwrap(), model, SessionOptions::default()).unwrap();
         let inputs: Vec<Tensor> = inputs_of(&session).into_iter().map(|(_, t)| t).collect();
@@ -100,7 +102,7 @@ fn a_run_of_training_takes_what_was_planned_whatever_the_scope_and_however_many_
         };
         let settings = Settings {
             objective: Objective::Labels,
-            optimizer: Optimizer::ADAMW,
+            optimizer,
             rate: 1e-3,
             course: Course::Cosine,
             warmup: 0.0,
@@ -125,11 +127,11 @@ fn a_run_of_training_takes_what_was_planned_whatever_the_scope_and_however_many_
         let taken = allocation_counter::measure(|| outcome = Some(work.run(&mut |_| {}).unwrap())).bytes_max as f64;
         let planned = outcome.unwrap().needs.total() as f64;
         println!(
-            "{model}, {scopes}, {batch}: {taken} bytes taken, {planned} planned, {:+.1} %",
+            "{model}, {scopes}, {batch}, {optimizer:?}: {taken} bytes taken, {planned} planned, {:+.1} %",
             100.0 * (taken / planned - 1.0)
         );
         if (taken / planned - 1.0).abs() > 0.05 {
-            off.push(format!("{model}, {scopes}, {batch}: {taken} bytes taken, {planned} planned"));
+            off.push(format!("{model}, {scopes}, {batch}, {optimizer:?}: {taken} bytes taken, {planned} planned"));
         }
     }
     assert!(off.is_empty(), "{off:#?}");

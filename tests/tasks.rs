@@ -5,6 +5,7 @@ use hone_runtime::Bundle;
 use hone_runtime::adapters::AdapterStore;
 use hone_runtime::app::{App, Learned, Settings};
 use hone_runtime::bundle::Overwrite;
+use hone_runtime::bundle::npz::write_npz;
 use hone_runtime::dataset::{Dataset, Row};
 use hone_runtime::export::with_source;
 use hone_runtime::journal::{ClassChange, Press, PressKind, Source};
@@ -13,6 +14,7 @@ use hone_runtime::learn::{Display, Mode, Retain, TASKS, Theta};
 use hone_runtime::model::{Model, probabilities};
 use hone_runtime::session::{Session, SessionOptions};
 use hone_runtime::state::StateDir;
+use hone_runtime::tensor::Tensor;
 use serde_json::Value;
 
 use crate::support::{fails, hone};
@@ -189,7 +191,9 @@ fn an_adapter_folded_into_the_file_gives_the_answers_it_gave_beside_it() {
         teach(&mut app, &rows, 40);
         let id = app.current().cloned().unwrap();
         let store = AdapterStore::new(&state, app.model().bundle().base_digest()).unwrap();
-        let merged = app.model().merged(&store, &id).unwrap();
+        let merged = app.model().merged(&store, &id, Vec::new()).unwrap();
+        let told = merged.moved.unwrap_or_else(|| panic!("{}: the bundle has a golden sample", e.name));
+        assert!(told.largest <= 2e-3 * told.of.max(1.0) && told.rows > 0, "{}: {told:?}", e.name);
         let mut session = Session::from_onnx(&merged.onnx, "merged", SessionOptions::default()).unwrap();
         let mut moved = 0.0_f32;
         for row in world.split("test").take(15) {
@@ -321,4 +325,40 @@ fn what_only_classes_have_is_refused_for_other_tasks_with_the_task_named() {
         .output()
         .unwrap();
     fails(&out, 7, &["score"]);
+}
+
+#[test]
+fn the_body_of_a_model_without_classes_learns_from_samples_that_hold_what_its_outputs_should_be() {
+    let tmp = tempfile::tempdir().unwrap();
+    let data = tmp.path().join("data/learn");
+    std::fs::create_dir_all(&data).unwrap();
+    let model = open("diamond");
+    for (i, row) in world("diamond").split("stream").take(40).enumerate() {
+        let mut members = model.preprocessor().prepare(&row.sample()).unwrap().0;
+        let wanted = row.label.trim().parse::<f32>().unwrap() + 3.0;
+        members.push(("target".into(), Tensor::f32(&[1, 1], vec![wanted]).unwrap()));
+        let bytes = write_npz(members.iter().map(|(n, t)| (n.as_str(), t))).unwrap();
+        std::fs::write(data.join(format!("{i:02}.npz")), bytes).unwrap();
+    }
+    let tune = |objective: &str| {
+        let mut c = hone();
+        c.arg("tune").arg(bundle("diamond")).arg("--state").arg(tmp.path().join("state"));
+        c.arg("--data").arg(tmp.path().join("data")).args(["--scope", "bias", "--objective", objective, "--json"]);
+        c.args(["--lr", "0.05", "--epochs", "8", "--batch", "8"]).output().unwrap()
+    };
+    fails(&tune("ce"), 7, &["score", "mse", "bce", "contrastive"]);
+    fails(&tune("contrastive"), 3, &["two rows of every input"]);
+    let out = tune("mse");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let tuned: Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(tuned["published"], true, "{tuned}");
+    assert!(tuned["after"].as_f64() < tuned["before"].as_f64(), "{tuned}");
+    let reason = tuned["reason"].as_str().unwrap();
+    assert!(reason.contains("validation samples fell from"), "{reason}");
+    // It is in use: the same answers are larger now.
+    let mut app = App::open(open("diamond"), &StateDir::at(tmp.path().join("state")), Mode::Veto).unwrap();
+    assert_eq!(app.current().unwrap().as_str(), tuned["adapter"].as_str().unwrap());
+    let row = world("diamond").split("test").next().unwrap().clone();
+    let (before, now) = (open("diamond").see(&row.sample()).unwrap(), app.answer(&row.sample()).unwrap().seen);
+    assert_ne!(before.logits, now.logits);
 }

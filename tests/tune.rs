@@ -81,6 +81,12 @@ fn what_is_tuned_is_in_use_everywhere_and_one_command_takes_it_back() {
     // As after a kill when all was done: the same run again is the same adapter, not another one.
     let again = json(&tune(&state, &train).output().unwrap());
     assert_eq!((again["adapter"].as_str(), &again["published"]), (Some(&*id), &true.into()), "{again}");
+    let mut export = hone();
+    export.args(["adapter", "export"]).arg(bundle()).arg(&id).arg("--state").arg(&state).arg("--merged");
+    let export = export.arg(dir.path().join("merged.onnx")).output().unwrap();
+    let told = String::from_utf8_lossy(&export.stdout);
+    // Of the golden sample: its weights are 8 bits wide and were rounded again.
+    assert!(export.status.success() && told.contains("cosine 0.99") && !told.contains("than 0.00e0"), "{told}");
     let picture = fs::read_dir(test.join("3")).unwrap().next().unwrap().unwrap().path();
     let mut run = hone();
     run.arg("run").arg(bundle()).arg("--image").arg(&picture).arg("--state").arg(&state).arg("--json");
@@ -428,6 +434,21 @@ fn a_plain_onnx_file_is_tuned_into_a_file_that_run_takes() {
     // `empty` comes before `full`.
     let v = logits.as_f32().unwrap();
     assert!(v[1] > v[0], "{v:?}");
+    // How far folding moves the answers is measured where there are samples, and said where there are none.
+    let export = |samples: &[&Path]| {
+        let mut c = hone();
+        c.args(["adapter", "export"]).arg(&onnx).arg(&out).arg("--merged").arg(dir.path().join("merged.onnx"));
+        if !samples.is_empty() {
+            c.arg("--samples").args(samples);
+        }
+        let done = c.output().unwrap();
+        assert!(done.status.success(), "{}", said(&done));
+        (String::from_utf8_lossy(&done.stdout).into_owned(), said(&done))
+    };
+    let (told, asked) = export(&[]);
+    assert!(!told.contains("cosine") && asked.contains("--samples FILE.npz"), "{told}{asked}");
+    let (told, _) = export(&[&full, &dir.path().join("data/empty/0.npz")]);
+    assert!(told.contains("in 2 of 2 rows, cosine 1.000000"), "{told}");
     let other = model_dir().join("src/model.onnx");
     let wrong = hone().arg("run").arg(other).arg("--tensors").arg(&full).arg("--adapter").arg(&out).output().unwrap();
     fails(&wrong, 3, &["belongs to"]);

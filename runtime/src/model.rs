@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::adapters::{AdapterError, AdapterId, AdapterStore};
-use crate::bundle::{Bundle, BundleError, Recipe, StateEntry};
+use crate::bundle::{self, Bundle, BundleError, Recipe, StateEntry};
 use crate::class::{Class, Classified};
 use crate::graph::Graph;
 use crate::import::{self, WriteError};
@@ -14,7 +14,7 @@ use crate::learn::task::Shipped;
 use crate::learn::{Coreset, HeadBase, LearnError, Task, Theta};
 use crate::modality::{ModalityError, Preprocessor, Sample};
 use crate::note::Note;
-use crate::scope::{self, ScopeError};
+use crate::scope::{self, Moved, ScopeError};
 use crate::session::{Outputs, Session, SessionError, SessionOptions};
 use crate::tensor::{Tensor, TensorError};
 
@@ -126,6 +126,8 @@ pub struct MergedModel {
     pub folded: Vec<String>,
     /// Layers beside whose weight something stays.
     pub beside: Vec<String>,
+    /// How its logits differ from those with the adapter beside the weights; `None` where there was no sample.
+    pub moved: Option<Moved>,
 }
 
 /// A bundle that can be taught, ready to answer.
@@ -237,16 +239,33 @@ impl Model {
     }
 
     /// The bundle's ONNX file with the adapter `id` folded in: what was tuned in the weights, quantised again where
-    /// they are, and Θ in the head.
+    /// they are, and Θ in the head. How far that moves the logits is measured on `samples`, each the graph's inputs by
+    /// name, and on the bundle's golden ones.
     ///
     /// # Errors
-    /// [`ModelError::Adapter`], [`ModelError::Scope`] when it cannot be folded, [`ModelError::Write`].
-    pub fn merged(&self, store: &AdapterStore, id: &AdapterId) -> Result<MergedModel, ModelError> {
+    /// [`ModelError::Adapter`], [`ModelError::Scope`] when it cannot be folded, [`ModelError::Write`];
+    /// [`ModelError::Session`] for a sample that does not fit.
+    pub fn merged(
+        &self,
+        store: &AdapterStore,
+        id: &AdapterId,
+        samples: Vec<Vec<(String, Tensor)>>,
+    ) -> Result<MergedModel, ModelError> {
         let a = store.load(id)?;
-        let mut made = match store.body(id)? {
-            Some((_, t)) => scope::merge(&self.factory, self.session.info().opset, &t.spec, &t.tensors)?,
-            None => scope::Merged { graph: Graph::clone(&self.factory), folded: Vec::new(), beside: Vec::new() },
+        let opset = self.session.info().opset;
+        let (mut made, beside) = match store.body(id)? {
+            Some((_, t)) => {
+                let scoped = scope::place(&self.factory, opset, &t.spec)?;
+                let beside = Arc::new(scoped.with(&t.tensors)?);
+                (scope::merge(&self.factory, opset, &t.spec, &t.tensors)?, beside)
+            }
+            None => {
+                let graph = Graph::clone(&self.factory);
+                (scope::Merged { graph, folded: Vec::new(), beside: Vec::new() }, self.factory.clone())
+            }
         };
+        // What Θ adds to the logits, of the feature.
+        let mut change: Option<(Vec<f32>, Vec<f32>)> = None;
         if a.theta.iter().any(|&v| v != 0.0) {
             let theta = Theta::new(a.classes, a.columns, a.theta)?;
             // What has classes or features the graph has not is refused before anything is made of it.
@@ -260,10 +279,58 @@ impl Model {
             let head = self.recipe.head.as_ref().ok_or(ModelError::Head { why })?;
             scope::add_head(&mut made.graph, &head.weight, head.bias.as_deref(), &dw, &db)?;
             made.folded.push("the head".into());
+            change = Some((dw, db));
         }
+        let golden = self.bundle.contains("samples/input.npz").then(|| self.bundle.read("samples/input.npz"));
+        let golden = golden.transpose()?.map(|bytes| bundle::npz::read_npz(&bytes)).transpose();
+        let golden = golden.map_err(SessionError::from)?;
+        let samples: Vec<_> = golden.into_iter().chain(samples).collect();
+        let moved = self.moved(&beside, &made.graph, change, &samples)?;
         let path = self.bundle.manifest().graphs.first().map_or("onnx/model.onnx", |g| g.path.as_str());
         let onnx = import::to_onnx(&made.graph, &self.bundle.read(path)?)?;
-        Ok(MergedModel { onnx, folded: made.folded, beside: made.beside })
+        Ok(MergedModel { onnx, folded: made.folded, beside: made.beside, moved })
+    }
+
+    /// The graph's logits with an adapter beside its weights and folded into them, `change` being weight and bias of
+    /// what is added to the former by the feature.
+    fn moved(
+        &self,
+        beside: &Graph,
+        folded: &Graph,
+        change: Option<(Vec<f32>, Vec<f32>)>,
+        samples: &[Vec<(String, Tensor)>],
+    ) -> Result<Option<Moved>, ModelError> {
+        let (feature, logits) = (&*self.recipe.feature, &*self.recipe.logits);
+        let mut answers = Vec::with_capacity(samples.len());
+        for sample in samples {
+            let mut inputs = Vec::new();
+            for name in beside.input_names() {
+                let given = sample.iter().find(|(n, _)| *n == name).map(|(_, t)| t.clone());
+                inputs.push(given.ok_or_else(|| ModelError::Mismatch {
+                    what: "inputs of a sample",
+                    expected: format!("`{name}` among them"),
+                    found: sample.iter().map(|(n, _)| n.clone()).collect::<Vec<_>>().join(", "),
+                })?);
+            }
+            let output = |source| ModelError::Output { output: logits.to_string(), source };
+            let before = scope::answers(beside, &[logits, feature], &inputs).map_err(SessionError::from)?;
+            let after = scope::answers(folded, &[logits], &inputs).map_err(SessionError::from)?;
+            let mut want = before[0].as_f32().map_err(output)?.to_vec();
+            let columns = before[0].shape().last().copied().unwrap_or(1).max(1);
+            if let Some((dw, db)) = &change {
+                let features = before[1].as_f32().map_err(output)?.chunks_exact(self.base.features());
+                for (row, f) in want.chunks_exact_mut(columns).zip(features) {
+                    for (c, v) in row.iter_mut().enumerate() {
+                        let weight = &dw[c * f.len()..][..f.len()];
+                        let sum: f64 = weight.iter().zip(f).map(|(w, f)| f64::from(*w) * f64::from(*f)).sum();
+                        *v += sum as f32 + db[c];
+                    }
+                }
+            }
+            answers.push((want, after[0].as_f32().map_err(output)?.to_vec(), columns));
+        }
+        let pairs = answers.iter().map(|(a, b, n)| (&a[..], &b[..], *n));
+        Ok((!answers.is_empty()).then(|| Moved::of(pairs)))
     }
 
     /// The tuned adapter whose body answers; `None` is the factory's.

@@ -8,14 +8,16 @@ use clap::{Args, Subcommand};
 use hone_runtime::Class;
 use hone_runtime::adapters::{AdapterFile, AdapterId, AdapterStore};
 use hone_runtime::bundle::Bundle;
+use hone_runtime::bundle::npz::read_npz;
+use hone_runtime::graph::Graph;
 use hone_runtime::import::to_onnx;
 use hone_runtime::journal::{AdapterAction, AdapterEvent, Filter, Journal, Kind, Reader};
 use hone_runtime::learn::Trip;
 use hone_runtime::model::Model;
-use hone_runtime::scope;
+use hone_runtime::scope::{self, Moved};
 use hone_runtime::session::{Session, SessionOptions};
 use hone_runtime::state::StateDir;
-use hone_runtime::tensor::safetensors;
+use hone_runtime::tensor::{Tensor, safetensors};
 use serde_json::{Value, json};
 
 use crate::exit::fail;
@@ -85,9 +87,13 @@ enum What {
         /// Its tensors as safetensors.
         #[arg(short, long, value_name = "FILE.safetensors")]
         output: Option<PathBuf>,
-        /// A standard ONNX file with the adapter in its weights, quantised again where they were.
+        /// A standard ONNX file with the adapter in its weights, quantised again where they were. Says how far its
+        /// answers are from those with the adapter beside the weights.
         #[arg(long, value_name = "OUT.onnx")]
         merged: Option<PathBuf>,
+        /// More samples for that: files of the graph's inputs. A bundle's golden samples are used without being named.
+        #[arg(long, value_name = "FILE.npz", num_args = 1.., requires = "merged")]
+        samples: Vec<PathBuf>,
         /// Low-rank paths as adapter_config.json and adapter_model.safetensors for PyPI `peft`, named as the exporter
         /// named the layers.
         #[arg(long, value_name = "DIR")]
@@ -123,7 +129,7 @@ impl Adapter {
                 store.remove(&id)?;
                 output::line(format!("removed {id}"))?;
             }
-            What::Export { model, adapter, output, merged, peft } if super::run::is_onnx(&model) => {
+            What::Export { model, adapter, output, merged, samples, peft } if super::run::is_onnx(&model) => {
                 let onnx = input::read(&model)?;
                 let file = AdapterFile::from_bytes(&input::read(Path::new(&adapter))?, &onnx)?;
                 let tuned = &file.tuned;
@@ -134,14 +140,16 @@ impl Adapter {
                 }
                 if let Some(path) = merged {
                     let made = scope::merge(graph, opset, &tuned.spec, &tuned.tensors)?;
+                    let beside = scope::place(graph, opset, &tuned.spec)?.with(&tuned.tensors)?;
+                    let moved = moved(&beside, &made.graph, &tuned.spec.output, &read(&samples)?)?;
                     input::write(&path, &to_onnx(&made.graph, &onnx)?)?;
-                    say_merged(&path, &made.folded, &made.beside)?;
+                    say_merged(&path, &made.folded, &made.beside, moved.as_ref())?;
                 }
                 if let Some(dir) = peft {
                     write_peft(&dir, &scope::peft(graph, opset, &tuned.spec, &tuned.tensors)?)?;
                 }
             }
-            What::Export { model: bundle, adapter, output, merged, peft } => {
+            What::Export { model: bundle, adapter, output, merged, samples, peft } => {
                 let (store, base) = store(&state, &bundle)?;
                 let wrong = || fail(Class::Usage, format!("`{adapter}` is no adapter; it is 16 hexadecimal digits"));
                 let id: AdapterId = adapter.parse().map_err(|_| wrong())?;
@@ -158,9 +166,9 @@ impl Adapter {
                 }
                 let model = Model::open(Bundle::open(&bundle)?, SessionOptions::default())?;
                 if let Some(path) = merged {
-                    let made = model.merged(&store, &id)?;
+                    let made = model.merged(&store, &id, read(&samples)?)?;
                     input::write(&path, &made.onnx)?;
-                    say_merged(&path, &made.folded, &made.beside)?;
+                    say_merged(&path, &made.folded, &made.beside, made.moved.as_ref())?;
                 }
                 if let Some(dir) = peft {
                     let Some((_, tuned)) = store.body(&id)? else {
@@ -178,8 +186,47 @@ impl Adapter {
     }
 }
 
-fn say_merged(path: &Path, folded: &[String], beside: &[String]) -> anyhow::Result<()> {
+/// Samples in files, each the inputs of a graph by name.
+fn read(files: &[PathBuf]) -> anyhow::Result<Vec<Vec<(String, Tensor)>>> {
+    let one = |path: &PathBuf| read_npz(&input::read(path)?).with_context(|| path.display().to_string());
+    files.iter().map(one).collect()
+}
+
+/// How a graph's value differs from that of the folded one; `None` without a sample.
+fn moved(
+    beside: &Graph,
+    folded: &Graph,
+    output: &str,
+    samples: &[Vec<(String, Tensor)>],
+) -> anyhow::Result<Option<Moved>> {
+    let mut pairs = Vec::new();
+    for sample in samples {
+        let mut inputs = Vec::new();
+        for name in beside.input_names() {
+            let given = sample.iter().find(|(n, _)| *n == name).map(|(_, t)| t.clone());
+            inputs.push(given.ok_or_else(|| fail(Class::Invalid, format!("a sample has no input `{name}`")))?);
+        }
+        let [a, b] = [beside, folded].map(|g| scope::answers(g, &[output], &inputs));
+        let (a, b) = (a?.swap_remove(0), b?.swap_remove(0));
+        let columns = a.shape().last().copied().unwrap_or(1).max(1);
+        pairs.push((a.as_f32()?.to_vec(), b.as_f32()?.to_vec(), columns));
+    }
+    let all = pairs.iter().map(|(a, b, n)| (&a[..], &b[..], *n));
+    Ok((!pairs.is_empty()).then(|| Moved::of(all)))
+}
+
+fn say_merged(path: &Path, folded: &[String], beside: &[String], moved: Option<&Moved>) -> anyhow::Result<()> {
     output::line(format!("{}: {} layers have the adapter in their weights", path.display(), folded.len()))?;
+    match moved {
+        Some(m) => output::line(format!(
+            "beside the weights the adapter gives the same largest logit in {} of {} rows, cosine {:.6} at least, no \
+             logit further off than {:.2e} of {:.2e}",
+            m.same_top, m.rows, m.cosine, m.largest, m.of
+        ))?,
+        None => output::say(
+            "hone: how far folding moves the answers was not measured: there is no sample; --samples FILE.npz gives some",
+        ),
+    }
     if !beside.is_empty() {
         let text = format!("hone: beside the weights of {} its path stays, as nodes of its own", beside.join(", "));
         output::say(text);

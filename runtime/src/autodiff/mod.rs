@@ -24,8 +24,8 @@ mod tests;
 pub enum AutodiffError {
     /// An operator without gradients is between the loss and something trainable.
     #[error(
-        "node `{node}` ({op}) lies between the loss and `{parameter}` and has no gradient: train only what comes after \
-         it (`--scope head` needs no gradient through the model)"
+        "node `{node}` ({op}) lies between the loss and `{parameter}` and has no gradient: only what comes after it can \
+         be trained"
     )]
     NotDifferentiable {
         /// The node.

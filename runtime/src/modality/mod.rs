@@ -124,6 +124,7 @@ enum Processor {
 pub struct Preprocessor {
     inputs: Vec<(Port, Filling)>,
     processors: Vec<(Modality, Processor)>,
+    digest: String,
 }
 
 impl Preprocessor {
@@ -185,7 +186,15 @@ impl Preprocessor {
         for &modality in &taken {
             processors.push((modality, processor(bundle, modality, &taken)?));
         }
-        Ok(Preprocessor { inputs, processors })
+        let mut h = blake3::Hasher::new();
+        h.update(bundle.base_digest().as_bytes()).update(format!("{ports:?}").as_bytes());
+        Ok(Preprocessor { inputs, processors, digest: h.finalize().to_hex().to_string() })
+    }
+
+    /// What tells it from others: a digest of the bundle's files and of the inputs it fills. Two of one digest make the
+    /// same tensors of a sample.
+    pub fn digest(&self) -> &str {
+        &self.digest
     }
 
     /// The modalities the model takes, in the order of its inputs: `["image", "audio"]`.

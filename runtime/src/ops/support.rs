@@ -103,10 +103,6 @@ pub(crate) const NOT_DIFFERENTIABLE: &[(&str, &str)] = &[
     ("Col2Im", "not written yet"),
     ("Compress", "its shapes depend on the data"),
     ("ConstantOfShape", "it makes constants"),
-    (
-        "ConvInteger",
-        "a fused form of integers: its float form, or QuantizeLinear and DequantizeLinear around it, has a gradient",
-    ),
     ("CumProd", "not written yet"),
     ("DFT", "feature extraction at the beginning of a model: nothing to train lies before it"),
     ("DeformConv", "not written yet"),
@@ -135,14 +131,6 @@ pub(crate) const NOT_DIFFERENTIABLE: &[(&str, &str)] = &[
     ("Not", "its result is no number with a slope"),
     ("OneHot", "not written yet"),
     ("Or", "its result is no number with a slope"),
-    (
-        "QLinearConv",
-        "a fused form of integers: its float form, or QuantizeLinear and DequantizeLinear around it, has a gradient",
-    ),
-    (
-        "QLinearMatMul",
-        "a fused form of integers: its float form, or QuantizeLinear and DequantizeLinear around it, has a gradient",
-    ),
     ("RandomNormal", "it draws random numbers"),
     ("RandomNormalLike", "it draws random numbers"),
     ("RandomUniform", "it draws random numbers"),
@@ -162,14 +150,6 @@ pub(crate) const NOT_DIFFERENTIABLE: &[(&str, &str)] = &[
     ("com.microsoft.ComplexMulConj", "not written yet"),
     ("com.microsoft.CropAndResize", "not written yet"),
     (
-        "com.microsoft.DynamicQuantizeLSTM",
-        "a fused form of integers: its float form, or QuantizeLinear and DequantizeLinear around it, has a gradient",
-    ),
-    (
-        "com.microsoft.DynamicQuantizeMatMul",
-        "a fused form of integers: its float form, or QuantizeLinear and DequantizeLinear around it, has a gradient",
-    ),
-    (
         "com.microsoft.GatherBlockQuantized",
         "a table of codes, at the beginning of a model: nothing to train lies before it",
     ),
@@ -177,10 +157,6 @@ pub(crate) const NOT_DIFFERENTIABLE: &[(&str, &str)] = &[
     ("com.microsoft.GroupNorm", "not written yet"),
     ("com.microsoft.GroupQueryAttention", "with a cache: for generating, not for training"),
     ("com.microsoft.Inverse", "not written yet"),
-    (
-        "com.microsoft.MatMulIntegerToFloat",
-        "a fused form of integers: its float form, or QuantizeLinear and DequantizeLinear around it, has a gradient",
-    ),
     (
         "com.microsoft.NhwcMaxPool",
         "a fused form of integers: its float form, or QuantizeLinear and DequantizeLinear around it, has a gradient",
@@ -191,54 +167,6 @@ pub(crate) const NOT_DIFFERENTIABLE: &[(&str, &str)] = &[
     ),
     (
         "com.microsoft.QEmbedLayerNormalization",
-        "a fused form of integers: its float form, or QuantizeLinear and DequantizeLinear around it, has a gradient",
-    ),
-    (
-        "com.microsoft.QGemm",
-        "a fused form of integers: its float form, or QuantizeLinear and DequantizeLinear around it, has a gradient",
-    ),
-    (
-        "com.microsoft.QLinearAdd",
-        "a fused form of integers: its float form, or QuantizeLinear and DequantizeLinear around it, has a gradient",
-    ),
-    (
-        "com.microsoft.QLinearAveragePool",
-        "a fused form of integers: its float form, or QuantizeLinear and DequantizeLinear around it, has a gradient",
-    ),
-    (
-        "com.microsoft.QLinearConcat",
-        "a fused form of integers: its float form, or QuantizeLinear and DequantizeLinear around it, has a gradient",
-    ),
-    (
-        "com.microsoft.QLinearConv",
-        "a fused form of integers: its float form, or QuantizeLinear and DequantizeLinear around it, has a gradient",
-    ),
-    (
-        "com.microsoft.QLinearGlobalAveragePool",
-        "a fused form of integers: its float form, or QuantizeLinear and DequantizeLinear around it, has a gradient",
-    ),
-    (
-        "com.microsoft.QLinearLeakyRelu",
-        "a fused form of integers: its float form, or QuantizeLinear and DequantizeLinear around it, has a gradient",
-    ),
-    (
-        "com.microsoft.QLinearMul",
-        "a fused form of integers: its float form, or QuantizeLinear and DequantizeLinear around it, has a gradient",
-    ),
-    (
-        "com.microsoft.QLinearReduceMean",
-        "a fused form of integers: its float form, or QuantizeLinear and DequantizeLinear around it, has a gradient",
-    ),
-    (
-        "com.microsoft.QLinearSigmoid",
-        "a fused form of integers: its float form, or QuantizeLinear and DequantizeLinear around it, has a gradient",
-    ),
-    (
-        "com.microsoft.QLinearSoftmax",
-        "a fused form of integers: its float form, or QuantizeLinear and DequantizeLinear around it, has a gradient",
-    ),
-    (
-        "com.microsoft.QLinearWhere",
         "a fused form of integers: its float form, or QuantizeLinear and DequantizeLinear around it, has a gradient",
     ),
     ("com.microsoft.Range", "its shapes depend on the data"),

@@ -1,9 +1,12 @@
 //! A graph at concrete input shapes as a graph again: shape arithmetic is constants, a decided `If` is its branch, and
 //! type and shape of every value are known. Passes that need shapes, such as differentiation, work on it.
+use std::collections::BTreeMap;
+
 use super::specialise::{Known, Special};
-use super::{PlanError, RunOptions};
-use crate::graph::{Graph, Node};
+use super::{PlanError, RunOptions, passes};
+use crate::graph::{Graph, Node, ValueId};
 use crate::ops::Fact;
+use crate::tensor::DType;
 
 /// A graph whose every value has a known type and shape.
 #[derive(Clone, Debug)]
@@ -20,7 +23,52 @@ impl Concrete {
     /// # Errors
     /// [`PlanError`] naming the node that refuses its operands; [`PlanError::DataDependent`] when a shape depends on data.
     pub fn new(graph: &Graph, inputs: &[Fact], options: &RunOptions) -> Result<Concrete, PlanError> {
-        let special = Special::new(graph, inputs, options.bytes)?;
+        Concrete::of(Special::new(graph, inputs, options.bytes)?)
+    }
+
+    /// The same, with what the graph computes in `f16` computed in `f32`; what is `f32`, goes through 16 bits and comes
+    /// out as `f32` is not rounded on the way.
+    ///
+    /// # Errors
+    /// As [`Concrete::new`].
+    pub fn widened(graph: &Graph, inputs: &[Fact], options: &RunOptions) -> Result<Concrete, PlanError> {
+        let mut special = Special::new(graph, inputs, options.bytes)?;
+        passes::widen(&mut special)?;
+        let mut made = Concrete::of(special)?;
+        let dtype = |made: &Concrete, v: ValueId| made.facts[v].dtype;
+        // For each value of `f16` what of `f32` it is, and for what is made of that again the same.
+        let mut wide: BTreeMap<ValueId, ValueId> = BTreeMap::new();
+        for i in 0..made.graph.nodes.len() {
+            let through = |v: ValueId, wide: &BTreeMap<ValueId, ValueId>| match wide.get(&v) {
+                Some(&w) if dtype(&made, v) == DType::F32 => w,
+                _ => v,
+            };
+            let inputs: Vec<Option<ValueId>> =
+                made.graph.nodes[i].inputs.iter().map(|v| v.map(|v| through(v, &wide))).collect();
+            let node = &mut made.graph.nodes[i];
+            node.inputs = inputs;
+            if node.op.name() == "Cast"
+                && let (Some(&Some(x)), Some(&Some(y))) = (node.inputs.first(), node.outputs.first())
+            {
+                let types = (made.facts[x].dtype, made.facts[y].dtype);
+                match types {
+                    (DType::F32, DType::F16) => drop(wide.insert(y, x)),
+                    (DType::F16, DType::F32) => {
+                        if let Some(&w) = wide.get(&x) {
+                            wide.insert(y, w);
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+        for v in &mut made.graph.outputs {
+            *v = wide.get(v).copied().unwrap_or(*v);
+        }
+        Ok(made)
+    }
+
+    fn of(special: Special) -> Result<Concrete, PlanError> {
         let mut made = Graph { inputs: special.inputs.clone(), outputs: special.outputs.clone(), ..Graph::default() };
         if let Some(probe) = special.nodes.iter().find(|p| p.probe) {
             let (node, op) = (probe.node.name.clone(), probe.node.op.name().to_string());

@@ -2,6 +2,7 @@
 use super::parameters::{self, Behind, Role};
 use super::{Placing, Scope, ScopeError};
 use crate::graph::Op;
+use crate::tensor::DType;
 
 /// The row of [`super::SCOPES`].
 pub(super) static BIAS: Scope =
@@ -40,6 +41,17 @@ fn shift(p: &mut Placing<'_>, node: usize, slot: usize, bias: usize) {
     let Some(space) = space else { return };
     let shape = [vec![n], vec![1; space]].concat();
     let name = p.edit.name(bias);
+    let weight = p.edit.graph.nodes[node].inputs.get(1).copied().flatten();
+    let half = weight.is_some_and(|w| parameters::is_half(&p.edit, w));
     let leaf = p.leaf(&format!("{name}.shift"), &shape, vec![0.0; n], false);
+    let leaf = match half {
+        true => {
+            let name = format!("{name}.shift{}", super::HALF);
+            let rounded = p.edit.value(&name);
+            p.cast(&name, leaf, rounded, DType::F16);
+            rounded
+        }
+        false => leaf,
+    };
     p.beside(node, 0, leaf);
 }

@@ -118,7 +118,8 @@ fn dense(p: &mut Placing<'_>, node: usize, shifted: bool) -> Result<(), ScopeErr
     let (layer, name) = (target.stem.clone(), p.edit.graph.nodes[node].name.clone());
     p.deltas.push(Delta { layer, delta: delta.clone(), node: name });
     let leaf = p.leaf(&delta, &shape, vec![0.0; shape.iter().product()], true);
-    lora::product(p, &target.kind, &delta, target.x, leaf, side);
+    let (x, made) = (p.wide(target.x, target.half), p.to_half(side, target.half));
+    lora::product(p, &target.kind, &delta, x, leaf, made);
     p.beside(target.made_by, target.slot, side);
     if !shifted {
         return Ok(());
@@ -129,6 +130,15 @@ fn dense(p: &mut Placing<'_>, node: usize, shifted: bool) -> Result<(), ScopeErr
     };
     let shift = [vec![channels], vec![1; space]].concat();
     let shift = p.leaf(&format!("{}.shift", target.stem), &shift, vec![0.0; channels], false);
+    let shift = match target.half {
+        true => {
+            let name = format!("{}.shift{}", target.stem, super::HALF);
+            let half = p.edit.value(&name);
+            p.cast(&name, shift, half, DType::F16);
+            half
+        }
+        false => shift,
+    };
     let Some(at) = p.edit.graph.nodes.iter().position(|n| n.inputs.get(1) == Some(&Some(side))) else { return Ok(()) };
     p.beside(at, 0, shift);
     Ok(())
@@ -146,12 +156,13 @@ fn renew(p: &mut Placing<'_>, node: usize, classes: usize) -> Result<(), ScopeEr
         n.outputs.iter_mut().filter(|v| **v == Some(output)).for_each(|v| *v = Some(old));
     }
     let (weight, bias) = ("head.new.weight", "head.new.bias");
+    let x = p.wide(target.x, target.half);
     match &target.kind {
         Kind::Linear { k, .. } => {
             let w = p.leaf(weight, &[*k, classes], vec![0.0; k * classes], true);
             let b = p.leaf(bias, &[classes], vec![0.0; classes], false);
             let product = p.edit.value("head.new.product");
-            p.edit.node(("", "MatMul"), "head.new.product", &[Some(target.x), Some(w)], &[product], []);
+            p.edit.node(("", "MatMul"), "head.new.product", &[Some(x), Some(w)], &[product], []);
             p.edit.node(("", "Add"), "head.new", &[Some(product), Some(b)], &[output], []);
         }
         Kind::Conv { shape, .. } => {
@@ -160,7 +171,7 @@ fn renew(p: &mut Placing<'_>, node: usize, classes: usize) -> Result<(), ScopeEr
             let w = p.leaf(weight, &[k, classes], vec![0.0; k * classes], true);
             let b = p.leaf(bias, &[classes], vec![0.0; classes], false);
             let (flat, product) = (p.edit.value("head.new.feature"), p.edit.value("head.new.product"));
-            p.edit.node(("", "Flatten"), "head.new.feature", &[Some(target.x)], &[flat], [("axis", Attr::Int(1))]);
+            p.edit.node(("", "Flatten"), "head.new.feature", &[Some(x)], &[flat], [("axis", Attr::Int(1))]);
             p.edit.node(("", "MatMul"), "head.new.product", &[Some(flat), Some(w)], &[product], []);
             p.edit.node(("", "Add"), "head.new", &[Some(product), Some(b)], &[output], []);
         }

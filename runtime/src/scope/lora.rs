@@ -62,6 +62,8 @@ pub(super) struct Target {
     pub(super) transposed: bool,
     /// What the product is multiplied by.
     pub(super) gain: f32,
+    /// What it reads and gives is half floats.
+    pub(super) half: bool,
 }
 
 /// The layer a node is, if it is one.
@@ -74,7 +76,12 @@ pub(super) fn target(edit: &Edit, node: usize) -> Option<Target> {
     let constant = |v: ValueId| edit.graph.values[v].constant.is_some();
     let of = |x: ValueId, weight: ValueId, kind: Kind, transposed: bool| {
         let stem = parameters::stem(edit, weight, node);
-        Some(Target { x, made_by: node, slot: 0, kind, stem, weight, transposed, gain: 1.0 })
+        let half = match def.name {
+            "MatMul" | "Gemm" | "FusedMatMul" | "Conv" => input(1).is_some_and(|w| parameters::is_half(edit, w)),
+            "MatMulNBits" => input(2).is_some_and(|s| parameters::is_half(edit, s)),
+            _ => false,
+        };
+        Some(Target { x, made_by: node, slot: 0, kind, stem, weight, transposed, gain: 1.0, half })
     };
     let held = |v: ValueId| match parameters::behind(edit, v)? {
         Behind::Float(id) | Behind::Quantised(id) => Some(id),
@@ -205,10 +212,12 @@ fn place(p: &mut Placing<'_>) -> Result<(), ScopeError> {
             p.edit.value(&format!("{name}/lora_scaled")),
             p.edit.value(&format!("{name}/lora_B")),
         );
-        product(p, &t.kind, &format!("{name}/lora_A"), t.x, a, narrow);
+        let x = p.wide(t.x, t.half);
+        let made = p.to_half(side, t.half);
+        product(p, &t.kind, &format!("{name}/lora_A"), x, a, narrow);
         p.edit.node(("", "Mul"), &format!("{name}/lora_scaled"), &[Some(narrow), Some(s)], &[scaled], []);
         let op = if matches!(t.kind, Kind::Linear { .. }) { "MatMul" } else { "Conv" };
-        p.edit.node(("", op), &format!("{name}/lora_B"), &[Some(scaled), Some(b)], &[side], []);
+        p.edit.node(("", op), &format!("{name}/lora_B"), &[Some(scaled), Some(b)], &[made], []);
         p.beside(t.made_by, t.slot, side);
         p.sides[at].nodes.push(name);
     }

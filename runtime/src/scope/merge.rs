@@ -64,7 +64,27 @@ pub fn merge(graph: &Graph, opset: i64, spec: &Spec, tensors: &[(String, Tensor)
             beside.push(d.layer.clone());
         }
     }
+    narrow(&mut edit, &scoped.trainable);
     Ok(Merged { graph: edit.finish(), folded, beside })
+}
+
+/// Half floats that were trained by a master in `f32` become constants again.
+fn narrow(edit: &mut Edit, trainable: &[String]) {
+    for i in 0..edit.graph.nodes.len() {
+        let node = &edit.graph.nodes[i];
+        let ends = (node.inputs.first().copied().flatten(), node.outputs.first().copied().flatten());
+        let (Some(master), Some(v)) = ends else { continue };
+        let name = edit.name(master);
+        let rounds = node.op.name() == "Cast" && edit.name(v).starts_with(&format!("{name}{}", super::HALF));
+        let wide = edit.graph.values[master].constant.clone().filter(|_| rounds && trainable.contains(&name));
+        let half = wide.and_then(|t| Tensor::from_f64(DType::F16, t.shape(), &t.data().to_f64()).ok());
+        let Some(half) = half else { continue };
+        let values = &mut edit.graph.values;
+        values[v].constant = Some(Arc::new(half));
+        let other = std::mem::replace(&mut values[v].name, name);
+        values[master].name = other;
+        edit.graph.nodes[i].outputs[0] = None;
+    }
 }
 
 fn named(edit: &Edit, value: &str) -> Option<ValueId> {

@@ -152,25 +152,82 @@ fn peft_gets_low_rank_paths_in_its_own_layout_and_what_it_has_no_form_for_is_nam
 }
 
 #[test]
+fn biases_beside_low_rank_paths_are_written_as_peft_keeps_them_and_no_module_is_told_twice() {
+    let onnx = std::fs::read(file("peft.onnx")).unwrap();
+    let (graph, info) = from_onnx(&onnx, &Limits::default()).unwrap();
+    let made = |scopes: &[&str], targets: &[&str]| {
+        let targets = targets.iter().map(ToString::to_string).collect();
+        let spec = Spec { targets, ..spec(scopes, "logits") };
+        let scoped = place(&graph, info.opset, &spec).unwrap();
+        let tensors: Vec<(String, Tensor)> = values(&scoped.graph, &scoped.trainable)
+            .into_iter()
+            .map(|(n, t)| (n, Tensor::from_f64(DType::F32, t.shape(), &vec![0.5; t.len()]).unwrap()))
+            .collect();
+        let made = peft(&graph, info.opset, &spec, &tensors).unwrap();
+        let config: serde_json::Value = serde_json::from_str(&made.config).unwrap();
+        (config, made.tensors)
+    };
+    let named = |tensors: &[(String, Tensor)], suffix: &str| {
+        let mut names: Vec<String> = tensors.iter().map(|(n, _)| n.replace("base_model.model.", "")).collect();
+        names.retain(|n| n.ends_with(suffix));
+        names.sort();
+        names
+    };
+    // Of layers with a path beneath it, of others as they are.
+    let (config, tensors) = made(&["lora", "bias"], &["body.wide", "stem"]);
+    assert_eq!((&config["bias"], &config["modules_to_save"]), (&"all".into(), &serde_json::Value::Null));
+    let biases = ["body.narrow.bias", "body.wide.base_layer.bias", "classifier.bias", "stem.base_layer.bias"];
+    assert_eq!(named(&tensors, "bias"), biases);
+    let of = |name: &str| tensors.iter().find(|(n, _)| n.ends_with(name)).unwrap().1.as_f32().unwrap().to_vec();
+    assert_eq!(of("body.wide.base_layer.bias"), [0.5; 24]);
+    // A layer that is trained itself is a module of its own, and is told so once.
+    let (config, tensors) = made(&["lora", "bias", "head"], &[]);
+    assert_eq!((&config["bias"], &config["modules_to_save"]), (&"all".into(), &serde_json::json!(["classifier"])));
+    assert_eq!(config["target_modules"], serde_json::json!(["stem", "body.wide", "body.narrow"]));
+    assert_eq!(named(&tensors, "classifier.weight"), ["classifier.weight"]);
+    assert_eq!(named(&tensors, "classifier.bias"), ["classifier.bias"]);
+    // Nothing is in the file twice, and no module in both lists.
+    for targets in [&["stem"][..], &["classifier", "body.*"], &[]] {
+        let (config, tensors) = made(&["lora", "bias"], targets);
+        let mut names = named(&tensors, "");
+        names.dedup();
+        assert_eq!(names.len(), tensors.len());
+        let list = |key: &str| config[key].as_array().cloned().unwrap_or_default();
+        assert!(list("modules_to_save").iter().all(|m| !list("target_modules").contains(m)), "{config}");
+    }
+    // What has no form there: a layer with a path beside its weight that is trained as well.
+    let both = spec(&["lora", "full"], "logits");
+    let scoped = place(&graph, info.opset, &both).unwrap();
+    let e = peft(&graph, info.opset, &both, &values(&scoped.graph, &scoped.trainable)).unwrap_err().to_string();
+    assert!(e.contains("PEFT has no form") && e.contains("--merged"), "{e}");
+}
+
+#[test]
 fn what_peft_computes_with_what_was_written_for_it_is_what_the_graph_computes() {
     let onnx = std::fs::read(file("peft.onnx")).unwrap();
     let (graph, info) = from_onnx(&onnx, &Limits::default()).unwrap();
-    let spec = spec(&["lora", "head"], "logits");
-    let scoped = place(&graph, info.opset, &spec).unwrap();
-    let layers: Vec<&str> = scoped.sides.iter().map(|s| s.layer.as_str()).collect();
-    assert_eq!(layers, ["stem", "body.wide", "body.narrow"]);
+    let lora = spec(&["lora", "head"], "logits");
+    peft_computes("peft", &graph, info.opset, &lora, &["stem", "body.wide", "body.narrow"]);
+    let biased = Spec { targets: vec!["stem".into(), "body.narrow".into()], ..spec(&["lora", "bias"], "logits") };
+    peft_computes("peft-bias", &graph, info.opset, &biased, &["stem", "body.narrow"]);
+}
+
+fn peft_computes(recorded: &str, graph: &Graph, opset: i64, spec: &Spec, layers: &[&str]) {
+    let scoped = place(graph, opset, spec).unwrap();
+    assert_eq!(scoped.sides.iter().map(|s| s.layer.as_str()).collect::<Vec<_>>(), layers);
     let filled = |(n, t): (String, Tensor)| {
         let v: Vec<f64> = numbers(&n, t.len()).iter().map(|v| 0.3 * v).collect();
         let t = Tensor::from_f64(DType::F32, t.shape(), &v).unwrap();
         (n, t)
     };
     let tensors: Vec<(String, Tensor)> = values(&scoped.graph, &scoped.trainable).into_iter().map(filled).collect();
-    let made = peft(&graph, info.opset, &spec, &tensors).unwrap();
+    let made = peft(graph, opset, spec, &tensors).unwrap();
     let metadata = std::collections::HashMap::from([("format".to_string(), "pt".to_string())]);
     let bytes = crate::tensor::safetensors::write(&made.tensors, metadata).unwrap();
-    let (config, model) = (file("peft/adapter_config.json"), file("peft/adapter_model.safetensors"));
+    let folder = file(recorded);
+    let (config, model) = (folder.join("adapter_config.json"), folder.join("adapter_model.safetensors"));
     if std::env::var_os("HONE_UPDATE").is_some() {
-        std::fs::create_dir_all(file("peft")).unwrap();
+        std::fs::create_dir_all(&folder).unwrap();
         std::fs::write(&config, &made.config).unwrap();
         std::fs::write(&model, &bytes).unwrap();
         return;
@@ -178,7 +235,7 @@ fn what_peft_computes_with_what_was_written_for_it_is_what_the_graph_computes() 
     let renew = "HONE_UPDATE=1 and record_peft.py make the recording anew";
     assert_eq!(std::fs::read_to_string(config).unwrap(), made.config, "{renew}");
     assert!(std::fs::read(model).unwrap() == bytes, "{renew}");
-    let recorded = read_npz(&std::fs::read(file("peft.npz")).unwrap()).unwrap();
+    let recorded = read_npz(&std::fs::read(file(&format!("{recorded}.npz"))).unwrap()).unwrap();
     let tensor = |name: &str| recorded.iter().find(|(n, _)| n == name).unwrap().1.clone();
     let want = tensor("logits").as_f32().unwrap().to_vec();
     let off = |graph: &Graph| {
@@ -186,7 +243,7 @@ fn what_peft_computes_with_what_was_written_for_it_is_what_the_graph_computes() 
         want.iter().zip(&got).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max)
     };
     let trained = scoped.with(&tensors).unwrap();
-    let merged = merge(&graph, info.opset, &spec, &tensors).unwrap().graph;
-    let (beside, folded, without) = (off(&trained), off(&merged), off(&graph));
+    let merged = merge(graph, opset, spec, &tensors).unwrap().graph;
+    let (beside, folded, without) = (off(&trained), off(&merged), off(graph));
     assert!(beside < 1e-5 && folded < 1e-5 && without > 0.1, "{beside} beside, {folded} folded, {without} without");
 }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::class::{Class, Classified};
 use crate::graph::{Graph, ValueId};
+use crate::ops::Attr;
 use crate::quant::edit::Edit;
 use crate::tensor::{DType, Tensor};
 
@@ -21,6 +22,7 @@ mod full;
 mod head;
 mod lora;
 mod merge;
+mod moved;
 mod parameters;
 mod peft;
 mod sparse;
@@ -28,6 +30,7 @@ mod sparse;
 pub use head::logits_of;
 pub use lora::Side;
 pub use merge::{Merged, add_head, merge};
+pub use moved::{Moved, answers};
 pub use peft::{Peft, peft};
 pub use sparse::{Contribution, choose};
 
@@ -288,6 +291,9 @@ pub fn place(graph: &Graph, opset: i64, spec: &Spec) -> Result<Scoped, ScopeErro
     Ok(Scoped { graph: edit.finish(), trainable, undecayed, sides, deltas })
 }
 
+/// What follows the name of a leaf in the name of what it is rounded to.
+const HALF: &str = "/half";
+
 /// Whether the output depends on each node.
 fn live(graph: &Graph, output: ValueId) -> Vec<bool> {
     let mut needed = vec![false; graph.values.len()];
@@ -325,6 +331,7 @@ impl Placing<'_> {
 
     /// Makes a constant trainable.
     fn train(&mut self, v: ValueId, decays: bool) {
+        let v = self.master(v);
         let name = self.edit.name(v);
         if !decays {
             self.undecayed.insert(name.clone());
@@ -332,6 +339,50 @@ impl Placing<'_> {
         if !self.trainable.contains(&name) {
             self.trainable.push(name);
         }
+    }
+
+    /// The constant, or of half floats one in `f32` under its name, which is rounded where they were read: steps smaller
+    /// than what 16 bits tell apart add up.
+    fn master(&mut self, v: ValueId) -> ValueId {
+        let half = self.edit.graph.values[v].constant.clone().filter(|t| t.dtype() == DType::F16);
+        let Some(t) = half else { return v };
+        let wide: Vec<f32> = t.data().to_f64().into_iter().map(|v| v as f32).collect();
+        let name = self.edit.name(v);
+        let master = self.edit.constant(&format!("{name}{HALF}"), crate::quant::edit::tensor(t.shape(), wide));
+        let values = &mut self.edit.graph.values;
+        values[v].constant = None;
+        values[v].declared = None;
+        values[v].name = std::mem::replace(&mut values[master].name, name.clone());
+        self.cast(&format!("{name}{HALF}"), master, v, DType::F16);
+        master
+    }
+
+    /// A node that gives `x` as `y` of that type.
+    fn cast(&mut self, name: &str, x: ValueId, y: ValueId, dtype: DType) {
+        let to = Attr::Int(i64::from(dtype.onnx()));
+        self.edit.node(("", "Cast"), name, &[Some(x)], &[y], [("to", to)]);
+    }
+
+    /// `x` of that type, made by a node where it is half floats.
+    fn wide(&mut self, x: ValueId, half: bool) -> ValueId {
+        if !half {
+            return x;
+        }
+        let name = format!("{}/wide", self.edit.name(x));
+        let y = self.edit.value(&name);
+        self.cast(&name, x, y, DType::F32);
+        y
+    }
+
+    /// A value of `f32` that becomes `y` of the graph's type, `y` itself where that is no half float.
+    fn to_half(&mut self, y: ValueId, half: bool) -> ValueId {
+        if !half {
+            return y;
+        }
+        let name = format!("{}/wide", self.edit.name(y));
+        let x = self.edit.value(&name);
+        self.cast(&name, x, y, DType::F16);
+        x
     }
 
     /// A new trainable constant.
@@ -377,7 +428,7 @@ pub fn values(graph: &Graph, names: &[String]) -> Vec<(String, Tensor)> {
     names.iter().filter_map(|n| Some((n.clone(), Tensor::clone(by_name.get(n.as_str())?)))).collect()
 }
 
-/// Whether a constant can be trained.
+/// Whether a constant can be trained: half floats by a master in `f32`.
 fn is_float(t: &Tensor) -> bool {
-    t.dtype() == DType::F32 && !t.is_empty()
+    matches!(t.dtype(), DType::F32 | DType::F16) && !t.is_empty()
 }

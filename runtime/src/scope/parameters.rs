@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use crate::graph::{Op, ValueId};
 use crate::quant::edit::Edit;
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 
 /// What a parameter is to its operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,6 +130,20 @@ fn constants(edit: &Edit, v: ValueId, into: &mut Vec<ValueId>) -> Option<()> {
         return None;
     }
     n.inputs.iter().flatten().try_for_each(|&v| constants(edit, v, into))
+}
+
+/// Whether an operand that is behind constants is half floats where it is read.
+pub(super) fn is_half(edit: &Edit, v: ValueId) -> bool {
+    if let Some(t) = &edit.graph.values[v].constant {
+        return t.dtype() == DType::F16;
+    }
+    let Some(node) = maker(edit, v).map(|i| &edit.graph.nodes[i]) else { return false };
+    let operand = |i: usize| node.inputs.get(i).copied().flatten().is_some_and(|v| is_half(edit, v));
+    match (&node.op, node.op.name()) {
+        (Op::Own(_, attrs), "Cast") => attrs.int("to", 0).is_ok_and(|to| to == i64::from(DType::F16.onnx())),
+        (_, "DequantizeLinear") => operand(1),
+        _ => operand(0),
+    }
 }
 
 /// Shape of an operand that is behind constants, where it can be told without running anything.

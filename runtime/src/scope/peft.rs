@@ -1,5 +1,5 @@
-//! Low-rank paths, and a head that was trained with them, as PEFT keeps them: for the PyTorch model the graph came
-//! from.
+//! Low-rank paths, and a head or biases that were trained with them, as PEFT keeps them: for the PyTorch model the graph
+//! came from.
 use std::collections::BTreeSet;
 
 use super::{ScopeError, Spec, place, values};
@@ -20,6 +20,11 @@ const PREFIX: &str = "base_model.model.";
 
 /// The trained values of `spec` in PEFT's names and layout: `A` is `[r, K]`, `B` is `[N, r]`. Layers are called as the
 /// exporter called their weights.
+///
+/// A module whose weight is trained itself is one of `modules_to_save`, whole: what of it was not trained is written
+/// with it. Biases of other modules, those with low-rank paths among them, are written as PEFT writes them for `bias`
+/// `all`. Its `lora_only` would be nearer to some specs, but PEFT looks for those biases under names that layers with a
+/// path do not have (`get_peft_model_state_dict` of 0.21), and would lose them when it saves.
 ///
 /// # Errors
 /// [`ScopeError`] as [`place`]; [`ScopeError::Nothing`] without a low-rank path, [`ScopeError::Misfit`] for a trained
@@ -43,16 +48,30 @@ pub fn peft(graph: &Graph, opset: i64, spec: &Spec, tensors: &[(String, Tensor)]
             of_sides.insert(name.clone());
         }
     }
-    let mut saved = BTreeSet::new();
+    let targets: BTreeSet<&str> = scoped.sides.iter().map(|s| s.layer.as_str()).collect();
+    let own = |name: &str| graph.values.iter().any(|v| v.name == name && v.constant.is_some());
+    let no_form = |name: &str| misfit(name, "is trained, and PEFT has no form for it: use --merged");
+    let (mut saved, mut biases) = (BTreeSet::new(), Vec::new());
     for name in scoped.trainable.iter().filter(|n| !of_sides.contains(*n)) {
-        let module = name.strip_suffix(".weight").or_else(|| name.strip_suffix(".bias"));
-        let kept = graph.values.iter().any(|v| v.name == *name && v.constant.is_some());
-        let (Some(module), true, Some(t)) = (module, kept, constant(name)) else {
-            return Err(misfit(name, "is trained, and PEFT has no form for it: use --merged"));
-        };
-        saved.insert(module.to_string());
-        let t = if is_turned(graph, name) { turned(&t) } else { t };
-        out.push((format!("{PREFIX}{name}"), t));
+        match (name.strip_suffix(".weight"), name.strip_suffix(".bias")) {
+            (Some(module), _) if own(name) && !targets.contains(module) => drop(saved.insert(module)),
+            (_, Some(module)) if own(name) => biases.push((module, name)),
+            _ => return Err(no_form(name)),
+        }
+    }
+    for module in &saved {
+        for name in [format!("{module}.weight"), format!("{module}.bias")].into_iter().filter(|n| own(n)) {
+            let t = constant(&name).ok_or_else(|| no_form(&name))?;
+            let t = if is_turned(graph, &name) { turned(&t) } else { t };
+            out.push((format!("{PREFIX}{name}"), t));
+        }
+    }
+    biases.retain(|(module, _)| !saved.contains(module));
+    for (module, name) in &biases {
+        let t = constant(name).ok_or_else(|| no_form(name))?;
+        // PEFT puts a layer with a path into one of its own.
+        let layer = if targets.contains(module) { ".base_layer" } else { "" };
+        out.push((format!("{PREFIX}{module}{layer}.bias"), t));
     }
     let targets: Vec<&String> = scoped.sides.iter().map(|s| &s.layer).collect();
     let config = serde_json::json!({
@@ -63,7 +82,7 @@ pub fn peft(graph: &Graph, opset: i64, spec: &Spec, tensors: &[(String, Tensor)]
         "r": spec.rank,
         "lora_alpha": spec.alpha,
         "lora_dropout": 0.0,
-        "bias": "none",
+        "bias": if biases.is_empty() { "none" } else { "all" },
         "fan_in_fan_out": false,
         "init_lora_weights": true,
         "target_modules": targets,

@@ -283,3 +283,71 @@ fn what_is_drawn_depends_on_seed_and_name_and_fills_its_range() {
     assert_ne!(v, uniform(2, "a", 10_000, 0.5));
     assert_ne!(v, uniform(1, "b", 10_000, 0.5));
 }
+
+/// A model with all its floats in 16 bits, its input too.
+fn halved(name: &str) -> (Graph, i64) {
+    let (mut graph, opset) = model(name);
+    for v in &mut graph.values {
+        if let Some(t) = v.constant.as_ref().filter(|t| t.dtype() == DType::F32) {
+            v.constant = Some(Arc::new(Tensor::from_f64(DType::F16, t.shape(), &t.data().to_f64()).unwrap()));
+        }
+        if let Some(d) = v.declared.as_mut().filter(|d| d.dtype == DType::F32) {
+            d.dtype = DType::F16;
+        }
+    }
+    (graph, opset)
+}
+
+#[test]
+fn half_floats_are_trained_by_masters_in_f32_and_are_half_floats_again_when_they_are_folded_in() {
+    let (graph, opset) = halved("picture");
+    let half = |t: &Tensor| Tensor::from_f64(DType::F16, t.shape(), &t.data().to_f64()).unwrap();
+    let x = vec![half(&samples("picture")[0][0])];
+    let answers = |g: &Graph| {
+        let mut runner = Runner::new(Arc::new(g.clone()), RunOptions::default());
+        runner.run(&x.iter().collect::<Vec<_>>()).unwrap()[0].data().to_f64()
+    };
+    let before = answers(&graph);
+    let size = before.iter().fold(0f64, |m, v| m.max(v.abs()));
+    let off = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0f64, f64::max);
+    for scopes in [&["head"][..], &["bias"], &["lora"], &["full"], &["sparse"], &["lora", "head"]] {
+        let spec = spec(scopes, "logits");
+        let scoped = place(&graph, opset, &spec).unwrap_or_else(|e| panic!("{scopes:?}: {e}"));
+        let leaves = values(&scoped.graph, &scoped.trainable);
+        assert!(leaves.iter().all(|(_, t)| t.dtype() == DType::F32), "{scopes:?}");
+        // What is placed changes the answers by no more than 16 bits do.
+        assert!(off(&answers(&scoped.graph), &before) <= 2e-3 * size, "{scopes:?}");
+        let mut trainer = Trainer::new(&scoped.graph, recipe(&scoped, "logits"), TrainOptions::default()).unwrap();
+        let n = before.len();
+        let target: Vec<f32> = numbers("half", n).iter().map(|v| *v as f32).collect();
+        let batch = Batch { inputs: x.clone(), target: Some(Tensor::f32(&[1, n], target).unwrap()), weights: None };
+        let shapes = vec![(DType::F16, x[0].shape().to_vec())];
+        let products = ["MatMul", "Gemm", "Conv", "Accumulate"];
+        let steps = trainer.steps(&shapes).unwrap();
+        let slow = steps.iter().find(|s| products.contains(&&*s.op) && s.kernel == "reference");
+        assert!(slow.is_none(), "{scopes:?}: {slow:?} is not computed in f32");
+        let first = trainer.evaluate(&batch).unwrap();
+        // Steps far smaller than 16 bits tell apart, many of them.
+        for _ in 0..40 {
+            trainer.step(std::slice::from_ref(&batch), 2e-3).unwrap();
+        }
+        let last = trainer.evaluate(&batch).unwrap();
+        assert!(last < 0.95 * first, "{scopes:?}: {first}, then {last}");
+        let tensors: Vec<(String, Tensor)> =
+            scoped.trainable.iter().map(|n| (n.clone(), trainer.parameter(n).unwrap())).collect();
+        let trained = answers(&scoped.with(&tensors).unwrap());
+        let merged = merge(&graph, opset, &spec, &tensors).unwrap();
+        assert!(merged.beside.is_empty(), "{scopes:?}: {:?}", merged.beside);
+        let read = merged.graph.nodes.iter().flat_map(|n| n.inputs.iter().flatten()).map(|&v| &merged.graph.values[v]);
+        let mut wide = read.filter(|v| v.constant.as_ref().is_some_and(|t| t.dtype() == DType::F32));
+        assert!(wide.next().is_none(), "{scopes:?}: half floats again");
+        let folded = answers(&merged.graph);
+        let size = trained.iter().fold(0f64, |m, v| m.max(v.abs()));
+        // A weight of 11 bits that is rounded again, in each of a few layers.
+        assert!(off(&folded, &trained) <= 1e-2 * size, "{scopes:?}: {trained:?} {folded:?}");
+        assert!(off(&folded, &before) > 2e-2 * size, "{scopes:?}: nothing was learned");
+        let own = |name: &str| graph.values.iter().any(|v| v.name == name && v.constant.is_some());
+        let kept = |name: &str| merged.graph.values.iter().any(|v| v.name == name && v.constant.is_some());
+        assert!(scoped.trainable.iter().filter(|n| own(n)).all(|n| kept(n)), "{scopes:?}");
+    }
+}

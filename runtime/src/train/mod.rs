@@ -5,9 +5,9 @@
 //! what it updates, where its gradient is complete, so that no gradient outlives its use. What a step needs is known
 //! before the first one, and refused with both figures when it is more than it may be.
 //! It deliberately knows nothing of files, of what a scope is and of where examples come from.
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use hone_kernels::threads::Pool;
 
@@ -25,6 +25,8 @@ mod recompute;
 pub use loss::Objective;
 pub use optimizer::{Optimizer, Schedule};
 
+#[cfg(all(test, feature = "import"))]
+mod quantised_tests;
 #[cfg(all(test, feature = "import"))]
 pub(crate) mod tests;
 
@@ -236,14 +238,19 @@ pub struct Trainer {
     /// What belongs into the arena and at which byte, until the arena has the size of a plan: grown later it would
     /// leave its first place behind. Residents that are not named begin at 0.
     waiting: Vec<(usize, Arc<Tensor>)>,
+    /// The one used last at the end.
     plans: Vec<Made>,
+    /// Most bytes of frozen weights that a plan had so far: what is packed for one is there while another runs.
+    packed: usize,
     /// Frozen weights, which plans of all tasks and shapes share.
     packs: Arc<Packs>,
+    /// Frozen weights of half floats in `f32`, which they share as well.
+    widened: Mutex<Vec<Arc<Tensor>>>,
     step: u64,
 }
 
-/// Plans kept.
-const PLANS: usize = 8;
+/// Plans kept: of a step, an update and an evaluation, and of as many shapes as there is use for keeping.
+const PLANS: usize = 16;
 
 impl Trainer {
     /// A trainer at the values the graph's constants have.
@@ -276,7 +283,7 @@ impl Trainer {
         let residents: Vec<Slot> = list.into_iter().zip(places).map(slot).collect();
         let waiting = residents.iter().map(|s| s.place.start).zip(initial).collect();
         let own_inputs = graph.inputs.len() - recipe.trainable.len();
-        let (arena, plans, packs, step) = (Arena::default(), Vec::new(), Arc::default(), 0);
+        let (arena, plans, packed, packs, step) = (Arena::default(), Vec::new(), 0, Arc::default(), 0);
         Ok(Trainer {
             recipe,
             options,
@@ -287,9 +294,36 @@ impl Trainer {
             arena,
             waiting,
             plans,
+            packed,
             packs,
+            widened: Mutex::default(),
             step,
         })
+    }
+
+    /// Constants that are there because the graph's are half floats, each once for all plans.
+    fn share(&self, concrete: &mut Concrete) {
+        if !self.graph.values.iter().any(|v| v.constant.as_ref().is_some_and(|t| t.dtype() == DType::F16)) {
+            return;
+        }
+        let own: HashSet<*const Tensor> =
+            self.graph.values.iter().filter_map(|v| Some(Arc::as_ptr(v.constant.as_ref()?))).collect();
+        let mut known = self.widened.lock().unwrap_or_else(PoisonError::into_inner);
+        for (v, fact) in concrete.graph.values.iter_mut().zip(&mut concrete.facts) {
+            let Some(t) = v.constant.clone().filter(|t| t.dtype() == DType::F32 && !own.contains(&Arc::as_ptr(t)))
+            else {
+                continue;
+            };
+            let same = match known.iter().find(|k| ***k == *t) {
+                Some(same) => same.clone(),
+                None => {
+                    known.push(t.clone());
+                    t
+                }
+            };
+            v.constant = Some(same.clone());
+            fact.value = Some(same);
+        }
     }
 
     /// The arena, of the size of the largest plan, with everything in its place.
@@ -385,6 +419,38 @@ impl Trainer {
     pub fn footprint(&mut self, inputs: &[(DType, Vec<usize>)]) -> Result<Footprint, TrainError> {
         let at = self.plan(Task::Step, inputs)?;
         Ok(self.plans[at].footprint)
+    }
+
+    /// What steps on batches of any of those inputs take, planned in that order: the arena of the largest, with all that
+    /// is packed beside it. Inputs for which most is packed come first, so that the others are fitted into what is left.
+    ///
+    /// # Errors
+    /// As [`Trainer::footprint`].
+    pub fn prove(&mut self, of: &[Vec<(DType, Vec<usize>)>]) -> Result<Footprint, TrainError> {
+        self.most(Task::Step, of)
+    }
+
+    /// As [`Trainer::prove`], of what [`Trainer::gradients`] takes beside the gradients that it gives.
+    ///
+    /// # Errors
+    /// As [`Trainer::footprint`].
+    pub fn prove_gradients(&mut self, of: &[Vec<(DType, Vec<usize>)>]) -> Result<Footprint, TrainError> {
+        self.most(Task::Gradients, of)
+    }
+
+    fn most(&mut self, task: Task, of: &[Vec<(DType, Vec<usize>)>]) -> Result<Footprint, TrainError> {
+        let mut most: Option<Footprint> = None;
+        for inputs in of {
+            let at = self.plan(task, inputs)?;
+            let f = self.plans[at].footprint;
+            most = Some(most.map_or(f, |m| Footprint {
+                arena: m.arena.max(f.arena),
+                weights: m.weights.max(f.weights),
+                recomputed: m.recomputed.max(f.recomputed),
+                ..m
+            }));
+        }
+        most.ok_or_else(|| TrainError::Batch { what: "inputs".into(), expected: "some".into(), found: "none".into() })
     }
 
     /// Names, kernels and operators of the steps of a training step.
@@ -514,13 +580,18 @@ impl Trainer {
 
     /// The plan for a task at those shapes, made if need be; its place among the plans.
     fn plan(&mut self, task: Task, shapes: &[(DType, Vec<usize>)]) -> Result<usize, TrainError> {
-        if let Some(i) = self.plans.iter().position(|m| m.task == task && m.shapes == shapes) {
-            return Ok(i);
-        }
-        let made = self.make(task, shapes)?;
-        if self.plans.len() == PLANS {
-            self.plans.remove(0);
-        }
+        let made = match self.plans.iter().position(|m| m.task == task && m.shapes == shapes) {
+            Some(i) => self.plans.remove(i),
+            None => {
+                let made = self.make(task, shapes)?;
+                self.packed = self.packed.max(made.footprint.weights);
+                if self.plans.len() == PLANS {
+                    // The one that was not used for longest.
+                    self.plans.remove(0);
+                }
+                made
+            }
+        };
         self.plans.push(made);
         Ok(self.plans.len() - 1)
     }
@@ -546,7 +617,7 @@ impl Trainer {
         let footprint = |plan: &Plan, recomputed: usize| Footprint {
             arena: plan.arena_bytes(),
             resident: self.resident_bytes,
-            weights: plan.made_bytes(&self.graph),
+            weights: plan.made_bytes(&self.graph).max(self.packed),
             recomputed,
         };
         let first = plan(&built.tape, &built.residents)?;
@@ -632,7 +703,8 @@ impl Trainer {
             let output = graph.values.iter().position(|v| v.name == self.recipe.output);
             graph.outputs = output.into_iter().collect();
             graph.prune();
-            let concrete = Concrete::new(&graph, &facts, options)?;
+            let mut concrete = Concrete::widened(&graph, &facts, options)?;
+            self.share(&mut concrete);
             let output = concrete.graph.outputs.first().copied();
             let output =
                 output.ok_or_else(|| TrainError::Unknown { what: "value", name: self.recipe.output.clone() })?;

@@ -309,12 +309,33 @@ static ADAFACTOR: OpDef = OpDef::new(
         s.results(inputs)
     },
 )
-.domain(HONE);
+.domain(HONE)
+.kernel(|l| {
+    let matrix = match *l.shape(0)? {
+        [.., r, c] => Some([r, c]),
+        _ => None,
+    };
+    let rule = |attrs: &Attrs| {
+        let of = |name: &str| attrs.float(name, 0.0);
+        let (beta2_decay, epsilon, threshold, decay) =
+            (of("beta2_decay")?, of("epsilon")?, of("threshold")?, of("decay")?);
+        let (rate, step, scale) = (0.0, 1.0, 1.0);
+        let step = optimize::Adafactor { rate, step, beta2_decay, epsilon, threshold, decay, scale };
+        Ok(Rule::Adafactor { step, matrix })
+    };
+    let scratch = matrix.map_or(0, |[_, c]| optimize::adafactor_scratch(c));
+    Ok(update(l, if matrix.is_some() { 2 } else { 1 }, rule)?.map(|l| l.with_scratch(scratch)))
+});
 
 #[derive(Clone, Copy)]
 enum Rule {
     Sgd(optimize::Sgd),
     AdamW(optimize::AdamW),
+    /// And rows and columns of the parameter's matrices, if it has two axes or more.
+    Adafactor {
+        step: optimize::Adafactor,
+        matrix: Option<[usize; 2]>,
+    },
 }
 
 fn update(
@@ -353,11 +374,12 @@ impl Kernel for Update {
         match self.rule {
             Rule::Sgd(_) => "sgd-step",
             Rule::AdamW(_) => "adamw-step",
+            Rule::Adafactor { .. } => "adafactor-step",
         }
     }
 
     fn run(&self, io: &mut Io<'_>) {
-        let (reads, writes) = io.split();
+        let (reads, writes, scratch) = io.parts();
         let (g, now) = (reads.f32(0), reads.f32(1));
         let (rate, step) = (now[0], now[1]);
         let scale = if self.clipped { reads.f32(2)[0] } else { 1.0 };
@@ -371,6 +393,16 @@ impl Kernel for Update {
                 let bias = |beta: f32| (1.0 - f64::from(beta).powf(f64::from(step))) as f32;
                 let (bias1, bias2) = (bias(rule.beta1), bias(rule.beta2));
                 optimize::adamw(optimize::AdamW { rate, scale, bias1, bias2, ..rule }, g, w, m, v);
+            }
+            Rule::Adafactor { step: rule, matrix: Some(matrix) } => {
+                let [w, rows, columns] = writes.apart_f32::<3>();
+                let rule = optimize::Adafactor { rate, step, scale, ..rule };
+                optimize::adafactor(rule, g, w, optimize::Moment::Factored { rows, columns, matrix }, scratch);
+            }
+            Rule::Adafactor { step: rule, matrix: None } => {
+                let [w, square] = writes.apart_f32::<2>();
+                let rule = optimize::Adafactor { rate, step, scale, ..rule };
+                optimize::adafactor(rule, g, w, optimize::Moment::Whole(square), scratch);
             }
         }
     }

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Batcher, Example, Examples, TuneError};
+use super::batch::{Batcher, Extremes};
+use super::{Example, Examples, TuneError};
 use crate::graph::Graph;
 use crate::plan::{RunOptions, Runner};
 use crate::scope::Scoped;
@@ -90,20 +91,25 @@ pub(super) fn split(scoped: &Scoped, output: &str) -> Option<Split> {
     Some(Split { body, tail: Scoped { graph: behind, ..scoped.clone() } })
 }
 
+/// Types and shapes of the features of one example.
+type Facts = Vec<(DType, Vec<usize>)>;
+
 /// The body of a [`Split`], ready to make features.
 pub(super) struct Body {
     runner: Runner,
-    /// Types and shapes of the features of one example.
-    facts: Vec<(DType, Vec<usize>)>,
+    /// Types and shapes of the features of the largest examples, and of the smallest where there is one.
+    largest: Vec<Facts>,
+    smallest: Option<Facts>,
     /// Bytes it takes to make them.
     bytes: usize,
 }
 
 impl Body {
-    /// `None` when features do not stand in rows, one for each example of a batch. `one` example tells the shapes.
+    /// `None` when features do not stand in rows, one for each example of a batch. The extremes of the examples tell the
+    /// shapes.
     pub(super) fn new(
         split: &Split,
-        one: &Example,
+        extremes: &Extremes,
         batcher: &Batcher,
         options: &TrainOptions,
     ) -> Result<Option<Body>, TuneError> {
@@ -117,42 +123,57 @@ impl Body {
             ..RunOptions::default()
         };
         let mut runner = Runner::new(Arc::new(split.body.clone()), run);
-        let mut facts = |rows: usize| -> Result<_, TuneError> {
-            let shapes = Batcher { rows, rowed: batcher.rowed.clone(), ..*batcher }.shapes(one);
+        let mut facts = |one: &Example, rows: usize| -> Result<(Option<Facts>, usize), TuneError> {
+            let shapes = batcher.shapes_of(one, rows);
             let shapes: Vec<(DType, &[usize])> = shapes.iter().map(|(t, s)| (*t, &s[..])).collect();
             let plan = runner.plan(&shapes).map_err(TrainError::from)?;
             let owned = |f: Option<(DType, &[usize])>| f.map(|(t, s)| (t, s.to_vec()));
-            let facts: Option<Vec<(DType, Vec<usize>)>> = plan.output_facts().into_iter().map(owned).collect();
+            let facts: Option<Facts> = plan.output_facts().into_iter().map(owned).collect();
             Ok((facts, plan.arena_bytes() + plan.made_bytes(&split.body)))
         };
-        if batcher.rows > 1 {
-            let in_rows = |one: &(DType, Vec<usize>), two: &(DType, Vec<usize>)| {
-                one.1.first() == Some(&1) && two.1.first() == Some(&2) && one.1[1..] == two.1[1..]
-            };
-            let (one, two) = (facts(1)?.0, facts(2)?.0);
-            let fits = one.zip(two).is_some_and(|(a, b)| a.iter().zip(&b).all(|(a, b)| in_rows(a, b)));
-            if !fits || batcher.rowed.iter().any(|r| !r) {
-                return Ok(None);
-            }
+        if batcher.pairs() {
+            return Ok(None);
         }
-        let (facts, bytes) = facts(1)?;
-        Ok(facts.map(|facts| Body { runner, facts, bytes }))
+        let (mut made, mut bytes) = (Vec::new(), 0);
+        for one in extremes.largest.iter().chain(&extremes.smallest) {
+            let (Some(of_one), taken) = facts(one, 1)? else { return Ok(None) };
+            if batcher.rows > 1 {
+                let in_rows = |one: &(DType, Vec<usize>), two: &(DType, Vec<usize>)| {
+                    one.1.first() == Some(&1) && two.1.first() == Some(&2) && one.1[1..] == two.1[1..]
+                };
+                let two = facts(one, 2)?.0;
+                let fits = two.is_some_and(|two| of_one.iter().zip(&two).all(|(a, b)| in_rows(a, b)));
+                if !fits || batcher.rowed.iter().any(|r| !r) {
+                    return Ok(None);
+                }
+            }
+            made.push(of_one);
+            bytes = bytes.max(taken);
+        }
+        let smallest = if extremes.smallest.is_some() { made.pop() } else { None };
+        Ok(Some(Body { runner, largest: made, smallest, bytes }))
     }
 
     /// What puts features together as `batcher` does the examples they are of.
     pub(super) fn batcher(&self, batcher: &Batcher) -> Batcher {
-        Batcher { rowed: vec![true; self.facts.len()], ..*batcher }
+        Batcher { rowed: vec![true; self.largest[0].len()], ..*batcher }
     }
 
-    /// Types and shapes of a batch of `rows` examples.
-    pub(super) fn shapes(&self, rows: usize) -> Vec<(DType, Vec<usize>)> {
-        let rowed = |s: &[usize]| s.iter().enumerate().map(|(i, &d)| if i == 0 { d * rows } else { d }).collect();
-        self.facts.iter().map(|(t, s)| (*t, rowed(s))).collect()
+    /// Types and shapes of batches of `rows` examples, and before them of what packs most: one example, where batches can
+    /// be that short.
+    pub(super) fn shapes(&self, batcher: &Batcher) -> Vec<Facts> {
+        let of = |facts: &Facts, rows: usize| {
+            let rowed = |s: &[usize]| s.iter().enumerate().map(|(i, &d)| if i == 0 { d * rows } else { d }).collect();
+            facts.iter().map(|(t, s)| (*t, rowed(s))).collect::<Facts>()
+        };
+        let few = self.smallest.as_ref().or(self.largest.first()).filter(|_| !batcher.fills()).map(|f| of(f, 1));
+        few.into_iter().chain(self.largest.iter().map(|f| of(f, batcher.rows))).collect()
     }
 
     /// What is kept of `examples` beside a step of `step` bytes.
     pub(super) fn stored(&self, examples: usize, step: usize, may: Option<usize>) -> Stored {
-        let each: usize = self.facts.iter().map(|(t, s)| s.iter().product::<usize>() * t.size_bytes()).sum();
+        let bytes = |f: &Facts| f.iter().map(|(t, s)| s.iter().product::<usize>() * t.size_bytes()).sum::<usize>();
+        let each = self.largest.iter().map(bytes).max().unwrap_or(0);
         let all = examples * each;
         let room = match may {
             None => KEPT_BYTES,
@@ -264,12 +285,13 @@ mod tests {
             let mut all = examples(20);
             let batcher = Batcher::new(&graph, settings.objective, settings.batch);
             let one = all[0].clone();
-            let planned = memory::plan(&scoped, &spec, &settings, &options, &batcher, &one, (20, 0)).unwrap();
+            let extremes = batcher.extremes(&mut all, &[0]).unwrap();
+            let planned = memory::plan(&scoped, &spec, &settings, &options, &batcher, &extremes, (20, 0)).unwrap();
             let (mut tail, body) = (planned.trainer, planned.body.unwrap());
             let mut whole =
                 Trainer::new(&scoped.graph, recipe(&scoped, &spec, &settings, &batcher), options.clone()).unwrap();
             let of: Vec<usize> = (0..20).collect();
-            let step = whole.footprint(&batcher.shapes(&one)).unwrap();
+            let step = whole.footprint(&batcher.shapes_of(&one, batcher.rows)).unwrap();
             assert!(planned.needs.step.total() < step.total() / 2, "{name}: {:?}, {step:?}", planned.needs);
             let raw = batcher.batches(&mut all, &of[..8]).unwrap();
             let behind = body.batcher(&batcher);
@@ -287,7 +309,7 @@ mod tests {
             // The same bits, kept or made again.
             drop(featured);
             let body =
-                memory::plan(&scoped, &spec, &settings, &options, &batcher, &one, (20, 0)).unwrap().body.unwrap();
+                memory::plan(&scoped, &spec, &settings, &options, &batcher, &extremes, (20, 0)).unwrap().body.unwrap();
             let mut stored = Stored { kept: 20, ..stored };
             let mut featured = Featured::new(&mut all, body, &of, &mut stored).unwrap();
             assert_eq!(behind.batches(&mut featured, &of[..8]).unwrap()[0].inputs, features[0].inputs);
@@ -299,11 +321,11 @@ mod tests {
         let (graph, opset) = model("picture");
         let (settings, options) = (settings(), TrainOptions::default());
         let batcher = Batcher::new(&graph, settings.objective, settings.batch);
-        let one = examples(1).remove(0);
+        let extremes = batcher.extremes(&mut examples(1), &[0]).unwrap();
         let body = |scopes: &str| {
             let spec = spec(scopes);
             let scoped = scope::place(&graph, opset, &spec).unwrap();
-            memory::plan(&scoped, &spec, &settings, &options, &batcher, &one, (1, 0)).unwrap().body
+            memory::plan(&scoped, &spec, &settings, &options, &batcher, &extremes, (1, 0)).unwrap().body
         };
         assert!(body("bias").is_none() && body("lora,head").is_none());
         let body = body("head").unwrap();

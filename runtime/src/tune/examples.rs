@@ -7,7 +7,7 @@ use crate::tensor::Tensor;
 /// One example.
 #[derive(Clone, Debug)]
 pub struct Example {
-    /// The graph's inputs in its order, each with one row.
+    /// The graph's inputs in its order, each with one row; of a pair two.
     pub inputs: Vec<Tensor>,
     /// What the output should be.
     pub target: Target,
@@ -20,13 +20,15 @@ pub enum Target {
     Class(usize),
     /// Numbers of the output's shape with one row, or `i64` labels of its shape without the last axis.
     Values(Tensor),
+    /// Nothing: its two rows belong together.
+    None,
 }
 
 impl Target {
     /// Whether both can be in one batch.
     pub(super) fn alike(&self, other: &Target) -> bool {
         match (self, other) {
-            (Target::Class(_), Target::Class(_)) => true,
+            (Target::Class(_), Target::Class(_)) | (Target::None, Target::None) => true,
             (Target::Values(a), Target::Values(b)) => a.shape() == b.shape() && a.dtype() == b.dtype(),
             _ => false,
         }
@@ -78,7 +80,7 @@ impl Examples for Vec<Example> {
     fn class(&self, i: usize) -> Option<usize> {
         match self[i].target {
             Target::Class(c) => Some(c),
-            Target::Values(_) => None,
+            Target::Values(_) | Target::None => None,
         }
     }
 
@@ -89,13 +91,15 @@ impl Examples for Vec<Example> {
     fn digest(&self) -> String {
         let mut h = blake3::Hasher::new();
         for e in self {
-            for t in &e.inputs {
-                h.update(t.data().as_bytes());
-            }
-            match &e.target {
-                Target::Class(c) => h.update(&(*c as u64).to_le_bytes()),
-                Target::Values(t) => h.update(t.data().as_bytes()),
+            let mut tensor = |t: &Tensor| {
+                h.update(format!("{} {:?}", t.dtype(), t.shape()).as_bytes()).update(t.data().as_bytes());
             };
+            e.inputs.iter().for_each(&mut tensor);
+            match &e.target {
+                Target::Values(t) => tensor(t),
+                Target::Class(c) => drop(h.update(&(*c as u64).to_le_bytes())),
+                Target::None => {}
+            }
         }
         h.finalize().to_hex().to_string()
     }

@@ -7,28 +7,39 @@ pub static LOSSES: &[Loss] = &[
         name: "ce",
         doc: "softmax cross-entropy with the class of each sample",
         objective: Objective::Labels,
-        classes: true,
+        wants: Wants::Classes,
     },
     Loss {
         name: "soft-ce",
         doc: "softmax cross-entropy with a distribution",
         objective: Objective::CrossEntropy,
-        classes: false,
+        wants: Wants::Targets,
     },
     Loss {
         name: "tokens",
         doc: "softmax cross-entropy with a class for each token; a negative one is masked",
         objective: Objective::Labels,
-        classes: false,
+        wants: Wants::Targets,
     },
     Loss {
         name: "bce",
         doc: "binary cross-entropy with probabilities",
         objective: Objective::BinaryCrossEntropy,
-        classes: false,
+        wants: Wants::Targets,
     },
-    Loss { name: "mse", doc: "mean squared error", objective: Objective::MeanSquared, classes: false },
-    Loss { name: "cosine", doc: "one minus the cosine", objective: Objective::Cosine, classes: false },
+    Loss { name: "mse", doc: "mean squared error", objective: Objective::MeanSquared, wants: Wants::Targets },
+    Loss {
+        name: "cosine",
+        doc: "one minus the cosine with a target",
+        objective: Objective::Cosine,
+        wants: Wants::Targets,
+    },
+    Loss {
+        name: "contrastive",
+        doc: "the two of each pair found by their cosine among all of a batch, in both directions",
+        objective: Objective::Contrastive { temperature: 0.05 },
+        wants: Wants::Pairs,
+    },
 ];
 
 /// A row of [`LOSSES`].
@@ -40,6 +51,17 @@ pub struct Loss {
     pub doc: &'static str,
     /// What is computed.
     pub objective: Objective,
-    /// Whether the label of a sample is its class; otherwise each sample holds a target of its own.
-    pub classes: bool,
+    /// What it compares with.
+    pub wants: Wants,
+}
+
+/// What a loss wants of each sample beside its inputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wants {
+    /// The label of a sample is its class.
+    Classes,
+    /// Each sample holds a target of its own.
+    Targets,
+    /// Nothing; each sample holds two rows of every input, which belong together.
+    Pairs,
 }

@@ -2,8 +2,9 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use super::batch::{Batcher, Extremes};
 use super::body::{self, Body};
-use super::{Batcher, Example, Needs, Settings, TuneError};
+use super::{Needs, Settings, TuneError};
 use crate::graph::Graph;
 use crate::scope::{self, Scoped, Spec};
 use crate::tensor::{DType, Tensor};
@@ -17,7 +18,7 @@ pub(super) struct Planned {
     pub(super) body: Option<Body>,
 }
 
-/// Plans a run of `scoped` on that many examples like `one`, with that many bytes of copies of its parameters. Where
+/// Plans a run of `scoped` on that many examples between `extremes`, with that many bytes of copies of its parameters. Where
 /// nothing trained changes what comes before it, it is trained on features. Its copies are those, and the examples of a
 /// step.
 pub(super) fn plan(
@@ -26,21 +27,21 @@ pub(super) fn plan(
     settings: &Settings,
     options: &TrainOptions,
     batcher: &Batcher,
-    one: &Example,
+    extremes: &Extremes,
     (examples, copies): (usize, usize),
 ) -> Result<Planned, TuneError> {
     let split = if spec.changes_features() { None } else { body::split(scoped, &spec.output) };
-    let body = split.as_ref().map(|s| Body::new(s, one, batcher, options)).transpose()?.flatten();
+    let body = split.as_ref().map(|s| Body::new(s, extremes, batcher, options)).transpose()?.flatten();
     let (scoped, batcher, shapes) = match (&split, &body) {
-        (Some(split), Some(body)) => (&split.tail, &body.batcher(batcher), body.shapes(batcher.rows)),
-        _ => (scoped, batcher, batcher.shapes(one)),
+        (Some(split), Some(body)) => (&split.tail, &body.batcher(batcher), body.shapes(batcher)),
+        _ => (scoped, batcher, batcher.all_shapes(extremes)),
     };
-    let copies = copies + given(settings, batcher, &shapes);
+    let copies = copies + shapes.iter().map(|s| given(settings, batcher, s)).max().unwrap_or(0);
     let limit = settings.max_bytes;
     let may = limit.map(|m| m.saturating_sub(copies));
     let settings = Settings { max_bytes: may, ..settings.clone() };
     let mut trainer = Trainer::new(&scoped.graph, super::recipe(scoped, spec, &settings, batcher), options.clone())?;
-    let step = match trainer.footprint(&shapes) {
+    let step = match trainer.prove(&shapes) {
         Err(TrainError::Memory { needs, .. }) => {
             return Err(TuneError::Memory { needs: needs + copies, may: limit.unwrap_or(usize::MAX), fits: None });
         }
@@ -78,7 +79,7 @@ pub(super) fn copies(graph: &Graph, scoped: &Scoped, settings: &Settings, kept: 
 
 /// Bytes of the examples of a step on batches of those inputs: one by one, and while they are put together one batch of
 /// them twice. What the arena holds of them is the step's.
-fn given(settings: &Settings, batcher: &Batcher, shapes: &[(DType, Vec<usize>)]) -> usize {
+pub(super) fn given(settings: &Settings, batcher: &Batcher, shapes: &[(DType, Vec<usize>)]) -> usize {
     let batch: usize = shapes.iter().map(|(t, s)| s.iter().product::<usize>() * t.size_bytes()).sum();
     let batches = (settings.batch * settings.accumulate).div_ceil(batcher.rows);
     (batches + 1) * batch
@@ -100,7 +101,7 @@ pub(super) fn smaller(
     settings: &Settings,
     options: &TrainOptions,
     batcher: &Batcher,
-    example: &Example,
+    extremes: &Extremes,
     kept: Kept,
     may: usize,
 ) -> Option<(String, usize)> {
@@ -148,7 +149,7 @@ pub(super) fn smaller(
         let batcher = Batcher { rows: batch, rowed: batcher.rowed.clone(), ..*batcher };
         let settings = Settings { accumulate: rows.div_ceil(batch), batch, max_bytes: Some(may), ..settings.clone() };
         let copies = copies(graph, &scoped, &settings, kept);
-        let planned = plan(&scoped, &spec, &settings, options, &batcher, example, (1, copies)).ok()?;
+        let planned = plan(&scoped, &spec, &settings, options, &batcher, extremes, (1, copies)).ok()?;
         let taken = planned.needs.total();
         (taken <= may).then_some((text, taken))
     })

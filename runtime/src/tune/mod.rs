@@ -2,9 +2,9 @@
 //!
 //! [`Work::run`] is a function of the graph, the spec, the settings and the examples: the same ones give the same
 //! tensors bit for bit, whatever the number of threads and however often the run was killed and taken up again. Only a
-//! budget of time makes it depend on the clock, by where it ends. What a step takes is planned before the first one,
-//! and where it is more than it may be, the refusal says which smaller run would fit. It knows neither where examples
-//! come from nor what becomes of the result.
+//! budget of time makes it depend on the clock, by where it ends. What a step takes is planned before the first one, for
+//! the largest examples there are, and where it is more than it may be, the refusal says which smaller run would fit. It
+//! knows neither where examples come from nor what becomes of the result.
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,15 +13,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::class::{Class, Classified};
 use crate::device::Device;
-use crate::graph::{Dim, Graph};
+use crate::graph::Graph;
 use crate::plan::{Bf16, OnGpu, RunOptions, Runner};
-use crate::scope::{self, Contribution, ScopeError, Scoped, Spec};
+use crate::scope::{self, ScopeError, Scoped, Spec};
 use crate::state::StateError;
-use crate::tensor::{DType, Data, Tensor, TensorError};
-use crate::train::{Batch, Footprint, Objective, Optimizer, Recipe, Schedule, TrainError, TrainOptions, Trainer};
+use crate::tensor::{Tensor, TensorError};
+use crate::train::{Footprint, Objective, Optimizer, Recipe, Schedule, TrainError, TrainOptions, Trainer};
 
+mod avoid;
+mod batch;
 mod body;
 mod checkpoint;
+mod chosen;
 pub mod examples;
 pub mod judge;
 mod labelled;
@@ -29,12 +32,13 @@ mod loss;
 mod memory;
 mod timed;
 
+use batch::Batcher;
 use body::Featured;
 pub use body::Stored;
 use checkpoint::Checkpoint;
 pub use examples::{Example, Examples, Target};
 pub use labelled::{ClassOf, Labelled, TARGET};
-pub use loss::{LOSSES, Loss};
+pub use loss::{LOSSES, Loss, Wants};
 
 #[cfg(all(test, feature = "import"))]
 mod tests;
@@ -95,6 +99,17 @@ pub enum TuneError {
     /// Training.
     #[error(transparent)]
     Train(Box<TrainError>),
+    /// A gradient that there is not, on the way to something that should be trained.
+    #[error(
+        "{source}; {}",
+        instead.as_ref().map_or("no scope does without it".to_string(), |what| format!("`{what}` needs no gradient through it"))
+    )]
+    Stopped {
+        /// Which, and why.
+        source: Box<TrainError>,
+        /// Options that train only what comes after it.
+        instead: Option<String>,
+    },
     /// A step needs more than it may.
     #[error(
         "a step needs {}, may use {}; {}", mebibytes(*needs), mebibytes(*may),
@@ -160,6 +175,7 @@ impl Classified for TuneError {
     fn class(&self) -> Class {
         match self {
             TuneError::Scope(e) => e.class(),
+            TuneError::Stopped { .. } => Class::Unsupported,
             TuneError::Train(e) if matches!(**e, TrainError::Autodiff(_)) => Class::Unsupported,
             TuneError::State(e) => e.class(),
             TuneError::Setting { .. } | TuneError::Memory { .. } => Class::Usage,
@@ -323,31 +339,42 @@ impl Work<'_> {
         let (train, validation) = examples::divide(examples, settings.validation, settings.seed)?;
         let batcher = Batcher::new(graph, settings.objective, settings.batch);
         let saved = checkpoint.as_ref().map(|(path, _)| Checkpoint::read(path)).transpose()?.flatten();
+        let all = [&train[..], &validation].concat();
+        let extremes = batcher.extremes(examples, &all)?;
+        let kept =
+            memory::Kept { best: !validation.is_empty(), start: examples.renews(), written: checkpoint.is_some() };
+        let smaller = |spec: &Spec, needs, may| {
+            let fits = memory::smaller(graph, opset, spec, &settings, &options, &batcher, &extremes, kept, may);
+            TuneError::Memory { needs, may, fits }
+        };
+        let avoiding = |spec: &Spec, e| {
+            let instead =
+                |e: &TrainError| avoid::instead(e, graph, opset, spec, &settings, &options, &batcher, &extremes);
+            avoid::with_advice(e, instead)
+        };
         if spec.scopes.iter().any(|s| s == "sparse") && spec.tensors.is_empty() {
             spec.tensors = match &saved {
                 Some(saved) => saved.progress.chosen.clone(),
-                None => chosen(graph, opset, &spec, &settings, &options, examples, &batcher, &train)?,
+                None => match chosen::chosen(graph, opset, &spec, &settings, &options, examples, &batcher, &train) {
+                    Err(TuneError::Memory { needs, may, .. }) => return Err(smaller(&spec, needs, may)),
+                    Err(e) => return Err(avoiding(&spec, e)),
+                    Ok(chosen) => chosen,
+                },
             };
         }
         let scoped = scope::place(graph, opset, &spec)?;
-        let first = examples.example(*train.first().ok_or_else(no_examples)?)?;
-        let all = [&train[..], &validation].concat();
-        let kept =
-            memory::Kept { best: !validation.is_empty(), start: examples.renews(), written: checkpoint.is_some() };
         let copies = memory::copies(graph, &scoped, &settings, kept);
-        let planned = memory::plan(&scoped, &spec, &settings, &options, &batcher, &first, (all.len(), copies))
+        let planned = memory::plan(&scoped, &spec, &settings, &options, &batcher, &extremes, (all.len(), copies))
             .and_then(|p| {
                 let (needs, may) = (p.needs.total(), settings.max_bytes.unwrap_or(usize::MAX));
                 if needs > may { Err(TuneError::Memory { needs, may, fits: None }) } else { Ok(p) }
             });
         let memory::Planned { mut trainer, mut needs, body } = match planned {
-            Err(TuneError::Memory { needs, may, .. }) => {
-                let fits = memory::smaller(graph, opset, &spec, &settings, &options, &batcher, &first, kept, may);
-                return Err(TuneError::Memory { needs, may, fits });
-            }
-            other => other?,
+            Err(TuneError::Memory { needs, may, .. }) => return Err(smaller(&spec, needs, may)),
+            Err(e) => return Err(avoiding(&spec, e)),
+            Ok(planned) => planned,
         };
-        drop(first);
+        drop(extremes);
         let mut featured;
         let (examples, batcher): (&mut dyn Examples, Batcher) = match (body, &mut needs.stored) {
             (Some(body), Some(stored)) => {
@@ -565,69 +592,6 @@ fn loss_on(
     Ok((weight > 0.0).then(|| (sum / weight) as f32))
 }
 
-/// How many batches of examples tensors are chosen by.
-const MEASURED: usize = 8;
-
-/// What `sparse` trains: the gradients of some batches measured, one tensor after the other where memory is short of
-/// all.
-fn chosen(
-    graph: &Graph,
-    opset: i64,
-    spec: &Spec,
-    settings: &Settings,
-    options: &TrainOptions,
-    examples: &mut dyn Examples,
-    batcher: &Batcher,
-    train: &[usize],
-) -> Result<Vec<String>, TuneError> {
-    let scoped = scope::place(graph, opset, spec)?;
-    let order = shuffled(train, settings.seed, 0);
-    let values = scope::values(&scoped.graph, &scoped.trainable);
-    if examples.renews() {
-        // Gradients of targets that nobody has made yet would choose at random.
-        renew(examples, &scoped, &values, &spec.output, options)?;
-    }
-    let mut sums: Vec<Vec<f64>> = values.iter().map(|(_, t)| vec![0.0; t.len()]).collect();
-    let mut trainer = Trainer::new(
-        &scoped.graph,
-        Recipe { accumulate: false, ..recipe(&scoped, spec, settings, batcher) },
-        options.clone(),
-    )?;
-    for part in order.chunks(batcher.rows).take(MEASURED) {
-        for batch in batcher.batches(examples, part)? {
-            let (_, gradients) = trainer.gradients(&batch)?;
-            for (sum, g) in sums.iter_mut().zip(&gradients) {
-                sum.iter_mut().zip(g.data().to_f64()).for_each(|(s, g)| *s += g);
-            }
-        }
-    }
-    let of_others = Spec { scopes: spec.scopes.iter().filter(|s| *s != "sparse").cloned().collect(), ..spec.clone() };
-    let others =
-        if of_others.scopes.is_empty() { Vec::new() } else { scope::place(graph, opset, &of_others)?.trainable };
-    let contributions: Vec<Contribution> = values
-        .iter()
-        .zip(&sums)
-        .filter(|((name, _), _)| !others.contains(name))
-        .map(|((name, t), sum)| Contribution {
-            name: name.clone(),
-            promise: sum.iter().map(|v| v * v).sum(),
-            bytes: t.len() * t.dtype().size_bytes(),
-        })
-        .collect();
-    let chosen = scope::choose(&contributions, settings.sparse_bytes);
-    if chosen.is_empty() {
-        let least = contributions.iter().map(|c| c.bytes).min().unwrap_or(0);
-        let found = format!("{} bytes", settings.sparse_bytes);
-        tracing::debug!(least, "no tensor fits");
-        return Err(TuneError::Setting {
-            what: "--sparse-bytes",
-            found,
-            expected: "enough for one tensor of the model",
-        });
-    }
-    Ok(chosen)
-}
-
 /// The order of an epoch: a shuffle by Fisher and Yates, drawn by splitmix64.
 fn shuffled(of: &[usize], seed: u64, epoch: u64) -> Vec<usize> {
     let mut state = seed ^ epoch.wrapping_mul(0xd134_2543_de82_ef95);
@@ -643,103 +607,4 @@ fn shuffled(of: &[usize], seed: u64, epoch: u64) -> Vec<usize> {
         order.swap(i, (next() % (i as u64 + 1)) as usize);
     }
     order
-}
-
-/// Puts examples together.
-struct Batcher {
-    objective: Objective,
-    /// Whether each input has a row for each example.
-    rowed: Vec<bool>,
-    /// Rows of a batch.
-    rows: usize,
-    /// Whether examples can have different shapes.
-    varies: bool,
-}
-
-impl Batcher {
-    fn new(graph: &Graph, objective: Objective, batch: usize) -> Batcher {
-        let dims = |v: &usize| graph.values[*v].declared.as_ref().and_then(|d| d.shape.clone()).unwrap_or_default();
-        let inputs: Vec<Vec<Dim>> = graph.inputs.iter().map(dims).collect();
-        let rowed: Vec<bool> = inputs.iter().map(|d| d.first().is_some_and(|d| d.known().is_none())).collect();
-        // A model of fixed shapes takes one example at a time; its gradients are accumulated.
-        let rows = if rowed.iter().any(|r| *r) { batch } else { 1 };
-        let varies = inputs.iter().any(|d| d.iter().skip(1).any(|d| d.known().is_none()));
-        Batcher { objective, rowed, rows, varies }
-    }
-
-    /// Types and shapes of a whole batch of examples like `one`.
-    fn shapes(&self, one: &Example) -> Vec<(DType, Vec<usize>)> {
-        let of = |(t, rowed): (&Tensor, &bool)| {
-            let mut shape = t.shape().to_vec();
-            if *rowed && let Some(first) = shape.first_mut() {
-                *first = self.rows;
-            }
-            (t.dtype(), shape)
-        };
-        one.inputs.iter().zip(&self.rowed).map(of).collect()
-    }
-
-    /// The examples as batches of whole size: a short one is filled with copies of its first row, which weigh nothing,
-    /// so that one plan serves all. Examples of different shapes do not share a batch.
-    fn batches(&self, examples: &mut dyn Examples, of: &[usize]) -> Result<Vec<Batch>, TuneError> {
-        let mut groups: Vec<Vec<Example>> = Vec::new();
-        for &i in of {
-            let e = examples.example(i)?;
-            let alike = |other: &Example| {
-                other.inputs.iter().zip(&e.inputs).all(|(a, b)| a.shape() == b.shape()) && other.target.alike(&e.target)
-            };
-            match groups.iter_mut().find(|g| g.len() < self.rows && alike(&g[0])) {
-                Some(group) => group.push(e),
-                None => groups.push(vec![e]),
-            }
-        }
-        groups.into_iter().map(|g| self.batch(&g)).collect()
-    }
-
-    fn batch(&self, group: &[Example]) -> Result<Batch, TuneError> {
-        let row = |i: usize| group.get(i).unwrap_or(&group[0]);
-        let mut inputs = Vec::with_capacity(self.rowed.len());
-        for (k, rowed) in self.rowed.iter().enumerate() {
-            let all: Vec<&Tensor> = (0..if *rowed { self.rows } else { 1 }).map(|i| &row(i).inputs[k]).collect();
-            inputs.push(stacked(&all)?);
-        }
-        let weight = |i: usize| if i < group.len() { 1.0 } else { 0.0 };
-        let rows: Vec<&Target> = (0..self.rows).map(|i| &row(i).target).collect();
-        let (target, weights) = match (&rows[0], self.objective) {
-            (Target::Class(_), _) => {
-                let classes = rows.iter().map(|t| if let Target::Class(c) = t { *c as i64 } else { -1 }).collect();
-                let weights = (0..self.rows).map(weight).collect();
-                (Tensor::i64(&[self.rows], classes)?, Tensor::f32(&[self.rows], weights)?)
-            }
-            (Target::Values(_), objective) => {
-                let all: Vec<&Tensor> =
-                    rows.iter().filter_map(|t| if let Target::Values(v) = t { Some(v) } else { None }).collect();
-                let target = stacked(&all)?;
-                let labels = objective == Objective::Labels;
-                let shape =
-                    if labels { target.shape().to_vec() } else { target.shape()[..target.shape().len() - 1].to_vec() };
-                let inner: usize = shape.iter().skip(1).product();
-                let mut weights: Vec<f32> = (0..self.rows).flat_map(|i| vec![weight(i); inner]).collect();
-                if labels {
-                    // A negative label is no label: a masked token.
-                    weights.iter_mut().zip(target.as_i64()?).filter(|(_, l)| **l < 0).for_each(|(w, _)| *w = 0.0);
-                }
-                (target, Tensor::f32(&shape, weights)?)
-            }
-        };
-        Ok(Batch { inputs, target: Some(target), weights: Some(weights) })
-    }
-}
-
-/// Tensors of one row each, as one.
-fn stacked(rows: &[&Tensor]) -> Result<Tensor, TuneError> {
-    let mut data = Data::zeros(rows[0].dtype(), 0);
-    rows.iter().for_each(|t| data.append(t.data()));
-    let mut shape = rows[0].shape().to_vec();
-    match shape.first_mut() {
-        Some(first) => *first *= rows.len(),
-        None if rows.len() > 1 => shape.push(rows.len()),
-        None => {}
-    }
-    Ok(Tensor::new(&shape, data)?)
 }

@@ -1,7 +1,10 @@
 //! Promises of a run: it learns, it stops and goes on to the same bits, it says what it needs.
 use super::*;
+use crate::graph::{Declared, Dim, Node, Op};
 use crate::import::{Limits, from_onnx};
+use crate::ops::{Attr, Attrs};
 use crate::quant::tests::read;
+use crate::tensor::DType;
 use crate::train::tests::numbers;
 
 pub(super) fn model(name: &str) -> (Graph, i64) {
@@ -236,4 +239,206 @@ fn a_run_is_told_from_others_by_everything_that_changes_its_result() {
     ] {
         assert_ne!(own, other);
     }
+}
+
+/// A model of rows of any length: `[N, L, 8]` → five classes.
+fn lengths() -> Graph {
+    let mut g = Graph::default();
+    let weight = |name: &str, shape: &[usize]| {
+        let v = numbers(name, shape.iter().product()).iter().map(|v| 0.5 * *v as f32).collect();
+        Arc::new(Tensor::f32(shape, v).unwrap())
+    };
+    let dims = vec![Dim::Any, Dim::Any, Dim::Fixed(8)];
+    let x = g.add_value("x", Some(Declared { dtype: DType::F32, shape: Some(dims) }), None);
+    let wide = g.add_value("wide", None, Some(weight("wide", &[8, 64])));
+    let narrow = g.add_value("narrow", None, Some(weight("narrow", &[64, 5])));
+    let turn = ("perm", Attr::Ints(vec![0, 2, 1]));
+    let mut at = x;
+    for (name, op, other, attrs) in [
+        ("spread", "MatMul", Some(wide), None),
+        ("bent", "Tanh", None, None),
+        ("turned", "Transpose", None, Some(turn)),
+        ("pooled", "GlobalAveragePool", None, None),
+        ("flat", "Flatten", None, None),
+        ("logits", "MatMul", Some(narrow), None),
+    ] {
+        let y = g.add_value(name, None, None);
+        let attrs = attrs.map_or_else(|| Attrs::of([]), |a| Attrs::of([a]));
+        let op = Op::Own(crate::ops::find("", op).unwrap(), Arc::new(attrs));
+        let inputs = [Some(at)].into_iter().chain(other.map(Some)).collect();
+        g.nodes.push(Node { name: name.into(), op, inputs, outputs: vec![Some(y)] });
+        at = y;
+    }
+    (g.inputs, g.outputs) = (vec![x], vec![at]);
+    g
+}
+
+fn of_lengths(of: &[usize]) -> Vec<Example> {
+    let one = |(i, &n): (usize, &usize)| {
+        let v = numbers(&format!("row {i}"), 8 * n).iter().map(|v| *v as f32).collect();
+        Example { inputs: vec![Tensor::f32(&[1, n, 8], v).unwrap()], target: Target::Class(i % 5) }
+    };
+    of.iter().enumerate().map(one).collect()
+}
+
+#[test]
+fn examples_of_different_lengths_are_computed_once_each_and_weigh_the_same_in_the_mean() {
+    let graph = lengths();
+    let mut all = of_lengths(&[3, 4, 3, 9, 5, 3, 6, 7]);
+    let batcher = Batcher::new(&graph, Objective::Labels, 8);
+    let of: Vec<usize> = (0..all.len()).collect();
+    let batches = batcher.batches(&mut all, &of).unwrap();
+    let rows: Vec<usize> = batches.iter().map(|b| b.inputs[0].shape()[0]).collect();
+    assert_eq!(rows, [3, 1, 1, 1, 1, 1], "nothing is computed that weighs nothing");
+    // Steps as long as the gradients are, so that a gradient of nearly nothing moves nothing.
+    let (spec, settings) = (spec("full"), Settings { optimizer: Optimizer::SGD, ..settings() });
+    let scoped = scope::place(&graph, 17, &spec).unwrap();
+    let trainer = || {
+        let recipe = recipe(&scoped, &spec, &settings, &batcher);
+        Trainer::new(&scoped.graph, recipe, TrainOptions::default()).unwrap()
+    };
+    let mut together = trainer();
+    let each = |t: &mut Trainer, i: usize| {
+        let batch = batcher.batches(&mut of_lengths(&[3, 4, 3, 9, 5, 3, 6, 7]), &[i]).unwrap().remove(0);
+        t.evaluate(&batch).unwrap()
+    };
+    let mean = of.iter().map(|&i| each(&mut together, i)).sum::<f32>() / of.len() as f32;
+    let loss = together.step(&batches, 0.01).unwrap().loss;
+    assert!((loss - mean).abs() < 1e-5, "{loss} {mean}");
+    // The same parameters as after a step on each alone, summed up.
+    let mut apart = trainer();
+    let ones: Vec<_> = of.iter().map(|&i| batcher.batches(&mut all, &[i]).unwrap().remove(0)).collect();
+    apart.step(&ones, 0.01).unwrap();
+    for name in &scoped.trainable {
+        let (a, b) = (together.parameter(name).unwrap(), apart.parameter(name).unwrap());
+        let off = a.as_f32().unwrap().iter().zip(b.as_f32().unwrap()).map(|(a, b)| (a - b).abs());
+        assert!(off.fold(0f32, f32::max) < 1e-4, "{name}");
+    }
+}
+
+#[test]
+fn the_longest_example_is_planned_before_the_first_step_and_refused_then_with_both_figures() {
+    let graph = lengths();
+    let tune = |of: &[usize], max_bytes: Option<usize>| {
+        let mut examples = of_lengths(of);
+        let (spec, options) = (spec("full"), TrainOptions::default());
+        let settings = Settings { max_bytes, epochs: 1, batch: 4, validation: 0.2, ..settings() };
+        let work =
+            Work { graph: &graph, opset: 17, spec, settings, examples: &mut examples, options, checkpoint: None };
+        let mut told = 0;
+        let out = work.run(&mut |_| told += 1);
+        (out, told)
+    };
+    let short = [5; 40];
+    let (mut first, mut last) = (short, short);
+    (first[0], last[39]) = (600, 600);
+    let needs = |of: &[usize]| tune(of, None).0.unwrap().needs.total();
+    let (small, large) = (needs(&short), needs(&last));
+    assert!(large > 2 * small, "{small} {large}");
+    assert_eq!(needs(&first), large, "whichever comes first");
+    assert!(tune(&last, Some(large)).0.is_ok());
+    // Between the two: nothing has begun when it is refused.
+    let (out, told) = tune(&last, Some((small + large) / 4));
+    match out.unwrap_err() {
+        TuneError::Memory { needs, may, .. } => assert!(needs > may && may == (small + large) / 4 && told == 0),
+        e => panic!("{e}"),
+    }
+}
+
+/// Layers in a row with an operator without a gradient, or with one that refuses its own, in the middle.
+fn blocked(op: &str) -> Graph {
+    let mut g = Graph::default();
+    let dims = vec![Dim::Any, Dim::Fixed(8)];
+    let x = g.add_value("x", Some(Declared { dtype: DType::F32, shape: Some(dims) }), None);
+    let mut at = x;
+    let layer = |g: &mut Graph, x: usize, name: &str, n: usize| {
+        let v = numbers(name, 8 * n).iter().map(|v| 0.5 * *v as f32).collect();
+        let w = g.add_value(&format!("{name}.weight"), None, Some(Arc::new(Tensor::f32(&[8, n], v).unwrap())));
+        node(g, name, "MatMul", &[x, w], Attrs::of([]))
+    };
+    for name in ["early.a", "early.b"] {
+        at = layer(&mut g, at, name, 8);
+    }
+    let constant = |g: &mut Graph, name: &str, t: Tensor| g.add_value(name, None, Some(Arc::new(t)));
+    at = match op {
+        "CumProd" => {
+            let axis = constant(&mut g, "axis", Tensor::i64(&[], vec![1]).unwrap());
+            node(&mut g, "block", op, &[at, axis], Attrs::of([]))
+        }
+        _ => {
+            let to = constant(&mut g, "to", Tensor::i64(&[1, 2], vec![0, 3]).unwrap());
+            let by = constant(&mut g, "by", Tensor::f32(&[1, 2], vec![1.5, 2.0]).unwrap());
+            let attrs = Attrs::of([("axis", Attr::Int(1)), ("reduction", Attr::Str("mul".into()))]);
+            node(&mut g, "block", op, &[at, to, by], attrs)
+        }
+    };
+    for (name, n) in [("late.a", 8), ("late.b", 8), ("narrow", 5)] {
+        at = layer(&mut g, at, name, n);
+    }
+    (g.inputs, g.outputs) = (vec![x], vec![at]);
+    g
+}
+
+fn node(g: &mut Graph, name: &str, op: &str, inputs: &[usize], attrs: Attrs) -> usize {
+    let y = g.add_value(&format!("{name}/y"), None, None);
+    let op = Op::Own(crate::ops::find("", op).unwrap(), Arc::new(attrs));
+    let inputs = inputs.iter().copied().map(Some).collect();
+    g.nodes.push(Node { name: name.into(), op, inputs, outputs: vec![Some(y)] });
+    y
+}
+
+#[test]
+fn a_gradient_that_there_is_not_is_refused_with_the_options_that_need_none_and_those_work() {
+    for op in ["CumProd", "ScatterElements"] {
+        let graph = blocked(op);
+        let run = |scopes: &str, targets: &[&str]| {
+            let one = |i: usize| {
+                let v = numbers(&format!("{i}"), 8).iter().map(|v| *v as f32).collect();
+                Example { inputs: vec![Tensor::f32(&[1, 8], v).unwrap()], target: Target::Class(i % 5) }
+            };
+            let mut examples: Vec<Example> = (0..20).map(one).collect();
+            let targets = targets.iter().map(ToString::to_string).collect();
+            let spec = Spec { output: "narrow/y".into(), targets, ..spec(scopes) };
+            let (settings, options) = (Settings { epochs: 1, ..settings() }, TrainOptions::default());
+            let work =
+                Work { graph: &graph, opset: 17, spec, settings, examples: &mut examples, options, checkpoint: None };
+            work.run(&mut |_| {})
+        };
+        for scopes in ["lora", "full", "sparse"] {
+            let e = run(scopes, &[]).unwrap_err();
+            assert_eq!(e.class(), Class::Unsupported, "{e}");
+            let TuneError::Stopped { instead: Some(what), .. } = &e else { panic!("{op}, {scopes}: {e}") };
+            assert_eq!(what, "--scope lora --targets 'late.*' narrow", "{op}, {scopes}");
+            let told = e.to_string();
+            assert!(told.contains("`block`") && told.contains(op) && told.contains("needs no gradient"), "{told}");
+        }
+        run("lora", &["late.*", "narrow"]).unwrap_or_else(|e| panic!("{op}: {e}"));
+        run("head", &[]).unwrap_or_else(|e| panic!("{op}: {e}"));
+    }
+}
+
+#[test]
+fn pairs_are_found_among_those_of_their_batch_and_a_short_batch_holds_no_others() {
+    let graph = lengths();
+    let pair = |i: usize| {
+        let (own, noise) = (numbers(&format!("pair {i}"), 40), numbers(&format!("noise {i}"), 80));
+        let v = (0..80).map(|k| (own[k % 40] + 0.7 * noise[k]) as f32).collect();
+        Example { inputs: vec![Tensor::f32(&[2, 5, 8], v).unwrap()], target: Target::None }
+    };
+    let mut examples: Vec<Example> = (0..26).map(pair).collect();
+    let objective = Objective::Contrastive { temperature: 0.5 };
+    let settings = Settings { objective, batch: 8, validation: 0.0, rate: 0.02, epochs: 12, ..settings() };
+    let batcher = Batcher::new(&graph, objective, 8);
+    let batches = batcher.batches(&mut examples, &(0..10).collect::<Vec<_>>()).unwrap();
+    let shapes: Vec<&[usize]> = batches.iter().map(|b| b.inputs[0].shape()).collect();
+    assert_eq!(shapes, [[16, 5, 8], [4, 5, 8]]);
+    // The first of each, then the second of each.
+    let (all, one) = (batches[1].inputs[0].as_f32().unwrap(), examples[8].inputs[0].as_f32().unwrap());
+    assert!(all[..40] == one[..40] && all[80..120] == one[40..]);
+    let (spec, options) = (spec("full"), TrainOptions::default());
+    let work = Work { graph: &graph, opset: 17, spec, settings, examples: &mut examples, options, checkpoint: None };
+    let out = work.run(&mut |_| {}).unwrap();
+    let epoch = |e: usize| out.epochs[e].loss;
+    assert!(epoch(11) < 0.8 * epoch(0), "{:?}", out.epochs);
+    assert!(LOSSES.iter().any(|l| l.name == "contrastive" && l.wants == Wants::Pairs));
 }

@@ -15,7 +15,7 @@ use hone_runtime::choice;
 use hone_runtime::dataset::{Dataset, Row};
 use hone_runtime::export::{Export, Source};
 use hone_runtime::graph::Graph;
-use hone_runtime::learn::{self, Action, Decision, GateConfig, ObjectiveDef};
+use hone_runtime::learn::{self, Action, Decision, GateConfig, Mode, ObjectiveDef};
 use hone_runtime::modality::Preprocessor;
 use hone_runtime::model::{Model, Seen};
 use hone_runtime::plan::{Bf16, Profile, RunOptions};
@@ -24,7 +24,7 @@ use hone_runtime::session::{Session, SessionOptions};
 use hone_runtime::state::StateDir;
 use hone_runtime::train::{Objective, Optimizer, TrainOptions};
 use hone_runtime::tune::{
-    ClassOf, Course, Epoch, Examples, LOSSES, Labelled, Loss, Outcome, Progress, Settings, Stored, Work, judge,
+    Course, Epoch, Examples, LOSSES, Labelled, Loss, Outcome, Progress, Settings, Stored, Wants, Work, judge,
 };
 use serde::Serialize;
 
@@ -38,7 +38,7 @@ use crate::{input, output};
 
 /// What makes small what an objective of presses says of them.
 fn of_presses(objective: &ObjectiveDef) -> Loss {
-    Loss { name: objective.name, doc: objective.summary, objective: Objective::FenchelYoung, classes: false }
+    Loss { name: objective.name, doc: objective.summary, objective: Objective::FenchelYoung, wants: Wants::Targets }
 }
 
 /// A class answered and the right one.
@@ -144,11 +144,15 @@ impl Tune {
         self.only_bundles_options()?;
         let state = StateDir::resolve(self.state.as_deref())?;
         let model = Model::open(Bundle::open(&self.model)?, SessionOptions::default())?;
-        if !model.task().is_plain() {
+        if !model.task().is_plain() && loss.wants == Wants::Classes {
+            let without: Vec<&str> = LOSSES.iter().filter(|l| l.wants != Wants::Classes).map(|l| l.name).collect();
             let text = format!(
-                "this model's task is {}; `--data` trains the body of classifiers. Its head learns from presses: hone \
-                 listen, or --scope head",
-                model.task().name()
+                "this model's task is {}: a label is no class of its outputs, which `--objective {}` needs. `--objective` \
+                 {} train its body on .npz samples that hold what the outputs should be; its head learns from presses: \
+                 hone listen",
+                model.task().name(),
+                loss.name,
+                without.join(", ")
             );
             return Err(fail(Class::Unsupported, text));
         }
@@ -159,8 +163,8 @@ impl Tune {
         let graph = model.factory().clone();
         let opset = model.session().info().opset;
         let class_of = |label: &str| model.class_of(label);
-        let classes: Option<ClassOf<'_>> = if loss.classes { Some(&class_of) } else { None };
-        let examples = Labelled::new(&graph, Some(model.preprocessor()), rows.iter().copied(), classes)?;
+        let rows = rows.iter().copied();
+        let examples = Labelled::new(&graph, Some(model.preprocessor()), rows, loss.wants, &class_of)?;
         self.put_in_use(&state, &model, loss, spec, opset, examples)
     }
 
@@ -247,7 +251,7 @@ impl Tune {
             let served = head.logits(&Seen { feature, logits, ..Seen::default() })?;
             incumbent.push((head.classes.top(&served), truth));
         }
-        let mut decision = self.judged(&candidate, &incumbent, &factory);
+        let mut decision = self.judged(outcome, &candidate, &incumbent, &factory);
         let (mut adapter, mut published) = ("none".to_string(), false);
         if self.dry_run {
             decision.reason = "--dry-run: nothing was published".into();
@@ -263,10 +267,23 @@ impl Tune {
         self.report(loss, &done, adapter, published, &decision, figures)
     }
 
-    /// The gate's decision, in words about samples.
-    fn judged(&self, candidate: &[Answer], incumbent: &[Answer], factory: &[Answer]) -> Decision {
+    /// The gate's decision, in words about samples. Where they have no classes the loss decides: what is no smaller than
+    /// before the first step is not published.
+    fn judged(&self, outcome: &Outcome, candidate: &[Answer], incumbent: &[Answer], factory: &[Answer]) -> Decision {
         let config = GateConfig { mode: self.guard.mode(), ..GateConfig::default() };
         let mut decision = judge::judge(&config, candidate, incumbent, factory);
+        let lowest = outcome.epochs.iter().filter_map(|e| e.validation).reduce(f32::min);
+        if let (true, false, Some(before), Some(lowest)) =
+            (candidate.is_empty(), config.mode == Mode::Off, outcome.before, lowest)
+        {
+            let n = outcome.validation.len();
+            (decision.action, decision.reason) = if lowest < before {
+                (Action::Publish, format!("the loss on {n} validation samples fell from {before:.4} to {lowest:.4}"))
+            } else {
+                (Action::Veto, format!("the loss on {n} validation samples was {before:.4} and never fell below it"))
+            };
+            return decision;
+        }
         decision.reason = decision.reason.replace("confirmed presses", "validation samples");
         decision.reason = decision.reason.replace("confirmed", "validation samples");
         decision
@@ -315,7 +332,7 @@ impl Tune {
         let mut labels: Vec<String> = rows.iter().map(|r| r.label.clone()).collect();
         labels.sort();
         labels.dedup();
-        let new_head = (loss.classes && (self.new_head || !numbers)).then_some(labels.len());
+        let new_head = (loss.wants == Wants::Classes && (self.new_head || !numbers)).then_some(labels.len());
         if new_head.is_none() {
             labels.clear();
         } else if !self.new_head && !self.json {
@@ -332,8 +349,7 @@ impl Tune {
             Some(_) => labels.iter().position(|l| l == label),
             None => label.parse().ok(),
         };
-        let classes: Option<ClassOf<'_>> = if loss.classes { Some(&class_of) } else { None };
-        let mut examples = Labelled::new(graph, preprocessor.as_ref(), rows.iter().copied(), classes)?;
+        let mut examples = Labelled::new(graph, preprocessor.as_ref(), rows.iter().copied(), loss.wants, &class_of)?;
         let beside = |run: &str| output.with_extension(format!("{run}.checkpoint"));
         let done = self.train(graph, session.info().opset, spec, loss, &mut examples, &base, beside)?;
         let outcome = &done.outcome;
@@ -344,7 +360,7 @@ impl Tune {
             Some(_) => Vec::new(),
             None => judge::answers(graph, &outcome.spec.output, &mut examples, &outcome.validation, &options)?,
         };
-        let mut decision = self.judged(&candidate, &before, &before);
+        let mut decision = self.judged(outcome, &candidate, &before, &before);
         let mut published = false;
         if self.dry_run {
             decision.reason = "--dry-run: nothing was written".into();

@@ -22,18 +22,21 @@ pub(super) static CONV_INTEGER: OpDef = OpDef::new(
         Ok(vec![Tensor::new(&c.shape(), Data::I32(y))?])
     },
 )
-.kernel(super::patches::integer);
+.kernel(super::patches::integer)
+.vjp(super::spelled::conv_integer);
 
 /// `requantise((Σ (x - x_zero_point)(w - w_zero_point) + bias) · x_scale · w_scale / y_scale)`.
 pub(super) static QLINEAR_CONV: OpDef =
     OpDef::new("QLinearConv", "convolution of 8-bit integers, requantised", q_shape, q_reference)
-        .kernel(super::patches::qlinear);
+        .kernel(super::patches::qlinear)
+        .vjp(super::spelled::conv);
 
 /// The same, with `channels_last`.
 pub(super) static MS_QLINEAR_CONV: OpDef =
     OpDef::new("QLinearConv", "convolution of 8-bit integers, requantised", q_shape, q_reference)
         .domain(MICROSOFT)
-        .kernel(super::patches::qlinear);
+        .kernel(super::patches::qlinear)
+        .vjp(super::spelled::conv);
 
 fn q_shape(attrs: &Attrs, inputs: &[Option<&crate::ops::Fact>]) -> Result<Option<Vec<crate::ops::Fact>>, OpError> {
     let (x, w) = (need(inputs, 0, "x")?, need(inputs, 3, "w")?);

@@ -16,7 +16,8 @@ pub(super) static QLINEAR_ADD: OpDef =
     })
     .domain(MICROSOFT)
     .kernel(super::tables::add)
-    .gpu(super::tables::add_recorded);
+    .gpu(super::tables::add_recorded)
+    .vjp(|b| super::spelled::binary(b, "Add"));
 
 /// `requantise(a · b)`.
 pub(super) static QLINEAR_MUL: OpDef =
@@ -28,7 +29,8 @@ pub(super) static QLINEAR_MUL: OpDef =
     })
     .domain(MICROSOFT)
     .kernel(super::tables::multiply)
-    .gpu(super::tables::multiply_recorded);
+    .gpu(super::tables::multiply_recorded)
+    .vjp(|b| super::spelled::binary(b, "Mul"));
 
 fn binary_shape(_: &Attrs, inputs: &[Option<&Fact>]) -> Result<Option<Vec<Fact>>, OpError> {
     let (a, b) = (need(inputs, 0, "A")?, need(inputs, 3, "B")?);
@@ -57,7 +59,8 @@ pub(super) static QLINEAR_SIGMOID: OpDef =
     })
     .domain(MICROSOFT)
     .kernel(|l| super::tables::unary(l, sigmoid))
-    .gpu(|l| super::tables::unary_recorded(l, sigmoid));
+    .gpu(|l| super::tables::unary_recorded(l, sigmoid))
+    .vjp(|b| super::spelled::unary(b, "Sigmoid", &[]));
 
 /// `requantise(x)` where `x ≥ 0`, `requantise(alpha · x)` elsewhere.
 pub(super) static QLINEAR_LEAKY_RELU: OpDef =
@@ -73,7 +76,8 @@ pub(super) static QLINEAR_LEAKY_RELU: OpDef =
     .gpu(|l| {
         let alpha = f64::from(l.attrs.float("alpha", 0.01)?);
         super::tables::unary_recorded(l, |x| leaky(alpha, x))
-    });
+    })
+    .vjp(|b| super::spelled::unary(b, "LeakyRelu", &["alpha"]));
 
 fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
@@ -133,7 +137,8 @@ pub(super) static QLINEAR_SOFTMAX: OpDef =
         }
         Ok(vec![coded(x.dtype(), shape, &q)?])
     })
-    .domain(MICROSOFT);
+    .domain(MICROSOFT)
+    .vjp(super::spelled::softmax);
 
 /// `requantise(condition ? x : y)`.
 pub(super) static QLINEAR_WHERE: OpDef = OpDef::new(
@@ -162,7 +167,8 @@ pub(super) static QLINEAR_WHERE: OpDef = OpDef::new(
         Ok(vec![coded(x.dtype(), &shape, &q)?])
     },
 )
-.domain(MICROSOFT);
+.domain(MICROSOFT)
+.vjp(super::spelled::choice);
 
 /// Quantised tensors one after another along an axis, each requantised to the result's scale.
 pub(super) static QLINEAR_CONCAT: OpDef = OpDef::new(
@@ -196,7 +202,8 @@ pub(super) static QLINEAR_CONCAT: OpDef = OpDef::new(
     },
 )
 .domain(MICROSOFT)
-.kernel(super::tables::concat);
+.kernel(super::tables::concat)
+.vjp(super::spelled::concat);
 
 /// Axis and shape of a concatenation.
 pub(super) fn concat_shape(attrs: &Attrs, parts: &[&[usize]]) -> Result<(usize, Vec<usize>), OpError> {
@@ -243,7 +250,8 @@ pub(super) static QLINEAR_REDUCE_MEAN: OpDef = OpDef::new(
         Ok(vec![coded(x.dtype(), &shape, &q)?])
     },
 )
-.domain(MICROSOFT);
+.domain(MICROSOFT)
+.vjp(super::spelled::mean);
 
 fn reduced(attrs: &Attrs, x: &[usize]) -> Result<(Vec<usize>, Vec<usize>), OpError> {
     let axes = match attrs.ints("axes")? {

@@ -75,7 +75,8 @@ pub(super) static QLINEAR_MATMUL: OpDef = OpDef::new(
         Ok(vec![coded(dtype, &p.shape, &q?)?])
     },
 )
-.kernel(super::product::qlinear);
+.kernel(super::product::qlinear)
+.vjp(super::spelled::matmul);
 
 /// `Σ (a - a_zero_point)(b - b_zero_point) · a_scale · b_scale + bias`.
 pub(super) static MATMUL_INTEGER_TO_FLOAT: OpDef = OpDef::new(
@@ -96,6 +97,7 @@ pub(super) static MATMUL_INTEGER_TO_FLOAT: OpDef = OpDef::new(
 )
 .kernel(super::product::to_float)
 .gpu(super::product::to_float_recorded)
+.vjp(super::spelled::to_float)
 .domain(MICROSOFT);
 
 /// [`MATMUL_INTEGER_TO_FLOAT`] whose left operand is quantised as `DynamicQuantizeLinear` does.
@@ -116,6 +118,7 @@ pub(super) static DYNAMIC_QUANTIZE_MATMUL: OpDef = OpDef::new(
     },
 )
 .kernel(super::product::dynamic)
+.vjp(super::spelled::dynamic_matmul)
 .domain(MICROSOFT);
 
 /// Codes, scale and zero point of floats, as `DynamicQuantizeLinear` gives them.
@@ -171,6 +174,7 @@ pub(super) static QGEMM: OpDef = OpDef::new(
     },
 )
 .kernel(super::product::gemm)
+.vjp(super::spelled::gemm)
 .domain(MICROSOFT);
 
 /// `M K N` of a `QGemm`.

@@ -21,11 +21,13 @@ mod packed;
 mod patches;
 mod pool;
 mod product;
+mod spelled;
 mod tables;
 mod window;
 pub(crate) use blocks::nbits_weight;
 pub(in crate::ops) use linear::dynamic_range;
 pub(in crate::ops) use product::{Lie, Right};
+pub(in crate::ops) use spelled::lstm as lstm_vjp;
 
 /// The rows of this family.
 pub(super) static OPS: &[&OpDef] = &[

@@ -40,7 +40,8 @@ pub(super) static QLINEAR_GLOBAL_AVERAGE_POOL: OpDef = OpDef::new(
     },
 )
 .domain(MICROSOFT)
-.kernel(super::tables::global_pool);
+.kernel(super::tables::global_pool)
+.vjp(|b| super::spelled::pool(b, "GlobalAveragePool"));
 
 /// `requantise(mean under a window)`.
 pub(super) static QLINEAR_AVERAGE_POOL: OpDef = OpDef::new(
@@ -82,7 +83,8 @@ pub(super) static QLINEAR_AVERAGE_POOL: OpDef = OpDef::new(
         Ok(vec![if last { to_channels_last(&y)? } else { y }])
     },
 )
-.domain(MICROSOFT);
+.domain(MICROSOFT)
+.vjp(|b| super::spelled::pool(b, "AveragePool"));
 
 /// Greatest code under a window, channels last.
 pub(super) static NHWC_MAX_POOL: OpDef = OpDef::new(

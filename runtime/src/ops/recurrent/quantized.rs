@@ -20,7 +20,8 @@ pub(super) static DYNAMIC_QUANTIZE_LSTM: OpDef = OpDef::new(
     reference,
 )
 .domain(MICROSOFT)
-.kernel(super::sequence::lower_quantised);
+.kernel(super::sequence::lower_quantised)
+.vjp(super::super::quantize::lstm_vjp);
 
 /// `[D, H, 4H]` as an LSTM has it: `[D, 4H, H]`.
 fn turned(r: &[usize]) -> Result<[usize; 3], OpError> {

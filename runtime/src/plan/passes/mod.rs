@@ -64,6 +64,22 @@ pub(super) fn optimise(special: &mut Special, residents: &[ValueId]) -> Result<(
     Ok(())
 }
 
+/// What is `f16` in `f32` from here on, as plans compute it, for what is made of the graph before it is planned.
+///
+/// # Errors
+/// As [`optimise`].
+pub(super) fn widen(special: &mut Special) -> Result<(), PlanError> {
+    let mut net = Net::new(special, &[]);
+    let pass = "halves";
+    halves::run(&mut net).map_err(|source| PlanError::Op {
+        node: format!("(pass {pass})"),
+        op: pass.into(),
+        source,
+    })?;
+    net.finish();
+    Ok(())
+}
+
 /// The nodes of a specialised graph while they are rewritten.
 pub(super) struct Net<'s> {
     special: &'s mut Special,

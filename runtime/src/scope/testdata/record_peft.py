@@ -1,12 +1,13 @@
-"""Records what PyPI `peft` computes with an adapter that hone has written: peft.npz.
+"""Records what PyPI `peft` computes with adapters that hone has written: peft.npz, peft-bias.npz.
 
     python -m venv venv && venv/bin/pip install numpy==2.4.6 onnx==1.23.2 torch==2.15.0 onnxscript peft==0.21.2
     venv/bin/python record_peft.py model      # peft.onnx: a PyTorch model as its exporter writes it
     HONE_UPDATE=1 cargo test -p hone-runtime --lib scope::
-    venv/bin/python record_peft.py            # peft.npz: the adapter of peft/ on the PyTorch model
+    venv/bin/python record_peft.py            # NAME.npz: the adapter of NAME/ on the PyTorch model
 
 `peft/` is what `hone adapter export --peft` writes for low-rank paths on the convolution and two linear layers and a trained
-classifier, filled by the rule of `numbers` in ../../train/testdata/record.py.
+classifier, `peft-bias/` for low-rank paths on two of the layers and all biases, filled by the rule of `numbers` in
+../../train/testdata/record.py.
 """
 
 import sys
@@ -53,13 +54,19 @@ def main():
         onnx.save(proto, HERE / "peft.onnx")
         return
     import peft
+    from safetensors.torch import load_file as safe_load_file
 
-    model = peft.PeftModel.from_pretrained(Net().eval(), HERE / "peft").eval()
-    with torch.no_grad():
-        out = model(image).numpy()
-        bare = Net().eval()(image).numpy()
-    print("moved by", float(np.abs(out - bare).max()), "of", float(np.abs(bare).max()))
-    np.savez_compressed(HERE / "peft.npz", image=image.numpy(), logits=out)
+    for name in ("peft", "peft-bias"):
+        model = peft.PeftModel.from_pretrained(Net().eval(), HERE / name).eval()
+        with torch.no_grad():
+            out = model(image).numpy()
+            bare = Net().eval()(image).numpy()
+        print(name, "moved by", float(np.abs(out - bare).max()), "of", float(np.abs(bare).max()))
+        # What PEFT writes again is what it has read: nothing of the adapter is lost on the way.
+        read = set(safe_load_file(HERE / name / "adapter_model.safetensors"))
+        kept = set(peft.get_peft_model_state_dict(model))
+        assert read == kept, (sorted(read - kept), sorted(kept - read))
+        np.savez_compressed(HERE / f"{name}.npz", image=image.numpy(), logits=out)
 
 
 main()
