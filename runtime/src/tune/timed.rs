@@ -1,5 +1,7 @@
 //! One step of a run by itself, to be timed: which of two devices a run takes is measured, not believed.
-use super::{Batcher, Featured, TuneError, Work, check, chosen, examples, memory, no_examples, renew};
+use super::batch::Batcher;
+use super::body::Featured;
+use super::{TuneError, Work, check, chosen, examples, memory, renew};
 use crate::scope;
 
 impl Work<'_> {
@@ -18,12 +20,12 @@ impl Work<'_> {
         let (train, validation) = examples::divide(examples, settings.validation, settings.seed)?;
         let batcher = Batcher::new(graph, settings.objective, settings.batch);
         if spec.scopes.iter().any(|s| s == "sparse") && spec.tensors.is_empty() {
-            spec.tensors = chosen(graph, *opset, &spec, settings, options, examples, &batcher, &train)?;
+            spec.tensors = chosen::chosen(graph, *opset, &spec, settings, options, examples, &batcher, &train)?;
         }
         let scoped = scope::place(graph, *opset, &spec)?;
-        let first = examples.example(*train.first().ok_or_else(no_examples)?)?;
-        let all = train.len() + validation.len();
-        let planned = memory::plan(&scoped, &spec, settings, options, &batcher, &first, (all, 0))?;
+        let all = [&train[..], &validation].concat();
+        let extremes = batcher.extremes(examples, &all)?;
+        let planned = memory::plan(&scoped, &spec, settings, options, &batcher, &extremes, (all.len(), 0))?;
         let memory::Planned { mut trainer, needs, body } = planned;
         if examples.renews() {
             let values = scope::values(&scoped.graph, &scoped.trainable);
