@@ -534,7 +534,8 @@ fn a_loop_that_listens_answers_on_the_gpu_it_was_given() {
     let listen = |device: &str| {
         let mut c = hone();
         c.env("XDG_CACHE_HOME", dir.path().join("cache")).arg("listen").arg(bundle());
-        c.arg("--state").arg(dir.path().join("state")).args(["--stdin", "--device", device]);
+        c.arg("--state").arg(dir.path().join("state")).args(["--stdin", "--device", device, "--camera"]);
+        c.arg(format!("file:{}", crate::support::model_dir().join("golden/gray-28x28.png").display()));
         let mut child = c.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(b"quit\n").unwrap();
         let out = child.wait_with_output().unwrap();

@@ -228,6 +228,7 @@ impl Quantize {
     /// What is wrong with an option that was given and that this scheme does not look at.
     fn in_vain(&self, scheme: &Scheme) -> Option<String> {
         type Options = [(&'static str, bool)];
+        type Takes = fn(&Scheme) -> bool;
         let of_ranges: &Options = &[
             ("--calibration", self.calibration.is_some()),
             ("--percentile", self.percentile.is_some()),
@@ -236,7 +237,7 @@ impl Quantize {
         ];
         let of_blocks: &Options =
             &[("--block", self.block.is_some()), ("--asymmetric", self.asymmetric), ("--fit", self.fit.is_some())];
-        let groups: [(&Options, fn(&Scheme) -> bool); 2] = [(of_ranges, |s| s.calibrated), (of_blocks, |s| s.widens)];
+        let groups: [(&Options, Takes); 2] = [(of_ranges, |s| s.calibrated), (of_blocks, |s| s.widens)];
         for (options, takes) in groups {
             let given = options.iter().find(|(_, given)| *given && !takes(scheme));
             if let Some((option, _)) = given {

@@ -153,7 +153,18 @@ fn run(case: &Case, way: Way, exercised: &mut BTreeSet<String>, ran: &mut Ran) -
     let mut wrong = Vec::new();
     for (i, recorded) in case.runs.iter().enumerate() {
         let mut own;
+        let given;
+        let mut recorded = recorded;
         let runner = match way {
+            // What has nothing but constants is computed once, by the reference, and no kernel is asked.
+            Way::Kernels if recorded.inputs.is_empty() => {
+                let (free, inputs) = with_inputs(&graph);
+                let outputs = recorded.outputs.clone();
+                given = Recorded { inputs, outputs };
+                recorded = &given;
+                own = Runner::new(Arc::new(free), options());
+                &mut own
+            }
             Way::Constants => {
                 own = Runner::new(Arc::new(with_constants(&graph, recorded.inputs.get(1..).unwrap_or(&[]))), options());
                 &mut own
@@ -197,6 +208,19 @@ fn turns(case: &Case, recorded: &Recorded, runner: &mut Runner) -> Vec<String> {
         }
     }
     wrong
+}
+
+/// The graph with its constants as inputs, and their values.
+fn with_inputs(graph: &Graph) -> (Graph, Vec<(String, Tensor)>) {
+    let mut graph = graph.clone();
+    let mut values = Vec::new();
+    for v in 0..graph.values.len() {
+        if let Some(t) = graph.values[v].constant.take() {
+            values.push((graph.values[v].name.clone(), Tensor::clone(&t)));
+            graph.inputs.push(v);
+        }
+    }
+    (graph, values)
 }
 
 /// The graph with those inputs as constants.

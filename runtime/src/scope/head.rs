@@ -118,7 +118,7 @@ fn dense(p: &mut Placing<'_>, node: usize, shifted: bool) -> Result<(), ScopeErr
     let (layer, name) = (target.stem.clone(), p.edit.graph.nodes[node].name.clone());
     p.deltas.push(Delta { layer, delta: delta.clone(), node: name });
     let leaf = p.leaf(&delta, &shape, vec![0.0; shape.iter().product()], true);
-    let (x, made) = (p.wide(target.x, target.half), p.to_half(side, target.half));
+    let (x, made) = (p.wide(target.x, target.half), p.narrowed(side, target.half));
     lora::product(p, &target.kind, &delta, x, leaf, made);
     p.beside(target.made_by, target.slot, side);
     if !shifted {

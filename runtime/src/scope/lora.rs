@@ -213,7 +213,7 @@ fn place(p: &mut Placing<'_>) -> Result<(), ScopeError> {
             p.edit.value(&format!("{name}/lora_B")),
         );
         let x = p.wide(t.x, t.half);
-        let made = p.to_half(side, t.half);
+        let made = p.narrowed(side, t.half);
         product(p, &t.kind, &format!("{name}/lora_A"), x, a, narrow);
         p.edit.node(("", "Mul"), &format!("{name}/lora_scaled"), &[Some(narrow), Some(s)], &[scaled], []);
         let op = if matches!(t.kind, Kind::Linear { .. }) { "MatMul" } else { "Conv" };

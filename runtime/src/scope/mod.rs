@@ -375,7 +375,7 @@ impl Placing<'_> {
     }
 
     /// A value of `f32` that becomes `y` of the graph's type, `y` itself where that is no half float.
-    fn to_half(&mut self, y: ValueId, half: bool) -> ValueId {
+    fn narrowed(&mut self, y: ValueId, half: bool) -> ValueId {
         if !half {
             return y;
         }
