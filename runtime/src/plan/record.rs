@@ -26,6 +26,7 @@ pub enum At {
 
 /// Weights as a device has them: known by name, and made only where the device does not have them yet.
 #[derive(Clone)]
+#[cfg_attr(not(feature = "gpu"), expect(dead_code, reason = "only a device asks for what is made"))]
 pub struct Image {
     pub(super) name: Name,
     pub(super) len: usize,
