@@ -1,5 +1,7 @@
 //! `hone inspect`: what a model is, without running it.
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+#[cfg(feature = "host")]
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
@@ -369,6 +371,7 @@ pub(super) fn shapes(
 ///
 /// 8-bit weights behind a `DequantizeLinear` count where nothing else is quantised: every scheme has them for what it has no other
 /// form for.
+#[cfg(feature = "host")]
 pub(super) fn scheme(graph: &Graph) -> &'static str {
     let mut found = BTreeSet::new();
     ways(graph, &mut found);
@@ -382,8 +385,10 @@ pub(super) fn scheme(graph: &Graph) -> &'static str {
     }
 }
 
+#[cfg(feature = "host")]
 const WEIGHTS: &str = "int8-weights";
 
+#[cfg(feature = "host")]
 fn ways(graph: &Graph, found: &mut BTreeSet<&'static str>) {
     for n in &graph.nodes {
         n.op.graphs().for_each(|g| ways(g, found));
