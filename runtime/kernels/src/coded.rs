@@ -76,7 +76,7 @@ pub fn reference(t: &Coded<'_>, first: usize, y: &mut [f32]) {
     y.iter_mut().enumerate().for_each(|(i, y)| *y = t.at(first + i));
 }
 
-/// [`reference`], many at a time and to the same bits.
+/// [`reference()`], many at a time and to the same bits.
 ///
 /// # Panics
 /// When the tensor has fewer elements, or fewer scales or zero points than it says.
