@@ -18,7 +18,7 @@ fn main() {
     let once = !std::env::args().any(|a| a == "--bench");
     let runs = if once { 1 } else { 200 };
     let open = |cache: Option<&Path>| {
-        Device::open(&Options { software: true, cache: cache.map(Path::to_path_buf) })
+        Device::open(&Options { software: true, cache: cache.map(Path::to_path_buf), ..Options::default() })
             .unwrap_or_else(|e| panic!("{e}: this bench needs one; on Debian `apt-get install mesa-vulkan-drivers`"))
     };
     let device = open(None);
