@@ -6,7 +6,7 @@ use hone_kernels::epilogue::Activation;
 use hone_kernels::quantize::Sum;
 
 use crate::functions::of_activation;
-use crate::kernel::{Allowed, Call, Draws, Kernel, Trial, bytes_of, bytes_of_words, filled, put_window};
+use crate::kernel::{Allowed, Call, Draws, Kernel, Trial, bytes_of, bytes_of_words, filled, put_window, under};
 use crate::product::{COLUMNS, ROWS};
 
 /// The left operand.
@@ -381,19 +381,9 @@ fn window() -> Window {
     }
 }
 
-/// The pixel under a tap of a position; `None` outside.
+/// The pixel of a batch under a tap of a position; `None` outside.
 fn pixel(v: &Window, position: usize, tap: usize) -> Option<usize> {
-    let split = |n: usize, l: [usize; 3]| [n / (l[1] * l[2]), n / l[2] % l[1], n % l[2]];
-    let (o, tap) = (split(position % v.positions(), v.output), split(tap, v.kernel));
-    let mut at = 0;
-    for axis in 0..3 {
-        let s = (o[axis] * v.stride[axis] + tap[axis] * v.dilation[axis]) as isize - v.pad[axis];
-        if s < 0 || s >= v.input[axis] as isize {
-            return None;
-        }
-        at = at * v.input[axis] + s as usize;
-    }
-    Some(position / v.positions() * v.pixels() + at)
+    Some(position / v.positions() * v.pixels() + under(v, position % v.positions(), tap)?)
 }
 
 fn words(v: &[i32]) -> Vec<u8> {

@@ -137,9 +137,33 @@ pub(crate) fn put_window(w: &Window, params: &mut [u32]) -> Option<()> {
     Some(())
 }
 
-/// `text` with `{{NAME}}` replaced, for every pair, and `{{LINE}}` by the entry point of kernels that have a function `one`.
+/// The fields of a shader's parameters that [`put_window`] fills; of each vector depth, height and width.
+const WINDOW: &str = "input: vec4<u32>,
+    output: vec4<u32>,
+    window: vec4<u32>,
+    stride: vec4<u32>,
+    dilation: vec4<u32>,
+    pad: vec4<i32>,";
+
+/// The pixel of an image under tap `t` of position `o`, by the definition of a window; `None` outside.
+pub(crate) fn under(w: &Window, o: usize, t: usize) -> Option<usize> {
+    let split = |n: usize, l: [usize; 3]| [n / (l[1] * l[2]), n / l[2] % l[1], n % l[2]];
+    let (at, tap) = (split(o, w.output), split(t, w.kernel));
+    let mut s = 0;
+    for axis in 0..3 {
+        let p = (at[axis] * w.stride[axis] + tap[axis] * w.dilation[axis]) as isize - w.pad[axis];
+        if !(0..w.input[axis] as isize).contains(&p) {
+            return None;
+        }
+        s = s * w.input[axis] + p as usize;
+    }
+    Some(s)
+}
+
+/// `text` with `{{NAME}}` replaced, for every pair, `{{WINDOW}}` by the fields of a window, and `{{LINE}}` by the entry point of
+/// kernels that have a function `one`.
 pub(crate) fn filled(text: &str, values: &[(&str, &str)]) -> String {
-    let mut out = text.replace("{{LINE}}", include_str!("line.wgsl"));
+    let mut out = text.replace("{{LINE}}", include_str!("line.wgsl")).replace("{{WINDOW}}", WINDOW);
     for (name, value) in values {
         out = out.replace(&format!("{{{{{name}}}}}"), value);
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hone_kernels::conv::Window;
 
-use crate::kernel::{Allowed, Call, Draws, Kernel, Trial, bytes_of, filled, floats, put_window};
+use crate::kernel::{Allowed, Call, Draws, Kernel, Trial, bytes_of, filled, floats, put_window, under};
 use crate::window::DEEP;
 
 /// What is computed. `x` is the side a window reads from, `y` the one that has a position a window.
@@ -211,22 +211,8 @@ fn trial(p: &Planes) -> Option<Trial> {
     x.iter_mut().for_each(|v| *v = (*v * 4.0).round() / 4.0);
     let (bias, factors) = (draws.floats(groups * c.max(o)), draws.floats(v.positions()));
     let [mut xs, mut ws, mut ys] = lengths.map(|n| vec![0.0f64; n]);
-    let split = |n: usize, l: [usize; 3]| [n / (l[1] * l[2]), n / l[2] % l[1], n % l[2]];
     for position in 0..v.positions() {
-        let at = split(position, v.output);
-        let place = |t: usize| {
-            let tap = split(t, v.kernel);
-            let mut s = 0;
-            for axis in 0..3 {
-                let p = (at[axis] * v.stride[axis] + tap[axis] * v.dilation[axis]) as isize - v.pad[axis];
-                if !(0..v.input[axis] as isize).contains(&p) {
-                    return None;
-                }
-                s = s * v.input[axis] + p as usize;
-            }
-            Some(s)
-        };
-        let taps: Vec<(usize, usize)> = (0..v.taps()).filter_map(|t| Some((t, place(t)?))).collect();
+        let taps: Vec<(usize, usize)> = (0..v.taps()).filter_map(|t| Some((t, under(&v, position, t)?))).collect();
         for plane in 0..batch * groups {
             for k in 0..c * o {
                 let (k, j) = (k / o, k % o);

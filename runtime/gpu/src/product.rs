@@ -5,7 +5,7 @@ use hone_kernels::conv::Window;
 use hone_kernels::epilogue::Activation;
 
 use crate::functions::of_activation;
-use crate::kernel::{Allowed, Call, Draws, Kernel, Trial, bytes_of, filled, put_window};
+use crate::kernel::{Allowed, Call, Draws, Kernel, Trial, bytes_of, filled, put_window, under};
 
 /// Columns of a tile; packed weights are padded to it.
 pub(crate) const COLUMNS: usize = 8;
@@ -397,18 +397,8 @@ fn formula(p: &Product, a: &[f32], w: &dyn Fn(usize, usize, usize) -> f32, b: us
             Left::Window { window: v, channels, pixel } => {
                 let (tap, c) = (k / channels, k % channels);
                 let here = v.positions();
-                let (image, o) = (i / here, i % here);
-                let split = |n: usize, l: [usize; 3]| [n / (l[1] * l[2]), n / l[2] % l[1], n % l[2]];
-                let (o, tap) = (split(o, v.output), split(tap, v.kernel));
-                let mut at = 0;
-                for axis in 0..3 {
-                    let s = (o[axis] * v.stride[axis] + tap[axis] * v.dilation[axis]) as isize - v.pad[axis];
-                    if s < 0 || s >= v.input[axis] as isize {
-                        return 0.0;
-                    }
-                    at = at * v.input[axis] + s as usize;
-                }
-                a[(image * v.pixels() + at) * pixel + start + c]
+                let Some(at) = under(&v, i % here, tap) else { return 0.0 };
+                a[(i / here * v.pixels() + at) * pixel + start + c]
             }
         };
         f64::from(x) * f64::from(w(b, k, j))

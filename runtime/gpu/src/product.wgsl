@@ -16,13 +16,8 @@ struct Params {
     a_step: u32,
     w_step: u32,
     y_row: u32,
-    // Of a convolution: input depth, height, width, then output, window, stride, dilation, padding.
-    input: vec4<u32>,
-    output: vec4<u32>,
-    window: vec4<u32>,
-    stride: vec4<u32>,
-    dilation: vec4<u32>,
-    pad: vec4<i32>,
+    // Of a convolution.
+    {{WINDOW}}
     // Of a batch: lengths, outermost first, and the strides of a, w and y; of a convolution the groups.
     batch: vec4<u32>,
     a_batch: vec4<u32>,

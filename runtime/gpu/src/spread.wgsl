@@ -7,12 +7,7 @@ struct Params {
     channels: u32,
     zero: u32,
     unused: u32,
-    input: vec4<u32>,
-    output: vec4<u32>,
-    window: vec4<u32>,
-    stride: vec4<u32>,
-    dilation: vec4<u32>,
-    pad: vec4<i32>,
+    {{WINDOW}}
 }
 
 @group(0) @binding(0) var<uniform> P: Params;

@@ -15,12 +15,7 @@ struct Params {
     y_row: u32,
     zero: u32,
     flip: u32,
-    input: vec4<u32>,
-    output: vec4<u32>,
-    window: vec4<u32>,
-    stride: vec4<u32>,
-    dilation: vec4<u32>,
-    pad: vec4<i32>,
+    {{WINDOW}}
     // Bytes of a row, or channels of a group.
     length: u32,
     // Of the groups of a convolution: bytes of a, vectors of w, elements of y.

@@ -5,7 +5,7 @@ use hone_kernels::conv::Window;
 use hone_kernels::epilogue::Activation;
 
 use crate::functions::of_activation;
-use crate::kernel::{Allowed, Call, Draws, Kernel, Trial, bytes_of, filled, put_window};
+use crate::kernel::{Allowed, Call, Draws, Kernel, Trial, bytes_of, filled, put_window, under};
 use crate::map::BYTES;
 
 /// What is made of the elements under a window.
@@ -125,21 +125,6 @@ fn codes_trial(m: &MaxCodes) -> Option<Trial> {
     };
     let y = (0..batch * channels * v.positions()).map(one).collect();
     Some(Trial { call: m.call()?, before: vec![], operands: vec![x], results: vec![y], allowed: Allowed::Exact })
-}
-
-/// The pixel under tap `t` of position `o`; `None` outside.
-fn under(v: &Window, o: usize, t: usize) -> Option<usize> {
-    let split = |n: usize, l: [usize; 3]| [n / (l[1] * l[2]), n / l[2] % l[1], n % l[2]];
-    let (at, tap) = (split(o, v.output), split(t, v.kernel));
-    let mut s = 0;
-    for axis in 0..3 {
-        let p = (at[axis] * v.stride[axis] + tap[axis] * v.dilation[axis]) as isize - v.pad[axis];
-        if !(0..v.input[axis] as isize).contains(&p) {
-            return None;
-        }
-        s = s * v.input[axis] + p as usize;
-    }
-    Some(s)
 }
 
 fn kernel(of: Of, wide: bool) -> Arc<Kernel> {

@@ -12,12 +12,7 @@ struct Params {
     unused: u32,
     unused1: u32,
     unused2: u32,
-    input: vec4<u32>,
-    output: vec4<u32>,
-    window: vec4<u32>,
-    stride: vec4<u32>,
-    dilation: vec4<u32>,
-    pad: vec4<i32>,
+    {{WINDOW}}
 }
 
 @group(0) @binding(0) var<uniform> P: Params;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::weights::{Area, Chunk, Name};
+use super::weights::{Area, Chunk, Name, distinct};
 use super::{ALIGN, Device, GpuError, Pipeline, locked, params};
 use crate::kernel::{Call, PARAMS};
 
@@ -215,9 +215,7 @@ impl<'d> Builder<'d> {
             named.iter().for_each(|(name, area)| known.put(*name, area));
         }
         // Bind groups keep buffers alive, but only what is held here is found by others.
-        let mut chunks: Vec<Arc<Chunk>> = weights.into_iter().map(|area| area.chunk).collect();
-        chunks.sort_by_key(|c| Arc::as_ptr(c) as usize);
-        chunks.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        let chunks = distinct(weights.into_iter().map(|area| area.chunk));
         let device = self.device.clone();
         let (uploads, encoded) = (Uploads::default(), Duration::ZERO);
         Ok(Recording { device, arena, arena_bytes, chunks, segments, uploads, download: None, encoded })

@@ -11,6 +11,14 @@ pub(super) struct Chunk {
     pub(super) bytes: usize,
 }
 
+/// Each of them once.
+pub(super) fn distinct(chunks: impl Iterator<Item = Arc<Chunk>>) -> Vec<Arc<Chunk>> {
+    let mut chunks: Vec<Arc<Chunk>> = chunks.collect();
+    chunks.sort_by_key(|c| Arc::as_ptr(c) as usize);
+    chunks.dedup_by(|a, b| Arc::ptr_eq(a, b));
+    chunks
+}
+
 /// Where weights are.
 #[derive(Clone)]
 pub(super) struct Area {
@@ -43,9 +51,7 @@ impl Known {
 
     /// Buffers that are there, and their bytes.
     pub(super) fn there(&self) -> (usize, usize) {
-        let mut chunks: Vec<Arc<Chunk>> = self.areas.values().filter_map(|(chunk, ..)| chunk.upgrade()).collect();
-        chunks.sort_by_key(|c| Arc::as_ptr(c) as usize);
-        chunks.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        let chunks = distinct(self.areas.values().filter_map(|(chunk, ..)| chunk.upgrade()));
         (chunks.len(), chunks.iter().map(|c| c.bytes).sum())
     }
 }
