@@ -4,6 +4,7 @@
 //! `nbits` multiplies by such a tensor and reads all of it; this reads a run of it, wherever that begins.
 //! The tensor is `[outer, A, I]`: `A` the quantised axis, `I` what lies after it. Scales are `[outer, ⌈A / block⌉, I]`.
 use crate::isa::{Isa, on_isa};
+use crate::nbits::code;
 
 /// How a tensor of codes is divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,13 +63,6 @@ impl Coded<'_> {
         let number = |byte: u8| if signed { f32::from(byte as i8) } else { f32::from(byte) };
         (number(code(self.codes, e, bits)) - number(zero)) * self.scale[of]
     }
-}
-
-/// Code `i` of packed bytes.
-#[inline(always)]
-fn code(bytes: &[u8], i: usize, bits: usize) -> u8 {
-    let per = 8 / bits;
-    bytes[i / per] >> (i % per * bits) & (0xffu16 >> (8 - bits)) as u8
 }
 
 /// The elements from `first` on, as many as `y` has, by the formula.

@@ -57,12 +57,17 @@ impl Weight<'_> {
     /// The formula of one element.
     pub fn at(&self, n: usize, k: usize) -> f32 {
         let s = self.shape;
-        let per = 8 / s.bits;
-        let byte = self.codes[n * s.blocks() * s.block_bytes() + k / per];
-        let code = byte >> (k % per * s.bits) & (0xffu16 >> (8 - s.bits)) as u8;
         let block = n * s.blocks() + k / s.block;
-        (f32::from(code) - self.zero(block)) * self.scale[block]
+        let row = &self.codes[n * s.blocks() * s.block_bytes()..];
+        (f32::from(code(row, k, s.bits)) - self.zero(block)) * self.scale[block]
     }
+}
+
+/// Code `i` of packed bytes.
+#[inline(always)]
+pub(crate) fn code(bytes: &[u8], i: usize, bits: usize) -> u8 {
+    let per = 8 / bits;
+    bytes[i / per] >> (i % per * bits) & (0xffu16 >> (8 - bits)) as u8
 }
 
 /// The product by the formula, summed in `f64`.
