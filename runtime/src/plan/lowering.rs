@@ -310,16 +310,9 @@ impl Lowering<'_> {
         self.packs.packed(self.packs.name(how, of, numbers), len, self.waits, pack)
     }
 
-    /// The same for what is wanted now, whoever runs the operator. The plan keeps it for those that come after it.
-    pub fn packed_now<T: Packed>(
-        &self,
-        how: &str,
-        of: &[&Arc<Tensor>],
-        numbers: &[usize],
-        len: usize,
-        pack: impl FnOnce() -> Vec<T> + Send + 'static,
-    ) -> Arc<Kept<T>> {
-        let made = self.packs.packed(self.packs.name(how, of, numbers), len, false, pack);
+    /// That, wanted now, whoever runs the operator. The plan keeps it for those that come after it.
+    pub fn now<T: Packed>(&self, made: Arc<Kept<T>>) -> Arc<Kept<T>> {
+        made.make();
         self.kept.borrow_mut().push(made.clone());
         made
     }

@@ -62,6 +62,11 @@ impl<T> Kept<T> {
 }
 
 impl<T: Copy + Default> Kept<T> {
+    /// Packs what still waits.
+    pub(super) fn make(&self) {
+        self.aligned();
+    }
+
     fn aligned(&self) -> &Aligned<T> {
         self.made.get_or_init(|| {
             let pack = locked(&self.waits).take();
@@ -242,7 +247,7 @@ impl Packs {
             }
         };
         if !waits {
-            kept.aligned();
+            kept.make();
         }
         kept
     }

@@ -63,7 +63,7 @@ fn recorded(l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
     let mut rest: Vec<At> = [2, 3].into_iter().filter(|&i| l.has(i)).map(At::In).collect();
     rest.push(At::Out(0));
     if depthwise(&c) {
-        let Some(w) = expanded(l, &c, taps, &weight, true) else { return Ok(None) };
+        let Some(w) = expanded(l, &c, taps, &weight).map(|w| l.now(w)) else { return Ok(None) };
         let of = Of::Depthwise { bias, residual, activation };
         let call = Windows { window, batch: c.n, channels: c.o, first: false, of }.call();
         return Ok(Recorded::one(call, [vec![At::In(0), At::floats(&w)], rest].concat()));
@@ -158,8 +158,8 @@ fn scales(c: &Conv, weight: &Weight) -> Option<Vec<f32>> {
     }
 }
 
-/// Weights of a depthwise convolution `[taps, C]`, which are few enough to be floats; `now` where they are wanted at once.
-fn expanded(l: &Lowering<'_>, c: &Conv, taps: usize, weight: &Weight, now: bool) -> Option<Arc<Kept<f32>>> {
+/// Weights of a depthwise convolution `[taps, C]`, which are few enough to be floats.
+fn expanded(l: &Lowering<'_>, c: &Conv, taps: usize, weight: &Weight) -> Option<Arc<Kept<f32>>> {
     let (o, len) = (c.o, taps * c.o);
     let (how, numbers) = ("depthwise channels last", [taps, o]);
     let place = move |i: usize| i % o * taps + i / o;
@@ -167,13 +167,13 @@ fn expanded(l: &Lowering<'_>, c: &Conv, taps: usize, weight: &Weight, now: bool)
         Weight::F32(w) => {
             let from = w.clone();
             let make = move || (0..len).map(|i| floats(&from)[place(i)]).collect();
-            if now { l.packed_now(how, &[w], &numbers, len, make) } else { l.packed(how, &[w], &numbers, len, make) }
+            l.packed(how, &[w], &numbers, len, make)
         }
         Weight::Q8 { q, .. } => {
             let (scale, from) = (scales(c, weight)?, q.clone());
             let numbers = [&numbers[..], &scale.iter().map(|s| s.to_bits() as usize).collect::<Vec<_>>()].concat();
             let make = move || (0..len).map(|i| f32::from(bytes(&from)[place(i)]) * scale[i % o]).collect();
-            if now { l.packed_now(how, &[q], &numbers, len, make) } else { l.packed(how, &[q], &numbers, len, make) }
+            l.packed(how, &[q], &numbers, len, make)
         }
     })
 }
@@ -189,7 +189,7 @@ impl Weights {
         wants_bf16: bool,
     ) -> Result<Option<Weights>, OpError> {
         if depthwise(c) {
-            return Ok(expanded(l, c, taps, weight, false).map(Weights::Depthwise));
+            return Ok(expanded(l, c, taps, weight).map(Weights::Depthwise));
         }
         let (per, k, groups) = (c.o / c.groups, c.c * taps, c.groups);
         let lie = Lie { per, channels: c.c, taps };

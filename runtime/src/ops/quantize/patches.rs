@@ -288,7 +288,7 @@ fn patches(
         (centred, sums)
     } else {
         let (from, o) = (weights.clone(), c.o);
-        let sums = l.packed_now("sums of rows of codes", &[weights], &[c.o, k], c.o, move || {
+        let sums = l.packed("sums of rows of codes", &[weights], &[c.o, k], c.o, move || {
             let code = |w: &u8| if signed { i32::from(*w as i8) + shift } else { i32::from(*w) };
             let rows = from.data().as_bytes().chunks_exact(k.max(1));
             let mut sums: Vec<i32> = rows.map(|row| row.iter().map(code).sum()).collect();
@@ -296,7 +296,7 @@ fn patches(
             sums.resize(o, 0);
             sums
         });
-        (Vec::new(), sums.to_vec())
+        (Vec::new(), l.now(sums).to_vec())
     };
     let left = zeros.iter().map(|z| -(z + shift)).collect();
     // The product takes `u8`: signed ones are 128 more there.

@@ -91,7 +91,7 @@ pub(super) fn sums_of(
     at: impl Fn(usize, usize, usize) -> usize + Send + 'static,
 ) -> Arc<Kept<i32>> {
     let (numbers, from) = ([&[groups, n, k], numbers].concat(), w.clone());
-    l.packed_now("sums of codes", &[w], &numbers, groups * n, move || {
+    let sums = l.packed("sums of codes", &[w], &numbers, groups * n, move || {
         let (w, mut sums) = (bytes(&from), vec![0i32; groups * n]);
         for (g, sums) in sums.chunks_mut(n.max(1)).enumerate() {
             for kk in 0..k {
@@ -99,7 +99,8 @@ pub(super) fn sums_of(
             }
         }
         sums
-    })
+    });
+    l.now(sums)
 }
 
 /// Where a matrix lies in a constant: element `(k, j)` at `start + k · row + j · column`.
@@ -531,7 +532,7 @@ pub(super) fn to_float_recorded(l: &Lowering<'_>) -> Result<Option<Recorded>, Op
     };
     // The sum of each column, or nothing.
     let of = less.clone();
-    let sums_of_columns = l.packed_now("sums of codes less their zero points", &[b], &numbers, n, move || {
+    let sums_of_columns = l.packed("sums of codes less their zero points", &[b], &numbers, n, move || {
         let mut sums = vec![0i32; n];
         for i in 0..k * n {
             let Ok(q) = i8::try_from(of(i)) else { return Vec::new() };
@@ -539,6 +540,7 @@ pub(super) fn to_float_recorded(l: &Lowering<'_>) -> Result<Option<Recorded>, Op
         }
         sums
     });
+    let sums_of_columns = l.now(sums_of_columns);
     if sums_of_columns.len() != n {
         return Ok(None);
     }
