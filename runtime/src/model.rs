@@ -14,7 +14,7 @@ use crate::learn::task::Shipped;
 use crate::learn::{Coreset, HeadBase, LearnError, Task, Theta};
 use crate::modality::{ModalityError, Preprocessor, Sample};
 use crate::note::Note;
-use crate::scope::{self, Moved, ScopeError};
+use crate::scope::{self, Asked, Moved, ScopeError};
 use crate::session::{Outputs, Session, SessionError, SessionOptions};
 use crate::tensor::{Tensor, TensorError};
 
@@ -302,19 +302,16 @@ impl Model {
     ) -> Result<Option<Moved>, ModelError> {
         let (feature, logits) = (&*self.recipe.feature, &*self.recipe.logits);
         let mut answers = Vec::with_capacity(samples.len());
+        let (mut as_beside, mut as_folded) = (Asked::new(beside, &[logits, feature]), Asked::new(folded, &[logits]));
         for sample in samples {
-            let mut inputs = Vec::new();
-            for name in beside.input_names() {
-                let given = sample.iter().find(|(n, _)| *n == name).map(|(_, t)| t.clone());
-                inputs.push(given.ok_or_else(|| ModelError::Mismatch {
-                    what: "inputs of a sample",
-                    expected: format!("`{name}` among them"),
-                    found: sample.iter().map(|(n, _)| n.clone()).collect::<Vec<_>>().join(", "),
-                })?);
-            }
+            let inputs = scope::ordered(beside, sample).map_err(|name| ModelError::Mismatch {
+                what: "inputs of a sample",
+                expected: format!("`{name}` among them"),
+                found: sample.iter().map(|(n, _)| n.clone()).collect::<Vec<_>>().join(", "),
+            })?;
             let output = |source| ModelError::Output { output: logits.to_string(), source };
-            let before = scope::answers(beside, &[logits, feature], &inputs).map_err(SessionError::from)?;
-            let after = scope::answers(folded, &[logits], &inputs).map_err(SessionError::from)?;
+            let before = as_beside.of(&inputs).map_err(SessionError::from)?;
+            let after = as_folded.of(&inputs).map_err(SessionError::from)?;
             let mut want = before[0].as_f32().map_err(output)?.to_vec();
             let columns = before[0].shape().last().copied().unwrap_or(1).max(1);
             if let Some((dw, db)) = &change {

@@ -14,7 +14,7 @@ use hone_runtime::import::to_onnx;
 use hone_runtime::journal::{AdapterAction, AdapterEvent, Filter, Journal, Kind, Reader};
 use hone_runtime::learn::Trip;
 use hone_runtime::model::Model;
-use hone_runtime::scope::{self, Moved};
+use hone_runtime::scope::{self, Asked, Moved};
 use hone_runtime::session::{Session, SessionOptions};
 use hone_runtime::state::StateDir;
 use hone_runtime::tensor::{Tensor, safetensors};
@@ -200,14 +200,11 @@ fn moved(
     samples: &[Vec<(String, Tensor)>],
 ) -> anyhow::Result<Option<Moved>> {
     let mut pairs = Vec::new();
+    let [mut as_beside, mut as_folded] = [beside, folded].map(|g| Asked::new(g, &[output]));
     for sample in samples {
-        let mut inputs = Vec::new();
-        for name in beside.input_names() {
-            let given = sample.iter().find(|(n, _)| *n == name).map(|(_, t)| t.clone());
-            inputs.push(given.ok_or_else(|| fail(Class::Invalid, format!("a sample has no input `{name}`")))?);
-        }
-        let [a, b] = [beside, folded].map(|g| scope::answers(g, &[output], &inputs));
-        let (a, b) = (a?.swap_remove(0), b?.swap_remove(0));
+        let inputs = scope::ordered(beside, sample)
+            .map_err(|name| fail(Class::Invalid, format!("a sample has no input `{name}`")))?;
+        let (a, b) = (as_beside.of(&inputs)?.swap_remove(0), as_folded.of(&inputs)?.swap_remove(0));
         let columns = a.shape().last().copied().unwrap_or(1).max(1);
         pairs.push((a.as_f32()?.to_vec(), b.as_f32()?.to_vec(), columns));
     }

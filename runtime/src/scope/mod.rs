@@ -30,7 +30,7 @@ mod sparse;
 pub use head::logits_of;
 pub use lora::Side;
 pub use merge::{Merged, add_head, merge};
-pub use moved::{Moved, answers};
+pub use moved::{Asked, Moved, ordered};
 pub use peft::{Peft, peft};
 pub use sparse::{Contribution, choose};
 

@@ -49,15 +49,36 @@ impl Moved {
     }
 }
 
-/// Values of a graph by name, for the inputs of one sample in the graph's order; values the graph has not are left out.
+/// A graph that is asked for some of its values, one sample after the other.
+pub struct Asked {
+    runner: Runner,
+}
+
+impl Asked {
+    /// For values of those names; what the graph has not is left out.
+    pub fn new(graph: &Graph, names: &[&str]) -> Asked {
+        let mut asked = graph.clone();
+        asked.outputs = names.iter().filter_map(|n| graph.values.iter().position(|v| v.name == *n)).collect();
+        asked.prune();
+        Asked { runner: Runner::new(Arc::new(asked), RunOptions::default()) }
+    }
+
+    /// The values for the inputs of one sample in the graph's order.
+    ///
+    /// # Errors
+    /// [`PlanError`] when the graph does not run on them.
+    pub fn of(&mut self, inputs: &[&Tensor]) -> Result<Vec<Tensor>, PlanError> {
+        self.runner.run(inputs)
+    }
+}
+
+/// The graph's inputs of a sample, in the graph's order.
 ///
 /// # Errors
-/// [`PlanError`] when the graph does not run on them.
-pub fn answers(graph: &Graph, names: &[&str], inputs: &[Tensor]) -> Result<Vec<Tensor>, PlanError> {
-    let mut asked = graph.clone();
-    asked.outputs = names.iter().filter_map(|n| graph.values.iter().position(|v| v.name == *n)).collect();
-    asked.prune();
-    Runner::new(Arc::new(asked), RunOptions::default()).run(&inputs.iter().collect::<Vec<_>>())
+/// The name of one that the sample has not.
+pub fn ordered<'s>(graph: &Graph, sample: &'s [(String, Tensor)]) -> Result<Vec<&'s Tensor>, String> {
+    let given = |name: String| sample.iter().find(|(n, _)| *n == name).map(|(_, t)| t).ok_or(name);
+    graph.input_names().into_iter().map(given).collect()
 }
 
 #[cfg(test)]
