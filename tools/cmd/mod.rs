@@ -116,11 +116,7 @@ impl Guard {
     /// Its name in documents.
     #[cfg(feature = "host")]
     pub(crate) fn name(self) -> &'static str {
-        match self {
-            Guard::Veto => "veto",
-            Guard::Superiority => "superiority",
-            Guard::Off => "off",
-        }
+        self.mode().name()
     }
 }
 

@@ -84,7 +84,7 @@ pub fn row(
     let points = curves.first().map_or(0, |c| c.at.len());
     Ok(Row {
         objective: objective.name.to_string(),
-        guard: name_of(guard).to_string(),
+        guard: guard.name().to_string(),
         press: if says == Says::Thumbs { "thumbs" } else { "corrections" }.to_string(),
         wrong,
         at: (0..points).map(|k| (curves[0].at[k].0.to_string(), mean(&|c| c.at[k].1))).collect(),
@@ -120,14 +120,6 @@ pub fn no_adaptation(worlds: &[World], presses: usize) -> Result<Row, LearnError
     }
     row.at = CHECKPOINTS.iter().filter(|&&c| c <= presses).map(|c| (c.to_string(), accuracy)).collect();
     Ok(row)
-}
-
-fn name_of(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Off => "off",
-        Mode::Veto => "veto",
-        Mode::Superiority => "superiority",
-    }
 }
 
 const COLOURS: [&str; 8] = ["#0b5394", "#cc4125", "#38761d", "#b45f06", "#741b47", "#134f5c", "#7f6000", "#444444"];
