@@ -3,7 +3,7 @@ use super::batch::Batcher;
 use super::{Examples, Settings, TuneError, memory, recipe, renew, shuffled};
 use crate::graph::Graph;
 use crate::scope::{self, Contribution, Scoped, Spec};
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 use crate::train::{Batch, Optimizer, Recipe, TrainError, TrainOptions, Trainer};
 
 /// How many batches of examples tensors are chosen by.
@@ -40,7 +40,10 @@ pub(super) fn chosen(
     let able: Vec<&(String, Tensor)> = able.into_iter().filter(|(_, t)| bytes(t) <= settings.sparse_bytes).collect();
     let mut contributions = Vec::with_capacity(able.len());
     if !able.is_empty() {
-        let mut measuring = Measuring { scoped: &scoped, spec, settings, options, examples, batcher, order: &order };
+        let measured = measured(&order, batcher);
+        let shapes = batcher.all_shapes(&batcher.extremes(examples, measured)?);
+        let mut measuring =
+            Measuring { scoped: &scoped, spec, settings, options, examples, batcher, measured, shapes: &shapes };
         let promises = measuring.promises(&able)?;
         contributions.extend(able.iter().zip(promises).map(|((name, t), promise)| Contribution {
             name: name.clone(),
@@ -60,6 +63,11 @@ pub(super) fn chosen(
     Ok(chosen)
 }
 
+/// The examples tensors are measured on, of those in `order`.
+fn measured<'o>(order: &'o [usize], batcher: &Batcher) -> &'o [usize] {
+    &order[..order.len().min(MEASURED * batcher.rows)]
+}
+
 /// All that a measurement depends on.
 struct Measuring<'a> {
     scoped: &'a Scoped,
@@ -68,7 +76,9 @@ struct Measuring<'a> {
     options: &'a TrainOptions,
     examples: &'a mut dyn Examples,
     batcher: &'a Batcher,
-    order: &'a [usize],
+    measured: &'a [usize],
+    /// Inputs of batches of them, between which all others lie.
+    shapes: &'a [Vec<(DType, Vec<usize>)>],
 }
 
 impl Measuring<'_> {
@@ -85,12 +95,9 @@ impl Measuring<'_> {
     }
 
     fn together(&mut self, of: &[&(String, Tensor)]) -> Result<Vec<f64>, TuneError> {
-        let measured = &self.order[..self.order.len().min(MEASURED * self.batcher.rows)];
-        let extremes = self.batcher.extremes(self.examples, measured)?;
-        let shapes = self.batcher.all_shapes(&extremes);
         // Beside the plan: the gradients as they come out of it, and their sums.
         let numbers: usize = of.iter().map(|(_, t)| t.len()).sum();
-        let given = shapes.iter().map(|s| memory::given(self.settings, self.batcher, s)).max().unwrap_or(0);
+        let given = self.shapes.iter().map(|s| memory::given(self.settings, self.batcher, s)).max().unwrap_or(0);
         let beside = numbers * (size_of::<f32>() + size_of::<f64>()) + given;
         let may = self.settings.max_bytes;
         let mut trainer = Trainer::new(
@@ -105,7 +112,7 @@ impl Measuring<'_> {
             },
             self.options.clone(),
         )?;
-        match trainer.prove_gradients(&shapes) {
+        match trainer.prove_gradients(self.shapes) {
             Err(TrainError::Memory { needs, .. }) => {
                 let may = may.unwrap_or(usize::MAX);
                 return Err(TuneError::Memory { needs: needs + beside, may, fits: None });
@@ -113,7 +120,7 @@ impl Measuring<'_> {
             other => other?,
         };
         let mut sums: Vec<Vec<f64>> = of.iter().map(|(_, t)| vec![0.0; t.len()]).collect();
-        for part in measured.chunks(self.batcher.rows) {
+        for part in self.measured.chunks(self.batcher.rows) {
             for batch in self.batcher.batches(self.examples, part)? {
                 add(&mut trainer, &batch, &mut sums)?;
             }
@@ -149,6 +156,8 @@ mod tests {
         let within = |max_bytes: Option<usize>, of: &[&(String, Tensor)]| {
             let settings = Settings { max_bytes, ..settings() };
             let mut examples = examples(16);
+            let measured = measured(&order, &batcher);
+            let shapes = batcher.all_shapes(&batcher.extremes(&mut examples, measured).unwrap());
             let mut measuring = Measuring {
                 scoped: &scoped,
                 spec: &spec,
@@ -156,7 +165,8 @@ mod tests {
                 options: &options,
                 examples: &mut examples,
                 batcher: &batcher,
-                order: &order,
+                measured,
+                shapes: &shapes,
             };
             (measuring.together(of).map(drop), measuring.promises(of))
         };
