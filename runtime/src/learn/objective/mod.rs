@@ -543,15 +543,18 @@ mod tests {
                 let shown = seed as usize % classes;
                 let mut pi = vec![0.0; classes];
                 softmax_into(&logits, &mut pi);
-                for delta in [0.0, Hyper::default().delta] {
+                // The last is what a head begins with as shipped.
+                for delta in [0.0, Hyper::default().delta, 0.4] {
                     let hyper = Hyper { delta, ..Hyper::default() };
                     let step = |up| (objective.step)(&example(&logits, shown, &thumb(up)), &hyper).unwrap();
                     let (up, down) = (step(true).gradient, step(false).gradient);
-                    // δ keeps beliefs out of the last few per cent; inside, the sign is the whole point.
+                    let name = objective.name;
+                    // Where δ would keep a belief out of the last few per cent it gives way, and nothing moves.
                     if delta > 0.0 && !(0.02..0.85).contains(&pi[shown]) {
+                        assert!(up[shown] <= 1e-12, "{name}: a thumb up lowers the shown class at {}", pi[shown]);
+                        assert!(down[shown] >= -1e-12, "{name}: a thumb down raises it at {}", pi[shown]);
                         continue;
                     }
-                    let name = objective.name;
                     assert!(up[shown] < 0.0, "{name}: a thumb up lowers the shown class at {}", pi[shown]);
                     assert!(down[shown] > 0.0, "{name}: a thumb down raises the shown class at {}", pi[shown]);
                     // One small step along −g really moves the probability that way: at δ = 0 for any class shown, at
@@ -564,6 +567,36 @@ mod tests {
                         let mut after = vec![0.0; classes];
                         softmax_into(&moved, &mut after);
                         assert_eq!(after[shown] > pi[shown], rises, "{name} seed {seed}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn no_press_moves_a_certain_belief_against_what_it_says_and_one_below_the_bound_still_moves() {
+        let said = [
+            (Feedback::Thumb { up: true }, true),
+            (Feedback::Stars { stars: 5 }, true),
+            (Feedback::Correction { class: 3 }, true),
+            (Feedback::Thumb { up: false }, false),
+            (Feedback::Stars { stars: 1 }, false),
+        ];
+        for (feedback, rises) in said {
+            for delta in [0.2, 0.4, 0.8] {
+                for certain in [1e-9, 1e-4, 0.01, 0.2, 0.5, 0.9, 0.95, 0.99, 0.9999, 1.0 - 1e-9] {
+                    let mut logits = vec![0.0; 10];
+                    logits[3] = (9.0 * certain / (1.0_f64 - certain)).ln();
+                    let presses = [Press::plain(feedback)];
+                    let step = |delta| {
+                        let hyper = Hyper { delta, ..Hyper::default() };
+                        (posterior::POSTERIOR.step)(&example(&logits, 3, &presses), &hyper).unwrap().gradient[3]
+                    };
+                    let towards = |g: f64| if rises { -g } else { g };
+                    assert!(towards(step(delta)) >= -1e-12, "{feedback:?}, delta {delta}, belief {certain}");
+                    assert!(certain == 1.0 - 1e-9 || certain == 1e-9 || towards(step(0.0)) > 1e-6);
+                    if (0.1..0.85).contains(&certain) && delta < 0.5 {
+                        assert!(towards(step(delta)) > 0.01, "{feedback:?}, delta {delta}, belief {certain}");
                     }
                 }
             }
