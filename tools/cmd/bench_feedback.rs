@@ -163,11 +163,12 @@ impl Feedback {
             .collect();
         let mut lines = vec![["objective", "guard", "press", "wrong"].map(String::from).to_vec()];
         lines[0].extend(at.iter().cloned());
-        lines[0].extend(["regret", "kept", "runs"].map(String::from));
+        lines[0].extend(["regret", "kept", "contradicted", "runs"].map(String::from));
         for r in rows {
             let mut line = vec![r.objective.clone(), r.guard.clone(), r.press.clone(), format!("{:.2}", r.wrong)];
             line.extend(at.iter().map(|n| r.at.get(n).map_or("-".into(), |v| format!("{v:.3}"))));
-            line.extend([format!("{:.0}", r.regret), format!("{:.3}", r.kept), r.runs.to_string()]);
+            let contradicted = if r.guard == "none" { "-".into() } else { r.contradicted.to_string() };
+            line.extend([format!("{:.0}", r.regret), format!("{:.3}", r.kept), contradicted, r.runs.to_string()]);
             lines.push(line);
         }
         lines

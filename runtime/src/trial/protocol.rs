@@ -89,6 +89,8 @@ pub struct Curve {
     pub trained: usize,
     /// Presses that were confirmed.
     pub confirmed: usize,
+    /// Presses made, and the accuracy after them on what was confirmed until then, less the factory head's.
+    pub over_factory: Vec<(usize, f64)>,
     /// Candidates published, refused and rolled back.
     pub decisions: [usize; 3],
     /// Press at which the learner first said that presses contradict each other.
@@ -116,9 +118,12 @@ pub fn run(world: &World, condition: &Condition, mut watch: impl FnMut(usize, &L
         factory: accuracy(&base, &Theta::zeros(classes, base.width()), &world.test)?,
         trained: 0,
         confirmed: 0,
+        over_factory: Vec::new(),
         decisions: [0; 3],
         contradiction: None,
     };
+    let factory = Theta::zeros(classes, base.width());
+    let mut reservoir = Vec::new();
     for t in 0..presses {
         let sample = &world.stream[world.order[t]];
         let served = learner.logits(&sample.feature, &sample.logits)?;
@@ -145,7 +150,10 @@ pub fn run(world: &World, condition: &Condition, mut watch: impl FnMut(usize, &L
             source: "pad".to_string(),
         })?;
         curve.trained += usize::from(outcome == Outcome::Trained);
-        curve.confirmed += usize::from(outcome == Outcome::Confirmed);
+        if outcome == Outcome::Confirmed {
+            curve.confirmed += 1;
+            reservoir.push(sample.clone());
+        }
         if gated && learner.candidate_due() {
             match learner.candidate()?.action {
                 Action::Publish => curve.decisions[0] += 1,
@@ -160,6 +168,10 @@ pub fn run(world: &World, condition: &Condition, mut watch: impl FnMut(usize, &L
         watch(t, &learner);
         if CHECKPOINTS.contains(&(t + 1)) || t + 1 == presses {
             curve.at.push((t + 1, accuracy(&base, learner.published(), &world.test)?));
+            if gated {
+                let on_confirmed = |theta: &Theta| accuracy(&base, theta, &reservoir);
+                curve.over_factory.push((t + 1, on_confirmed(learner.published())? - on_confirmed(&factory)?));
+            }
         }
     }
     curve.kept = accuracy(&base, learner.published(), &world.source_test)?;

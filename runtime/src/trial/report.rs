@@ -41,8 +41,23 @@ pub struct Row {
     pub regret: f64,
     /// Accuracy on the old world's test at the end.
     pub kept: f64,
+    /// Accuracy on the confirmed presses so far, less the factory head's, by number of presses; where a guard has some.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub over_factory: BTreeMap<String, OnConfirmed>,
+    /// Runs in which the learner said that presses contradict each other.
+    #[serde(default)]
+    pub contradicted: usize,
     /// Runs in the mean.
     pub runs: usize,
+}
+
+/// Gains over runs, of the head in use over the factory head.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OnConfirmed {
+    /// Their mean.
+    pub mean: f64,
+    /// The least.
+    pub worst: f64,
 }
 
 impl Plan {
@@ -90,6 +105,14 @@ pub fn row(
         at: (0..points).map(|k| (curves[0].at[k].0.to_string(), mean(&|c| c.at[k].1))).collect(),
         regret: mean(&|c| c.regret as f64),
         kept: mean(&|c| c.kept),
+        over_factory: (0..curves.first().map_or(0, |c| c.over_factory.len()))
+            .map(|k| {
+                let worst = curves.iter().map(|c| c.over_factory[k].1).fold(f64::INFINITY, f64::min);
+                let figures = OnConfirmed { mean: mean(&|c| c.over_factory[k].1), worst };
+                (curves[0].over_factory[k].0.to_string(), figures)
+            })
+            .collect(),
+        contradicted: curves.iter().filter(|c| c.contradiction.is_some()).count(),
         runs: curves.len(),
     })
 }
@@ -107,6 +130,8 @@ pub fn no_adaptation(worlds: &[World], presses: usize) -> Result<Row, LearnError
         at: BTreeMap::new(),
         regret: 0.0,
         kept: 0.0,
+        over_factory: BTreeMap::new(),
+        contradicted: 0,
         runs: worlds.len(),
     };
     let mut accuracy = 0.0;
@@ -227,6 +252,8 @@ mod tests {
             at: [("50", 0.5), ("500", 0.9)].map(|(n, v)| (n.to_string(), v)).into(),
             regret: 1.0,
             kept: 0.5,
+            over_factory: BTreeMap::new(),
+            contradicted: 0,
             runs: 1,
         };
         let (a, b) = (row("a<b", "off"), row("river", "none"));

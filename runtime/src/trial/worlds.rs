@@ -271,6 +271,9 @@ mod tests {
         assert_eq!(curve.at.iter().map(|(n, _)| *n).collect::<Vec<_>>(), [50, 60]);
         assert!(curve.at[1].1 > curve.factory + 0.1, "{curve:?}");
         assert!(curve.regret < 30 && curve.confirmed == 6);
+        // Of six confirmed presses so many more are answered rightly than at the factory.
+        let [(50, _), (60, gain)] = curve.over_factory[..] else { panic!("{curve:?}") };
+        assert!(gain > 0.1 && ((gain * 6.0).round() - gain * 6.0).abs() < 1e-9, "{gain}");
         // What is learned beside the presses is kept.
         let world = worlds.iter().find(|w| w.task == "segment-cov").unwrap();
         let of = |retain, random_features| {
