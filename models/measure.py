@@ -16,6 +16,7 @@ import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent
 MODELS = {
+    "eight": (["thumbs"], ["frr", "far", "auc"]),
     "seven": (["thumbs"], ["frr", "far", "auc"]),
     "diamond": (["thumbs", "corrections"], ["mae", "within"]),
     "strip": (["thumbs", "corrections"], ["micro_f1", "exact"]),

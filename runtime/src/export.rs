@@ -337,7 +337,7 @@ pub fn with_source(bundle: Bundle, data: &Dataset, split: &str) -> Result<(Bundl
     }
     // Where there are few, half of them measure.
     let train = Retain::Keep.samples().min(samples.len() / 2);
-    let coreset = Coreset::choose(&samples, train, PROBE);
+    let coreset = Coreset::choose(&samples, train, PROBE.min(samples.len() - train));
     if coreset.probe.len() < LEAST_PROBE {
         let why = format!(
             "split `{split}` has {} of them; at least {} are needed, half to learn from and half to measure by",
