@@ -92,7 +92,8 @@ fn a_run_of_training_takes_what_was_planned_whatever_the_scope_and_however_many_
         let session = Session::from_onnx(std::fs::read(path).unwrap(), model, SessionOptions::default()).unwrap();
         let inputs: Vec<Tensor> = inputs_of(&session).into_iter().map(|(_, t)| t).collect();
         let example = |i: usize| Example { inputs: inputs.clone(), target: Target::Class(i % 10) };
-        let mut examples: Vec<Example> = (0..2 * batch).map(example).collect();
+        // Two of each class at least, so that some validate.
+        let mut examples: Vec<Example> = (0..2 * batch.max(10)).map(example).collect();
         let spec = Spec {
             scopes: scopes.split(',').map(String::from).collect(),
             output: "logits".into(),
