@@ -1,7 +1,8 @@
 """What the small models share: ONNX written node by node, a folder `hone export` takes, a world of samples.
 
 Every one of them is `make.py` beside a card: it takes real data from packages, trains for seconds, writes
-`build/` (graph, configuration, recorded cases; not kept) and `world/` (samples with labels), and is a function of its seed.
+`build/` (graph, configuration, recorded cases; not kept) and `world/` (samples with labels). The world is a function of its seed; training is
+one but for how PyTorch rounds sums, which differs from run to run and machine to machine, so that a model made again is a like one.
 """
 
 import csv
@@ -102,6 +103,22 @@ def fresh(here):
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     return folder
+
+
+def grey_image(height, width):
+    """`image_processor` of `preprocessor_config.json` for grey levels from -1 to 1."""
+    return {
+        "image_processor_type": "ViTImageProcessor",
+        "do_grayscale": True,
+        "do_resize": True,
+        "size": {"height": height, "width": width},
+        "resample": 2,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.5],
+        "image_std": [0.5],
+    }
 
 
 def sensors(names, unit, mean, scale):

@@ -95,18 +95,6 @@ def main():
     g.dense("feature", "head", w["head.weight"], w["head.bias"], "logits")
     proto = g.model("eight", [("image", TensorProto.FLOAT, [1, SIDE, SIDE])], WIDTH, 1)
     mean, std = common.statistics(common.array(model.feature(tensor(x[:2000]))))
-    image = {
-        "image_processor_type": "ViTImageProcessor",
-        "do_grayscale": True,
-        "do_resize": True,
-        "size": {"height": SIDE, "width": SIDE},
-        "resample": 2,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": [0.5],
-        "image_std": [0.5],
-    }
     common.write(
         HERE,
         proto,
@@ -114,7 +102,7 @@ def main():
         {"task": "detection", "mean": mean, "std": std, "prior": [0.6, 0.4], "answers": {"threshold": 0.5}},
         {"head.weight": w["head.weight"], "head.bias": w["head.bias"]},
         [{"image": tensor(x[i : i + 2]).numpy()} for i in (0, 7, 19)],
-        {"preprocessor_config.json": {"image_processor": image}},
+        {"preprocessor_config.json": {"image_processor": common.grey_image(SIDE, SIDE)}},
     )
     folder, rows = common.fresh(HERE), []
     for split, n in (("stream", 240), ("test", 200), ("source", 120)):

@@ -73,18 +73,6 @@ def main():
     g.dense("feature", "head", w["head.weight"], w["head.bias"], "logits")
     proto = g.model("strip", [("image", TensorProto.FLOAT, [1, 8, 24])], WIDTH, len(LABELS))
     mean, std = common.statistics(common.array(model.feature(tensor(x[:2000]))))
-    image = {
-        "image_processor_type": "ViTImageProcessor",
-        "do_grayscale": True,
-        "do_resize": True,
-        "size": {"height": 8, "width": 24},
-        "resample": 2,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": [0.5],
-        "image_std": [0.5],
-    }
     common.write(
         HERE,
         proto,
@@ -92,7 +80,7 @@ def main():
         {"task": "multi-label", "mean": mean, "std": std, "defaults": {"lambda_thumb": 0.1}},
         {"head.weight": w["head.weight"], "head.bias": w["head.bias"]},
         [{"image": tensor(x[i : i + 2]).numpy()} for i in (0, 7, 19)],
-        {"preprocessor_config.json": {"image_processor": image}},
+        {"preprocessor_config.json": {"image_processor": common.grey_image(8, 24)}},
     )
     folder, rows = common.fresh(HERE), []
     for split, n in (("stream", 400), ("test", 300), ("source", 150)):
