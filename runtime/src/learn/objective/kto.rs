@@ -10,8 +10,8 @@
 //!
 //! It presupposes a reference that is nearly right: far from it the sigmoid saturates and learning stops. Nor can it
 //! take back what thumbs down have made certain: `∂ log π(a)/∂f` vanishes as `π(a) → 1`, so two hundred 👎 in a row end
-//! with one class that was hardly pressed about in .4 of the answers, and in .98 where the reference is far off; ten
-//! times the pull towards the factory head leaves .75 of that and learns half as much. Trip-wires stop it. For
+//! with one class that was hardly pressed about in .4 of the answers, and in .98 where the reference is far off; with ten
+//! times the pull towards the factory head it is .75, and half as much is learned. Trip-wires stop it. For
 //! preferences and generation, not for a world that has changed.
 use super::{
     Example, Feedback, GradientCase, HeadFit, Hyper, ObjectiveDef, Press, Step, check_example, mean_over_presses,
