@@ -24,7 +24,7 @@ pub fn bf16_kernels() -> Vec<KernelInfo> {
 
 /// Those of products of 8-bit codes.
 pub fn int8_kernels() -> Vec<KernelInfo> {
-    told(qgemm::forms())
+    told(qgemm::Kernel::all().map(|k| (k.name, k.available())))
 }
 
 fn listed(kernels: &[gemm::Kernel]) -> Vec<KernelInfo> {

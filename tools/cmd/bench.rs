@@ -21,7 +21,7 @@ use super::inspect;
 use crate::device::{self, Choice};
 use crate::exit::fail;
 use crate::input;
-use crate::machine::{Machine, peak_rss_bytes};
+use crate::machine::{Machine, peak_rss_bytes, rss_bytes};
 use crate::open::Source;
 use crate::output;
 use crate::precision::{self, Precise};
@@ -122,6 +122,8 @@ struct Row {
     sd_ms: f64,
     items_per_s: f64,
     peak_rss_bytes: Option<u64>,
+    /// Before the model was looked at.
+    rss_before_bytes: Option<u64>,
     load_ms: f64,
     first_ms: f64,
     runs: usize,
@@ -160,7 +162,9 @@ impl Answer {
         for &threads in &self.threads {
             let mut row = self.measure(threads)?;
             // The process's peak is that of the rows before, too.
-            row.peak_rss_bytes = row.peak_rss_bytes.filter(|_| rows.is_empty());
+            if !rows.is_empty() {
+                (row.peak_rss_bytes, row.rss_before_bytes) = (None, None);
+            }
             rows.push(row);
         }
         let mut warnings = machine.warnings();
@@ -217,6 +221,7 @@ impl Answer {
 
     fn measure(&self, threads: usize) -> anyhow::Result<Row> {
         let cases = self.cases.as_deref().map(precision::cases).transpose()?.unwrap_or_default();
+        let rss_before_bytes = rss_bytes();
         let start = Instant::now();
         let source = Source::open(&self.model)?;
         let open = |device: Device, profile| -> anyhow::Result<Session> {
@@ -302,6 +307,7 @@ impl Answer {
             sd_ms: t.sd,
             items_per_s: self.batch as f64 * 1000.0 / t.mean,
             peak_rss_bytes: peak_rss_bytes(),
+            rss_before_bytes,
             load_ms,
             first_ms,
             runs: t.n,

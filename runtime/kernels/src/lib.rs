@@ -48,3 +48,4 @@ pub mod threads;
 mod tile;
 pub mod transpose;
 mod window;
+pub mod winograd;

@@ -135,6 +135,9 @@ on_isa! {
     (c: usize, rows: [&[f32]; 2], down: [f32; 2], at: &[[u32; 2]], weights: &[[f32; 2]], y: &mut [f32])
 }
 
+/// Pixels under a window, up to which it is known beforehand where they lie.
+const FEW: usize = 64;
+
 /// How the values under a window become one.
 trait Fold<T> {
     /// That of a window that meets nothing.
@@ -176,17 +179,41 @@ fn fold_line<T: Copy, F: Fold<T>>(g: &Window, c: usize, x: &[T], line: usize, y:
     let at = [out / g.output[1], out % g.output[1]];
     let first = |a: usize, o: usize| (o * g.stride[a]) as isize - g.pad[a];
     let (deep, down) = (Run::taps(g, 0, at[0]), Run::taps(g, 1, at[1]));
+    // Where the pixels of a window that is not cut off to its left or right lie, from its first one on.
+    let (mut offsets, mut taps) = ([0; FEW], 0);
+    let few = deep.len() * down.len() * g.kernel[2] <= FEW;
+    for (d, h) in deep.clone().flat_map(|d| down.clone().map(move |h| (d, h))).filter(|_| few) {
+        let line = (d - deep.start) * g.dilation[0] * g.input[1] + (h - down.start) * g.dilation[1];
+        for w in 0..g.kernel[2] {
+            offsets[taps] = (line * g.input[2] + w * g.dilation[2]) * c;
+            taps += 1;
+        }
+    }
+    let offsets = &offsets[..taps];
     for (j, y) in y.chunks_exact_mut(c.max(1)).enumerate() {
         let along = Run::taps(g, 2, j);
         let place = |k: [usize; 3]| {
             let of = |a: usize, o: usize| (first(a, o) + (k[a] * g.dilation[a]) as isize) as usize;
             ((image * g.input[0] + of(0, at[0])) * g.input[1] + of(1, at[1])) * g.input[2] + of(2, j)
         };
+        let whole = taps > 0 && along == (0..g.kernel[2]);
+        let x = if whole { &x[place([deep.start, down.start, 0]) * c..] } else { x };
         let mut ch = 0;
         macro_rules! channels {
             ($n:literal) => {
                 while let Some(y) = y.get_mut(ch..).and_then(|y| y.first_chunk_mut::<$n>()) {
                     let mut all = [F::NONE; $n];
+                    if whole {
+                        for offset in offsets {
+                            let v = &x[offset + ch..][..$n];
+                            for k in 0..$n {
+                                all[k] = F::with(all[k], v[k]);
+                            }
+                        }
+                        *y = all;
+                        ch += $n;
+                        continue;
+                    }
                     for kd in deep.clone() {
                         for kh in down.clone() {
                             let row = place([kd, kh, along.start]) * c + ch;

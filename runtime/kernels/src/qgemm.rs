@@ -99,9 +99,43 @@ pub struct Problem<'a> {
     pub b: Right<'a>,
 }
 
-/// Every form of the product for this architecture, best first: its name, and whether this CPU has it.
-pub fn forms() -> impl Iterator<Item = (&'static str, bool)> {
-    Dot::ALL.into_iter().filter_map(|d| Some((d.name()?, d.available())))
+/// A form of the product.
+#[derive(Clone, Copy, Debug)]
+pub struct Kernel {
+    /// `{arch}-u8i8-{variant}`.
+    pub name: &'static str,
+    pub(crate) dot: Dot,
+}
+
+impl Kernel {
+    /// Every form for this architecture, best first.
+    pub fn all() -> impl Iterator<Item = Kernel> {
+        Dot::ALL.into_iter().filter_map(|dot| Some(Kernel { name: dot.name()?, dot }))
+    }
+
+    /// Whether this CPU has what it needs.
+    pub fn available(&self) -> bool {
+        self.dot.available()
+    }
+
+    /// [`product_codes`] in this form; returns false where this CPU has not got it.
+    ///
+    /// # Panics
+    /// As [`product_codes`].
+    pub fn product_codes(
+        &self,
+        pool: &Pool,
+        g: &Problem<'_>,
+        columns: &Columns<'_>,
+        r: &Requant<'_>,
+        y: &mut [u8],
+    ) -> bool {
+        let available = self.available();
+        if available {
+            codes_on(self.dot, pool, g, columns, r, y);
+        }
+        available
+    }
 }
 
 /// The formula.

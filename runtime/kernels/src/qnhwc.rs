@@ -111,6 +111,18 @@ pub fn conv_codes(pool: &Pool, c: &Conv<'_>, r: &Requant<'_>, y: &mut [u8]) {
     codes_on(Dot::best(), pool, c, r, y);
 }
 
+/// [`conv_codes`] in one form; returns false where this CPU has not got it.
+///
+/// # Panics
+/// As [`conv_codes`].
+pub fn conv_codes_by(kernel: &qgemm::Kernel, pool: &Pool, c: &Conv<'_>, r: &Requant<'_>, y: &mut [u8]) -> bool {
+    let available = kernel.available();
+    if available {
+        codes_on(kernel.dot, pool, c, r, y);
+    }
+    available
+}
+
 /// The convolution as floats, `activation(sum · scale + bias + residual)`, on all threads of `pool`.
 ///
 /// # Panics
@@ -258,6 +270,24 @@ pub fn depthwise_reference(d: &Depthwise<'_>, sums: &mut [i32]) {
 /// When a slice is shorter than its shape says, or there are more than [`DEPTHWISE_TAPS`] kernel positions.
 pub fn depthwise_codes(pool: &Pool, d: &Depthwise<'_>, r: &Requant<'_>, y: &mut [u8]) {
     depthwise_codes_on(Dot::best(), pool, d, r, y);
+}
+
+/// [`depthwise_codes`] in one form, or what it does on vectors; returns false where this CPU has not got it.
+///
+/// # Panics
+/// As [`depthwise_codes`].
+pub fn depthwise_codes_by(
+    kernel: &qgemm::Kernel,
+    pool: &Pool,
+    d: &Depthwise<'_>,
+    r: &Requant<'_>,
+    y: &mut [u8],
+) -> bool {
+    let available = kernel.available();
+    if available {
+        depthwise_codes_on(kernel.dot, pool, d, r, y);
+    }
+    available
 }
 
 /// The depthwise convolution as floats, `activation(sum · scale + bias + residual)`, on all threads of `pool`.

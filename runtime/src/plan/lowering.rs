@@ -289,6 +289,8 @@ pub struct Lowering<'a> {
     pub bf16: Bf16,
     /// Whether frozen matrices stay as they lie, where they meet many rows.
     pub lean: bool,
+    /// Threads that the plan is made for.
+    pub threads: usize,
 }
 
 impl Lowering<'_> {

@@ -311,6 +311,7 @@ impl Plan {
                         kept: &kept_packs,
                         bf16: options.bf16,
                         lean: options.lean,
+                        threads: options.pool.threads(),
                     };
                     let fast = !options.reference && !planned.probe;
                     if for_gpu && fast && !is_empty(node, &slots) {

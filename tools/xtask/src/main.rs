@@ -13,6 +13,7 @@ mod e2e;
 mod onnx_node_tests;
 mod peers;
 mod python;
+mod size;
 mod validation;
 mod worlds;
 mod zoo;
@@ -54,6 +55,7 @@ usage: cargo xtask <task>
   aarch64 [--plans] [MODEL…]
                    the kernels' tests for 64-bit Arm under QEMU, and those that run plans (needs rustup, a cross linker and
                    qemu-user; gets them)
+  size [SET…]      how large the program is with each set of features, as it goes to a device (link-time optimised: minutes each)
   ci [--full]      everything CI runs, timed; --full adds release benches and cargo-deny (installed when missing)
 ";
 
@@ -92,6 +94,7 @@ fn main() -> ExitCode {
             Some(options) => end_to_end(&options),
             None => return usage(),
         },
+        ["size", ref sets @ ..] => size::run(&root(), sets),
         ["ci"] => ci::run(&root(), ci::Extent::Usual),
         ["ci", "--full"] => ci::run(&root(), ci::Extent::Full),
         _ => return usage(),

@@ -10,6 +10,7 @@ use hone_kernels::epilogue::{Activation, Epilogue};
 use hone_kernels::gemm::{self, Packed};
 use hone_kernels::nhwc;
 use hone_kernels::threads::Pool;
+use hone_kernels::winograd::{self, Shape};
 
 use super::lower::Operands;
 use super::{Conv, FUSED_CONV, activation};
@@ -43,13 +44,16 @@ fn lower(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
     let Some(weight) = l.weight(1).filter(|_| plain) else { return Ok(None) };
     let conv = Conv::of(l.attrs, &first(l.shape(0)?), l.shape(1)?, if l.has(2) { Some(l.shape(2)?) } else { None })?;
     let Some(window) = window(&conv) else { return Ok(None) };
-    let Some(weights) = Weights::of(l, &conv, window.taps(), &weight, l.bf16 == Bf16::Weights)? else {
-        return Ok(None);
-    };
-    let mut operands = Operands::new(l);
+    let (mut operands, activation, bf16) = (Operands::new(l), activation(l.attrs)?, l.bf16 == Bf16::Weights);
     let (bias, residual) = (operands.read(2), operands.read(3));
+    if !bf16 && let Some((shape, weights)) = squares(l, &conv, window, &weight) {
+        let (scratch, bytes) = (shape.scratch_len(l.threads), weights.len() * 4);
+        let kernel = Squares { shape, weights, bias, residual, activation };
+        return Ok(Some(Lowered::new(kernel, operands.reads).with_scratch(scratch).with_weights(bytes)));
+    }
+    let Some(weights) = Weights::of(l, &conv, window.taps(), &weight, bf16)? else { return Ok(None) };
     let bytes = weights.bytes();
-    let kernel = Last { conv, window, weights, bias, residual, activation: activation(l.attrs)? };
+    let kernel = Last { conv, window, weights, bias, residual, activation };
     Ok(Some(Lowered::new(kernel, operands.reads).with_weights(bytes)))
 }
 
@@ -117,6 +121,45 @@ fn recorded(l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
         activation,
     };
     Ok(Recorded::one(product.call(), [operands, rest].concat()))
+}
+
+/// The shape and the transformed weights of a convolution that is faster by squares, where there is memory for them.
+fn squares(l: &Lowering<'_>, c: &Conv, window: Window, weight: &Weight) -> Option<(Shape, Arc<Kept<f32>>)> {
+    let Weight::F32(w) = weight else { return None };
+    let shape = Shape::best(window, c.n, c.c, c.o).filter(|_| c.groups == 1 && !l.lean)?;
+    let (from, len, lie) = (w.clone(), shape.packed_len(), Lie { per: c.o, channels: c.c, taps: window.taps() });
+    let numbers = [c.o, c.c, shape.square.out()];
+    let w = l.packed("convolution by squares", &[w], &numbers, len, move || {
+        let (w, mut out) = (floats(&from), vec![0.0; len]);
+        shape.pack(|o, tap, channel| w[lie.at(0, o, tap * lie.channels + channel)], &mut out);
+        out
+    });
+    Some((shape, w))
+}
+
+/// A convolution by squares, which goes through a whole image at once.
+struct Squares {
+    shape: Shape,
+    weights: Arc<Kept<f32>>,
+    bias: Option<usize>,
+    residual: Option<usize>,
+    activation: Activation,
+}
+
+impl Kernel for Squares {
+    fn name(&self) -> &'static str {
+        "conv-last-winograd-f32"
+    }
+
+    fn run(&self, io: &mut Io<'_>) {
+        let pool = io.pool;
+        let (reads, writes, scratch) = io.parts();
+        let residual = self.residual.map(|i| reads.f32(i));
+        let epilogue = Epilogue { residual, after: false, activation: self.activation };
+        let bias = self.bias.map(|i| reads.f32(i));
+        let c = winograd::Conv { x: reads.f32(0), w: &self.weights, bias, epilogue };
+        self.shape.conv(pool, &c, scratch, writes.f32(0));
+    }
 }
 
 /// Weights as the kernels read them.

@@ -10,7 +10,7 @@ use super::activation::Activation;
 use super::{Cell, Sequence, live};
 use crate::ops::OpError;
 use crate::ops::quantize::{Lie, Right};
-use crate::plan::{Io, Kept, Kernel, Lowered, Lowering, Weight, bytes, floats};
+use crate::plan::{Io, Kept, Kernel, Lowered, Lowering, Reads, Weight, bytes, floats};
 use crate::tensor::{DType, Tensor};
 
 /// A frozen matrix.
@@ -137,6 +137,10 @@ struct Way {
 struct Steps {
     shape: Sequence,
     ways: Vec<Way>,
+    /// Each direction has an area of scratch, and they run at one time.
+    together: bool,
+    /// Floats of an area.
+    area: usize,
     clip: Option<f32>,
     coupled: bool,
     linear_before_reset: bool,
@@ -261,10 +265,16 @@ fn steps(
     let bytes = ways.iter().map(|w| w.w.bytes() + w.r.bytes() + w.last.as_ref().map_or(0, Frozen::bytes)).sum();
     let (s, n) = (shape.s, shape.n);
     let work = ways.iter().map(|w| w.w.scratch(s * n).max(w.r.scratch(n))).max().unwrap_or(0);
-    let scratch = (s + 1) * n * gates * h + 3 * n * h + work;
+    // Directions do not look at each other, and a step of one is often too little to be shared.
+    let together = ways.len() > 1 && l.threads > 1;
+    let y = if together && l.wants(0) { s * n * h } else { 0 };
+    let area = (s + 1) * n * gates * h + 3 * n * h + y + work;
+    let scratch = area * if together { ways.len() } else { 1 };
     let k = Steps {
         shape,
         ways,
+        together,
+        area,
         clip: (clip > 0.0).then_some(clip),
         coupled: l.attrs.flag("input_forget", false)?,
         linear_before_reset,
@@ -293,72 +303,61 @@ impl Kernel for Steps {
     }
 
     fn run(&self, io: &mut Io<'_>) {
-        let g = &self.shape;
-        let (s, n, h) = (g.s, g.n, g.h);
-        let width = g.cell.gates() * h;
-        let pool = io.pool;
+        let (g, pool) = (&self.shape, io.pool);
         let (reads, writes, scratch) = io.parts();
-        let (inputs, rest) = scratch.split_at_mut(s * n * width);
-        let (turn_gates, rest) = rest.split_at_mut(n * width);
-        let (hs, rest) = rest.split_at_mut(n * h);
-        let (cs, rest) = rest.split_at_mut(n * h);
-        let (spare, work) = rest.split_at_mut(n * h);
-        let lens: Option<&[i32]> = self.lens.map(|slot| bytemuck::cast_slice(reads.bytes(slot)));
-        let length = |b: usize| lens.map_or(s, |l| (l[b].max(0) as usize).min(s));
-        let longest = (0..n).map(length).max().unwrap_or(0);
-        if self.wants[0] && lens.is_some() {
+        if self.wants[0] && self.lens.is_some() {
             writes.f32(0).fill(0.0);
         }
+        if self.together {
+            // Products with the inputs are large: all threads share each.
+            for (way, area) in self.ways.iter().zip(scratch.chunks_exact_mut(self.area)) {
+                self.meet_inputs(way, reads, pool, &mut self.parts(area));
+            }
+            pool.pieces(&mut scratch[..self.ways.len() * self.area], self.area, |d, area| {
+                let mut area = self.parts(area);
+                let y = std::mem::take(&mut area.y);
+                self.recur(d, reads, pool, &mut area, y, |t, b| g.x_row(t, b));
+            });
+        }
         for (d, way) in self.ways.iter().enumerate() {
-            way.w.product(pool, s * n, &reads.f32(0)[..s * n * g.i], way.bias.as_deref(), false, work, inputs);
-            for (state, from) in [(&mut *hs, self.h0), (&mut *cs, self.c0)] {
-                for b in 0..n {
-                    let row = &mut state[b * h..][..h];
-                    match from {
-                        Some(slot) => row.copy_from_slice(&reads.f32(slot)[g.state_row(d, b) * h..][..h]),
-                        None => row.fill(0.0),
-                    }
+            let from = if self.together { d * self.area } else { 0 };
+            let mut area = self.parts(&mut scratch[from..][..self.area]);
+            if !self.together {
+                self.meet_inputs(way, reads, pool, &mut area);
+                let y = if self.wants[0] { writes.f32(0) } else { &mut [] };
+                self.recur(d, reads, pool, &mut area, y, |t, b| g.y_row(t, d, b));
+            } else if self.wants[0] {
+                for (t, b) in (0..g.n).flat_map(|b| (0..self.length(reads, b)).map(move |t| (t, b))) {
+                    let y = &area.y[g.x_row(t, b) * g.h..][..g.h];
+                    writes.f32(0)[g.y_row(t, d, b) * g.h..][..g.h].copy_from_slice(y);
                 }
             }
-            for turn in 0..longest {
-                let step = |b: usize| (turn < length(b)).then(|| g.step(d, turn, length(b)));
-                let input = |b: usize| step(b).map(|t| &inputs[g.x_row(t, b) * width..][..width]);
-                match g.cell {
-                    Cell::Gru => self.gru(pool, way, &input, turn_gates, hs, spare),
-                    Cell::Lstm | Cell::Rnn => {
-                        for b in 0..n {
-                            let row = &mut turn_gates[b * width..][..width];
-                            copy_or_zero(input(b), row);
-                        }
-                        way.r.product(pool, n, hs, None, true, work, turn_gates);
-                        for b in (0..n).filter(|&b| step(b).is_some()) {
-                            let (gates, h_row) = (&mut turn_gates[b * width..][..width], &mut hs[b * h..][..h]);
-                            if g.cell == Cell::Lstm {
-                                self.lstm(way, gates, &mut cs[b * h..][..h], h_row);
-                            } else {
-                                self.clip(gates);
-                                way.activations[0].apply(gates);
-                                h_row.copy_from_slice(gates);
-                            }
-                        }
+            for (k, state) in [(1, &*area.hs), (2, &*area.cs)] {
+                for b in (0..g.n).filter(|_| self.wants[k]) {
+                    let row = &mut writes.f32(k)[g.state_row(d, b) * g.h..][..g.h];
+                    if self.length(reads, b) == 0 {
+                        row.fill(0.0)
+                    } else {
+                        row.copy_from_slice(&state[b * g.h..][..g.h])
                     }
-                }
-                if self.wants[0] {
-                    for b in 0..n {
-                        if let Some(t) = step(b) {
-                            writes.f32(0)[g.y_row(t, d, b) * h..][..h].copy_from_slice(&hs[b * h..][..h]);
-                        }
-                    }
-                }
-            }
-            for (k, state) in [(1, &*hs), (2, &*cs)] {
-                for b in (0..n).filter(|_| self.wants[k]) {
-                    let row = &mut writes.f32(k)[g.state_row(d, b) * h..][..h];
-                    if length(b) == 0 { row.fill(0.0) } else { row.copy_from_slice(&state[b * h..][..h]) }
                 }
             }
         }
     }
+}
+
+/// What one direction works in.
+struct Area<'a> {
+    /// Products with the inputs, `[S, N, gates · H]`.
+    inputs: &'a mut [f32],
+    /// Of one turn, `[N, gates · H]`.
+    gates: &'a mut [f32],
+    hs: &'a mut [f32],
+    cs: &'a mut [f32],
+    spare: &'a mut [f32],
+    /// States after every turn, rows as those of the inputs; empty where they go where they belong at once.
+    y: &'a mut [f32],
+    work: &'a mut [f32],
 }
 
 /// A sequence that has ended gets zeros.
@@ -370,6 +369,88 @@ fn copy_or_zero(from: Option<&[f32]>, to: &mut [f32]) {
 }
 
 impl Steps {
+    fn parts<'a>(&self, area: &'a mut [f32]) -> Area<'a> {
+        let (s, n, h) = (self.shape.s, self.shape.n, self.shape.h);
+        let width = self.shape.cell.gates() * h;
+        let (inputs, rest) = area.split_at_mut(s * n * width);
+        let (gates, rest) = rest.split_at_mut(n * width);
+        let (hs, rest) = rest.split_at_mut(n * h);
+        let (cs, rest) = rest.split_at_mut(n * h);
+        let (spare, rest) = rest.split_at_mut(n * h);
+        let (y, work) = rest.split_at_mut(if self.together && self.wants[0] { s * n * h } else { 0 });
+        Area { inputs, gates, hs, cs, spare, y, work }
+    }
+
+    /// Turns of sequence `b`.
+    fn length(&self, reads: &Reads<'_>, b: usize) -> usize {
+        let s = self.shape.s;
+        self.lens.map_or(s, |slot| (bytemuck::cast_slice::<u8, i32>(reads.bytes(slot))[b].max(0) as usize).min(s))
+    }
+
+    fn meet_inputs(&self, way: &Way, reads: &Reads<'_>, pool: &Pool, area: &mut Area<'_>) {
+        let rows = self.shape.s * self.shape.n;
+        let x = &reads.f32(0)[..rows * self.shape.i];
+        way.w.product(pool, rows, x, way.bias.as_deref(), false, area.work, area.inputs);
+    }
+
+    /// All turns of direction `d`, whose products with the inputs are there. The state after a turn goes to row `place(t, b)` of `y`
+    /// where it is wanted.
+    fn recur(
+        &self,
+        d: usize,
+        reads: &Reads<'_>,
+        pool: &Pool,
+        area: &mut Area<'_>,
+        y: &mut [f32],
+        place: impl Fn(usize, usize) -> usize,
+    ) {
+        let (g, way) = (&self.shape, &self.ways[d]);
+        let (n, h, width) = (g.n, g.h, g.cell.gates() * g.h);
+        let Area { inputs, gates: turn_gates, hs, cs, spare, work, .. } = area;
+        for (state, from) in [(&mut **hs, self.h0), (&mut **cs, self.c0)] {
+            for b in 0..n {
+                let row = &mut state[b * h..][..h];
+                match from {
+                    Some(slot) => row.copy_from_slice(&reads.f32(slot)[g.state_row(d, b) * h..][..h]),
+                    None => row.fill(0.0),
+                }
+            }
+        }
+        let longest = (0..n).map(|b| self.length(reads, b)).max().unwrap_or(0);
+        for turn in 0..longest {
+            let step = |b: usize| {
+                let length = self.length(reads, b);
+                (turn < length).then(|| g.step(d, turn, length))
+            };
+            let input = |b: usize| step(b).map(|t| &inputs[g.x_row(t, b) * width..][..width]);
+            match g.cell {
+                Cell::Gru => self.gru(pool, way, &input, turn_gates, hs, spare),
+                Cell::Lstm | Cell::Rnn => {
+                    for b in 0..n {
+                        let row = &mut turn_gates[b * width..][..width];
+                        copy_or_zero(input(b), row);
+                    }
+                    way.r.product(pool, n, hs, None, true, work, turn_gates);
+                    for b in (0..n).filter(|&b| step(b).is_some()) {
+                        let (gates, h_row) = (&mut turn_gates[b * width..][..width], &mut hs[b * h..][..h]);
+                        if g.cell == Cell::Lstm {
+                            self.lstm(way, gates, &mut cs[b * h..][..h], h_row);
+                        } else {
+                            self.clip(gates);
+                            way.activations[0].apply(gates);
+                            h_row.copy_from_slice(gates);
+                        }
+                    }
+                }
+            }
+            for b in (0..n).filter(|_| self.wants[0]) {
+                if let Some(t) = step(b) {
+                    y[place(t, b) * h..][..h].copy_from_slice(&hs[b * h..][..h]);
+                }
+            }
+        }
+    }
+
     fn clip(&self, v: &mut [f32]) {
         if let Some(c) = self.clip {
             v.iter_mut().for_each(|v| *v = v.clamp(-c, c));

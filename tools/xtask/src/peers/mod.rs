@@ -68,7 +68,7 @@ impl Options {
 /// Who is measured, hone first.
 const WHO: [&str; 3] = ["hone", "onnxruntime", "openvino"];
 
-/// One round of one program: milliseconds, and MiB at its peak beyond what it took before it looked at the model.
+/// One round of one program: milliseconds, and MiB at its peak beyond what it had resident before it looked at the model.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Round {
     p50: f64,
@@ -259,9 +259,9 @@ fn peer(
 
 fn round(said: &serde_json::Value) -> anyhow::Result<Round> {
     let of = |name: &str| said.get(name).and_then(serde_json::Value::as_f64).with_context(|| format!("no {name}"));
-    // hone says its whole peak; of a peer's, Python and its packages are no part.
-    let before = of("rss_before_bytes").unwrap_or(0.0);
-    Ok(Round { p50: of("p50_ms")?, p99: of("p99_ms")?, rss: (of("peak_rss_bytes")? - before) / f64::from(1 << 20) })
+    // What a process takes before it has seen the model, for a peer Python and its packages, is no part of what the model takes.
+    let rss = of("peak_rss_bytes")? - of("rss_before_bytes")?;
+    Ok(Round { p50: of("p50_ms")?, p99: of("p99_ms")?, rss: rss / f64::from(1 << 20) })
 }
 
 fn median(mut v: Vec<f64>) -> f64 {
