@@ -4,11 +4,13 @@
 //! unless the case says otherwise, as are floats where nothing is rounded. Each case is imported as a file is and runs
 //! in three ways: by reference functions, by kernels, and by kernels with all inputs but the first as constants, which
 //! is how most models have their weights, shapes and axes. Twice in each, so that a state kept from one run to the next
-//! would show.
+//! would show, and by kernels on several threads, which must change nothing.
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+
+use hone_kernels::threads::Pool;
 
 use super::all;
 use super::support::{NOT_RECORDED, WITHOUT_KERNEL};
@@ -142,7 +144,7 @@ fn every_operator_with_a_form_for_gpus_computes_there_what_was_recorded() {
 type Ran = BTreeMap<String, BTreeSet<&'static str>>;
 
 /// Runs one case in one way; what went wrong.
-fn run(case: &Case, way: Way, exercised: &mut BTreeSet<String>, ran: &mut Ran) -> Vec<String> {
+fn run(case: &Case, way: Way, pool: &Arc<Pool>, exercised: &mut BTreeSet<String>, ran: &mut Ran) -> Vec<String> {
     let graph = match from_onnx(&case.model, &Limits::default()) {
         Ok((graph, _)) => Arc::new(graph),
         Err(e) => return vec![e.to_string()],
@@ -172,6 +174,10 @@ fn run(case: &Case, way: Way, exercised: &mut BTreeSet<String>, ran: &mut Ran) -
             _ => &mut shared,
         };
         wrong.extend(turns(case, recorded, runner).into_iter().map(|w| format!("inputs {i} {w}")));
+        if way != Way::Reference {
+            let mut many = Runner::new(runner.graph().clone(), RunOptions { pool: pool.clone(), ..options() });
+            wrong.extend(threads(recorded, runner, &mut many).map(|w| format!("inputs {i} {w}")));
+        }
         for (op, kernel) in kernels(&graph, runner, recorded) {
             ran.entry(op).or_default().insert(kernel);
         }
@@ -208,6 +214,21 @@ fn turns(case: &Case, recorded: &Recorded, runner: &mut Runner) -> Vec<String> {
         }
     }
     wrong
+}
+
+/// What several threads do otherwise than one: nothing, to the last bit.
+fn threads(recorded: &Recorded, one: &mut Runner, many: &mut Runner) -> Option<String> {
+    let graph = one.graph().clone();
+    let given = inputs(&graph, recorded);
+    // What fails on one thread has been told.
+    let want = one.run(&given).ok()?;
+    let found = match many.run(&given) {
+        Ok(found) => found,
+        Err(e) => return Some(format!("on several threads: {e}")),
+    };
+    let bits = |t: &Tensor| (t.dtype(), t.shape().to_vec(), t.data().as_bytes().to_vec());
+    let differs = want.iter().zip(&found).position(|(a, b)| bits(a) != bits(b))?;
+    Some(format!("output {differs} is another one on several threads"))
 }
 
 /// The graph with its constants as inputs, and their values.
@@ -267,12 +288,12 @@ fn run_all(cases: &[Case]) -> Summary {
     let next = AtomicUsize::new(0);
     let total = Mutex::new(Summary::default());
     let work = || {
-        let mut mine = Summary::default();
+        let (mut mine, pool) = (Summary::default(), Arc::new(Pool::new(3)));
         while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
             for (way, by) in [(Way::Reference, "reference"), (Way::Kernels, "kernels"), (Way::Constants, "constants")] {
                 let mut ran = Ran::new();
                 // A panic is a failure of the case that caused it, not of those that follow.
-                let done = catch_unwind(AssertUnwindSafe(|| run(case, way, &mut mine.exercised, &mut ran)));
+                let done = catch_unwind(AssertUnwindSafe(|| run(case, way, &pool, &mut mine.exercised, &mut ran)));
                 let found = done.unwrap_or_else(|_| vec!["panicked, see above".into()]);
                 mine.wrong.extend(found.into_iter().map(|w| format!("{} by {by}: {w}", case.name)));
                 if way != Way::Reference {

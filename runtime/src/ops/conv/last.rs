@@ -358,3 +358,55 @@ impl Last {
         nhwc::conv(pool, &nhwc::Conv { window, batch, channels, outputs, groups, x, w, bias, epilogue }, y);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{Graph, Node, Op};
+    use crate::ops::Attr;
+    use crate::plan::{RunOptions, Runner};
+    use crate::tensor::Tensor;
+
+    fn noise(shape: &[usize], seed: u32) -> Tensor {
+        let mut s = seed;
+        let mut one = || {
+            s = s.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (s >> 8) as f32 / (1 << 23) as f32 - 1.0
+        };
+        Tensor::f32(shape, (0..shape.iter().product()).map(|_| one()).collect()).unwrap()
+    }
+
+    #[test]
+    fn a_convolution_by_squares_is_the_formula_and_so_it_is_on_several_threads() {
+        for (batch, residual) in [(1, false), (3, true)] {
+            let mut graph = Graph::default();
+            let x = graph.add_value("x", None, None);
+            let w = graph.add_value("w", None, Some(Arc::new(noise(&[24, 16, 3, 3], 1))));
+            let b = graph.add_value("b", None, Some(Arc::new(noise(&[24], 2))));
+            let z = residual.then(|| graph.add_value("z", None, None));
+            let y = graph.add_value("y", None, None);
+            (graph.inputs, graph.outputs) = ([Some(x), z].into_iter().flatten().collect(), vec![y]);
+            let attrs = Attrs::of([("pads", Attr::Ints(vec![1; 4])), ("activation", Attr::Str("Relu".into()))]);
+            let op = Op::Own(&CONV, Arc::new(attrs));
+            let inputs = vec![Some(x), Some(w), Some(b), z];
+            graph.nodes.push(Node { name: "conv".into(), op, inputs, outputs: vec![Some(y)] });
+            let graph = Arc::new(graph);
+            let given = [noise(&[batch, 19, 26, 16], 3), noise(&[batch, 19, 26, 24], 4)];
+            let given: Vec<&Tensor> = given.iter().take(graph.inputs.len()).collect();
+            let run = |reference, threads| {
+                let pool = Arc::new(Pool::new(threads));
+                let mut runner = Runner::new(graph.clone(), RunOptions { reference, pool, ..RunOptions::default() });
+                let y = runner.run(&given).unwrap().remove(0);
+                let kernel = runner.last_plan().unwrap().steps()[0].kernel;
+                (y.as_f32().unwrap().to_vec(), kernel)
+            };
+            let ((want, _), (one, kernel), (many, _)) = (run(true, 1), run(false, 1), run(false, 3));
+            assert_eq!(kernel, "conv-last-winograd-f32");
+            assert_eq!(one, many);
+            for (i, (a, b)) in want.iter().zip(&one).enumerate() {
+                // As derived where the kernel is tested: 31 · (C + 12 √C) · ε / 2, six times over.
+                assert!((a - b).abs() < 7e-4, "{i}: {a} {b}");
+            }
+        }
+    }
+}

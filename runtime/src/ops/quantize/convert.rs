@@ -1,7 +1,10 @@
 //! Kernels of `QuantizeLinear`, `DequantizeLinear` and `DynamicQuantizeLinear` on `f32`.
+use std::ops::Range;
+
 use hone_gpu::functions::function;
 use hone_gpu::map::{Element, Map, Operand};
 use hone_kernels::quantize::{Codes, extent, of_i8, of_i16, of_i32, of_u8, of_u16};
+use hone_kernels::threads::Pool;
 
 use super::linear::{Grid, range_to_affine};
 use super::{codes, range_of};
@@ -53,6 +56,15 @@ fn zero_at(reads: &Reads<'_>, slot: Option<usize>, dtype: DType) -> i32 {
     }
 }
 
+/// Elements below which waking another thread costs more than it saves.
+const WORTH_SHARING: usize = 1 << 15;
+
+/// Calls `f` with parts of `y`, and which elements they are, on all threads of `pool`.
+fn shared<T: Send>(pool: &Pool, y: &mut [T], f: impl Fn(Range<usize>, &mut [T]) + Sync) {
+    let piece = pool.share(y.len(), 64, WORTH_SHARING);
+    pool.pieces(y, piece, |i, y| f(i * piece..i * piece + y.len(), y));
+}
+
 struct Quantise {
     params: Params,
     dtype: DType,
@@ -60,13 +72,14 @@ struct Quantise {
 }
 
 macro_rules! quantise {
-    ($module:ident, $self:ident, $reads:ident, $y:expr) => {{
+    ($module:ident, $self:ident, $pool:ident, $reads:ident, $y:expr) => {{
         let (x, y) = ($reads.f32(0), bytemuck::cast_slice_mut($y));
         let (low, high) = $self.range;
         match &$self.params {
             Params::Tensor { zero } => {
                 let zero = zero_at($reads, *zero, $self.dtype);
-                $module::quantise(x, $reads.f32(1)[0], Codes { zero, low, high }, y);
+                let scale = $reads.f32(1)[0];
+                shared($pool, y, |at, y| $module::quantise(&x[at], scale, Codes { zero, low, high }, y));
             }
             Params::Axis { inner: 1, scale, zero } => $module::quantise_rows(x, scale, zero, $self.range, y),
             Params::Axis { inner, scale, zero } => {
@@ -85,12 +98,13 @@ impl Kernel for Quantise {
     }
 
     fn run(&self, io: &mut Io<'_>) {
+        let pool = io.pool;
         let (reads, writes) = io.split();
         match self.dtype {
-            DType::U8 => quantise!(of_u8, self, reads, writes.bytes(0)),
-            DType::I8 => quantise!(of_i8, self, reads, writes.bytes(0)),
-            DType::U16 => quantise!(of_u16, self, reads, writes.bytes(0)),
-            _ => quantise!(of_i16, self, reads, writes.bytes(0)),
+            DType::U8 => quantise!(of_u8, self, pool, reads, writes.bytes(0)),
+            DType::I8 => quantise!(of_i8, self, pool, reads, writes.bytes(0)),
+            DType::U16 => quantise!(of_u16, self, pool, reads, writes.bytes(0)),
+            _ => quantise!(of_i16, self, pool, reads, writes.bytes(0)),
         }
     }
 }
@@ -188,11 +202,12 @@ struct Dequantise {
 }
 
 macro_rules! dequantise {
-    ($module:ident, $self:ident, $reads:ident, $y:expr) => {{
+    ($module:ident, $self:ident, $pool:ident, $reads:ident, $y:expr) => {{
         let (x, y) = (bytemuck::cast_slice($reads.bytes(0)), $y);
         match &$self.params {
             Params::Tensor { zero } => {
-                $module::dequantise(x, $reads.f32(1)[0], zero_at($reads, *zero, $self.dtype), y);
+                let (scale, zero) = ($reads.f32(1)[0], zero_at($reads, *zero, $self.dtype));
+                shared($pool, y, |at, y| $module::dequantise(&x[at], scale, zero, y));
             }
             Params::Axis { inner: 1, scale, zero } => $module::dequantise_rows(x, scale, zero, y),
             Params::Axis { inner, scale, zero } => {
@@ -210,13 +225,14 @@ impl Kernel for Dequantise {
     }
 
     fn run(&self, io: &mut Io<'_>) {
+        let pool = io.pool;
         let (reads, writes) = io.split();
         match self.dtype {
-            DType::U8 => dequantise!(of_u8, self, reads, writes.f32(0)),
-            DType::I8 => dequantise!(of_i8, self, reads, writes.f32(0)),
-            DType::U16 => dequantise!(of_u16, self, reads, writes.f32(0)),
-            DType::I16 => dequantise!(of_i16, self, reads, writes.f32(0)),
-            _ => dequantise!(of_i32, self, reads, writes.f32(0)),
+            DType::U8 => dequantise!(of_u8, self, pool, reads, writes.f32(0)),
+            DType::I8 => dequantise!(of_i8, self, pool, reads, writes.f32(0)),
+            DType::U16 => dequantise!(of_u16, self, pool, reads, writes.f32(0)),
+            DType::I16 => dequantise!(of_i16, self, pool, reads, writes.f32(0)),
+            _ => dequantise!(of_i32, self, pool, reads, writes.f32(0)),
         }
     }
 }
@@ -238,6 +254,9 @@ pub(super) fn dequantise(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
     Ok(Some(Lowered::new(Dequantise { params, dtype }, reads)))
 }
 
+/// Most parts that are looked through for the range of all.
+const PARTS: usize = 16;
+
 struct Dynamic {
     wants: [bool; 3],
 }
@@ -248,13 +267,19 @@ impl Kernel for Dynamic {
     }
 
     fn run(&self, io: &mut Io<'_>) {
+        let pool = io.pool;
         let (reads, writes) = io.split();
         let x = reads.f32(0);
+        let mut ends = [[0.0; 2]; PARTS];
+        let part = pool.share(x.len(), 64, WORTH_SHARING.max(x.len().div_ceil(PARTS)));
+        let ends = &mut ends[..x.len().div_ceil(part)];
+        pool.pieces(ends, 1, |i, e| extent(&x[i * part..x.len().min((i + 1) * part)], &mut e[0]));
         let mut e = [0.0; 2];
-        extent(x, &mut e);
+        extent(ends.as_flattened(), &mut e);
         let (scale, zero) = range_to_affine(e[0], e[1]);
         if self.wants[0] {
-            of_u8::quantise(x, scale, Codes { zero, low: 0, high: 255 }, writes.bytes(0));
+            let codes = Codes { zero, low: 0, high: 255 };
+            shared(pool, writes.bytes(0), |at, y| of_u8::quantise(&x[at], scale, codes, y));
         }
         if self.wants[1] {
             writes.f32(1)[0] = scale;
@@ -271,4 +296,45 @@ pub(super) fn dynamic(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
         return Ok(None);
     }
     Ok(Some(Lowered::new(Dynamic { wants: [l.wants(0), l.wants(1), l.wants(2)] }, vec![0])))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::graph::{Graph, Node, Op};
+    use crate::ops::Attrs;
+    use crate::plan::{RunOptions, Runner};
+
+    #[test]
+    fn large_tensors_are_quantised_and_read_back_alike_by_any_number_of_threads() {
+        // The extremes lie in different parts; a length that no number of parts divides.
+        let mut x: Vec<f32> = (0..200_003).map(|i| (i * 7919 % 1009) as f32 * 0.01 - 3.0).collect();
+        (x[77], x[150_001]) = (-9.5, 31.0);
+        let mut graph = Graph::default();
+        let values: Vec<_> =
+            ["x", "codes", "scale", "zero", "y", "again"].map(|n| graph.add_value(n, None, None)).into();
+        (graph.inputs, graph.outputs) = (vec![values[0]], values[1..].to_vec());
+        for (name, inputs, outputs) in [
+            ("DynamicQuantizeLinear", &[0][..], &[1, 2, 3][..]),
+            ("DequantizeLinear", &[1, 2, 3], &[4]),
+            ("QuantizeLinear", &[4, 2, 3], &[5]),
+        ] {
+            let op = Op::Own(crate::ops::find("", name).unwrap(), Arc::new(Attrs::of([])));
+            let of = |v: &[usize]| v.iter().map(|&v| Some(values[v])).collect();
+            graph.nodes.push(Node { name: name.into(), op, inputs: of(inputs), outputs: of(outputs) });
+        }
+        let (graph, x) = (Arc::new(graph), Tensor::f32(&[x.len()], x).unwrap());
+        let run = |reference, threads| {
+            let pool = Arc::new(Pool::new(threads));
+            let mut runner = Runner::new(graph.clone(), RunOptions { reference, pool, ..RunOptions::default() });
+            let found = runner.run(&[&x]).unwrap();
+            found.iter().map(|t| t.data().as_bytes().to_vec()).collect::<Vec<_>>()
+        };
+        let want = run(true, 1);
+        for threads in [1, 2, 3, 20] {
+            assert_eq!(want, run(false, threads), "{threads} threads");
+        }
+    }
 }
