@@ -37,6 +37,8 @@ pub use sparse::{Contribution, choose};
 #[cfg(all(test, feature = "import"))]
 mod merge_tests;
 #[cfg(all(test, feature = "import"))]
+mod real_tests;
+#[cfg(all(test, feature = "import"))]
 mod tests;
 
 /// The scopes, in the order in which they are placed.
