@@ -123,6 +123,7 @@ fn a_run_of_training_takes_what_was_planned_whatever_the_scope_and_however_many_
             patience: None,
             budget: None,
             sparse_bytes: 0,
+            bf16_by_speed: false,
         };
         // On the calling thread alone, whose allocations are counted.
         let options = TrainOptions::default();

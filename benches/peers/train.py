@@ -3,9 +3,9 @@
     python train.py --hone HONE --work DIR [--ort PYTHON] [--threads 1 2] [--steps 10] [--rounds 3] [--batch 8] [--seq 64]
     python train.py --hone HONE --work DIR --memory
 
-Run by `cargo xtask peers --train` and `--memory`. The model is MiniLM-L6 (six layers of width 384) with random weights, made
-here as a PyTorch module and exported by PyTorch's own exporter; its int8 form is made by `hone quantize`. The sides take
-turns, a process of a few steps each, as often as there are rounds. One line of JSON for each row; times are medians of the
+Run by `cargo xtask peers --train` and `--memory`. The models are MiniLM-L6 (six layers of width 384) with random weights, made
+here as a PyTorch module and exported by PyTorch's own exporter, its int8 form made by `hone quantize`; and `which-digit` of
+models/, all of it, in batches of 16 as `hone tune` takes them, beside a module of the same layers. The sides take turns, a process of a few steps each, as often as there are rounds. One line of JSON for each row; times are medians of the
 rounds' median steps, bytes medians of what a process took beyond what it held before its first step was planned.
 `--ort` names a Python that has onnxruntime-training (train-ort-requirements.txt); it trains heads and whole models only.
 A head in hone is trained on features that are computed once: its step is without the body, and `features_ms` is the body for
@@ -64,6 +64,56 @@ def net():
     return Net()
 
 
+def digit():
+    """The layers of models/which-digit/network.py with attention, without dropout, as its graph has them."""
+    import torch
+    from torch.nn import functional as f
+
+    class Seen(torch.nn.Module):
+        def __init__(self, channels, pools, flat):
+            super().__init__()
+            sizes = [1, *channels]
+            self.convs = torch.nn.ModuleList(torch.nn.Conv2d(a, b, 3, padding=1) for a, b in zip(sizes, sizes[1:]))
+            self.pools, self.dense = pools, torch.nn.Linear(flat, 128)
+
+        def forward(self, x):
+            for conv, pool in zip(self.convs, self.pools):
+                x = f.max_pool2d(f.relu(conv(x)), pool)
+            return torch.tanh(self.dense(x.flatten(1)))
+
+    class Read(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.lstm, self.dense = torch.nn.Embedding(LETTERS, 24), torch.nn.LSTM(24, 72), torch.nn.Linear(72, 128)
+
+        def forward(self, ids):
+            _, (last, _) = self.lstm(self.embedding(ids).transpose(0, 1))
+            return torch.tanh(self.dense(last[0]))
+
+    class Digit(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(1)
+            self.image, self.audio = Seen([16, 32, 64], [2, 2, 2], 576), Seen([16, 32, 48], [2, 2, (2, 4)], 1440)
+            self.text, self.score, self.head = Read(), torch.nn.Linear(128, 1), torch.nn.Linear(128, 10)
+
+        def forward(self, image, audio, text, present):
+            features = torch.stack([self.image(image), self.audio(audio.unsqueeze(1)), self.text(text)], 1)
+            weight = torch.softmax(self.score(features).squeeze(2) + (present - 1) * 1e4, 1) * present
+            return self.head((features * weight.unsqueeze(2)).sum(1))
+
+    return Digit()
+
+
+LETTERS = 46
+
+
+def digit_samples(rng, n):
+    """Inputs of `which-digit`, `n` rows of each."""
+    return {"image": rng.standard_normal((n, 1, 28, 28)).astype(np.float32), "audio": rng.standard_normal((n, 40, 100)).astype(np.float32),
+            "text": rng.integers(0, LETTERS, (n, 16)).astype(np.int64), "present": np.ones((n, 3), np.float32)}
+
+
 def export(work, batch, seq):
     import onnx
     import torch
@@ -77,12 +127,15 @@ def export(work, batch, seq):
     return path
 
 
-def data(work, n, seq):
+def word_samples(seq):
+    return lambda rng, n: {"ids": rng.integers(0, WORDS, (n, seq)).astype(np.int64)}
+
+
+def data(folder, n, samples):
     rng = np.random.default_rng(1)
-    folder = work / f"data-{n}"
     for i in range(n):
         (folder / str(i % 10)).mkdir(parents=True, exist_ok=True)
-        np.savez(folder / str(i % 10) / f"{i:05}.npz", ids=rng.integers(0, WORDS, (1, seq)).astype(np.int64))
+        np.savez(folder / str(i % 10) / f"{i:05}.npz", **samples(rng, 1))
     return folder
 
 
@@ -93,12 +146,13 @@ def rss(field):
     return 0
 
 
-def in_pytorch(scope, threads, steps, batch, seq):
+def in_pytorch(model, scope, threads, steps, batch, seq):
     """Run in a process of its own: a peak of memory belongs to a process."""
     import torch
 
     torch.set_num_threads(threads)
-    model = net()
+    samples = digit_samples if model == "which-digit" else word_samples(seq)
+    model = digit() if model == "which-digit" else net()
     if scope == "lora":
         for p in model.parameters():
             p.requires_grad_(False)
@@ -112,16 +166,17 @@ def in_pytorch(scope, threads, steps, batch, seq):
     leaves = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(leaves, lr=RATE)
     rng = np.random.default_rng(1)
-    ids = torch.tensor(rng.integers(0, WORDS, (batch, seq)))
+    inputs = [torch.tensor(v) for v in samples(rng, batch).values()]
     labels = torch.arange(batch) % 10
     held, times = rss("VmRSS:"), []
     for _ in range(steps):
         began = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
-        torch.nn.functional.cross_entropy(model(ids), labels).backward()
+        torch.nn.functional.cross_entropy(model(*inputs), labels).backward()
         optimizer.step()
         times.append(1e3 * (time.perf_counter() - began))
-    print(json.dumps({"ms": statistics.median(times), "bytes": rss("VmHWM:") - held}))
+    trained = sum(p.numel() for p in leaves)
+    print(json.dumps({"ms": statistics.median(times), "bytes": rss("VmHWM:") - held, "trained": trained}))
 
 
 class Lora:
@@ -190,7 +245,7 @@ def in_hone(hone, model, folder, scope, threads, batch, limit=None, epochs=1):
     made = json.loads(done.stdout)
     features = made["features"] or {"ms_each": None}
     return {"ms": made["step_ms"], "bytes": made["peak_increment_bytes"], "planned": made["planned_bytes"],
-            "anonymous": made["anonymous_increment_bytes"],
+            "anonymous": made["anonymous_increment_bytes"], "trained": made["parameters"],
             "features_ms": features["ms_each"]}
 
 
@@ -225,13 +280,36 @@ def compare(a, models, folder):
                 for name, side in sides.items():
                     rounds[name].append(side())
             for name in (name for name in sides if name.split()[0] in models):
-                row = {"model": f"minilm-{name}", "scope": scope, "threads": threads}
-                for side, key in (("peer", "pytorch"), ("hone", name), ("ort", "ort")):
-                    for what in ("ms", "bytes"):
-                        row[f"{side}_{what}"] = middle(rounds[key], what) if key in rounds else None
-                row["planned_bytes"] = middle(rounds[name], "planned")
-                row["features_ms"] = middle(rounds[name], "features_ms") if scope == "head" else None
-                print(json.dumps(row), flush=True)
+                told(f"minilm-{name}", scope, threads, rounds, name)
+
+
+def told(model, scope, threads, rounds, name):
+    """A row: the side `name` of hone beside the others."""
+    row = {"model": model, "scope": scope, "threads": threads}
+    for side, key in (("peer", "pytorch"), ("hone", name), ("ort", "ort")):
+        for what in ("ms", "bytes"):
+            row[f"{side}_{what}"] = middle(rounds[key], what) if key in rounds else None
+    row["planned_bytes"] = middle(rounds[name], "planned")
+    row["features_ms"] = middle(rounds[name], "features_ms") if scope == "head" else None
+    print(json.dumps(row), flush=True)
+
+
+def compare_digit(a, model, folder):
+    """All of `which-digit`, in turns."""
+    for threads in a.threads:
+        env = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        same = ["--model", "which-digit", "--scope", "full", "--threads", threads, "--steps", a.steps, "--batch", DIGITS]
+        rounds = {"pytorch": [], "f32": []}
+        for _ in range(a.rounds):
+            rounds["pytorch"].append(last_line([sys.executable, __file__, *same], env))
+            rounds["f32"].append(in_hone(a.hone, model, folder, "full", threads, DIGITS))
+        trained = {r["trained"] for side in rounds.values() for r in side}
+        assert len(trained) == 1, f"the two sides train {trained} numbers"
+        told("which-digit", "full", threads, rounds, "f32")
+
+
+# A batch of `which-digit`: what `hone tune` takes when nothing is said.
+DIGITS = 16
 
 
 # Model, scope, batch.
@@ -260,23 +338,33 @@ def main():
     p.add_argument("--scopes", nargs="+", default=["lora", "head", "full"])
     p.add_argument("--ort", type=Path)
     p.add_argument("--memory", action="store_true")
+    p.add_argument("--models", nargs="+", default=["minilm", "which-digit"])
     p.add_argument("--scope", help="one side, for the process that is one")
+    p.add_argument("--model", default="minilm")
     p.add_argument("--ort-model", type=Path)
     a = p.parse_args()
     if a.ort_model:
         return in_ort(a.ort_model, a.work, a.scope, a.threads[0], a.steps, a.batch, a.seq)
     if a.scope:
-        return in_pytorch(a.scope, a.threads[0], a.steps, a.batch, a.seq)
+        return in_pytorch(a.model, a.scope, a.threads[0], a.steps, a.batch, a.seq)
     a.work.mkdir(parents=True, exist_ok=True)
-    float32 = a.work / "minilm.onnx"
-    if not float32.exists():
-        export(a.work, a.batch, a.seq)
-    folder = data(a.work, max(a.steps, 10) * a.batch, a.seq)
-    # Always made anew: it is hone that makes it.
-    int8 = a.work / "minilm.int8.onnx"
-    quantize = [a.hone, "quantize", float32, "-o", int8, "--scheme", "int8-weights", "--force"]
-    subprocess.run([str(x) for x in quantize], check=True, capture_output=True)
-    (memory if a.memory else compare)(a, {"f32": float32, "int8": int8}, folder)
+    if a.memory or "minilm" in a.models:
+        float32 = a.work / "minilm.onnx"
+        if not float32.exists():
+            export(a.work, a.batch, a.seq)
+        n = max(a.steps, 10) * a.batch
+        folder = data(a.work / f"data-{n}", n, word_samples(a.seq))
+        # Always made anew: it is hone that makes it.
+        int8 = a.work / "minilm.int8.onnx"
+        quantize = [a.hone, "quantize", float32, "-o", int8, "--scheme", "int8-weights", "--force"]
+        subprocess.run([str(x) for x in quantize], check=True, capture_output=True)
+        (memory if a.memory else compare)(a, {"f32": float32, "int8": int8}, folder)
+    if a.memory:
+        return
+    if "which-digit" in a.models:
+        n = max(a.steps, 10) * DIGITS
+        model = Path(__file__).resolve().parents[2] / "models/which-digit/src/model.f32.onnx"
+        compare_digit(a, model, data(a.work / f"digits-{n}", n, digit_samples))
 
 
 main()

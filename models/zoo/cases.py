@@ -263,6 +263,7 @@ CASES = {
     "eeg-seizure-conv-lstm": eeg_seizure_conv_lstm,
     "efficientnet-lite0-imagenet": imagenet_lite,
     "magika-v3_3": magika,
+    "minilm-l6": minilm,
     "minilm-l6-int8-weightonly": minilm,
     "mlsd-tiny-320": mlsd_tiny,
     "oww-melspectrogram": oww_melspectrogram,

@@ -44,9 +44,10 @@ class Graph:
         return self.add("Pad", [x, turned, ""], mode="constant")
 
     def save(self, path, name, inputs, outputs):
-        """Writes the model with opset 17. `inputs` and `outputs` are (name, dimensions) of float32 tensors. The bytes
-        depend on nothing but the weights and the version of `onnx`."""
-        info = [[helper.make_tensor_value_info(n, TensorProto.FLOAT, d) for n, d in side] for side in (inputs, outputs)]
+        """Writes the model with opset 17. `inputs` and `outputs` are (name, dimensions) of float32 tensors, or (name,
+        dimensions, element type). The bytes depend on nothing but the weights and the version of `onnx`."""
+        kind = lambda more: more[0] if more else TensorProto.FLOAT
+        info = [[helper.make_tensor_value_info(n, kind(more), d) for n, d, *more in side] for side in (inputs, outputs)]
         graph = helper.make_graph(self.nodes, name, *info, initializer=self.initializers)
         model = helper.make_model(
             graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8, producer_name="hone"

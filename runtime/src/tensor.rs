@@ -114,6 +114,11 @@ impl DType {
         self.class() == Kind::Float
     }
 
+    /// Whether its values are floating point numbers of 16 bits.
+    pub fn is_half(self) -> bool {
+        matches!(self, DType::F16 | DType::BF16)
+    }
+
     /// Whether its values are integers; booleans are not.
     pub fn is_integer(self) -> bool {
         matches!(self.class(), Kind::Signed | Kind::Unsigned)

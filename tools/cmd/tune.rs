@@ -174,20 +174,26 @@ enum Factors {
     F32,
     /// bf16, on every CPU.
     Bf16,
-    /// int8 weights in bf16 where this CPU multiplies it faster than f32, everything else in f32.
+    /// int8 weights in bf16 where this CPU multiplies it faster than f32, everything else in f32; a run that goes on keeps
+    /// what it began with.
     Auto,
 }
 
 impl Factors {
     /// What that is for a model.
     fn bf16(self, graph: &Graph) -> Bf16 {
-        let codes = |v: &Value| v.constant.as_ref().is_some_and(|t| t.dtype() == DType::I8);
         match self {
             Factors::F32 => Bf16::Nothing,
             Factors::Bf16 => Bf16::Weights,
-            Factors::Auto if graph.values.iter().any(codes) && precision::cpu().is_ok() => Bf16::Codes,
+            Factors::Auto if self.by_speed(graph) && precision::cpu().is_ok() => Bf16::Codes,
             Factors::Auto => Bf16::Nothing,
         }
+    }
+
+    /// Whether that depends on what is faster here: where there are int8 weights.
+    fn by_speed(self, graph: &Graph) -> bool {
+        let codes = |v: &Value| v.constant.as_ref().is_some_and(|t| t.dtype() == DType::I8);
+        self == Factors::Auto && graph.values.iter().any(codes)
     }
 }
 

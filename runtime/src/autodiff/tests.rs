@@ -366,7 +366,7 @@ const STRAIGHT: &[(&str, &str)] = &[
 ];
 
 /// What is quantised in one piece: rounded as well, and compared with its float form in `train::quantised_tests`.
-const IN_ONE_PIECE: &[&str] = &["ConvInteger", "QGemm", "MatMulIntegerToFloat"];
+const IN_ONE_PIECE: &[&str] = &["ConvInteger", "MatMulIntegerToFloat", "NhwcMaxPool", "QAttention", "QGemm"];
 
 /// An operator whose recorded cases show nothing, or that has none.
 struct Own {

@@ -26,7 +26,7 @@ impl Concrete {
         Concrete::of(Special::new(graph, inputs, options.bytes)?)
     }
 
-    /// The same, with what the graph computes in `f16` computed in `f32`; what is `f32`, goes through 16 bits and comes
+    /// The same, with what the graph computes in `f16` or `bf16` computed in `f32`; what is `f32`, goes through 16 bits and comes
     /// out as `f32` is not rounded on the way.
     ///
     /// # Errors
@@ -36,7 +36,7 @@ impl Concrete {
         passes::widen(&mut special)?;
         let mut made = Concrete::of(special)?;
         let dtype = |made: &Concrete, v: ValueId| made.facts[v].dtype;
-        // For each value of `f16` what of `f32` it is, and for what is made of that again the same.
+        // For each value of 16 bits what of `f32` it is, and for what is made of that again the same.
         let mut wide: BTreeMap<ValueId, ValueId> = BTreeMap::new();
         for i in 0..made.graph.nodes.len() {
             let through = |v: ValueId, wide: &BTreeMap<ValueId, ValueId>| match wide.get(&v) {
@@ -52,8 +52,8 @@ impl Concrete {
             {
                 let types = (made.facts[x].dtype, made.facts[y].dtype);
                 match types {
-                    (DType::F32, DType::F16) => drop(wide.insert(y, x)),
-                    (DType::F16, DType::F32) => {
+                    (DType::F32, half) if half.is_half() => drop(wide.insert(y, x)),
+                    (half, DType::F32) if half.is_half() => {
                         if let Some(&w) = wide.get(&x) {
                             wide.insert(y, w);
                         }

@@ -3,6 +3,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use hone_kernels::threads::Pool;
+use serde::{Deserialize, Serialize};
 
 use super::{Arena, LARGEST_BYTES, Packs, Plan, PlanError, Profile};
 use crate::device::Device;
@@ -48,7 +49,8 @@ pub struct RunOptions {
 }
 
 /// What of frozen weights is multiplied in bf16, where there is a kernel for it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Bf16 {
     /// Nothing.
     #[default]
@@ -57,6 +59,17 @@ pub enum Bf16 {
     Codes,
     /// These, and products and convolutions with `f32` weights.
     Weights,
+}
+
+impl Bf16 {
+    /// In a word.
+    pub fn words(self) -> &'static str {
+        match self {
+            Bf16::Nothing => "nothing",
+            Bf16::Codes => "codes",
+            Bf16::Weights => "weights",
+        }
+    }
 }
 
 /// What is left to one run, over all its graphs.

@@ -2,7 +2,6 @@
 use super::parameters::{self, Behind, Role};
 use super::{Placing, Scope, ScopeError};
 use crate::graph::Op;
-use crate::tensor::DType;
 
 /// The row of [`super::SCOPES`].
 pub(super) static BIAS: Scope =
@@ -42,16 +41,16 @@ fn shift(p: &mut Placing<'_>, node: usize, slot: usize, bias: usize) {
     let shape = [vec![n], vec![1; space]].concat();
     let name = p.edit.name(bias);
     let weight = p.edit.graph.nodes[node].inputs.get(1).copied().flatten();
-    let half = weight.is_some_and(|w| parameters::is_half(&p.edit, w));
+    let half = weight.and_then(|w| parameters::half(&p.edit, w));
     let leaf = p.leaf(&format!("{name}.shift"), &shape, vec![0.0; n], false);
     let leaf = match half {
-        true => {
+        Some(half) => {
             let name = format!("{name}.shift{}", super::HALF);
             let rounded = p.edit.value(&name);
-            p.cast(&name, leaf, rounded, DType::F16);
+            p.cast(&name, leaf, rounded, half);
             rounded
         }
-        false => leaf,
+        None => leaf,
     };
     p.beside(node, 0, leaf);
 }

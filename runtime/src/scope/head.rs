@@ -131,13 +131,13 @@ fn dense(p: &mut Placing<'_>, node: usize, shifted: bool) -> Result<(), ScopeErr
     let shift = [vec![channels], vec![1; space]].concat();
     let shift = p.leaf(&format!("{}.shift", target.stem), &shift, vec![0.0; channels], false);
     let shift = match target.half {
-        true => {
+        Some(half) => {
             let name = format!("{}.shift{}", target.stem, super::HALF);
-            let half = p.edit.value(&name);
-            p.cast(&name, shift, half, DType::F16);
-            half
+            let rounded = p.edit.value(&name);
+            p.cast(&name, shift, rounded, half);
+            rounded
         }
-        false => shift,
+        None => shift,
     };
     let Some(at) = p.edit.graph.nodes.iter().position(|n| n.inputs.get(1) == Some(&Some(side))) else { return Ok(()) };
     p.beside(at, 0, shift);

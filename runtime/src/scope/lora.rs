@@ -12,6 +12,7 @@ use super::{Placing, Scope, ScopeError, uniform};
 use crate::graph::{Op, ValueId};
 use crate::ops::Attrs;
 use crate::quant::edit::{Edit, glob};
+use crate::tensor::DType;
 
 /// The row of [`super::SCOPES`].
 pub(super) static LORA: Scope = Scope {
@@ -62,8 +63,8 @@ pub(super) struct Target {
     pub(super) transposed: bool,
     /// What the product is multiplied by.
     pub(super) gain: f32,
-    /// What it reads and gives is half floats.
-    pub(super) half: bool,
+    /// Of what half floats it reads and gives are, if they are such.
+    pub(super) half: Option<DType>,
 }
 
 /// The layer a node is, if it is one.
@@ -77,9 +78,9 @@ pub(super) fn target(edit: &Edit, node: usize) -> Option<Target> {
     let of = |x: ValueId, weight: ValueId, kind: Kind, transposed: bool| {
         let stem = parameters::stem(edit, weight, node);
         let half = match def.name {
-            "MatMul" | "Gemm" | "FusedMatMul" | "Conv" => input(1).is_some_and(|w| parameters::is_half(edit, w)),
-            "MatMulNBits" => input(2).is_some_and(|s| parameters::is_half(edit, s)),
-            _ => false,
+            "MatMul" | "Gemm" | "FusedMatMul" | "Conv" => input(1).and_then(|w| parameters::half(edit, w)),
+            "MatMulNBits" => input(2).and_then(|s| parameters::half(edit, s)),
+            _ => None,
         };
         Some(Target { x, made_by: node, slot: 0, kind, stem, weight, transposed, gain: 1.0, half })
     };

@@ -75,9 +75,11 @@ fn narrow(edit: &mut Edit, trainable: &[String]) {
         let ends = (node.inputs.first().copied().flatten(), node.outputs.first().copied().flatten());
         let (Some(master), Some(v)) = ends else { continue };
         let name = edit.name(master);
-        let rounds = node.op.name() == "Cast" && edit.name(v).starts_with(&format!("{name}{}", super::HALF));
-        let wide = edit.graph.values[master].constant.clone().filter(|_| rounds && trainable.contains(&name));
-        let half = wide.and_then(|t| Tensor::from_f64(DType::F16, t.shape(), &t.data().to_f64()).ok());
+        let Op::Own(_, attrs) = &node.op else { continue };
+        let to = attrs.int("to", 0).ok().and_then(DType::from_onnx).filter(|_| node.op.name() == "Cast");
+        let Some(to) = to.filter(|_| edit.name(v).starts_with(&format!("{name}{}", super::HALF))) else { continue };
+        let wide = edit.graph.values[master].constant.clone().filter(|_| trainable.contains(&name));
+        let half = wide.and_then(|t| Tensor::from_f64(to, t.shape(), &t.data().to_f64()).ok());
         let Some(half) = half else { continue };
         let values = &mut edit.graph.values;
         values[v].constant = Some(Arc::new(half));

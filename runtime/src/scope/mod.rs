@@ -37,6 +37,8 @@ pub use sparse::{Contribution, choose};
 #[cfg(all(test, feature = "import"))]
 mod merge_tests;
 #[cfg(all(test, feature = "import"))]
+mod real_tests;
+#[cfg(all(test, feature = "import"))]
 mod tests;
 
 /// The scopes, in the order in which they are placed.
@@ -344,7 +346,7 @@ impl Placing<'_> {
     /// The constant, or of half floats one in `f32` under its name, which is rounded where they were read: steps smaller
     /// than what 16 bits tell apart add up.
     fn master(&mut self, v: ValueId) -> ValueId {
-        let half = self.edit.graph.values[v].constant.clone().filter(|t| t.dtype() == DType::F16);
+        let half = self.edit.graph.values[v].constant.clone().filter(|t| t.dtype().is_half());
         let Some(t) = half else { return v };
         let wide: Vec<f32> = t.data().to_f64().into_iter().map(|v| v as f32).collect();
         let name = self.edit.name(v);
@@ -353,7 +355,7 @@ impl Placing<'_> {
         values[v].constant = None;
         values[v].declared = None;
         values[v].name = std::mem::replace(&mut values[master].name, name.clone());
-        self.cast(&format!("{name}{HALF}"), master, v, DType::F16);
+        self.cast(&format!("{name}{HALF}"), master, v, t.dtype());
         master
     }
 
@@ -364,8 +366,8 @@ impl Placing<'_> {
     }
 
     /// `x` of that type, made by a node where it is half floats.
-    fn wide(&mut self, x: ValueId, half: bool) -> ValueId {
-        if !half {
+    fn wide(&mut self, x: ValueId, half: Option<DType>) -> ValueId {
+        if half.is_none() {
             return x;
         }
         let name = format!("{}/wide", self.edit.name(x));
@@ -375,13 +377,11 @@ impl Placing<'_> {
     }
 
     /// A value of `f32` that becomes `y` of the graph's type, `y` itself where that is no half float.
-    fn narrowed(&mut self, y: ValueId, half: bool) -> ValueId {
-        if !half {
-            return y;
-        }
+    fn narrowed(&mut self, y: ValueId, half: Option<DType>) -> ValueId {
+        let Some(half) = half else { return y };
         let name = format!("{}/wide", self.edit.name(y));
         let x = self.edit.value(&name);
-        self.cast(&name, x, y, DType::F16);
+        self.cast(&name, x, y, half);
         x
     }
 
@@ -430,5 +430,5 @@ pub fn values(graph: &Graph, names: &[String]) -> Vec<(String, Tensor)> {
 
 /// Whether a constant can be trained: half floats by a master in `f32`.
 fn is_float(t: &Tensor) -> bool {
-    matches!(t.dtype(), DType::F32 | DType::F16) && !t.is_empty()
+    (t.dtype() == DType::F32 || t.dtype().is_half()) && !t.is_empty()
 }

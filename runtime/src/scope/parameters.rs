@@ -132,15 +132,16 @@ fn constants(edit: &Edit, v: ValueId, into: &mut Vec<ValueId>) -> Option<()> {
     n.inputs.iter().flatten().try_for_each(|&v| constants(edit, v, into))
 }
 
-/// Whether an operand that is behind constants is half floats where it is read.
-pub(super) fn is_half(edit: &Edit, v: ValueId) -> bool {
+/// The type of an operand that is behind constants where it is read, if that is half floats.
+pub(super) fn half(edit: &Edit, v: ValueId) -> Option<DType> {
+    let if_half = |dtype: DType| Some(dtype).filter(|d| d.is_half());
     if let Some(t) = &edit.graph.values[v].constant {
-        return t.dtype() == DType::F16;
+        return if_half(t.dtype());
     }
-    let Some(node) = maker(edit, v).map(|i| &edit.graph.nodes[i]) else { return false };
-    let operand = |i: usize| node.inputs.get(i).copied().flatten().is_some_and(|v| is_half(edit, v));
+    let node = &edit.graph.nodes[maker(edit, v)?];
+    let operand = |i: usize| half(edit, node.inputs.get(i).copied().flatten()?);
     match (&node.op, node.op.name()) {
-        (Op::Own(_, attrs), "Cast") => attrs.int("to", 0).is_ok_and(|to| to == i64::from(DType::F16.onnx())),
+        (Op::Own(_, attrs), "Cast") => DType::from_onnx(attrs.int("to", 0).ok()?).and_then(if_half),
         (_, "DequantizeLinear") => operand(1),
         _ => operand(0),
     }

@@ -303,7 +303,7 @@ impl Trainer {
 
     /// Constants that are there because the graph's are half floats, each once for all plans.
     fn share(&self, concrete: &mut Concrete) {
-        if !self.graph.values.iter().any(|v| v.constant.as_ref().is_some_and(|t| t.dtype() == DType::F16)) {
+        if !self.graph.values.iter().any(|v| v.constant.as_ref().is_some_and(|t| t.dtype().is_half())) {
             return;
         }
         let own: HashSet<*const Tensor> =

@@ -313,6 +313,64 @@ fn functions_of_codes_have_the_gradients_of_the_functions_of_floats() {
 }
 
 #[test]
+fn the_largest_of_codes_under_a_window_has_the_gradient_of_the_largest_of_floats() {
+    let pool = || [("kernel_shape", ints(&[2, 3])), ("strides", ints(&[1, 2])), ("pads", ints(&[1, 0, 0, 1]))];
+    let turn = |m: &mut Maker, x: ValueId, perm: &[i64]| m.node(("", "Transpose"), &[x], [("perm", ints(perm))]);
+    same("NhwcMaxPool", &[2, 3, 4, 6], &|m, x| m.node(("", "MaxPool"), &[x], pool()), &|m, x| {
+        let x = m.quantised(x);
+        let x = turn(m, x, &[0, 2, 3, 1]);
+        let y = m.node((MICROSOFT, "NhwcMaxPool"), &[x], pool());
+        let y = turn(m, y, &[0, 3, 1, 2]);
+        m.real(y, STEP, ZERO)
+    });
+}
+
+#[test]
+fn attention_over_codes_has_the_gradient_of_the_floats_they_stand_for() {
+    const H: usize = 6;
+    let w = weight(&[5, 3 * H], 1, false);
+    let bias: Vec<f32> = numbers("bias", 3 * H).iter().map(|v| *v as f32 * 0.3).collect();
+    let past: Vec<f32> = numbers("past", 2 * 2 * 2 * 3 * 3).iter().map(|v| *v as f32).collect();
+    let past = Tensor::f32(&[2, 2, 2, 3, 3], past).unwrap();
+    let shape = [2, 4, 5];
+    // Ends; ends and starts; a flag for each key.
+    let ends = Tensor::new(&[2], Data::I32(vec![3, 4])).unwrap();
+    let both = Tensor::new(&[4], Data::I32(vec![3, 4, 0, 1])).unwrap();
+    let flags = Tensor::new(&[2, 4], Data::I32(vec![1, 1, 0, 1, 1, 0, 1, 1])).unwrap();
+    let longer = Tensor::new(&[2, 7], Data::I32(vec![1, 0, 1, 1, 1, 0, 1, 1, 1, 1, 1, 0, 1, 1])).unwrap();
+    for (mask, past, causal, scale) in [
+        (None, None, 0, 0.0),
+        (Some(&ends), None, 0, 0.5),
+        (Some(&both), None, 0, 0.0),
+        (Some(&flags), None, 1, 0.0),
+        (Some(&longer), Some(&past), 1, 0.0),
+    ] {
+        let attrs = || {
+            let scale = if scale == 0.0 { 1.0 / (3f32).sqrt() } else { scale };
+            [("num_heads", Attr::Int(2)), ("unidirectional", Attr::Int(causal)), ("scale", Attr::Float(scale))]
+        };
+        let optional = |m: &mut Maker, t: Option<&Tensor>| t.map(|t| m.constant(t.clone()));
+        let float = |m: &mut Maker, x: ValueId| {
+            let (real, bias) = (m.constant(w.real.clone()), m.floats(&[3 * H], &bias));
+            let y = m.node((MICROSOFT, "Attention"), &[x, real, bias], attrs());
+            let more = [optional(m, mask), optional(m, past)];
+            m.graph.nodes.last_mut().unwrap().inputs.extend(more);
+            y
+        };
+        same("QAttention", &shape, &float, &|m, x| {
+            let x = m.quantised(x);
+            let (codes, bias) = (m.constant(w.codes.clone()), m.floats(&[3 * H], &bias));
+            let (s, ws) = (m.scalar(STEP), m.floats(&[3 * H], &w.scale));
+            let y = m.node((MICROSOFT, "QAttention"), &[x, codes, bias, s, ws], attrs());
+            let (zero, wz) = (m.byte(ZERO), m.constant(Tensor::new(&[3 * H], Data::I8(w.zero.clone())).unwrap()));
+            let more = [optional(m, mask), Some(zero), Some(wz), optional(m, past)];
+            m.graph.nodes.last_mut().unwrap().inputs.extend(more);
+            y
+        });
+    }
+}
+
+#[test]
 fn an_lstm_of_codes_has_the_gradients_of_the_weights_they_stand_for() {
     const H: usize = 5;
     let (w, r) = (weight(&[1, 3, 4 * H], 2, true), weight(&[1, H, 4 * H], 2, true));

@@ -126,7 +126,7 @@ fn weight(name: &str, shape: &[usize]) -> Tensor {
     Tensor::from_f64(DType::F32, shape, &v).unwrap()
 }
 
-fn objective(name: &str) -> Objective {
+pub(crate) fn objective(name: &str) -> Objective {
     match name {
         "CrossEntropy" => Objective::CrossEntropy,
         "Labels" => Objective::Labels,
@@ -158,7 +158,7 @@ fn trainer(archive: &Archive, case: &Case, change: impl FnOnce(&mut Recipe)) -> 
 
 /// What differs from the recorded norm and products with two tensors, relative to the norm or to `floor`, if that is
 /// more: some gradients are 0 by symmetry and all rounding.
-fn differs(name: &str, want: &[f64], t: &Tensor, allowed: f64, floor: f64) -> Option<String> {
+pub(crate) fn differs(name: &str, want: &[f64], t: &Tensor, allowed: f64, floor: f64) -> Option<String> {
     let v = t.data().to_f64();
     let norm = v.iter().map(|v| v * v).sum::<f64>().sqrt();
     let product = |k: usize| numbers(&format!("{name}:{k}"), v.len()).iter().zip(&v).map(|(a, b)| a * b).sum::<f64>();

@@ -10,6 +10,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::{Epoch, PATIENCE, TuneError};
+use crate::plan::Bf16;
 use crate::scope::Scoped;
 use crate::state::{self, StateError};
 use crate::tensor::{Tensor, safetensors};
@@ -38,6 +39,9 @@ pub(super) struct Figures {
     pub(super) ended: Option<String>,
     /// Time spent.
     pub(super) seconds: f64,
+    /// What of frozen weights its steps multiply in bf16; `None` in a file of before this was written down.
+    #[serde(default)]
+    pub(super) bf16: Option<Bf16>,
 }
 
 /// A run as it stands.

@@ -88,6 +88,9 @@ pub struct Settings {
     pub budget: Option<Duration>,
     /// Bytes of tensors that scope `sparse` may choose.
     pub sparse_bytes: usize,
+    /// Whether [`TrainOptions::bf16`] is what was faster here and now rather than what was asked for. Then it tells no run
+    /// from another, and a run that goes on keeps what it began with, whatever is faster by then.
+    pub bf16_by_speed: bool,
 }
 
 /// Why a run ends without a result.
@@ -284,6 +287,8 @@ pub struct Outcome {
     pub step: Option<Duration>,
     /// What of a step ran on a GPU; `None` where there is none, or no step was made.
     pub on_gpu: Option<OnGpu>,
+    /// What of frozen weights was multiplied in bf16.
+    pub bf16: Bf16,
 }
 
 /// All that a run depends on.
@@ -319,8 +324,12 @@ impl Work<'_> {
             Device::Cpu => None,
             Device::Gpu(gpu) => Some(gpu.key()),
         };
-        // So does another type.
-        let bf16 = (self.options.bf16 != Bf16::Nothing).then(|| format!("bf16 {:?}", self.options.bf16));
+        // So does another type, but for one that was only faster: what it was is in the checkpoint.
+        let bf16 = match (s.bf16_by_speed, self.options.bf16) {
+            (true, _) => Some("bf16 by speed".to_string()),
+            (false, Bf16::Nothing) => None,
+            (false, asked) => Some(format!("bf16 {asked:?}")),
+        };
         let parts = [base, &spec, &how, &self.examples.digest()].map(str::to_string);
         for part in parts.iter().chain(&device).chain(&bf16) {
             h.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
@@ -333,12 +342,19 @@ impl Work<'_> {
     /// # Errors
     /// [`TuneError`]; the checkpoint stays.
     pub fn run(self, tell: &mut dyn FnMut(Progress<'_>)) -> Result<Outcome, TuneError> {
-        let Work { graph, opset, mut spec, settings, examples, options, checkpoint } = self;
+        let Work { graph, opset, mut spec, settings, examples, mut options, checkpoint } = self;
         check(&settings)?;
         let began = Instant::now();
         let (train, validation) = examples::divide(examples, settings.validation, settings.seed)?;
         let batcher = Batcher::new(graph, settings.objective, settings.batch);
         let saved = checkpoint.as_ref().map(|(path, _)| Checkpoint::read(path)).transpose()?.flatten();
+        if let (Some(began), Some((path, _))) = (saved.as_ref().and_then(|s| s.progress.bf16), &checkpoint) {
+            if began != options.bf16 && !settings.bf16_by_speed {
+                let why = format!("its run multiplies {} in bf16, this one {}", began.words(), options.bf16.words());
+                return Err(TuneError::Checkpoint { path: path.clone(), why });
+            }
+            options.bf16 = began;
+        }
         let all = [&train[..], &validation].concat();
         let extremes = batcher.extremes(examples, &all)?;
         let kept =
@@ -398,6 +414,7 @@ impl Work<'_> {
             }
             None => {
                 let mut fresh = Checkpoint::default();
+                fresh.progress.bf16 = Some(options.bf16);
                 fresh.progress.chosen.clone_from(&spec.tensors);
                 fresh.progress.before = loss_on(&mut trainer, examples, &batcher, &validation)?;
                 fresh.progress.lowest = fresh.progress.before;
@@ -494,6 +511,7 @@ impl Work<'_> {
             ended,
             step: times.get(times.len() / 2).copied(),
             on_gpu,
+            bf16: options.bf16,
         })
     }
 }

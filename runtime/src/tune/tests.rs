@@ -55,6 +55,7 @@ pub(super) fn settings() -> Settings {
         patience: None,
         budget: None,
         sparse_bytes: 1 << 10,
+        bf16_by_speed: false,
     }
 }
 
@@ -139,6 +140,47 @@ fn a_run_stopped_after_any_step_goes_on_to_the_same_bits_whatever_the_threads() 
         assert_eq!(resumed, (at > 1).then(|| at - 1));
         assert_eq!(out.tensors, whole.tensors, "stopped after {at}");
         assert_eq!((out.losses, out.epochs, out.best), (whole.losses.clone(), whole.epochs.clone(), whole.best));
+    }
+}
+
+#[test]
+fn a_run_whose_precision_was_a_matter_of_speed_goes_on_in_it_when_the_other_is_faster() {
+    let dir = tempfile::tempdir().unwrap();
+    let graph = in_codes(lengths());
+    let by_speed = || Settings { bf16_by_speed: true, ..settings() };
+    let run = |bf16: Bf16, settings: Settings, checkpoint: Option<&PathBuf>, tell: &mut dyn FnMut(Progress<'_>)| {
+        // Rows enough that codes are made floats in every run, which is what is done in bf16.
+        let mut examples = of_lengths(&[12; 60]);
+        let options = TrainOptions { bf16, ..TrainOptions::default() };
+        let checkpoint = checkpoint.map(|path| (path.clone(), Duration::ZERO));
+        let spec = spec("lora");
+        let work = Work { graph: &graph, opset: 17, spec, settings, examples: &mut examples, options, checkpoint };
+        (work.identity("base"), work.run(tell))
+    };
+    let (one, float) = run(Bf16::Nothing, by_speed(), None, &mut |_| {});
+    let (other, half) = run(Bf16::Codes, by_speed(), None, &mut |_| {});
+    let (float, half) = (float.unwrap(), half.unwrap());
+    assert_eq!(one, other, "a restart where the other is faster does not find its checkpoint");
+    assert_ne!(float.tensors, half.tensors, "no product was in bf16");
+    assert_eq!((float.bf16, half.bf16), (Bf16::Nothing, Bf16::Codes));
+    for (began, now, whole) in [(Bf16::Codes, Bf16::Nothing, &half), (Bf16::Nothing, Bf16::Codes, &float)] {
+        let path = dir.path().join(format!("{}.checkpoint", began.words()));
+        let kept = path.with_extension("kept");
+        run(began, by_speed(), Some(&path), &mut |p| {
+            if matches!(p, Progress::Step { step: 9, .. }) {
+                std::fs::copy(&path, &kept).unwrap();
+            }
+        })
+        .1
+        .unwrap();
+        // Asked for by name it is another run, under another name; a file that was renamed is refused.
+        let asked = run(now, settings(), Some(&kept), &mut |_| {});
+        assert_ne!(asked.0, one);
+        let e = asked.1.unwrap_err().to_string();
+        assert!(e.contains(began.words()) && e.contains(now.words()), "{e}");
+        let out = run(now, by_speed(), Some(&kept), &mut |_| {}).1.unwrap();
+        assert_eq!(out.bf16, began);
+        assert_eq!((out.tensors, &out.losses), (whole.tensors.clone(), &whole.losses));
     }
 }
 
@@ -270,6 +312,20 @@ fn lengths() -> Graph {
         at = y;
     }
     (g.inputs, g.outputs) = (vec![x], vec![at]);
+    g
+}
+
+/// The same with its first weight in 8 bits.
+fn in_codes(mut g: Graph) -> Graph {
+    let at = g.values.iter().position(|v| v.name == "wide").unwrap();
+    let real = g.values[at].constant.take().unwrap();
+    let codes = real.as_f32().unwrap().iter().map(|v| (v * 254.0).round() as i8).collect();
+    let codes = Arc::new(Tensor::new(real.shape(), crate::tensor::Data::I8(codes)).unwrap());
+    let codes = g.add_value("wide.codes", None, Some(codes));
+    let scale = g.add_value("wide.scale", None, Some(Arc::new(Tensor::f32(&[], vec![1.0 / 254.0]).unwrap())));
+    let op = Op::Own(crate::ops::find("", "DequantizeLinear").unwrap(), Arc::new(Attrs::of([])));
+    let inputs = vec![Some(codes), Some(scale)];
+    g.nodes.insert(0, Node { name: "real".into(), op, inputs, outputs: vec![Some(at)] });
     g
 }
 

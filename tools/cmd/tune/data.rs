@@ -103,7 +103,6 @@ impl From<Stored> for Features {
 /// What a run was, for the report.
 struct Done {
     outcome: Outcome,
-    bf16: Bf16,
     /// Why it ran where it ran, where that was measured.
     device_why: Option<String>,
     profile: Vec<StepRow>,
@@ -393,7 +392,7 @@ impl Tune {
         }
     }
 
-    fn settings(&self, loss: &Loss) -> anyhow::Result<Settings> {
+    fn settings(&self, loss: &Loss, graph: &Graph) -> anyhow::Result<Settings> {
         let decay = self.weight_decay;
         let optimizer = match self.optimizer {
             Method::Adamw => {
@@ -428,6 +427,7 @@ impl Tune {
             patience: self.patience,
             budget: self.budget,
             sparse_bytes: bytes(self.sparse_bytes),
+            bf16_by_speed: self.precision.by_speed(graph),
         })
     }
 
@@ -448,7 +448,7 @@ impl Tune {
         let bf16 = self.precision.bf16(graph);
         let on =
             |device| TrainOptions { profile: profile.clone(), device, bf16, ..TrainOptions::on_threads(self.threads) };
-        let settings = self.settings(loss)?;
+        let settings = self.settings(loss, graph)?;
         let chosen = self.device.choose(
             || {
                 let (scopes, digest) = (spec.scopes.join(","), base.rsplit(':').next().unwrap_or(base));
@@ -493,7 +493,7 @@ impl Tune {
         // What a run before this one did was not measured.
         let taken = outcome.steps.saturating_sub(resumed_at.unwrap_or(0)) as usize;
         let profile = profile.map_or(Vec::new(), |profile| StepRow::of(&profile, taken));
-        Ok(Done { outcome, bf16, device_why, profile, run, resumed_at, parameters, presses, held, anonymous, began })
+        Ok(Done { outcome, device_why, profile, run, resumed_at, parameters, presses, held, anonymous, began })
     }
 
     fn report(
@@ -532,11 +532,7 @@ impl Tune {
             peak_increment_bytes: peak_rss_bytes().zip(done.held).map(|(peak, held)| peak.saturating_sub(held)),
             anonymous_increment_bytes: done.anonymous,
             step_ms: o.step.map(|t| t.as_secs_f64() * 1e3),
-            bf16: match done.bf16 {
-                Bf16::Nothing => "nothing",
-                Bf16::Codes => "codes",
-                Bf16::Weights => "weights",
-            },
+            bf16: o.bf16.words(),
             device: {
                 let told = done.device_why.iter().cloned().chain(device::told(o.on_gpu.as_ref()));
                 Some(told.collect::<Vec<_>>().join("; ")).filter(|told| !told.is_empty())
@@ -568,8 +564,11 @@ impl Tune {
                 (false, _) => "nothing published".into(),
             };
             output::line(format!("{outcome}: {}", document.reason))?;
-            match done.bf16 {
+            match o.bf16 {
                 Bf16::Nothing => {}
+                Bf16::Codes if done.resumed_at.is_some() => {
+                    output::line("int8 weights were multiplied in bf16, as when the run began")?
+                }
                 Bf16::Codes => {
                     output::line("int8 weights were multiplied in bf16, which this CPU does faster than f32")?
                 }

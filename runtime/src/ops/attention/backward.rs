@@ -4,7 +4,7 @@
 //! node and dies there.
 use super::core::Sizes;
 use super::mask::{Mask, Meaning};
-use super::microsoft::{self, Seen};
+use super::microsoft::{self, Projected, Seen};
 use super::{multi_head, standard};
 use crate::autodiff::Backward;
 use crate::graph::ValueId;
@@ -25,7 +25,7 @@ static ATTENTION_MASK: OpDef = OpDef::new(
     |attrs, inputs| {
         let (sizes, _) = mask_of(attrs, |i| optional(inputs, i).map(|f| (f.dtype, &f.shape[..])))?;
         let Sizes { b, h, s, l, .. } = sizes;
-        Ok(Some(vec![Fact::new(need(inputs, 0, "Q")?.dtype, vec![b, h, s, l])]))
+        Ok(Some(vec![Fact::new(need(inputs, number(attrs)?, "Q")?.dtype, vec![b, h, s, l])]))
     },
     |attrs, inputs| {
         let (sizes, mut mask) = mask_of(attrs, |i| optional(inputs, i).map(|t| (t.dtype(), t.shape())))?;
@@ -38,16 +38,22 @@ static ATTENTION_MASK: OpDef = OpDef::new(
             mask.add(&values, [b, s], [n / s.max(1) / h, n / s.max(1) % h, n % s.max(1)], row);
             row.iter_mut().for_each(|v| *v = v.max(HIDDEN));
         }
-        Ok(vec![Tensor::from_f64(need(inputs, 0, "Q")?.dtype(), &[b, h, s, l], &out)?])
+        Ok(vec![Tensor::from_f64(need(inputs, number(attrs)?, "Q")?.dtype(), &[b, h, s, l], &out)?])
     },
 )
 .domain(HONE)
 .vjp(flat);
 
+/// The operand whose type is that of the scores: of codes, their scale.
+fn number(attrs: &Attrs) -> Result<usize, OpError> {
+    Ok(if attrs.str(OF, "")? == "codes" { 3 } else { 0 })
+}
+
 fn mask_of<'a>(attrs: &Attrs, of: impl Fn(usize) -> Option<Seen<'a>>) -> Result<(Sizes, Mask), OpError> {
     match attrs.str(OF, "")? {
         "standard" => standard::Call::new(attrs, of).map(|c| (c.sizes, c.mask)),
         "multi_head" => multi_head::Call::new(attrs, of).map(|c| (c.sizes, c.mask)),
+        "codes" => microsoft::call_of_codes(attrs, of).map(|p| (p.sizes, p.mask)),
         _ => microsoft::call(attrs, of).map(|(p, _)| (p.sizes, p.mask)),
     }
 }
@@ -217,40 +223,58 @@ pub(super) fn projected(b: &mut Backward<'_>) -> Result<(), OpError> {
     b.through(|b| {
         let facts = seen(b);
         let (p, _) = microsoft::call(&b.attrs(), of(&facts))?;
-        let Sizes { h, d, e, .. } = p.sizes;
         let (x, w) = (b.x(0)?, b.x(1)?);
         let mut rows = b.binary("MatMul", x, w)?;
         if let Some(bias) = b.optional(2) {
             rows = b.add(rows, bias)?;
         }
-        let mut parts = [rows; 3];
-        for (part, (from, to)) in parts.iter_mut().zip([(0, h * d), (h * d, 2 * h * d), (2 * h * d, h * (2 * d + e))]) {
-            let own = b.slice(rows, 2, from, to)?;
-            *part = heads(b, own, h)?;
-        }
-        let [q, mut k, mut v] = parts;
-        if let Some(past) = b.optional(4) {
-            let shape = b.shape(past)[1..].to_vec();
-            for (side, x) in [&mut k, &mut v].into_iter().enumerate() {
-                let own = b.slice(past, 0, side, side + 1)?;
-                let own = b.reshape(own, &shape)?;
-                *x = with_past(b, Some(own), *x)?;
-            }
-        }
-        let problem = Problem { sizes: p.sizes, scale: p.scale, softcap: 0.0, mask: p.mask, of: "projected", bias: 5 };
-        let y = attend(b, &problem, q, k, v)?;
-        let y = tokens(b, y)?;
-        if !p.present {
-            return Ok(vec![y]);
-        }
-        let one = |b: &mut Backward<'_>, x: ValueId| {
-            let shape = [&[1], b.shape(x)].concat();
-            b.reshape(x, &shape)
-        };
-        let (k, v) = (one(b, k)?, one(b, v)?);
-        let present = b.concat(&[k, v], 0)?;
-        Ok(vec![y, present])
+        from_rows(b, rows, p, 4, "projected")
     })
+}
+
+/// The results of a `QAttention` whose codes and weight are projected to `rows`.
+pub(in crate::ops) fn of_codes(b: &mut Backward<'_>, rows: ValueId) -> Result<Vec<ValueId>, OpError> {
+    let facts = seen(b);
+    let p = microsoft::call_of_codes(&b.attrs(), of(&facts))?;
+    from_rows(b, rows, p, 8, "codes")
+}
+
+/// The results for projected rows, with the past that operand `past` holds.
+fn from_rows(
+    b: &mut Backward<'_>,
+    rows: ValueId,
+    p: Projected,
+    past: usize,
+    of: &'static str,
+) -> Result<Vec<ValueId>, OpError> {
+    let Sizes { h, d, e, .. } = p.sizes;
+    let mut parts = [rows; 3];
+    for (part, (from, to)) in parts.iter_mut().zip([(0, h * d), (h * d, 2 * h * d), (2 * h * d, h * (2 * d + e))]) {
+        let own = b.slice(rows, 2, from, to)?;
+        *part = heads(b, own, h)?;
+    }
+    let [q, mut k, mut v] = parts;
+    if let Some(past) = b.optional(past) {
+        let shape = b.shape(past)[1..].to_vec();
+        for (side, x) in [&mut k, &mut v].into_iter().enumerate() {
+            let own = b.slice(past, 0, side, side + 1)?;
+            let own = b.reshape(own, &shape)?;
+            *x = with_past(b, Some(own), *x)?;
+        }
+    }
+    let problem = Problem { sizes: p.sizes, scale: p.scale, softcap: 0.0, mask: p.mask, of, bias: 5 };
+    let y = attend(b, &problem, q, k, v)?;
+    let y = tokens(b, y)?;
+    if !p.present {
+        return Ok(vec![y]);
+    }
+    let one = |b: &mut Backward<'_>, x: ValueId| {
+        let shape = [&[1], b.shape(x)].concat();
+        b.reshape(x, &shape)
+    };
+    let (k, v) = (one(b, k)?, one(b, v)?);
+    let present = b.concat(&[k, v], 0)?;
+    Ok(vec![y, present])
 }
 
 /// Of a rotation: the rotation back, by the sines negated. `sines` is the position of those.

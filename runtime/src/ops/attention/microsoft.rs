@@ -183,6 +183,18 @@ pub(super) fn padding_layer(
 
 /// The operands of this operator.
 const OPERANDS: Operands = Operands { mask_index: 3, past: 4, attention_bias: Some(5) };
+/// Those of `QAttention`, after input, weight and bias with their scales and zero points.
+const OF_CODES: Operands = Operands { mask_index: 5, past: 8, attention_bias: None };
+
+/// The attention of a `QAttention`.
+pub(super) fn call_of_codes<'a>(attrs: &Attrs, of: impl Fn(usize) -> Option<Seen<'a>>) -> Result<Projected, OpError> {
+    let must = |index: usize, name: &'static str| of(index).map(|t| t.1).ok_or(OpError::MissingInput { index, name });
+    let (x, w) = (must(0, "input")?, must(1, "weight")?);
+    match (x, w) {
+        (&[b, s, i], &[wi, width]) if i == wi => Projected::new(attrs, OF_CODES, [b, s], width, of),
+        _ => Err(OpError::shape("operands of QAttention", "[B, S, I] and [I, 3H]", (x, w))),
+    }
+}
 
 /// Checks input, weights and bias; gives the attention and the length of the input's features.
 pub(super) fn call<'a>(attrs: &Attrs, of: impl Fn(usize) -> Option<Seen<'a>>) -> Result<(Projected, usize), OpError> {

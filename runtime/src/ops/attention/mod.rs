@@ -24,6 +24,7 @@ mod standard;
     reason = "QAttention of the quantised family and the fusion of decomposed attention call these"
 )]
 pub(super) use self::{
+    backward::of_codes,
     core::{Attended, Core, Sizes, Stage, core, heads_first, tokens_first},
     microsoft::{Operands, Projected},
 };

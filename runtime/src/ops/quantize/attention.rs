@@ -20,7 +20,8 @@ pub(super) static QATTENTION: OpDef = OpDef::new(
     attention,
 )
 .domain(MICROSOFT)
-.kernel(super::heads::lower);
+.kernel(super::heads::lower)
+.vjp(super::spelled::attention);
 
 #[derive(Clone, Copy)]
 pub(super) struct Heads {

@@ -119,4 +119,5 @@ pub(super) static NHWC_MAX_POOL: OpDef = OpDef::new(
         Ok(vec![coded(x.dtype(), &channels_at_end(&[&[n, c], &w.output[..]].concat()), &q)?])
     },
 )
-.domain(MICROSOFT);
+.domain(MICROSOFT)
+.vjp(super::spelled::max_pool);

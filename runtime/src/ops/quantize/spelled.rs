@@ -222,6 +222,32 @@ pub(super) fn pool(b: &mut Backward<'_>, name: &str) -> Result<(), OpError> {
     })
 }
 
+/// Of `NhwcMaxPool`: the codes themselves are compared, and their results are codes of the same scale.
+pub(super) fn max_pool(b: &mut Backward<'_>) -> Result<(), OpError> {
+    b.through(|b| {
+        let x = b.x(0)?;
+        let (dtype, codes) = (b.cotangent(x), b.dtype(x));
+        let one = b.scalar(dtype, 1.0)?;
+        let x = real_of(b, x, one, None, 0)?;
+        let x = channels_second(b, x)?;
+        let attrs = kept(b, WINDOW);
+        let y = b.one(standard("MaxPool")?, attrs, &[Some(x)])?;
+        let y = channels_last(b, y)?;
+        let zero = b.constant(Tensor::zeros(codes, &[])?);
+        Ok(vec![b.one(standard("QuantizeLinear")?, Attrs::of([]), &[Some(y), Some(one), Some(zero)])?])
+    })
+}
+
+/// Of `QAttention`.
+pub(super) fn attention(b: &mut Backward<'_>) -> Result<(), OpError> {
+    b.through(|b| {
+        let (x, w) = (real(b, 0, 3, 6, 0)?, real(b, 1, 4, 7, -1)?);
+        let rows = b.binary("MatMul", x, w)?;
+        let rows = with_bias(b, rows, 2)?;
+        crate::ops::attention::of_codes(b, rows)
+    })
+}
+
 /// Of `QLinearSoftmax`, which is of the version it says itself.
 pub(super) fn softmax(b: &mut Backward<'_>) -> Result<(), OpError> {
     b.through(|b| {

@@ -1,4 +1,4 @@
-//! Tensors of `f16` are computed in `f32`: as [`super`] says of sums, in between and not at the end.
+//! Tensors of `f16` and `bf16` are computed in `f32`: as [`super`] says of sums, in between and not at the end.
 //!
 //! A value may exist as the file has it, in `f32` (its *twin*), or both. Between operators that have a twin form nothing is
 //! rounded to 16 bits, as in ONNX Runtime; results of the graph are.
@@ -11,7 +11,7 @@ use crate::plan::specialise::{How, Planned};
 use crate::tensor::{DType, Tensor};
 
 pub(super) fn run(net: &mut Net<'_>) -> Result<(), OpError> {
-    let half = |net: &Net<'_>, v: ValueId| net.fact(v).is_some_and(|f| f.dtype == DType::F16);
+    let half = |net: &Net<'_>, v: ValueId| net.fact(v).is_some_and(|f| f.dtype.is_half());
     if !(0..net.len()).any(|i| net.at(i).is_some_and(|h| h.node.outputs.iter().flatten().any(|&v| half(net, v)))) {
         return Ok(());
     }
@@ -43,7 +43,7 @@ struct Walk<'n, 's> {
 
 impl Walk<'_, '_> {
     fn half(&self, v: ValueId) -> bool {
-        self.net.fact(v).is_some_and(|f| f.dtype == DType::F16)
+        self.net.fact(v).is_some_and(|f| f.dtype.is_half())
     }
 
     fn take(&mut self, p: Planned) -> Result<(), OpError> {
@@ -72,7 +72,7 @@ impl Walk<'_, '_> {
         Ok(())
     }
 
-    /// Whether the node does in `f32` what it does in `f16`.
+    /// Whether the node does in `f32` what it does in 16 bits.
     fn widens(&self, p: &Planned) -> bool {
         let How::Own(def, _) = &p.how else { return false };
         let known = |v: &ValueId| self.net.fact(*v).is_some();
@@ -93,7 +93,7 @@ impl Walk<'_, '_> {
         new
     }
 
-    /// `v` in `f32` when it is `f16`, made if need be; else `v`.
+    /// `v` in `f32` when it is of 16 bits, made if need be; else `v`.
     fn wide(&mut self, v: ValueId) -> Result<ValueId, OpError> {
         if !self.half(v) {
             return Ok(v);
@@ -118,9 +118,9 @@ impl Walk<'_, '_> {
 
     /// Makes `v` as the file has it if it is not there.
     fn narrow(&mut self, v: ValueId) {
-        if let (false, Some(twin)) = (self.made[v], self.twin[v]) {
+        if let (false, Some(twin), Some(dtype)) = (self.made[v], self.twin[v], self.net.fact(v).map(|f| f.dtype)) {
             self.made[v] = true;
-            self.convert(twin, v, DType::F16);
+            self.convert(twin, v, dtype);
         }
     }
 
@@ -131,7 +131,7 @@ impl Walk<'_, '_> {
     }
 }
 
-/// Operators whose results in `f32` are those in `f16`, but for rounding.
+/// Operators whose results in `f32` are those in 16 bits, but for rounding.
 static WIDENED: &[&str] = &[
     "Abs",
     "Add",

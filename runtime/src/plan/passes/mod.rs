@@ -64,7 +64,7 @@ pub(super) fn optimise(special: &mut Special, residents: &[ValueId]) -> Result<(
     Ok(())
 }
 
-/// What is `f16` in `f32` from here on, as plans compute it, for what is made of the graph before it is planned.
+/// What is `f16` or `bf16` in `f32` from here on, as plans compute it, for what is made of the graph before it is planned.
 ///
 /// # Errors
 /// As [`optimise`].

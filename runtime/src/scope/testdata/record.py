@@ -28,7 +28,8 @@ sys.path.insert(0, str(HERE.parents[1] / "train/testdata"))
 import record as walk  # noqa: E402
 
 MODELS = HERE.parents[1] / "quant/testdata"
-RANK, ALPHA = 4, 8.0
+# What paths are filled with are numbers in -FILL..FILL.
+RANK, ALPHA, FILL = 4, 8.0, 0.1
 RANGE = {torch.uint8: (0, 255), torch.int8: (-128, 127)}
 
 
@@ -68,7 +69,7 @@ def path(layers, params, name, shape):
             a, b = (RANK, *shape[1:]), (shape[0], RANK, *[1] * (len(shape) - 2))
         for suffix, s in (("lora_A", a), ("lora_B", b)):
             key = f"{name}.{suffix}"
-            params[key] = torch.tensor(0.1 * walk.numbers(key, int(np.prod(s))).reshape(s), requires_grad=True)
+            params[key] = torch.tensor(FILL * walk.numbers(key, int(np.prod(s))).reshape(s), requires_grad=True)
         layers.append(name)
     return params[f"{name}.lora_A"], params[f"{name}.lora_B"]
 
@@ -215,4 +216,5 @@ def main():
         print(e["name"], e["loss"], e["layers"])
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -116,7 +116,8 @@ def run(graph, values, dtype=torch.float64):
         elif op == "LayerNormalization":
             y = F.layer_norm(x[0], x[1].shape, x[1], x[2], a.get("epsilon", 1e-5))
         elif op == "Clip":
-            y = x[0].clamp(float(x[1]), float(x[2]))
+            bounds = [float(b) if b is not None else None for b in (x[1:] + [None, None])[:2]]
+            y = x[0].clamp(*bounds)
         elif op == "Gather":
             axis = a.get("axis", 0)
             i = x[1].long()
@@ -144,6 +145,8 @@ def run(graph, values, dtype=torch.float64):
         elif op == "ConstantOfShape":
             t = numpy_helper.to_array(a["value"]) if "value" in a else np.zeros(1, np.float32)
             y = torch.full(ints(0), t.item(), dtype=torch.float64 if t.dtype == np.float32 else torch.int64)
+        elif op == "Expand":
+            y = x[0].expand(torch.broadcast_shapes(x[0].shape, ints(1)))
         elif op == "Concat":
             y = torch.cat(x, a["axis"])
         elif op == "Transpose":
@@ -152,6 +155,8 @@ def run(graph, values, dtype=torch.float64):
             axes = ints(1) if len(x) > 1 else a.get("axes", list(range(x[0].dim())))
             f = {"ReduceSum": torch.sum, "ReduceMean": torch.mean, "ReduceMax": torch.amax}[op]
             y = f(x[0], dim=axes, keepdim=bool(a.get("keepdims", 1)))
+        elif op == "ReduceL2":
+            y = torch.linalg.vector_norm(x[0], dim=ints(1) if len(x) > 1 else a["axes"], keepdim=bool(a.get("keepdims", 1)))
         elif op == "Softmax":
             y = x[0].softmax(a.get("axis", -1))
         elif op == "Cast":
@@ -197,9 +202,9 @@ def objective(kind, y, target, w):
     return (row * w).sum()
 
 
-def summary(name, t):
+def summary(name, t, products=2):
     t = t.detach().double().flatten().numpy()
-    return [float(np.linalg.norm(t))] + [float(t @ numbers(f"{name}:{k}", t.size)) for k in (0, 1)]
+    return [float(np.linalg.norm(t))] + [float(t @ numbers(f"{name}:{k}", t.size)) for k in range(products)]
 
 
 OPTIMIZERS = {
