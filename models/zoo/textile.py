@@ -3,7 +3,7 @@
     python -m venv venv && venv/bin/pip install numpy==2.4.6 onnx==1.23.2 onnxruntime==1.32.0 torch==2.15.0 pillow
     venv/bin/pip download --no-deps conformal-clip-data==0.1.4 && unzip conformal_clip_data-*.whl
     venv/bin/python textile.py --hone HONE --model MODEL.onnx --photos conformal_clip_data/data/textile_images/simulated \
-        --work DIR [--seeds 1 2 3] [--epochs 10] [--curves]
+        --work DIR [--seeds 1 2 3] [--epochs 10] [--curves] [--rates 3e-4]
 
 MODEL is `efficientnet-lite0-imagenet` of models/zoo.toml (`cargo xtask zoo` fetches it). Three classes (nominal, local, global),
 20 photos each to learn from, 60 each to test on, drawn by the seed. Both sides get the same tensors in the same order, the
@@ -104,7 +104,7 @@ def curves(a, model):
     for seed in a.seeds:
         work = a.work / f"seed-{seed}"
         learn, _ = data(a.photos, work, seed)
-        for rate in RATES:
+        for rate in a.rates:
             ours = in_hone(a.hone, a.model, work, seed, a.epochs, rate, "--dry-run")["loss"]
             single, double = (peer(model, seed, t).tune(learn, seed, a.epochs, BATCH, rate, WARMUP, until=50)
                               for t in (torch.float32, torch.float64))
@@ -120,6 +120,7 @@ def main():
     p.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     p.add_argument("--epochs", type=int, default=10)
     p.add_argument("--curves", action="store_true")
+    p.add_argument("--rates", type=float, nargs="+", default=RATES)
     a = p.parse_args()
     torch.set_num_threads(2)
     model = onnx.load(a.model)
