@@ -146,11 +146,13 @@ fn a_run_stopped_after_any_step_goes_on_to_the_same_bits_whatever_the_threads() 
 #[test]
 fn a_run_whose_precision_was_a_matter_of_speed_goes_on_in_it_when_the_other_is_faster() {
     let dir = tempfile::tempdir().unwrap();
-    let graph = in_codes(lengths());
+    // A product behind what is trained: one before it is computed once, and not in a step.
+    let graph = coded(lengths(), "narrow");
+    let settings = || Settings { batch: 32, ..settings() };
     let by_speed = || Settings { bf16_by_speed: true, ..settings() };
     let run = |bf16: Bf16, settings: Settings, checkpoint: Option<&PathBuf>, tell: &mut dyn FnMut(Progress<'_>)| {
         // Rows enough that codes are made floats in every run, which is what is done in bf16.
-        let mut examples = of_lengths(&[12; 60]);
+        let mut examples = of_lengths(&[12; 160]);
         let options = TrainOptions { bf16, ..TrainOptions::default() };
         let checkpoint = checkpoint.map(|path| (path.clone(), Duration::ZERO));
         let spec = spec("lora");
@@ -316,13 +318,19 @@ fn lengths() -> Graph {
 }
 
 /// The same with its first weight in 8 bits.
-fn in_codes(mut g: Graph) -> Graph {
-    let at = g.values.iter().position(|v| v.name == "wide").unwrap();
+fn in_codes(g: Graph) -> Graph {
+    coded(g, "wide")
+}
+
+/// That weight as codes of eight bits.
+fn coded(mut g: Graph, weight: &str) -> Graph {
+    let at = g.values.iter().position(|v| v.name == weight).unwrap();
     let real = g.values[at].constant.take().unwrap();
     let codes = real.as_f32().unwrap().iter().map(|v| (v * 254.0).round() as i8).collect();
     let codes = Arc::new(Tensor::new(real.shape(), crate::tensor::Data::I8(codes)).unwrap());
-    let codes = g.add_value("wide.codes", None, Some(codes));
-    let scale = g.add_value("wide.scale", None, Some(Arc::new(Tensor::f32(&[], vec![1.0 / 254.0]).unwrap())));
+    let codes = g.add_value(&format!("{weight}.codes"), None, Some(codes));
+    let scale =
+        g.add_value(&format!("{weight}.scale"), None, Some(Arc::new(Tensor::f32(&[], vec![1.0 / 254.0]).unwrap())));
     let op = Op::Own(crate::ops::find("", "DequantizeLinear").unwrap(), Arc::new(Attrs::of([])));
     let inputs = vec![Some(codes), Some(scale)];
     g.nodes.insert(0, Node { name: "real".into(), op, inputs, outputs: vec![Some(at)] });
