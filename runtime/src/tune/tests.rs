@@ -317,12 +317,7 @@ fn lengths() -> Graph {
     g
 }
 
-/// The same with its first weight in 8 bits.
-fn in_codes(g: Graph) -> Graph {
-    coded(g, "wide")
-}
-
-/// That weight as codes of eight bits.
+/// The same with that weight in 8 bits.
 fn coded(mut g: Graph, weight: &str) -> Graph {
     let at = g.values.iter().position(|v| v.name == weight).unwrap();
     let real = g.values[at].constant.take().unwrap();
