@@ -160,7 +160,8 @@ fn a_run_whose_precision_was_a_matter_of_speed_goes_on_in_it_when_the_other_is_f
     let (other, half) = run(Bf16::Weights, by_speed(), None, &mut |_| {});
     let (float, half) = (float.unwrap(), half.unwrap());
     assert_eq!(one, other, "a restart where the other is faster does not find its checkpoint");
-    assert_ne!(float.tensors, half.tensors, "no product was in bf16");
+    // The tensors are those of the best validation, which random examples leave where they began.
+    assert_ne!(float.losses, half.losses, "no product was in bf16");
     assert_eq!((float.bf16, half.bf16), (Bf16::Nothing, Bf16::Weights));
     for (began, now, whole) in [(Bf16::Weights, Bf16::Nothing, &half), (Bf16::Nothing, Bf16::Weights, &float)] {
         let path = dir.path().join(format!("{}.checkpoint", began.words()));
