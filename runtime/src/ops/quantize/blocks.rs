@@ -228,8 +228,7 @@ pub(super) static GATHER_BLOCK_QUANTIZED: OpDef = OpDef::new(
     },
 )
 .domain(MICROSOFT)
-.kernel(super::looked::lower)
-.gpu(super::looked::recorded);
+.kernel(super::looked::lower);
 
 /// The geometry of a `GatherBlockQuantized`.
 pub(super) struct Gather {
