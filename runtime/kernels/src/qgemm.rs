@@ -117,25 +117,6 @@ impl Kernel {
     pub fn available(&self) -> bool {
         self.dot.available()
     }
-
-    /// [`product_codes`] in this form; returns false where this CPU has not got it.
-    ///
-    /// # Panics
-    /// As [`product_codes`].
-    pub fn product_codes(
-        &self,
-        pool: &Pool,
-        g: &Problem<'_>,
-        columns: &Columns<'_>,
-        r: &Requant<'_>,
-        y: &mut [u8],
-    ) -> bool {
-        let available = self.available();
-        if available {
-            codes_on(self.dot, pool, g, columns, r, y);
-        }
-        available
-    }
 }
 
 /// The formula.

@@ -8,8 +8,8 @@ use super::*;
 use crate::import::{Limits, from_onnx, to_onnx};
 use crate::plan::RunOptions;
 use crate::quant::{self, Prepared};
-use crate::train::tests::{differs, numbers, objective};
-use crate::train::{Batch, Optimizer, Recipe, TrainOptions, Trainer};
+use crate::train::tests::{differs, numbers, recipe_for};
+use crate::train::{Batch, TrainOptions, Trainer};
 
 #[derive(serde::Deserialize)]
 struct Case {
@@ -105,20 +105,6 @@ fn model(zoo: &Path, case: &Case, batch: &[Tensor]) -> (Graph, i64) {
     (graph, info.opset)
 }
 
-fn recipe(output: &str, kind: &str, trainable: Vec<String>) -> Recipe {
-    Recipe {
-        output: output.into(),
-        objective: objective(kind),
-        trainable,
-        undecayed: Vec::new(),
-        optimizer: Optimizer::ADAMW,
-        clip: None,
-        accumulate: false,
-        max_bytes: None,
-        spare: 0.0,
-    }
-}
-
 /// The loss, and the gradients by name, of low-rank paths beside every projection, filled by the recipe's rule.
 fn sentence_gradients(graph: &Graph, opset: i64, inputs: Vec<Tensor>) -> (f64, BTreeMap<String, Tensor>) {
     let output = "sentence_embedding";
@@ -140,7 +126,7 @@ fn sentence_gradients(graph: &Graph, opset: i64, inputs: Vec<Tensor>) -> (f64, B
     };
     let leaves: Vec<(String, Tensor)> = values(&scoped.graph, &scoped.trainable).into_iter().map(filled).collect();
     let graph = scoped.with(&leaves).unwrap();
-    let recipe = recipe(output, "Contrastive", scoped.trainable.clone());
+    let recipe = recipe_for(output, "Contrastive", scoped.trainable.clone());
     let mut trainer = Trainer::new(&graph, recipe, TrainOptions::default()).unwrap();
     let (loss, gradients) = trainer.gradients(&Batch { inputs, target: None, weights: None }).unwrap();
     (f64::from(loss), scoped.trainable.into_iter().zip(gradients).collect())
@@ -164,7 +150,7 @@ fn picture_gradients(graph: &Graph, tiles: &[String], names: Vec<String>) -> (f6
     let image = pictures(tiles);
     let labels = (0..tiles.len() as i64).map(|i| 500 * i + 1).collect();
     let target = Some(Tensor::i64(&[tiles.len()], labels).unwrap());
-    let recipe = recipe("logits", "Labels", names.clone());
+    let recipe = recipe_for("logits", "Labels", names.clone());
     let mut trainer = Trainer::new(graph, recipe, TrainOptions::default()).unwrap();
     let (loss, gradients) = trainer.gradients(&Batch { inputs: vec![image], target, weights: None }).unwrap();
     (f64::from(loss), names.into_iter().zip(gradients).collect())

@@ -126,7 +126,7 @@ fn weight(name: &str, shape: &[usize]) -> Tensor {
     Tensor::from_f64(DType::F32, shape, &v).unwrap()
 }
 
-pub(crate) fn objective(name: &str) -> Objective {
+fn objective(name: &str) -> Objective {
     match name {
         "CrossEntropy" => Objective::CrossEntropy,
         "Labels" => Objective::Labels,
@@ -139,10 +139,15 @@ pub(crate) fn objective(name: &str) -> Objective {
 }
 
 fn recipe(case: &Case) -> Recipe {
+    recipe_for(&case.output, &case.objective, case.gradients.keys().cloned().collect())
+}
+
+/// That trains these by AdamW, in whole batches and whatever memory it takes.
+pub(crate) fn recipe_for(output: &str, kind: &str, trainable: Vec<String>) -> Recipe {
     Recipe {
-        output: case.output.clone(),
-        objective: objective(&case.objective),
-        trainable: case.gradients.keys().cloned().collect(),
+        output: output.into(),
+        objective: objective(kind),
+        trainable,
         undecayed: Vec::new(),
         optimizer: Optimizer::ADAMW,
         clip: None,
