@@ -45,8 +45,9 @@ impl Gather {
     }
 }
 
-/// The parameters of a kernel that chooses by index, its indices (of 64 bits when they are wide) and the function `position`.
-pub(crate) fn indices_of(wide: bool) -> String {
+/// The parameters of a kernel that chooses by index, with those in `more` behind, its indices (of 64 bits when they are wide) and
+/// the function `position`.
+pub(crate) fn indices_of(wide: bool, more: &str) -> String {
     let (index, position) = if wide {
         // Beyond 32 bits it is out of range, whatever its low half says.
         let checked = "    if pair.y != (pair.x >> 31u) {\n        return -1;\n    }";
@@ -54,7 +55,7 @@ pub(crate) fn indices_of(wide: bool) -> String {
     } else {
         ("i32", "    var at = I[i];".to_string())
     };
-    filled(include_str!("index.wgsl"), &[("INDEX", index), ("POSITION", &position)])
+    filled(include_str!("index.wgsl"), &[("INDEX", index), ("POSITION", &position), ("MORE", more)])
 }
 
 fn kernel(table: Table, wide: bool) -> Arc<Kernel> {
@@ -76,7 +77,7 @@ fn kernel(table: Table, wide: bool) -> Arc<Kernel> {
         &[
             ("UNIT", unit),
             ("WORD", word),
-            ("INDICES_OF", &indices_of(wide)),
+            ("INDICES_OF", &indices_of(wide, "")),
             ("BINDINGS", &bindings),
             ("ZERO", zero),
             ("VALUE", value),

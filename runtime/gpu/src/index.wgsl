@@ -3,7 +3,7 @@ struct Params {
     length: i32,
     inner: u32,
     count: u32,
-}
+{{MORE}}}
 
 @group(0) @binding(0) var<uniform> P: Params;
 @group(0) @binding(2) var<storage, read_write> I: array<{{INDEX}}>;

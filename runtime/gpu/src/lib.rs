@@ -7,6 +7,7 @@
 //!
 //! Without the feature `device` there is only that; with it, `device::Device` runs it through wgpu. The crate knows nothing of
 //! graphs or plans.
+pub mod coded;
 pub mod codes;
 pub mod copy;
 pub mod functions;
@@ -21,6 +22,7 @@ pub mod planes;
 pub mod product;
 pub mod recurrent;
 pub mod recurrent_back;
+pub mod recurrent_codes;
 pub mod resample;
 pub mod rows;
 pub mod update;

@@ -94,7 +94,7 @@ fn kernel(of: Of, wide: bool) -> Arc<Kernel> {
         &[
             ("WHAT", what),
             ("INDICES", if shared { "[count]" } else { "[outer, count, inner]" }),
-            ("INDICES_OF", &indices_of(wide)),
+            ("INDICES_OF", &indices_of(wide, "")),
             ("BINDINGS", &bindings),
             ("BODY", &body),
         ],

@@ -63,9 +63,6 @@ fn both(graph: &Arc<Graph>, gpu: &Gpu, inputs: &[&Tensor], tolerance: f64) -> On
     runner.last_plan().unwrap().on_gpu().unwrap()
 }
 
-/// What of those models runs on the CPU in between.
-const LEFT: &[&str] = &["sentence.int4 GatherBlockQuantized", "sequence.int8-dynamic DynamicQuantizeLSTM"];
-
 #[test]
 fn the_shipped_model_and_the_quantised_ones_answer_as_on_the_cpu() {
     let gpu = gpu();
@@ -89,7 +86,7 @@ fn the_shipped_model_and_the_quantised_ones_answer_as_on_the_cpu() {
         }
     }
     // A form that is lost, or a pass that makes what has none, shows here.
-    assert_eq!(rest.iter().map(String::as_str).collect::<Vec<_>>(), LEFT);
+    assert!(rest.is_empty(), "on the CPU in between: {rest:?}");
     let picture = graph("src/quant/testdata/picture.onnx");
     let sample = samples("picture").remove(0);
     let told = both(&picture, &gpu, &sample.iter().collect::<Vec<_>>(), 2e-5);

@@ -1,5 +1,6 @@
 //! On whatever adapter there is, software among them. Where there is none at all these tests fail and say so.
 use super::*;
+use crate::coded::LookedUp;
 use crate::codes::{self, Finish, Spread, Sums, Zero};
 use crate::copy::{Axis, Border, Copy};
 use crate::functions::{FUNCTIONS, function};
@@ -14,10 +15,12 @@ use crate::planes::{self, Planes};
 use crate::product::{Batch, Left, Product, Right};
 use crate::recurrent::{Cell, Recurrence};
 use crate::recurrent_back::Back;
+use crate::recurrent_codes::QuantisedLstm;
 use crate::resample::Resample;
 use crate::rows::{Along, Rows};
 use crate::update::Update;
 use crate::window::{MaxCodes, Of, Windows};
+use hone_kernels::coded::Blocks;
 use hone_kernels::conv::Window;
 use hone_kernels::epilogue::Activation;
 use hone_kernels::quantize::{Codes, Sum};
@@ -79,6 +82,12 @@ pub(crate) fn calls() -> Vec<crate::kernel::Call> {
         for of in [sum, product] {
             let strides = [vec![7, 1], vec![0, 1]];
             out.extend(Pairs { of, signed, shape: vec![3, 7], strides }.call());
+        }
+    }
+    for (bits, signed) in [(2, false), (4, false), (8, false), (8, true)] {
+        for (zeros, wide) in [(false, false), (true, true)] {
+            let blocks = Blocks { along: 20, inner: 1, block: 16, bits, signed, middle: 0 };
+            out.extend(LookedUp { blocks, zeros, wide, outer: 1, length: 4, inner: 20, count: 2 }.call());
         }
     }
     out.extend(lookup(9));
@@ -180,6 +189,8 @@ pub(crate) fn calls() -> Vec<crate::kernel::Call> {
             out.extend(back.call());
         }
     }
+    let (z, y, state) = ([1, 1, 0], [4, 4, 0], [4, 0]);
+    out.extend(QuantisedLstm { steps: 2, batch: 1, units: 4, reverse: false, z, y, state }.call());
     out.extend(Resample { outer: 1, length: 3, count: 2, inner: 2, taps: 2 }.call());
     for clipped in [false, true] {
         let (decay, epsilon) = (0.1, 1e-8);

@@ -228,7 +228,8 @@ pub(super) static GATHER_BLOCK_QUANTIZED: OpDef = OpDef::new(
     },
 )
 .domain(MICROSOFT)
-.kernel(super::looked::lower);
+.kernel(super::looked::lower)
+.gpu(super::looked::recorded);
 
 /// The geometry of a `GatherBlockQuantized`.
 pub(super) struct Gather {

@@ -185,15 +185,27 @@ pub(super) fn dequantise_recorded(l: &Lowering<'_>) -> Result<Option<Recorded>, 
     Ok(Recorded::one(map.call(), at))
 }
 
-/// `DynamicQuantizeLinear` on a GPU: the range, then the codes.
+/// `DynamicQuantizeLinear` on a GPU.
 pub(super) fn dynamic_recorded(l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
+    if l.dtype(0) != Some(DType::F32) {
+        return Ok(None);
+    }
     let n = l.shape(0)?.iter().product::<usize>();
-    let Some(function) = function("Quantize").filter(|_| l.dtype(0) == Some(DType::F32)) else { return Ok(None) };
+    Ok(quantised_as_it_comes(Recorded::default(), n, At::In(0), [At::Out(0), At::Out(1), At::Out(2)]))
+}
+
+/// `n` floats as unsigned codes on a GPU, with a scale and a zero point that just hold them: the range, then the codes.
+pub(in crate::ops) fn quantised_as_it_comes(
+    out: Recorded,
+    n: usize,
+    x: At,
+    [codes, scale, zero]: [At; 3],
+) -> Option<Recorded> {
     let one = |element, step| Operand { element, strides: vec![step] };
     let operands = vec![one(Element::F32, 1), one(Element::F32, 0), one(Element::U8, 0)];
-    let map = Map { function, constants: vec![], shape: vec![n], operands, result: Element::U8 };
-    let range = Recorded::one(hone_gpu::codes::dynamic(n), vec![At::In(0), At::Out(1), At::Out(2)]);
-    Ok(range.and_then(|r| r.and(map.call(), vec![At::In(0), At::Out(1), At::Out(2), At::Out(0)])))
+    let map = Map { function: function("Quantize")?, constants: vec![], shape: vec![n], operands, result: Element::U8 };
+    out.and(hone_gpu::codes::dynamic(n), vec![x.clone(), scale.clone(), zero.clone()])?
+        .and(map.call(), vec![x, scale, zero, codes])
 }
 
 struct Dequantise {

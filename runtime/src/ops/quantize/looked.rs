@@ -1,11 +1,12 @@
-//! Kernel of `GatherBlockQuantized`: what is looked up is dequantised, and the table read as it stands in the file.
+//! `GatherBlockQuantized` by kernels: what is looked up is dequantised, and the table read as it stands in the file.
+use hone_gpu::coded as gpu;
 use hone_kernels::coded::{self, Blocks, Coded};
 
 use super::blocks::Gather;
 use crate::ops::OpError;
 use crate::ops::index::{Ints, position};
 use crate::ops::shape::elements;
-use crate::plan::{Fallible, Io, Lowered, Lowering};
+use crate::plan::{At, Fallible, Io, Lowered, Lowering, Recorded};
 use crate::tensor::DType;
 
 /// Operands: the table, indices, scales and perhaps zero points.
@@ -48,8 +49,8 @@ impl Fallible for LookedUp {
     }
 }
 
-/// `GatherBlockQuantized` to `f32`; zero points of another type than the table's have no kernel.
-pub(super) fn lower(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
+/// What `GatherBlockQuantized` reads, and how: `f32` alone, and zero points of the table's own type.
+fn looked_up(l: &Lowering<'_>) -> Result<Option<LookedUp>, OpError> {
     let (Some(dtype), Some(wide)) = (l.dtype(0), Ints::takes(l.dtype(1))) else { return Ok(None) };
     if l.dtype(2) != Some(DType::F32) || (l.has(3) && l.dtype(3) != Some(dtype)) {
         return Ok(None);
@@ -67,10 +68,25 @@ pub(super) fn lower(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
             return Err(OpError::shape("zero_points of GatherBlockQuantized", format!("{want} bytes"), l.shape(3)?));
         }
     }
-    let around = g.around(g.gather)?;
-    let step = LookedUp { around, count: elements(l.shape(1)?)?, wide, blocks, zeros: l.has(3) };
+    Ok(Some(LookedUp { around: g.around(g.gather)?, count: elements(l.shape(1)?)?, wide, blocks, zeros: l.has(3) }))
+}
+
+/// The kernel.
+pub(super) fn lower(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
+    let Some(step) = looked_up(l)? else { return Ok(None) };
     let reads = if l.has(3) { vec![0, 1, 2, 3] } else { vec![0, 1, 2] };
     Ok(Some(Lowered::new(step, reads)))
+}
+
+/// The call on a GPU, which has the table as it stands in the file, too.
+pub(super) fn recorded(l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
+    let Some(LookedUp { around: (outer, length, inner), count, wide, blocks, zeros }) = looked_up(l)? else {
+        return Ok(None);
+    };
+    let call = gpu::LookedUp { blocks, zeros, wide, outer, length, inner, count }.call();
+    let mut at: Vec<At> = (0..if zeros { 4 } else { 3 }).map(At::In).collect();
+    at.extend([At::Out(0), At::Fault]);
+    Ok(Recorded::one(call, at))
 }
 
 #[cfg(test)]

@@ -118,6 +118,7 @@ pub(super) static DYNAMIC_QUANTIZE_MATMUL: OpDef = OpDef::new(
     },
 )
 .kernel(super::product::dynamic)
+.gpu(super::product::dynamic_recorded)
 .vjp(super::spelled::dynamic_matmul)
 .domain(MICROSOFT);
 

@@ -25,8 +25,9 @@ mod spelled;
 mod tables;
 mod window;
 pub(crate) use blocks::nbits_weight;
+pub(in crate::ops) use convert::quantised_as_it_comes;
 pub(in crate::ops) use linear::dynamic_range;
-pub(in crate::ops) use product::{Lie, Right};
+pub(in crate::ops) use product::{Lie, Right, less_zeros, told_product};
 pub(in crate::ops) use spelled::lstm as lstm_vjp;
 
 /// The rows of this family.

@@ -10,7 +10,7 @@ use hone_kernels::threads::Pool;
 
 use super::linear::range_to_affine;
 use super::matmul::{Product, gemm_shape};
-use super::{codes, range_of};
+use super::{codes, quantised_as_it_comes, range_of};
 use crate::ops::OpError;
 use crate::ops::conv::activation;
 use crate::plan::{At, Io, Kept, Kernel, Lowered, Lowering, Reads, Recorded, bytes};
@@ -504,6 +504,38 @@ pub(super) fn to_float(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
     Ok(Some(lowered(Rows { name: "qgemm-f32", m, right, left, finish }, reads)))
 }
 
+/// Codes `[K, N]` of a constant, from element `first` on, less their zero points, one a column: as a GPU has them, and the sums
+/// of their columns. `None` where a difference is no signed byte; of unsigned codes around 128 they are.
+pub(in crate::ops) fn less_zeros(
+    l: &Lowering<'_>,
+    b: &Arc<Tensor>,
+    first: usize,
+    (k, n): (usize, usize),
+    zeros: Vec<i32>,
+) -> Option<(At, Arc<Kept<i32>>)> {
+    let numbers: Vec<usize> = [k, n, first].into_iter().chain(zeros.iter().map(|&z| z as usize)).collect();
+    let from = b.clone();
+    let less = move |i: usize| {
+        let q = bytes(&from)[first + i];
+        let q = if from.dtype() == DType::U8 { i32::from(q as u8) } else { i32::from(q) };
+        q - zeros[i % n]
+    };
+    // The sum of each column, or nothing.
+    let of = less.clone();
+    let sums = l.packed("sums of codes less their zero points", &[b], &numbers, n, move || {
+        let mut sums = vec![0i32; n];
+        for i in 0..k * n {
+            let Ok(q) = i8::try_from(of(i)) else { return Vec::new() };
+            sums[i % n] += i32::from(q);
+        }
+        sums
+    });
+    let sums = l.now(sums);
+    let packed = move || gpu::pack(k, k, n, |kk, j| less(kk * n + j) as i8);
+    let packed = l.image("gpu codes less their zero points", &[b], &numbers, gpu::packed_len(k, k, n), packed);
+    (sums.len() == n).then_some((packed, sums))
+}
+
 /// [`to_float`] on a GPU: weights without zero points.
 pub(super) fn to_float_recorded(l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
     let signed = match l.dtype(0) {
@@ -521,29 +553,8 @@ pub(super) fn to_float_recorded(l: &Lowering<'_>) -> Result<Option<Recorded>, Op
     if !matches!(b.dtype(), DType::U8 | DType::I8) || zeros.len() != 1 && zeros.len() != n {
         return Ok(None);
     }
-    // Weights less their zero points, where those are signed bytes: unsigned ones around 128 are.
     let zeros: Vec<i32> = (0..n).map(|j| zeros[if zeros.len() == 1 { 0 } else { j }]).collect();
-    let numbers: Vec<usize> = [k, n].into_iter().chain(zeros.iter().map(|&z| z as usize)).collect();
-    let from = b.clone();
-    let less = move |i: usize| {
-        let q = bytes(&from)[i];
-        let q = if from.dtype() == DType::U8 { i32::from(q as u8) } else { i32::from(q) };
-        q - zeros[i % n]
-    };
-    // The sum of each column, or nothing.
-    let of = less.clone();
-    let sums_of_columns = l.packed("sums of codes less their zero points", &[b], &numbers, n, move || {
-        let mut sums = vec![0i32; n];
-        for i in 0..k * n {
-            let Ok(q) = i8::try_from(of(i)) else { return Vec::new() };
-            sums[i % n] += i32::from(q);
-        }
-        sums
-    });
-    let sums_of_columns = l.now(sums_of_columns);
-    if sums_of_columns.len() != n {
-        return Ok(None);
-    }
+    let Some((packed, sums_of_columns)) = less_zeros(l, b, 0, (k, n), zeros) else { return Ok(None) };
     let m = l.shape(0)?.iter().product::<usize>().checked_div(k).unwrap_or(0);
     let told = l.has(4);
     let one = |i: usize| l.shape(i).is_ok_and(|s| s.iter().product::<usize>() == 1);
@@ -562,8 +573,6 @@ pub(super) fn to_float_recorded(l: &Lowering<'_>) -> Result<Option<Recorded>, Op
     let offset = At::bytes(offset.flat_map(i32::to_le_bytes).collect());
     let mut out = Recorded::default();
     let sums = out.scratch(4 * m * n);
-    let packed = move || gpu::pack(k, k, n, |kk, j| less(kk * n + j) as i8);
-    let packed = l.image("gpu codes less their zero points", &[b], &numbers, gpu::packed_len(k, k, n), packed);
     let mut at = vec![At::In(0), packed, offset];
     at.extend(told.then_some(At::In(4)));
     at.push(sums.clone());
@@ -574,6 +583,59 @@ pub(super) fn to_float_recorded(l: &Lowering<'_>) -> Result<Option<Recorded>, Op
     last.push(At::Out(0));
     let finish = gpu::Finish { elements: m * n, columns: n, of }.call();
     Ok(out.and(call, at).and_then(|r| r.and(finish, last)))
+}
+
+/// A product on a GPU of unsigned codes whose scale and zero point are there, with [`less_zeros`]: `y = (x - zero) · w · scale ·
+/// scales + bias`.
+pub(in crate::ops) fn told_product(
+    mut out: Recorded,
+    (m, k, n): (usize, usize, usize),
+    [codes, scale, zero]: [At; 3],
+    (w, sums): (At, &[i32]),
+    scales: &[f32],
+    bias: Option<At>,
+    y: At,
+) -> Option<Recorded> {
+    let made = out.scratch(4 * m * n);
+    let offset = At::bytes(sums.iter().flat_map(|s| s.to_le_bytes()).collect());
+    let product = gpu::Sums { m, n, k, signed: false, left: gpu::Left::Matrix, zero: gpu::Zero::Told };
+    let of = gpu::Of::Floats { factor: true, bias: bias.is_some(), residual: false, activation: Activation::None };
+    let finish = gpu::Finish { elements: m * n, columns: n, of };
+    let mut at = vec![made.clone(), At::floats(scales), scale];
+    at.extend(bias);
+    at.push(y);
+    out.and(product.call(), vec![codes, w, offset, zero, made])?.and(finish.call(), at)
+}
+
+/// `DynamicQuantizeMatMul` on a GPU.
+pub(super) fn dynamic_recorded(l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
+    let Some(b) = l.constant(1).filter(|b| b.shape().len() == 2 && matches!(b.dtype(), DType::U8 | DType::I8)) else {
+        return Ok(None);
+    };
+    let &[k, n] = b.shape() else { return Ok(None) };
+    let zeros = match (l.has(3), l.constant(3)) {
+        (true, None) => return Ok(None),
+        (true, Some(z)) => codes(z, "b")?,
+        (false, _) => vec![0],
+    };
+    let floats = [0, 2, 4].into_iter().all(|i| !l.has(i) || l.dtype(i) == Some(DType::F32));
+    let bias_fits = !l.has(4) || l.shape(4)? == [n];
+    let Some(scale) = l.constant(2).filter(|_| floats && bias_fits) else { return Ok(None) };
+    let (scale, x) = (scale.as_f32()?, l.shape(0)?);
+    let fits = |len: usize| len == 1 || len == n;
+    if x.last() != Some(&k) || k == 0 || !fits(scale.len()) || !fits(zeros.len()) {
+        return Ok(None);
+    }
+    let of = |len: usize, j: usize| if len == 1 { 0 } else { j };
+    let zeros: Vec<i32> = (0..n).map(|j| zeros[of(zeros.len(), j)]).collect();
+    let scales: Vec<f32> = (0..n).map(|j| scale[of(scale.len(), j)]).collect();
+    let m = x.iter().product::<usize>() / k;
+    let Some((w, sums)) = less_zeros(l, b, 0, (k, n), zeros) else { return Ok(None) };
+    let mut out = Recorded::default();
+    let x = [out.scratch(m * k), out.scratch(4), out.scratch(4)];
+    let bias = l.has(4).then_some(At::In(4));
+    let quantised = quantised_as_it_comes(out, m * k, At::In(0), x.clone());
+    Ok(quantised.and_then(|out| told_product(out, (m, k, n), x, (w, &sums), &scales, bias, At::Out(0))))
 }
 
 /// `DynamicQuantizeMatMul`.

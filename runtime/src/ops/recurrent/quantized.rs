@@ -21,6 +21,7 @@ pub(super) static DYNAMIC_QUANTIZE_LSTM: OpDef = OpDef::new(
 )
 .domain(MICROSOFT)
 .kernel(super::sequence::lower_quantised)
+.gpu(super::record::quantised)
 .vjp(super::super::quantize::lstm_vjp);
 
 /// `[D, H, 4H]` as an LSTM has it: `[D, 4H, H]`.

@@ -1,17 +1,21 @@
 //! Recurrences on a GPU: the products with the inputs of all steps are one matrix product, the turns are one call a direction.
 //! So it is backwards: the turns leave the gradients by the gates of all steps, of which the others are products.
+use std::sync::Arc;
+
 use hone_gpu::copy::{Axis, Border, Copy};
 use hone_gpu::kernel::bytes_of;
 use hone_gpu::product::{self as gpu, Batch, Left, Product, Right};
 use hone_gpu::recurrent as cells;
 use hone_gpu::recurrent_back::Back;
+use hone_gpu::recurrent_codes::{self as codes, Column, QuantisedLstm};
 use hone_gpu::rows::{Along, Rows};
 use hone_kernels::epilogue::Activation;
 
 use super::{Cell, Direction, Sequence};
 use crate::ops::OpError;
+use crate::ops::quantize::{less_zeros, quantised_as_it_comes, told_product};
 use crate::plan::{At, Lowering, Recorded, floats};
-use crate::tensor::DType;
+use crate::tensor::{DType, Tensor};
 
 /// Floats as the kernels have them: the activations of the standard, without peepholes, lengths, clipping and coupled gates.
 /// `operands` is how many may be given.
@@ -217,6 +221,78 @@ fn turns(
         out = out.and(recurrence.call(), at)?;
     }
     Some(out)
+}
+
+/// `DynamicQuantizeLSTM` whose weights are signed bytes once their zero points are taken away, with the activations of the
+/// standard.
+pub(super) fn quantised(l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
+    let (Some(w), Some(r)) = (l.constant(1), l.constant(2)) else { return Ok(None) };
+    let (&[d, i, gates], &[rd, h, r_gates]) = (w.shape(), r.shape()) else { return Ok(None) };
+    let known = |k: usize| !l.has(k) || l.constant(k).is_some();
+    let floats = [0, 3, 5, 6, 7, 8, 10].into_iter().all(|k| !l.has(k) || l.dtype(k) == Some(DType::F32));
+    let bytes = [w, r].into_iter().all(|t| matches!(t.dtype(), DType::I8 | DType::U8));
+    let special =
+        l.attrs.has("activations") || l.attrs.float("clip", 0.0)? > 0.0 || l.attrs.flag("input_forget", false)?;
+    if (rd, r_gates) != (d, gates) || !floats || !bytes || special || l.has(4) {
+        return Ok(None);
+    }
+    if ![3, 7, 8, 9, 10, 11].into_iter().all(known) {
+        return Ok(None);
+    }
+    let s = Sequence::of(l.attrs, Cell::Lstm, l.shape(0)?, &[d, gates, h])?;
+    let mut given: Vec<Option<&[usize]>> = (0..8).map(|k| l.shape(k).ok()).collect();
+    given[1] = Some(w.shape());
+    s.check(&given, &[d, i, gates])?;
+    if [s.s, s.n, i, h].contains(&0) {
+        return Ok(None);
+    }
+    // One a direction, or one a column of it.
+    let columns = |v: &[f64], way: usize| -> Option<Vec<f64>> {
+        match v.len() {
+            n if n == d => Some(vec![v[way]; gates]),
+            n if n == d * gates => Some(v[way * gates..][..gates].to_vec()),
+            _ => None,
+        }
+    };
+    let numbers = |k: usize| l.constant(k).map(|t| t.data().to_f64());
+    let weights = |t: &Arc<Tensor>, k: usize, at: usize, way: usize| {
+        let scale: Vec<f32> = columns(&numbers(at)?, way)?.into_iter().map(|v| v as f32).collect();
+        let zeros = numbers(at + 1).map_or(Some(vec![0.0; gates]), |z| columns(&z, way))?;
+        let zeros = zeros.into_iter().map(|z| z as i32).collect();
+        let (packed, sums) = less_zeros(l, t, way * k * gates, (k, gates), zeros)?;
+        Some((packed, sums, scale))
+    };
+    let mut out = Recorded::default();
+    let sizes = [s.s * d * s.n * h, d * s.n * h, d * s.n * h].into_iter().enumerate();
+    let results: Vec<At> = sizes.map(|(k, size)| if l.wants(k) { At::Out(k) } else { out.scratch(4 * size) }).collect();
+    let rows = s.s * s.n;
+    let x = [out.scratch(rows * i), out.scratch(4), out.scratch(4)];
+    let z = out.scratch(4 * rows * gates);
+    let (bias, peepholes) = (numbers(3), numbers(7));
+    let mut done = quantised_as_it_comes(out, rows * i, At::In(0), x.clone());
+    for way in 0..d {
+        let Some((w, sums, scale)) = weights(w, i, 8, way) else { return Ok(None) };
+        let Some((r, r_sums, r_scale)) = weights(r, h, 10, way) else { return Ok(None) };
+        let bias = bias.as_ref().map(|b| {
+            let b = &b[way * 2 * gates..][..2 * gates];
+            At::floats(&(0..gates).map(|j| b[j] as f32 + b[gates + j] as f32).collect::<Vec<_>>())
+        });
+        let peephole = |j: usize| match &peepholes {
+            Some(p) if j < 3 * h => p[way * 3 * h + j] as f32,
+            _ => 0.0,
+        };
+        let column = |j: usize| Column { sum: r_sums[j], scale: r_scale[j], peephole: peephole(j) };
+        let columns = At::bytes(codes::columns((0..gates).map(column)));
+        let Lie { rows: [step, sequence], y, state: of_state, reverse } = Lie::of(&s, way);
+        let lstm =
+            QuantisedLstm { steps: s.s, batch: s.n, units: h, reverse, z: [step, sequence, 0], y, state: of_state };
+        let mut at = vec![z.clone(), r, columns, state(l, &s, 5), state(l, &s, 6)];
+        at.extend(results.iter().cloned());
+        done = done
+            .and_then(|out| told_product(out, (rows, i, gates), x.clone(), (w, &sums), &scale, bias, z.clone()))
+            .and_then(|out| out.and(lstm.call(), at));
+    }
+    Ok(done)
 }
 
 /// The gradients of the operator of that cell: operands and results as of `RecurrentVjp`.
