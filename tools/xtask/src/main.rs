@@ -28,6 +28,8 @@ usage: cargo xtask <task>
                      --list        say what there is, fetch nothing
                      --fetch       fetch, check nothing
                      --export      also make the models that a recipe exports from published weights
+                     --device gpu  on a GPU; an answer that none gave fails (gpu:1 or gpu:NAME for one of several)
+                     --quick       those that a software GPU answers in seconds
                      --hone PATH   a built program instead of `cargo run --release`
   onnx-node-tests  run the ONNX standard's node tests through hone and compare with the expected failures (needs python3,
                    and a package index the first time); with --results FILE.jsonl, judge what hone printed before
