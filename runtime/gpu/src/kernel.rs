@@ -52,7 +52,7 @@ impl Kernel {
     /// A call with these parameters on a grid of `groups`.
     pub(crate) fn call(self: &Arc<Kernel>, params: Vec<u32>, groups: [usize; 3]) -> Option<Call> {
         let fits = groups.iter().all(|&g| g <= MOST_GROUPS) && params.len() <= PARAMS;
-        fits.then(|| Call { kernel: self.clone(), params, groups: groups.map(|g| g as u32) })
+        fits.then(|| Call { kernel: self.clone(), params, groups: groups.map(|g| g as u32), others: Vec::new() })
     }
 
     /// A call on `n` threads in a line; `None` when they are more than a grid has.
@@ -76,6 +76,16 @@ pub struct Call {
     pub params: Vec<u32>,
     /// Groups along each side.
     pub groups: [u32; 3],
+    /// Calls that make of the same operands the same results, to the bit: the device takes one of them where it is faster.
+    pub others: Vec<Call>,
+}
+
+impl Call {
+    /// With that one among the others, where there is one.
+    pub(crate) fn or(mut self, other: Option<Call>) -> Call {
+        self.others.extend(other);
+        self
+    }
 }
 
 /// How far a result may be from the expected one.

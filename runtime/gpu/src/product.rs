@@ -1,11 +1,18 @@
-//! Matrix products and convolutions with channels last, by register tiles.
-use std::sync::Arc;
-
+//! Matrix products and convolutions with channels last, in three manners.
+//!
+//! A thread makes a tile of the result in registers, alone or as one of eight that share the sum; or 256 threads share what they
+//! read. Sharing the sum rounds otherwise, so that is chosen by the shape, everywhere alike; whether to share what is read is
+//! measured on the device.
 use hone_kernels::conv::Window;
 use hone_kernels::epilogue::Activation;
 
 use crate::functions::of_activation;
-use crate::kernel::{Allowed, Call, Draws, Kernel, Trial, bytes_of, filled, put_window, under};
+use crate::kernel::{Call, put_window};
+
+mod text;
+mod trials;
+
+pub(crate) use text::{POSITIONS, TAPS, finish};
 
 /// Columns of a tile; packed weights are padded to it.
 pub(crate) const COLUMNS: usize = 8;
@@ -125,10 +132,60 @@ pub fn pack_4(k: usize, n: usize, w: impl Fn(usize, usize) -> u8) -> Vec<u8> {
     let at = |k: usize, j: usize| if j < n { w(k, j) & 15 } else { 0 };
     (0..k * row).map(|i| at(i / row, i % row * 2) | at(i / row, i % row * 2 + 1) << 4).collect()
 }
+/// Who makes the result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// A thread 4 rows by 8 columns.
+    Tile,
+    /// Eight threads so many rows (1 or 4) by 8 columns, each an eighth of every tap's sum.
+    Split(usize),
+    /// 256 threads 64 rows by 64 columns.
+    Shared,
+}
+
+impl Manner {
+    /// Columns and rows of a group.
+    pub(crate) fn tile(self) -> (usize, usize) {
+        match self {
+            Manner::Tile => (8 * COLUMNS, 8 * ROWS),
+            Manner::Split(rows) => (8 * COLUMNS, rows),
+            Manner::Shared => (64, 64),
+        }
+    }
+
+    /// How names of kernels end.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Manner::Tile => "",
+            Manner::Split(1) => "-split1",
+            Manner::Split(_) => "-split",
+            Manner::Shared => "-shared",
+        }
+    }
+
+    /// What the head of a text says.
+    pub(crate) fn told(self) -> &'static str {
+        match self {
+            Manner::Tile => {
+                "A thread makes 4 rows by 8 columns. No shared memory: on some devices that is plain memory."
+            }
+            Manner::Split(_) => {
+                "Eight threads make a tile of 8 columns: each sums an eighth, and those are added in order."
+            }
+            Manner::Shared => "A group makes 64 by 64, and reads once for all of it; a thread makes 4 by 4.",
+        }
+    }
+}
+
+/// Groups that occupy a large device; fewer are too few, and sums are shared by threads.
+pub(crate) const FEW_GROUPS: usize = 64;
+/// Least length of a sum that is worth sharing.
+pub(crate) const LONG: usize = 64;
 
 /// What the text depends on.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Form {
+    manner: Manner,
     window: bool,
     /// The left operand is read four at a time.
     wide: bool,
@@ -139,13 +196,14 @@ struct Form {
 }
 
 impl Product {
-    fn form(&self) -> Form {
+    fn form(&self, manner: Manner) -> Form {
         let fours = |v: &[usize]| v.iter().all(|v| v.is_multiple_of(4));
         let wide = match self.left {
             Left::Matrix { row, step } => step == 1 && fours(&[row, self.k]) && fours(&self.batch.a),
             Left::Window { channels, pixel, .. } => fours(&[channels, pixel]) && fours(&self.batch.a),
         };
         Form {
+            manner,
             window: matches!(self.left, Left::Window { .. }),
             wide,
             right: match self.right {
@@ -160,9 +218,29 @@ impl Product {
         }
     }
 
+    /// What is summed under one tap.
+    fn channels(&self) -> usize {
+        if let Left::Window { channels, .. } = self.left { channels } else { self.k }
+    }
+
     /// The call; `None` when the sizes are more than a grid or a word has.
     pub fn call(&self) -> Option<Call> {
-        let form = self.form();
+        let batch: usize = self.batch.lengths.iter().product();
+        let groups = self.n.div_ceil(8 * COLUMNS) * self.m.div_ceil(8 * ROWS) * batch;
+        if groups < FEW_GROUPS && self.channels() >= LONG {
+            return self.in_manner(Manner::Split(if self.m == 1 { 1 } else { ROWS }));
+        }
+        let call = self.in_manner(Manner::Tile)?;
+        let worth = self.m >= 32 && self.n >= 32 && self.channels() >= 16;
+        Some(if worth { call.or(self.in_manner(Manner::Shared)) } else { call })
+    }
+
+    /// The call in a manner; `None` also when the operands do not lie for it.
+    fn in_manner(&self, manner: Manner) -> Option<Call> {
+        let form = self.form(manner);
+        if manner == Manner::Shared && !form.wide {
+            return None;
+        }
         let word = |v: usize| u32::try_from(v).ok();
         let (unit, per) = (if form.wide { 4 } else { 1 }, 4);
         let mut params = vec![0u32; 52];
@@ -184,9 +262,8 @@ impl Product {
         for (p, v) in params.iter_mut().zip(head) {
             *p = word(v)?;
         }
-        if let Left::Window { window: w, channels, .. } = self.left {
+        if let Left::Window { window: w, .. } = self.left {
             put_window(&w, &mut params[8..32])?;
-            params[50] = word(channels)?;
         }
         let a_unit = if form.window { 1 } else { unit };
         for axis in 0..4 {
@@ -199,358 +276,10 @@ impl Product {
         for (p, c) in params[48..50].iter_mut().zip(constants) {
             *p = c.to_bits();
         }
+        params[50] = word(self.channels())?;
         params[51] = self.alpha.to_bits();
-        let groups = [self.n.div_ceil(8 * COLUMNS), self.m.div_ceil(8 * ROWS), self.batch.lengths.iter().product()];
-        kernel(form).call(params, groups)
+        let (columns, rows) = manner.tile();
+        let groups = [self.n.div_ceil(columns), self.m.div_ceil(rows), self.batch.lengths.iter().product()];
+        text::kernel(form).call(params, groups)
     }
-}
-
-fn kernel(form: Form) -> Arc<Kernel> {
-    let Form { window, wide, right, bias, residual, activation } = form;
-    let (function, _) = of_activation(activation);
-    let flag = |b: bool, s: &'static str| if b { s } else { "" };
-    let name = format!(
-        "product-{}{}-{}{}{}-{}",
-        if window { "window" } else { "matrix" },
-        flag(wide, "4"),
-        ["f32", "i8", "any", "i4"][usize::from(right)],
-        flag(bias, "-bias"),
-        flag(residual, "-sum"),
-        function.name,
-    );
-    let mut bindings = String::new();
-    let mut reads = 2;
-    let mut bind = |name: &str, word: &str| {
-        reads += 1;
-        bindings += &format!("@group(0) @binding({reads}) var<storage, read_write> {name}: array<{word}>;\n");
-    };
-    if right == 1 {
-        bind("S", "f32");
-    }
-    if right == 3 {
-        bind("S", "vec4<f32>");
-        bind("H", "vec4<f32>");
-    }
-    if bias {
-        bind("B", "f32");
-    }
-    if residual {
-        bind("Z", "f32");
-    }
-    bind("Y", "f32");
-    let source = filled(
-        include_str!("product.wgsl"),
-        &[
-            ("COMMON", include_str!("common.wgsl")),
-            (
-                "WEIGHTS",
-                [
-                    "rows of f32, padded to 8",
-                    "rows of i8, padded to 8, with a scale a column",
-                    "f32 anywhere",
-                    "four bits, eight columns in a word, with a scale and an offset a column and block",
-                ][usize::from(right)],
-            ),
-            ("A_WORD", if wide { "vec4<f32>" } else { "f32" }),
-            ("W_WORD", ["vec4<f32>", "u32", "f32", "u32"][usize::from(right)]),
-            ("BINDINGS", &bindings),
-            ("ACTIVATION", function.text),
-            ("ROWS", if window { POSITIONS } else { "" }),
-            ("SCALE", flag(right == 1, " * S[column + j]")),
-            ("BIAS", flag(bias, "    v += B[column + j];\n")),
-            ("RESIDUAL", flag(residual, "    v += Z[at];\n")),
-            ("FIRST_COLUMN", if window { "y_at" } else { "0u" }),
-            ("LOOP", &body(form)),
-            ("FINISH", &finish("y_at, SUM, first_column")),
-        ],
-    );
-    Kernel::new(name, source, reads - 1, 1, move || trials(form))
-}
-
-pub(crate) const POSITIONS: &str = "
-// Where the window of a position begins, and the first pixel of its image.
-struct Position {
-    image: u32,
-    at: vec3<i32>,
-}
-
-fn position(i: u32) -> Position {
-    let here = P.output.x * P.output.y * P.output.z;
-    let o = i % here;
-    let at = vec3<u32>(o / (P.output.y * P.output.z), o / P.output.z % P.output.y, o % P.output.z);
-    return Position(i / here * P.input.x * P.input.y * P.input.z, vec3<i32>(at * P.stride.xyz) - P.pad.xyz);
-}
-
-// The first element of the pixel under a tap, or -1 outside.
-fn pixel(p: Position, tap: vec3<u32>) -> i32 {
-    let at = p.at + vec3<i32>(tap * P.dilation.xyz);
-    if any(at < vec3<i32>()) || any(at >= vec3<i32>(P.input.xyz)) {
-        return -1;
-    }
-    let v = vec3<u32>(at);
-    return i32((p.image + (v.x * P.input.y + v.y) * P.input.z + v.z) * P.a_row);
-}
-";
-
-/// `finish(row, column, …)` of each of a thread's elements, whose sum stands in place of `SUM` in the other arguments.
-pub(crate) fn finish(others: &str) -> String {
-    let mut out = String::new();
-    for r in 0..ROWS {
-        for c in 0..COLUMNS {
-            let lane = ["x", "y", "z", "w"][c % 4];
-            let others = others.replace("SUM", &format!("s{r}{}.{lane}", c / 4));
-            out += &format!("    finish(i + {r}u, j + {c}u, {others});\n");
-        }
-    }
-    out
-}
-
-/// The weights of row `w`, then their products with one element of each row.
-fn step(right: u8, lane: &str, pad: &str) -> String {
-    let mut out = String::new();
-    let load = |half: usize| match right {
-        0 => format!("W[w + {half}u]"),
-        1 => format!("vec4<f32>(unpack4xI8(W[w + {half}u]))"),
-        3 => {
-            let shift = |b: usize| format!("word >> {}u", 16 * half + 4 * b);
-            let lanes = format!("vec4<u32>({}, {}, {}, {})", shift(0), shift(1), shift(2), shift(3));
-            format!("vec4<f32>({lanes} & vec4<u32>(15u)) * g{half} - h{half}")
-        }
-        _ => {
-            let one = |c: usize| format!("W[w + min(j + {}u, P.n - 1u) * P.w_step]", 4 * half + c);
-            format!("vec4<f32>({}, {}, {}, {})", one(0), one(1), one(2), one(3))
-        }
-    };
-    out += &format!("{pad}{{\n");
-    if right == 3 {
-        out += &format!("{pad}    let word = W[w];\n");
-    }
-    out += &format!("{pad}    let w0 = {};\n{pad}    let w1 = {};\n", load(0), load(1));
-    for r in 0..ROWS {
-        out += &format!("{pad}    s{r}0 += a{r}{lane} * w0;\n{pad}    s{r}1 += a{r}{lane} * w1;\n");
-    }
-    out += &format!("{pad}    w += P.w_row;\n{pad}}}\n");
-    out
-}
-
-fn body(form: Form) -> String {
-    let Form { window, wide, right, .. } = form;
-    let mut out = String::new();
-    let start = ["w_at + (j >> 2u)", "w_at + (j >> 2u)", "w_at", "w_at + (j >> 3u)"][usize::from(right)];
-    out += &format!("    var w = {start};\n");
-    let steps = |pad: &str| -> String {
-        if wide {
-            [".x", ".y", ".z", ".w"].iter().map(|lane| step(right, lane, pad)).collect()
-        } else {
-            step(right, "", pad)
-        }
-    };
-    let by = if wide { 4 } else { 1 };
-    if window {
-        for r in 0..ROWS {
-            out += &format!("    let q{r} = position(min(i + {r}u, P.m - 1u));\n");
-        }
-        out += "    for (var t = 0u; t < P.window.x * P.window.y * P.window.z; t++) {\n";
-        out += "        let tap = vec3<u32>(t / (P.window.y * P.window.z), t / P.window.z % P.window.y, t % P.window.z);\n";
-        for r in 0..ROWS {
-            out += &format!("        let p{r} = pixel(q{r}, tap);\n");
-        }
-        out += &format!("        for (var c = 0u; c < P.channels; c += {by}u) {{\n");
-        for r in 0..ROWS {
-            let (none, unit) = if wide { ("vec4<f32>()", " >> 2u") } else { ("0.0", "") };
-            out += &format!(
-                "            let a{r} = select({none}, A[(u32(max(p{r}, 0)) + a_at + c){unit}], p{r} >= 0);\n"
-            );
-        }
-        out += &steps("            ");
-        out += "        }\n    }\n";
-    } else {
-        for r in 0..ROWS {
-            out += &format!("    let r{r} = a_at + min(i + {r}u, P.m - 1u) * P.a_row;\n");
-        }
-        out += &format!("    for (var k = 0u; k < P.k; k += {by}u) {{\n");
-        for r in 0..ROWS {
-            let at = if wide { format!("r{r} + (k >> 2u)") } else { format!("r{r} + k * P.a_step") };
-            out += &format!("        let a{r} = A[{at}];\n");
-        }
-        if right == 3 {
-            out += "        let block = k / P.w_step * P.w_row * 2u + (j >> 2u);\n";
-            for half in 0..2 {
-                out +=
-                    &format!("        let g{half} = S[block + {half}u];\n        let h{half} = H[block + {half}u];\n");
-            }
-        }
-        out += &steps("        ");
-        out += "    }\n";
-    }
-    out
-}
-
-/// The formula, on elements: the sum of products, without what follows.
-fn formula(p: &Product, a: &[f32], w: &dyn Fn(usize, usize, usize) -> f32, b: usize, i: usize, j: usize) -> f64 {
-    let [l1, l2, l3] = [p.batch.lengths[1], p.batch.lengths[2], p.batch.lengths[3]];
-    let at = [b / (l1 * l2 * l3), b / (l2 * l3) % l1, b / l3 % l2, b % l3];
-    let start: usize = at.iter().zip(p.batch.a).map(|(i, s)| i * s).sum();
-    let one = |k: usize| -> f64 {
-        let x = match p.left {
-            Left::Matrix { row, step } => a[start + i * row + k * step],
-            Left::Window { window: v, channels, pixel } => {
-                let (tap, c) = (k / channels, k % channels);
-                let here = v.positions();
-                let Some(at) = under(&v, i % here, tap) else { return 0.0 };
-                a[(i / here * v.pixels() + at) * pixel + start + c]
-            }
-        };
-        f64::from(x) * f64::from(w(b, k, j))
-    };
-    (0..p.k).map(one).sum()
-}
-
-fn trials(form: Form) -> Vec<Trial> {
-    let mut out = Vec::new();
-    let (channels, k) = if form.wide { (8, 12) } else { (3, 7) };
-    for (m, n) in [(1, 1), (5, 9), (37, 70)] {
-        let right = match form.right {
-            0 => Right::Packed,
-            1 => Right::PackedI8,
-            3 => Right::Packed4 { block: 4 },
-            _ => Right::Plain { row: 2, step: 2 * 12 },
-        };
-        let window = Window {
-            input: [1, 5, 6],
-            kernel: [1, 3, 2],
-            output: [1, 3, 4],
-            stride: [1, 2, 1],
-            dilation: [1, 1, 2],
-            pad: [0, 1, 0],
-        };
-        let p = if form.window {
-            let w = packed_len(channels * 6, n);
-            Product {
-                m: 2 * window.positions(),
-                n,
-                k: channels * window.taps(),
-                left: Left::Window { window, channels, pixel: 2 * channels },
-                right: if right == (Right::Plain { row: 2, step: 24 }) {
-                    Right::Plain { row: n, step: 1 }
-                } else {
-                    right
-                },
-                y_row: 2 * n,
-                batch: Batch {
-                    lengths: [1, 1, 1, 2],
-                    a: [0, 0, 0, channels],
-                    w: [0, 0, 0, if form.right == 2 { channels * 6 * n } else { w }],
-                    y: [0, 0, 0, n],
-                },
-                bias: form.bias,
-                residual: form.residual,
-                alpha: 1.0,
-                activation: form.activation,
-            }
-        } else {
-            let a = m * (k + if form.wide { 4 } else { 1 });
-            let w = if form.right == 2 { n * 24 } else { packed_len(k, n) };
-            Product {
-                m,
-                n,
-                k,
-                left: Left::Matrix { row: k + if form.wide { 4 } else { 1 }, step: 1 },
-                right,
-                y_row: n,
-                batch: if form.right == 3 {
-                    Batch::one()
-                } else {
-                    Batch { lengths: [1, 2, 1, 3], a: [0, 0, 0, a], w: [0, w, 0, 0], y: [0, 3 * m * n, 0, m * n] }
-                },
-                bias: form.bias,
-                residual: form.residual,
-                alpha: 0.5,
-                activation: form.activation,
-            }
-        };
-        out.extend(trial(&p));
-    }
-    out
-}
-
-fn trial(p: &Product) -> Option<Trial> {
-    let call = p.call()?;
-    let mut draws = Draws::new((p.m + p.n) as u64);
-    let a = draws.floats(4096);
-    let batches: usize = p.batch.lengths.iter().product();
-    let codes: Vec<i8> = draws.bytes(1 << 16).into_iter().map(|b| b as i8).collect();
-    let which = |b: usize| {
-        let [_, l1, l2, l3] = p.batch.lengths;
-        let at = [b / (l1 * l2 * l3), b / (l2 * l3) % l1, b / l3 % l2, b % l3];
-        (at.iter().zip(p.batch.w).map(|(i, s)| i * s).sum::<usize>(), at)
-    };
-    // Weights of matrix number `q` of those there are.
-    let unit = packed_len(p.k, p.n);
-    let code = |q: usize, k: usize, j: usize| codes[(q * 7919 + k * 131 + j * 17) % codes.len()];
-    let scale = draws.floats(2 * p.n);
-    let mut operands = vec![bytes_of(&a)];
-    let matrices = p.batch.lengths.iter().zip(p.batch.w).filter(|(_, s)| *s > 0).map(|(l, _)| *l).product::<usize>();
-    let plain: Vec<f32> = draws.floats(1 << 14);
-    match p.right {
-        Right::Packed => {
-            operands.push((0..matrices).flat_map(|q| pack(p.k, p.n, |k, j| f32::from(code(q, k, j)) / 64.0)).collect())
-        }
-        Right::PackedI8 => {
-            operands.push((0..matrices).flat_map(|q| pack_i8(p.k, p.n, |k, j| code(q, k, j))).collect());
-            operands.push(bytes_of(&scale));
-        }
-        Right::Plain { .. } => operands.push(bytes_of(&plain)),
-        Right::Packed4 { block } => {
-            operands.push(pack_4(p.k, p.n, |k, j| code(0, k, j) as u8));
-            let row = p.n.next_multiple_of(COLUMNS);
-            operands.push(bytes_of(&plain[..p.k.div_ceil(block) * row]));
-            operands.push(bytes_of(&plain[8192..][..p.k.div_ceil(block) * row]));
-        }
-    }
-    let w = |b: usize, k: usize, j: usize| {
-        let (start, _) = which(b);
-        match p.right {
-            Right::Packed => f32::from(code(start / unit, k, j)) / 64.0,
-            Right::PackedI8 => f32::from(code(start / unit, k, j)),
-            Right::Plain { row, step } => plain[start + k * row + j * step],
-            Right::Packed4 { block } => {
-                let at = k / block * p.n.next_multiple_of(COLUMNS) + j;
-                f32::from(code(0, k, j) as u8 & 15) * plain[at] - plain[8192 + at]
-            }
-        }
-    };
-    let columns = if let Left::Window { .. } = p.left { batches * p.n } else { p.n };
-    let bias = draws.floats(columns);
-    if p.bias {
-        operands.push(bytes_of(&bias));
-    }
-    let len = batches * p.m * p.n;
-    let z = draws.floats(len);
-    if p.residual {
-        operands.push(bytes_of(&z));
-    }
-    let (f, constants) = of_activation(p.activation);
-    let constants: Vec<f64> = constants.into_iter().map(f64::from).collect();
-    let mut y = vec![0.0f32; len];
-    for b in 0..batches {
-        let (_, at) = which(b);
-        let start: usize = at.iter().zip(p.batch.y).map(|(i, s)| i * s).sum();
-        let first = if let Left::Window { .. } = p.left { start } else { 0 };
-        for i in 0..p.m {
-            for j in 0..p.n {
-                let to = start + i * p.y_row + j;
-                let mut v = formula(p, &a, &w, b, i, j) * f64::from(p.alpha);
-                if p.right == Right::PackedI8 {
-                    v *= f64::from(scale[first + j]);
-                }
-                v += if p.bias { f64::from(bias[first + j]) } else { 0.0 };
-                v += if p.residual { f64::from(z[to]) } else { 0.0 };
-                y[to] = (f.formula)(&[v], &constants) as f32;
-            }
-        }
-    }
-    // Sums of at most 48 products of at most 128: an absolute error of 48 · 48 · 128 · 2^-24 / 2 at the very most.
-    let allowed = Allowed::Floats(if p.right == Right::PackedI8 { 5e-3 } else { 1e-4 });
-    Some(Trial { call, before: vec![], operands, results: vec![bytes_of(&y)], allowed })
 }

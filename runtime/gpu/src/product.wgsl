@@ -1,8 +1,8 @@
 // y[b, i, j] = f(Σ_k a[b, i, k] · w[b, k, j] · scale[j] + bias[j] + z[b, i, j])
 //
-// A thread makes 4 rows by 8 columns. Rows are those of a matrix, or the positions of a convolution with channels last,
-// whose sum runs over the taps of its window and the channels of a group: k = tap · channels + channel.
-// w is {{WEIGHTS}}. No shared memory: on some devices that is plain memory.
+// Rows are those of a matrix, or the positions of a convolution with channels last, whose sum runs over the taps of its
+// window and the channels of a group: k = tap · channels + channel. w is {{WEIGHTS}}.
+// {{MANNER}}
 
 {{COMMON}}
 
@@ -25,6 +25,7 @@ struct Params {
     y_batch: vec4<u32>,
     c0: f32,
     c1: f32,
+    // What is summed under one tap: the channels of a group, all of k of a matrix.
     channels: u32,
     alpha: f32,
 }
@@ -57,24 +58,4 @@ fn finish(i: u32, j: u32, y_at: u32, sum: f32, column: u32) {
 {{RESIDUAL}}    Y[at] = activated(v);
 }
 
-@compute @workgroup_size(8, 8)
-fn main(@builtin(global_invocation_id) at: vec3<u32>) {
-    let j = at.x * 8u;
-    let i = at.y * 4u;
-    if i >= P.m || j >= P.n {
-        return;
-    }
-    let a_at = batch_of(at.z, P.a_batch);
-    let w_at = batch_of(at.z, P.w_batch);
-    let y_at = batch_of(at.z, P.y_batch);
-    let first_column = {{FIRST_COLUMN}};
-    var s00 = vec4<f32>();
-    var s01 = vec4<f32>();
-    var s10 = vec4<f32>();
-    var s11 = vec4<f32>();
-    var s20 = vec4<f32>();
-    var s21 = vec4<f32>();
-    var s30 = vec4<f32>();
-    var s31 = vec4<f32>();
-{{LOOP}}
-{{FINISH}}}
+{{MAIN}}

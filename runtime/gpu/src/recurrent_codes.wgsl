@@ -62,14 +62,32 @@ fn range(lane: u32) {
     }
 }
 
-// The product of the state of sequence n with column j, and the scale of that column.
-fn product(n: u32, j: u32, scale: f32, zero: i32) -> f32 {
-    var sum = 0;
-    for (var w = 0u; w < P.words; w++) {
-        sum += dot4I8Packed(codes[n * P.words + w], R[w * P.columns + j]);
-    }
+// A sum of column j as it counts, times the scale of the states.
+fn counted(sum: i32, j: u32, scale: f32, zero: i32) -> f32 {
     let column = M[j];
     return f32(sum + (128 - zero) * bitcast<i32>(column.x)) * (scale * bitcast<f32>(column.y));
+}
+
+// The products of the state of sequence n with the columns of unit u, of the gates i o f c.
+fn products(n: u32, u: u32, scale: f32, zero: i32) -> vec4<f32> {
+    let h = P.units;
+    var sum = vec4<i32>();
+    for (var w = 0u; w < P.words; w++) {
+        let four = codes[n * P.words + w];
+        let r = w * P.columns + u;
+        sum += vec4<i32>(
+            dot4I8Packed(four, R[r]),
+            dot4I8Packed(four, R[r + h]),
+            dot4I8Packed(four, R[r + 2u * h]),
+            dot4I8Packed(four, R[r + 3u * h]),
+        );
+    }
+    return vec4<f32>(
+        counted(sum.x, u, scale, zero),
+        counted(sum.y, u + h, scale, zero),
+        counted(sum.z, u + 2u * h, scale, zero),
+        counted(sum.w, u + 3u * h, scale, zero),
+    );
 }
 
 fn peephole(j: u32) -> f32 {
@@ -96,47 +114,31 @@ fn main(@builtin(local_invocation_index) lane: u32) {
         for (var w = lane; w < P.batch * P.words; w += 256u) {
             let n = w / P.words;
             var word = 0u;
-            for (var b = 0u; b < 4u; b++) {
+            let bytes = min(4u, P.units - w % P.words * 4u);
+            for (var b = 0u; b < bytes; b++) {
                 let u = w % P.words * 4u + b;
                 // 128 less than the code, so that it is signed; what is behind the last unit counts for nothing.
-                var code = 0;
-                if u < P.units {
-                    let real = quotient(state[n * P.units + u], scale);
-                    code = clamp(i32(round(clamp(real, -1e6, 1e6))) + zero, 0, 255) - 128;
-                }
+                let real = quotient(state[n * P.units + u], scale);
+                let code = clamp(i32(round(clamp(real, -1e6, 1e6))) + zero, 0, 255) - 128;
                 word |= (u32(code) & 255u) << (b * 8u);
             }
             codes[w] = word;
         }
         workgroupBarrier();
-        // At most four units a thread, by names: arrays of a thread's own are slow where they are memory.
-        var fresh = vec4<f32>();
-        for (var k = 0u; k < 4u; k++) {
-            let e = lane + k * 256u;
-            if e < all {
-                let n = e / P.units;
-                let u = e % P.units;
-                let z = (P.z_base + t * P.z_step + n * P.z_batch) * 4u * P.units + u;
-                let old = cell[e];
-                let o_at = P.units + u;
-                let f_at = 2u * P.units + u;
-                let c_at = 3u * P.units + u;
-                let i = sigmoid(Z[z] + product(n, u, scale, zero) + peephole(u) * old);
-                let f = sigmoid(Z[z + 2u * P.units] + product(n, f_at, scale, zero) + peephole(f_at) * old);
-                let g = tanh_of(Z[z + 3u * P.units] + product(n, c_at, scale, zero));
-                let made = f * old + i * g;
-                let o = sigmoid(Z[z + P.units] + product(n, o_at, scale, zero) + peephole(o_at) * made);
-                cell[e] = made;
-                fresh[k] = o * tanh_of(made);
-            }
-        }
-        workgroupBarrier();
-        for (var k = 0u; k < 4u; k++) {
-            let e = lane + k * 256u;
-            if e < all {
-                state[e] = fresh[k];
-                Y[P.y_base + t * P.y_step + e / P.units * P.y_batch + e % P.units] = fresh[k];
-            }
+        for (var e = lane; e < all; e += 256u) {
+            let n = e / P.units;
+            let u = e % P.units;
+            let z = (P.z_base + t * P.z_step + n * P.z_batch) * 4u * P.units + u;
+            let old = cell[e];
+            let sums = products(n, u, scale, zero);
+            let i = sigmoid(Z[z] + sums.x + peephole(u) * old);
+            let f = sigmoid(Z[z + 2u * P.units] + sums.z + peephole(2u * P.units + u) * old);
+            let g = tanh_of(Z[z + 3u * P.units] + sums.w);
+            let made = f * old + i * g;
+            let o = sigmoid(Z[z + P.units] + sums.y + peephole(P.units + u) * made);
+            cell[e] = made;
+            state[e] = o * tanh_of(made);
+            Y[P.y_base + t * P.y_step + n * P.y_batch + u] = state[e];
         }
         workgroupBarrier();
     }

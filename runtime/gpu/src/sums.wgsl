@@ -1,9 +1,10 @@
 // y[i, j] = Σ_k (a[i, k] - zero) · w[k, j] + offset, exact in 32 bits.
 //
 // a is 8-bit codes, four of one row in a word; {{A}} w is signed bytes, four k of one column in a word and four columns in
-// a vector, padded with zeros. A thread makes 4 rows by 8 columns. Rows are those of a matrix or, with k = tap · channels +
+// a vector, padded with zeros. Rows are those of a matrix or, with k = tap · channels +
 // channel, the positions of a window over images with channels last, which outside of them holds `zero`.
 // Unsigned codes are multiplied as a - 128, so offset[j] comes times (128 - zero): once by the caller, or here from `zero`.
+// {{MANNER}}
 
 struct Params {
     m: u32,
@@ -48,22 +49,4 @@ fn finish(i: u32, j: u32, group: u32, factor: i32, sum: i32) {
     }
 }
 
-@compute @workgroup_size(8, 8)
-fn main(@builtin(global_invocation_id) at: vec3<u32>) {
-    let j = at.x * 8u;
-    let i = at.y * 4u;
-    if i >= P.m || j >= P.n {
-        return;
-    }
-    let factor = {{FACTOR}};
-    var w = at.z * P.w_group + (j >> 2u);
-    var s00 = vec4<i32>();
-    var s01 = vec4<i32>();
-    var s10 = vec4<i32>();
-    var s11 = vec4<i32>();
-    var s20 = vec4<i32>();
-    var s21 = vec4<i32>();
-    var s30 = vec4<i32>();
-    var s31 = vec4<i32>();
-{{LOOP}}
-{{FINISH}}}
+{{MAIN}}

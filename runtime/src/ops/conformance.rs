@@ -114,7 +114,9 @@ fn every_operator_with_a_form_for_gpus_computes_there_what_was_recorded() {
             continue;
         }
         for (i, recorded) in case.runs.iter().enumerate() {
-            let fixed = with_constants(&graph, recorded.inputs.get(1..).unwrap_or(&[]));
+            let freed = freed(&graph, recorded);
+            let (graph, recorded) = freed.as_ref().map_or((&graph, recorded), |(g, r)| (g, r));
+            let fixed = with_constants(graph, recorded.inputs.get(1..).unwrap_or(&[]));
             for (way, graph) in [("all given", graph.clone()), ("constants", Arc::new(fixed))] {
                 let mut runner = Runner::new(graph, options.clone());
                 wrong.extend(
@@ -154,25 +156,12 @@ fn run(case: &Case, way: Way, pool: &Arc<Pool>, exercised: &mut BTreeSet<String>
     let mut shared = Runner::new(graph.clone(), options());
     let mut wrong = Vec::new();
     for (i, recorded) in case.runs.iter().enumerate() {
-        let mut own;
-        let given;
-        let mut recorded = recorded;
-        let runner = match way {
-            // What has nothing but constants is computed once, by the reference, and no kernel is asked.
-            Way::Kernels if recorded.inputs.is_empty() => {
-                let (free, inputs) = with_inputs(&graph);
-                let outputs = recorded.outputs.clone();
-                given = Recorded { inputs, outputs };
-                recorded = &given;
-                own = Runner::new(Arc::new(free), options());
-                &mut own
-            }
-            Way::Constants => {
-                own = Runner::new(Arc::new(with_constants(&graph, recorded.inputs.get(1..).unwrap_or(&[]))), options());
-                &mut own
-            }
-            _ => &mut shared,
-        };
+        let freed = (way == Way::Kernels).then(|| freed(&graph, recorded)).flatten();
+        let recorded = freed.as_ref().map_or(recorded, |(_, r)| r);
+        let constants =
+            (way == Way::Constants).then(|| Arc::new(with_constants(&graph, recorded.inputs.get(1..).unwrap_or(&[]))));
+        let mut own = freed.as_ref().map(|(g, _)| g.clone()).or(constants).map(|g| Runner::new(g, options()));
+        let runner = own.as_mut().unwrap_or(&mut shared);
         wrong.extend(turns(case, recorded, runner).into_iter().map(|w| format!("inputs {i} {w}")));
         if way != Way::Reference {
             let mut many = Runner::new(runner.graph().clone(), RunOptions { pool: pool.clone(), ..options() });
@@ -231,17 +220,20 @@ fn threads(recorded: &Recorded, one: &mut Runner, many: &mut Runner) -> Option<S
     Some(format!("output {differs} is another one on several threads"))
 }
 
-/// The graph with its constants as inputs, and their values.
-fn with_inputs(graph: &Graph) -> (Graph, Vec<(String, Tensor)>) {
-    let mut graph = graph.clone();
-    let mut values = Vec::new();
+/// Where nothing is given: the graph with its constants as inputs, and the case with their values. What has nothing but constants
+/// is computed once, by the reference, and no kernel is asked.
+fn freed(graph: &Graph, recorded: &Recorded) -> Option<(Arc<Graph>, Recorded)> {
+    if !recorded.inputs.is_empty() {
+        return None;
+    }
+    let (mut graph, mut inputs) = (graph.clone(), Vec::new());
     for v in 0..graph.values.len() {
         if let Some(t) = graph.values[v].constant.take() {
-            values.push((graph.values[v].name.clone(), Tensor::clone(&t)));
+            inputs.push((graph.values[v].name.clone(), Tensor::clone(&t)));
             graph.inputs.push(v);
         }
     }
-    (graph, values)
+    Some((Arc::new(graph), Recorded { inputs, outputs: recorded.outputs.clone() }))
 }
 
 /// The graph with those inputs as constants.

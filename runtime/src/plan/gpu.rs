@@ -160,6 +160,7 @@ impl Accelerated {
         if segments == 0 {
             return Ok(None);
         }
+        refused.extend(builder.refused().iter().map(ToString::to_string));
         let recording = builder.finish()?;
         device.keep();
         let cache = device.cache_told();

@@ -1,4 +1,5 @@
-//! What a device keeps on disk for the next process: what its driver compiled, and which kernels passed their trials.
+//! What a device keeps on disk for the next process: what its driver compiled, which kernels passed their trials, and which of
+//! several calls are the fastest.
 //!
 //! A file belongs to one adapter, driver, interface, version of wgpu and version of hone, and is named after them. It is written
 //! whole under another name and then renamed. One that is damaged, or belongs to something else, is ignored as if it were not
@@ -6,15 +7,17 @@
 //!
 //! ```text
 //! bytes   what
-//! 16      "hone-gpu-cache 1"
+//! 16      "hone-gpu-cache 2"
 //! 4, n    what it belongs to: length, text in UTF-8
 //! 4       kernels that passed
 //! 32 each SHA-256 of such a kernel's name, a zero byte and its text; ascending
+//! 4       calls that were measured beside others
+//! 36 each SHA-256 of what was measured, ascending, and the number of the fastest
 //! 4, n    what the driver compiled: length, bytes that only it understands; 0 where it gives none
 //! 32      SHA-256 of all the bytes before
 //! ```
 //! Numbers are little-endian.
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -23,11 +26,11 @@ use sha2::{Digest, Sha256};
 use super::{Adapter, locked};
 use crate::kernel::Kernel;
 
-const MAGIC: &[u8; 16] = b"hone-gpu-cache 1";
+const MAGIC: &[u8; 16] = b"hone-gpu-cache 2";
 
-type Sum = [u8; 32];
+pub(super) type Sum = [u8; 32];
 
-fn sum(parts: &[&[u8]]) -> Sum {
+pub(super) fn sum(parts: &[&[u8]]) -> Sum {
     let mut hash = Sha256::new();
     parts.iter().for_each(|p| hash.update(p));
     hash.finalize().into()
@@ -44,6 +47,7 @@ pub(super) struct Cache {
 #[derive(Default)]
 struct State {
     passed: BTreeSet<Sum>,
+    chosen: BTreeMap<Sum, u32>,
     /// There is something that the file has not.
     fresh: bool,
     told: Option<String>,
@@ -62,7 +66,7 @@ impl Cache {
             Err(e) => Err(e.to_string()),
         };
         let told = read.as_ref().err().map(|why| format!("{} is ignored and made again: {why}", path.display()));
-        let Contents { passed, compiled } = read.unwrap_or_default();
+        let Contents { passed, chosen, compiled } = read.unwrap_or_default();
         let pipelines = device.features().contains(wgpu::Features::PIPELINE_CACHE).then(|| {
             let data = (!compiled.is_empty()).then_some(&compiled[..]);
             let desc = wgpu::PipelineCacheDescriptor { label: None, data, fallback: true };
@@ -70,7 +74,7 @@ impl Cache {
             // names, and no other: its checksum says that none of them has changed since.
             unsafe { device.create_pipeline_cache(&desc) }
         });
-        Cache { path, belongs, pipelines, state: Mutex::new(State { passed, fresh: false, told }) }
+        Cache { path, belongs, pipelines, state: Mutex::new(State { passed, chosen, fresh: false, told }) }
     }
 
     /// Where the driver keeps what it compiles.
@@ -89,6 +93,17 @@ impl Cache {
         state.fresh |= state.passed.insert(of(kernel));
     }
 
+    /// The numbers of calls that are the fastest of several, by what was measured.
+    pub(super) fn chosen(&self) -> BTreeMap<Sum, u32> {
+        locked(&self.state).chosen.clone()
+    }
+
+    /// Remembers one.
+    pub(super) fn choose(&self, measured: Sum, number: u32) {
+        let mut state = locked(&self.state);
+        state.fresh |= state.chosen.insert(measured, number) != Some(number);
+    }
+
     /// Writes the file, when there is something new.
     pub(super) fn keep(&self) {
         let mut state = locked(&self.state);
@@ -96,7 +111,7 @@ impl Cache {
             return;
         }
         let compiled = self.pipelines.as_ref().and_then(wgpu::PipelineCache::get_data).unwrap_or_default();
-        let contents = Contents { passed: state.passed.clone(), compiled };
+        let contents = Contents { passed: state.passed.clone(), chosen: state.chosen.clone(), compiled };
         if let Err(e) = replace(&self.path, &contents.to_bytes(&self.belongs)) {
             state.told =
                 Some(format!("{} cannot be written, so that the next start takes longer: {e}", self.path.display()));
@@ -108,7 +123,7 @@ impl Cache {
     }
 }
 
-fn of(kernel: &Kernel) -> Sum {
+pub(super) fn of(kernel: &Kernel) -> Sum {
     sum(&[kernel.name.as_bytes(), &[0], kernel.source.as_bytes()])
 }
 
@@ -129,6 +144,7 @@ fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Contents {
     passed: BTreeSet<Sum>,
+    chosen: BTreeMap<Sum, u32>,
     compiled: Vec<u8>,
 }
 
@@ -140,6 +156,11 @@ impl Contents {
         out.extend(belongs.as_bytes());
         out.extend(length(self.passed.len()));
         out.extend(self.passed.iter().flatten());
+        out.extend(length(self.chosen.len()));
+        self.chosen.iter().for_each(|(measured, number)| {
+            out.extend(measured);
+            out.extend(number.to_le_bytes());
+        });
         // More than a length can say is not worth keeping either.
         let compiled = if u32::try_from(self.compiled.len()).is_ok() { &self.compiled[..] } else { &[] };
         out.extend(length(compiled.len()));
@@ -174,8 +195,11 @@ impl Contents {
         let n = number(take(4)?);
         let passed = take(n.checked_mul(32).ok_or_else(damaged)?)?.as_chunks::<32>().0.iter().copied().collect();
         let n = number(take(4)?);
+        let chosen = take(n.checked_mul(36).ok_or_else(damaged)?)?.as_chunks::<36>().0;
+        let chosen = chosen.iter().filter_map(|c| Some((*c.first_chunk::<32>()?, number(&c[32..]) as u32))).collect();
+        let n = number(take(4)?);
         let compiled = take(n)?.to_vec();
-        if rest.is_empty() { Ok(Contents { passed, compiled }) } else { Err(damaged()) }
+        if rest.is_empty() { Ok(Contents { passed, chosen, compiled }) } else { Err(damaged()) }
     }
 }
 
@@ -184,17 +208,18 @@ mod tests {
     use super::*;
 
     fn some() -> Contents {
-        Contents { passed: BTreeSet::from([[7; 32], [1; 32]]), compiled: vec![1, 2, 3, 4, 5] }
+        let (passed, chosen) = (BTreeSet::from([[7; 32], [1; 32]]), BTreeMap::from([([9; 32], 2)]));
+        Contents { passed, chosen, compiled: vec![1, 2, 3, 4, 5] }
     }
 
     #[test]
     fn a_file_says_what_was_put_into_it() {
         let bytes = some().to_bytes("a GPU");
-        assert_eq!(bytes.len(), 16 + 4 + 5 + 4 + 64 + 4 + 5 + 32);
+        assert_eq!(bytes.len(), 16 + 4 + 5 + 4 + 64 + 4 + 36 + 4 + 5 + 32);
         assert_eq!((&bytes[..16], &bytes[16..25]), (&MAGIC[..], &b"\x05\0\0\0a GPU"[..]));
         assert_eq!(
-            (bytes[25], bytes[29], bytes[61], &bytes[93..102]),
-            (2, 1, 7, &b"\x05\0\0\0\x01\x02\x03\x04\x05"[..])
+            (bytes[25], bytes[29], bytes[61], &bytes[93..99], &bytes[129..142]),
+            (2, 1, 7, &b"\x01\0\0\0\x09\x09"[..], &b"\x02\0\0\0\x05\0\0\0\x01\x02\x03\x04\x05"[..])
         );
         assert_eq!(Contents::from_bytes(&bytes, "a GPU").unwrap(), some());
         let none = Contents::default();
@@ -216,7 +241,7 @@ mod tests {
 
     #[test]
     fn lengths_that_lead_out_of_a_file_are_refused_whatever_its_checksum() {
-        for at in [16, 25, 93] {
+        for at in [16, 25, 93, 133] {
             for n in [u32::MAX, 1 << 27, 200] {
                 let mut bytes = some().to_bytes("a GPU");
                 bytes.truncate(bytes.len() - 32);

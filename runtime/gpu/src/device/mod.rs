@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::kernel::{Kernel, PARAMS};
 
 mod cache;
+mod choice;
 mod recording;
 #[cfg(test)]
 mod tests;
@@ -163,6 +164,7 @@ struct Inner {
     watchdog: Mutex<Duration>,
     layouts: Mutex<HashMap<usize, (wgpu::BindGroupLayout, wgpu::PipelineLayout)>>,
     cache: Option<Cache>,
+    choices: choice::Choices,
     weights: Mutex<weights::Known>,
     /// No more buffers are to be had.
     starved: AtomicBool,
@@ -322,6 +324,7 @@ impl Device {
             locked(&b).get_or_insert_with(|| e.to_string());
         }));
         let cache = options.cache.as_ref().map(|folder| Cache::open(folder, &info, &device));
+        let choices = choice::Choices::new(cache.as_ref().map(Cache::chosen).unwrap_or_default());
         let inner = Inner {
             device,
             queue,
@@ -333,6 +336,7 @@ impl Device {
             watchdog: Mutex::new(WATCHDOG),
             layouts: Mutex::default(),
             cache,
+            choices,
             weights: Mutex::default(),
             starved: AtomicBool::new(false),
             #[cfg(test)]
@@ -433,7 +437,11 @@ impl Device {
             layout: Some(&pipeline_layout),
             module: &module,
             entry_point: Some("main"),
-            compilation_options: wgpu::PipelineCompilationOptions::default(),
+            // Kernels write shared memory before they read it; clearing it costs some compilers half a minute.
+            compilation_options: wgpu::PipelineCompilationOptions {
+                zero_initialize_workgroup_memory: false,
+                ..Default::default()
+            },
             cache: self.inner.cache.as_ref().and_then(Cache::pipelines),
         });
         self.inner.made.fetch_add(1, Ordering::Relaxed);

@@ -46,13 +46,14 @@ pub struct Builder<'d> {
     /// Bytes of each new buffer of weights.
     buffers: Vec<usize>,
     segments: Vec<Vec<Placed>>,
+    refused: Vec<GpuError>,
 }
 
 impl<'d> Builder<'d> {
     /// A recording with an arena of that size, and one empty segment.
     pub fn new(device: &'d Device, arena_bytes: usize) -> Builder<'d> {
-        let (weights, known, buffers) = Default::default();
-        Builder { device, arena_bytes, weights, known, buffers, segments: vec![Vec::new()] }
+        let (weights, known, buffers, refused) = Default::default();
+        Builder { device, arena_bytes, weights, known, buffers, segments: vec![Vec::new()], refused }
     }
 
     /// Adds `len` bytes of weights. Equal names are equal bytes, on this device for ever: they are made, and there, once for all
@@ -98,8 +99,23 @@ impl<'d> Builder<'d> {
     /// [`GpuError::Kernel`] when the kernel is none for this device, [`GpuError::Call`] when the ranges are not the arena's,
     /// not aligned, or one is written that the call also reads or writes elsewhere.
     pub fn dispatch(&mut self, call: &Call, bindings: &[Binding]) -> Result<(), GpuError> {
+        let bytes = |b: &Binding| match b {
+            Binding::Arena(r) => r.len(),
+            Binding::Weights(w) => match self.weights.get(w.0) {
+                Some(Placement::There(area)) => area.len,
+                Some(Placement::New { len, .. }) => *len,
+                None => 0,
+            },
+        };
+        let (call, refused) = self.device.fastest(call, &bindings.iter().map(bytes).collect::<Vec<_>>())?;
+        self.refused.extend(refused);
         let pipeline = self.device.pipeline(&call.kernel)?;
         self.place(&pipeline, call, bindings)
+    }
+
+    /// What was refused of calls that would have done the same, so that others stand for them.
+    pub fn refused(&self) -> &[GpuError] {
+        &self.refused
     }
 
     /// [`Builder::dispatch`] with what runs it, tried or not.

@@ -122,22 +122,27 @@ pub(crate) fn calls() -> Vec<crate::kernel::Call> {
         pad: [0; 3],
     };
     out.extend(MaxCodes { window, batch: 1, channels: 3, signed: false }.call());
-    for (k, channels) in [(8, 4), (5, 3)] {
-        for right in [Right::Packed, Right::PackedI8, Right::Plain { row: 6, step: 1 }] {
-            for (bias, residual, activation) in [
+    // Small ones; one row and nine, whose long sums are shared; many rows, for which there is another manner.
+    let products = [(9, 6, 8, 4), (9, 6, 5, 3), (1, 6, 64, 64), (9, 6, 65, 65), (9, 6, 64, 64), (4096, 64, 64, 64)];
+    for (m, n, k, channels) in products {
+        for right in [Right::Packed, Right::PackedI8, Right::Plain { row: n, step: 1 }] {
+            let ends = [
                 (false, false, Activation::None),
-                (true, false, Activation::Relu),
                 (true, true, Activation::Clip(0.0, 6.0)),
+                (true, false, Activation::Relu),
                 (true, false, Activation::HardSigmoid(0.2, 0.5)),
-            ] {
+            ];
+            // How a sum is made does not hang on what follows it.
+            let ends = if k < 64 { &ends[..] } else { &ends[..2] };
+            for &(bias, residual, activation) in ends {
                 let batch = Batch::one();
                 let base = Product {
-                    m: 9,
-                    n: 6,
+                    m,
+                    n,
                     k,
                     left: Left::Matrix { row: k, step: 1 },
                     right,
-                    y_row: 6,
+                    y_row: n,
                     batch,
                     bias,
                     residual,
@@ -154,12 +159,13 @@ pub(crate) fn calls() -> Vec<crate::kernel::Call> {
         }
     }
     for signed in [false, true] {
-        for k in [8, 7] {
+        let sums = [(3, 5, 8), (3, 5, 7), (1, 5, 72), (3, 5, 72), (1, 5, 69), (3, 5, 69), (64, 64, 16), (64, 64, 17)];
+        for (m, n, k) in sums {
             for zero in [Zero::Known(3), Zero::Told] {
-                out.extend(Sums { m: 3, n: 5, k, signed, left: codes::Left::Matrix, zero }.call());
+                out.extend(Sums { m, n, k, signed, left: codes::Left::Matrix, zero }.call());
             }
             let left = codes::Left::Window { window, channels: k, groups: 1 };
-            out.extend(Sums { m: 9, n: 5, k: 4 * k, signed, left, zero: Zero::Known(3) }.call());
+            out.extend(Sums { m: 9 * m, n, k: 4 * k, signed, left, zero: Zero::Known(3) }.call());
         }
     }
     out.extend(Spread { window, batch: 1, channels: 4, zero: 3 }.call());
@@ -223,7 +229,7 @@ pub(crate) fn calls() -> Vec<crate::kernel::Call> {
             out.extend(Windows { window, batch: 1, channels, first: false, of }.call());
         }
     }
-    out
+    out.into_iter().flat_map(|mut call| [std::mem::take(&mut call.others), vec![call]].concat()).collect()
 }
 
 #[test]
@@ -255,6 +261,62 @@ fn a_kernel_that_computes_something_else_is_refused() {
     assert_eq!(device.ready(&right).unwrap_err(), refused, "it stays refused");
     let broken = Kernel::new("broken".into(), "fn main( {".into(), 1, 1, Vec::new);
     assert!(matches!(device.ready(&broken), Err(GpuError::Kernel { .. })));
+}
+
+#[test]
+fn of_calls_with_the_same_results_the_fastest_is_recorded_and_known_to_the_next_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || {
+        let options = Options { software: true, cache: Some(folder.path().into()), ..Options::default() };
+        Device::open(&options).unwrap_or_else(|e| panic!("{e}"))
+    };
+    let add = map("Add", &[(Element::F32, SAME), (Element::F32, SAME)], Element::F32).call().unwrap();
+    // The same sum, with those words in place of its own; tried as what it is.
+    let other = |name: &str, body: &str| {
+        let source = add.kernel.source.replace("return a + b;", body);
+        assert_ne!(source, add.kernel.source);
+        let of = add.kernel.clone();
+        let trials = move || of.trials();
+        let kernel = Kernel::new(name.into(), source, 2, 1, trials);
+        crate::kernel::Call { kernel, others: Vec::new(), ..add.clone() }
+    };
+    // What it looks for is never there, which no compiler can know.
+    let slow = other(
+        "slow",
+        "var s = a; for (var i = 0u; i < 4000u; i++) { if bitcast<u32>(s) == 0x7fc12345u + i { s = 0.0; } } return s + b;",
+    );
+    let quick = other("quick", "return b + a;");
+    let nearly = other("nearly", "return a + b * 1.0000002;");
+    let broken = other("broken", "return a + ;");
+    let taken = |device: &Device, call: &crate::kernel::Call| {
+        let (call, refused) = device.fastest(call, &[420, 420, 420]).unwrap();
+        (call.kernel.name.clone(), refused.len())
+    };
+    let of = |first: &crate::kernel::Call, others: &[&crate::kernel::Call]| crate::kernel::Call {
+        others: others.iter().map(|&c| c.clone()).collect(),
+        ..first.clone()
+    };
+    let device = open();
+    assert_eq!(taken(&device, &of(&slow, &[&quick])), ("quick".into(), 0));
+    assert_eq!(taken(&device, &of(&quick, &[&slow])), ("quick".into(), 0), "in whatever order");
+    assert_eq!(taken(&device, &of(&slow, &[&nearly])), ("slow".into(), 0), "other bits");
+    assert_eq!(taken(&device, &of(&slow, &[&broken, &quick])), ("quick".into(), 1), "one is refused, and told");
+    // What was measured is not measured again, in this process and the next.
+    let made = device.objects_made();
+    assert_eq!(taken(&device, &of(&slow, &[&quick])), ("quick".into(), 0));
+    assert_eq!(device.objects_made(), made);
+    device.keep();
+    let next = open();
+    let made = next.objects_made();
+    assert_eq!(taken(&next, &of(&slow, &[&quick])), ("quick".into(), 0));
+    assert_eq!(next.objects_made(), made);
+    // Without room to try there is the call itself, and nothing is known.
+    let full = Device::open(&Options { software: true, ..Options::default() }).unwrap();
+    full.ready(&slow.kernel).unwrap();
+    full.starve(true);
+    assert_eq!(taken(&full, &of(&slow, &[&quick])), ("slow".into(), 0));
+    full.starve(false);
+    assert_eq!(taken(&full, &of(&slow, &[&quick])), ("quick".into(), 0));
 }
 
 #[test]
@@ -514,7 +576,8 @@ fn spirv(kernel: &Kernel, only: Option<&[naga::back::spv::Capability]>) -> Vec<u
     let flags = naga::valid::ValidationFlags::all();
     let info = naga::valid::Validator::new(flags, naga::valid::Capabilities::empty()).validate(&module).unwrap();
     let capabilities = only.map(|c| c.iter().copied().collect());
-    let options = naga::back::spv::Options { capabilities, ..Default::default() };
+    let zero_initialize_workgroup_memory = naga::back::spv::ZeroInitializeWorkgroupMemoryMode::None;
+    let options = naga::back::spv::Options { capabilities, zero_initialize_workgroup_memory, ..Default::default() };
     naga::back::spv::write_vec(&module, &info, &options, None).unwrap()
 }
 

@@ -1,0 +1,278 @@
+//! The texts of [`super::Product`].
+use std::sync::Arc;
+
+use super::{COLUMNS, Form, Manner, ROWS, trials};
+use crate::functions::of_activation;
+use crate::kernel::{Kernel, filled};
+
+pub(super) fn kernel(form: Form) -> Arc<Kernel> {
+    let Form { manner, window, wide, right, bias, residual, activation } = form;
+    let (function, _) = of_activation(activation);
+    let flag = |b: bool, s: &'static str| if b { s } else { "" };
+    let name = format!(
+        "product-{}{}-{}{}{}-{}{}",
+        if window { "window" } else { "matrix" },
+        flag(wide, "4"),
+        ["f32", "i8", "any", "i4"][usize::from(right)],
+        flag(bias, "-bias"),
+        flag(residual, "-sum"),
+        function.name,
+        manner.name(),
+    );
+    let mut bindings = String::new();
+    let mut reads = 2;
+    let mut bind = |name: &str, word: &str| {
+        reads += 1;
+        bindings += &format!("@group(0) @binding({reads}) var<storage, read_write> {name}: array<{word}>;\n");
+    };
+    if right == 1 {
+        bind("S", "f32");
+    }
+    if right == 3 {
+        bind("S", "vec4<f32>");
+        bind("H", "vec4<f32>");
+    }
+    if bias {
+        bind("B", "f32");
+    }
+    if residual {
+        bind("Z", "f32");
+    }
+    bind("Y", "f32");
+    let first_column = if window { "y_at" } else { "0u" };
+    let main = match manner {
+        Manner::Tile => filled(
+            include_str!("../product_tile.wgsl"),
+            &[
+                ("FIRST_COLUMN", first_column),
+                ("LOOP", &body(form, ROWS)),
+                ("FINISH", &finish("y_at, SUM, first_column")),
+            ],
+        ),
+        Manner::Split(rows) => split(form, rows, first_column),
+        Manner::Shared => shared(form, first_column),
+    };
+    let source = filled(
+        include_str!("../product.wgsl"),
+        &[
+            ("MAIN", &main),
+            ("COMMON", include_str!("../common.wgsl")),
+            (
+                "WEIGHTS",
+                [
+                    "rows of f32, padded to 8",
+                    "rows of i8, padded to 8, with a scale a column",
+                    "f32 anywhere",
+                    "four bits, eight columns in a word, with a scale and an offset a column and block",
+                ][usize::from(right)],
+            ),
+            ("MANNER", manner.told()),
+            ("A_WORD", if wide { "vec4<f32>" } else { "f32" }),
+            ("W_WORD", ["vec4<f32>", "u32", "f32", "u32"][usize::from(right)]),
+            ("BINDINGS", &bindings),
+            ("ACTIVATION", function.text),
+            ("ROWS", if window { POSITIONS } else { "" }),
+            ("SCALE", flag(right == 1, " * S[column + j]")),
+            ("BIAS", flag(bias, "    v += B[column + j];\n")),
+            ("RESIDUAL", flag(residual, "    v += Z[at];\n")),
+        ],
+    );
+    Kernel::new(name, source, reads - 1, 1, move || trials::of(form))
+}
+
+/// Functions of a window.
+pub(crate) const POSITIONS: &str = "
+// Where the window of a position begins, and the first pixel of its image.
+struct Position {
+    image: u32,
+    at: vec3<i32>,
+}
+
+fn position(i: u32) -> Position {
+    let here = P.output.x * P.output.y * P.output.z;
+    let o = i % here;
+    let at = vec3<u32>(o / (P.output.y * P.output.z), o / P.output.z % P.output.y, o % P.output.z);
+    return Position(i / here * P.input.x * P.input.y * P.input.z, vec3<i32>(at * P.stride.xyz) - P.pad.xyz);
+}
+
+// The first element of the pixel under a tap, or -1 outside.
+fn pixel(p: Position, tap: vec3<u32>) -> i32 {
+    let at = p.at + vec3<i32>(tap * P.dilation.xyz);
+    if any(at < vec3<i32>()) || any(at >= vec3<i32>(P.input.xyz)) {
+        return -1;
+    }
+    let v = vec3<u32>(at);
+    return i32((p.image + (v.x * P.input.y + v.y) * P.input.z + v.z) * P.a_row);
+}
+";
+
+/// `finish(row, column, …)` of each of a thread's elements, whose sum stands in place of `SUM` in the other arguments.
+pub(crate) fn finish(others: &str) -> String {
+    let mut out = String::new();
+    for r in 0..ROWS {
+        for c in 0..COLUMNS {
+            let lane = ["x", "y", "z", "w"][c % 4];
+            let others = others.replace("SUM", &format!("s{r}{}.{lane}", c / 4));
+            out += &format!("    finish(i + {r}u, j + {c}u, {others});\n");
+        }
+    }
+    out
+}
+
+/// The weights of row `w`, then their products with one element of each row.
+fn step(right: u8, rows: usize, lane: &str, pad: &str) -> String {
+    let mut out = String::new();
+    let load = |half: usize| match right {
+        0 => format!("W[w + {half}u]"),
+        1 => format!("vec4<f32>(unpack4xI8(W[w + {half}u]))"),
+        3 => {
+            let shift = |b: usize| format!("word >> {}u", 16 * half + 4 * b);
+            let lanes = format!("vec4<u32>({}, {}, {}, {})", shift(0), shift(1), shift(2), shift(3));
+            format!("vec4<f32>({lanes} & vec4<u32>(15u)) * g{half} - h{half}")
+        }
+        _ => {
+            let one = |c: usize| format!("W[w + min(j + {}u, P.n - 1u) * P.w_step]", 4 * half + c);
+            format!("vec4<f32>({}, {}, {}, {})", one(0), one(1), one(2), one(3))
+        }
+    };
+    out += &format!("{pad}{{\n");
+    if right == 3 {
+        out += &format!("{pad}    let word = W[w];\n");
+    }
+    out += &format!("{pad}    let w0 = {};\n{pad}    let w1 = {};\n", load(0), load(1));
+    for r in 0..rows {
+        out += &format!("{pad}    s{r}0 += a{r}{lane} * w0;\n{pad}    s{r}1 += a{r}{lane} * w1;\n");
+    }
+    out += &format!("{pad}    w += P.w_row;\n{pad}}}\n");
+    out
+}
+
+/// The sums of a tile of `rows` rows, over what lies between `first` and `last` under each tap.
+fn body(form: Form, rows: usize) -> String {
+    let Form { window, wide, right, .. } = form;
+    let mut out = String::new();
+    for r in 0..rows {
+        out += &format!("    var s{r}0 = vec4<f32>();\n    var s{r}1 = vec4<f32>();\n");
+    }
+    let start = ["w_at + (j >> 2u)", "w_at + (j >> 2u)", "w_at", "w_at + (j >> 3u)"][usize::from(right)];
+    let steps = |pad: &str| -> String {
+        if wide {
+            [".x", ".y", ".z", ".w"].iter().map(|lane| step(right, rows, lane, pad)).collect()
+        } else {
+            step(right, rows, "", pad)
+        }
+    };
+    let by = if wide { 4 } else { 1 };
+    if window {
+        for r in 0..rows {
+            out += &format!("    let q{r} = position(min(i + {r}u, P.m - 1u));\n");
+        }
+        out += TAPS;
+        for r in 0..rows {
+            out += &format!("        let p{r} = pixel(q{r}, tap);\n");
+        }
+        out += &format!("        var w = {start} + (t * P.channels + first) * P.w_row;\n");
+        out += &format!("        for (var c = first; c < last; c += {by}u) {{\n");
+        for r in 0..rows {
+            let (none, unit) = if wide { ("vec4<f32>()", " >> 2u") } else { ("0.0", "") };
+            out += &format!(
+                "            let a{r} = select({none}, A[(u32(max(p{r}, 0)) + a_at + c){unit}], p{r} >= 0);\n"
+            );
+        }
+        out += &steps("            ");
+        out += "        }\n    }\n";
+    } else {
+        for r in 0..rows {
+            out += &format!("    let r{r} = a_at + min(i + {r}u, P.m - 1u) * P.a_row;\n");
+        }
+        out += &format!("    var w = {start} + first * P.w_row;\n");
+        out += &format!("    for (var k = first; k < last; k += {by}u) {{\n");
+        for r in 0..rows {
+            let at = if wide { format!("r{r} + (k >> 2u)") } else { format!("r{r} + k * P.a_step") };
+            out += &format!("        let a{r} = A[{at}];\n");
+        }
+        if right == 3 {
+            out += "        let block = k / P.w_step * P.w_row * 2u + (j >> 2u);\n";
+            for half in 0..2 {
+                out +=
+                    &format!("        let g{half} = S[block + {half}u];\n        let h{half} = H[block + {half}u];\n");
+            }
+        }
+        out += &steps("        ");
+        out += "    }\n";
+    }
+    out
+}
+
+/// Over the taps of a window.
+pub(crate) const TAPS: &str = "    for (var t = 0u; t < P.window.x * P.window.y * P.window.z; t++) {
+        let tap = vec3<u32>(t / (P.window.y * P.window.z), t / P.window.z % P.window.y, t % P.window.z);
+";
+
+fn split(form: Form, rows: usize, first_column: &str) -> String {
+    let vectors = 2 * rows;
+    let keep: String = (0..vectors).map(|e| format!("    parts[mine + {e}u] = s{}{};\n", e / 2, e % 2)).collect();
+    filled(
+        include_str!("../product_split.wgsl"),
+        &[
+            ("PARTS", &(64 * vectors).to_string()),
+            ("TILE_ROWS", &rows.to_string()),
+            ("VECTORS", &vectors.to_string()),
+            ("FIRST_COLUMN", first_column),
+            ("LOOP", &body(form, rows)),
+            ("KEEP", &keep),
+        ],
+    )
+}
+
+fn shared(form: Form, first_column: &str) -> String {
+    let four = [
+        "    return W[w_at + k * P.w_row + q];",
+        "    return vec4<f32>(unpack4xI8(W[w_at + k * P.w_row + q]));",
+        "    let w = w_at + k * P.w_row;
+    let j = q * 4u;
+    let end = P.n - 1u;
+    return vec4<f32>(
+        W[w + j * P.w_step],
+        W[w + min(j + 1u, end) * P.w_step],
+        W[w + min(j + 2u, end) * P.w_step],
+        W[w + min(j + 3u, end) * P.w_step],
+    );",
+        "    let word = W[w_at + k * P.w_row + (q >> 1u)] >> ((q & 1u) * 16u);
+    let code = vec4<f32>(vec4<u32>(word, word >> 4u, word >> 8u, word >> 12u) & vec4<u32>(15u));
+    let block = k / P.w_step * P.w_row * 2u + q;
+    return code * S[block] - H[block];",
+    ];
+    let (taps, a, tap_k) = if form.window {
+        let taps = format!("    let origin = position(row);\n{TAPS}        let p = pixel(origin, tap);\n");
+        let at = "(u32(max(p, 0)) + a_at + min(c + part, P.channels - 4u)) >> 2u";
+        (taps, format!("select(vec4<f32>(), A[{at}], p >= 0)"), "t * P.channels + ")
+    } else {
+        ("    {\n".into(), "A[a_at + row * P.a_row + (min(c + part, P.channels - 4u) >> 2u)]".into(), "")
+    };
+    let mut step = String::new();
+    for (k, lane) in ["x", "y", "z", "w"].iter().enumerate() {
+        step += &format!("                let w{k} = w_tile[f * 64u + {}u + here.x];\n", 16 * k);
+        for r in 0..4 {
+            step += &format!("                s{r} += a{r}.{lane} * w{k};\n");
+        }
+    }
+    let mut finish = String::new();
+    for r in 0..4 {
+        for (c, lane) in ["x", "y", "z", "w"].iter().enumerate() {
+            finish += &format!("    finish(i + {r}u, j + {c}u, y_at, s{r}.{lane}, first_column);\n");
+        }
+    }
+    filled(
+        include_str!("../product_shared.wgsl"),
+        &[
+            ("FOUR", four[usize::from(form.right)]),
+            ("FIRST_COLUMN", first_column),
+            ("TAPS", &taps),
+            ("A", &a),
+            ("TAP_K", tap_k),
+            ("STEP", &step),
+            ("FINISH", &finish),
+        ],
+    )
+}
