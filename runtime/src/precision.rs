@@ -1,7 +1,7 @@
 //! What float products are computed in, and whether bf16 is good enough for a model: by its own golden samples, or by recorded cases.
 //!
-//! Only products and convolutions with frozen `f32` weights come in bf16; everything between them stays `f32`. It knows no
-//! graph and no session; the session asks it, and runs.
+//! Only products and convolutions with frozen `f32` weights come in bf16; everything between them stays `f32`. On a GPU it is their
+//! weights alone that are rounded, and take half the memory. It knows no graph and no session; the session asks it, and runs.
 use std::fmt;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ pub enum Precision {
     /// `f32`.
     #[default]
     F32,
-    /// bf16, on every CPU; an error where golden samples or recorded cases refuse it.
+    /// bf16, on every CPU and GPU; an error where golden samples or recorded cases refuse it.
     Bf16,
     /// bf16 where the CPU multiplies it faster and golden samples or recorded cases accept it, otherwise `f32`.
     Auto,
@@ -222,9 +222,10 @@ impl Chosen {
         })
     }
 
-    /// Whether golden samples or recorded cases are asked about bf16. `cpu` is what [`cpu`] says.
-    pub fn asks(&mut self, cpu: Result<(), &'static str>, impossible: Option<&'static str>) -> bool {
-        if let (Precision::Auto, None, Err(why)) = (self.asked, impossible, cpu) {
+    /// Whether golden samples or recorded cases are asked about bf16. `gain` is whether it is faster there: of a CPU, what [`cpu`]
+    /// says.
+    pub fn asks(&mut self, gain: Result<(), &'static str>, impossible: Option<&'static str>) -> bool {
+        if let (Precision::Auto, None, Err(why)) = (self.asked, impossible, gain) {
             self.why = why.to_string();
             return false;
         }

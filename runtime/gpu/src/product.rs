@@ -3,6 +3,7 @@
 //! A thread makes a tile of the result in registers, alone or as one of eight that share the sum; or 256 threads share what they
 //! read. Sharing the sum rounds otherwise, so that is chosen by the shape, everywhere alike; whether to share what is read is
 //! measured on the device.
+use hone_kernels::bf16::round;
 use hone_kernels::conv::Window;
 use hone_kernels::epilogue::Activation;
 
@@ -24,6 +25,8 @@ pub(crate) const ROWS: usize = 4;
 pub enum Right {
     /// [`pack`]ed floats.
     Packed,
+    /// [`pack_bf16`]ed upper halves of floats.
+    PackedBf16,
     /// [`pack_i8`]ed bytes, with a scale a column as an operand.
     PackedI8,
     /// [`pack_4`]ed codes of four bits, with a scale and an offset a column and block of k as two operands: `code · scale -
@@ -120,6 +123,12 @@ pub fn pack(k: usize, n: usize, w: impl Fn(usize, usize) -> f32) -> Vec<u8> {
     (0..k * row).flat_map(|i| (if i % row < n { w(i / row, i % row) } else { 0.0 }).to_le_bytes()).collect()
 }
 
+/// The bytes of a packed matrix of floats in bf16, half as many: `w(k, j)`, rounded.
+pub fn pack_bf16(k: usize, n: usize, w: impl Fn(usize, usize) -> f32) -> Vec<u8> {
+    let row = n.next_multiple_of(COLUMNS);
+    (0..k * row).flat_map(|i| (if i % row < n { round(w(i / row, i % row)) } else { 0 }).to_le_bytes()).collect()
+}
+
 /// The bytes of a packed matrix of bytes: `w(k, j)`.
 pub fn pack_i8(k: usize, n: usize, w: impl Fn(usize, usize) -> i8) -> Vec<u8> {
     let row = n.next_multiple_of(COLUMNS);
@@ -211,6 +220,7 @@ impl Product {
                 Right::PackedI8 => 1,
                 Right::Plain { .. } => 2,
                 Right::Packed4 { .. } => 3,
+                Right::PackedBf16 => 4,
             },
             bias: self.bias,
             residual: self.residual,
@@ -245,7 +255,7 @@ impl Product {
         let (unit, per) = (if form.wide { 4 } else { 1 }, 4);
         let mut params = vec![0u32; 52];
         let (w_row, w_step, w_unit) = match self.right {
-            Right::Packed | Right::PackedI8 => (self.n.next_multiple_of(COLUMNS) / per, 0, per),
+            Right::Packed | Right::PackedBf16 | Right::PackedI8 => (self.n.next_multiple_of(COLUMNS) / per, 0, per),
             Right::Plain { row, step } => (row, step, 1),
             Right::Packed4 { block } => {
                 if self.batch != Batch::one() || form.window || block % 4 != 0 || block == 0 {

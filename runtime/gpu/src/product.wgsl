@@ -33,7 +33,7 @@ struct Params {
 @group(0) @binding(0) var<uniform> P: Params;
 @group(0) @binding(1) var<storage, read_write> A: array<{{A_WORD}}>;
 @group(0) @binding(2) var<storage, read_write> W: array<{{W_WORD}}>;
-{{BINDINGS}}
+{{BINDINGS}}{{BF16}}
 
 fn activated(a: f32) -> f32 {
     return {{ACTIVATION}};

@@ -125,7 +125,7 @@ pub(crate) fn calls() -> Vec<crate::kernel::Call> {
     // Small ones; one row and nine, whose long sums are shared; many rows, for which there is another manner.
     let products = [(9, 6, 8, 4), (9, 6, 5, 3), (1, 6, 64, 64), (9, 6, 65, 65), (9, 6, 64, 64), (4096, 64, 64, 64)];
     for (m, n, k, channels) in products {
-        for right in [Right::Packed, Right::PackedI8, Right::Plain { row: n, step: 1 }] {
+        for right in [Right::Packed, Right::PackedBf16, Right::PackedI8, Right::Plain { row: n, step: 1 }] {
             let ends = [
                 (false, false, Activation::None),
                 (true, true, Activation::Clip(0.0, 6.0)),
@@ -150,7 +150,7 @@ pub(crate) fn calls() -> Vec<crate::kernel::Call> {
                     activation,
                 };
                 out.extend(base.call());
-                if !matches!(right, Right::Plain { .. }) {
+                if right == Right::Packed {
                     out.extend(Product { right: Right::Packed4 { block: 32 }, ..base.clone() }.call());
                 }
                 let left = Left::Window { window, channels, pixel: channels };

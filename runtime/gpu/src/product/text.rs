@@ -13,7 +13,7 @@ pub(super) fn kernel(form: Form) -> Arc<Kernel> {
         "product-{}{}-{}{}{}-{}{}",
         if window { "window" } else { "matrix" },
         flag(wide, "4"),
-        ["f32", "i8", "any", "i4"][usize::from(right)],
+        ["f32", "i8", "any", "i4", "bf16"][usize::from(right)],
         flag(bias, "-bias"),
         flag(residual, "-sum"),
         function.name,
@@ -64,12 +64,14 @@ pub(super) fn kernel(form: Form) -> Arc<Kernel> {
                     "rows of i8, padded to 8, with a scale a column",
                     "f32 anywhere",
                     "four bits, eight columns in a word, with a scale and an offset a column and block",
+                    "rows of bf16, padded to 8",
                 ][usize::from(right)],
             ),
             ("MANNER", manner.told()),
             ("A_WORD", if wide { "vec4<f32>" } else { "f32" }),
-            ("W_WORD", ["vec4<f32>", "u32", "f32", "u32"][usize::from(right)]),
+            ("W_WORD", ["vec4<f32>", "u32", "f32", "u32", "vec2<u32>"][usize::from(right)]),
             ("BINDINGS", &bindings),
+            ("BF16", flag(right == 4, BF16)),
             ("ACTIVATION", function.text),
             ("ROWS", if window { POSITIONS } else { "" }),
             ("SCALE", flag(right == 1, " * S[column + j]")),
@@ -125,6 +127,7 @@ fn step(right: u8, rows: usize, lane: &str, pad: &str) -> String {
     let load = |half: usize| match right {
         0 => format!("W[w + {half}u]"),
         1 => format!("vec4<f32>(unpack4xI8(W[w + {half}u]))"),
+        4 => format!("floats(W[w + {half}u])"),
         3 => {
             let shift = |b: usize| format!("word >> {}u", 16 * half + 4 * b);
             let lanes = format!("vec4<u32>({}, {}, {}, {})", shift(0), shift(1), shift(2), shift(3));
@@ -154,7 +157,8 @@ fn body(form: Form, rows: usize) -> String {
     for r in 0..rows {
         out += &format!("    var s{r}0 = vec4<f32>();\n    var s{r}1 = vec4<f32>();\n");
     }
-    let start = ["w_at + (j >> 2u)", "w_at + (j >> 2u)", "w_at", "w_at + (j >> 3u)"][usize::from(right)];
+    let four = "w_at + (j >> 2u)";
+    let start = [four, four, "w_at", "w_at + (j >> 3u)", four][usize::from(right)];
     let steps = |pad: &str| -> String {
         if wide {
             [".x", ".y", ".z", ".w"].iter().map(|lane| step(right, rows, lane, pad)).collect()
@@ -204,6 +208,13 @@ fn body(form: Form, rows: usize) -> String {
     out
 }
 
+const BF16: &str = "
+// Four numbers in bf16, the low half of a word first.
+fn floats(w: vec2<u32>) -> vec4<f32> {
+    return bitcast<vec4<f32>>(vec4<u32>(w.x << 16u, w.x & 0xffff0000u, w.y << 16u, w.y & 0xffff0000u));
+}
+";
+
 /// Over the taps of a window.
 pub(crate) const TAPS: &str = "    for (var t = 0u; t < P.window.x * P.window.y * P.window.z; t++) {
         let tap = vec3<u32>(t / (P.window.y * P.window.z), t / P.window.z % P.window.y, t % P.window.z);
@@ -242,6 +253,7 @@ fn shared(form: Form, first_column: &str) -> String {
     let code = vec4<f32>(vec4<u32>(word, word >> 4u, word >> 8u, word >> 12u) & vec4<u32>(15u));
     let block = k / P.w_step * P.w_row * 2u + q;
     return code * S[block] - H[block];",
+        "    return floats(W[w_at + k * P.w_row + q]);",
     ];
     let (taps, a, tap_k) = if form.window {
         let taps = format!("    let origin = position(row);\n{TAPS}        let p = pixel(origin, tap);\n");

@@ -1,7 +1,7 @@
 //! What [`super::Product`] must compute, by its formula.
 use hone_kernels::conv::Window;
 
-use super::{Batch, COLUMNS, Form, Left, Manner, Product, Right, pack, pack_4, pack_i8, packed_len};
+use super::{Batch, COLUMNS, Form, Left, Manner, Product, Right, pack, pack_4, pack_bf16, pack_i8, packed_len};
 use crate::functions::of_activation;
 use crate::kernel::{Allowed, Draws, Trial, bytes_of, under};
 
@@ -35,6 +35,7 @@ pub(super) fn of(form: Form) -> Vec<Trial> {
             0 => Right::Packed,
             1 => Right::PackedI8,
             3 => Right::Packed4 { block: 4 },
+            4 => Right::PackedBf16,
             _ => Right::Plain { row: 2, step: 2 * k },
         };
         let window = Window {
@@ -113,6 +114,8 @@ fn trial(p: &Product, manner: Manner) -> Option<Trial> {
         Right::Packed => {
             operands.push((0..matrices).flat_map(|q| pack(p.k, p.n, |k, j| f32::from(code(q, k, j)) / 64.0)).collect())
         }
+        Right::PackedBf16 => operands
+            .push((0..matrices).flat_map(|q| pack_bf16(p.k, p.n, |k, j| f32::from(code(q, k, j)) / 64.0)).collect()),
         Right::PackedI8 => {
             operands.push((0..matrices).flat_map(|q| pack_i8(p.k, p.n, |k, j| code(q, k, j))).collect());
             operands.push(bytes_of(&scale));
@@ -128,7 +131,8 @@ fn trial(p: &Product, manner: Manner) -> Option<Trial> {
     let w = |b: usize, k: usize, j: usize| {
         let (start, _) = which(b);
         match p.right {
-            Right::Packed => f32::from(code(start / unit, k, j)) / 64.0,
+            // Of at most eight bits, which bf16 has.
+            Right::Packed | Right::PackedBf16 => f32::from(code(start / unit, k, j)) / 64.0,
             Right::PackedI8 => f32::from(code(start / unit, k, j)),
             Right::Plain { row, step } => plain[start + k * row + j * step],
             Right::Packed4 { block } => {

@@ -77,13 +77,22 @@ fn recorded(l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
     let mut operands = vec![At::In(0)];
     let right = match &weight {
         Weight::F32(w) => {
-            let from = w.clone();
+            let (from, bf16) = (w.clone(), l.bf16 == Bf16::Weights);
             let make = move || {
                 let w = floats(&from);
-                (0..groups).flat_map(|g| gpu::pack(k, per, |k, j| w[lie.at(g, j, k)])).collect()
+                let group = |g: usize| {
+                    let at = |k: usize, j: usize| w[lie.at(g, j, k)];
+                    if bf16 { gpu::pack_bf16(k, per, at) } else { gpu::pack(k, per, at) }
+                };
+                (0..groups).flat_map(group).collect()
             };
-            operands.push(l.image("gpu convolution", &[w], &numbers, 4 * len, make));
-            gpu::Right::Packed
+            let (name, bytes, right) = if bf16 {
+                ("gpu convolution in bf16", 2, gpu::Right::PackedBf16)
+            } else {
+                ("gpu convolution", 4, gpu::Right::Packed)
+            };
+            operands.push(l.image(name, &[w], &numbers, bytes * len, make));
+            right
         }
         Weight::Q8 { q, .. } => {
             let Some(scale) = scales(&c, &weight) else { return Ok(None) };

@@ -67,6 +67,11 @@ pub(super) fn on_gpu(
         Weight::F32(t) => {
             t.as_f32()?;
             let from = t.clone();
+            if l.bf16 == Bf16::Weights {
+                let make = move || gpu::pack_bf16(k, n, |k, j| floats(&from)[at(k, j)]);
+                let image = l.image("gpu matrix in bf16", &[t], &numbers, 2 * len, make);
+                return Ok(Some((gpu::Right::PackedBf16, vec![image])));
+            }
             let make = move || gpu::pack(k, n, |k, j| floats(&from)[at(k, j)]);
             Some((gpu::Right::Packed, vec![l.image("gpu matrix", &[t], &numbers, 4 * len, make)]))
         }

@@ -241,7 +241,7 @@ fn matrices(
             gpu::Right::Plain { row: right.row.1, step: right.column.1 }
         }
     };
-    if matches!(right, gpu::Right::Packed | gpu::Right::PackedI8) {
+    if !matches!(right, gpu::Right::Plain { .. }) {
         w = [0; 4];
     }
     Ok(Some(gpu::Product {
