@@ -298,7 +298,7 @@ pub struct Product<'a> {
     pub part: Range<usize>,
     /// The weights, of the whole reduction.
     pub w: Packed<'a>,
-    /// Rows of columns, `pitch` apart.
+    /// Rows of columns, `pitch` apart; of the last one what is behind its last whole vector need not be there.
     pub columns: &'a [f32],
     /// A multiple of [`NR`], at least `n`.
     pub pitch: usize,
@@ -396,8 +396,12 @@ mod x86 {
             Packed::I8 { q, .. } => q.len(),
         };
         assert!(held >= super::packed_len(g.m, g.k) && g.part.end <= g.k, "w is shorter than its shape says");
-        assert!(g.columns.len() >= g.part.len() * g.pitch, "columns are shorter than their shape says");
-        assert!(g.n.next_multiple_of(NR) <= g.pitch || g.part.is_empty(), "columns are narrower than their pitch");
+        let (rows, width) = (g.part.len(), g.n.next_multiple_of(NR));
+        assert!(
+            rows == 0 || g.columns.len() >= (rows - 1) * g.pitch + width,
+            "columns are shorter than their shape says"
+        );
+        assert!(width <= g.pitch || rows == 0, "columns are narrower than their pitch");
     }
 
     /// Sums of 8 rows by 32 columns.
@@ -489,7 +493,7 @@ fn tile<const R: usize, const W: usize>(g: &Product<'_>, row: usize, column: usi
     let first = (row / MR * g.k + g.part.start) * MR;
     let weights = first..first + g.part.len() * MR;
     let lane = row % MR;
-    let columns = g.columns.chunks_exact(g.pitch);
+    let columns = g.columns.chunks(g.pitch);
     match g.w {
         Packed::F32(w) => {
             for (w, x) in w[weights].as_chunks::<MR>().0.iter().zip(columns) {

@@ -29,6 +29,7 @@ pub mod nhwc_pool;
 pub mod normalise;
 pub mod optimize;
 pub mod panels;
+pub mod planes;
 pub mod pool;
 pub mod product;
 pub mod qbins;

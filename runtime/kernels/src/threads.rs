@@ -147,6 +147,43 @@ impl Pool {
 }
 
 /// A pointer that several threads may have; what they do with it is each caller's obligation.
+impl Pool {
+    /// [`Pool::pieces`] for calls that need memory of their own: `scratch` holds `each` elements for as many threads as are to work,
+    /// and a call gets those of its thread.
+    ///
+    /// # Panics
+    /// As [`Pool::pieces`], and when `scratch` is shorter than `each`.
+    pub fn pieces_with<T: Send, S: Send>(
+        &self,
+        out: &mut [T],
+        piece: usize,
+        (scratch, each): (&mut [S], usize),
+        f: impl Fn(usize, &mut [T], &mut [S]) + Sync,
+    ) {
+        assert!(piece > 0, "a piece has at least one element");
+        assert!(scratch.len() >= each, "there is no memory for one thread");
+        let (len, count) = (out.len(), out.len().div_ceil(piece));
+        let room = scratch.len().checked_div(each).unwrap_or(usize::MAX);
+        let lanes = count.min(self.threads()).min(room);
+        let (out, own) = (Disjoint(out.as_mut_ptr()), Disjoint(scratch.as_mut_ptr()));
+        let next = AtomicUsize::new(0);
+        self.run(lanes, &|lane| {
+            // SAFETY: there are `lanes` times `each` elements, and no other call has the same lane.
+            let own = unsafe { std::slice::from_raw_parts_mut(own.at(lane * each), each) };
+            loop {
+                let i = next.fetch_add(1, Ordering::Relaxed);
+                if i >= count {
+                    return;
+                }
+                let from = i * piece;
+                // SAFETY: piece i is inside `out`, no other turn has the same i, and `out` is borrowed until `run` returns.
+                let part = unsafe { std::slice::from_raw_parts_mut(out.at(from), piece.min(len - from)) };
+                f(i, part, own);
+            }
+        });
+    }
+}
+
 struct Disjoint<T>(*mut T);
 
 impl<T> Disjoint<T> {
@@ -250,6 +287,21 @@ mod tests {
             let mut v = vec![0usize; 1001];
             pool.pieces(&mut v, 10, |i, part| part.iter_mut().enumerate().for_each(|(j, x)| *x = i * 10 + j));
             assert!(v.iter().enumerate().all(|(i, &x)| x == i));
+        }
+    }
+
+    #[test]
+    fn no_two_threads_have_the_same_memory_of_their_own() {
+        for (threads, room) in [(1, 1), (3, 3), (3, 2), (2, 5)] {
+            let pool = Pool::new(threads);
+            let (mut out, mut own) = (vec![0usize; 103], vec![0usize; room * 4]);
+            pool.pieces_with(&mut out, 10, (&mut own, 4), |i, part, own| {
+                // What another thread writes meanwhile shows in the sum.
+                own.fill(i);
+                std::thread::yield_now();
+                part.fill(own.iter().sum::<usize>() + 1);
+            });
+            assert!(out.iter().enumerate().all(|(at, v)| *v == at / 10 * 4 + 1), "{threads} threads, room for {room}");
         }
     }
 

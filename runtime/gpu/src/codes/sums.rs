@@ -104,7 +104,7 @@ impl Sums {
             Left::Matrix => (1, self.k),
             Left::Window { channels, groups, .. } => (groups, channels * groups),
         };
-        let (words, wide) = (length.div_ceil(4), length % 4 == 0);
+        let (words, wide) = (length.div_ceil(4), length.is_multiple_of(4));
         if self.zero == Zero::Told && self.left != Left::Matrix {
             return None;
         }

@@ -2,6 +2,8 @@
 //!
 //! That by the input is a transposed convolution with the same weight, and the other way round; that by the weight is an
 //! operator of its own: each tap is the product of the gradient with what it was multiplied with.
+use std::ops::Range;
+
 use hone_kernels::gemm::{self, Gemm, Packed};
 
 use super::geometry::reach;
@@ -82,13 +84,17 @@ fn weight_lower(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
     }
     let (columns, windows) = (conv.c * conv.geometry.kernel_len(), conv.geometry.output_len());
     // The position of every tap in a plane, or none: as the packing reads them.
-    let mut places = vec![NOWHERE; conv.geometry.kernel_len() * windows];
+    let lies = conv.geometry.window().is_some_and(|w| w.is_pointwise());
+    let mut places = vec![NOWHERE; if lies { 0 } else { conv.geometry.kernel_len() * windows }];
     let mut p = 0;
-    conv.geometry.for_each_window(|_, taps| {
-        taps.iter().for_each(|&(i, k)| places[k * windows + p] = i as u32);
-        p += 1;
-    });
-    let scratch = gemm::packed_len(columns, windows);
+    if !lies {
+        conv.geometry.for_each_window(|_, taps| {
+            taps.iter().for_each(|&(i, k)| places[k * windows + p] = i as u32);
+            p += 1;
+        });
+    }
+    let each = gemm::packed_len(columns, windows);
+    let scratch = each * if conv.groups > 1 { l.threads.min(conv.groups) } else { 1 };
     let bytes = 4 * places.len();
     Ok(Some(Lowered::new(WeightVjp { conv, places }, vec![0, 1]).with_scratch(scratch).with_weights(bytes)))
 }
@@ -96,10 +102,29 @@ fn weight_lower(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
 /// No position of the input.
 const NOWHERE: u32 = u32::MAX;
 
-/// For each example and group the product `dY · patchesᵀ`, added up in this order.
+/// For each example and group the product `dY · patchesᵀ`, added up in this order: groups by threads, or the panels of one.
 struct WeightVjp {
     conv: Conv,
+    /// For every tap, the position it has in a plane under each window; empty where each window is one position, in order.
     places: Vec<u32>,
+}
+
+impl WeightVjp {
+    /// Packs columns `columns` of the patches of one group of one image.
+    fn pack(&self, columns: Range<usize>, x: &[f32], out: &mut [f32]) {
+        let g = &self.conv.geometry;
+        let (pixels, taps, windows) = (g.input_len(), g.kernel_len(), g.output_len());
+        let first = columns.start;
+        if self.places.is_empty() {
+            return gemm::pack(columns.len(), windows, |j, p| x[(first + j) * pixels + p], out);
+        }
+        let one = |j: usize, p: usize| {
+            let j = first + j;
+            let at = self.places[j % taps * windows + p];
+            if at == NOWHERE { 0.0 } else { x[j / taps * pixels + at as usize] }
+        };
+        gemm::pack(columns.len(), windows, one, out);
+    }
 }
 
 impl Kernel for WeightVjp {
@@ -112,32 +137,35 @@ impl Kernel for WeightVjp {
         let (reads, writes, scratch) = io.parts();
         let (x, dy, dw) = (reads.f32(0), reads.f32(1), writes.f32(0));
         let Conv { n, c, o, groups, ref geometry } = self.conv;
-        let (pixels, taps, windows) = (geometry.input_len(), geometry.kernel_len(), geometry.output_len());
-        let (per_group, columns) = (o / groups, c * taps);
+        let (pixels, windows) = (geometry.input_len(), geometry.output_len());
+        let (per_group, columns) = (o / groups, c * geometry.kernel_len());
+        let image = |b: usize, g: usize| &x[(b * groups + g) * c * pixels..][..c * pixels];
+        let problem = |b: usize, g: usize| Gemm {
+            x: &dy[(b * o + g * per_group) * windows..][..per_group * windows],
+            x_stride: windows,
+            w: Packed::F32(&[]),
+            m: per_group,
+            k: windows,
+            n: columns,
+            bias: None,
+            accumulate: b > 0,
+        };
+        if groups > 1 {
+            let each = gemm::packed_len(columns, windows);
+            pool.pieces_with(dw, per_group * columns, (scratch, each), |g, dw, packed| {
+                for b in 0..n {
+                    self.pack(0..columns, image(b, g), packed);
+                    gemm::gemm(&Gemm { w: Packed::F32(packed), ..problem(b, g) }, dw);
+                }
+            });
+            return;
+        }
         for b in 0..n {
-            for g in 0..groups {
-                let x = &x[(b * groups + g) * c * pixels..][..c * pixels];
-                gemm::pack(
-                    columns,
-                    windows,
-                    |j, p| {
-                        let at = self.places[j % taps * windows + p];
-                        if at == NOWHERE { 0.0 } else { x[j / taps * pixels + at as usize] }
-                    },
-                    scratch,
-                );
-                let problem = Gemm {
-                    x: &dy[(b * o + g * per_group) * windows..][..per_group * windows],
-                    x_stride: windows,
-                    w: Packed::F32(scratch),
-                    m: per_group,
-                    k: windows,
-                    n: columns,
-                    bias: None,
-                    accumulate: b > 0,
-                };
-                gemm::gemm_on(pool, &problem, &mut dw[g * per_group * columns..][..per_group * columns]);
-            }
+            pool.pieces(scratch, gemm::NR * windows, |panel, out| {
+                let first = panel * gemm::NR;
+                self.pack(first..columns.min(first + gemm::NR), image(b, 0), out);
+            });
+            gemm::gemm_on(pool, &Gemm { w: Packed::F32(scratch), ..problem(b, 0) }, dw);
         }
     }
 }

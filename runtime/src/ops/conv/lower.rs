@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use hone_kernels::conv::{self, NR, Packed, Product, Window};
 use hone_kernels::epilogue::{self, Activation};
+use hone_kernels::planes::{self, Shifted};
 
 use super::transpose::Transposed;
 use super::{Conv, activation};
@@ -29,20 +30,28 @@ pub(super) fn conv(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
     let mut operands = Operands::new(l);
     let (bias, z) = (operands.read(2), operands.read(3));
     if c.c == 1 && c.groups > 1 {
-        let Some(weights) = Depthwise::weights(l, &mut operands, window.taps())? else { return Ok(None) };
+        let Some(weights) = Direct::of(l, &mut operands, window.taps())? else { return Ok(None) };
         let bytes = weights.bytes();
-        let kernel = Depthwise { conv: c, window, weights, bias, z, activation };
-        return Ok(Some(Lowered::new(kernel, operands.reads).with_weights(bytes)));
+        let (channels, multiplier) = (c.o, c.o / c.groups);
+        let lowered = match Shifted::convolution(&window) {
+            Some(shifted) => {
+                let scratch = l.threads * shifted.scratch();
+                let name = "conv-depthwise-f32";
+                let kernel = Planes { name, shifted, channels, multiplier, weights, bias, z, activation };
+                Lowered::new(kernel, operands.reads).with_scratch(scratch)
+            }
+            None => Lowered::new(Depthwise { conv: c, window, weights, bias, z, activation }, operands.reads),
+        };
+        return Ok(Some(lowered.with_weights(bytes)));
     }
-    let groups = c.groups;
-    let Some(weights) =
-        Weights::new(l, &mut operands, groups, rows, k, [rows * k, k, 1], |axis| (axis == 0).then_some(1))?
+    let taps = window.taps();
+    let lie = Lie { group: rows * k, row: k, channel: taps, taps, turned: false };
+    let Some(weights) = Weights::new(l, &mut operands, c.groups, (rows, k), lie, |axis| (axis == 0).then_some(1))?
     else {
         return Ok(None);
     };
-    let tile = Tile::new(k, window.positions(), TILE);
-    let (bytes, scratch) = (weights.bytes(), tile.floats() + weights.scratch());
-    let kernel = Columns { conv: c, window, weights, tile, bias, z, activation };
+    let kernel = Columns::new("conv", (c.n, c.groups, c.c, rows), window, weights, (bias, z), activation);
+    let (bytes, scratch) = (kernel.weights.bytes(), kernel.scratch(l.threads));
     Ok(Some(Lowered::new(kernel, operands.reads).with_scratch(scratch).with_weights(bytes)))
 }
 
@@ -56,21 +65,48 @@ pub(super) fn conv_transpose(l: &Lowering<'_>) -> Result<Option<Lowered>, OpErro
     let Some(window) = t.geometry.window() else { return Ok(None) };
     let mut operands = Operands::new(l);
     let bias = operands.read(2);
-    let rows = t.o * window.taps();
-    let scale = |axis: usize| (axis == 1).then_some(window.taps());
-    let Some(weights) = Weights::new(l, &mut operands, t.groups, rows, t.c, [t.c * rows, 1, rows], scale)? else {
+    let (taps, rows) = (window.taps(), t.o * window.taps());
+    if t.c == 1
+        && t.o == 1
+        && t.groups > 1
+        && let Some(shifted) = Shifted::transpose(&window)
+    {
+        let Some(weights) = Direct::of(l, &mut operands, taps)? else { return Ok(None) };
+        let (bytes, scratch) = (weights.bytes(), l.threads * shifted.scratch());
+        let (name, activation) = ("conv-transpose-depthwise-f32", Activation::None);
+        let kernel = Planes { name, shifted, channels: t.groups, multiplier: 1, weights, bias, z: None, activation };
+        return Ok(Some(Lowered::new(kernel, operands.reads).with_scratch(scratch).with_weights(bytes)));
+    }
+    if window.stride == [1; 3] {
+        // Without a stride it is the convolution of the other side by the window turned round.
+        let turned = turned(&window);
+        let lie = Lie { group: t.c * rows, row: taps, channel: rows, taps, turned: true };
+        let scale = |axis: usize| (axis == 1).then_some(1);
+        let Some(weights) = Weights::new(l, &mut operands, t.groups, (t.o, t.c * taps), lie, scale)? else {
+            return Ok(None);
+        };
+        let sizes = (t.n, t.groups, t.c, t.o);
+        let kernel = Columns::new("conv-transpose", sizes, turned, weights, (bias, None), Activation::None);
+        let (bytes, scratch) = (kernel.weights.bytes(), kernel.scratch(l.threads));
+        return Ok(Some(Lowered::new(kernel, operands.reads).with_scratch(scratch).with_weights(bytes)));
+    }
+    let lie = Lie { group: t.c * rows, row: 1, channel: rows, taps: 1, turned: false };
+    let scale = |axis: usize| (axis == 1).then_some(taps);
+    let Some(weights) = Weights::new(l, &mut operands, t.groups, (rows, t.c), lie, scale)? else {
         return Ok(None);
     };
     // The products of a tile are as many rows as an output channel has weights.
     let tile = Tile::new(t.c, window.positions(), TILE.min((16 * TILE / rows.max(1)).max(NR) * ROWS.min(t.c.max(1))));
-    let products = rows.saturating_mul(tile.pitch);
-    let scratch = tile.floats().saturating_add(products).saturating_add(weights.scratch());
-    let bytes = weights.bytes();
-    Ok(Some(
-        Lowered::new(Scattered { t, window, weights, tile, bias }, operands.reads)
-            .with_scratch(scratch)
-            .with_weights(bytes),
-    ))
+    let kernel = Scattered { t, window, weights, tile, bias };
+    let scratch = kernel.each().saturating_mul(l.threads.min(kernel.t.n)).saturating_add(kernel.weights.scratch());
+    let bytes = kernel.weights.bytes();
+    Ok(Some(Lowered::new(kernel, operands.reads).with_scratch(scratch).with_weights(bytes)))
+}
+
+/// The window that slides over the output of a window without stride and makes its input.
+fn turned(w: &Window) -> Window {
+    let reach = |a: usize| ((w.kernel[a] - 1) * w.dilation[a]) as isize;
+    Window { input: w.output, output: w.input, pad: std::array::from_fn(|a| reach(a) - w.pad[a]), ..*w }
 }
 
 /// Collects what a kernel reads while it runs.
@@ -115,6 +151,35 @@ impl Tile {
     }
 }
 
+/// Where the elements of the matrices of a convolution's weights lie.
+#[derive(Clone, Copy)]
+struct Lie {
+    /// From one group, row and channel to the next.
+    group: usize,
+    row: usize,
+    channel: usize,
+    /// Taps of a channel, one after another.
+    taps: usize,
+    /// The last tap is the first.
+    turned: bool,
+}
+
+impl Lie {
+    /// The element of row `i`, column `k` of group `g`.
+    fn at(self, g: usize, i: usize, k: usize) -> usize {
+        let column = match (self.taps, self.turned) {
+            (1, _) => k * self.channel,
+            (taps, false) => k / taps * self.channel + k % taps,
+            (taps, true) => k / taps * self.channel + taps - 1 - k % taps,
+        };
+        g * self.group + i * self.row + column
+    }
+
+    fn numbers(self) -> [usize; 5] {
+        [self.group, self.row, self.channel, self.taps, usize::from(self.turned)]
+    }
+}
+
 /// Weights of every group: packed beforehand when they are constant, at each run when they are not.
 enum Weights {
     /// Of all groups, a matrix of so many elements each.
@@ -124,24 +189,22 @@ enum Weights {
         operand: usize,
         rows: usize,
         k: usize,
-        transposed: bool,
+        lie: Lie,
     },
 }
 
 impl Weights {
-    /// The element of row `i`, column `k` of group `g` is at `(g · steps[0]) + i · steps[1] + k · steps[2]`; `scale(axis)` says how many
-    /// rows share a scale when scales run along that axis, if they run along rows at all.
+    /// Matrices of so many rows and columns. `scale(axis)` says how many rows share a scale when scales run along that axis, if
+    /// they run along rows at all.
     fn new(
         l: &Lowering<'_>,
         operands: &mut Operands<'_>,
         groups: usize,
-        rows: usize,
-        k: usize,
-        steps: [usize; 3],
+        (rows, k): (usize, usize),
+        lie: Lie,
         scale: impl Fn(usize) -> Option<usize>,
     ) -> Result<Option<Weights>, OpError> {
-        let at = move |g: usize, i: usize, kk: usize| g * steps[0] + i * steps[1] + kk * steps[2];
-        let (numbers, len) = ([&[groups, rows, k][..], &steps].concat(), conv::packed_len(rows, k));
+        let (numbers, len) = ([&[groups, rows, k][..], &lie.numbers()].concat(), conv::packed_len(rows, k));
         match l.weight(1) {
             Some(Weight::F32(t)) => {
                 t.as_f32()?;
@@ -149,7 +212,7 @@ impl Weights {
                 let packed = l.packed("rows of weights", &[&t], &numbers, groups * len, move || {
                     let (w, mut out) = (floats(&from), vec![0.0; groups * len]);
                     let groups = out.chunks_mut(len.max(1)).enumerate();
-                    groups.for_each(|(g, out)| conv::pack(rows, k, |i, kk| w[at(g, i, kk)], out));
+                    groups.for_each(|(g, out)| conv::pack(rows, k, |i, kk| w[lie.at(g, i, kk)], out));
                     out
                 });
                 Ok(Some(Weights::F32(packed, len)))
@@ -164,7 +227,7 @@ impl Weights {
                 let packed = l.packed("rows of weights", &[&q], &numbers, groups * len, move || {
                     let (w, mut out) = (bytes(&from), vec![0; groups * len]);
                     let groups = out.chunks_mut(len.max(1)).enumerate();
-                    groups.for_each(|(g, out)| conv::pack(rows, k, |i, kk| w[at(g, i, kk)], out));
+                    groups.for_each(|(g, out)| conv::pack(rows, k, |i, kk| w[lie.at(g, i, kk)], out));
                     out
                 });
                 // Scales count output channels: of all groups along axis 0, of one group along axis 1.
@@ -176,9 +239,7 @@ impl Weights {
                 Ok(Some(Weights::Q8(packed, len, scales)))
             }
             None if l.dtype(1) == Some(DType::F32) => {
-                // Row 0's second element tells whether the matrix is stored by rows or by columns.
-                let transposed = k > 1 && steps[2] != 1;
-                Ok(operands.read(1).map(|operand| Weights::Read { operand, rows, k, transposed }))
+                Ok(operands.read(1).map(|operand| Weights::Read { operand, rows, k, lie }))
             }
             None => Ok(None),
         }
@@ -205,27 +266,25 @@ impl Weights {
         match self {
             Weights::F32(w, len) => Packed::F32(&w[g * len..][..*len]),
             Weights::Q8(q, len, scale) => Packed::I8 { q: &q[g * len..][..*len], scale: &scale[g] },
-            Weights::Read { operand, rows, k, transposed } => {
+            Weights::Read { operand, rows, k, lie } => {
                 let (rows, k) = (*rows, *k);
                 let w = &read(*operand)[g * rows * k..][..rows * k];
-                if *transposed {
-                    conv::pack(rows, k, |i, kk| w[kk * rows + i], packed);
-                } else {
-                    conv::pack(rows, k, |i, kk| w[i * k + kk], packed);
-                }
+                conv::pack(rows, k, |i, kk| w[lie.at(0, i, kk)], packed);
                 Packed::F32(packed)
             }
         }
     }
 
-    fn label(&self, f32: &'static str, int8: &'static str) -> &'static str {
-        if matches!(self, Weights::Q8(..)) { int8 } else { f32 }
+    fn are_codes(&self) -> bool {
+        matches!(self, Weights::Q8(..))
     }
 }
 
-/// A convolution as products of weights and tiles of columns.
+/// A convolution as products of weights and tiles of columns, an image a thread.
 struct Columns {
-    conv: Conv,
+    of: &'static str,
+    /// Images, groups, and channels of a group on the side that is read and on the other.
+    sizes: (usize, usize, usize, usize),
     window: Window,
     weights: Weights,
     tile: Tile,
@@ -234,31 +293,84 @@ struct Columns {
     activation: Activation,
 }
 
+impl Columns {
+    fn new(
+        of: &'static str,
+        sizes: (usize, usize, usize, usize),
+        window: Window,
+        weights: Weights,
+        (bias, z): (Option<usize>, Option<usize>),
+        activation: Activation,
+    ) -> Columns {
+        let tile = Tile::new(sizes.2 * window.taps(), window.positions(), TILE);
+        Columns { of, sizes, window, weights, tile, bias, z, activation }
+    }
+
+    /// Whether the planes of an image are columns as they lie.
+    fn lies(&self) -> bool {
+        self.window.is_pointwise() && self.window.positions().is_multiple_of(NR)
+    }
+
+    /// Floats of columns that a thread lays out.
+    fn each(&self) -> usize {
+        if self.lies() { 0 } else { self.tile.floats() }
+    }
+
+    fn scratch(&self, threads: usize) -> usize {
+        self.each() * threads.min(self.sizes.0) + self.weights.scratch()
+    }
+}
+
 impl Kernel for Columns {
     fn name(&self) -> &'static str {
-        self.weights.label("conv-columns-f32", "conv-columns-f32w8")
+        match (self.of, self.weights.are_codes()) {
+            ("conv", false) => "conv-columns-f32",
+            ("conv", true) => "conv-columns-f32w8",
+            (_, false) => "conv-transpose-columns-f32",
+            (_, true) => "conv-transpose-columns-f32w8",
+        }
     }
 
     fn run(&self, io: &mut Io<'_>) {
+        let pool = io.pool;
         let (reads, writes, scratch) = io.parts();
         let (x, y) = (reads.f32(0), writes.f32(0));
-        let Columns { conv: c, window, tile, .. } = self;
-        let (rows, k, positions) = (c.o / c.groups, c.c * window.taps(), window.positions());
-        let (columns, packed) = scratch.split_at_mut(tile.floats());
-        let image = c.c * window.pixels();
-        for g in 0..c.groups {
+        let Columns { window, tile, sizes: (_, groups, c, rows), .. } = self;
+        let (groups, c, rows, positions) = (*groups, *c, *rows, window.positions());
+        let k = c * window.taps();
+        let (packed, columns) = scratch.split_at_mut(self.weights.scratch());
+        let image = c * window.pixels();
+        let made = rows * positions;
+        for g in 0..groups {
             let w = self.weights.group(g, packed, |i| reads.f32(i));
             let bias = self.bias.map(|i| &reads.f32(i)[g * rows..][..rows]);
-            for n in 0..c.n {
-                let part = n * c.groups + g;
-                let x = &x[part * image..][..image];
-                let y = &mut y[part * rows * positions..][..rows * positions];
-                multiply(window, x, k, *tile, columns, |product, first| {
+            pool.pieces_with(y, (groups * made).max(1), (columns, self.each()), |n, y, columns| {
+                let x = &x[(n * groups + g) * image..][..image];
+                let y = &mut y[g * made..][..made];
+                let each = |product: Product<'_>, first: usize| {
                     conv::product(&Product { m: rows, w, bias, y_stride: positions, ..product }, &mut y[first..]);
-                });
-            }
+                };
+                if self.lies() {
+                    multiply_lying(x, k, positions, *tile, each)
+                } else {
+                    multiply(window, x, k, *tile, columns, each)
+                }
+            });
         }
         finish(y, self.z.map(|i| reads.f32(i)), self.activation);
+    }
+}
+
+/// [`multiply`] of a matrix that lies as columns do: `k` rows of `positions`, which are whole vectors.
+fn multiply_lying(x: &[f32], k: usize, positions: usize, tile: Tile, mut each: impl FnMut(Product<'_>, usize)) {
+    for first in (0..positions).step_by(tile.pitch) {
+        let n = positions.min(first + tile.pitch) - first;
+        for start in (0..k.max(1)).step_by(tile.rows) {
+            let part = start..k.min(start + tile.rows);
+            let columns = &x[(start * positions + first).min(x.len())..];
+            let w = Packed::F32(&[]);
+            each(Product { m: 0, k, part, w, columns, pitch: positions, n, bias: None, y_stride: 0 }, first);
+        }
     }
 }
 
@@ -294,7 +406,7 @@ fn finish(y: &mut [f32], z: Option<&[f32]>, activation: Activation) {
     epilogue::apply(activation, y);
 }
 
-/// A convolution of one input channel a group.
+/// A convolution of one input channel a group whose window [`Shifted`] does not take.
 struct Depthwise {
     conv: Conv,
     window: Window,
@@ -317,11 +429,47 @@ impl Direct {
             Direct::Read(_) => 0,
         }
     }
+
+    fn get<'a>(&'a self, read: impl Fn(usize) -> &'a [f32]) -> &'a [f32] {
+        match self {
+            Direct::Held(w) => w,
+            Direct::Read(i) => read(*i),
+        }
+    }
 }
 
-impl Depthwise {
+/// A convolution of one input channel a group, or its transpose, by shifted planes.
+struct Planes {
+    name: &'static str,
+    shifted: Shifted,
+    channels: usize,
+    multiplier: usize,
+    weights: Direct,
+    bias: Option<usize>,
+    z: Option<usize>,
+    activation: Activation,
+}
+
+impl Kernel for Planes {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn run(&self, io: &mut Io<'_>) {
+        let pool = io.pool;
+        let (reads, writes, scratch) = io.parts();
+        let y = writes.f32(0);
+        let Planes { shifted, channels, multiplier, .. } = self;
+        let (w, bias) = (self.weights.get(|i| reads.f32(i)), self.bias.map(|i| reads.f32(i)));
+        let of = planes::Depthwise { shifted, channels: *channels, multiplier: *multiplier, x: reads.f32(0), w, bias };
+        planes::depthwise(pool, &of, scratch, y);
+        finish(y, self.z.map(|i| reads.f32(i)), self.activation);
+    }
+}
+
+impl Direct {
     /// Depthwise weights are few: quantised ones are expanded here.
-    fn weights(l: &Lowering<'_>, operands: &mut Operands<'_>, taps: usize) -> Result<Option<Direct>, OpError> {
+    fn of(l: &Lowering<'_>, operands: &mut Operands<'_>, taps: usize) -> Result<Option<Direct>, OpError> {
         match l.weight(1) {
             Some(Weight::F32(t)) => {
                 t.as_f32()?;
@@ -349,16 +497,13 @@ impl Depthwise {
 
 impl Kernel for Depthwise {
     fn name(&self) -> &'static str {
-        "conv-depthwise-f32"
+        "conv-depthwise-lines-f32"
     }
 
     fn run(&self, io: &mut Io<'_>) {
         let (reads, writes) = io.split();
         let (x, y) = (reads.f32(0), writes.f32(0));
-        let w = match &self.weights {
-            Direct::Held(w) => w,
-            Direct::Read(i) => reads.f32(*i),
-        };
+        let w = self.weights.get(|i| reads.f32(i));
         let (pixels, taps, positions) = (self.window.pixels(), self.window.taps(), self.window.positions());
         let (channels, multiplier) = (self.conv.o, self.conv.o / self.conv.groups);
         for n in 0..self.conv.n {
@@ -373,7 +518,7 @@ impl Kernel for Depthwise {
     }
 }
 
-/// A transposed convolution: products of weights and input, added where they belong.
+/// A transposed convolution that strides: products of weights and input, added where they belong, an image a thread.
 struct Scattered {
     t: Transposed,
     window: Window,
@@ -382,28 +527,39 @@ struct Scattered {
     bias: Option<usize>,
 }
 
+impl Scattered {
+    /// Rows of the products of a group.
+    fn rows(&self) -> usize {
+        self.t.o * self.window.taps()
+    }
+
+    /// Floats of scratch a thread needs.
+    fn each(&self) -> usize {
+        self.tile.floats().saturating_add(self.rows().saturating_mul(self.tile.pitch))
+    }
+}
+
 impl Kernel for Scattered {
     fn name(&self) -> &'static str {
-        self.weights.label("conv-transpose-f32", "conv-transpose-f32w8")
+        if self.weights.are_codes() { "conv-transpose-f32w8" } else { "conv-transpose-f32" }
     }
 
     fn run(&self, io: &mut Io<'_>) {
+        let pool = io.pool;
         let (reads, writes, scratch) = io.parts();
         let (x, y) = (reads.f32(0), writes.f32(0));
         let Scattered { t, window, tile, .. } = self;
-        let (positions, image) = (window.positions(), window.pixels());
-        let rows = t.o * window.taps();
-        let (columns, rest) = scratch.split_at_mut(tile.floats());
-        let (products, packed) = rest.split_at_mut(rows * tile.pitch);
+        let (positions, image, rows) = (window.positions(), window.pixels(), self.rows());
+        let (packed, own) = scratch.split_at_mut(self.weights.scratch());
         let line = [1, 1, positions];
         let points =
             Window { input: line, kernel: [1; 3], output: line, stride: [1; 3], dilation: [1; 3], pad: [0; 3] };
         for g in 0..t.groups {
             let w = self.weights.group(g, packed, |i| reads.f32(i));
-            for n in 0..t.n {
-                let part = n * t.groups + g;
-                let x = &x[part * t.c * positions..][..t.c * positions];
-                let y = &mut y[part * t.o * image..][..t.o * image];
+            pool.pieces_with(y, (t.groups * t.o * image).max(1), (own, self.each()), |n, y, own| {
+                let (columns, products) = own.split_at_mut(tile.floats());
+                let x = &x[(n * t.groups + g) * t.c * positions..][..t.c * positions];
+                let y = &mut y[g * t.o * image..][..t.o * image];
                 for o in 0..t.o {
                     y[o * image..][..image].fill(self.bias.map_or(0.0, |i| reads.f32(i)[g * t.o + o]));
                 }
@@ -415,7 +571,7 @@ impl Kernel for Scattered {
                         conv::add_columns(window, &products[..rows * pitch], 0..rows, places, pitch, y);
                     }
                 });
-            }
+            });
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Comparisons, booleans, bits, and choice.
 use hone_gpu::functions::function;
 use hone_gpu::map::Element;
+use hone_kernels::elementwise::zip;
 
 use super::super::shape::{broadcast_all, broadcast_indices};
 use super::super::{Attrs, Fact, OpDef, OpError, need, record};
@@ -266,37 +267,32 @@ struct Where {
 }
 
 impl Where {
-    fn choose<T: bytemuck::NoUninit + bytemuck::AnyBitPattern>(&self, io: &mut Io<'_>) {
+    fn choose<T: super::walk::Element>(&self, io: &mut Io<'_>) {
+        let pool = io.pool;
         let (reads, writes) = io.split();
         let c = reads.bytes(0);
         let (x, y): (&[T], &[T]) = (bytemuck::cast_slice(reads.bytes(1)), bytemuck::cast_slice(reads.bytes(2)));
         let out: &mut [T] = bytemuck::cast_slice_mut(writes.bytes(0));
-        let (n, [sc, sx, sy]) = (self.walk.row, self.walk.steps);
-        self.walk.rows(|o, [i, j, k]| {
-            let out = &mut out[o..o + n];
-            match (sc, sx, sy) {
-                (1, 1, 1) => {
-                    let (c, x, y) = (&c[i..i + n], &x[j..j + n], &y[k..k + n]);
-                    for e in 0..n {
-                        out[e] = if c[e] != 0 { x[e] } else { y[e] };
-                    }
+        let [sc, sx, sy] = self.walk.steps;
+        self.walk.pieces(pool, out, |out, [i, j, k]| match (sc, sx, sy) {
+            (1, 1, 1) => {
+                let n = out.len();
+                let (c, x, y) = (&c[i..i + n], &x[j..j + n], &y[k..k + n]);
+                for e in 0..n {
+                    out[e] = if c[e] != 0 { x[e] } else { y[e] };
                 }
-                (1, 0, 1) => {
-                    let (c, x, y) = (&c[i..i + n], x[j], &y[k..k + n]);
-                    for e in 0..n {
-                        out[e] = if c[e] != 0 { x } else { y[e] };
-                    }
-                }
-                (1, 1, 0) => {
-                    let (c, x, y) = (&c[i..i + n], &x[j..j + n], y[k]);
-                    for e in 0..n {
-                        out[e] = if c[e] != 0 { x[e] } else { y };
-                    }
-                }
-                _ => {
-                    for e in 0..n {
-                        out[e] = if c[i + e * sc] != 0 { x[j + e * sx] } else { y[k + e * sy] };
-                    }
+            }
+            (1, 0, 1) => {
+                let x = x[j];
+                zip(&c[i..], &y[k..], out, move |c, y| if c != 0 { x } else { y });
+            }
+            (1, 1, 0) => {
+                let y = y[k];
+                zip(&c[i..], &x[j..], out, move |c, x| if c != 0 { x } else { y });
+            }
+            _ => {
+                for (e, out) in out.iter_mut().enumerate() {
+                    *out = if c[i + e * sc] != 0 { x[j + e * sx] } else { y[k + e * sy] };
                 }
             }
         });

@@ -1,8 +1,8 @@
 //! Operators that hold, pass on or bound a value.
-use hone_kernels::elementwise::map;
 
 use super::super::random::Generator;
 use super::super::{Attrs, Fact, OpDef, OpError, flat, need, optional, record};
+use super::walk::map_on;
 use super::{floats, same_as_input};
 use crate::autodiff::Backward;
 use crate::plan::{Io, Kernel, Lowered, Lowering, Recorded};
@@ -131,9 +131,10 @@ impl Kernel for Clip {
     }
 
     fn run(&self, io: &mut Io<'_>) {
+        let pool = io.pool;
         let (reads, writes) = io.split();
         let [low, high] = [self.low, self.high].map(|b| b.map_or_else(|v| v, |operand| reads.f32(operand)[0]));
-        map(reads.f32(0), writes.f32(0), move |v: f32| {
+        map_on(pool, reads.f32(0), writes.f32(0), move |v: f32| {
             let v = if v < low { low } else { v };
             if v > high { high } else { v }
         });

@@ -4,6 +4,7 @@ use std::marker::PhantomData;
 use bytemuck::{AnyBitPattern, NoUninit};
 use hone_kernels::elementwise::{fold, map, zip};
 use hone_kernels::epilogue::{self, Activation};
+use hone_kernels::threads::Pool;
 
 use super::super::OpError;
 use super::super::shape::{broadcast, broadcast_strides, elements};
@@ -27,7 +28,6 @@ pub(super) struct Walk<const N: usize> {
     pub(super) row: usize,
     /// How far each operand advances per element of a row: 0 or 1.
     pub(super) steps: [usize; N],
-    rows: usize,
 }
 
 impl<const N: usize> Walk<N> {
@@ -36,7 +36,7 @@ impl<const N: usize> Walk<N> {
     /// # Errors
     /// [`OpError::Shape`] when a shape does not broadcast to `to`.
     pub(super) fn new(shapes: [&[usize]; N], to: &[usize]) -> Result<Option<Walk<N>>, OpError> {
-        let n = elements(to)?;
+        elements(to)?;
         for shape in shapes {
             if broadcast(shape, to)? != to {
                 return Err(OpError::shape("broadcasting", to, shape));
@@ -59,27 +59,57 @@ impl<const N: usize> Walk<N> {
         }
         axes.reverse();
         let (row, steps) = axes.pop().unwrap_or((1, [1; N]));
-        Ok(Some(Walk { outer: axes, row, steps, rows: n.checked_div(row).unwrap_or(0) }))
+        Ok(Some(Walk { outer: axes, row, steps }))
     }
 
-    /// Calls `f` for each row with the index of its first element in the result and in each operand.
-    #[inline(always)]
-    pub(super) fn rows(&self, mut f: impl FnMut(usize, [usize; N])) {
-        let mut at = [0; MAX_AXES];
-        let mut from = [0; N];
-        for r in 0..self.rows {
-            f(r * self.row, from);
+    /// Calls `f` for pieces of the result that cover it, on all threads of `pool`: each lies in one row, and comes with the index of
+    /// its first element in each operand.
+    pub(super) fn pieces<T: Send>(&self, pool: &Pool, y: &mut [T], f: impl Fn(&mut [T], [usize; N]) + Sync) {
+        let share = share(pool, y);
+        pool.pieces(y, share, |piece, mut y| {
+            let (first, mut column) = (piece * share / self.row, piece * share % self.row);
+            let (mut at, mut from, mut rest) = ([0; MAX_AXES], [0; N], first);
             for (axis, (len, step)) in self.outer.iter().enumerate().rev() {
-                at[axis] += 1;
-                (0..N).for_each(|k| from[k] += step[k]);
-                if at[axis] < *len {
-                    break;
-                }
-                (0..N).for_each(|k| from[k] -= step[k] * len);
-                at[axis] = 0;
+                (at[axis], rest) = (rest % len, rest / len);
+                (0..N).for_each(|k| from[k] += at[axis] * step[k]);
             }
-        }
+            while !y.is_empty() {
+                let here;
+                (here, y) = y.split_at_mut((self.row - column).min(y.len()));
+                f(here, std::array::from_fn(|k| from[k] + column * self.steps[k]));
+                column = 0;
+                for (axis, (len, step)) in self.outer.iter().enumerate().rev() {
+                    at[axis] += 1;
+                    (0..N).for_each(|k| from[k] += step[k]);
+                    if at[axis] < *len {
+                        break;
+                    }
+                    (0..N).for_each(|k| from[k] -= step[k] * len);
+                    at[axis] = 0;
+                }
+            }
+        });
     }
+}
+
+/// Bytes written below which waking another thread costs more than it saves.
+const WORTH_SHARING: usize = 1 << 16;
+
+/// Elements that a thread takes at a time.
+fn share<T>(pool: &Pool, y: &[T]) -> usize {
+    let small = size_of_val(y) < WORTH_SHARING;
+    if small { y.len() } else { y.len().div_ceil(4 * pool.threads()) }.max(1)
+}
+
+/// `y[i] = f(x[i])`, on all threads of `pool`.
+pub(super) fn map_on<A, B, F>(pool: &Pool, x: &[A], y: &mut [B], f: F)
+where
+    A: Copy + Sync,
+    B: Send,
+    F: Fn(A) -> B + Copy + Sync,
+{
+    let share = share(pool, y);
+    pool.pieces(y, share, |i, y| map(&x[i * share..], y, f));
 }
 
 /// `y = f(x)` for every element.
@@ -95,8 +125,11 @@ impl<A: Element, B: Element, F: Fn(A) -> B + Copy + Send + Sync> Kernel for Map<
     }
 
     fn run(&self, io: &mut Io<'_>) {
+        let pool = io.pool;
         let (reads, writes) = io.split();
-        map::<A, B, F>(bytemuck::cast_slice(reads.bytes(0)), bytemuck::cast_slice_mut(writes.bytes(0)), self.f);
+        let (x, y): (&[A], &mut [B]) =
+            (bytemuck::cast_slice(reads.bytes(0)), bytemuck::cast_slice_mut(writes.bytes(0)));
+        map_on(pool, x, y, self.f);
     }
 }
 
@@ -147,20 +180,21 @@ impl<A: Element, B: Element, C: Element, F: Fn(A, B) -> C + Copy + Send + Sync> 
     }
 
     fn run(&self, io: &mut Io<'_>) {
+        let pool = io.pool;
         let (reads, writes) = io.split();
         let (a, b): (&[A], &[B]) = (bytemuck::cast_slice(reads.bytes(0)), bytemuck::cast_slice(reads.bytes(1)));
         let y: &mut [C] = bytemuck::cast_slice_mut(writes.bytes(0));
-        let (n, f) = (self.walk.row, self.f);
+        let f = self.f;
         match self.walk.steps {
-            [0, _] => self.walk.rows(|o, [i, j]| {
+            [0, _] => self.walk.pieces(pool, y, |y, [i, j]| {
                 let a = a[i];
-                map(&b[j..j + n], &mut y[o..o + n], move |b| f(a, b));
+                map(&b[j..], y, move |b| f(a, b));
             }),
-            [_, 0] => self.walk.rows(|o, [i, j]| {
+            [_, 0] => self.walk.pieces(pool, y, |y, [i, j]| {
                 let b = b[j];
-                map(&a[i..i + n], &mut y[o..o + n], move |a| f(a, b));
+                map(&a[i..], y, move |a| f(a, b));
             }),
-            _ => self.walk.rows(|o, [i, j]| zip(&a[i..i + n], &b[j..j + n], &mut y[o..o + n], f)),
+            _ => self.walk.pieces(pool, y, |y, [i, j]| zip(&a[i..], &b[j..], y, f)),
         }
     }
 }
@@ -202,27 +236,24 @@ where
     }
 
     fn run(&self, io: &mut Io<'_>) {
+        let pool = io.pool;
         let (reads, writes) = io.split();
         let y: &mut [A] = bytemuck::cast_slice_mut(writes.bytes(0));
         let f = self.f;
         for (k, walk) in self.walks.iter().enumerate() {
             let x: &[A] = bytemuck::cast_slice(reads.bytes(k));
-            let n = walk.row;
-            walk.rows(|o, [i]| {
-                let y = &mut y[o..o + n];
-                match (k, walk.steps) {
-                    (0, [0]) => y.fill(x[i]),
-                    (0, _) => y.copy_from_slice(&x[i..i + n]),
-                    (_, [0]) => {
-                        let x = x[i];
-                        y.iter_mut().for_each(|y| *y = f(*y, x));
-                    }
-                    _ => fold(&x[i..i + n], y, f),
+            walk.pieces(pool, y, |y, [i]| match (k, walk.steps) {
+                (0, [0]) => y.fill(x[i]),
+                (0, _) => y.copy_from_slice(&x[i..][..y.len()]),
+                (_, [0]) => {
+                    let x = x[i];
+                    y.iter_mut().for_each(|y| *y = f(*y, x));
                 }
+                _ => fold(&x[i..], y, f),
             });
         }
-        let last = self.last;
-        y.iter_mut().for_each(|y| *y = last(*y));
+        let (last, share) = (self.last, share(pool, y));
+        pool.pieces(y, share, |_, y| y.iter_mut().for_each(|y| *y = last(*y)));
     }
 }
 
@@ -252,33 +283,38 @@ mod tests {
     fn axes_that_advance_alike_are_one_row() {
         let w = |a: &[usize], b: &[usize], to: &[usize]| Walk::new([a, b], to).unwrap().unwrap();
         let same = w(&[2, 3, 4], &[2, 3, 4], &[2, 3, 4]);
-        assert_eq!((same.row, same.steps, same.rows), (24, [1, 1], 1));
+        let rows = |w: &Walk<2>| w.outer.iter().map(|(len, _)| len).product::<usize>();
+        assert_eq!((same.row, same.steps, rows(&same)), (24, [1, 1], 1));
         let channel = w(&[2, 3, 4, 5], &[3, 1, 1], &[2, 3, 4, 5]);
-        assert_eq!((channel.row, channel.steps, channel.rows), (20, [1, 0], 6));
+        assert_eq!((channel.row, channel.steps, rows(&channel)), (20, [1, 0], 6));
         let trailing = w(&[2, 3, 5], &[5], &[2, 3, 5]);
-        assert_eq!((trailing.row, trailing.steps, trailing.rows), (5, [1, 1], 6));
+        assert_eq!((trailing.row, trailing.steps, rows(&trailing)), (5, [1, 1], 6));
         let scalar = w(&[], &[4, 1, 3], &[4, 1, 3]);
-        assert_eq!((scalar.row, scalar.steps, scalar.rows), (12, [0, 1], 1));
-        assert_eq!(w(&[], &[1, 1], &[1, 1]).rows, 1);
-        assert_eq!(w(&[0, 3], &[1, 3], &[0, 3]).rows, 0);
-        assert_eq!(w(&[3, 0], &[3, 1], &[3, 0]).rows, 0);
+        assert_eq!((scalar.row, scalar.steps, rows(&scalar)), (12, [0, 1], 1));
+        assert_eq!(rows(&w(&[], &[1, 1], &[1, 1])), 1);
+        for empty in [w(&[0, 3], &[1, 3], &[0, 3]), w(&[3, 0], &[3, 1], &[3, 0])] {
+            empty.pieces(&Pool::new(1), &mut [0u8; 0], |_, _| panic!("there is nothing"));
+        }
     }
 
     #[test]
     fn rows_begin_where_broadcasting_says() {
-        let (a, b, to) = ([2, 1, 3, 1], [4, 1, 5], [2, 4, 3, 5]);
+        let (a, b, to) = ([20, 1, 3, 1], [4, 1, 175], [20, 4, 3, 175]);
         let walk = Walk::new([&a[..], &b[..]], &to).unwrap().unwrap();
-        let mut seen = vec![None; 120];
-        walk.rows(|o, [i, j]| {
-            for k in 0..walk.row {
-                seen[o + k] = Some((i + k * walk.steps[0], j + k * walk.steps[1]));
+        for threads in [1, 3] {
+            let mut seen = vec![None; to.iter().product()];
+            walk.pieces(&Pool::new(threads), &mut seen, |y, [i, j]| {
+                for (k, y) in y.iter_mut().enumerate() {
+                    *y = Some((i + k * walk.steps[0], j + k * walk.steps[1]));
+                }
+            });
+            assert!(size_of_val(&seen[..]) >= WORTH_SHARING);
+            let (ia, ib) = (broadcast_strides(&a, &to), broadcast_strides(&b, &to));
+            for (o, seen) in seen.into_iter().enumerate() {
+                let at = [o / 2100, o / 525 % 4, o / 175 % 3, o % 175];
+                let dot = |s: &[usize]| (0..4).map(|k| s[k] * at[k]).sum::<usize>();
+                assert_eq!(seen, Some((dot(&ia), dot(&ib))));
             }
-        });
-        let (ia, ib) = (broadcast_strides(&a, &to), broadcast_strides(&b, &to));
-        for o in 0..120 {
-            let at = [o / 60, o / 15 % 4, o / 5 % 3, o % 5];
-            let dot = |s: &[usize]| (0..4).map(|k| s[k] * at[k]).sum::<usize>();
-            assert_eq!(seen[o], Some((dot(&ia), dot(&ib))));
         }
     }
 }
