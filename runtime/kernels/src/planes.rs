@@ -243,14 +243,10 @@ pub fn depthwise_on(isa: Isa, pool: &Pool, d: &Depthwise<'_>, scratch: &mut [f32
     }
     let s = d.shifted;
     let (read, made) = (s.read[0] * s.read[1], s.made[0] * s.made[1]);
-    let planes = y.len() / made.max(1);
-    let each = s.scratch();
-    // Several planes at a time; but every thread a share.
-    let small = planes * made * s.taps < WORTH_SHARING;
-    let share = if small { planes } else { planes.div_ceil(8 * pool.threads()) }.max(1);
-    pool.pieces_with(&mut y[..planes * made], share * made, (scratch, each), |piece, y, scratch| {
+    let share = pool.share(y.len(), made, WORTH_SHARING / s.taps.max(1));
+    pool.pieces_with(y, share, (scratch, s.scratch()), |piece, y, scratch| {
         for (k, y) in y.chunks_exact_mut(made).enumerate() {
-            let plane = piece * share + k;
+            let plane = piece * share / made + k;
             let (image, channel) = (plane / d.channels, plane % d.channels);
             let of = image * (d.channels / d.multiplier) + channel / d.multiplier;
             let (laid, sums) = scratch.split_at_mut(s.laid_out());

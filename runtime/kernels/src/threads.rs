@@ -146,7 +146,6 @@ impl Pool {
     }
 }
 
-/// A pointer that several threads may have; what they do with it is each caller's obligation.
 impl Pool {
     /// [`Pool::pieces`] for calls that need memory of their own: `scratch` holds `each` elements for as many threads as are to work,
     /// and a call gets those of its thread.
@@ -184,6 +183,7 @@ impl Pool {
     }
 }
 
+/// A pointer that several threads may have; what they do with it is each caller's obligation.
 struct Disjoint<T>(*mut T);
 
 impl<T> Disjoint<T> {

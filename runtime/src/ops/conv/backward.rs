@@ -2,9 +2,9 @@
 //!
 //! That by the input is a transposed convolution with the same weight, and the other way round; that by the weight is an
 //! operator of its own: each tap is the product of the gradient with what it was multiplied with.
-use std::ops::Range;
-
+use hone_kernels::conv::{self, Window};
 use hone_kernels::gemm::{self, Gemm, Packed};
+use hone_kernels::panels::{self, Lying};
 
 use super::geometry::reach;
 use super::transpose::Transposed;
@@ -82,48 +82,38 @@ fn weight_lower(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
     if l.dtype(0) != Some(DType::F32) || l.dtype(1) != Some(DType::F32) || elements(x)? == 0 || elements(dy)? == 0 {
         return no_kernel(l);
     }
-    let (columns, windows) = (conv.c * conv.geometry.kernel_len(), conv.geometry.output_len());
-    // The position of every tap in a plane, or none: as the packing reads them.
-    let lies = conv.geometry.window().is_some_and(|w| w.is_pointwise());
-    let mut places = vec![NOWHERE; if lies { 0 } else { conv.geometry.kernel_len() * windows }];
-    let mut p = 0;
-    if !lies {
-        conv.geometry.for_each_window(|_, taps| {
-            taps.iter().for_each(|&(i, k)| places[k * windows + p] = i as u32);
-            p += 1;
-        });
-    }
+    let Some(window) = conv.geometry.window() else { return no_kernel(l) };
+    let (columns, windows) = (conv.c * window.taps(), window.positions());
     let each = gemm::packed_len(columns, windows);
-    let scratch = each * if conv.groups > 1 { l.threads.min(conv.groups) } else { 1 };
-    let bytes = 4 * places.len();
-    Ok(Some(Lowered::new(WeightVjp { conv, places }, vec![0, 1]).with_scratch(scratch).with_weights(bytes)))
+    let laid = if window.is_pointwise() { 0 } else { gemm::NR * windows };
+    let scratch = if conv.groups > 1 {
+        l.threads.min(conv.groups) * (each + laid)
+    } else {
+        each + l.threads.min(columns.div_ceil(gemm::NR)) * laid
+    };
+    Ok(Some(Lowered::new(WeightVjp { conv, window, each, laid }, vec![0, 1]).with_scratch(scratch)))
 }
-
-/// No position of the input.
-const NOWHERE: u32 = u32::MAX;
 
 /// For each example and group the product `dY · patchesᵀ`, added up in this order: groups by threads, or the panels of one.
 struct WeightVjp {
     conv: Conv,
-    /// For every tap, the position it has in a plane under each window; empty where each window is one position, in order.
-    places: Vec<u32>,
+    window: Window,
+    /// Floats of the packed patches of a group of an image, and of the rows of them that are laid out for a panel.
+    each: usize,
+    laid: usize,
 }
 
 impl WeightVjp {
-    /// Packs columns `columns` of the patches of one group of one image.
-    fn pack(&self, columns: Range<usize>, x: &[f32], out: &mut [f32]) {
-        let g = &self.conv.geometry;
-        let (pixels, taps, windows) = (g.input_len(), g.kernel_len(), g.output_len());
-        let first = columns.start;
-        if self.places.is_empty() {
-            return gemm::pack(columns.len(), windows, |j, p| x[(first + j) * pixels + p], out);
+    /// Packs a panel of the patches of one group of one image; `laid` is [`WeightVjp::laid`] floats.
+    fn panel(&self, panel: usize, x: &[f32], laid: &mut [f32], out: &mut [f32]) {
+        let (columns, windows) = (self.conv.c * self.window.taps(), self.window.positions());
+        if self.laid == 0 {
+            return panels::panel(panel, columns, windows, true, &Lying::F32(x), out);
         }
-        let one = |j: usize, p: usize| {
-            let j = first + j;
-            let at = self.places[j % taps * windows + p];
-            if at == NOWHERE { 0.0 } else { x[j / taps * pixels + at as usize] }
-        };
-        gemm::pack(columns.len(), windows, one, out);
+        let rows = panel * gemm::NR..columns.min((panel + 1) * gemm::NR);
+        let count = rows.len();
+        conv::columns(&self.window, x, rows, 0..windows, windows, &mut laid[..count * windows]);
+        panels::panel(0, count, windows, true, &Lying::F32(laid), out);
     }
 }
 
@@ -136,9 +126,9 @@ impl Kernel for WeightVjp {
         let pool = io.pool;
         let (reads, writes, scratch) = io.parts();
         let (x, dy, dw) = (reads.f32(0), reads.f32(1), writes.f32(0));
-        let Conv { n, c, o, groups, ref geometry } = self.conv;
-        let (pixels, windows) = (geometry.input_len(), geometry.output_len());
-        let (per_group, columns) = (o / groups, c * geometry.kernel_len());
+        let Conv { n, c, o, groups, .. } = self.conv;
+        let (pixels, windows) = (self.window.pixels(), self.window.positions());
+        let (per_group, columns) = (o / groups, c * self.window.taps());
         let image = |b: usize, g: usize| &x[(b * groups + g) * c * pixels..][..c * pixels];
         let problem = |b: usize, g: usize| Gemm {
             x: &dy[(b * o + g * per_group) * windows..][..per_group * windows],
@@ -151,21 +141,23 @@ impl Kernel for WeightVjp {
             accumulate: b > 0,
         };
         if groups > 1 {
-            let each = gemm::packed_len(columns, windows);
-            pool.pieces_with(dw, per_group * columns, (scratch, each), |g, dw, packed| {
+            pool.pieces_with(dw, per_group * columns, (scratch, self.each + self.laid), |g, dw, own| {
+                let (packed, laid) = own.split_at_mut(self.each);
                 for b in 0..n {
-                    self.pack(0..columns, image(b, g), packed);
+                    for (panel, out) in packed.chunks_exact_mut(gemm::NR * windows).enumerate() {
+                        self.panel(panel, image(b, g), laid, out);
+                    }
                     gemm::gemm(&Gemm { w: Packed::F32(packed), ..problem(b, g) }, dw);
                 }
             });
             return;
         }
+        let (packed, own) = scratch.split_at_mut(self.each);
         for b in 0..n {
-            pool.pieces(scratch, gemm::NR * windows, |panel, out| {
-                let first = panel * gemm::NR;
-                self.pack(first..columns.min(first + gemm::NR), image(b, 0), out);
+            pool.pieces_with(packed, gemm::NR * windows, (&mut own[..], self.laid), |panel, out, laid| {
+                self.panel(panel, image(b, 0), laid, out);
             });
-            gemm::gemm_on(pool, &Gemm { w: Packed::F32(scratch), ..problem(b, 0) }, dw);
+            gemm::gemm_on(pool, &Gemm { w: Packed::F32(packed), ..problem(b, 0) }, dw);
         }
     }
 }

@@ -50,7 +50,14 @@ pub(super) fn conv(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
     else {
         return Ok(None);
     };
-    let kernel = Columns::new("conv", (c.n, c.groups, c.c, rows), window, weights, (bias, z), activation);
+    let kernel = Columns::new(
+        ["conv-columns-f32", "conv-columns-f32w8"],
+        (c.n, c.groups, c.c, rows),
+        window,
+        weights,
+        (bias, z),
+        activation,
+    );
     let (bytes, scratch) = (kernel.weights.bytes(), kernel.scratch(l.threads));
     Ok(Some(Lowered::new(kernel, operands.reads).with_scratch(scratch).with_weights(bytes)))
 }
@@ -86,7 +93,8 @@ pub(super) fn conv_transpose(l: &Lowering<'_>) -> Result<Option<Lowered>, OpErro
             return Ok(None);
         };
         let sizes = (t.n, t.groups, t.c, t.o);
-        let kernel = Columns::new("conv-transpose", sizes, turned, weights, (bias, None), Activation::None);
+        let names = ["conv-transpose-columns-f32", "conv-transpose-columns-f32w8"];
+        let kernel = Columns::new(names, sizes, turned, weights, (bias, None), Activation::None);
         let (bytes, scratch) = (kernel.weights.bytes(), kernel.scratch(l.threads));
         return Ok(Some(Lowered::new(kernel, operands.reads).with_scratch(scratch).with_weights(bytes)));
     }
@@ -98,7 +106,8 @@ pub(super) fn conv_transpose(l: &Lowering<'_>) -> Result<Option<Lowered>, OpErro
     // The products of a tile are as many rows as an output channel has weights.
     let tile = Tile::new(t.c, window.positions(), TILE.min((16 * TILE / rows.max(1)).max(NR) * ROWS.min(t.c.max(1))));
     let kernel = Scattered { t, window, weights, tile, bias };
-    let scratch = kernel.each().saturating_mul(l.threads.min(kernel.t.n)).saturating_add(kernel.weights.scratch());
+    let scratch =
+        kernel.each().saturating_mul(l.threads.min(kernel.t.n).max(1)).saturating_add(kernel.weights.scratch());
     let bytes = kernel.weights.bytes();
     Ok(Some(Lowered::new(kernel, operands.reads).with_scratch(scratch).with_weights(bytes)))
 }
@@ -282,7 +291,8 @@ impl Weights {
 
 /// A convolution as products of weights and tiles of columns, an image a thread.
 struct Columns {
-    of: &'static str,
+    /// With `f32` and with 8-bit weights.
+    names: [&'static str; 2],
     /// Images, groups, and channels of a group on the side that is read and on the other.
     sizes: (usize, usize, usize, usize),
     window: Window,
@@ -295,7 +305,7 @@ struct Columns {
 
 impl Columns {
     fn new(
-        of: &'static str,
+        names: [&'static str; 2],
         sizes: (usize, usize, usize, usize),
         window: Window,
         weights: Weights,
@@ -303,7 +313,7 @@ impl Columns {
         activation: Activation,
     ) -> Columns {
         let tile = Tile::new(sizes.2 * window.taps(), window.positions(), TILE);
-        Columns { of, sizes, window, weights, tile, bias, z, activation }
+        Columns { names, sizes, window, weights, tile, bias, z, activation }
     }
 
     /// Whether the planes of an image are columns as they lie.
@@ -317,18 +327,13 @@ impl Columns {
     }
 
     fn scratch(&self, threads: usize) -> usize {
-        self.each() * threads.min(self.sizes.0) + self.weights.scratch()
+        self.each() * threads.min(self.sizes.0).max(1) + self.weights.scratch()
     }
 }
 
 impl Kernel for Columns {
     fn name(&self) -> &'static str {
-        match (self.of, self.weights.are_codes()) {
-            ("conv", false) => "conv-columns-f32",
-            ("conv", true) => "conv-columns-f32w8",
-            (_, false) => "conv-transpose-columns-f32",
-            (_, true) => "conv-transpose-columns-f32w8",
-        }
+        self.names[usize::from(self.weights.are_codes())]
     }
 
     fn run(&self, io: &mut Io<'_>) {
@@ -423,6 +428,32 @@ enum Direct {
 }
 
 impl Direct {
+    /// Depthwise weights are few: quantised ones are expanded here.
+    fn of(l: &Lowering<'_>, operands: &mut Operands<'_>, taps: usize) -> Result<Option<Direct>, OpError> {
+        match l.weight(1) {
+            Some(Weight::F32(t)) => {
+                t.as_f32()?;
+                let from = t.clone();
+                let make = move || floats(&from).to_vec();
+                Ok(Some(Direct::Held(l.packed("as it lies", &[&t], &[], t.len(), make))))
+            }
+            Some(Weight::Q8 { q, scale, axis }) => {
+                if q.dtype() != DType::I8 || scale.len() != 1 && (axis != 0 || scale.len() * taps != q.len()) {
+                    return Ok(None);
+                }
+                let numbers: Vec<usize> =
+                    [taps].into_iter().chain(scale.iter().map(|s| s.to_bits() as usize)).collect();
+                let from = q.clone();
+                Ok(Some(Direct::Held(l.packed("expanded", &[&q], &numbers, q.len(), move || {
+                    let of = |i: usize| if scale.len() == 1 { scale[0] } else { scale[i / taps] };
+                    bytes(&from).iter().enumerate().map(|(i, &q)| f32::from(q) * of(i)).collect()
+                }))))
+            }
+            None if l.dtype(1) == Some(DType::F32) => Ok(operands.read(1).map(Direct::Read)),
+            None => Ok(None),
+        }
+    }
+
     fn bytes(&self) -> usize {
         match self {
             Direct::Held(w) => w.len() * 4,
@@ -464,34 +495,6 @@ impl Kernel for Planes {
         let of = planes::Depthwise { shifted, channels: *channels, multiplier: *multiplier, x: reads.f32(0), w, bias };
         planes::depthwise(pool, &of, scratch, y);
         finish(y, self.z.map(|i| reads.f32(i)), self.activation);
-    }
-}
-
-impl Direct {
-    /// Depthwise weights are few: quantised ones are expanded here.
-    fn of(l: &Lowering<'_>, operands: &mut Operands<'_>, taps: usize) -> Result<Option<Direct>, OpError> {
-        match l.weight(1) {
-            Some(Weight::F32(t)) => {
-                t.as_f32()?;
-                let from = t.clone();
-                let make = move || floats(&from).to_vec();
-                Ok(Some(Direct::Held(l.packed("as it lies", &[&t], &[], t.len(), make))))
-            }
-            Some(Weight::Q8 { q, scale, axis }) => {
-                if q.dtype() != DType::I8 || scale.len() != 1 && (axis != 0 || scale.len() * taps != q.len()) {
-                    return Ok(None);
-                }
-                let numbers: Vec<usize> =
-                    [taps].into_iter().chain(scale.iter().map(|s| s.to_bits() as usize)).collect();
-                let from = q.clone();
-                Ok(Some(Direct::Held(l.packed("expanded", &[&q], &numbers, q.len(), move || {
-                    let of = |i: usize| if scale.len() == 1 { scale[0] } else { scale[i / taps] };
-                    bytes(&from).iter().enumerate().map(|(i, &q)| f32::from(q) * of(i)).collect()
-                }))))
-            }
-            None if l.dtype(1) == Some(DType::F32) => Ok(operands.read(1).map(Direct::Read)),
-            None => Ok(None),
-        }
     }
 }
 

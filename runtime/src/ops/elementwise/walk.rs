@@ -65,7 +65,7 @@ impl<const N: usize> Walk<N> {
     /// Calls `f` for pieces of the result that cover it, on all threads of `pool`: each lies in one row, and comes with the index of
     /// its first element in each operand.
     pub(super) fn pieces<T: Send>(&self, pool: &Pool, y: &mut [T], f: impl Fn(&mut [T], [usize; N]) + Sync) {
-        let share = share(pool, y);
+        let share = pool.share(y.len(), 1, WORTH_SHARING);
         pool.pieces(y, share, |piece, mut y| {
             let (first, mut column) = (piece * share / self.row, piece * share % self.row);
             let (mut at, mut from, mut rest) = ([0; MAX_AXES], [0; N], first);
@@ -92,14 +92,8 @@ impl<const N: usize> Walk<N> {
     }
 }
 
-/// Bytes written below which waking another thread costs more than it saves.
-const WORTH_SHARING: usize = 1 << 16;
-
-/// Elements that a thread takes at a time.
-fn share<T>(pool: &Pool, y: &[T]) -> usize {
-    let small = size_of_val(y) < WORTH_SHARING;
-    if small { y.len() } else { y.len().div_ceil(4 * pool.threads()) }.max(1)
-}
+/// Elements below which waking another thread costs more than it saves.
+const WORTH_SHARING: usize = 1 << 14;
 
 /// `y[i] = f(x[i])`, on all threads of `pool`.
 pub(super) fn map_on<A, B, F>(pool: &Pool, x: &[A], y: &mut [B], f: F)
@@ -108,7 +102,7 @@ where
     B: Send,
     F: Fn(A) -> B + Copy + Sync,
 {
-    let share = share(pool, y);
+    let share = pool.share(y.len(), 1, WORTH_SHARING);
     pool.pieces(y, share, |i, y| map(&x[i * share..], y, f));
 }
 
@@ -252,7 +246,7 @@ where
                 _ => fold(&x[i..], y, f),
             });
         }
-        let (last, share) = (self.last, share(pool, y));
+        let (last, share) = (self.last, pool.share(y.len(), 1, WORTH_SHARING));
         pool.pieces(y, share, |_, y| y.iter_mut().for_each(|y| *y = last(*y)));
     }
 }
@@ -308,7 +302,7 @@ mod tests {
                     *y = Some((i + k * walk.steps[0], j + k * walk.steps[1]));
                 }
             });
-            assert!(size_of_val(&seen[..]) >= WORTH_SHARING);
+            assert!(seen.len() > WORTH_SHARING);
             let (ia, ib) = (broadcast_strides(&a, &to), broadcast_strides(&b, &to));
             for (o, seen) in seen.into_iter().enumerate() {
                 let at = [o / 2100, o / 525 % 4, o / 175 % 3, o % 175];

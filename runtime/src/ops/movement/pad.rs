@@ -323,18 +323,24 @@ impl Border {
         }
         let (own, there) = (strides_of(from), strides_of(&shape));
         if self.mode == Mode::Constant || self.edges.iter().all(|e| e.before + e.after == 0) {
-            let axes: Vec<Axis> = (0..from.len())
-                .map(|a| Axis { len: self.edges[a].kept, from: own[a] as isize, to: there[a] as isize })
+            // Leading axes without a border are slabs, each for itself.
+            let whole = |a: &usize| self.edges[*a].kept == from[*a] && self.edges[*a].len() == from[*a];
+            let lead = (0..from.len().saturating_sub(1)).take_while(whole).count();
+            let (edges, own, there) = (&self.edges[lead..], &own[lead..], &there[lead..]);
+            let axes: Vec<Axis> = (0..edges.len())
+                .map(|a| Axis { len: edges[a].kept, from: own[a] as isize, to: there[a] as isize })
                 .collect();
-            let empty = self.edges.iter().any(|e| e.kept == 0);
+            let empty = edges.iter().any(|e| e.kept == 0);
             let at = |f: fn(&Edge) -> usize, strides: &[usize]| match empty {
                 true => 0,
-                false => self.edges.iter().zip(strides).map(|(e, s)| f(e) * s).sum(),
+                false => edges.iter().zip(strides).map(|(e, s)| f(e) * s).sum(),
             };
-            let layout = Layout::new(unit, at(|e| e.start, &own), at(|e| e.before, &there), &axes);
-            let bordered = self.edges.iter().any(|e| e.before + e.after > 0);
+            let layout = Layout::new(unit, at(|e| e.start, own), at(|e| e.before, there), &axes);
+            let bordered = edges.iter().any(|e| e.before + e.after > 0);
             let fill = if bordered { fill.as_bytes().to_vec() } else { Vec::new() };
-            return Ok(layout.map(|inner| Lowered::new(Framed { fill, inner }, vec![0])));
+            let bytes = |lengths: &[usize]| unit * lengths[lead..].iter().product::<usize>();
+            let slab = (bytes(from), bytes(&shape));
+            return Ok(layout.map(|inner| Lowered::new(Framed { fill, inner, slab }, vec![0])));
         }
         // Trailing axes without a border move as one block.
         let whole = |a: &usize| self.edges[*a].kept == from[*a] && self.edges[*a].len() == from[*a];
@@ -352,11 +358,16 @@ impl Border {
     }
 }
 
-/// One value everywhere, then the tensor in its place.
+/// Bytes written below which waking another thread costs more than it saves.
+const WORTH_SHARING: usize = 1 << 16;
+
+/// In every slab one value everywhere, then the tensor in its place.
 struct Framed {
     /// Bytes of the value; empty when there is no border.
     fill: Vec<u8>,
     inner: Layout,
+    /// Bytes of a slab of the tensor and of the result.
+    slab: (usize, usize),
 }
 
 impl Kernel for Framed {
@@ -365,9 +376,19 @@ impl Kernel for Framed {
     }
 
     fn run(&self, io: &mut Io<'_>) {
+        let pool = io.pool;
         let (reads, writes) = io.split();
-        fill_bytes(&self.fill, writes.bytes(0));
-        self.inner.copy(reads.bytes(0), writes.bytes(0));
+        let (x, y, (of, to)) = (reads.bytes(0), writes.bytes(0), self.slab);
+        if to == 0 {
+            return;
+        }
+        let piece = pool.share(y.len(), to, WORTH_SHARING);
+        pool.pieces(y, piece, |i, y| {
+            for (k, y) in y.chunks_exact_mut(to).enumerate() {
+                fill_bytes(&self.fill, y);
+                self.inner.copy(&x[(i * piece / to + k) * of..][..of], y);
+            }
+        });
     }
 }
 

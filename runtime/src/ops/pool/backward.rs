@@ -117,6 +117,19 @@ fn largest<T: PartialOrd + Copy>(at: impl Iterator<Item = usize>, value: impl Fn
     found.map(|(i, _)| i)
 }
 
+/// [`largest`] without branches, which no CPU can foresee.
+fn largest_of(taps: &[u32], values: &[f32]) -> Option<usize> {
+    let (&first, rest) = taps.split_first()?;
+    let (mut found, mut most) = (first as usize, values[first as usize]);
+    for &t in rest {
+        let v = values[t as usize];
+        let stays = (v <= most) | most.is_nan();
+        found = if stays { found } else { t as usize };
+        most = if stays { most } else { v };
+    }
+    Some(found)
+}
+
 /// By taps that were listed when the plan was made. `reads` operands besides the gradient; `part` of each window.
 fn lower(
     l: &Lowering<'_>,
@@ -178,7 +191,7 @@ impl Kernel for Scatter {
                         taps.iter().for_each(|&t| dx[t as usize] += g);
                     } else {
                         let values = &x[plane * self.pixels..][..self.pixels];
-                        if let Some(i) = largest(taps.iter().map(|&t| t as usize), |i| values[i]) {
+                        if let Some(i) = largest_of(taps, values) {
                             dx[i] += g;
                         }
                     }
