@@ -13,7 +13,7 @@ use crate::kernel::{Call, put_window};
 mod text;
 mod trials;
 
-pub(crate) use text::{POSITIONS, TAPS, finish};
+pub(crate) use text::{POSITIONS, Split, TAPS, finish, finish_square};
 
 /// Columns of a tile; packed weights are padded to it.
 pub(crate) const COLUMNS: usize = 8;

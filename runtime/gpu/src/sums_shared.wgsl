@@ -40,20 +40,4 @@ fn main(
             workgroupBarrier();
         }
     }
-    finish(i + 0u, j + 0u, group.z, factor, s0.x);
-    finish(i + 0u, j + 1u, group.z, factor, s0.y);
-    finish(i + 0u, j + 2u, group.z, factor, s0.z);
-    finish(i + 0u, j + 3u, group.z, factor, s0.w);
-    finish(i + 1u, j + 0u, group.z, factor, s1.x);
-    finish(i + 1u, j + 1u, group.z, factor, s1.y);
-    finish(i + 1u, j + 2u, group.z, factor, s1.z);
-    finish(i + 1u, j + 3u, group.z, factor, s1.w);
-    finish(i + 2u, j + 0u, group.z, factor, s2.x);
-    finish(i + 2u, j + 1u, group.z, factor, s2.y);
-    finish(i + 2u, j + 2u, group.z, factor, s2.z);
-    finish(i + 2u, j + 3u, group.z, factor, s2.w);
-    finish(i + 3u, j + 0u, group.z, factor, s3.x);
-    finish(i + 3u, j + 1u, group.z, factor, s3.y);
-    finish(i + 3u, j + 2u, group.z, factor, s3.z);
-    finish(i + 3u, j + 3u, group.z, factor, s3.w);
-}
+{{FINISH}}}

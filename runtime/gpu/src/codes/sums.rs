@@ -5,7 +5,7 @@ use hone_kernels::conv::Window;
 
 use super::{pixel, window, words};
 use crate::kernel::{Allowed, Call, Draws, Kernel, Trial, filled, put_window};
-use crate::product::{COLUMNS, FEW_GROUPS, LONG, Manner, POSITIONS, ROWS, TAPS};
+use crate::product::{COLUMNS, FEW_GROUPS, LONG, Manner, POSITIONS, ROWS, Split, TAPS, finish, finish_square};
 
 /// The left operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,25 +172,21 @@ fn kernel(form: Form) -> Arc<Kernel> {
     };
     let main = match manner {
         Manner::Tile => {
-            let values = [
-                ("FACTOR", factor),
-                ("LOOP", &sums_of(window, ROWS)),
-                ("FINISH", &crate::product::finish("at.z, factor, SUM")),
-            ];
+            let values =
+                [("FACTOR", factor), ("LOOP", &sums_of(window, ROWS)), ("FINISH", &finish("at.z, factor, SUM"))];
             filled(include_str!("../sums_tile.wgsl"), &values)
         }
         Manner::Split(rows) => {
-            let keep: String =
-                (0..2 * rows).map(|e| format!("    parts[mine + {e}u] = s{}{};\n", e / 2, e % 2)).collect();
-            let values = [
-                ("PARTS", &*(64 * 2 * rows).to_string()),
-                ("TILE_ROWS", &rows.to_string()),
-                ("VECTORS", &(2 * rows).to_string()),
-                ("FACTOR", factor),
-                ("LOOP", &sums_of(window, rows)),
-                ("KEEP", &keep),
-            ];
-            filled(include_str!("../sums_split.wgsl"), &values)
+            let setup = format!("    let factor = {factor};\n    let w_at = z * P.w_group + (j >> 2u);\n");
+            let split = Split {
+                ty: "i32",
+                setup: &setup,
+                length: "P.words",
+                unit: "1",
+                sums: &sums_of(window, rows),
+                finish: "z, factor, SUM",
+            };
+            split.main(rows)
         }
         Manner::Shared => {
             let (taps, a) = if window {
@@ -200,7 +196,8 @@ fn kernel(form: Form) -> Arc<Kernel> {
             } else {
                 ("    let t = 0u;\n    {\n".into(), "codes(row * P.a_row + c * 4u, P.length - c * 4u)")
             };
-            let values = [("FACTOR", factor), ("TAPS", &taps), ("CODES_AT", a)];
+            let finish = finish_square("group.z, factor, SUM");
+            let values = [("FACTOR", factor), ("TAPS", &taps), ("CODES_AT", a), ("FINISH", &finish)];
             filled(include_str!("../sums_shared.wgsl"), &values)
         }
     };

@@ -49,7 +49,21 @@ pub(super) fn kernel(form: Form) -> Arc<Kernel> {
                 ("FINISH", &finish("y_at, SUM, first_column")),
             ],
         ),
-        Manner::Split(rows) => split(form, rows, first_column),
+        Manner::Split(rows) => {
+            let setup = format!(
+                "    let a_at = batch_of(z, P.a_batch);\n    let w_at = batch_of(z, P.w_batch);\n    \
+                 let y_at = batch_of(z, P.y_batch);\n    let first_column = {first_column};\n"
+            );
+            let split = Split {
+                ty: "f32",
+                setup: &setup,
+                length: "P.channels",
+                unit: "4",
+                sums: &body(form, rows),
+                finish: "y_at, SUM, first_column",
+            };
+            split.main(rows)
+        }
         Manner::Shared => shared(form, first_column),
     };
     let source = filled(
@@ -220,20 +234,54 @@ pub(crate) const TAPS: &str = "    for (var t = 0u; t < P.window.x * P.window.y 
         let tap = vec3<u32>(t / (P.window.y * P.window.z), t / P.window.z % P.window.y, t % P.window.z);
 ";
 
-fn split(form: Form, rows: usize, first_column: &str) -> String {
-    let vectors = 2 * rows;
-    let keep: String = (0..vectors).map(|e| format!("    parts[mine + {e}u] = s{}{};\n", e / 2, e % 2)).collect();
-    filled(
-        include_str!("../product_split.wgsl"),
-        &[
-            ("PARTS", &(64 * vectors).to_string()),
-            ("TILE_ROWS", &rows.to_string()),
-            ("VECTORS", &vectors.to_string()),
-            ("FIRST_COLUMN", first_column),
-            ("LOOP", &body(form, rows)),
-            ("KEEP", &keep),
-        ],
-    )
+/// What of a text in the manner [`Manner::Split`] is its own: the type of the sums, what comes before them, what is summed under a
+/// tap and in what units, the sums themselves, and the arguments of `finish` behind row and column, with `SUM` among them.
+pub(crate) struct Split<'a> {
+    pub(crate) ty: &'a str,
+    pub(crate) setup: &'a str,
+    pub(crate) length: &'a str,
+    pub(crate) unit: &'a str,
+    pub(crate) sums: &'a str,
+    pub(crate) finish: &'a str,
+}
+
+impl Split<'_> {
+    /// The entry point, of tiles of so many rows.
+    pub(crate) fn main(&self, rows: usize) -> String {
+        let vectors = 2 * rows;
+        let keep: String = (0..vectors).map(|e| format!("    parts[mine + {e}u] = s{}{};\n", e / 2, e % 2)).collect();
+        let one = |(c, lane): (usize, &&str)| {
+            let others = self.finish.replace("SUM", &format!("sum.{lane}"));
+            format!("        finish(row, at + {c}u, {others});\n")
+        };
+        let finish: String = LANES.iter().enumerate().map(one).collect();
+        filled(
+            include_str!("../split.wgsl"),
+            &[
+                ("TYPE", self.ty),
+                ("PARTS", &(64 * vectors).to_string()),
+                ("TILE_ROWS", &rows.to_string()),
+                ("VECTORS", &vectors.to_string()),
+                ("SETUP", self.setup),
+                ("LENGTH", self.length),
+                ("UNIT", self.unit),
+                ("LOOP", self.sums),
+                ("KEEP", &keep),
+                ("FINISH", &finish),
+            ],
+        )
+    }
+}
+
+const LANES: [&str; 4] = ["x", "y", "z", "w"];
+
+/// `finish(row, column, …)` of the four rows by four columns of a thread that shares what is read, as [`finish`].
+pub(crate) fn finish_square(others: &str) -> String {
+    let one = |e: usize| {
+        let others = others.replace("SUM", &format!("s{}.{}", e / 4, LANES[e % 4]));
+        format!("    finish(i + {}u, j + {}u, {others});\n", e / 4, e % 4)
+    };
+    (0..16).map(one).collect()
 }
 
 fn shared(form: Form, first_column: &str) -> String {
@@ -263,16 +311,10 @@ fn shared(form: Form, first_column: &str) -> String {
         ("    {\n".into(), "A[a_at + row * P.a_row + (min(c + part, P.channels - 4u) >> 2u)]".into(), "")
     };
     let mut step = String::new();
-    for (k, lane) in ["x", "y", "z", "w"].iter().enumerate() {
+    for (k, lane) in LANES.iter().enumerate() {
         step += &format!("                let w{k} = w_tile[f * 64u + {}u + here.x];\n", 16 * k);
         for r in 0..4 {
             step += &format!("                s{r} += a{r}.{lane} * w{k};\n");
-        }
-    }
-    let mut finish = String::new();
-    for r in 0..4 {
-        for (c, lane) in ["x", "y", "z", "w"].iter().enumerate() {
-            finish += &format!("    finish(i + {r}u, j + {c}u, y_at, s{r}.{lane}, first_column);\n");
         }
     }
     filled(
@@ -284,7 +326,7 @@ fn shared(form: Form, first_column: &str) -> String {
             ("A", &a),
             ("TAP_K", tap_k),
             ("STEP", &step),
-            ("FINISH", &finish),
+            ("FINISH", &finish_square("y_at, SUM, first_column")),
         ],
     )
 }
