@@ -318,22 +318,33 @@ unsafe fn summed_by<V: F32s>(x: &[f32], taps: &[(usize, f32)], bias: f32, len: u
 /// As [`depthwise`].
 pub fn reference(window: &Window, transpose: bool, d: &Depthwise<'_>, y: &mut [f32]) {
     let (taps, pixels, positions) = (window.taps(), window.pixels(), window.positions());
-    let (read, made) = if transpose { (positions, pixels) } else { (pixels, positions) };
-    for (plane, y) in y.chunks_exact_mut(made).enumerate() {
+    let (read, made, width) = match transpose {
+        false => (pixels, positions, window.output[2]),
+        true => (positions, pixels, window.input[2]),
+    };
+    for (i, y) in y.iter_mut().enumerate() {
+        let (plane, at) = (i / made, [0, i % made / width, i % made % width]);
         let (image, channel) = (plane / d.channels, plane % d.channels);
         let x = &d.x[(image * (d.channels / d.multiplier) + channel / d.multiplier) * read..][..read];
-        let bias = d.bias.map_or(0.0, |b| f64::from(b[channel]));
-        let mut sums = vec![bias; made];
-        for p in 0..positions {
-            for tap in 0..taps {
-                let at = [0, p / window.output[2], p % window.output[2]];
-                let Some(i) = pixel(window, at, tap) else { continue };
-                let (to, from) = if transpose { (i, p) } else { (p, i) };
-                sums[to] += f64::from(x[from]) * f64::from(d.w[channel * taps + tap]);
+        let mut sum = d.bias.map_or(0.0, |b| f64::from(b[channel]));
+        for tap in 0..taps {
+            let from = if transpose { position(window, at, tap) } else { pixel(window, at, tap) };
+            if let Some(from) = from {
+                sum += f64::from(x[from]) * f64::from(d.w[channel * taps + tap]);
             }
         }
-        y.iter_mut().zip(sums).for_each(|(y, v)| *y = v as f32);
+        *y = sum as f32;
     }
+}
+
+/// The output position of a window without depth that meets the pixel at `at` by that tap, if one does.
+fn position(w: &Window, at: [usize; 3], tap: usize) -> Option<usize> {
+    let k = [0, tap / w.kernel[2], tap % w.kernel[2]];
+    let along = |a: usize| {
+        let v = usize::try_from((at[a] as isize) + w.pad[a] - (k[a] * w.dilation[a]) as isize).ok()?;
+        (v.is_multiple_of(w.stride[a]) && v / w.stride[a] < w.output[a]).then_some(v / w.stride[a])
+    };
+    Some(along(1)? * w.output[2] + along(2)?)
 }
 
 #[cfg(test)]
