@@ -153,6 +153,23 @@ pub(crate) enum Manner {
 }
 
 impl Manner {
+    /// Eight threads a sum, of a result with so many rows.
+    pub(crate) fn split(m: usize) -> Manner {
+        Manner::Split(if m == 1 { 1 } else { ROWS })
+    }
+
+    /// Whether a result of so many rows and columns, so many times, leaves a large device idle where a thread makes a tile alone,
+    /// and sums of that length are worth sharing.
+    pub(crate) fn splits(m: usize, n: usize, batch: usize, length: usize) -> bool {
+        let (columns, rows) = Manner::Tile.tile();
+        n.div_ceil(columns) * m.div_ceil(rows) * batch < FEW_GROUPS && length >= LONG
+    }
+
+    /// Whether sharing what is read may be faster than not.
+    pub(crate) fn shares(m: usize, n: usize, length: usize) -> bool {
+        m >= 32 && n >= 32 && length >= 16
+    }
+
     /// Columns and rows of a group.
     pub(crate) fn tile(self) -> (usize, usize) {
         match self {
@@ -187,9 +204,9 @@ impl Manner {
 }
 
 /// Groups that occupy a large device; fewer are too few, and sums are shared by threads.
-pub(crate) const FEW_GROUPS: usize = 64;
+const FEW_GROUPS: usize = 64;
 /// Least length of a sum that is worth sharing.
-pub(crate) const LONG: usize = 64;
+const LONG: usize = 64;
 
 /// What the text depends on.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -235,14 +252,12 @@ impl Product {
 
     /// The call; `None` when the sizes are more than a grid or a word has.
     pub fn call(&self) -> Option<Call> {
-        let batch: usize = self.batch.lengths.iter().product();
-        let groups = self.n.div_ceil(8 * COLUMNS) * self.m.div_ceil(8 * ROWS) * batch;
-        if groups < FEW_GROUPS && self.channels() >= LONG {
-            return self.in_manner(Manner::Split(if self.m == 1 { 1 } else { ROWS }));
+        let (m, n, length) = (self.m, self.n, self.channels());
+        if Manner::splits(m, n, self.batch.lengths.iter().product(), length) {
+            return self.in_manner(Manner::split(m));
         }
         let call = self.in_manner(Manner::Tile)?;
-        let worth = self.m >= 32 && self.n >= 32 && self.channels() >= 16;
-        Some(if worth { call.or(self.in_manner(Manner::Shared)) } else { call })
+        Some(if Manner::shares(m, n, length) { call.or(self.in_manner(Manner::Shared)) } else { call })
     }
 
     /// The call in a manner; `None` also when the operands do not lie for it.

@@ -5,7 +5,7 @@ use hone_kernels::conv::Window;
 
 use super::{pixel, window, words};
 use crate::kernel::{Allowed, Call, Draws, Kernel, Trial, filled, put_window};
-use crate::product::{COLUMNS, FEW_GROUPS, LONG, Manner, POSITIONS, ROWS, Split, TAPS, finish, finish_square};
+use crate::product::{COLUMNS, Manner, POSITIONS, ROWS, Split, TAPS, finish, finish_square};
 
 /// The left operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,12 +87,11 @@ impl Sums {
     /// The call; `None` when it is larger than a grid. Whole numbers are summed to the same in any order.
     pub fn call(&self) -> Option<Call> {
         let groups = if let Left::Window { groups, .. } = self.left { groups } else { 1 };
-        let few = self.n.div_ceil(8 * COLUMNS) * self.m.div_ceil(8 * ROWS) * groups < FEW_GROUPS;
-        let split = Manner::Split(if self.m == 1 { 1 } else { ROWS });
+        let (m, n, length) = (self.m, self.n, self.length());
         let call = self.in_manner(Manner::Tile)?;
-        let call = if few && self.length() >= LONG { call.or(self.in_manner(split)) } else { call };
-        let large = self.m >= 32 && self.n >= 32 && self.length() >= 16;
-        Some(if large { call.or(self.in_manner(Manner::Shared)) } else { call })
+        let split = Manner::splits(m, n, groups, length).then(|| self.in_manner(Manner::split(m))).flatten();
+        let shared = Manner::shares(m, n, length).then(|| self.in_manner(Manner::Shared)).flatten();
+        Some(call.or(split).or(shared))
     }
 
     /// The call in a manner.

@@ -44,13 +44,16 @@ impl Device {
     /// # Errors
     /// [`GpuError::Lost`].
     pub(super) fn fastest<'c>(&self, call: &'c Call, bytes: &[usize]) -> Result<(&'c Call, Vec<GpuError>), GpuError> {
+        if call.others.is_empty() {
+            return Ok((call, Vec::new()));
+        }
         let choices = &self.inner.choices;
         let all: Vec<&Call> = std::iter::once(call).chain(&call.others).collect();
         let key = key(&all);
         if let Some(&known) = locked(&choices.known).get(&key) {
             return Ok((all.get(known as usize).copied().unwrap_or(call), Vec::new()));
         }
-        if call.others.is_empty() || *locked(&choices.spent) > BUDGET {
+        if *locked(&choices.spent) > BUDGET {
             return Ok((call, Vec::new()));
         }
         let began = Instant::now();
@@ -72,6 +75,17 @@ impl Device {
     fn measured(&self, all: &[&Call], bytes: &[usize]) -> Result<(usize, Vec<GpuError>), GpuError> {
         let (mut best, mut least, mut refused) = (0, f64::INFINITY, Vec::new());
         let mut first: Option<Vec<u8>> = None;
+        let mut at = 0;
+        let areas: Vec<_> = bytes
+            .iter()
+            .map(|bytes| {
+                let range = at..at + bytes.max(&4);
+                at = range.end.next_multiple_of(ALIGN);
+                range
+            })
+            .collect();
+        let bindings: Vec<Binding> = areas.iter().cloned().map(Binding::Arena).collect();
+        let content = bytes_of(&Draws::new(1).floats(1 << 14));
         for (number, call) in all.iter().enumerate() {
             let pipeline = match self.pipeline(&call.kernel) {
                 Ok(pipeline) => pipeline,
@@ -81,16 +95,6 @@ impl Device {
                 }
                 Err(e) => return Err(e),
             };
-            let mut at = 0;
-            let areas: Vec<_> = bytes
-                .iter()
-                .map(|bytes| {
-                    let range = at..at + bytes.max(&4);
-                    at = range.end.next_multiple_of(ALIGN);
-                    range
-                })
-                .collect();
-            let bindings: Vec<Binding> = areas.iter().cloned().map(Binding::Arena).collect();
             let mut builder = Builder::new(self, at);
             builder.place(&pipeline, call, &bindings)?;
             builder.segment();
@@ -98,7 +102,6 @@ impl Device {
                 builder.place(&pipeline, call, &bindings)?;
             }
             let mut recording = builder.finish()?;
-            let content = bytes_of(&Draws::new(1).floats(1 << 14));
             for area in &areas[..call.kernel.reads] {
                 for start in area.clone().step_by(content.len()) {
                     recording.upload(start, &content[..content.len().min(area.end - start)])?;

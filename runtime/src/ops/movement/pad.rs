@@ -322,9 +322,10 @@ impl Border {
             return Ok(None);
         }
         let (own, there) = (strides_of(from), strides_of(&shape));
+        // Whether an axis has no border.
+        let whole = |a: &usize| self.edges[*a].kept == from[*a] && self.edges[*a].len() == from[*a];
         if self.mode == Mode::Constant || self.edges.iter().all(|e| e.before + e.after == 0) {
             // Leading axes without a border are slabs, each for itself.
-            let whole = |a: &usize| self.edges[*a].kept == from[*a] && self.edges[*a].len() == from[*a];
             let lead = (0..from.len().saturating_sub(1)).take_while(whole).count();
             let (edges, own, there) = (&self.edges[lead..], &own[lead..], &there[lead..]);
             let axes: Vec<Axis> = (0..edges.len())
@@ -343,7 +344,6 @@ impl Border {
             return Ok(layout.map(|inner| Lowered::new(Framed { fill, inner, slab }, vec![0])));
         }
         // Trailing axes without a border move as one block.
-        let whole = |a: &usize| self.edges[*a].kept == from[*a] && self.edges[*a].len() == from[*a];
         let rank = (0..from.len()).rev().find(|a| !whole(a)).map_or(0, |a| a + 1);
         let Some(last) = rank.checked_sub(1) else { return Ok(None) };
         let block = own[last] * unit;
