@@ -28,8 +28,8 @@ fn formula(p: &Product, a: &[f32], w: &dyn Fn(usize, usize, usize) -> f32, b: us
 /// On shapes that fill no tile, one and several of them.
 pub(super) fn of(form: Form) -> Vec<Trial> {
     let mut out = Vec::new();
-    // Sums shorter and longer than what eight threads share, and than a tile of shared memory.
-    let long = if form.wide { [(8, 12), (36, 44)] } else { [(3, 7), (35, 41)] };
+    // Sums shorter than a tile of shared memory, and longer ones of which each of eight threads has a part.
+    let long = if form.wide { [(8, 12), (60, 60)] } else { [(3, 7), (59, 59)] };
     for (m, n, (channels, k)) in [(1, 1, long[0]), (5, 9, long[1]), (37, 70, long[0]), (70, 37, long[0])] {
         let right = match form.right {
             0 => Right::Packed,
@@ -171,7 +171,7 @@ fn trial(p: &Product, manner: Manner) -> Option<Trial> {
             }
         }
     }
-    // Sums of at most 216 products, of bytes of at most 128 each: what rounding does to them, some times over.
+    // Sums of at most 360 products, of bytes of at most 128 each: what rounding does to them, some times over.
     let allowed = Allowed::Floats(if p.right == Right::PackedI8 { 5e-3 } else { 1e-4 });
     Some(Trial { call, before: vec![], operands, results: vec![bytes_of(&y)], allowed })
 }
