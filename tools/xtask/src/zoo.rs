@@ -618,7 +618,7 @@ mod tests {
         let parsed = Options::parse(&["--only", "a", "--export", "--hone", "h"]).unwrap();
         let expected = Options { only: Some("a".into()), export: true, hone: Some("h".into()), ..Options::default() };
         assert_eq!(parsed, expected);
-        let parsed = Options::parse(&["--device", "gpu", "--quick", "--hone", "h"]).unwrap();
+        let parsed = Options::parse(&["--export", "--device", "gpu", "--quick", "--hone", "h"]).unwrap();
         assert_eq!(parsed, Options::on_gpu("h".into(), true));
         assert_eq!(Options::parse(&["--only"]), None);
         assert_eq!(Options::parse(&["--device"]), None);
