@@ -6,6 +6,9 @@
 
 use std::ops::Range;
 
+use crate::isa::Isa;
+use crate::simd::{F32s, per_isa};
+
 /// Rows of weights packed together.
 pub const MR: usize = 8;
 /// Columns a tile of columns is padded to a multiple of.
@@ -286,6 +289,38 @@ pub enum Packed<'a> {
     },
 }
 
+/// Where the rows of columns begin: row `kk` at `kk / taps.len() · step + taps[kk % taps.len()]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows<'a> {
+    /// Of the rows of a channel, each from the channel's first element; at least one.
+    pub taps: &'a [usize],
+    /// From one channel to the next.
+    pub step: usize,
+}
+
+impl Rows<'_> {
+    /// Rows that lie so far apart.
+    pub fn apart(pitch: usize) -> Rows<'static> {
+        Rows { taps: &[0], step: pitch }
+    }
+}
+
+/// Which columns are results: of every `pitch` the first `width`, which lie one after another in `y`.
+#[derive(Clone, Copy, Debug)]
+pub struct Lines {
+    /// At least `width`.
+    pub pitch: usize,
+    /// At least 1.
+    pub width: usize,
+}
+
+impl Lines {
+    /// All of `n` columns.
+    pub fn whole(n: usize) -> Lines {
+        Lines { pitch: n.max(1), width: n.max(1) }
+    }
+}
+
 /// One part of a product: `y[i][q] += Σ_{kk in part} w[i][kk] · columns[kk - part.start][q]`; the first part, and only
 /// that, overwrites `y` and adds the bias.
 #[derive(Clone, Debug)]
@@ -294,20 +329,47 @@ pub struct Product<'a> {
     pub m: usize,
     /// The whole reduction length.
     pub k: usize,
-    /// The part of the reduction that `columns` holds; the first one starts at 0.
+    /// The part of the reduction that `columns` holds, of whole channels of `rows`; the first one starts at 0.
     pub part: Range<usize>,
     /// The weights, of the whole reduction.
     pub w: Packed<'a>,
-    /// Rows of columns, `pitch` apart; of the last one what is behind its last whole vector need not be there.
+    /// What the rows of columns lie in: each has [`NR`] times as many elements as `n` has parts of that length, begun ones among
+    /// them.
     pub columns: &'a [f32],
-    /// A multiple of [`NR`], at least `n`.
-    pub pitch: usize,
+    /// Where they begin there.
+    pub rows: Rows<'a>,
     /// Columns.
     pub n: usize,
+    /// Which of them are results.
+    pub lines: Lines,
     /// `M` floats to add, if any.
     pub bias: Option<&'a [f32]>,
     /// Distance between the rows of `y`.
     pub y_stride: usize,
+}
+
+impl Product<'_> {
+    /// That every slice is as long as the shapes say.
+    fn check(&self, y: &[f32]) {
+        let (held, scales) = match self.w {
+            Packed::F32(w) => (w.len(), self.m),
+            Packed::I8 { q, scale } => (q.len(), scale.len()),
+        };
+        assert!(held >= packed_len(self.m, self.k) && self.part.end <= self.k, "w is shorter than its shape says");
+        assert!(scales >= self.m, "there are fewer scales than rows");
+        assert!(self.bias.is_none_or(|b| b.len() >= self.m), "there are fewer biases than rows");
+        let Rows { taps, step } = self.rows;
+        assert!(!taps.is_empty() && self.part.len().is_multiple_of(taps.len()), "a part of a channel");
+        let (channels, furthest) = (self.part.len() / taps.len(), taps.iter().max().unwrap_or(&0));
+        assert!(
+            channels == 0 || self.columns.len() >= (channels - 1) * step + furthest + self.n.next_multiple_of(NR),
+            "columns are shorter than their shape says"
+        );
+        let Lines { pitch, width } = self.lines;
+        assert!((1..=pitch).contains(&width), "a line is wider than its pitch");
+        let results = self.n / pitch * width + (self.n % pitch).min(width);
+        assert!(self.m == 0 || y.len() >= (self.m - 1) * self.y_stride + results, "y is shorter than its shape says");
+    }
 }
 
 /// A faster form: its name, whether this CPU can run it, and the call.
@@ -316,17 +378,22 @@ pub struct Kernel {
     pub name: &'static str,
     /// Whether this CPU has what it needs.
     pub available: fn() -> bool,
-    /// The call. It must only be made when `available` says so; [`product`] and the tests see to that.
-    run: fn(&Product<'_>, &mut [f32]),
+    /// The instruction set it is compiled for.
+    isa: Isa,
 }
 
 impl Kernel {
     /// Runs it, or returns false when this CPU cannot.
+    ///
+    /// # Panics
+    /// When a slice is shorter than its shape says: a planner's mistake, checked there.
     pub fn run(&self, g: &Product<'_>, y: &mut [f32]) -> bool {
         if !(self.available)() {
             return false;
         }
-        (self.run)(g, y);
+        g.check(y);
+        // SAFETY: `available` has just said yes, and `check` that the slices are long enough.
+        unsafe { products::on(self.isa, g, y.as_mut_ptr()) };
         true
     }
 }
@@ -334,26 +401,19 @@ impl Kernel {
 /// Every form, best first.
 pub static KERNELS: &[Kernel] = &[
     #[cfg(target_arch = "x86_64")]
-    Kernel {
-        name: "x86_64-f32wf32-columns-avx512",
-        available: || std::arch::is_x86_feature_detected!("avx512f") && std::arch::is_x86_feature_detected!("avx512bw"),
-        // SAFETY: `available` has just detected avx512f and avx512bw, the features the function is compiled for.
-        run: |g, y| unsafe { x86::avx512(g, y) },
-    },
+    Kernel { name: "x86_64-f32wf32-columns-avx512", available: || Isa::Avx512.available(), isa: Isa::Avx512 },
     #[cfg(target_arch = "x86_64")]
-    Kernel {
-        name: "x86_64-f32wf32-columns-avx2",
-        available: || std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma"),
-        // SAFETY: `available` has just detected avx2 and fma, the features the function is compiled for.
-        run: |g, y| unsafe { x86::avx2(g, y) },
-    },
-    Kernel { name: "any-f32wf32-columns", available: || true, run: |g, y| blocks::<8, 8>(g, y) },
+    Kernel { name: "x86_64-f32wf32-columns-avx2", available: || Isa::Avx2.available(), isa: Isa::Avx2 },
+    #[cfg(target_arch = "aarch64")]
+    Kernel { name: "aarch64-f32wf32-columns-neon", available: || Isa::Any.available(), isa: Isa::Any },
+    #[cfg(not(target_arch = "aarch64"))]
+    Kernel { name: "any-f32wf32-columns", available: || Isa::Any.available(), isa: Isa::Any },
 ];
 
 /// Runs the best form this CPU has.
 ///
 /// # Panics
-/// When a slice is shorter than its shape says: a planner's mistake, checked there.
+/// As [`Kernel::run`].
 pub fn product(g: &Product<'_>, y: &mut [f32]) {
     for k in KERNELS {
         if k.run(g, y) {
@@ -362,184 +422,134 @@ pub fn product(g: &Product<'_>, y: &mut [f32]) {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use std::arch::x86_64::*;
+per_isa! { products = product_by; (g: &Product<'_>, y: *mut f32) }
 
-    use super::{MR, NR, Packed, Product};
-
-    macro_rules! blocks {
-        ($name:ident, $sums:ident, $features:literal, $rows:literal, $columns:literal) => {
-            #[target_feature(enable = $features)]
-            pub(super) fn $name(g: &Product<'_>, y: &mut [f32]) {
-                check(g);
-                for row in (0..g.m).step_by($rows) {
-                    for column in (0..g.n).step_by($columns) {
-                        let mut acc = [[0f32; $columns]; $rows];
-                        // SAFETY: `check` has seen that the block of `row` and the columns up to the next multiple of NR
-                        // exist in every row of the part.
-                        unsafe { $sums(g, row, column, &mut acc) };
-                        super::finish(g, row, column, &acc, y);
-                    }
-                }
-            }
-        };
-    }
-
-    blocks!(avx512, sums_512, "avx512f,avx512bw,avx2,fma", 8, 32);
-    blocks!(avx2, sums_256, "avx2,fma", 4, 16);
-
-    /// That weights and columns are as long as their shapes say.
-    fn check(g: &Product<'_>) {
-        let held = match g.w {
-            Packed::F32(w) => w.len(),
-            Packed::I8 { q, .. } => q.len(),
-        };
-        assert!(held >= super::packed_len(g.m, g.k) && g.part.end <= g.k, "w is shorter than its shape says");
-        let (rows, width) = (g.part.len(), g.n.next_multiple_of(NR));
-        assert!(
-            rows == 0 || g.columns.len() >= (rows - 1) * g.pitch + width,
-            "columns are shorter than their shape says"
-        );
-        assert!(width <= g.pitch || rows == 0, "columns are narrower than their pitch");
-    }
-
-    /// Sums of 8 rows by 32 columns.
-    ///
-    /// # Safety
-    /// The block of `row` (a multiple of 8) and the columns `column..column + 32` must exist in every row of the part.
-    #[target_feature(enable = "avx512f,avx512bw,avx2,fma")]
-    #[inline]
-    unsafe fn sums_512(g: &Product<'_>, row: usize, column: usize, out: &mut [[f32; 32]; 8]) {
-        // SAFETY: the caller's promise; loads and stores need no alignment.
-        unsafe {
-            let mut acc = [[_mm512_setzero_ps(); 2]; 8];
-            let first = (row / MR * g.k + g.part.start) * MR + row % MR;
-            let x = g.columns.as_ptr().add(column);
-            macro_rules! sum {
-                ($w:expr, $read:expr) => {
-                    for k in 0..g.part.len() {
-                        let (w, x) = ($w.as_ptr().add(first + k * MR), x.add(k * g.pitch));
-                        let b = [_mm512_loadu_ps(x), _mm512_loadu_ps(x.add(16))];
-                        for r in 0..8 {
-                            let a = _mm512_set1_ps($read(w.add(r)));
-                            acc[r][0] = _mm512_fmadd_ps(a, b[0], acc[r][0]);
-                            acc[r][1] = _mm512_fmadd_ps(a, b[1], acc[r][1]);
-                        }
-                    }
-                };
-            }
-            match g.w {
-                Packed::F32(w) => sum!(w, |w: *const f32| *w),
-                Packed::I8 { q, .. } => sum!(q, |w: *const i8| f32::from(*w)),
-            }
-            for r in 0..8 {
-                _mm512_storeu_ps(out[r].as_mut_ptr(), acc[r][0]);
-                _mm512_storeu_ps(out[r].as_mut_ptr().add(16), acc[r][1]);
-            }
-        }
-    }
-
-    /// Sums of 4 rows by 16 columns.
-    ///
-    /// # Safety
-    /// As [`sums_512`], for 4 and 16.
-    #[target_feature(enable = "avx2,fma")]
-    #[inline]
-    unsafe fn sums_256(g: &Product<'_>, row: usize, column: usize, out: &mut [[f32; 16]; 4]) {
-        // SAFETY: the caller's promise; loads and stores need no alignment.
-        unsafe {
-            let mut acc = [[_mm256_setzero_ps(); 2]; 4];
-            let first = (row / MR * g.k + g.part.start) * MR + row % MR;
-            let x = g.columns.as_ptr().add(column);
-            macro_rules! sum {
-                ($w:expr, $read:expr) => {
-                    for k in 0..g.part.len() {
-                        let (w, x) = ($w.as_ptr().add(first + k * MR), x.add(k * g.pitch));
-                        let b = [_mm256_loadu_ps(x), _mm256_loadu_ps(x.add(8))];
-                        for r in 0..4 {
-                            let a = _mm256_set1_ps($read(w.add(r)));
-                            acc[r][0] = _mm256_fmadd_ps(a, b[0], acc[r][0]);
-                            acc[r][1] = _mm256_fmadd_ps(a, b[1], acc[r][1]);
-                        }
-                    }
-                };
-            }
-            match g.w {
-                Packed::F32(w) => sum!(w, |w: *const f32| *w),
-                Packed::I8 { q, .. } => sum!(q, |w: *const i8| f32::from(*w)),
-            }
-            for r in 0..4 {
-                _mm256_storeu_ps(out[r].as_mut_ptr(), acc[r][0]);
-                _mm256_storeu_ps(out[r].as_mut_ptr().add(8), acc[r][1]);
-            }
-        }
+/// # Safety
+/// [`Product::check`] has passed, and the CPU has the instructions.
+#[inline(always)]
+unsafe fn product_by<V: F32s>(g: &Product<'_>, y: *mut f32) {
+    // Sums of eight rows by two vectors fill half of 32 registers.
+    // SAFETY: the caller's promise.
+    unsafe {
+        if V::LANES == 16 || cfg!(target_arch = "aarch64") { all_rows::<V, 8>(g, y) } else { all_rows::<V, 4>(g, y) }
     }
 }
 
-/// `R` rows (a divisor of [`MR`]) by `W` columns (a divisor of [`NR`]) are accumulated together.
+/// `R` rows (a divisor of [`MR`]) by one or two vectors of columns are summed together.
+///
+/// # Safety
+/// As [`product_by`].
 #[inline(always)]
-fn blocks<const R: usize, const W: usize>(g: &Product<'_>, y: &mut [f32]) {
+unsafe fn all_rows<V: F32s, const R: usize>(g: &Product<'_>, y: *mut f32) {
     for row in (0..g.m).step_by(R) {
-        for column in (0..g.n).step_by(W) {
-            tile::<R, W>(g, row, column, y);
-        }
-    }
-}
-
-#[inline(always)]
-fn tile<const R: usize, const W: usize>(g: &Product<'_>, row: usize, column: usize, y: &mut [f32]) {
-    let mut acc = [[0f32; W]; R];
-    let first = (row / MR * g.k + g.part.start) * MR;
-    let weights = first..first + g.part.len() * MR;
-    let lane = row % MR;
-    let columns = g.columns.chunks(g.pitch);
-    match g.w {
-        Packed::F32(w) => {
-            for (w, x) in w[weights].as_chunks::<MR>().0.iter().zip(columns) {
-                // A copy: read through a reference, the loops are not turned into vectors.
-                let x: [f32; W] = x[column..column + W].try_into().expect("a slice of that length");
-                for r in 0..R {
-                    for j in 0..W {
-                        acc[r][j] = crate::gemm::mul_add(w[lane + r], x[j], acc[r][j]);
-                    }
-                }
-            }
-        }
-        Packed::I8 { q, .. } => {
-            for (w, x) in q[weights].as_chunks::<MR>().0.iter().zip(columns) {
-                let x: [f32; W] = x[column..column + W].try_into().expect("a slice of that length");
-                for r in 0..R {
-                    let w = f32::from(w[lane + r]);
-                    for j in 0..W {
-                        acc[r][j] = crate::gemm::mul_add(w, x[j], acc[r][j]);
-                    }
+        for column in (0..g.n).step_by(2 * V::LANES) {
+            // SAFETY: the caller's promise.
+            unsafe {
+                if g.n - column > V::LANES {
+                    block::<V, R, 2>(g, row, column, y)
+                } else {
+                    block::<V, R, 1>(g, row, column, y)
                 }
             }
         }
     }
-    finish(g, row, column, &acc, y);
 }
 
-/// Sums of a tile to results: scale, bias, or added to what earlier parts of the reduction gave.
+/// Most columns of a block, and one vector that may be read behind them.
+const SUMS: usize = 2 * 16 + 16;
+
+/// # Safety
+/// As [`product_by`]; the row is a multiple of `R` below `M`, the column one of `LANES` below `N`.
 #[inline(always)]
-fn finish<const R: usize, const W: usize>(
-    g: &Product<'_>,
-    row: usize,
-    column: usize,
-    acc: &[[f32; W]; R],
-    y: &mut [f32],
-) {
-    let width = W.min(g.n - column);
-    for r in 0..R.min(g.m - row) {
-        let i = row + r;
-        let out = &mut y[i * g.y_stride + column..][..width];
-        let scale = if let Packed::I8 { scale, .. } = g.w { scale[i] } else { 1.0 };
-        if g.part.start == 0 {
-            let bias = g.bias.map_or(0.0, |b| b[i]);
-            out.iter_mut().zip(&acc[r]).for_each(|(o, &a)| *o = a * scale + bias);
-        } else {
-            out.iter_mut().zip(&acc[r]).for_each(|(o, &a)| *o += a * scale);
+unsafe fn block<V: F32s, const R: usize, const N: usize>(g: &Product<'_>, row: usize, column: usize, y: *mut f32) {
+    let mut sums = [[0f32; SUMS]; R];
+    // SAFETY: the block of rows and columns up to the next whole vector exist, as the caller says.
+    unsafe {
+        let mut acc = [[V::splat(0.0); N]; R];
+        let first = (row / MR * g.k + g.part.start) * MR + row % MR;
+        macro_rules! sum {
+            ($w:expr, $read:expr) => {{
+                let (mut w, mut channel) = ($w.as_ptr().add(first), g.columns.as_ptr().wrapping_add(column));
+                for _ in 0..g.part.len() / g.rows.taps.len() {
+                    for &tap in g.rows.taps {
+                        let x = channel.add(tap);
+                        let b: [V; N] = std::array::from_fn(|v| V::load(x.add(v * V::LANES)));
+                        for r in 0..R {
+                            let a = V::splat($read(w.add(r)));
+                            for v in 0..N {
+                                acc[r][v] = a.mul_add(b[v], acc[r][v]);
+                            }
+                        }
+                        w = w.wrapping_add(MR);
+                    }
+                    channel = channel.wrapping_add(g.rows.step);
+                }
+            }};
+        }
+        match g.w {
+            Packed::F32(w) => sum!(w, |w: *const f32| *w),
+            Packed::I8 { q, .. } => sum!(q, |w: *const i8| f32::from(*w)),
+        }
+        for r in 0..R {
+            for v in 0..N {
+                acc[r][v].store(sums[r].as_mut_ptr().add(v * V::LANES));
+            }
+        }
+        let rows = R.min(g.m - row);
+        for (r, sums) in sums[..rows].iter_mut().enumerate() {
+            finish::<V, N>(g, row + r, sums);
+        }
+        let end = g.n.min(column + N * V::LANES);
+        let Lines { pitch, width } = g.lines;
+        let mut q = column;
+        while q < end {
+            let (line, at) = (q / pitch, q % pitch);
+            let next = end.min(q - at + pitch);
+            let len = (next - q).min(width.saturating_sub(at));
+            if len > 0 {
+                let mut to = y.add(row * g.y_stride + line * width + at);
+                for sums in &sums[..rows] {
+                    put::<V>(&sums[q - column..], g.part.start > 0, len, to);
+                    to = to.wrapping_add(g.y_stride);
+                }
+            }
+            q = next;
+        }
+    }
+}
+
+/// Sums of row `i` times their scale, and the bias, of the first part.
+///
+/// # Safety
+/// As [`product_by`].
+#[inline(always)]
+unsafe fn finish<V: F32s, const N: usize>(g: &Product<'_>, i: usize, sums: &mut [f32; SUMS]) {
+    let scale = if let Packed::I8 { scale, .. } = g.w { scale[i] } else { 1.0 };
+    let bias = if g.part.start == 0 { g.bias.map_or(0.0, |b| b[i]) } else { 0.0 };
+    for v in 0..N {
+        // SAFETY: the caller's promise; `N` vectors are there.
+        unsafe {
+            let p = sums.as_mut_ptr().add(v * V::LANES);
+            V::load(p).mul(V::splat(scale)).add(V::splat(bias)).store(p);
+        }
+    }
+}
+
+/// `len` sums to `y`, or added to what is there.
+///
+/// # Safety
+/// So many elements are at `y`, so many and one vector more in `sums`, and the CPU has the instructions.
+#[inline(always)]
+unsafe fn put<V: F32s>(sums: &[f32], add: bool, len: usize, y: *mut f32) {
+    debug_assert!(sums.len() >= len + V::LANES - 1);
+    for j in (0..len).step_by(V::LANES) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut v = V::load(sums.as_ptr().add(j));
+            if add {
+                v = v.add(V::load_part(y.add(j), len - j));
+            }
+            if len - j >= V::LANES { v.store(y.add(j)) } else { v.store_part(y.add(j), len - j) }
         }
     }
 }
@@ -611,8 +621,9 @@ mod tests {
                                 part,
                                 w,
                                 columns: &out,
-                                pitch,
+                                rows: Rows::apart(pitch),
                                 n: last - first,
+                                lines: Lines::whole(last - first),
                                 bias: Some(&bias),
                                 y_stride: p,
                             };

@@ -2,9 +2,11 @@
 //!
 //! That by the input is a transposed convolution with the same weight, and the other way round; that by the weight is an
 //! operator of its own: each tap is the product of the gradient with what it was multiplied with.
+use hone_kernels::by_weight::{self, ByWeight};
 use hone_kernels::conv::{self, Window};
 use hone_kernels::gemm::{self, Gemm, Packed};
 use hone_kernels::panels::{self, Lying};
+use hone_kernels::shifted::Shifted;
 
 use super::geometry::reach;
 use super::transpose::Transposed;
@@ -83,6 +85,14 @@ fn weight_lower(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
         return no_kernel(l);
     }
     let Some(window) = conv.geometry.window() else { return no_kernel(l) };
+    if conv.groups == 1
+        && !window.is_pointwise()
+        && let Some(shifted) = Shifted::convolution(&window)
+    {
+        let scratch = by_weight::scratch(&shifted, conv.c, conv.o, l.threads);
+        let kernel = ShiftedWeightVjp { shifted, sizes: [conv.n, conv.c, conv.o] };
+        return Ok(Some(Lowered::new(kernel, vec![0, 1]).with_scratch(scratch)));
+    }
     let (columns, windows) = (conv.c * window.taps(), window.positions());
     let each = gemm::packed_len(columns, windows);
     let laid = if window.is_pointwise() { 0 } else { gemm::NR * windows };
@@ -92,6 +102,26 @@ fn weight_lower(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
         each + l.threads.min(columns.div_ceil(gemm::NR)) * laid
     };
     Ok(Some(Lowered::new(WeightVjp { conv, window, each, laid }, vec![0, 1]).with_scratch(scratch)))
+}
+
+/// Of one group by a window that [`Shifted`] lays out.
+struct ShiftedWeightVjp {
+    shifted: Shifted,
+    /// Images, channels, and channels of the result.
+    sizes: [usize; 3],
+}
+
+impl Kernel for ShiftedWeightVjp {
+    fn name(&self) -> &'static str {
+        "conv-vjp-weight-shifted"
+    }
+
+    fn run(&self, io: &mut Io<'_>) {
+        let pool = io.pool;
+        let (reads, writes, scratch) = io.parts();
+        let of = ByWeight { shifted: &self.shifted, sizes: self.sizes, x: reads.f32(0), dy: reads.f32(1) };
+        by_weight::by_weight(pool, &of, scratch, writes.f32(0));
+    }
 }
 
 /// For each example and group the product `dY · patchesᵀ`, added up in this order: groups by threads, or the panels of one.

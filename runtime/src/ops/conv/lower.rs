@@ -1,9 +1,11 @@
 //! Lowering of convolutions to matrix products over tiles of columns, and to direct loops for depthwise ones.
+use std::ops::Range;
 use std::sync::Arc;
 
 use hone_kernels::conv::{self, NR, Packed, Product, Window};
 use hone_kernels::epilogue::{self, Activation};
-use hone_kernels::planes::{self, Shifted};
+use hone_kernels::planes;
+use hone_kernels::shifted::Shifted;
 
 use super::transpose::Transposed;
 use super::{Conv, activation};
@@ -58,7 +60,7 @@ pub(super) fn conv(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
         (bias, z),
         activation,
     );
-    let (bytes, scratch) = (kernel.weights.bytes(), kernel.scratch(l.threads));
+    let (bytes, scratch) = (kernel.bytes(), kernel.scratch(l.threads));
     Ok(Some(Lowered::new(kernel, operands.reads).with_scratch(scratch).with_weights(bytes)))
 }
 
@@ -95,7 +97,7 @@ pub(super) fn conv_transpose(l: &Lowering<'_>) -> Result<Option<Lowered>, OpErro
         let sizes = (t.n, t.groups, t.c, t.o);
         let names = ["conv-transpose-columns-f32", "conv-transpose-columns-f32w8"];
         let kernel = Columns::new(names, sizes, turned, weights, (bias, None), Activation::None);
-        let (bytes, scratch) = (kernel.weights.bytes(), kernel.scratch(l.threads));
+        let (bytes, scratch) = (kernel.bytes(), kernel.scratch(l.threads));
         return Ok(Some(Lowered::new(kernel, operands.reads).with_scratch(scratch).with_weights(bytes)));
     }
     let lie = Lie { group: t.c * rows, row: 1, channel: rows, taps: 1, turned: false };
@@ -289,7 +291,7 @@ impl Weights {
     }
 }
 
-/// A convolution as products of weights and tiles of columns, an image a thread.
+/// A convolution as products of weights and columns, an image a thread.
 struct Columns {
     /// With `f32` and with 8-bit weights.
     names: [&'static str; 2],
@@ -297,10 +299,45 @@ struct Columns {
     sizes: (usize, usize, usize, usize),
     window: Window,
     weights: Weights,
-    tile: Tile,
+    made: Made,
     bias: Option<usize>,
     z: Option<usize>,
     activation: Activation,
+}
+
+/// How columns come about.
+enum Made {
+    /// The planes of an image are columns as they lie.
+    Lying(Tile),
+    /// They are channels under a shift, some lines of an image at a time.
+    Shifted(Vec<Lines>),
+    /// They are laid out one by one.
+    Tiled(Tile),
+}
+
+/// Some lines of the result: which, of which lines of the image, and how those are laid out.
+struct Lines {
+    made: Range<usize>,
+    read: Range<usize>,
+    shifted: Shifted,
+}
+
+impl Lines {
+    /// As many at a time as [`TILE`] has room for; `None` where `window` is not one that is laid out so.
+    fn of(window: &Window, channels: usize) -> Option<Vec<Lines>> {
+        let height = window.output[1];
+        let lay_out = |made: Range<usize>| {
+            let shifted = Shifted::convolution(&window.part(made.clone()))?;
+            Some(Lines { read: window.lines(made.clone()), made, shifted })
+        };
+        let fits = |lines: usize| lay_out(0..lines).is_some_and(|l| l.shifted.floats(channels) <= TILE);
+        // Halves, so that few are asked: what is left out is less than half of the room.
+        let mut lines = height;
+        while lines > 1 && !fits(lines) {
+            lines = lines.div_ceil(2);
+        }
+        (0..height).step_by(lines.max(1)).map(|first| lay_out(first..height.min(first + lines))).collect()
+    }
 }
 
 impl Columns {
@@ -313,21 +350,32 @@ impl Columns {
         activation: Activation,
     ) -> Columns {
         let tile = Tile::new(sizes.2 * window.taps(), window.positions(), TILE);
-        Columns { names, sizes, window, weights, tile, bias, z, activation }
-    }
-
-    /// Whether the planes of an image are columns as they lie.
-    fn lies(&self) -> bool {
-        self.window.is_pointwise() && self.window.positions().is_multiple_of(NR)
+        let made = if window.is_pointwise() && window.positions().is_multiple_of(NR) {
+            Made::Lying(tile)
+        } else if window.is_pointwise() {
+            Made::Tiled(tile)
+        } else {
+            Lines::of(&window, sizes.2).map_or(Made::Tiled(tile), Made::Shifted)
+        };
+        Columns { names, sizes, window, weights, made, bias, z, activation }
     }
 
     /// Floats of columns that a thread lays out.
     fn each(&self) -> usize {
-        if self.lies() { 0 } else { self.tile.floats() }
+        match &self.made {
+            Made::Lying(_) => 0,
+            Made::Shifted(lines) => lines.iter().map(|l| l.shifted.floats(self.sizes.2)).max().unwrap_or(0),
+            Made::Tiled(tile) => tile.floats(),
+        }
     }
 
     fn scratch(&self, threads: usize) -> usize {
         self.each() * threads.min(self.sizes.0).max(1) + self.weights.scratch()
+    }
+
+    fn bytes(&self) -> usize {
+        let lines = if let Made::Shifted(lines) = &self.made { lines.len() } else { 0 };
+        self.weights.bytes() + lines * size_of::<Lines>()
     }
 }
 
@@ -340,7 +388,7 @@ impl Kernel for Columns {
         let pool = io.pool;
         let (reads, writes, scratch) = io.parts();
         let (x, y) = (reads.f32(0), writes.f32(0));
-        let Columns { window, tile, sizes: (_, groups, c, rows), .. } = self;
+        let Columns { window, sizes: (_, groups, c, rows), .. } = self;
         let (groups, c, rows, positions) = (*groups, *c, *rows, window.positions());
         let k = c * window.taps();
         let (packed, columns) = scratch.split_at_mut(self.weights.scratch());
@@ -355,14 +403,45 @@ impl Kernel for Columns {
                 let each = |product: Product<'_>, first: usize| {
                     conv::product(&Product { m: rows, w, bias, y_stride: positions, ..product }, &mut y[first..]);
                 };
-                if self.lies() {
-                    multiply_lying(x, k, positions, *tile, each)
-                } else {
-                    multiply(window, x, k, *tile, columns, each)
+                match &self.made {
+                    Made::Lying(tile) => multiply_lying(x, k, positions, *tile, each),
+                    Made::Shifted(lines) => multiply_shifted(window, x, k, lines, columns, each),
+                    Made::Tiled(tile) => multiply(window, x, k, *tile, columns, each),
                 }
             });
         }
         finish(y, self.z.map(|i| reads.f32(i)), self.activation);
+    }
+}
+
+/// A part of a product that is yet to be told its weights and rows.
+fn part<'a>(
+    k: usize,
+    part: Range<usize>,
+    columns: &'a [f32],
+    rows: conv::Rows<'a>,
+    (n, lines): (usize, conv::Lines),
+) -> Product<'a> {
+    Product { m: 0, k, part, w: Packed::F32(&[]), columns, rows, n, lines, bias: None, y_stride: 0 }
+}
+
+/// [`multiply`] of channels under a shift, some lines at a time.
+fn multiply_shifted(
+    window: &Window,
+    x: &[f32],
+    k: usize,
+    lines: &[Lines],
+    columns: &mut [f32],
+    mut each: impl FnMut(Product<'_>, usize),
+) {
+    let width = window.input[2];
+    for Lines { made, read, shifted } in lines {
+        let channels = x.chunks_exact(window.pixels().max(1));
+        for (x, laid) in channels.zip(columns.chunks_exact_mut(shifted.step().max(1))) {
+            shifted.lay_out(&x[read.start * width..read.end * width], laid);
+        }
+        let n = (shifted.columns(), shifted.results());
+        each(part(k, 0..k, columns, shifted.rows(), n), made.start * window.output[2]);
     }
 }
 
@@ -371,10 +450,9 @@ fn multiply_lying(x: &[f32], k: usize, positions: usize, tile: Tile, mut each: i
     for first in (0..positions).step_by(tile.pitch) {
         let n = positions.min(first + tile.pitch) - first;
         for start in (0..k.max(1)).step_by(tile.rows) {
-            let part = start..k.min(start + tile.rows);
             let columns = &x[(start * positions + first).min(x.len())..];
-            let w = Packed::F32(&[]);
-            each(Product { m: 0, k, part, w, columns, pitch: positions, n, bias: None, y_stride: 0 }, first);
+            let rows = conv::Rows::apart(positions);
+            each(part(k, start..k.min(start + tile.rows), columns, rows, (n, conv::Lines::whole(n))), first);
         }
     }
 }
@@ -395,11 +473,11 @@ fn multiply(
         let pitch = n.div_ceil(NR) * NR;
         // A reduction of nothing still writes the bias.
         for start in (0..k.max(1)).step_by(tile.rows) {
-            let part = start..k.min(start + tile.rows);
-            let columns = &mut columns[..part.len() * pitch];
-            conv::columns(window, x, part.clone(), first..last, pitch, columns);
-            let w = Packed::F32(&[]);
-            each(Product { m: 0, k, part, w, columns, pitch, n, bias: None, y_stride: 0 }, first);
+            let reduced = start..k.min(start + tile.rows);
+            let columns = &mut columns[..reduced.len() * pitch];
+            conv::columns(window, x, reduced.clone(), first..last, pitch, columns);
+            let rows = conv::Rows::apart(pitch);
+            each(part(k, reduced, columns, rows, (n, conv::Lines::whole(n))), first);
         }
     }
 }
@@ -567,7 +645,7 @@ impl Kernel for Scattered {
                     y[o * image..][..image].fill(self.bias.map_or(0.0, |i| reads.f32(i)[g * t.o + o]));
                 }
                 multiply(&points, x, t.c, *tile, columns, |product, first| {
-                    let (pitch, last) = (product.pitch, product.part.end == t.c);
+                    let (pitch, last) = (product.rows.step, product.part.end == t.c);
                     let places = first..first + product.n;
                     conv::product(&Product { m: rows, w, bias: None, y_stride: pitch, ..product }, products);
                     if last {

@@ -1,5 +1,7 @@
 //! Gradients of pooling.
 use hone_gpu::planes::{Of, Planes};
+use hone_kernels::conv::Window;
+use hone_kernels::pool;
 
 use super::Windows;
 use crate::autodiff::Backward;
@@ -38,7 +40,10 @@ static MAX_POOL_VJP: OpDef = OpDef::new(
     },
 )
 .domain(HONE)
-.kernel(|l| lower(l, 1, |_, _| 0.0))
+.kernel(|l| match tiled(l)? {
+    Some(lowered) => Ok(Some(lowered)),
+    None => lower(l, 1, |_, _| 0.0),
+})
 .gpu(|l| recorded(l, 1, None));
 
 /// `dY`, with the shape of the operand as the attribute `to`, to `dX`: an equal part to all that count in the mean.
@@ -128,6 +133,29 @@ fn largest_of(taps: &[u32], values: &[f32]) -> Option<usize> {
         most = if stays { most } else { v };
     }
     Some(found)
+}
+
+/// Windows that tile their planes: `dX` is written line by line, in vectors.
+fn tiled(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
+    let window = Windows::of(l.attrs, l.shape(1)?)?.geometry.window().filter(pool::tiles);
+    let floats = (0..2).all(|i| l.dtype(i) == Some(DType::F32));
+    Ok(window.filter(|_| floats).map(|window| Lowered::new(Tiled { window }, vec![0, 1])))
+}
+
+struct Tiled {
+    window: Window,
+}
+
+impl Kernel for Tiled {
+    fn name(&self) -> &'static str {
+        "max-pool-vjp-tiles"
+    }
+
+    fn run(&self, io: &mut Io<'_>) {
+        let threads = io.pool;
+        let (reads, writes) = io.split();
+        pool::max_gradients(threads, &self.window, reads.f32(1), reads.f32(0), writes.f32(0));
+    }
 }
 
 /// By taps that were listed when the plan was made. `reads` operands besides the gradient; `part` of each window.

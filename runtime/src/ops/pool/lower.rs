@@ -43,7 +43,7 @@ fn windows(l: &Lowering<'_>, pooling: impl Fn(&Windows) -> Pooling) -> Result<Op
     let w = Windows::of(l.attrs, l.shape(0)?)?;
     let Some(window) = w.geometry.window() else { return Ok(None) };
     let pooling = pooling(&w);
-    Ok(Some(Lowered::new(Planes { planes: w.planes, window, pooling }, vec![0])))
+    Ok(Some(Lowered::new(Planes { window, pooling }, vec![0])))
 }
 
 pub(super) fn max_pool_recorded(l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
@@ -96,7 +96,6 @@ enum Pooling {
 }
 
 struct Planes {
-    planes: usize,
     window: Window,
     pooling: Pooling,
 }
@@ -107,15 +106,12 @@ impl Kernel for Planes {
     }
 
     fn run(&self, io: &mut Io<'_>) {
+        let threads = io.pool;
         let (reads, writes) = io.split();
         let (x, y) = (reads.f32(0), writes.f32(0));
-        let (pixels, positions) = (self.window.pixels(), self.window.positions());
-        for i in 0..self.planes {
-            let (x, y) = (&x[i * pixels..][..pixels], &mut y[i * positions..][..positions]);
-            match &self.pooling {
-                Pooling::Max => pool::max_plane(&self.window, x, y),
-                Pooling::Average { factors } => pool::sum_plane(&self.window, x, factors, y),
-            }
+        match &self.pooling {
+            Pooling::Max => pool::max_planes(threads, &self.window, x, y),
+            Pooling::Average { factors } => pool::mean_planes(threads, &self.window, x, factors, y),
         }
     }
 }
