@@ -1,7 +1,7 @@
 //! Gradient of a convolution by its weight, channels before space: for each image the product of channels, shifted under every
 //! tap of the window ([`Shifted`]), with what the result was multiplied with. Nothing is laid out once a tap.
 //!
-//! Dimension letters: `R` rows, a channel and a tap each; `K` positions, with what is between lines; `O` channels of the result.
+//! Dimension letters: `R` rows, a channel and a tap each; `K` positions, with what is behind each line; `O` channels of the result.
 use std::mem::MaybeUninit;
 
 use crate::conv::Window;
@@ -16,6 +16,8 @@ use crate::transpose::transpose;
 
 /// Rows whose pointers are listed together.
 const ROWS: usize = 240;
+/// Positions that are packed in one piece at most, unless a line is longer.
+const PACKED: usize = 512;
 
 /// Images and the gradients of what was made of them.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +37,10 @@ struct Plan {
     rows: usize,
     /// Rows of a piece.
     piece: usize,
+    /// Positions.
+    k: usize,
+    /// Lines that are packed in one piece.
+    lines: usize,
     /// Floats of a packed image of gradients, and what a thread needs.
     packed: usize,
     each: usize,
@@ -47,8 +53,11 @@ impl Plan {
         let unit = if channels >= threads { s.taps } else { 1 };
         let piece = rows.div_ceil(threads.max(1)).next_multiple_of(unit).max(1);
         let touched = if unit == 1 { channels } else { piece / unit };
-        let each = s.floats(touched).max(NR * s.columns());
-        Plan { rows, piece, packed: packed_len(outputs, s.columns()), each }
+        let k = s.made[0] * s.pitch;
+        let lines = if k <= PACKED { s.made[0] } else { 1 };
+        // The last positions of the last channel are behind it.
+        let each = (s.floats(touched) + s.pitch).max(NR * lines * s.pitch);
+        Plan { rows, piece, k, lines, packed: packed_len(outputs, k), each }
     }
 }
 
@@ -59,7 +68,7 @@ pub fn scratch(s: &Shifted, channels: usize, outputs: usize, threads: usize) -> 
 }
 
 /// `dw: [O, channels, taps]`, on all threads of `pool`, with [`scratch`] floats for as many. Equal results whatever their number. What is
-/// between lines is multiplied by zero: of `x` that is not finite more of `dw` is not than the formula says.
+/// behind lines is multiplied by zero: of `x` that is not finite more of `dw` is not than the formula says.
 ///
 /// # Panics
 /// When a slice is shorter than the shapes say.
@@ -76,29 +85,33 @@ pub fn by_weight_on(isa: Isa, pool: &Pool, g: &ByWeight<'_>, memory: &mut [f32],
         return false;
     }
     let (s, [images, channels, outputs]) = (g.shifted, g.sizes);
-    let (plan, k) = (Plan::new(s, channels, outputs, pool.threads()), s.columns());
+    let plan = Plan::new(s, channels, outputs, pool.threads());
+    let (k, part) = (plan.k, plan.lines * s.pitch);
     let (packed, memory) = memory.split_at_mut(plan.packed);
     let (sums, own) = memory.split_at_mut(plan.rows * outputs);
     let (read, made) = (s.read[0] * s.read[1], s.made[0] * s.made[1]);
     for image in 0..images {
         let x = &g.x[image * channels * read..][..channels * read];
         let dy = &g.dy[image * outputs * made..][..outputs * made];
-        pool.pieces_with(packed, NR * k, (&mut own[..], plan.each), |number, out, laid| {
-            let rows = dy.chunks_exact(made).skip(number * NR).take(NR);
+        pool.pieces_with(packed, NR * part, (&mut own[..], plan.each), |number, out, laid| {
+            let (panel, first) = (number * plan.lines / s.made[0], number * plan.lines % s.made[0]);
+            let rows = dy.chunks_exact(made).skip(panel * NR).take(NR);
             let count = rows.len();
-            for (dy, laid) in rows.zip(laid.chunks_exact_mut(k)) {
-                for (line, laid) in dy.chunks_exact(s.made[1]).zip(laid.chunks_mut(s.pitch)) {
+            for (dy, laid) in rows.zip(laid.chunks_exact_mut(part)) {
+                for (line, laid) in dy.chunks_exact(s.made[1]).skip(first).zip(laid.chunks_exact_mut(s.pitch)) {
                     laid[..line.len()].copy_from_slice(line);
                     laid[line.len()..].fill(0.0);
                 }
             }
-            panel_on(isa, 0, count, k, true, &Lying::F32(&laid[..count * k]), out);
+            panel_on(isa, 0, count, part, true, &Lying::F32(&laid[..count * part]), out);
         });
         let packed = &*packed;
         pool.pieces_with(sums, plan.piece * outputs, (&mut own[..], plan.each), |number, sums, laid| {
             let rows = number * plan.piece..plan.rows.min((number + 1) * plan.piece);
             let first = rows.start / s.taps;
             let touched = first..rows.end.div_ceil(s.taps);
+            // What meets the zeros behind lines must be numbers.
+            laid[touched.len() * s.step()..][..s.pitch].fill(0.0);
             for (channel, laid) in touched.zip(laid.chunks_exact_mut(s.step())) {
                 s.lay_out(&x[channel * read..][..read], laid);
             }
@@ -183,7 +196,11 @@ mod tests {
     #[test]
     fn shifted_channels_times_gradients_are_the_formula_and_nothing_else_is_written() {
         let mut ran = 0;
-        for window in windows() {
+        // One more, whose lines are packed one by one.
+        let large =
+            Window { input: [1, 30, 40], kernel: [1, 3, 3], output: [1, 30, 40], pad: [0, 1, 1], ..windows()[0] };
+        assert!(30 * Shifted::convolution(&large).unwrap().pitch > PACKED);
+        for window in windows().into_iter().chain([large]) {
             let s = Shifted::convolution(&window).unwrap_or_else(|| panic!("{window:?}"));
             for sizes in [[1, 1, 16], [2, 5, 3], [3, 2, 35]] {
                 let [images, channels, outputs] = sizes;

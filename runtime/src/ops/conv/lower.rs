@@ -1,4 +1,5 @@
-//! Lowering of convolutions to matrix products over tiles of columns, and to direct loops for depthwise ones.
+//! Lowering of convolutions to matrix products over columns, which are channels under a shift where the window allows it, and to direct
+//! loops for depthwise ones.
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -310,25 +311,25 @@ enum Made {
     /// The planes of an image are columns as they lie.
     Lying(Tile),
     /// They are channels under a shift, some lines of an image at a time.
-    Shifted(Vec<Lines>),
+    Shifted(Vec<Strip>),
     /// They are laid out one by one.
     Tiled(Tile),
 }
 
 /// Some lines of the result: which, of which lines of the image, and how those are laid out.
-struct Lines {
+struct Strip {
     made: Range<usize>,
     read: Range<usize>,
     shifted: Shifted,
 }
 
-impl Lines {
+impl Strip {
     /// As many at a time as [`TILE`] has room for; `None` where `window` is not one that is laid out so.
-    fn of(window: &Window, channels: usize) -> Option<Vec<Lines>> {
+    fn of(window: &Window, channels: usize) -> Option<Vec<Strip>> {
         let height = window.output[1];
         let lay_out = |made: Range<usize>| {
             let shifted = Shifted::convolution(&window.part(made.clone()))?;
-            Some(Lines { read: window.lines(made.clone()), made, shifted })
+            Some(Strip { read: window.lines(made.clone()), made, shifted })
         };
         let fits = |lines: usize| lay_out(0..lines).is_some_and(|l| l.shifted.floats(channels) <= TILE);
         // Halves, so that few are asked: what is left out is less than half of the room.
@@ -355,7 +356,7 @@ impl Columns {
         } else if window.is_pointwise() {
             Made::Tiled(tile)
         } else {
-            Lines::of(&window, sizes.2).map_or(Made::Tiled(tile), Made::Shifted)
+            Strip::of(&window, sizes.2).map_or(Made::Tiled(tile), Made::Shifted)
         };
         Columns { names, sizes, window, weights, made, bias, z, activation }
     }
@@ -375,7 +376,7 @@ impl Columns {
 
     fn bytes(&self) -> usize {
         let lines = if let Made::Shifted(lines) = &self.made { lines.len() } else { 0 };
-        self.weights.bytes() + lines * size_of::<Lines>()
+        self.weights.bytes() + lines * size_of::<Strip>()
     }
 }
 
@@ -430,12 +431,12 @@ fn multiply_shifted(
     window: &Window,
     x: &[f32],
     k: usize,
-    lines: &[Lines],
+    strips: &[Strip],
     columns: &mut [f32],
     mut each: impl FnMut(Product<'_>, usize),
 ) {
     let width = window.input[2];
-    for Lines { made, read, shifted } in lines {
+    for Strip { made, read, shifted } in strips {
         let channels = x.chunks_exact(window.pixels().max(1));
         for (x, laid) in channels.zip(columns.chunks_exact_mut(shifted.step().max(1))) {
             shifted.lay_out(&x[read.start * width..read.end * width], laid);
