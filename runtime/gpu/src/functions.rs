@@ -155,6 +155,12 @@ pub static FUNCTIONS: &[Function] = &[
     row("ErfVjp", 2, "a * 1.1283792 * exp(-b * b)", |x, _| {
         x[0] * std::f64::consts::FRAC_2_SQRT_PI * (-x[1] * x[1]).exp()
     }),
+    row(
+        "ClipVjp",
+        2,
+        "select(0.0, a, P.c0 < b && b < P.c1)",
+        |x, c| if c[0] < x[1] && x[1] < c[1] { x[0] } else { 0.0 },
+    ),
     row("LeakyReluVjp", 2, "select(a, P.c0 * a, b < 0.0)", |x, c| if x[1] < 0.0 { c[0] * x[0] } else { x[0] }),
     row("GeluVjp", 2, "a * gelu_slope(b)", |x, _| {
         let density = (-0.5 * x[1] * x[1]).exp() / (2.0 * std::f64::consts::PI).sqrt();

@@ -16,6 +16,8 @@ pub(crate) trait F32s: Copy {
     const LANES: usize;
     /// What it is compiled for.
     const ISA: Isa;
+    /// Half of it, where a CPU takes two of those in the time of one; else itself.
+    type Half: F32s;
     /// Vectors a row of a tile of the matrix product takes.
     const NV: usize;
     /// Rows of such a tile: what the register file holds.
@@ -109,6 +111,7 @@ pub(crate) trait F32s: Copy {
 impl F32s for f32 {
     const LANES: usize = 1;
     const ISA: Isa = Isa::Any;
+    type Half = f32;
     const NV: usize = 16;
     const ROWS: usize = 1;
 
@@ -269,6 +272,7 @@ mod x86 {
     impl F32s for __m128 {
         const LANES: usize = 4;
         const ISA: Isa = Isa::Any;
+        type Half = __m128;
         const NV: usize = 4;
         const ROWS: usize = 2;
 
@@ -368,6 +372,7 @@ mod x86 {
     impl F32s for __m256 {
         const LANES: usize = 8;
         const ISA: Isa = Isa::Avx2;
+        type Half = __m256;
         const NV: usize = 2;
         const ROWS: usize = 6;
 
@@ -454,6 +459,7 @@ mod x86 {
     impl F32s for __m512 {
         const LANES: usize = 16;
         const ISA: Isa = Isa::Avx512;
+        type Half = __m256;
         const NV: usize = 2;
         const ROWS: usize = 12;
 
@@ -552,6 +558,7 @@ mod arm {
     impl F32s for float32x4_t {
         const LANES: usize = 4;
         const ISA: Isa = Isa::Any;
+        type Half = float32x4_t;
         const NV: usize = 4;
         const ROWS: usize = 6;
 

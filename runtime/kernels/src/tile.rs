@@ -266,7 +266,34 @@ per_isa! { integers = block_i8; (job: &Job<i8>, table: &Table<f32>, panels: Rang
 #[inline(always)]
 unsafe fn block_f32<S: F32s>(job: &Job<f32>, table: &Table<f32>, panels: Range<usize>) {
     // SAFETY: the caller's promise.
-    unsafe { block::<S, f32>(job, table, panels) }
+    unsafe {
+        if S::Half::LANES < S::LANES && job.n <= S::Half::LANES && panels.contains(&0) {
+            // Half of each vector would be multiplied for nothing: low-rank paths are as wide as their rank.
+            narrow::<S, f32>(job, table);
+        } else {
+            block::<S, f32>(job, table, panels);
+        }
+    }
+}
+
+/// All columns, of which there are no more than half a vector, of the rows of all tiles.
+///
+/// # Safety
+/// As [`block`].
+#[inline(always)]
+unsafe fn narrow<S: F32s, W: Multiply<S::Half>>(job: &Job<W>, table: &Table<W::Left>) {
+    for t in table.tiles() {
+        macro_rules! by_height {
+            ($($r:literal)*) => {
+                match t.rows {
+                    // SAFETY: the caller's promise; half vectors need no more registers.
+                    $($r if $r <= S::ROWS => unsafe { tile::<S::Half, W, $r, 1>(job, table, t, 0) },)*
+                    _ => {}
+                }
+            };
+        }
+        by_height!(1 2 3 4 5 6 7 8 9 10 11 12);
+    }
 }
 
 /// # Safety

@@ -394,6 +394,7 @@ const OWN: &[Own] = &[
     own("", "Ceil", &[FIVE]),
     own("", "Floor", &[FIVE]),
     own("", "Round", &[FIVE]),
+    own("", "Clip", &[FIVE]),
     own("", "CastLike", &[FIVE, FIVE]),
     own("", "Mod", &[FIVE, FIVE]),
     own("", "SwiGLU", &[&[2, 5], &[2, 5]]),
@@ -414,6 +415,9 @@ fn functions_recorded_only_at_their_kinks_or_not_at_all_have_their_gradients_els
         let y = graph.add_value("y", None, None);
         let double = Attr::Int(i64::from(DType::F64.onnx()));
         let mut attrs = Attrs::of([("fmod", Attr::Int(1)), ("stash_type", double)]);
+        if o.name == "Clip" {
+            attrs.map.extend([("min".into(), Attr::Float(-0.5)), ("max".into(), Attr::Float(1.0))]);
+        }
         if o.name == "BiasSoftmax" {
             attrs.map.extend([("axis".into(), Attr::Int(2)), ("is_inner_broadcast".into(), Attr::Int(0))]);
         }

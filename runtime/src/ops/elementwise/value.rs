@@ -1,9 +1,10 @@
 //! Operators that hold, pass on or bound a value.
 
 use super::super::random::Generator;
-use super::super::{Attrs, Fact, OpDef, OpError, flat, need, optional, record};
-use super::walk::map_on;
-use super::{floats, same_as_input};
+use super::super::{Attr, Attrs, Fact, HONE, OpDef, OpError, flat, need, optional, record};
+use super::derivative::chained;
+use super::walk::{map_on, zipped};
+use super::{floats, parameters, same_as_input};
 use crate::autodiff::Backward;
 use crate::plan::{Io, Kernel, Lowered, Lowering, Recorded};
 use crate::tensor::{DType, Data, Tensor};
@@ -15,9 +16,44 @@ pub(super) static CLIP: OpDef =
         .gpu(clip_record)
         .vjp(clip_vjp);
 
+/// `dY` and `Y` to `dX`, between bounds that are attributes. At a bound there are two slopes; the one that is taken is 0, as in
+/// PyTorch's ReLU6, because it is known from the result: the operand need not be kept.
+static CLIP_VJP: OpDef = OpDef::new("ClipVjp", "gradient of what is between bounds", same_as_input, |attrs, inputs| {
+    let [low, high] = bounds(attrs)?.map(f64::from);
+    chained(inputs, |y| f64::from(u8::from(low < y && y < high)))
+})
+.domain(HONE)
+.kernel(|l| {
+    let [low, high] = bounds(l.attrs)?;
+    if l.dtype(0) != Some(DType::F32) || l.dtype(1) != l.dtype(0) {
+        return Ok(None);
+    }
+    let f = move |g: f32, y: f32| g * if low < y && y < high { 1.0 } else { 0.0 };
+    zipped::<f32, f32, f32, _>(l, "ClipVjp", l.shape(0)?, l.shape(1)?, f)
+})
+.gpu(|l| record::derivative(l, "ClipVjp", bounds(l.attrs)?.to_vec()));
+
+fn bounds(attrs: &Attrs) -> Result<[f32; 2], OpError> {
+    parameters(attrs, [("min", f32::MIN), ("max", f32::MAX)])
+}
+
 /// Of what is passed on; a bound that is an input has the gradients of what it bounds.
 fn clip_vjp(b: &mut Backward<'_>) -> Result<(), OpError> {
-    let (dy, x, y) = (b.dy()?, b.x(0)?, b.y()?);
+    let (dy, y) = (b.dy()?, b.y()?);
+    let own = bounds(&b.attrs())?;
+    // What is no `f32`, of doubles, would be rounded.
+    let exact = |v: f64| (f64::from(v as f32) == v).then_some(v as f32);
+    let constant = |i: usize| match b.optional(i + 1) {
+        None => (b.fact(y).dtype != DType::F64 || b.attrs().has(["min", "max"][i])).then_some(own[i]),
+        Some(v) => b.fact(v).value.as_ref().filter(|t| t.len() == 1).and_then(|t| exact(t.data().to_f64()[0])),
+    };
+    if let (Some(low), Some(high), false) = (constant(0), constant(1), b.wants(1) || b.wants(2)) {
+        let attrs = Attrs::of([("min", Attr::Float(low)), ("max", Attr::Float(high))]);
+        let dx = b.one(&CLIP_VJP, attrs, &[Some(dy), Some(y)])?;
+        b.give(0, dx);
+        return Ok(());
+    }
+    let x = b.x(0)?;
     if b.wants(0) {
         let kept = b.binary("Equal", x, y)?;
         let dx = b.only(kept, dy)?;
