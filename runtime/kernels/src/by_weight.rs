@@ -142,7 +142,7 @@ pub fn by_weight_on(isa: Isa, pool: &Pool, g: &ByWeight<'_>, memory: &mut [f32],
                     table.push(block + row, height, k);
                     let at = |r: usize| {
                         let row = rows.start + block + row + r;
-                        let from = (row / s.taps - first) * s.step() + s.offset[row % s.taps];
+                        let from = (row / s.taps - first) * s.step() + s.offset[row % s.taps] as usize;
                         laid[from..from + k].as_ptr()
                     };
                     table.segment(0, (0..height).map(at));

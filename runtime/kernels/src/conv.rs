@@ -293,7 +293,7 @@ pub enum Packed<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Rows<'a> {
     /// Of the rows of a channel, each from the channel's first element; at least one.
-    pub taps: &'a [usize],
+    pub taps: &'a [u32],
     /// From one channel to the next.
     pub step: usize,
 }
@@ -360,7 +360,7 @@ impl Product<'_> {
         assert!(self.bias.is_none_or(|b| b.len() >= self.m), "there are fewer biases than rows");
         let Rows { taps, step } = self.rows;
         assert!(!taps.is_empty() && self.part.len().is_multiple_of(taps.len()), "a part of a channel");
-        let (channels, furthest) = (self.part.len() / taps.len(), taps.iter().max().unwrap_or(&0));
+        let (channels, furthest) = (self.part.len() / taps.len(), taps.iter().max().map_or(0, |t| *t as usize));
         assert!(
             channels == 0 || self.columns.len() >= (channels - 1) * step + furthest + self.n.next_multiple_of(NR),
             "columns are shorter than their shape says"
@@ -472,7 +472,7 @@ unsafe fn block<V: F32s, const R: usize, const N: usize>(g: &Product<'_>, row: u
                 let (mut w, mut channel) = ($w.as_ptr().add(first), g.columns.as_ptr().wrapping_add(column));
                 for _ in 0..g.part.len() / g.rows.taps.len() {
                     for &tap in g.rows.taps {
-                        let x = channel.add(tap);
+                        let x = channel.add(tap as usize);
                         let b: [V; N] = std::array::from_fn(|v| V::load(x.add(v * V::LANES)));
                         for r in 0..R {
                             let a = V::splat($read(w.add(r)));

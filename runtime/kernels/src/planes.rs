@@ -61,7 +61,7 @@ pub fn depthwise_on(isa: Isa, pool: &Pool, d: &Depthwise<'_>, scratch: &mut [f32
                 }
                 let (mut taps, mut n) = ([(0, 0.0); TAPS], 0);
                 for tap in (0..s.taps).filter(|&t| usize::from(s.of[t]) == number) {
-                    taps[n] = (s.offset[tap], w[tap]);
+                    taps[n] = (s.offset[tap] as usize, w[tap]);
                     n += 1;
                 }
                 summed(isa, laid, &taps[..n], bias, (lines - 1) * s.pitch + positions, sums);

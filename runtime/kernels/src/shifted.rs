@@ -39,7 +39,7 @@ pub struct Shifted {
     pub(crate) pitch: usize,
     planes: usize,
     /// Where each tap begins, and whose it is.
-    pub(crate) offset: [usize; TAPS],
+    pub(crate) offset: [u32; TAPS],
     pub(crate) of: [u8; TAPS],
     pub(crate) taps: usize,
     pub(crate) parts: [Part; PARTS],
@@ -69,7 +69,8 @@ impl Shifted {
         for tap in 0..s.taps {
             let at = [tap / width.kernel * height.dilation, tap % width.kernel * width.dilation];
             let plane = at[0] % height.stride * width.stride + at[1] % width.stride;
-            s.offset[tap] = (plane * lines + at[0] / height.stride) * pitch + at[1] / width.stride;
+            s.offset[tap] =
+                u32::try_from((plane * lines + at[0] / height.stride) * pitch + at[1] / width.stride).ok()?;
         }
         Some(s)
     }
@@ -118,7 +119,7 @@ impl Shifted {
                 let back = ((reach[axis] - residue[axis]) / axes[axis].stride) as isize;
                 usize::try_from(first(&axes[axis], residue[axis]).1 - back - from[axis]).ok()
             };
-            s.offset[tap] = place(0)? * s.pitch + place(1)?;
+            s.offset[tap] = u32::try_from(place(0)? * s.pitch + place(1)?).ok()?;
         }
         Some(s)
     }

@@ -91,7 +91,7 @@ fn weight_lower(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
     {
         let scratch = by_weight::scratch(&shifted, conv.c, conv.o, l.threads);
         let kernel = ShiftedWeightVjp { shifted, sizes: [conv.n, conv.c, conv.o] };
-        return Ok(Some(Lowered::new(kernel, vec![0, 1]).with_scratch(scratch)));
+        return Ok(Some(Lowered::new(kernel, vec![0, 1]).with_scratch(scratch).with_weights(size_of::<Shifted>())));
     }
     let (columns, windows) = (conv.c * window.taps(), window.positions());
     let each = gemm::packed_len(columns, windows);

@@ -34,7 +34,7 @@ pub(super) fn conv(l: &Lowering<'_>) -> Result<Option<Lowered>, OpError> {
     let (bias, z) = (operands.read(2), operands.read(3));
     if c.c == 1 && c.groups > 1 {
         let Some(weights) = Direct::of(l, &mut operands, window.taps())? else { return Ok(None) };
-        let bytes = weights.bytes();
+        let bytes = weights.bytes() + size_of::<Shifted>();
         let (channels, multiplier) = (c.o, c.o / c.groups);
         let lowered = match Shifted::convolution(&window) {
             Some(shifted) => {
@@ -82,7 +82,7 @@ pub(super) fn conv_transpose(l: &Lowering<'_>) -> Result<Option<Lowered>, OpErro
         && let Some(shifted) = Shifted::transpose(&window)
     {
         let Some(weights) = Direct::of(l, &mut operands, taps)? else { return Ok(None) };
-        let (bytes, scratch) = (weights.bytes(), l.threads * shifted.scratch());
+        let (bytes, scratch) = (weights.bytes() + size_of::<Shifted>(), l.threads * shifted.scratch());
         let (name, activation) = ("conv-transpose-depthwise-f32", Activation::None);
         let kernel = Planes { name, shifted, channels: t.groups, multiplier: 1, weights, bias, z: None, activation };
         return Ok(Some(Lowered::new(kernel, operands.reads).with_scratch(scratch).with_weights(bytes)));
@@ -311,7 +311,7 @@ enum Made {
     /// The planes of an image are columns as they lie.
     Lying(Tile),
     /// They are channels under a shift, some lines of an image at a time.
-    Shifted(Vec<Strip>),
+    Shifted(Box<[Strip]>),
     /// They are laid out one by one.
     Tiled(Tile),
 }
@@ -325,7 +325,7 @@ struct Strip {
 
 impl Strip {
     /// As many at a time as [`TILE`] has room for; `None` where `window` is not one that is laid out so.
-    fn of(window: &Window, channels: usize) -> Option<Vec<Strip>> {
+    fn of(window: &Window, channels: usize) -> Option<Box<[Strip]>> {
         let height = window.output[1];
         let lay_out = |made: Range<usize>| {
             let shifted = Shifted::convolution(&window.part(made.clone()))?;
