@@ -57,6 +57,7 @@ pub static FAMILIES: &[&[&OpDef]] = &[
 
 /// The domain of operators that only passes of ours make; no file has them.
 pub(crate) use internal::DOMAIN as HONE;
+pub(crate) use movement::border_of_zeros;
 pub(crate) use quantize::nbits_weight;
 
 /// The domain of the operators of ONNX Runtime that are not in the standard.

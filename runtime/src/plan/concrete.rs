@@ -26,14 +26,15 @@ impl Concrete {
         Concrete::of(Special::new(graph, inputs, options.bytes)?)
     }
 
-    /// The same, with what the graph computes in `f16` or `bf16` computed in `f32`; what is `f32`, goes through 16 bits and comes
-    /// out as `f32` is not rounded on the way.
+    /// The same, rewritten for what gradients are made of: what the graph computes in `f16` or `bf16` is computed in `f32`, where what is
+    /// `f32`, goes through 16 bits and comes out as `f32` is not rounded on the way; borders of zeros before convolutions are padding of
+    /// their windows.
     ///
     /// # Errors
     /// As [`Concrete::new`].
-    pub fn widened(graph: &Graph, inputs: &[Fact], options: &RunOptions) -> Result<Concrete, PlanError> {
+    pub fn prepared(graph: &Graph, inputs: &[Fact], options: &RunOptions) -> Result<Concrete, PlanError> {
         let mut special = Special::new(graph, inputs, options.bytes)?;
-        passes::widen(&mut special)?;
+        passes::prepare(&mut special)?;
         let mut made = Concrete::of(special)?;
         let dtype = |made: &Concrete, v: ValueId| made.facts[v].dtype;
         // For each value of 16 bits what of `f32` it is, and for what is made of that again the same.

@@ -703,7 +703,7 @@ impl Trainer {
             let output = graph.values.iter().position(|v| v.name == self.recipe.output);
             graph.outputs = output.into_iter().collect();
             graph.prune();
-            let mut concrete = Concrete::widened(&graph, &facts, options)?;
+            let mut concrete = Concrete::prepared(&graph, &facts, options)?;
             self.share(&mut concrete);
             let output = concrete.graph.outputs.first().copied();
             let output =

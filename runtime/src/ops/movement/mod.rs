@@ -15,6 +15,8 @@ mod slice;
 mod unview;
 pub(super) mod view;
 
+pub(crate) use pad::border_of_zeros;
+
 /// The rows of this family.
 pub(super) static OPS: &[&OpDef] = &[
     &join::CONCAT,

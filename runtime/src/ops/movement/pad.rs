@@ -148,6 +148,17 @@ fn pad_value(o: &dyn Operands) -> Result<Option<Data>, OpError> {
     }
 }
 
+/// The elements before and after each axis of a `Pad` with those operands, when they are known and zeros around the whole of the operand.
+pub(crate) fn border_of_zeros(attrs: &Attrs, inputs: &[Option<&Fact>]) -> Option<Vec<(usize, usize)>> {
+    let operands = Facts(attrs, inputs);
+    let shape = operands.shape(0, "data").ok()?;
+    let border = Border::of_pad(&operands).ok()??;
+    let zero = pad_value(&operands).ok()??.to_f64() == [0.0];
+    let whole = border.edges.iter().zip(shape).all(|(e, d)| e.kept == *d);
+    let edges = border.edges.iter().map(|e| (e.before, e.after)).collect();
+    (zero && whole && border.mode == Mode::Constant).then_some(edges)
+}
+
 /// `CenterCropPad`: each named axis cut or padded with zeros on both sides to the given length.
 pub(super) static CENTER_CROP_PAD: OpDef = OpDef::new(
     "CenterCropPad",

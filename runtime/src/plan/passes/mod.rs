@@ -14,6 +14,7 @@ use crate::graph::{Node, Op, ValueId};
 use crate::ops::{Attrs, Fact, OpDef, OpError};
 use crate::tensor::Tensor;
 
+mod border;
 mod canonical;
 mod epilogue;
 mod fold;
@@ -31,19 +32,22 @@ pub(super) struct Pass {
     pub(super) name: &'static str,
     /// It also runs where inputs are replaced while a plan runs, and leaves every node that reads one where it is.
     beside_residents: bool,
+    /// It also runs on what gradients are made of, and leaves only what has one.
+    before_gradients: bool,
     run: fn(&mut Net<'_>) -> Result<(), OpError>,
 }
 
 /// Every pass, in the order in which they run.
 pub(super) static PASSES: &[Pass] = &[
-    Pass { name: "halves", beside_residents: false, run: halves::run },
-    Pass { name: "idle", beside_residents: false, run: idle::run },
-    Pass { name: "canonical", beside_residents: false, run: canonical::run },
-    Pass { name: "turned", beside_residents: false, run: turned::run },
-    Pass { name: "fold", beside_residents: false, run: fold::run },
-    Pass { name: "layout", beside_residents: false, run: layout::run },
-    Pass { name: "integer", beside_residents: false, run: integer::run },
-    Pass { name: "epilogue", beside_residents: true, run: epilogue::run },
+    Pass { name: "halves", beside_residents: false, before_gradients: true, run: halves::run },
+    Pass { name: "idle", beside_residents: false, before_gradients: false, run: idle::run },
+    Pass { name: "border", beside_residents: false, before_gradients: true, run: border::run },
+    Pass { name: "canonical", beside_residents: false, before_gradients: false, run: canonical::run },
+    Pass { name: "turned", beside_residents: false, before_gradients: false, run: turned::run },
+    Pass { name: "fold", beside_residents: false, before_gradients: false, run: fold::run },
+    Pass { name: "layout", beside_residents: false, before_gradients: false, run: layout::run },
+    Pass { name: "integer", beside_residents: false, before_gradients: false, run: integer::run },
+    Pass { name: "epilogue", beside_residents: true, before_gradients: false, run: epilogue::run },
 ];
 
 /// Runs every pass over `special`, whose inputs `residents` are replaced while it runs: what reads one may not come later than
@@ -52,7 +56,20 @@ pub(super) static PASSES: &[Pass] = &[
 /// # Errors
 /// [`PlanError::Op`] when a rewritten node refuses its operands, which is a mistake in a pass.
 pub(super) fn optimise(special: &mut Special, residents: &[ValueId]) -> Result<(), PlanError> {
-    for pass in PASSES.iter().filter(|p| residents.is_empty() || p.beside_residents) {
+    run(special, residents, |p| residents.is_empty() || p.beside_residents)
+}
+
+/// Runs the passes whose result can be differentiated, before it is: what is `f16` or `bf16` is in `f32` from here on, as plans
+/// compute it.
+///
+/// # Errors
+/// As [`optimise`].
+pub(super) fn prepare(special: &mut Special) -> Result<(), PlanError> {
+    run(special, &[], |p| p.before_gradients)
+}
+
+fn run(special: &mut Special, residents: &[ValueId], which: impl Fn(&Pass) -> bool) -> Result<(), PlanError> {
+    for pass in PASSES.iter().filter(|p| which(p)) {
         let mut net = Net::new(special, residents);
         (pass.run)(&mut net).map_err(|source| PlanError::Op {
             node: format!("(pass {})", pass.name),
@@ -61,22 +78,6 @@ pub(super) fn optimise(special: &mut Special, residents: &[ValueId]) -> Result<(
         })?;
         net.finish();
     }
-    Ok(())
-}
-
-/// What is `f16` or `bf16` in `f32` from here on, as plans compute it, for what is made of the graph before it is planned.
-///
-/// # Errors
-/// As [`optimise`].
-pub(super) fn widen(special: &mut Special) -> Result<(), PlanError> {
-    let mut net = Net::new(special, &[]);
-    let pass = "halves";
-    halves::run(&mut net).map_err(|source| PlanError::Op {
-        node: format!("(pass {pass})"),
-        op: pass.into(),
-        source,
-    })?;
-    net.finish();
     Ok(())
 }
 

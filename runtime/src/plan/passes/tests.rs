@@ -119,6 +119,53 @@ fn a_convolution_takes_in_its_normalisation_its_residual_and_its_activation() {
 }
 
 #[test]
+fn a_border_of_zeros_before_a_convolution_is_padding_and_any_other_stays() {
+    let conv = |n: &mut Net, x: ValueId, more: &[(&'static str, Attr)]| {
+        let w = n.weights(&[4, 3, 3, 3]);
+        let y = n.op("Conv", [("strides", Attr::Ints(vec![2, 1]))], &[x, w]);
+        let node = n.graph.nodes.last_mut().unwrap();
+        let Op::Own(_, attrs) = &mut node.op else { unreachable!() };
+        Arc::make_mut(attrs).map.extend(more.iter().map(|(k, v)| (k.to_string(), v.clone())));
+        y
+    };
+    let own = ("pads", Attr::Ints(vec![1, 0, 0, 2]));
+    let pads = |n: &mut Net, by: &[i64], value: f32, mode: &str| {
+        let (x, by, value) = (n.input(&[2, 3, 9, 8]), n.ints(by), n.scalar(value));
+        n.op("Pad", [("mode", Attr::Str(mode.into()))], &[x, by, value])
+    };
+    const AROUND: &[i64] = &[0, 0, 0, 1, 0, 0, 2, 1];
+    for more in [&[][..], &[own.clone()], &[("auto_pad", Attr::Str("VALID".into()))]] {
+        let mut n = Net::default();
+        let x = pads(&mut n, AROUND, 0.0, "constant");
+        let y = conv(&mut n, x, more);
+        let steps = n.check(&[y]);
+        assert!(steps.iter().all(|s| !s.contains("Pad")), "{steps:?}");
+    }
+    for (by, value, mode, more) in [
+        (AROUND, 0.25, "constant", &[][..]),
+        (AROUND, 0.0, "reflect", &[]),
+        (&[0, 0, 0, 1, 0, 0, -1, 1], 0.0, "constant", &[]),
+        (AROUND, 0.0, "constant", &[("auto_pad", Attr::Str("SAME_UPPER".into()))]),
+    ] {
+        let mut n = Net::default();
+        let x = pads(&mut n, by, value, mode);
+        let y = conv(&mut n, x, more);
+        assert!(n.check(&[y]).iter().any(|s| s.contains("Pad")), "{by:?} {value} {mode} {more:?}");
+    }
+    // More channels are none of its window's.
+    let mut n = Net::default();
+    let (x, by) = (n.input(&[1, 2, 6, 6]), n.ints(&[0, 1, 0, 0, 0, 0, 0, 0]));
+    let x = n.op("Pad", [], &[x, by]);
+    let y = conv(&mut n, x, &[]);
+    assert!(n.check(&[y]).iter().any(|s| s.contains("Pad")));
+    // What somebody else reads too is made for them.
+    let mut n = Net::default();
+    let x = pads(&mut n, AROUND, 0.0, "constant");
+    let y = conv(&mut n, x, &[own]);
+    assert_eq!(n.check(&[x, y]).iter().filter(|s| s.contains("Pad")).count(), 1);
+}
+
+#[test]
 fn a_result_that_somebody_else_reads_is_made() {
     let mut n = Net::default();
     let x = n.input(&[1, 3, 5, 5]);
