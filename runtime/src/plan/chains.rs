@@ -41,7 +41,7 @@ pub(super) fn join(steps: &[Step], recorded: &mut [Option<Recorded>], values: &V
         for v in step.reads.iter().flatten().copied().chain(there) {
             net.readers.entry((values.area)(v)).or_default().push(i);
         }
-        step.writes.iter().flatten().for_each(|&v| drop(net.makers.insert((values.area)(v), i)));
+        net.makers.extend(step.writes.iter().flatten().map(|&v| ((values.area)(v), i)));
     }
     for last in (0..steps.len()).rev() {
         let Some(own) = recorded[last].as_ref().filter(|_| !net.taken[last]) else { continue };
