@@ -457,6 +457,48 @@ fn what_lies_between_functions_is_made_where_others_want_it_and_comes_from_the_c
 }
 
 #[test]
+fn what_one_step_reads_in_two_calls_is_made_before_it() {
+    let gpu = gpu();
+    // The range of |x| comes first, then its codes, which alone are a function of elements.
+    let mut r = Random { state: 11, graph: Graph::default(), shapes: vec![vec![64]] };
+    let x = r.value(None);
+    r.graph.inputs = vec![x];
+    r.op("Abs", [], &[x], &[64]);
+    let outputs = [(); 3].map(|()| r.value(None));
+    r.graph.nodes.push(Node {
+        name: "codes".into(),
+        op: Op::Own(find("", "DynamicQuantizeLinear").unwrap(), Arc::new(Attrs::default())),
+        inputs: vec![Some(x + 1)],
+        outputs: outputs.map(Some).to_vec(),
+    });
+    r.graph.outputs = outputs.to_vec();
+    let (graph, given) = (Arc::new(r.graph.clone()), r.floats(&[64]));
+    let told = both(&graph, &gpu, &[&given], 0.0);
+    assert_eq!((told.calls, told.joined, told.on_cpu.len()), (3, 0, 0), "{told:?}");
+}
+
+#[test]
+fn a_function_joins_no_later_one_for_which_its_operand_would_be_kept_for_long() {
+    let gpu = gpu();
+    for (between, joined) in [(4, 1), (24, 0)] {
+        let mut r = Random { state: 13, graph: Graph::default(), shapes: vec![vec![4, 16]] };
+        let x = r.value(None);
+        r.graph.inputs = vec![x];
+        r.op("Abs", [], &[x], &[4, 16]);
+        let size = x + 1;
+        r.op("Softmax", [], &[x], &[4, 16]);
+        for _ in 1..between {
+            r.op("Softmax", [], &[r.graph.values.len() - 1], &[4, 16]);
+        }
+        r.op("Mul", [], &[r.graph.values.len() - 1, size], &[4, 16]);
+        r.graph.outputs = vec![r.graph.values.len() - 1];
+        let (graph, given) = (Arc::new(r.graph.clone()), r.floats(&[4, 16]));
+        let told = both(&graph, &gpu, &[&given], 1e-6);
+        assert_eq!((told.calls, told.joined), (between + 2 - joined, joined), "{told:?}");
+    }
+}
+
+#[test]
 fn an_index_out_of_range_is_the_error_it_is_on_the_cpu() {
     let gpu = gpu();
     let mut r = Random { state: 1, graph: Graph::default(), shapes: Vec::new() };

@@ -429,14 +429,18 @@ impl Plan {
 
         // Lifetimes, in step numbers: inputs are born before the first step, outputs live past the last.
         let mut last_use = vec![0; slots.len()];
+        #[cfg_attr(not(feature = "gpu"), expect(unused_mut, reason = "a call stands for others on GPUs alone"))]
+        let (mut late, mut within) = (vec![Vec::new(); slots.len()], vec![None; slots.len()]);
         for (i, s) in steps.iter().enumerate() {
             let read = s.reads.iter().flatten().copied();
             #[cfg(feature = "gpu")]
-            let read = read.chain(recorded[i].iter().flat_map(|r| {
-                let joined = r.joined.iter().flat_map(|j| Recorded::reads(&j.calls, &s.all_inputs));
-                Recorded::reads(&r.calls, &s.all_inputs).chain(joined)
-            }));
+            let read = read.chain(recorded[i].iter().flat_map(|r| Recorded::reads(&r.calls, &s.all_inputs)));
             read.for_each(|v| last_use[area(v)] = i);
+            #[cfg(feature = "gpu")]
+            if let Some(joined) = recorded[i].as_ref().and_then(|r| r.joined.as_ref()) {
+                Recorded::reads(&joined.calls, &s.all_inputs).for_each(|v| late[area(v)].push(i));
+                joined.steps.iter().flat_map(|&k| steps[k].writes.iter().flatten()).for_each(|&v| within[v] = Some(i));
+            }
         }
         for (v, &k) in kept.iter().enumerate() {
             if k {
@@ -450,7 +454,9 @@ impl Plan {
                 return;
             }
             let bytes = slots[v].shape.iter().product::<usize>() * slots[v].dtype.size_bytes();
-            requests.push(arena::Request { bytes, first: born, last: last_use[v].max(born) });
+            let last = last_use[v].max(born);
+            let (late, within) = (std::mem::take(&mut late[v]), within[v]);
+            requests.push(arena::Request { bytes, first: born, last, late, within });
             owner.push(Some(v));
         };
         for &v in &inputs {
@@ -462,7 +468,7 @@ impl Plan {
             }
         }
         for (i, &bytes) in scratch_bytes.iter().enumerate() {
-            requests.push(arena::Request { bytes, first: i, last: i });
+            requests.push(arena::Request { bytes, first: i, last: i, late: Vec::new(), within: None });
             owner.push(None);
         }
         let (ranges, moving_bytes) = arena::place(&requests, arena::align(&options.device));
