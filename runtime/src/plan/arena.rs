@@ -115,6 +115,6 @@ mod tests {
         assert!(x.meets(&of_another) && of_another.meets(&x));
         assert!(twice.meets(&late) && late.meets(&twice) && twice.meets(&of_another));
         let (ranges, total) = place(&[x, between, late, result], LINE);
-        assert_eq!((ranges[0].clone(), total), (ranges[2].clone(), 192), "{ranges:?}");
+        assert_eq!((ranges[0].clone(), total), (ranges[2].clone(), 128), "{ranges:?}");
     }
 }
