@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use hone_kernels::conv::Window;
 
+use crate::map::{Chain, Element};
+
 /// Threads of a group in kernels whose threads are numbered along one line.
 pub(crate) const LINE: usize = 64;
 
@@ -25,6 +27,7 @@ pub struct Kernel {
     /// Results it writes, bound behind the operands.
     pub writes: usize,
     trials: Box<dyn Fn() -> Vec<Trial> + Send + Sync>,
+    parts: Box<dyn Fn() -> Vec<Part> + Send + Sync>,
 }
 
 impl fmt::Debug for Kernel {
@@ -41,7 +44,18 @@ impl Kernel {
         writes: usize,
         trials: impl Fn() -> Vec<Trial> + Send + Sync + 'static,
     ) -> Arc<Kernel> {
-        Arc::new(Kernel { name, source, reads, writes, trials: Box::new(trials) })
+        Arc::new(Kernel { name, source, reads, writes, trials: Box::new(trials), parts: Box::new(Vec::new) })
+    }
+
+    /// One with a single result, which on the operands of each trial is, to the bit, what the last of `parts` makes.
+    pub(crate) fn made_of(
+        name: String,
+        source: String,
+        reads: usize,
+        trials: impl Fn() -> Vec<Trial> + Send + Sync + 'static,
+        parts: impl Fn() -> Vec<Part> + Send + Sync + 'static,
+    ) -> Arc<Kernel> {
+        Arc::new(Kernel { name, source, reads, writes: 1, trials: Box::new(trials), parts: Box::new(parts) })
     }
 
     /// Runs on small, awkward shapes with the results a plain loop gives.
@@ -49,10 +63,17 @@ impl Kernel {
         (self.trials)()
     }
 
+    /// The calls that make, one after the other, what it makes at once, on the operands of a trial; none where it is itself one
+    /// of those that others are made of.
+    pub fn parts(&self) -> Vec<Part> {
+        (self.parts)()
+    }
+
     /// A call with these parameters on a grid of `groups`.
     pub(crate) fn call(self: &Arc<Kernel>, params: Vec<u32>, groups: [usize; 3]) -> Option<Call> {
         let fits = groups.iter().all(|&g| g <= MOST_GROUPS) && params.len() <= PARAMS;
-        fits.then(|| Call { kernel: self.clone(), params, groups: groups.map(|g| g as u32), others: Vec::new() })
+        let (others, chain) = Default::default();
+        fits.then(|| Call { kernel: self.clone(), params, groups: groups.map(|g| g as u32), others, chain })
     }
 
     /// A call on `n` threads in a line; `None` when they are more than a grid has.
@@ -78,6 +99,8 @@ pub struct Call {
     pub groups: [u32; 3],
     /// Calls that make of the same operands the same results, to the bit: the device takes one of them where it is faster.
     pub others: Vec<Call>,
+    /// What it computes, where that is functions of elements: it can be one call with those that make its operands.
+    pub chain: Option<Arc<Chain>>,
 }
 
 impl Call {
@@ -88,13 +111,40 @@ impl Call {
     }
 }
 
-/// How far a result may be from the expected one.
+/// One of the calls that make what a kernel makes at once.
+#[derive(Debug)]
+pub struct Part {
+    /// The call.
+    pub call: Call,
+    /// What it reads.
+    pub at: Vec<Given>,
+    /// Bytes of its result.
+    pub bytes: usize,
+}
+
+/// What a part reads.
 #[derive(Clone, Copy, Debug)]
+pub enum Given {
+    /// An operand of the trial.
+    Operand(usize),
+    /// The result of that part, an earlier one.
+    Part(usize),
+}
+
+/// How far a result may be from the expected one.
+#[derive(Clone, Debug)]
 pub enum Allowed {
     /// Not at all.
     Exact,
     /// Floats, by that much absolutely, and as much times their size.
     Floats(f32),
+    /// Each element of the only result by so much absolutely.
+    Each {
+        /// The elements.
+        element: Element,
+        /// By how much.
+        within: Vec<f64>,
+    },
 }
 
 /// A call on known operands with a known result.
@@ -117,18 +167,37 @@ impl Trial {
     pub fn differs(&self, i: usize, found: &[u8]) -> Option<String> {
         let want = &self.results[i];
         let name = &self.call.kernel.name;
-        match self.allowed {
+        match &self.allowed {
             Allowed::Exact => {
                 let at = want.iter().zip(found).position(|(a, b)| a != b)?;
                 Some(format!("{name}: byte {at} of result {i} is {}, not {}", found[at], want[at]))
             }
             Allowed::Floats(t) => {
+                let t = *t;
                 let (want, found) = (floats_of(want), floats_of(found));
                 let same = |a: f32, b: f32| a == b || a.is_nan() && b.is_nan() || (a - b).abs() <= t + t * a.abs();
                 let at = want.iter().zip(&found).position(|(&a, &b)| !same(a, b))?;
                 Some(format!("{name}: element {at} of result {i} is {}, not {}", found[at], want[at]))
             }
+            Allowed::Each { element, within } => {
+                let (want, found) = (element.numbers(want), element.numbers(found));
+                let same = |a: f64, b: f64, t: f64| {
+                    a == b || a.is_nan() && b.is_nan() || t == f64::INFINITY || (a - b).abs() <= t
+                };
+                let at = (0..want.len()).position(|k| !same(want[k], found[k], within[k]))?;
+                Some(format!("{name}: element {at} of result {i} is {}, not {}", found[at], want[at]))
+            }
         }
+    }
+
+    /// What differs between the bits of the result and those that the [parts](Kernel::parts) of its kernel make, if anything does.
+    /// Which bits a number has that is none is the compiler's.
+    pub fn differs_from_parts(&self, parts: &[u8], found: &[u8]) -> Option<String> {
+        let none =
+            |b: &[u8]| matches!(self.allowed, Allowed::Each { element: Element::F32, .. }) && floats_of(b)[0].is_nan();
+        let same = |(a, b): (&[u8], &[u8])| a == b || a.len() == 4 && none(a) && none(b);
+        let at = parts.chunks(4).zip(found.chunks(4)).position(|pair| !same(pair))?;
+        Some(format!("{}: the bits of word {at} are not those of one call after the other", self.call.kernel.name))
     }
 }
 

@@ -1,13 +1,20 @@
-//! A function of elements over operands that broadcast to one shape.
+//! Functions of elements over operands that broadcast to one shape: one, or several of which each reads what others make.
 use std::sync::Arc;
 
 use crate::functions::Function;
-use crate::kernel::{Allowed, Call, Draws, Kernel, Trial, bindings, filled};
+use crate::kernel::{Call, Draws};
+
+mod text;
+mod trials;
+
+pub(crate) use text::BYTES;
 
 /// Most axes left when neighbouring ones are merged.
 const MOST_AXES: usize = 8;
-/// Most operands.
-const MOST_OPERANDS: usize = 4;
+/// Most operands: with the result as many as a kernel may bind.
+const MOST_OPERANDS: usize = 7;
+/// Most functions of one kernel: the compiler of the Raspberry Pi fails on long texts.
+const MOST_LINKS: usize = 16;
 
 /// Elements as they lie in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,15 +32,6 @@ pub enum Element {
 }
 
 impl Element {
-    fn word(self) -> &'static str {
-        match self {
-            Element::F32 => "f32",
-            Element::I32 => "i32",
-            Element::I64 => "vec2<i32>",
-            Element::U8 | Element::I8 => "u32",
-        }
-    }
-
     fn letter(self) -> char {
         match self {
             Element::F32 => 'f',
@@ -44,12 +42,11 @@ impl Element {
         }
     }
 
-    fn load(self, operand: usize, at: &str) -> String {
+    fn size(self) -> usize {
         match self {
-            Element::F32 | Element::I32 => format!("x{operand}[{at}]"),
-            Element::I64 => format!("x{operand}[{at}].x"),
-            Element::U8 => format!("i32(extractBits(x{operand}[({at}) >> 2u], (({at}) & 3u) * 8u, 8u))"),
-            Element::I8 => format!("extractBits(i32(x{operand}[({at}) >> 2u]), (({at}) & 3u) * 8u, 8u)"),
+            Element::F32 | Element::I32 => 4,
+            Element::I64 => 8,
+            Element::U8 | Element::I8 => 1,
         }
     }
 
@@ -60,6 +57,18 @@ impl Element {
             Element::I64 => (v as i64).to_le_bytes().to_vec(),
             Element::U8 => vec![v as u8],
             Element::I8 => vec![v as i8 as u8],
+        }
+    }
+
+    /// The numbers that lie there.
+    pub(crate) fn numbers(self, bytes: &[u8]) -> Vec<f64> {
+        let words = |f: fn([u8; 4]) -> f64| bytes.as_chunks::<4>().0.iter().map(|b| f(*b)).collect();
+        match self {
+            Element::F32 => words(|b| f64::from(f32::from_le_bytes(b))),
+            Element::I32 => words(|b| f64::from(i32::from_le_bytes(b))),
+            Element::I64 => bytes.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b) as f64).collect(),
+            Element::U8 => bytes.iter().map(|b| f64::from(*b)).collect(),
+            Element::I8 => bytes.iter().map(|b| f64::from(*b as i8)).collect(),
         }
     }
 
@@ -74,7 +83,7 @@ impl Element {
 }
 
 /// An operand: its elements, and its stride along each axis of the result (0 where it is repeated).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Operand {
     /// Its elements.
     pub element: Element,
@@ -97,40 +106,191 @@ pub struct Map {
     pub result: Element,
 }
 
-#[derive(Clone, Copy, PartialEq)]
-enum Access {
-    Same,
-    First,
-    Strided,
-}
-
 impl Map {
     /// The call; `None` when it has too many axes, operands or elements.
     pub fn call(&self) -> Option<Call> {
-        let n: usize = self.shape.iter().product();
+        let sources = (0..self.operands.len()).map(Source::Operand).collect();
+        let link = Link { function: self.function, constants: self.constants.clone(), sources, result: self.result };
+        Chain { shape: self.shape.clone(), operands: self.operands.clone(), links: vec![link] }.call()
+    }
+}
+
+/// What a function reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    /// That operand.
+    Operand(usize),
+    /// What that function, an earlier one, makes of the same element.
+    Link(usize),
+}
+
+/// One function of a chain.
+#[derive(Clone, Debug)]
+struct Link {
+    function: &'static Function,
+    constants: Vec<f32>,
+    sources: Vec<Source>,
+    result: Element,
+}
+
+/// Functions of elements, of which the last makes the result and the others what it reads, all at once: what lies between them is
+/// in no memory. The result is the same to the bit as that of a call for each of them.
+#[derive(Clone, Debug)]
+pub struct Chain {
+    shape: Vec<usize>,
+    operands: Vec<Operand>,
+    links: Vec<Link>,
+}
+
+/// Where an operand is read.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Access {
+    /// At the element of the same number.
+    Same,
+    /// At element 0.
+    First,
+    /// Where its strides say.
+    Strided,
+}
+
+impl Access {
+    fn letter(self) -> char {
+        match self {
+            Access::Same => 'e',
+            Access::First => '0',
+            Access::Strided => 't',
+        }
+    }
+}
+
+/// All that a text depends on.
+#[derive(Clone, Debug)]
+struct Form {
+    operands: Vec<(Element, Access)>,
+    /// Vectors of four that the lengths of the axes take.
+    axes: usize,
+    links: Vec<Link>,
+}
+
+impl Chain {
+    /// How many operands it has.
+    pub fn operands(&self) -> usize {
+        self.operands.len()
+    }
+
+    /// How many functions.
+    pub fn links(&self) -> usize {
+        self.links.len()
+    }
+
+    /// Whether operand `i` is read as operand `j` is, so that they can be one where they are the same tensor.
+    pub fn alike(&self, i: usize, j: usize) -> bool {
+        self.operands[i] == self.operands[j]
+    }
+
+    /// With operand `i` in the place of `j`, which is left out; `None` unless they are [`Chain::alike`] and `i` is the earlier.
+    pub fn united(&self, i: usize, j: usize) -> Option<Chain> {
+        if i >= j || !self.alike(i, j) {
+            return None;
+        }
+        let mut out = self.clone();
+        out.operands.remove(j);
+        out.redirect(|source| match source {
+            Source::Operand(k) if k == j => Source::Operand(i),
+            Source::Operand(k) => Source::Operand(k - usize::from(k > j)),
+            link => link,
+        });
+        Some(out)
+    }
+
+    /// With what `first` makes in the place of operand `k`, which is left out; the operands of `first` are the last ones then. `None`
+    /// when it does not make what that operand is, element for element.
+    pub fn after(&self, k: usize, first: &Chain) -> Option<Chain> {
+        let made = first.links.last()?.result;
+        let operand = self.operands.get(k)?;
+        if operand.element != made || !is_whole(&self.shape, &operand.strides) {
+            return None;
+        }
+        let moved = first.shaped(&self.shape)?;
+        let (rest, earlier) = (self.operands.len() - 1, moved.links.len());
+        let mut out = self.clone();
+        out.operands.remove(k);
+        out.operands.extend(moved.operands.iter().cloned());
+        out.redirect(|source| match source {
+            Source::Operand(i) if i == k => Source::Link(earlier - 1),
+            Source::Operand(i) => Source::Operand(i - usize::from(i > k)),
+            Source::Link(i) => Source::Link(i + earlier),
+        });
+        let mut moved = moved;
+        moved.redirect(|source| match source {
+            Source::Operand(i) => Source::Operand(i + rest),
+            link => link,
+        });
+        moved.links.append(&mut out.links);
+        out.links = moved.links;
+        Some(out)
+    }
+
+    /// The same elements as of another shape; `None` where an operand is neither one number nor read element for element, or the
+    /// shapes have not as many elements.
+    fn shaped(&self, shape: &[usize]) -> Option<Chain> {
+        if self.shape == shape {
+            return Some(self.clone());
+        }
+        if elements(&self.shape) != elements(shape) {
+            return None;
+        }
+        let one = |o: &Operand| {
+            let strides = match () {
+                () if is_whole(&self.shape, &o.strides) => own_strides(shape),
+                () if self.shape.iter().zip(&o.strides).all(|(d, s)| *d == 1 || *s == 0) => vec![0; shape.len()],
+                () => return None,
+            };
+            Some(Operand { element: o.element, strides })
+        };
+        let operands = self.operands.iter().map(one).collect::<Option<_>>()?;
+        Some(Chain { shape: shape.to_vec(), operands, links: self.links.clone() })
+    }
+
+    fn redirect(&mut self, to: impl Fn(Source) -> Source) {
+        self.links.iter_mut().flat_map(|l| &mut l.sources).for_each(|s| *s = to(*s));
+    }
+
+    /// The call; `None` when it has too many axes, operands, elements or functions.
+    pub fn call(&self) -> Option<Call> {
+        let n = elements(&self.shape);
         let axes = self.merged();
-        if axes.len() > MOST_AXES || self.operands.len() > MOST_OPERANDS || self.constants.len() > 4 {
+        let wide = self.links.iter().any(|l| l.constants.len() > 4 || l.sources.len() > 4);
+        let many = self.operands.len() > MOST_OPERANDS || self.links.len() > MOST_LINKS;
+        if axes.len() > MOST_AXES || wide || many {
             return None;
         }
         u32::try_from(n).ok()?;
-        let access = self.access(&axes, n);
-        let kernel = kernel(self.function, &self.operands, &access, self.result);
-        let words = match self.result {
+        let result = self.links.last()?.result;
+        let form = self.form(&axes, n);
+        let words = match result {
             Element::F32 | Element::I32 | Element::I64 => n,
             Element::U8 | Element::I8 => n.div_ceil(4),
         };
-        let mut params = vec![0u32; 8 + 8 + 32];
-        params[..4].copy_from_slice(&[words as u32, n as u32, axes.len() as u32, 0]);
-        for (p, c) in params[4..8].iter_mut().zip(&self.constants) {
-            *p = c.to_bits();
+        let mut params = vec![words as u32, n as u32, axes.len() as u32, 0];
+        for link in self.links.iter().filter(|l| l.has_constants()) {
+            params.extend((0..4).map(|i| link.constants.get(i).map_or(0, |c| c.to_bits())));
         }
-        for (d, (length, strides)) in axes.iter().enumerate() {
-            params[8 + d] = *length as u32;
-            for (k, s) in strides.iter().enumerate() {
-                params[16 + 8 * k + d] = u32::try_from(*s).ok()?;
+        if form.strided().next().is_some() {
+            let mut lengths = vec![0u32; 4 * form.axes];
+            lengths.iter_mut().zip(&axes).for_each(|(to, (length, _))| *to = *length as u32);
+            params.extend(lengths);
+            for k in form.strided() {
+                let mut strides = vec![0u32; 4 * form.axes];
+                for (to, (_, from)) in strides.iter_mut().zip(&axes) {
+                    *to = u32::try_from(from[k]).ok()?;
+                }
+                params.extend(strides);
             }
         }
-        kernel.line(params, words)
+        let mut call = text::kernel(form).line(params, words)?;
+        call.chain = Some(Arc::new(self.clone()));
+        Some(call)
     }
 
     /// Axes, innermost first, with the strides of the operands; neighbours along which all advance alike are one.
@@ -146,7 +306,7 @@ impl Map {
         axes
     }
 
-    fn access(&self, axes: &[(usize, Vec<usize>)], n: usize) -> Vec<Access> {
+    fn form(&self, axes: &[(usize, Vec<usize>)], n: usize) -> Form {
         let one = |k: usize| {
             let mut own = 1;
             let same = axes.iter().all(|(len, strides)| {
@@ -160,94 +320,43 @@ impl Map {
                 () => Access::Strided,
             }
         };
-        (0..self.operands.len()).map(one).collect()
+        let operands: Vec<_> = self.operands.iter().enumerate().map(|(k, o)| (o.element, one(k))).collect();
+        let strided = operands.iter().any(|(_, a)| *a == Access::Strided);
+        Form { operands, axes: if strided { axes.len().div_ceil(4) } else { 0 }, links: self.links.clone() }
     }
 }
 
-fn kernel(f: &'static Function, operands: &[Operand], access: &[Access], result: Element) -> Arc<Kernel> {
-    let letter = |a: &Access| match a {
-        Access::Same => 'e',
-        Access::First => '0',
-        Access::Strided => 't',
-    };
-    let elements: Vec<Element> = operands.iter().map(|o| o.element).collect();
-    let modes: String = elements.iter().zip(access).flat_map(|(e, a)| [e.letter(), letter(a)]).collect();
-    let name = format!("map-{}-{modes}-{}", f.name, result.letter());
-    let names: Vec<String> = (0..elements.len()).map(|k| format!("x{k}")).collect();
-    let read = names.iter().zip(&elements).map(|(name, e)| (&name[..], e.word()));
-    let bindings = bindings(1, read.chain([("y", result.word())]));
-    let load = |k: usize| {
-        let at = match access[k] {
-            Access::Same => "i".to_string(),
-            Access::First => "0u".to_string(),
-            Access::Strided => format!("strided({k}u, i)"),
-        };
-        let whole = result == Element::I64;
-        let load = if whole { format!("x{k}[at{k}]") } else { elements[k].load(k, &format!("at{k}")) };
-        let letter = ["a", "b", "c", "d"][k];
-        format!("    let at{k} = {at};\n    let {letter} = {load};\n")
-    };
-    let loads: String = (0..elements.len()).map(load).collect();
-    let (kind, text, store) = match (result, f.decides) {
-        (Element::F32, _) => ("f32", f.text.to_string(), "    y[i] = f(i);"),
-        (Element::I32, _) => ("i32", f.text.to_string(), "    y[i] = f(i);"),
-        (Element::I64, _) => ("vec2<i32>", f.text.to_string(), "    y[i] = f(i);"),
-        (_, true) => ("u32", format!("select(0u, 1u, {})", f.text), BYTES),
-        (_, false) => ("u32", format!("u32({}) & 255u", f.text), BYTES),
-    };
-    let source = filled(
-        include_str!("map.wgsl"),
-        &[
-            ("COMMON", include_str!("common.wgsl")),
-            ("QUOTIENT", if f.text.contains("quotient(") { include_str!("quotient.wgsl") } else { "" }),
-            ("BINDINGS", &bindings),
-            ("TYPE", kind),
-            ("LOADS", &loads),
-            ("TEXT", &text),
-            ("STORE", store),
-        ],
-    );
-    let access = access.to_vec();
-    Kernel::new(name, source, elements.len(), 1, move || trials(f, &elements, &access, result))
+impl Form {
+    /// The operands that are read where their strides say.
+    fn strided(&self) -> impl Iterator<Item = usize> {
+        self.operands.iter().enumerate().filter(|(_, (_, a))| *a == Access::Strided).map(|(k, _)| k)
+    }
+
+    /// Elements of the result.
+    fn result(&self) -> Element {
+        self.links.last().map_or(Element::F32, |l| l.result)
+    }
 }
 
-pub(crate) const BYTES: &str = "    var word = 0u;
-    for (var k = 0u; k < 4u; k++) {
-        if i * 4u + k < P.elements {
-            word |= f(i * 4u + k) << (k * 8u);
-        }
+impl Link {
+    fn has_constants(&self) -> bool {
+        self.function.text.contains("P.c")
     }
-    y[i] = word;";
+}
 
-fn trials(f: &'static Function, elements: &[Element], access: &[Access], result: Element) -> Vec<Trial> {
-    // Three axes, so that strides can be anything; the operand that is strided is turned around.
-    let shape = vec![3, 5, 7];
-    let n: usize = shape.iter().product();
-    let strides = |a: &Access| match a {
-        Access::Same => vec![35, 7, 1],
-        Access::First => vec![0, 0, 0],
-        Access::Strided => vec![1, 0, 3],
-    };
-    let operands: Vec<Operand> =
-        elements.iter().zip(access).map(|(e, a)| Operand { element: *e, strides: strides(a) }).collect();
-    let constants = vec![0.75, 1.5, 0.0, 0.0];
-    let map = Map { function: f, constants: constants.clone(), shape, operands, result };
-    // The same kernel as the one tried: its name says all that its text depends on.
-    let Some(call) = map.call() else { return Vec::new() };
-    let mut draws = Draws::new(n as u64);
-    let values: Vec<Vec<f64>> =
-        (elements.iter()).map(|e| (0..n).map(|_| e.drawn(&mut draws, f.positive)).collect()).collect();
-    let constants: Vec<f64> = constants.iter().map(|c| f64::from(*c)).collect();
-    let mut y = Vec::new();
-    for i in 0..n {
-        let at = [i / 35, i / 7 % 5, i % 7];
-        let read = |k: usize| values[k][map.operands[k].strides.iter().zip(at).map(|(s, a)| s * a).sum::<usize>()];
-        let x: Vec<f64> = (0..values.len()).map(read).collect();
-        let v = (f.formula)(&x, &constants);
-        y.extend(result.bytes(v));
+fn elements(shape: &[usize]) -> usize {
+    shape.iter().product()
+}
+
+fn own_strides(shape: &[usize]) -> Vec<usize> {
+    let mut strides = vec![1; shape.len()];
+    for axis in (1..shape.len()).rev() {
+        strides[axis - 1] = strides[axis] * shape[axis];
     }
-    let bytes = |k: usize| values[k].iter().flat_map(|v| elements[k].bytes(*v)).collect();
-    // Several functions are compositions of ones that a device may compute to 3 or 4 units in the last place.
-    let allowed = if result == Element::F32 { Allowed::Floats(1e-5) } else { Allowed::Exact };
-    vec![Trial { call, before: vec![], operands: (0..values.len()).map(bytes).collect(), results: vec![y], allowed }]
+    strides
+}
+
+/// Whether those strides meet each element of that shape once, in its own order.
+fn is_whole(shape: &[usize], strides: &[usize]) -> bool {
+    shape.iter().zip(strides).zip(own_strides(shape)).all(|((d, s), own)| *d == 1 || *s == own)
 }

@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use hone_gpu::device::{Binding, Builder, Device, GpuError, Recording};
+use hone_gpu::kernel::Call;
 
 use super::record::{At, Image, Recorded};
 use super::resident::Residents;
@@ -46,6 +47,8 @@ pub(super) struct Accelerated {
     seen: Option<u64>,
     /// For each step, whether it runs on the device.
     pub(super) on_gpu: Vec<bool>,
+    /// How many of those a call of a later step stands for.
+    pub(super) joined: usize,
     /// Why steps that could have been there are not.
     pub(super) refused: Vec<String>,
     /// What is to be said of the file that the device keeps compiled kernels in.
@@ -88,17 +91,41 @@ impl Accelerated {
             Place::Arena(r) if !r.is_empty() => Some(r.clone()),
             _ => None,
         };
-        for (i, (step, recorded)) in steps.iter().zip(recorded).enumerate() {
-            let mut resolved = None;
-            if let Some(recorded) = &recorded {
-                // A kernel that is none for this device is no reason to leave the device.
-                let ready = recorded.calls.iter().find_map(|(call, _)| device.ready(&call.kernel).err());
-                match ready {
-                    Some(e @ (GpuError::Lost { .. } | GpuError::Memory { .. })) => return Err(e),
-                    Some(e) => refused.push(format!("node `{}` ({}): {e}", step.node, step.op)),
-                    None => resolved = resolve(recorded, step, slots, packs, &fault, device.most_bytes()),
+        let mut taken = |calls: &[(Call, Vec<At>)], step: &Step, others: &[usize]| {
+            // A kernel that is none for this device is no reason to leave the device.
+            match calls.iter().find_map(|(call, _)| device.ready(&call.kernel).err()) {
+                Some(e @ (GpuError::Lost { .. } | GpuError::Memory { .. })) => Err(e),
+                Some(e) => {
+                    let with = if others.is_empty() { "" } else { " with those before it that it stands for" };
+                    refused.push(format!("node `{}` ({}){with}: {e}", step.node, step.op));
+                    Ok(None)
                 }
+                None => Ok(resolve(calls, step, slots, packs, &fault, device.most_bytes())),
             }
+        };
+        // What stands for several steps is settled before the first of them.
+        let mut with_others: Vec<Option<Calls>> = Vec::with_capacity(steps.len());
+        let mut within = vec![false; steps.len()];
+        for (step, recorded) in steps.iter().zip(&recorded) {
+            let joined = recorded.as_ref().and_then(|r| r.joined.as_ref());
+            let calls = joined.map_or(Ok(None), |j| taken(&j.calls, step, &j.steps))?;
+            calls.iter().zip(joined).for_each(|(_, j)| j.steps.iter().for_each(|&s| within[s] = true));
+            with_others.push(calls);
+        }
+        for (i, (step, recorded)) in steps.iter().zip(recorded).enumerate() {
+            if within[i] {
+                on_gpu[i] = true;
+                continue;
+            }
+            let together = with_others[i].take();
+            let form = recorded.as_ref().map(|r| match &r.joined {
+                Some(joined) if together.is_some() => &joined.calls,
+                _ => &r.calls,
+            });
+            let resolved = match (together, form) {
+                (None, Some(calls)) => taken(calls, step, &[])?,
+                (together, _) => together,
+            };
             if let Some(calls) = resolved {
                 if !matches!(parts.last(), Some(Part::Gpu { .. })) {
                     if segments > 0 {
@@ -125,7 +152,7 @@ impl Accelerated {
                     }
                     builder.dispatch(&call, &bindings)?;
                 }
-                let read = recorded.iter().flat_map(Recorded::inputs).filter_map(|i| step.all_inputs[i]);
+                let read = form.into_iter().flat_map(|calls| Recorded::reads(calls, &step.all_inputs));
                 if let Some(Part::Gpu { up, residents, .. }) = parts.last_mut() {
                     for v in read {
                         if let Some(r) = range(v).filter(|_| !there[area(v)]) {
@@ -166,7 +193,8 @@ impl Accelerated {
         let cache = device.cache_told();
         let fault = faulty.then_some(fault);
         let (updated, before, seen) = (resident.updated(), Vec::new(), None);
-        Ok(Some(Accelerated { recording, parts, fault, updated, before, keeps, seen, on_gpu, refused, cache }))
+        let joined = within.iter().filter(|w| **w).count();
+        Ok(Some(Accelerated { recording, parts, fault, updated, before, keeps, seen, on_gpu, joined, refused, cache }))
     }
 
     /// Bytes of weights on the device.
@@ -287,11 +315,11 @@ enum Resolved {
     Fault,
 }
 
-type Calls = Vec<(hone_gpu::kernel::Call, Vec<Resolved>)>;
+type Calls = Vec<(Call, Vec<Resolved>)>;
 
-/// Where the operands of a step's calls are; `None` when one is nowhere the device can read, or takes more than `most` bytes.
+/// Where the operands of those calls of a step are; `None` when one is nowhere the device can read, or takes more than `most` bytes.
 fn resolve(
-    recorded: &Recorded,
+    calls: &[(Call, Vec<At>)],
     step: &Step,
     slots: &[Slot],
     packs: &Packs,
@@ -320,6 +348,7 @@ fn resolve(
                 _ => None,
             }
         }
+        At::Value(v) => value(*v),
         At::Weights(image) => Some(Resolved::Weights(image.clone())),
         At::Scratch(r) => {
             let at = step.scratch.start + r.start..step.scratch.start + r.end;
@@ -327,7 +356,7 @@ fn resolve(
         }
         At::Fault => Some(Resolved::Fault),
     };
-    let call = |(call, at): &(hone_gpu::kernel::Call, Vec<At>)| {
+    let call = |(call, at): &(Call, Vec<At>)| {
         let operands = at.iter().map(one).collect::<Option<Vec<_>>>()?;
         let bytes = |o: &Resolved| match o {
             Resolved::Arena(r) => r.len(),
@@ -336,5 +365,5 @@ fn resolve(
         };
         operands.iter().all(|o| bytes(o).next_multiple_of(256) <= most).then(|| (call.clone(), operands))
     };
-    recorded.calls.iter().map(call).collect()
+    calls.iter().map(call).collect()
 }

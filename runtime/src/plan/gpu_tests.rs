@@ -346,6 +346,158 @@ fn no_call_of_a_random_graph_reads_what_it_writes_and_all_of_them_answer_as_on_t
     assert!(mixed > 3, "some graphs are cut by what has no form: {mixed}");
 }
 
+impl Random {
+    /// A function of elements of values there are: of one, or of two, one of which may be a constant that broadcasts, or of the same
+    /// elements as of another shape.
+    fn function(&mut self, values: &mut Vec<ValueId>) {
+        // Most often of what was made last, as functions that follow one another are.
+        let back = [1, 1, 1, 2, 3][self.below(5)].min(values.len());
+        let x = values[values.len() - back];
+        let shape = self.shapes[x].clone();
+        let same: Vec<ValueId> = values.iter().copied().filter(|&v| self.shapes[v] == shape).collect();
+        let y = same[self.below(same.len())];
+        let repeated = [vec![1], shape[1..].to_vec(), [&shape[..1], &vec![1; shape.len() - 1]].concat()];
+        match self.below(10) {
+            0..3 => {
+                let name = ["Abs", "Neg", "Tanh", "Softsign", "LeakyRelu", "Gelu"][self.below(6)];
+                self.op(name, [], &[x], &shape);
+            }
+            3 | 4 => {
+                let name = ["Add", "Sub", "Mul", "Max", "Min"][self.below(5)];
+                self.op(name, [], &[x, y], &shape);
+            }
+            5 | 6 => {
+                let way = self.below(3);
+                let c = self.floats(&repeated[way]);
+                let c = self.value(Some(c));
+                let name = ["Add", "Sub", "Mul", "Max"][self.below(4)];
+                let operands = if self.below(2) == 0 { [x, c] } else { [c, x] };
+                self.op(name, [], &operands, &shape);
+            }
+            7 => {
+                let [low, high] = [-0.5, 0.75].map(|v| self.value(Some(Tensor::f32(&[], vec![v]).unwrap())));
+                self.op("Clip", [], &[x, low, high], &shape);
+            }
+            8 => {
+                let test = ["Less", "Equal", "GreaterOrEqual"][self.below(3)];
+                self.op(test, [], &[x, y], &shape);
+                let v = self.graph.values.len() - 1;
+                self.op("Where", [], &[v, y, x], &shape);
+            }
+            _ => {
+                let to = if shape.len() == 3 { vec![shape[0], shape[1] * shape[2]] } else { shape.clone() };
+                let dims = Tensor::i64(&[to.len()], to.iter().map(|&d| d as i64).collect()).unwrap();
+                let dims = self.value(Some(dims));
+                self.op("Reshape", [], &[x, dims], &to);
+            }
+        }
+        values.push(self.graph.values.len() - 1);
+    }
+}
+
+#[test]
+fn functions_of_elements_one_after_the_other_are_one_call_with_the_bits_of_a_call_each() {
+    let gpu = gpu();
+    let (mut alone, mut joined, mut largest) = (0, 0, 0);
+    for seed in 0..30 {
+        let mut r = Random { state: seed * 104_729 + 3, graph: Graph::default(), shapes: Vec::new() };
+        let shape = [2 + r.below(3), 1 + r.below(5), 2 + r.below(7)];
+        let given = r.floats(&shape);
+        let x = r.value(None);
+        r.shapes.push(shape.to_vec());
+        r.graph.inputs = vec![x];
+        let mut values = vec![x];
+        for _ in 0..4 + r.below(14) {
+            r.function(&mut values);
+        }
+        let last = values[values.len() - 1];
+        let run = |outputs: Vec<ValueId>| {
+            let graph = Arc::new(Graph { outputs, ..r.graph.clone() });
+            let want = Runner::new(graph.clone(), RunOptions::default()).run(&[&given]).unwrap();
+            let mut runner = Runner::new(graph, on(&gpu));
+            let got = runner.run(&[&given]).unwrap();
+            let off = apart(&want, &got);
+            assert!(off < 1e-4, "seed {seed}: {off:e} apart");
+            (got, runner.last_plan().unwrap().on_gpu().unwrap())
+        };
+        // What is wanted of each function is in memory behind it.
+        let (each, told) =
+            run(r.graph.nodes.iter().filter_map(|n| n.outputs[0]).filter(|v| *v != last).chain([last]).collect());
+        assert_eq!((told.joined, told.calls, &told.refused), (0, told.steps.len(), &vec![]), "seed {seed}");
+        alone += told.calls;
+        let (one, told) = run(vec![last]);
+        let bits = |t: &Tensor| t.data().as_bytes().to_vec();
+        assert_eq!(bits(&one[0]), bits(&each[each.len() - 1]), "seed {seed}: other bits");
+        assert_eq!((told.calls + told.joined, &told.refused), (told.steps.len(), &vec![]), "seed {seed}");
+        joined += told.calls;
+        largest = largest.max(told.joined);
+    }
+    assert!(joined * 2 < alone && largest >= 6, "{joined} calls in place of {alone}, at most {largest} in another");
+}
+
+#[test]
+fn what_lies_between_functions_is_made_where_others_want_it_and_comes_from_the_cpu_where_it_is_made_there() {
+    let gpu = gpu();
+    let mut r = Random { state: 9, graph: Graph::default(), shapes: Vec::new() };
+    let (x, w) = (r.value(None), r.value(None));
+    r.graph.inputs = vec![x, w];
+    r.shapes = vec![vec![64], vec![64]];
+    r.op("Abs", [], &[w], &[64]);
+    r.op("Sin", [], &[x], &[64]);
+    r.op("Mul", [], &[2, 3], &[64]);
+    r.op("Neg", [], &[4], &[64]);
+    r.graph.outputs = vec![5];
+    let (graph, given) = (Arc::new(r.graph.clone()), [r.floats(&[64]), r.floats(&[64])]);
+    let told = both(&graph, &gpu, &[&given[0], &given[1]], 1e-6);
+    // The sine runs on the CPU, and is put there for the call of the other three.
+    assert_eq!((told.calls, told.joined, told.on_cpu.len()), (1, 2, 1), "{told:?}");
+    let wanted = Arc::new(Graph { outputs: vec![5, 4], ..r.graph.clone() });
+    let told = both(&wanted, &gpu, &[&given[0], &given[1]], 1e-6);
+    assert_eq!((told.calls, told.joined), (2, 1), "{told:?}");
+}
+
+#[test]
+fn what_one_step_reads_in_two_calls_is_made_before_it() {
+    let gpu = gpu();
+    // The range of |x| comes first, then its codes, which alone are a function of elements.
+    let mut r = Random { state: 11, graph: Graph::default(), shapes: vec![vec![64]] };
+    let x = r.value(None);
+    r.graph.inputs = vec![x];
+    r.op("Abs", [], &[x], &[64]);
+    let outputs = [(); 3].map(|()| r.value(None));
+    r.graph.nodes.push(Node {
+        name: "codes".into(),
+        op: Op::Own(find("", "DynamicQuantizeLinear").unwrap(), Arc::new(Attrs::default())),
+        inputs: vec![Some(x + 1)],
+        outputs: outputs.map(Some).to_vec(),
+    });
+    r.graph.outputs = outputs.to_vec();
+    let (graph, given) = (Arc::new(r.graph.clone()), r.floats(&[64]));
+    let told = both(&graph, &gpu, &[&given], 0.0);
+    assert_eq!((told.calls, told.joined, told.on_cpu.len()), (3, 0, 0), "{told:?}");
+}
+
+#[test]
+fn a_function_joins_no_later_one_for_which_its_operand_would_be_kept_for_long() {
+    let gpu = gpu();
+    for (between, joined) in [(4, 1), (24, 0)] {
+        let mut r = Random { state: 13, graph: Graph::default(), shapes: vec![vec![4, 16]] };
+        let x = r.value(None);
+        r.graph.inputs = vec![x];
+        r.op("Abs", [], &[x], &[4, 16]);
+        let size = x + 1;
+        r.op("Softmax", [], &[x], &[4, 16]);
+        for _ in 1..between {
+            r.op("Softmax", [], &[r.graph.values.len() - 1], &[4, 16]);
+        }
+        r.op("Mul", [], &[r.graph.values.len() - 1, size], &[4, 16]);
+        r.graph.outputs = vec![r.graph.values.len() - 1];
+        let (graph, given) = (Arc::new(r.graph.clone()), r.floats(&[4, 16]));
+        let told = both(&graph, &gpu, &[&given], 1e-6);
+        assert_eq!((told.calls, told.joined), (between + 2 - joined, joined), "{told:?}");
+    }
+}
+
 #[test]
 fn an_index_out_of_range_is_the_error_it_is_on_the_cpu() {
     let gpu = gpu();

@@ -21,6 +21,8 @@ use crate::tensor::{DType, Tensor};
 
 mod arena;
 mod bands;
+#[cfg(feature = "gpu")]
+mod chains;
 mod concrete;
 mod control;
 mod error;
@@ -174,6 +176,8 @@ pub struct OnGpu {
     pub on_cpu: Vec<StepInfo>,
     /// Calls of kernels.
     pub calls: usize,
+    /// Those of the steps there that have no call of their own: what they make is made by that of a later one.
+    pub joined: usize,
     /// How often a run waits for the device.
     pub waits: usize,
     /// Bytes of the buffers there that the weights are in. Plans on one device share them.
@@ -355,7 +359,7 @@ impl Plan {
                     (Run::Control(Box::new(Control::new(def, &attrs, options).map_err(op_error)?)), node.inputs.clone())
                 }
             };
-            let of_gpu = record.iter().flat_map(Recorded::inputs).filter_map(|i| node.inputs[i]);
+            let of_gpu = record.iter().flat_map(|r| Recorded::reads(&r.calls, &node.inputs));
             for v in reads.iter().flatten().copied().chain(of_gpu) {
                 needed[v] = true;
             }
@@ -390,6 +394,21 @@ impl Plan {
             // Nothing is recorded where there is no GPU.
             recorded.truncate(joined);
         }
+        // An area lives as long as any value that is its bytes.
+        let area = |mut v: ValueId| {
+            while let Some(of) = same_as[v] {
+                v = of;
+            }
+            v
+        };
+        #[cfg(feature = "gpu")]
+        if for_gpu {
+            let mut lasting: HashSet<ValueId> = (0..slots.len()).filter(|&v| kept[v]).map(area).collect();
+            lasting.extend(resident.places.keys());
+            let replaced = resident.replaced(&steps);
+            let apart = |v: ValueId| lasting.contains(&v) || matches!(slots[v].place, Place::Constant(_) | Place::Held);
+            chains::join(&steps, &mut recorded, &chains::Values { area: &area, apart: &apart, replaced: &replaced });
+        }
         let own = constants_of(graph);
         for (v, s) in slots.iter_mut().enumerate() {
             match &s.place {
@@ -408,20 +427,20 @@ impl Plan {
         constants.dedup_by(|a, b| Arc::ptr_eq(a, b));
         weight_bytes += constants.iter().map(|t| bytes_of(t)).sum::<usize>();
 
-        // Lifetimes, in step numbers: inputs are born before the first step, outputs live past the last. An area lives
-        // as long as any value that is its bytes.
-        let area = |mut v: ValueId| {
-            while let Some(of) = same_as[v] {
-                v = of;
-            }
-            v
-        };
+        // Lifetimes, in step numbers: inputs are born before the first step, outputs live past the last.
         let mut last_use = vec![0; slots.len()];
+        #[cfg_attr(not(feature = "gpu"), expect(unused_mut, reason = "a call stands for others on GPUs alone"))]
+        let (mut late, mut within) = (vec![Vec::new(); slots.len()], vec![None; slots.len()]);
         for (i, s) in steps.iter().enumerate() {
             let read = s.reads.iter().flatten().copied();
             #[cfg(feature = "gpu")]
-            let read = read.chain(recorded[i].iter().flat_map(Recorded::inputs).filter_map(|k| s.all_inputs[k]));
+            let read = read.chain(recorded[i].iter().flat_map(|r| Recorded::reads(&r.calls, &s.all_inputs)));
             read.for_each(|v| last_use[area(v)] = i);
+            #[cfg(feature = "gpu")]
+            if let Some(joined) = recorded[i].as_ref().and_then(|r| r.joined.as_ref()) {
+                Recorded::reads(&joined.calls, &s.all_inputs).for_each(|v| late[area(v)].push(i));
+                joined.steps.iter().flat_map(|&k| steps[k].writes.iter().flatten()).for_each(|&v| within[v] = Some(i));
+            }
         }
         for (v, &k) in kept.iter().enumerate() {
             if k {
@@ -435,7 +454,9 @@ impl Plan {
                 return;
             }
             let bytes = slots[v].shape.iter().product::<usize>() * slots[v].dtype.size_bytes();
-            requests.push(arena::Request { bytes, first: born, last: last_use[v].max(born) });
+            let last = last_use[v].max(born);
+            let (late, within) = (std::mem::take(&mut late[v]), within[v]);
+            requests.push(arena::Request { bytes, first: born, last, late, within });
             owner.push(Some(v));
         };
         for &v in &inputs {
@@ -447,7 +468,7 @@ impl Plan {
             }
         }
         for (i, &bytes) in scratch_bytes.iter().enumerate() {
-            requests.push(arena::Request { bytes, first: i, last: i });
+            requests.push(arena::Request { bytes, first: i, last: i, late: Vec::new(), within: None });
             owner.push(None);
         }
         let (ranges, moving_bytes) = arena::place(&requests, arena::align(&options.device));
@@ -551,6 +572,7 @@ impl Plan {
                 steps: of(true),
                 on_cpu: of(false),
                 calls,
+                joined: gpu.joined,
                 waits,
                 weight_bytes: gpu.weight_bytes(),
                 arena_bytes: gpu.arena_bytes(),

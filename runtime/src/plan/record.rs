@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use hone_gpu::kernel::Call;
 
+#[cfg(feature = "gpu")]
+use super::chains::Joined;
 use super::packs::Name;
+use crate::graph::ValueId;
 
 /// What a call works on.
 #[derive(Clone, Debug)]
@@ -20,6 +23,9 @@ pub enum At {
     Weights(Image),
     /// Bytes of the step's scratch, from a multiple of 256 on.
     Scratch(Range<usize>),
+    /// A value of the plan, whoever's operand it is: what the planner makes of several nodes works on these.
+    #[cfg(feature = "gpu")]
+    Value(ValueId),
     /// A word that is 0 unless an operand has no result; the run is then made again on the CPU, which says why.
     Fault,
 }
@@ -57,6 +63,9 @@ impl At {
 pub struct Recorded {
     pub(super) calls: Vec<(Call, Vec<At>)>,
     pub(super) scratch: usize,
+    /// What is done in place of these calls, and of those of steps before it, where the device takes it.
+    #[cfg(feature = "gpu")]
+    pub(super) joined: Option<Joined>,
 }
 
 impl Recorded {
@@ -78,10 +87,12 @@ impl Recorded {
         At::Scratch(at..at + bytes)
     }
 
-    /// The inputs of the node that are read.
-    pub(super) fn inputs(&self) -> impl Iterator<Item = usize> {
-        self.calls.iter().flat_map(|(_, at)| at).filter_map(|at| match at {
-            At::In(i) | At::Update(i, _) => Some(*i),
+    /// The values that calls of a node with those inputs read.
+    pub(super) fn reads(calls: &[(Call, Vec<At>)], inputs: &[Option<ValueId>]) -> impl Iterator<Item = ValueId> {
+        calls.iter().flat_map(|(_, at)| at).filter_map(|at| match at {
+            At::In(i) | At::Update(i, _) => *inputs.get(*i)?,
+            #[cfg(feature = "gpu")]
+            At::Value(v) => Some(*v),
             _ => None,
         })
     }

@@ -74,6 +74,15 @@ impl Residents {
         self.replaces.keys().map(|v| self.places[v].clone()).collect()
     }
 
+    /// The step that replaces each.
+    #[cfg(feature = "gpu")]
+    pub(super) fn replaced(&self, steps: &[Step]) -> BTreeMap<ValueId, usize> {
+        let by = |(i, s): (usize, &Step)| {
+            s.writes.iter().flatten().filter_map(|o| self.replaces.get(o)).map(|&v| (v, i)).collect::<Vec<_>>()
+        };
+        steps.iter().enumerate().flat_map(by).collect()
+    }
+
     /// Where `v` lies, if it is a resident or replaces one.
     pub(super) fn place(&self, v: ValueId) -> Option<&Range<usize>> {
         self.places.get(&v)

@@ -24,6 +24,7 @@ fn steps_of_every_recorded_model_go_as_on_the_cpu_and_twice_to_the_same_bits() {
     let archive = Archive::read();
     let mut rest = std::collections::BTreeSet::<String>::new();
     let mut wrong = Vec::new();
+    let (mut calls, mut joined) = (0, 0);
     for case in archive.cases() {
         let run = |options: TrainOptions| {
             let (mut trainer, batch) = archive.trainer(&case, options, |r| r.clip = case.clip);
@@ -41,6 +42,8 @@ fn steps_of_every_recorded_model_go_as_on_the_cpu_and_twice_to_the_same_bits() {
         for s in &told.on_cpu {
             rest.insert(s.op.clone());
         }
+        calls += told.calls;
+        joined += told.joined;
         if want.iter().zip(&got).any(|(a, b)| (a - b).abs() > 1e-3 * a.abs().max(1e-2)) {
             wrong.push(format!("{}: {want:?} on the CPU, {got:?}", case.name));
         }
@@ -50,6 +53,7 @@ fn steps_of_every_recorded_model_go_as_on_the_cpu_and_twice_to_the_same_bits() {
         }
     }
     assert_eq!(rest.iter().map(String::as_str).collect::<Vec<_>>(), LEFT);
+    assert!(joined > 0, "no function of {calls} calls is part of another's");
     assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
 }
 
@@ -120,6 +124,39 @@ fn an_error_on_the_cpu_leaves_what_the_device_updated_before_as_it_was() {
     let (found, acc) = run(&mut arena, 1);
     assert_eq!((found.unwrap().as_f32().unwrap(), acc), (&[42.0][..], three([21.0, 42.0, 63.0])));
     assert_eq!(plan.on_gpu().unwrap().left, None);
+}
+
+#[test]
+fn functions_that_are_one_call_read_no_parameter_that_was_replaced_before_it() {
+    let gpu = gpu();
+    for late in [false, true] {
+        let mut graph = Graph::default();
+        let [acc, x, sum, size, y] = ["acc", "x", "sum", "size", "y"].map(|n| graph.add_value(n, None, None));
+        let node = |name: &str, def, inputs: &[ValueId], output| Node {
+            name: name.into(),
+            op: Op::Own(def, Arc::new(Attrs::default())),
+            inputs: inputs.iter().map(|&v| Some(v)).collect(),
+            outputs: vec![Some(output)],
+        };
+        (graph.inputs, graph.outputs) = (vec![acc, x], vec![sum, y]);
+        graph.nodes = vec![
+            node("size", find("", "Abs").unwrap(), &[acc], size),
+            node("y", find("", "Mul").unwrap(), &[size, x], y),
+        ];
+        graph.nodes.insert(1 + usize::from(!late), node("add", &optimizer::ACCUMULATE, &[acc, x], sum));
+        let facts = [(); 2].map(|()| Fact::new(DType::F32, vec![3]));
+        let options = RunOptions { device: Device::Gpu(gpu.clone()), ..RunOptions::default() };
+        let residents = [Resident { input: 0, next: Some(0) }];
+        let mut plan = Plan::with_residents(&graph, &facts, &residents, &options).unwrap();
+        let told = plan.on_gpu().unwrap();
+        assert_eq!((told.calls, told.joined), if late { (3, 0) } else { (2, 1) }, "{told:?}");
+        let three = |v: [f32; 3]| Tensor::f32(&[3], v.to_vec()).unwrap();
+        let mut arena = Arena::default();
+        arena.put(0, &three([-1.0, 2.0, -3.0])).unwrap();
+        let found = plan.run_in(&mut arena, &[&three([10.0, 20.0, 30.0])]).unwrap();
+        assert_eq!(found[0], three([10.0, 40.0, 90.0]));
+        assert_eq!(arena.take(0, DType::F32, &[3]).unwrap(), three([9.0, 22.0, 27.0]));
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use crate::kernel::{Kernel, PARAMS};
+use crate::kernel::{Given, Kernel, PARAMS};
 
 mod cache;
 mod choice;
@@ -511,6 +511,7 @@ impl Device {
         if trials.is_empty() {
             return Err(GpuError::Kernel { kernel: kernel.name.clone(), why: "it has no trial".into() });
         }
+        let parts = kernel.parts();
         for trial in trials {
             let mut at = ALIGN;
             let mut area = |bytes: usize| {
@@ -520,16 +521,36 @@ impl Device {
             };
             let operands: Vec<_> = trial.operands.iter().map(|o| area(o.len())).collect();
             let results: Vec<_> = trial.results.iter().map(|r| area(r.len())).collect();
+            let made: Vec<_> = parts.iter().map(|p| area(p.bytes)).collect();
             let mut builder = Builder::new(self, at);
             let bindings: Vec<_> = operands.iter().chain(&results).map(|r| Binding::Arena(r.clone())).collect();
             builder.place(pipeline, &trial.call, &bindings)?;
+            for (part, to) in parts.iter().zip(&made) {
+                let from = part.at.iter().map(|given| match given {
+                    Given::Operand(i) => &operands[*i],
+                    Given::Part(i) => &made[*i],
+                });
+                let bindings: Vec<_> = from.chain([to]).map(|r| Binding::Arena(r.clone())).collect();
+                builder.place(&self.pipeline(&part.call.kernel)?, &part.call, &bindings)?;
+            }
             let mut recording = builder.finish()?;
             let given = operands.iter().zip(&trial.operands).chain(results.iter().zip(&trial.before));
             for (range, bytes) in given {
                 recording.upload(range.start, bytes)?;
             }
             let mut wrong = None;
-            recording.run(0, &results, |i, found| wrong = wrong.take().or_else(|| trial.differs(i, found)))?;
+            let mut first = Vec::new();
+            let asked: Vec<_> = results.iter().chain(made.last()).cloned().collect();
+            recording.run(0, &asked, |i, found| {
+                if i == 0 {
+                    first.extend_from_slice(found);
+                }
+                let differs = || match i < results.len() {
+                    true => trial.differs(i, found),
+                    false => trial.differs_from_parts(found, &first),
+                };
+                wrong = wrong.take().or_else(differs);
+            })?;
             if let Some(why) = wrong {
                 return Err(GpuError::Kernel { kernel: kernel.name.clone(), why });
             }

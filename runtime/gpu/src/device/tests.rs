@@ -3,7 +3,7 @@ use super::*;
 use crate::coded::LookedUp;
 use crate::codes::{self, Finish, Spread, Sums, Zero};
 use crate::copy::{Axis, Border, Copy};
-use crate::functions::{FUNCTIONS, function};
+use crate::functions::{FUNCTIONS, Function, function};
 use crate::gather::{Gather, Table};
 use crate::kernel::{bytes_of, floats_of};
 use crate::lookup::lookup;
@@ -26,6 +26,8 @@ use hone_kernels::epilogue::Activation;
 use hone_kernels::quantize::{Codes, Sum};
 use wgpu::naga;
 
+mod chains;
+
 /// The device of these tests. One for each, as a lost one stays lost.
 pub(crate) fn device() -> Device {
     Device::open(&Options { software: true, ..Options::default() })
@@ -40,29 +42,36 @@ fn map(name: &str, operands: &[(Element, [usize; 3])], result: Element) -> Map {
 
 const SAME: [usize; 3] = [35, 7, 1];
 
-/// One call of every text there is: what a kernel's text depends on is in its name.
+/// The operands of a function, as they may lie, and its result.
+fn signature(function: &Function) -> (Vec<(Element, [usize; 3])>, Element) {
+    let f = Element::F32;
+    let of = |e: Element| vec![(e, SAME); function.operands];
+    match function.name {
+        "Not" | "And" | "Or" | "Xor" => (of(Element::U8), Element::U8),
+        "Where" => (vec![(Element::U8, SAME), (f, [1, 0, 3]), (f, [0; 3])], f),
+        "AddUnless" => (vec![(f, SAME), (Element::U8, [1, 0, 3])], f),
+        "CastToFloat" => (of(Element::I32), f),
+        "CastToBool" => (of(Element::I64), Element::U8),
+        "MaxInt" => (of(Element::I64), Element::I64),
+        "AddInt" => (of(Element::I32), Element::I32),
+        "Dequantize" => (vec![(Element::U8, SAME), (f, [0; 3]), (Element::U8, [0; 3])], f),
+        "DequantizeSigned" => (vec![(Element::I8, SAME), (f, [0; 3])], f),
+        "QuantizeSigned" => (vec![(f, SAME), (f, [0; 3]), (Element::I8, [0; 3])], Element::I8),
+        "Quantize" => (vec![(f, SAME), (f, [0; 3]), (Element::U8, [0; 3])], Element::U8),
+        _ if function.decides => (of(f), Element::U8),
+        _ => (of(f), f),
+    }
+}
+
+/// One call of the text of every kernel, and of some of chains, which have no end: what a kernel's text depends on is in its name.
 pub(crate) fn calls() -> Vec<crate::kernel::Call> {
     let mut out = Vec::new();
     let f = Element::F32;
     for function in FUNCTIONS {
-        let of = |e: Element| vec![(e, SAME); function.operands];
-        let (operands, result) = match function.name {
-            "Not" | "And" | "Or" | "Xor" => (of(Element::U8), Element::U8),
-            "Where" => (vec![(Element::U8, SAME), (f, [1, 0, 3]), (f, [0; 3])], f),
-            "AddUnless" => (vec![(f, SAME), (Element::U8, [1, 0, 3])], f),
-            "CastToFloat" => (of(Element::I32), f),
-            "CastToBool" => (of(Element::I64), Element::U8),
-            "MaxInt" => (of(Element::I64), Element::I64),
-            "AddInt" => (of(Element::I32), Element::I32),
-            "Dequantize" => (vec![(Element::U8, SAME), (f, [0; 3]), (Element::U8, [0; 3])], f),
-            "DequantizeSigned" => (vec![(Element::I8, SAME), (f, [0; 3])], f),
-            "QuantizeSigned" => (vec![(f, SAME), (f, [0; 3]), (Element::I8, [0; 3])], Element::I8),
-            "Quantize" => (vec![(f, SAME), (f, [0; 3]), (Element::U8, [0; 3])], Element::U8),
-            _ if function.decides => (of(f), Element::U8),
-            _ => (of(f), f),
-        };
+        let (operands, result) = signature(function);
         out.extend(map(function.name, &operands, result).call());
     }
+    out.extend((0..40).map(chains::random));
     out.extend(map("Add", &[(f, SAME), (f, [1, 0, 3])], f).call());
     out.extend(map("Equal", &[(Element::I64, SAME), (Element::I64, [0; 3])], Element::U8).call());
     out.extend(map("CastToFloat", &[(Element::U8, SAME)], f).call());
@@ -667,7 +676,8 @@ fn every_text_is_one_for_every_target() {
             let words = naga::back::spv::write_vec(&module, &info, &options, None).unwrap();
             // Large texts are what the compiler of the Raspberry Pi fails on.
             assert!(words.len() * 4 < 64 << 10, "{name} on {}: {} bytes", t.name, words.len() * 4);
-            let file = dir.join(format!("{name}.{}.spv", t.name));
+            // Names of chains may be longer than those of files.
+            let file = dir.join(format!("{}.{}.spv", seen.len(), t.name));
             std::fs::write(&file, words.iter().flat_map(|w| w.to_le_bytes()).collect::<Vec<u8>>()).unwrap();
             files.push(file);
         }
