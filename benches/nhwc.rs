@@ -5,8 +5,7 @@
 //! (`winograd::Shape::best`).
 #![forbid(unsafe_code)]
 
-use criterion::measurement::WallTime;
-use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use hone_kernels::conv::Window;
 use hone_kernels::epilogue::{Activation, Epilogue};
 use hone_kernels::gemm::{self, Packed};
@@ -17,7 +16,10 @@ use hone_kernels::threads::Pool;
 use hone_kernels::winograd::{self, Shape, Square};
 use hone_kernels::{nhwc, qnhwc};
 
+#[path = "support/layers.rs"]
+mod layers;
 mod support;
+use layers::Rows;
 use support::{Peak, ramp};
 
 /// What convolves, height, width, kernel, stride, padding before, channels in and out; a depthwise layer has no channels out.
@@ -41,9 +43,6 @@ const LAYERS: &[Layer] = &[
     ("crepe.512x1s4", [1024, 1], [512, 1], 4, 254, 1, Some(128)),
 ];
 
-/// Multiply-adds above which the reference would take too long.
-const SLOW: usize = 1 << 24;
-
 fn window(&(_, input, kernel, stride, pad, ..): &Layer) -> Window {
     let pads: [usize; 2] = std::array::from_fn(|a| if kernel[a] == 1 { 0 } else { pad });
     let steps: [usize; 2] = std::array::from_fn(|a| if input[a] == 1 { 1 } else { stride });
@@ -55,29 +54,6 @@ fn window(&(_, input, kernel, stride, pad, ..): &Layer) -> Window {
         stride: [1, steps[0], steps[1]],
         dilation: [1; 3],
         pad: [0, pads[0] as isize, pads[1] as isize],
-    }
-}
-
-/// The rows of one layer.
-struct Rows<'a> {
-    what: &'a str,
-    group: BenchmarkGroup<'a, WallTime>,
-    peak: Option<&'a Peak>,
-    /// Multiply-adds by the definition, so that rows can be compared with each other and with the roofline.
-    macs: usize,
-    /// Bytes that have to be read and written, where elements are of one byte.
-    bytes: usize,
-}
-
-impl Rows<'_> {
-    fn row(&mut self, name: &str, element: usize, mut f: impl FnMut()) {
-        if name.ends_with("reference") && self.macs > SLOW {
-            return;
-        }
-        self.group.bench_function(name, |b| b.iter(&mut f));
-        if let Some(peak) = self.peak.filter(|_| !name.ends_with("reference")) {
-            peak.reached(&format!("{}: {name}", self.what), self.macs, element * self.bytes, f);
-        }
     }
 }
 

@@ -5,17 +5,19 @@
 //! Informs: which layers of a step are far from what the core can do, and that a shift is not slower than columns.
 #![forbid(unsafe_code)]
 
-use criterion::measurement::WallTime;
-use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use hone_kernels::by_weight::{self, ByWeight};
-use hone_kernels::conv::{self, Lines, Packed, Product, Rows, Window};
+use hone_kernels::conv::{self, Lines, Packed, Product, Window};
 use hone_kernels::isa::Isa;
 use hone_kernels::planes::{self, Depthwise};
 use hone_kernels::pool;
 use hone_kernels::shifted::Shifted;
 use hone_kernels::threads::Pool;
 
+#[path = "support/layers.rs"]
+mod layers;
 mod support;
+use layers::Rows;
 use support::{Peak, ramp};
 
 /// What convolves, height, width, kernel, stride, channels in and out; a depthwise layer has no channels out.
@@ -34,8 +36,6 @@ const LAYERS: &[Layer] = &[
     ("efficientnet.depthwise 3x3s2 56", [56, 56], 3, 2, 144, None),
 ];
 
-/// Multiply-adds above which the reference would take too long.
-const SLOW: usize = 1 << 24;
 /// Rows of columns laid out together, and elements of them, as `ops::conv` has them where there is no shift.
 const COLUMNS: [usize; 2] = [256, 32 * 1024];
 
@@ -51,26 +51,6 @@ fn window(&(_, input, kernel, stride, ..): &Layer) -> Window {
     }
 }
 
-struct Measured<'a> {
-    what: &'a str,
-    group: BenchmarkGroup<'a, WallTime>,
-    peak: Option<&'a Peak>,
-    macs: usize,
-    bytes: usize,
-}
-
-impl Measured<'_> {
-    fn row(&mut self, name: &str, mut f: impl FnMut()) {
-        if name.ends_with("reference") && self.macs > SLOW {
-            return;
-        }
-        self.group.bench_function(name, |b| b.iter(&mut f));
-        if let Some(peak) = self.peak.filter(|_| !name.ends_with("reference")) {
-            peak.reached(&format!("{}: {name}", self.what), self.macs, self.bytes, f);
-        }
-    }
-}
-
 fn bench(c: &mut Criterion) {
     let peak = Peak::measure();
     for layer in LAYERS {
@@ -80,8 +60,8 @@ fn bench(c: &mut Criterion) {
         let macs = w.positions() * n * k;
         let mut group = c.benchmark_group(format!("planes {what} {channels} to {n}"));
         group.throughput(Throughput::Elements(macs as u64));
-        let bytes = 4 * (w.pixels() * channels + n * k + w.positions() * n);
-        let rows = Measured { what, group, peak: peak.as_ref(), macs, bytes };
+        let bytes = w.pixels() * channels + n * k + w.positions() * n;
+        let rows = Rows { what, group, peak: peak.as_ref(), macs, bytes };
         match outputs {
             Some(n) => dense(rows, &w, channels, n),
             None => depthwise(rows, &w, channels),
@@ -90,14 +70,14 @@ fn bench(c: &mut Criterion) {
     maxima(c, peak.as_ref());
 }
 
-fn dense(mut rows: Measured<'_>, w: &Window, channels: usize, outputs: usize) {
+fn dense(mut rows: Rows<'_>, w: &Window, channels: usize, outputs: usize) {
     let Some(shifted) = Shifted::convolution(w) else { return };
     let (m, k, positions) = (outputs, channels * w.taps(), w.positions());
     let (x, dy, weights) = (ramp(channels * w.pixels()), ramp(m * positions), ramp(m * k));
     let mut packed = vec![0f32; conv::packed_len(m, k)];
     conv::pack(m, k, |i, kk| weights[i * k + kk], &mut packed);
     let (mut y, mut dw) = (vec![0f32; m * positions], vec![0f32; m * k]);
-    rows.row("reference", || conv::reference(w, channels, &x, m, &weights, None, &mut y));
+    rows.row("reference", 4, || conv::reference(w, channels, &x, m, &weights, None, &mut y));
     let product = |part, columns, rows, n, lines| Product {
         m,
         k,
@@ -112,7 +92,7 @@ fn dense(mut rows: Measured<'_>, w: &Window, channels: usize, outputs: usize) {
     };
     let mut laid = vec![0f32; shifted.floats(channels)];
     for kernel in conv::KERNELS.iter().filter(|k| (k.available)()) {
-        rows.row(&format!("{} shifted", kernel.name), || {
+        rows.row(&format!("{} shifted", kernel.name), 4, || {
             for (x, laid) in x.chunks_exact(w.pixels()).zip(laid.chunks_exact_mut(shifted.step())) {
                 shifted.lay_out(x, laid);
             }
@@ -123,13 +103,13 @@ fn dense(mut rows: Measured<'_>, w: &Window, channels: usize, outputs: usize) {
     let depth = k.min(COLUMNS[0]);
     let pitch = (COLUMNS[1] / depth / conv::NR * conv::NR).min(positions.next_multiple_of(conv::NR));
     let mut columns = vec![0f32; depth * pitch];
-    rows.row("dispatched, columns laid out", || {
+    rows.row("dispatched, columns laid out", 4, || {
         for first in (0..positions).step_by(pitch) {
             let n = pitch.min(positions - first);
             for start in (0..k).step_by(depth) {
                 let part = start..k.min(start + depth);
                 conv::columns(w, &x, part.clone(), first..first + n, pitch, &mut columns[..part.len() * pitch]);
-                let of = product(part, &columns, Rows::apart(pitch), n, Lines::whole(n));
+                let of = product(part, &columns, conv::Rows::apart(pitch), n, Lines::whole(n));
                 conv::product(&of, &mut y[first..]);
             }
         }
@@ -137,15 +117,15 @@ fn dense(mut rows: Measured<'_>, w: &Window, channels: usize, outputs: usize) {
     let (pool, sizes) = (Pool::new(1), [1, channels, outputs]);
     let of = ByWeight { shifted: &shifted, sizes, x: &x, dy: &dy };
     let mut scratch = vec![0f32; by_weight::scratch(&shifted, channels, outputs, 1)];
-    rows.row("by weight, reference", || by_weight::reference(w, sizes, &x, &dy, &mut dw));
+    rows.row("by weight, reference", 4, || by_weight::reference(w, sizes, &x, &dy, &mut dw));
     for isa in Isa::ALL.into_iter().filter(|i| i.available()) {
-        rows.row(&format!("by weight, {isa:?}"), || {
+        rows.row(&format!("by weight, {isa:?}"), 4, || {
             assert!(by_weight::by_weight_on(isa, &pool, &of, &mut scratch, &mut dw));
         });
     }
 }
 
-fn depthwise(mut rows: Measured<'_>, w: &Window, channels: usize) {
+fn depthwise(mut rows: Rows<'_>, w: &Window, channels: usize) {
     let pool = Pool::new(1);
     let weights = ramp(channels * w.taps());
     for (transpose, shifted) in [(false, Shifted::convolution(w)), (true, Shifted::transpose(w))] {
@@ -155,9 +135,9 @@ fn depthwise(mut rows: Measured<'_>, w: &Window, channels: usize) {
         let of = Depthwise { shifted: &shifted, channels, multiplier: 1, x: &x, w: &weights, bias: None };
         let mut scratch = vec![0f32; shifted.scratch()];
         let what = if transpose { "transposed, " } else { "" };
-        rows.row(&format!("{what}reference"), || planes::reference(w, transpose, &of, &mut y));
+        rows.row(&format!("{what}reference"), 4, || planes::reference(w, transpose, &of, &mut y));
         for isa in Isa::ALL.into_iter().filter(|i| i.available()) {
-            rows.row(&format!("{what}{isa:?}"), || {
+            rows.row(&format!("{what}{isa:?}"), 4, || {
                 assert!(planes::depthwise_on(isa, &pool, &of, &mut scratch, &mut y));
             });
         }
@@ -177,12 +157,12 @@ fn maxima(c: &mut Criterion, peak: Option<&Peak>) {
     let (pool, count) = (Pool::new(1), 16);
     let (x, dy) = (ramp(count * g.pixels()), ramp(count * g.positions()));
     let (mut y, mut dx) = (dy.clone(), x.clone());
-    let bytes = 4 * (x.len() + y.len());
+    let bytes = x.len() + y.len();
     let group = c.benchmark_group("planes maxima 2x2");
-    let mut rows = Measured { what: "maxima 2x2", group, peak, macs: 0, bytes };
-    rows.row("dispatched", || pool::max_planes(&pool, &g, &x, &mut y));
+    let mut rows = Rows { what: "maxima 2x2", group, peak, macs: 0, bytes };
+    rows.row("dispatched", 4, || pool::max_planes(&pool, &g, &x, &mut y));
     for isa in Isa::ALL.into_iter().filter(|i| i.available()) {
-        rows.row(&format!("gradient, {isa:?}"), || {
+        rows.row(&format!("gradient, {isa:?}"), 4, || {
             assert!(pool::max_gradients_on(isa, &pool, &g, &x, &dy, &mut dx));
         });
     }

@@ -12,7 +12,7 @@ pub(super) fn run(net: &mut Net<'_>) -> Result<(), OpError> {
             && let Some(conv) = net.at(i)
         {
             let (def, mut inputs) = (conv.def, conv.node.inputs.clone());
-            let bordered = std::mem::replace(&mut inputs[0], Some(x));
+            let bordered = inputs[0].replace(x);
             net.replace(i, def, Arc::new(attrs), inputs);
             bordered.into_iter().for_each(|v| net.forget(v));
         }

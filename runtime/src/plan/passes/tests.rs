@@ -134,7 +134,7 @@ fn a_border_of_zeros_before_a_convolution_is_padding_and_any_other_stays() {
         n.op("Pad", [("mode", Attr::Str(mode.into()))], &[x, by, value])
     };
     const AROUND: &[i64] = &[0, 0, 0, 1, 0, 0, 2, 1];
-    for more in [&[][..], &[own.clone()], &[("auto_pad", Attr::Str("VALID".into()))]] {
+    for more in [&[][..], std::slice::from_ref(&own), &[("auto_pad", Attr::Str("VALID".into()))]] {
         let mut n = Net::default();
         let x = pads(&mut n, AROUND, 0.0, "constant");
         let y = conv(&mut n, x, more);
