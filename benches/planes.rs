@@ -78,15 +78,15 @@ fn dense(mut rows: Rows<'_>, w: &Window, channels: usize, outputs: usize) {
     conv::pack(m, k, |i, kk| weights[i * k + kk], &mut packed);
     let (mut y, mut dw) = (vec![0f32; m * positions], vec![0f32; m * k]);
     rows.row("reference", 4, || conv::reference(w, channels, &x, m, &weights, None, &mut y));
-    let product = |part, columns, rows, n, lines| Product {
+    let none = Product {
         m,
         k,
-        part,
+        part: 0..0,
         w: Packed::F32(&packed),
-        columns,
-        rows,
-        n,
-        lines,
+        columns: &[],
+        rows: conv::Rows::apart(1),
+        n: 0,
+        lines: Lines::whole(1),
         bias: None,
         y_stride: positions,
     };
@@ -96,7 +96,8 @@ fn dense(mut rows: Rows<'_>, w: &Window, channels: usize, outputs: usize) {
             for (x, laid) in x.chunks_exact(w.pixels()).zip(laid.chunks_exact_mut(shifted.step())) {
                 shifted.lay_out(x, laid);
             }
-            let of = product(0..k, &laid, shifted.rows(), shifted.columns(), shifted.results());
+            let (rows, n, lines) = (shifted.rows(), shifted.columns(), shifted.results());
+            let of = Product { part: 0..k, columns: &laid, rows, n, lines, ..none.clone() };
             assert!(kernel.run(&of, &mut y));
         });
     }
@@ -109,7 +110,8 @@ fn dense(mut rows: Rows<'_>, w: &Window, channels: usize, outputs: usize) {
             for start in (0..k).step_by(depth) {
                 let part = start..k.min(start + depth);
                 conv::columns(w, &x, part.clone(), first..first + n, pitch, &mut columns[..part.len() * pitch]);
-                let of = product(part, &columns, conv::Rows::apart(pitch), n, Lines::whole(n));
+                let (rows, lines) = (conv::Rows::apart(pitch), Lines::whole(n));
+                let of = Product { part, columns: &columns, rows, n, lines, ..none.clone() };
                 conv::product(&of, &mut y[first..]);
             }
         }
