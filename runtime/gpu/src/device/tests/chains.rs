@@ -142,6 +142,20 @@ fn what_does_not_make_an_operand_element_for_element_does_not_take_its_place() {
 }
 
 #[test]
+fn functions_of_a_chain_read_what_they_read_before_it_was_joined_to_another() {
+    let f = Element::F32;
+    let of = |name: &str, n: usize| chain_of(&map(name, &vec![(f, SAME); n], f));
+    let name = |chain: &Chain| chain.call().unwrap().kernel.name.clone();
+    let first = of("Exp", 1).after(0, &of("Mul", 2)).unwrap();
+    assert_eq!(name(&first), "map-fefe-Mul_0_1_f-Exp_v0_f");
+    let [left, right] = [0, 1].map(|k| of("Sub", 2).after(k, &first).unwrap());
+    assert_eq!(name(&left), "map-fefefe-Mul_1_2_f-Exp_v0_f-Sub_v1_0_f");
+    assert_eq!(name(&right), "map-fefefe-Mul_1_2_f-Exp_v0_f-Sub_0_v1_f");
+    assert_eq!(name(&right.united(0, 1).unwrap()), "map-fefe-Mul_0_1_f-Exp_v0_f-Sub_0_v1_f");
+    assert_eq!(name(&right.united(0, 2).unwrap()), "map-fefe-Mul_1_0_f-Exp_v0_f-Sub_0_v1_f");
+}
+
+#[test]
 fn a_chain_that_would_bind_more_than_a_device_has_is_none() {
     let f = Element::F32;
     let add = || chain_of(&map("Add", &[(f, SAME), (f, SAME)], f));
