@@ -61,7 +61,11 @@ fn a_chain_of_functions_has_the_bits_of_one_call_after_the_other_and_is_near_the
     let mut seen = BTreeSet::new();
     let (mut most, mut longest) = (0, 0);
     let (mut near, mut all) = (0, 0);
-    for seed in 0..120 {
+    for seed in 0..1000 {
+        // What is drawn changes with the list of functions; what is rare may then come late.
+        if seed >= 120 && seen.len() == 9 && most == 7 && longest >= 8 {
+            break;
+        }
         let call = random(seed);
         let chain = call.chain.as_ref().unwrap();
         (most, longest) = (most.max(chain.operands()), longest.max(chain.links()));
