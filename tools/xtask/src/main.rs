@@ -58,7 +58,9 @@ usage: cargo xtask <task>
                    the kernels' tests for 64-bit Arm under QEMU, and those that run plans (needs rustup, a cross linker and
                    qemu-user; gets them)
   size [SET…]      how large the program is with each set of features, as it goes to a device (link-time optimised: minutes each)
-  ci [--full]      everything CI runs, timed; --full adds release benches and cargo-deny (installed when missing)
+  ci [--full] [--from STEP]
+                   everything CI runs, timed, or what is left from that step on; --full adds release benches and cargo-deny
+                   (installed when missing)
 ";
 
 fn main() -> ExitCode {
@@ -97,8 +99,10 @@ fn main() -> ExitCode {
             None => return usage(),
         },
         ["size", ref sets @ ..] => size::run(&root(), sets),
-        ["ci"] => ci::run(&root(), ci::Extent::Usual),
-        ["ci", "--full"] => ci::run(&root(), ci::Extent::Full),
+        ["ci"] => ci::run(&root(), ci::Extent::Usual, None),
+        ["ci", "--full"] => ci::run(&root(), ci::Extent::Full, None),
+        ["ci", "--from", step] => ci::run(&root(), ci::Extent::Usual, Some(step)),
+        ["ci", "--full", "--from", step] => ci::run(&root(), ci::Extent::Full, Some(step)),
         _ => return usage(),
     };
     match done {

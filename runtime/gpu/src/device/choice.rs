@@ -117,7 +117,13 @@ impl Device {
                 let began = Instant::now();
                 recording.run(segment, &[], |_, _| {}).map(|()| began.elapsed())
             };
-            let once = time(0)?;
+            let mut once = time(0)?;
+            for _ in 1..ROUNDS {
+                // Whatever else the machine does may have been in its way.
+                if once > TOO_LONG {
+                    once = once.min(time(0)?);
+                }
+            }
             if once > TOO_LONG {
                 break;
             }
