@@ -292,7 +292,7 @@ fn of_calls_with_the_same_results_the_fastest_is_recorded_and_known_to_the_next_
     // What it looks for is never there, which no compiler can know.
     let slow = other(
         "slow",
-        "var s = a; for (var i = 0u; i < 4000u; i++) { if bitcast<u32>(s) == 0x7fc12345u + i { s = 0.0; } } return s + b;",
+        "var s = a; for (var i = 0u; i < 40000u; i++) { if bitcast<u32>(s) == 0x7fc12345u + i { s = 0.0; } } return s + b;",
     );
     let quick = other("quick", "return b + a;");
     let nearly = other("nearly", "return a + b * 1.0000002;");
