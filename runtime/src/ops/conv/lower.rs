@@ -657,3 +657,44 @@ impl Kernel for Scattered {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_that_is_too_large_to_be_laid_out_at_once_is_convolved_strip_by_strip() {
+        for (input, stride, dilation, pad) in
+            [([90, 80], [1, 1], 1, 1), ([131, 90], [2, 1], 1, 0), ([120, 101], [1, 2], 2, 3)]
+        {
+            let out = |a: usize| (input[a] + 2 * pad - (2 * dilation + 1)) / stride[a] + 1;
+            let window = Window {
+                input: [1, input[0], input[1]],
+                kernel: [1, 3, 3],
+                output: [1, out(0), out(1)],
+                stride: [1, stride[0], stride[1]],
+                dilation: [1, dilation, dilation],
+                pad: [0, pad as isize, pad as isize],
+            };
+            let (c, m) = (9, 5);
+            let (k, positions) = (c * window.taps(), window.positions());
+            let strips = Strip::of(&window, c).unwrap();
+            assert!(strips.len() > 1 && strips.iter().all(|s| s.shifted.floats(c) <= TILE), "{window:?}");
+            let numbers = |n: usize| (0..n).map(|i| (i * 7919 % 1013) as f32 / 506.5 - 1.0).collect::<Vec<_>>();
+            let (x, w) = (numbers(c * window.pixels()), numbers(m * k));
+            let mut packed = vec![0.0; conv::packed_len(m, k)];
+            conv::pack(m, k, |i, kk| w[i * k + kk], &mut packed);
+            let mut want = vec![0.0; m * positions];
+            conv::reference(&window, c, &x, m, &w, None, &mut want);
+            let mut found = vec![f32::NAN; m * positions];
+            let mut columns = vec![f32::NAN; strips.iter().map(|s| s.shifted.floats(c)).max().unwrap()];
+            multiply_shifted(&window, &x, k, &strips, &mut columns, |product, first| {
+                let whole = Product { m, w: Packed::F32(&packed), y_stride: positions, ..product };
+                conv::product(&whole, &mut found[first..]);
+            });
+            for (i, (a, b)) in want.iter().zip(&found).enumerate() {
+                assert!((a - b).abs() <= 2.0 * k as f32 * f32::EPSILON, "{window:?} at {i}: {a} {b}");
+            }
+        }
+    }
+}
