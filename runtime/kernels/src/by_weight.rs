@@ -161,7 +161,7 @@ pub fn by_weight_on(isa: Isa, pool: &Pool, g: &ByWeight<'_>, memory: &mut [f32],
     true
 }
 
-/// The formula, in `f64`.
+/// The formula for windows without depth, in `f64`.
 ///
 /// # Panics
 /// As [`by_weight`].
@@ -172,12 +172,8 @@ pub fn reference(window: &Window, [images, channels, outputs]: [usize; 3], x: &[
         let mut sum = 0.0;
         for image in 0..images {
             for p in 0..positions {
-                let at = [
-                    p / window.output[2] / window.output[1],
-                    p / window.output[2] % window.output[1],
-                    p % window.output[2],
-                ];
-                if let Some(from) = crate::nhwc::pixel(window, [0, at[1], at[2]], tap) {
+                let at = [0, p / window.output[2], p % window.output[2]];
+                if let Some(from) = crate::nhwc::pixel(window, at, tap) {
                     let x = x[(image * channels + channel) * pixels + from];
                     sum += f64::from(x) * f64::from(dy[(image * outputs + o) * positions + p]);
                 }

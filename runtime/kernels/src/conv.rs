@@ -333,8 +333,7 @@ pub struct Product<'a> {
     pub part: Range<usize>,
     /// The weights, of the whole reduction.
     pub w: Packed<'a>,
-    /// What the rows of columns lie in: each has [`NR`] times as many elements as `n` has parts of that length, begun ones among
-    /// them.
+    /// What the rows of columns lie in: of each, `n` elements and those up to the next multiple of [`NR`] are there.
     pub columns: &'a [f32],
     /// Where they begin there.
     pub rows: Rows<'a>,

@@ -14,6 +14,7 @@ const STRIDE: usize = 2;
 const PARTS: usize = STRIDE * STRIDE;
 /// Floats behind a plane that the last vectors may read, and write.
 pub(crate) const SLACK: usize = 128;
+
 /// One sum of shifted copies: a part of the result, of one residue.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Part {
