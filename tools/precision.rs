@@ -1,4 +1,4 @@
-//! `--precision f32|bf16|auto`, for every verb that runs a model.
+//! `--precision f32|bf16|f16|auto`, for every verb that runs a model.
 use std::path::Path;
 
 use clap::ValueEnum;
@@ -13,8 +13,10 @@ pub(crate) enum Precise {
     F32,
     /// bf16, on every CPU; refused where the golden samples of the bundle, or --cases, refuse it.
     Bf16,
-    /// bf16 where this CPU multiplies it faster than f32 and the golden samples of the bundle, or --cases, accept it;
-    /// otherwise f32.
+    /// f16, on every GPU: weights, and where it multiplies matrices of f16 all products; refused on a CPU, and as bf16 is.
+    F16,
+    /// bf16 where this CPU, f16 where this GPU multiplies it faster than f32, and the golden samples of the bundle, or
+    /// --cases, accept it; otherwise f32.
     Auto,
 }
 
@@ -23,6 +25,7 @@ impl Precise {
         match self {
             Precise::F32 => Precision::F32,
             Precise::Bf16 => Precision::Bf16,
+            Precise::F16 => Precision::F16,
             Precise::Auto => Precision::Auto,
         }
     }

@@ -123,6 +123,11 @@ mod built {
             self.device.weights()
         }
 
+        /// Whether it multiplies matrices of f16. The first call tries it.
+        pub fn multiplies_halves(&self) -> bool {
+            self.device.matrices().is_some()
+        }
+
         /// Takes the device away, as a driver that crashes does.
         pub fn lose(&self) {
             self.device.lose();
@@ -187,6 +192,11 @@ impl Gpu {
 
     /// Buffers of weights that plans have there now, and their bytes.
     pub fn weights(&self) -> (usize, usize) {
+        match self.none {}
+    }
+
+    /// Whether it multiplies matrices of f16.
+    pub fn multiplies_halves(&self) -> bool {
         match self.none {}
     }
 

@@ -1,7 +1,8 @@
-//! What float products are computed in, and whether bf16 is good enough for a model: by its own golden samples, or by recorded cases.
+//! What float products are computed in, and whether 16 bits are good enough for a model: by its own golden samples, or by recorded cases.
 //!
-//! Only products and convolutions with frozen `f32` weights come in bf16; everything between them stays `f32`. On a GPU it is their
-//! weights alone that are rounded, and take half the memory. It knows no graph and no session; the session asks it, and runs.
+//! Only products and convolutions come in 16 bits; everything between them, and every sum, stays `f32`. A CPU has bf16, of those with
+//! frozen `f32` weights. A GPU rounds the weights alone, to bf16 or f16, which then take half the memory; where it multiplies matrices
+//! of f16, all products of f16 round both operands. It knows no graph and no session; the session asks it, and runs.
 use std::fmt;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -19,8 +20,29 @@ pub enum Precision {
     F32,
     /// bf16, on every CPU and GPU; an error where golden samples or recorded cases refuse it.
     Bf16,
-    /// bf16 where the CPU multiplies it faster and golden samples or recorded cases accept it, otherwise `f32`.
+    /// f16, on every GPU; an error on a CPU, and where golden samples or recorded cases refuse it.
+    F16,
+    /// What a CPU (bf16) or GPU (f16) multiplies faster, where golden samples or recorded cases accept it, otherwise `f32`.
     Auto,
+}
+
+/// A float of 16 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Half {
+    /// Eight bits of significand, the range of `f32`.
+    Bf16,
+    /// Eleven bits of significand, up to 65504.
+    F16,
+}
+
+impl Half {
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Half::Bf16 => "bf16",
+            Half::F16 => "f16",
+        }
+    }
 }
 
 impl Precision {
@@ -29,6 +51,7 @@ impl Precision {
         match self {
             Precision::F32 => "f32",
             Precision::Bf16 => "bf16",
+            Precision::F16 => "f16",
             Precision::Auto => "auto",
         }
     }
@@ -73,7 +96,7 @@ pub const RELATIVE: f64 = 2e-2;
 /// Least cosine between recorded and computed output that is accepted.
 pub const COSINE: f64 = 0.999;
 
-/// How outputs in bf16 agree with recorded ones: the worst of each over all outputs.
+/// How outputs in 16 bits agree with recorded ones: the worst of each over all outputs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Agreement {
     /// Largest difference, as a part of the largest recorded magnitude of its output.
@@ -174,86 +197,98 @@ impl fmt::Display for Agreement {
 pub struct Chosen {
     /// What was asked for.
     pub asked: Precision,
-    /// Products and convolutions with frozen `f32` weights come in bf16.
-    pub bf16: bool,
+    /// What of 16 bits products are computed in; `None` for `f32`.
+    pub half: Option<Half>,
     /// Why, for people.
     pub why: String,
-    /// What the golden samples, or recorded cases, said of bf16, where they were asked.
+    /// What the golden samples, or recorded cases, said of 16 bits, where they were asked.
     pub agreement: Option<Agreement>,
+    /// What of 16 bits there is for what was asked; `None` where that is nothing.
+    offered: Option<Half>,
 }
 
-/// Why bf16 cannot be had.
+/// Why 16 bits cannot be had.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum PrecisionError {
     /// The golden samples, or recorded cases, refuse it.
-    #[error("bf16 is not good enough for this model: on {on} {agreement}; use --precision f32, or auto")]
+    #[error("{} is not good enough for this model: on {on} {agreement}; use --precision f32, or auto", half.name())]
     Refused {
+        /// What is refused.
+        half: Half,
         /// What refuses it.
         on: String,
         /// The figures.
         agreement: Agreement,
     },
-    /// What runs the model has only `f32`.
-    #[error("bf16 is not to be had: {why}; use --precision f32, or auto")]
+    /// What runs the model has it not.
+    #[error("{} is not to be had: {why}; use --precision f32, or auto", asked.name())]
     Impossible {
+        /// What was asked for.
+        asked: Precision,
         /// Why.
         why: &'static str,
     },
 }
 
 impl Chosen {
-    /// What to begin with, before golden samples or recorded cases are asked. `impossible` says why there is no bf16 whatever is asked.
+    /// What to begin with, before golden samples or recorded cases are asked. `offered` is what of 16 bits there is for what is asked, or
+    /// why there is nothing.
     ///
     /// # Errors
-    /// [`PrecisionError::Impossible`] when bf16 is asked for.
-    pub fn first(asked: Precision, impossible: Option<&'static str>) -> Result<Chosen, PrecisionError> {
-        let of = |bf16, why: &str| Chosen { asked, bf16, why: why.to_string(), agreement: None };
-        Ok(match (asked, impossible) {
-            (Precision::Bf16, Some(why)) => return Err(PrecisionError::Impossible { why }),
-            (Precision::Auto, Some(why)) => of(false, why),
-            (Precision::F32, _) => of(false, "as asked"),
-            (Precision::Bf16, None) => of(
-                true,
-                "as asked, and nothing judged it: there are no golden samples, and no recorded cases (--cases DIR)",
-            ),
-            (Precision::Auto, None) => {
-                of(false, "nothing judged bf16: there are no golden samples, and no recorded cases (--cases DIR)")
-            }
+    /// [`PrecisionError::Impossible`] when it is asked for and there is nothing.
+    pub fn first(asked: Precision, offered: Result<Half, &'static str>) -> Result<Chosen, PrecisionError> {
+        let of = |half, why: String| Chosen { asked, half, why, agreement: None, offered: offered.ok() };
+        Ok(match (asked, offered) {
+            (Precision::F32, _) => of(None, "as asked".into()),
+            (Precision::Auto, Err(why)) => of(None, why.into()),
+            (Precision::Bf16 | Precision::F16, Err(why)) => return Err(PrecisionError::Impossible { asked, why }),
+            (Precision::Auto, Ok(half)) => of(None, format!("nothing judged {}: {NO_JUDGE}", half.name())),
+            (_, Ok(half)) => of(Some(half), format!("as asked, and nothing judged it: {NO_JUDGE}")),
         })
     }
 
-    /// Whether golden samples or recorded cases are asked about bf16. `gain` is whether it is faster there: of a CPU, what [`cpu`]
-    /// says.
-    pub fn asks(&mut self, gain: Result<(), &'static str>, impossible: Option<&'static str>) -> bool {
-        if let (Precision::Auto, None, Err(why)) = (self.asked, impossible, gain) {
+    /// What golden samples or recorded cases are to be asked about; `None` when nothing. `gain` is whether that is faster there: of a
+    /// CPU, what [`cpu`] says.
+    pub fn asks(&mut self, gain: impl FnOnce() -> Result<(), &'static str>) -> Option<Half> {
+        let half = self.offered.filter(|_| self.asked != Precision::F32)?;
+        if let (Precision::Auto, Err(why)) = (self.asked, gain()) {
             self.why = why.to_string();
-            return false;
+            return None;
         }
-        self.asked != Precision::F32 && impossible.is_none()
+        Some(half)
     }
 
-    /// What golden samples or recorded cases say, which `on` names. `products` says whether anything at all was computed in bf16.
+    /// What golden samples or recorded cases say of `half`, which `on` names. `products` says whether anything at all was computed in it.
     ///
     /// # Errors
     /// [`PrecisionError::Refused`] when they refuse it and it was asked for.
-    pub fn judged(self, agreement: Agreement, on: &str, products: bool) -> Result<Chosen, PrecisionError> {
+    pub fn judged(
+        self,
+        half: Half,
+        agreement: Agreement,
+        on: &str,
+        products: bool,
+    ) -> Result<Chosen, PrecisionError> {
         let accepted = agreement.accepted();
-        if !accepted && self.asked == Precision::Bf16 {
-            return Err(PrecisionError::Refused { on: on.to_string(), agreement });
+        if !accepted && self.asked != Precision::Auto {
+            return Err(PrecisionError::Refused { half, on: on.to_string(), agreement });
         }
         let why = match (products, accepted) {
-            (false, _) => "no product of floats has frozen f32 weights".to_string(),
+            (false, _) => format!("there is no product that is computed in {}", half.name()),
             (true, true) => format!("accepted on {on}: {agreement}"),
-            (true, false) => format!("bf16 is refused: on {on} {agreement}"),
+            (true, false) => format!("{} is refused: on {on} {agreement}", half.name()),
         };
-        Ok(Chosen { bf16: products && accepted, why, agreement: Some(agreement).filter(|_| products), ..self })
+        let chosen = (products && accepted).then_some(half);
+        Ok(Chosen { half: chosen, why, agreement: Some(agreement).filter(|_| products), ..self })
     }
 
-    /// What is computed: `f32` or `bf16`.
+    /// What is computed: `f32`, `bf16` or `f16`.
     pub fn name(&self) -> &'static str {
-        if self.bf16 { "bf16" } else { "f32" }
+        self.half.map_or("f32", Half::name)
     }
 }
+
+const NO_JUDGE: &str = "there are no golden samples, and no recorded cases (--cases DIR)";
 
 impl fmt::Display for Chosen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -302,29 +337,35 @@ mod tests {
     #[test]
     fn auto_takes_bf16_only_with_instructions_samples_and_their_consent() {
         let (good, bad) = (agreement(&[1.0, 0.0], &[1.0, 0.0]), agreement(&[1.0, 0.0], &[0.0, 1.0]));
-        let auto = || Chosen::first(Precision::Auto, None).unwrap();
-        assert!(!auto().bf16, "without samples");
+        let auto = || Chosen::first(Precision::Auto, Ok(Half::Bf16)).unwrap();
+        assert_eq!(auto().half, None, "without samples");
         let mut on_old = auto();
-        assert!(!on_old.asks(Err("no instructions"), None) && on_old.why.contains("instructions"));
-        assert!(auto().asks(Ok(()), None));
-        assert!(auto().judged(good, "a case", true).unwrap().bf16);
-        let refused = auto().judged(bad, "a case", true).unwrap();
-        assert!(!refused.bf16 && refused.why.contains("on a case") && refused.why.contains("0 of 1"), "{refused}");
+        assert!(on_old.asks(|| Err("no instructions")).is_none() && on_old.why.contains("instructions"));
+        assert_eq!(auto().asks(|| Ok(())), Some(Half::Bf16));
+        let judged = |agreement, products| auto().judged(Half::Bf16, agreement, "a case", products).unwrap();
+        assert_eq!(judged(good, true).half, Some(Half::Bf16));
+        let refused = judged(bad, true);
+        assert!(refused.half.is_none() && refused.why.contains("on a case") && refused.why.contains("0 of 1"), "{refused}");
         let both = good.and(bad);
         assert_eq!((both.relative, both.cosine, both.top1, both.rows), (bad.relative, bad.cosine, 1, 2));
-        let nothing = auto().judged(good, "a case", false).unwrap();
-        assert!(!nothing.bf16 && nothing.agreement.is_none());
-        assert!(!Chosen::first(Precision::Auto, Some("why")).unwrap().asks(Ok(()), Some("why")));
+        let nothing = judged(good, false);
+        assert!(nothing.half.is_none() && nothing.agreement.is_none());
+        assert!(Chosen::first(Precision::Auto, Err("why")).unwrap().asks(|| Ok(())).is_none());
     }
 
     #[test]
-    fn bf16_that_was_asked_for_is_had_or_an_error() {
+    fn what_was_asked_for_is_had_or_an_error() {
         let bad = agreement(&[1.0, 0.0], &[0.0, 1.0]);
-        let asked = || Chosen::first(Precision::Bf16, None).unwrap();
-        assert!(asked().bf16 && asked().asks(Err("no instructions"), None));
-        let refused = asked().judged(bad, "a case", true).unwrap_err().to_string();
-        assert!(refused.contains("100.000 %") && refused.contains("0 of 1"), "{refused}");
-        assert!(Chosen::first(Precision::Bf16, Some("a GPU")).is_err());
-        assert!(!Chosen::first(Precision::F32, None).unwrap().asks(Ok(()), None));
+        for (asked, half) in [(Precision::Bf16, Half::Bf16), (Precision::F16, Half::F16)] {
+            let first = || Chosen::first(asked, Ok(half)).unwrap();
+            assert_eq!(first().half, Some(half));
+            assert_eq!(first().asks(|| Err("no instructions")), Some(half));
+            let refused = first().judged(half, bad, "a case", true).unwrap_err().to_string();
+            assert!(refused.contains("100.000 %") && refused.contains("0 of 1"), "{refused}");
+            assert!(refused.starts_with(half.name()), "{refused}");
+            let none = Chosen::first(asked, Err("of a reason")).unwrap_err().to_string();
+            assert!(none.starts_with(half.name()) && none.contains("of a reason"), "{none}");
+        }
+        assert!(Chosen::first(Precision::F32, Ok(Half::Bf16)).unwrap().asks(|| Ok(())).is_none());
     }
 }

@@ -15,7 +15,7 @@ use crate::external::Beside;
 use crate::graph::{BindError, Graph};
 use crate::import::{self, ExternalData, ImportError, Limits, ModelInfo};
 use crate::plan::{Bf16, OnGpu, PLANS, Plan, PlanError, Profile, RunOptions, Runner};
-use crate::precision::{self, Agreement, Chosen, Precision, PrecisionError};
+use crate::precision::{self, Agreement, Chosen, Half, Precision, PrecisionError};
 use crate::tensor::{DType, Tensor};
 
 /// How a session runs.
@@ -154,10 +154,10 @@ impl Session {
         };
         let mut session = Session::open(bytes, &path, options, Some(&external))?;
         let Some((input, expected)) = golden(bundle)? else { return Ok(session) };
-        if session.precision.asks(gains(&session.run.device, cpu), session.no_bf16()) {
+        if let Some(half) = session.precision.asks(|| gains(&session.run.device, cpu)) {
             let logits = bundle.recipe().ok().map(|r| r.logits);
-            session.compare_bf16(&[(&input, &expected)], "the golden samples", logits.as_deref())?;
-            if session.precision.bf16 {
+            session.compare(half, &[(&input, &expected)], "the golden samples", logits.as_deref())?;
+            if session.precision.half.is_some() {
                 return Ok(session);
             }
         }
@@ -165,36 +165,38 @@ impl Session {
         Ok(session)
     }
 
-    /// Lets recorded inputs say whether bf16 is good enough: what it makes of them beside what `f32` does. Nothing is run where no
-    /// bf16 is asked for, or golden samples or the CPU have said no.
+    /// Lets recorded inputs say whether 16 bits are good enough: what those make of them beside what `f32` does. Nothing is run where
+    /// none are asked for, or golden samples or what runs the model have said no.
     ///
     /// # Errors
-    /// [`SessionError`] when the inputs do not fit, or refuse bf16 that is asked for.
+    /// [`SessionError`] when the inputs do not fit, or refuse what is asked for.
     pub fn judge(&mut self, cases: &[Outputs]) -> Result<(), SessionError> {
         self.judge_on(cases, precision::cpu())
     }
 
     /// The same on a CPU for which that is, or is not, a reason to compute in bf16.
     fn judge_on(&mut self, cases: &[Outputs], cpu: Result<(), &'static str>) -> Result<(), SessionError> {
-        let no = self.precision.agreement.is_some() && !self.precision.bf16;
-        if cases.is_empty() || no || !self.precision.asks(gains(&self.run.device, cpu), self.no_bf16()) {
+        let no = self.precision.agreement.is_some() && self.precision.half.is_none();
+        if cases.is_empty() || no {
             return Ok(());
         }
-        self.choose_bf16(false);
+        let Some(half) = self.precision.asks(|| gains(&self.run.device, cpu)) else { return Ok(()) };
+        self.choose(None);
         let want = cases.iter().map(|inputs| self.run(inputs)).collect::<Result<Vec<_>, _>>()?;
         let on = if cases.len() == 1 { "1 recorded case".into() } else { format!("{} recorded cases", cases.len()) };
-        self.compare_bf16(&cases.iter().zip(&want).collect::<Vec<_>>(), &on, None)
+        self.compare(half, &cases.iter().zip(&want).collect::<Vec<_>>(), &on, None)
     }
 
-    /// Compares results in bf16 with those that are wanted of the same inputs, and goes on as they say. `answer` names the output whose
-    /// largest elements are the answers.
-    fn compare_bf16(
+    /// Compares results in 16 bits with those that are wanted of the same inputs, and goes on as they say. `answer` names the output
+    /// whose largest elements are the answers.
+    fn compare(
         &mut self,
+        half: Half,
         cases: &[(&Outputs, &Outputs)],
         on: &str,
         answer: Option<&str>,
     ) -> Result<(), SessionError> {
-        self.choose_bf16(true);
+        self.choose(Some(half));
         let (mut agreement, mut products) = (Agreement::FULL, false);
         for (inputs, want) in cases {
             let found = self.run(inputs)?;
@@ -205,11 +207,14 @@ impl Session {
             };
             agreement = agreement.and(Agreement::of(want, &found, ranked));
             let plan = self.runner.last_plan();
-            products |= plan.is_some_and(|p| p.steps().iter().any(|s| s.kernel.ends_with("wbf16")));
+            products |= plan.is_some_and(|p| match half {
+                Half::Bf16 => p.steps().iter().any(|s| s.kernel.ends_with("wbf16")),
+                Half::F16 => p.on_gpu().is_some_and(|on| on.halves > 0),
+            });
         }
-        self.precision = self.precision.clone().judged(agreement, on, products)?;
-        if !self.precision.bf16 {
-            self.choose_bf16(false);
+        self.precision = self.precision.clone().judged(half, agreement, on, products)?;
+        if self.precision.half.is_none() {
+            self.choose(None);
         }
         Ok(())
     }
@@ -249,25 +254,20 @@ impl Session {
         options: SessionOptions,
         external: Option<&ExternalData<'_>>,
     ) -> Result<Session, SessionError> {
-        let precision = Chosen::first(options.precision, no_bf16(&options.device, options.reference))?;
+        let precision = Chosen::first(options.precision, offered(&options, options.precision))?;
         let (graph, info) = import::from_onnx_with(bytes.into(), &options.limits, external)
             .map_err(|source| SessionError::Import { path: path.to_string(), source })?;
         let pool = Arc::new(Pool::new(options.threads));
         let Limits { run_bytes: bytes, turns, .. } = options.limits;
         let SessionOptions { reference, plans, profile, device, .. } = options;
         let packs = Arc::default();
-        let bf16 = if precision.bf16 { Bf16::Weights } else { Bf16::Nothing };
-        let run = RunOptions { reference, plans, pool, bytes, turns, profile, packs, lean: false, device, bf16 };
+        let mut run = RunOptions { reference, plans, pool, bytes, turns, profile, packs, device, ..RunOptions::default() };
+        set(&mut run, precision.half);
         Ok(Session { info, runner: Runner::new(Arc::new(graph), run.clone()), run, precision })
     }
 
-    /// Why there is no bf16 in this session, whatever is asked.
-    fn no_bf16(&self) -> Option<&'static str> {
-        no_bf16(&self.run.device, self.run.reference)
-    }
-
-    fn choose_bf16(&mut self, bf16: bool) {
-        self.run.bf16 = if bf16 { Bf16::Weights } else { Bf16::Nothing };
+    fn choose(&mut self, half: Option<Half>) {
+        set(&mut self.run, half);
         self.runner = Runner::new(self.runner.graph().clone(), self.run.clone());
     }
 
@@ -380,20 +380,30 @@ impl Session {
     }
 }
 
-/// Why there is no bf16 there.
-fn no_bf16(device: &Device, reference: bool) -> Option<&'static str> {
-    match device {
-        Device::Gpu(_) => None,
-        Device::Cpu => reference.then_some("reference functions compute in f32"),
+/// What of 16 bits there is for what is asked, or why there is nothing.
+fn offered(options: &SessionOptions, asked: Precision) -> Result<Half, &'static str> {
+    match (&options.device, asked) {
+        (Device::Cpu, _) if options.reference => Err("reference functions compute in f32"),
+        (Device::Cpu, Precision::F16) => Err("it is for GPUs (--device gpu), a CPU has bf16"),
+        (Device::Cpu, _) | (Device::Gpu(_), Precision::Bf16) => Ok(Half::Bf16),
+        (Device::Gpu(_), _) => Ok(Half::F16),
     }
 }
 
-/// Whether bf16 is faster there, where `cpu` says that of the CPU.
+/// Whether 16 bits are faster there, where `cpu` says that of the CPU.
 fn gains(device: &Device, cpu: Result<(), &'static str>) -> Result<(), &'static str> {
     match device {
-        Device::Gpu(_) => Err("what a GPU gains by weights in bf16 is not measured; --precision bf16 asks for them"),
+        Device::Gpu(gpu) if gpu.multiplies_halves() => Ok(()),
+        Device::Gpu(_) => Err("this GPU multiplies no matrices of f16, and what else it gains by 16 bits is not measured; \
+             --precision f16 asks for them"),
         Device::Cpu => cpu,
     }
+}
+
+/// Makes plans compute in those 16 bits.
+fn set(run: &mut RunOptions, half: Option<Half>) {
+    run.bf16 = if half == Some(Half::Bf16) { Bf16::Weights } else { Bf16::Nothing };
+    run.f16 = half == Some(Half::F16);
 }
 
 /// The golden samples of a bundle, inputs and recorded outputs, if it has any.

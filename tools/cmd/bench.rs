@@ -75,7 +75,7 @@ struct Answer {
     #[arg(long, value_name = "NAME:1x3x224x224", value_parser = shape, conflicts_with = "bind")]
     shape: Vec<(String, Vec<usize>)>,
     /// Recorded cases to run on in turn (case*.npz with the inputs as in_NAME), in place of a sample; they also judge
-    /// bf16.
+    /// 16 bits.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["bind", "shape", "tensors"])]
     cases: Option<PathBuf>,
     /// Named input tensors to run on, in place of a sample.

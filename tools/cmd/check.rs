@@ -32,7 +32,7 @@ pub(crate) struct Check {
     /// The directory of the recorded cases.
     #[arg(long, value_name = "DIR", required_unless_present = "batch")]
     cases: Option<PathBuf>,
-    /// Allowed relative to each recorded value; given, only --rtol and --atol count. In bf16 2 % of the largest is
+    /// Allowed relative to each recorded value; given, only --rtol and --atol count. In 16 bits 2 % of the largest is
     /// allowed.
     #[arg(long, value_name = "R")]
     rtol: Option<f64>,
@@ -135,10 +135,10 @@ impl Check {
         SessionOptions { reference: self.reference, device: device.clone(), precision, ..SessionOptions::default() }
     }
 
-    fn tolerance(&self, dir: &Path, bf16: bool) -> anyhow::Result<Tolerance> {
+    fn tolerance(&self, dir: &Path, half: bool) -> anyhow::Result<Tolerance> {
         if self.rtol.is_none() && self.atol.is_none() {
             let recorded = cases::tolerance(dir)?;
-            let relative = if bf16 { recorded.relative.max(RELATIVE) } else { recorded.relative };
+            let relative = if half { recorded.relative.max(RELATIVE) } else { recorded.relative };
             return Ok(Tolerance { relative, ..recorded });
         }
         let (elementwise, absolute) = (self.rtol.unwrap_or(0.0), self.atol.unwrap_or(0.0));
@@ -149,7 +149,7 @@ impl Check {
     }
 
     fn compare(&self, session: &mut Session, dir: &Path) -> anyhow::Result<Vec<Compared>> {
-        let tolerance = self.tolerance(dir, session.precision().bf16)?;
+        let tolerance = self.tolerance(dir, session.precision().half.is_some())?;
         let mut rows = Vec::new();
         for path in cases::files(dir)? {
             let case = Case::read(&path, session)?;

@@ -47,7 +47,7 @@ pub(crate) struct Run {
     /// What products of floats with fixed weights are computed in; the rest is always f32.
     #[arg(long, value_enum, default_value_t = Precise::F32)]
     precision: Precise,
-    /// Recorded cases (case*.npz with the inputs as in_NAME) on which bf16 is judged.
+    /// Recorded cases (case*.npz with the inputs as in_NAME) on which 16 bits are judged.
     #[arg(long, value_name = "DIR", requires = "tensors")]
     cases: Option<PathBuf>,
     /// Run every operator by its reference function.
@@ -116,7 +116,7 @@ impl Run {
         if self.cases.is_some() && self.precision == Precise::F32 {
             return Err(fail(
                 Class::Usage,
-                "--cases judges bf16 and does nothing with --precision f32: give --precision auto or bf16 too, or leave \
+                "--cases judges 16 bits and does nothing with --precision f32: give --precision auto, bf16 or f16 too, or leave \
                  it out",
             ));
         }

@@ -15,6 +15,37 @@ const MOST_GROUPS: usize = 65_535;
 /// Words of parameters a call may have: one aligned slot of uniform memory.
 pub const PARAMS: usize = 64;
 
+/// Matrices of f16 that the subgroups of a device multiply at once, with sums in `f32`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Matrices {
+    /// Rows and columns of each: 8 or 16.
+    pub side: usize,
+    /// Threads of a subgroup.
+    pub subgroup: usize,
+}
+
+impl Matrices {
+    /// How many of those that make up a square of `side` each subgroup of a group of `threads` has, side by side; `None` when they
+    /// cannot be shared out so.
+    pub(crate) fn per_subgroup(self, side: usize, threads: usize) -> Option<usize> {
+        let (line, subgroups) = (side / self.side, threads / self.subgroup);
+        let each = (line * line).checked_div(subgroups)?;
+        (each > 0 && each * subgroups == line * line && line % each == 0).then_some(each)
+    }
+}
+
+/// What a kernel asks of a device beyond what every one has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Needs {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Subgroups of so many threads, which are those that follow one another.
+    Subgroups(usize),
+    /// Matrices.
+    Matrices(Matrices),
+}
+
 /// One shader. Its entry point is `main`; `@binding(0)` holds the parameters, `@binding(1)` and on are the operands and then
 /// the results, all of them `read_write` storage.
 pub struct Kernel {
@@ -26,6 +57,10 @@ pub struct Kernel {
     pub reads: usize,
     /// Results it writes, bound behind the operands.
     pub writes: usize,
+    /// What it asks of a device.
+    pub needs: Needs,
+    /// Whether it multiplies f16, or has weights in it.
+    pub halves: bool,
     trials: Box<dyn Fn() -> Vec<Trial> + Send + Sync>,
     parts: Box<dyn Fn() -> Vec<Part> + Send + Sync>,
 }
@@ -44,7 +79,20 @@ impl Kernel {
         writes: usize,
         trials: impl Fn() -> Vec<Trial> + Send + Sync + 'static,
     ) -> Arc<Kernel> {
-        Arc::new(Kernel { name, source, reads, writes, trials: Box::new(trials), parts: Box::new(Vec::new) })
+        Kernel::asking(Needs::Nothing, false, name, source, [reads, writes], trials)
+    }
+
+    /// One that asks that of a device; `halves` says whether it multiplies f16, or has weights in it.
+    pub(crate) fn asking(
+        needs: Needs,
+        halves: bool,
+        name: String,
+        source: String,
+        [reads, writes]: [usize; 2],
+        trials: impl Fn() -> Vec<Trial> + Send + Sync + 'static,
+    ) -> Arc<Kernel> {
+        let (trials, parts) = (Box::new(trials), Box::new(Vec::new));
+        Arc::new(Kernel { name, source, reads, writes, needs, halves, trials, parts })
     }
 
     /// One with a single result, which on the operands of each trial is, to the bit, what the last of `parts` makes.
@@ -55,7 +103,9 @@ impl Kernel {
         trials: impl Fn() -> Vec<Trial> + Send + Sync + 'static,
         parts: impl Fn() -> Vec<Part> + Send + Sync + 'static,
     ) -> Arc<Kernel> {
-        Arc::new(Kernel { name, source, reads, writes: 1, trials: Box::new(trials), parts: Box::new(parts) })
+        let (trials, parts) = (Box::new(trials), Box::new(parts));
+        let (needs, halves) = Default::default();
+        Arc::new(Kernel { name, source, reads, writes: 1, needs, halves, trials, parts })
     }
 
     /// Runs on small, awkward shapes with the results a plain loop gives.
@@ -72,8 +122,8 @@ impl Kernel {
     /// A call with these parameters on a grid of `groups`.
     pub(crate) fn call(self: &Arc<Kernel>, params: Vec<u32>, groups: [usize; 3]) -> Option<Call> {
         let fits = groups.iter().all(|&g| g <= MOST_GROUPS) && params.len() <= PARAMS;
-        let (others, chain) = Default::default();
-        fits.then(|| Call { kernel: self.clone(), params, groups: groups.map(|g| g as u32), others, chain })
+        let (others, otherwise, chain) = Default::default();
+        fits.then(|| Call { kernel: self.clone(), params, groups: groups.map(|g| g as u32), others, otherwise, chain })
     }
 
     /// A call on `n` threads in a line; `None` when they are more than a grid has.
@@ -99,6 +149,8 @@ pub struct Call {
     pub groups: [u32; 3],
     /// Calls that make of the same operands the same results, to the bit: the device takes one of them where it is faster.
     pub others: Vec<Call>,
+    /// A call on the same operands that computes the same, rounded otherwise: for a device that refuses this one's kernel.
+    pub otherwise: Option<Box<Call>>,
     /// What it computes, where that is functions of elements: it can be one call with those that make its operands.
     pub chain: Option<Arc<Chain>>,
 }
@@ -107,6 +159,12 @@ impl Call {
     /// With that one among the others, where there is one.
     pub(crate) fn or(mut self, other: Option<Call>) -> Call {
         self.others.extend(other);
+        self
+    }
+
+    /// With that one for devices that refuse this one's kernel.
+    pub(crate) fn otherwise(mut self, other: Call) -> Call {
+        self.otherwise = Some(Box::new(other));
         self
     }
 }

@@ -1,8 +1,8 @@
 //! Gradients of normalisation along rows: by the operand, a group of threads a row, then by scale and bias, a thread a column.
 use std::sync::Arc;
 
-use crate::kernel::{Allowed, Call, Draws, Kernel, Trial, bytes_of, filled, floats, plane};
-use crate::rows::TOGETHER;
+use crate::kernel::{Allowed, Call, Draws, Kernel, Needs, Trial, bytes_of, filled, floats, plane};
+use crate::rows::{Reduction, SUBGROUPS, together};
 
 /// What of `y = (x - mean) / √(var + epsilon) · scale + bias` is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,8 +35,11 @@ impl NormBack {
         word(self.rows.checked_mul(self.length)?)?;
         let params = vec![word(self.rows)?, word(self.length)?, u32::from(self.centred), self.epsilon.to_bits()];
         match self.of {
-            Of::Operand => kernel(self.of).call(params, plane(self.rows)?),
-            Of::Parameters => kernel(self.of).line(params, self.length),
+            Of::Operand => {
+                let call = |subgroup| Some(kernel(self.of, subgroup).call(params.clone(), plane(self.rows)?));
+                SUBGROUPS.into_iter().try_fold(call(None)??, |of, size| Some(of.or(call(Some(size))?)))
+            }
+            Of::Parameters => kernel(self.of, None).line(params, self.length),
         }
     }
 }
@@ -89,25 +92,35 @@ const PARAMETERS: &str = "    let k = number * 64u + lane;
     S[k] = v;
     B[k] = w;";
 
-fn kernel(of: Of) -> Arc<Kernel> {
+/// With sums by subgroups of so many threads, or without.
+fn kernel(of: Of, subgroup: Option<usize>) -> Arc<Kernel> {
     let (name, what, names, reduce, body) = match of {
-        Of::Operand => ("norm-back", "The gradient by x", ["G", "X", "S", "D", "M"], TOGETHER, OPERAND),
+        Of::Operand => {
+            let reduce = together(subgroup, &[Reduction::Sum]);
+            ("norm-back", "The gradient by x", ["G", "X", "S", "D", "M"], reduce, OPERAND)
+        }
         Of::Parameters => {
-            ("norm-back-parameters", "The gradients by scale and bias", ["G", "X", "M", "S", "B"], "", PARAMETERS)
+            let names = ["G", "X", "M", "S", "B"];
+            ("norm-back-parameters", "The gradients by scale and bias", names, String::new(), PARAMETERS)
         }
     };
+    let (end, needs) = match subgroup {
+        None => (String::new(), Needs::Nothing),
+        Some(size) => (format!("-by{size}"), Needs::Subgroups(size)),
+    };
     let bindings = floats(1, &names);
-    let values = [("WHAT", what), ("BINDINGS", &bindings), ("REDUCE", reduce), ("BODY", body)];
+    let values = [("WHAT", what), ("BINDINGS", &bindings), ("REDUCE", &reduce), ("BODY", body)];
     let source = filled(include_str!("norm.wgsl"), &values);
-    Kernel::new(name.into(), source, 3, 2, move || {
+    Kernel::asking(needs, false, format!("{name}{end}"), source, [3, 2], move || {
         let all = [(1, 1, true), (3, 130, true), (5, 7, false)];
-        all.iter().filter_map(|&(rows, length, centred)| trial(of, rows, length, centred)).collect()
+        all.iter().filter_map(|&(rows, length, centred)| trial(of, subgroup, rows, length, centred)).collect()
     })
 }
 
-fn trial(of: Of, rows: usize, length: usize, centred: bool) -> Option<Trial> {
+fn trial(of: Of, subgroup: Option<usize>, rows: usize, length: usize, centred: bool) -> Option<Trial> {
     let epsilon = 1e-3f32;
-    let call = NormBack { of, rows, length, centred, epsilon }.call()?;
+    let mut call = NormBack { of, rows, length, centred, epsilon }.call()?;
+    call.kernel = kernel(of, subgroup);
     let mut draws = Draws::new(length as u64);
     let [g, x] = [0; 2].map(|_| draws.floats(rows * length));
     let scale = draws.floats(length);

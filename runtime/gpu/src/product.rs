@@ -1,14 +1,16 @@
-//! Matrix products and convolutions with channels last, in three manners.
+//! Matrix products and convolutions with channels last, in four manners.
 //!
 //! A thread makes a tile of the result in registers, alone or as one of eight that share the sum; or 256 threads share what they
 //! read. Sharing the sum rounds otherwise, so that is chosen by the shape, everywhere alike; whether to share what is read is
-//! measured on the device.
+//! measured on the device. Where operands may be rounded to f16 and the device multiplies matrices of it, subgroups do so: that
+//! is chosen by the shape too.
+use half::f16;
 use hone_kernels::bf16::round;
 use hone_kernels::conv::Window;
 use hone_kernels::epilogue::Activation;
 
 use crate::functions::of_activation;
-use crate::kernel::{Call, put_window};
+use crate::kernel::{Call, Matrices, put_window};
 
 mod text;
 mod trials;
@@ -27,6 +29,8 @@ pub enum Right {
     Packed,
     /// [`pack_bf16`]ed upper halves of floats.
     PackedBf16,
+    /// [`pack_f16`]ed floats of half the bits.
+    PackedF16,
     /// [`pack_i8`]ed bytes, with a scale a column as an operand.
     PackedI8,
     /// [`pack_4`]ed codes of four bits, with a scale and an offset a column and block of k as two operands: `code · scale -
@@ -110,11 +114,34 @@ pub struct Product {
     pub alpha: f32,
     /// What comes last.
     pub activation: Activation,
+    /// Both operands may be rounded to f16, what is larger than that has to its largest, and multiplied by these of the device; the
+    /// sums are `f32`.
+    pub matrices: Option<Matrices>,
 }
 
 /// Elements of one packed matrix.
 pub fn packed_len(k: usize, n: usize) -> usize {
     k * n.next_multiple_of(COLUMNS)
+}
+
+/// A product with those matrices, by which it is seen whether a device has them; `None` when groups of threads cannot share them out.
+pub(crate) fn probe(of: Matrices) -> Option<Call> {
+    let (m, n, k) = (64, 64, 64);
+    let product = Product {
+        m,
+        n,
+        k,
+        left: Left::Matrix { row: k, step: 1 },
+        right: Right::PackedF16,
+        y_row: n,
+        batch: Batch::one(),
+        bias: false,
+        residual: false,
+        alpha: 1.0,
+        activation: Activation::None,
+        matrices: Some(of),
+    };
+    product.made_by(Maker::Subgroups { side: 32, of })
 }
 
 /// The bytes of a packed matrix of floats: `w(k, j)`.
@@ -127,6 +154,14 @@ pub fn pack(k: usize, n: usize, w: impl Fn(usize, usize) -> f32) -> Vec<u8> {
 pub fn pack_bf16(k: usize, n: usize, w: impl Fn(usize, usize) -> f32) -> Vec<u8> {
     let row = n.next_multiple_of(COLUMNS);
     (0..k * row).flat_map(|i| (if i % row < n { round(w(i / row, i % row)) } else { 0 }).to_le_bytes()).collect()
+}
+
+/// The bytes of a packed matrix of floats in f16, half as many: `w(k, j)`, rounded, and what is larger than f16 has its largest.
+pub fn pack_f16(k: usize, n: usize, w: impl Fn(usize, usize) -> f32) -> Vec<u8> {
+    let row = n.next_multiple_of(COLUMNS);
+    let most = f16::MAX.to_f32();
+    let at = |i: usize| if i % row < n { w(i / row, i % row).clamp(-most, most) } else { 0.0 };
+    (0..k * row).flat_map(|i| f16::from_f32(at(i)).to_le_bytes()).collect()
 }
 
 /// The bytes of a packed matrix of bytes: `w(k, j)`.
@@ -203,6 +238,66 @@ impl Manner {
     }
 }
 
+/// Who makes the result of a product of floats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Maker {
+    /// Threads, in `f32`.
+    Threads(Manner),
+    /// The subgroups of a group with [`THREADS`] for each of `side` rows by `side` columns (32 or 64), with matrices of the device.
+    Subgroups {
+        side: usize,
+        of: Matrices,
+    },
+}
+
+/// Threads for each row of what [`Maker::Subgroups`] make together.
+const THREADS: usize = 4;
+
+impl Maker {
+    /// Subgroups, of a result with so many rows and columns, so many times, and sums of that length; `None` where their matrices
+    /// would be filled too little.
+    fn subgroups(of: Matrices, m: usize, n: usize, batch: usize, length: usize) -> Option<Maker> {
+        let groups = |side: usize| n.div_ceil(side) * m.div_ceil(side) * batch;
+        let side = if groups(64) < FEW_GROUPS { 32 } else { 64 };
+        (m >= 16 && n >= 16 && length >= 16).then_some(Maker::Subgroups { side, of })
+    }
+
+    /// Whether the operands lie for it.
+    fn takes(self, form: Form) -> bool {
+        match self {
+            Maker::Threads(Manner::Tile | Manner::Split(_)) => true,
+            Maker::Threads(Manner::Shared) => form.wide,
+            Maker::Subgroups { side, of } => form.wide && of.per_subgroup(side, THREADS * side).is_some(),
+        }
+    }
+
+    /// Columns and rows of a group.
+    fn tile(self) -> (usize, usize) {
+        match self {
+            Maker::Threads(manner) => manner.tile(),
+            Maker::Subgroups { side, .. } => (side, side),
+        }
+    }
+
+    /// How names of kernels end.
+    fn name(self) -> String {
+        match self {
+            Maker::Threads(manner) => manner.name().into(),
+            Maker::Subgroups { side, of: Matrices { side: of, subgroup } } => format!("-matrices{side}of{of}by{subgroup}"),
+        }
+    }
+
+    /// What the head of a text says.
+    fn told(self) -> &'static str {
+        match self {
+            Maker::Threads(manner) => manner.told(),
+            Maker::Subgroups { .. } => {
+                "A group rounds what it reads to f16, and its subgroups multiply matrices of that; sums are f32."
+            }
+        }
+    }
+}
+
 /// Groups that occupy a large device; fewer are too few, and sums are shared by threads.
 const FEW_GROUPS: usize = 64;
 /// Least length of a sum that is worth sharing.
@@ -211,7 +306,7 @@ const LONG: usize = 64;
 /// What the text depends on.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Form {
-    manner: Manner,
+    maker: Maker,
     window: bool,
     /// The left operand is read four at a time.
     wide: bool,
@@ -222,14 +317,14 @@ struct Form {
 }
 
 impl Product {
-    fn form(&self, manner: Manner) -> Form {
+    fn form(&self, maker: Maker) -> Form {
         let fours = |v: &[usize]| v.iter().all(|v| v.is_multiple_of(4));
         let wide = match self.left {
             Left::Matrix { row, step } => step == 1 && fours(&[row, self.k]) && fours(&self.batch.a),
             Left::Window { channels, pixel, .. } => fours(&[channels, pixel]) && fours(&self.batch.a),
         };
         Form {
-            manner,
+            maker,
             window: matches!(self.left, Left::Window { .. }),
             wide,
             right: match self.right {
@@ -238,6 +333,7 @@ impl Product {
                 Right::Plain { .. } => 2,
                 Right::Packed4 { .. } => 3,
                 Right::PackedBf16 => 4,
+                Right::PackedF16 => 5,
             },
             bias: self.bias,
             residual: self.residual,
@@ -252,25 +348,32 @@ impl Product {
 
     /// The call; `None` when the sizes are more than a grid or a word has.
     pub fn call(&self) -> Option<Call> {
-        let (m, n, length) = (self.m, self.n, self.channels());
-        if Manner::splits(m, n, self.batch.lengths.iter().product(), length) {
-            return self.in_manner(Manner::split(m));
-        }
-        let call = self.in_manner(Manner::Tile)?;
-        Some(if Manner::shares(m, n, length) { call.or(self.in_manner(Manner::Shared)) } else { call })
+        let (m, n, length, batch) = (self.m, self.n, self.channels(), self.batch.lengths.iter().product());
+        let threads = |manner: Manner| self.made_by(Maker::Threads(manner));
+        let call = if Manner::splits(m, n, batch, length) {
+            threads(Manner::split(m))?
+        } else {
+            let call = threads(Manner::Tile)?;
+            if Manner::shares(m, n, length) { call.or(threads(Manner::Shared)) } else { call }
+        };
+        let subgroups = self.matrices.and_then(|of| Maker::subgroups(of, m, n, batch, length));
+        Some(match subgroups.and_then(|maker| self.made_by(maker)) {
+            Some(rounded) => rounded.otherwise(call),
+            None => call,
+        })
     }
 
-    /// The call in a manner; `None` also when the operands do not lie for it.
-    fn in_manner(&self, manner: Manner) -> Option<Call> {
-        let form = self.form(manner);
-        if manner == Manner::Shared && !form.wide {
+    /// The call of that maker; `None` also when the operands do not lie for it.
+    fn made_by(&self, maker: Maker) -> Option<Call> {
+        let form = self.form(maker);
+        if !maker.takes(form) {
             return None;
         }
         let word = |v: usize| u32::try_from(v).ok();
         let (unit, per) = (if form.wide { 4 } else { 1 }, 4);
         let mut params = vec![0u32; 52];
         let (w_row, w_step, w_unit) = match self.right {
-            Right::Packed | Right::PackedBf16 | Right::PackedI8 => (self.n.next_multiple_of(COLUMNS) / per, 0, per),
+            Right::Packed | Right::PackedBf16 | Right::PackedF16 | Right::PackedI8 => (self.n.next_multiple_of(COLUMNS) / per, 0, per),
             Right::Plain { row, step } => (row, step, 1),
             Right::Packed4 { block } => {
                 if self.batch != Batch::one() || form.window || block % 4 != 0 || block == 0 {
@@ -303,7 +406,7 @@ impl Product {
         }
         params[50] = word(self.channels())?;
         params[51] = self.alpha.to_bits();
-        let (columns, rows) = manner.tile();
+        let (columns, rows) = maker.tile();
         let groups = [self.n.div_ceil(columns), self.m.div_ceil(rows), self.batch.lengths.iter().product()];
         text::kernel(form).call(params, groups)
     }

@@ -4,7 +4,7 @@
 // window and the channels of a group: k = tap · channels + channel. w is {{WEIGHTS}}.
 // {{MANNER}}
 
-{{COMMON}}
+{{ENABLE}}{{COMMON}}
 
 struct Params {
     m: u32,
@@ -31,9 +31,9 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> P: Params;
-@group(0) @binding(1) var<storage, read_write> A: array<{{A_WORD}}>;
+@group(0) @binding(1) var<storage, read_write> X: array<{{A_WORD}}>;
 @group(0) @binding(2) var<storage, read_write> W: array<{{W_WORD}}>;
-{{BINDINGS}}{{BF16}}
+{{BINDINGS}}{{HALVES}}
 
 fn activated(a: f32) -> f32 {
     return {{ACTIVATION}};

@@ -1,7 +1,7 @@
 //! Along one axis: reductions, softmax, normalisation.
 use std::sync::Arc;
 
-use crate::kernel::{Allowed, Call, Draws, Kernel, Trial, bytes_of, filled, floats, plane};
+use crate::kernel::{Allowed, Call, Draws, Kernel, Needs, Trial, bytes_of, filled, floats, plane};
 
 /// What is computed along the axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,12 +76,29 @@ impl Along {
             self.epsilon.to_bits(),
             self.factor.to_bits(),
         ];
-        let kernel = kernel(self.rows, together);
-        if together { kernel.call(params, plane(rows)?) } else { kernel.line(params, rows) }
+        if !together {
+            return kernel(self.rows, Lanes::Alone).line(params, rows);
+        }
+        let call = |lanes| Some(kernel(self.rows, lanes).call(params.clone(), plane(rows)?));
+        SUBGROUPS.into_iter().try_fold(call(Lanes::Together)??, |of, size| Some(of.or(call(Lanes::Subgroups(size))?)))
     }
 }
 
-fn kernel(rows: Rows, together: bool) -> Arc<Kernel> {
+/// Who takes a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lanes {
+    /// A thread.
+    Alone,
+    /// 64 threads.
+    Together,
+    /// 64 threads in subgroups of so many.
+    Subgroups(usize),
+}
+
+/// Sizes of subgroups that there are.
+pub(crate) const SUBGROUPS: [usize; 4] = [8, 16, 32, 64];
+
+fn kernel(rows: Rows, lanes: Lanes) -> Arc<Kernel> {
     let what = match rows {
         Rows::Sum => "sum",
         Rows::Max => "max",
@@ -100,17 +117,23 @@ fn kernel(rows: Rows, together: bool) -> Arc<Kernel> {
         Rows::Norm { centred: false, bias: false } => "rms-norm",
         Rows::Norm { centred: false, bias: true } => "rms-norm-bias",
     };
-    let name = format!("rows-{what}{}", if together { "" } else { "-columns" });
+    let end = match lanes {
+        Lanes::Alone => "-columns".into(),
+        Lanes::Together => String::new(),
+        Lanes::Subgroups(size) => format!("-by{size}"),
+    };
+    let name = format!("rows-{what}{end}");
     let extra: &[&str] = match rows {
         Rows::Norm { bias: true, .. } => &["S", "B", "Y"],
         Rows::Norm { .. } => &["S", "Y"],
         _ => &["Y"],
     };
     let bindings = floats(2, extra);
-    let (how, reduce) = if together {
-        ("A group of 64 threads takes a row; inner is 1.", [TOGETHER, OTHERS].concat())
-    } else {
-        ("A thread takes a row.", String::new())
+    let group = "A group of 64 threads takes a row; inner is 1.";
+    let (how, reduce, needs) = match lanes {
+        Lanes::Alone => ("A thread takes a row.", String::new(), Needs::Nothing),
+        Lanes::Together => (group, together(None, &Reduction::ALL), Needs::Nothing),
+        Lanes::Subgroups(size) => (group, together(Some(size), &Reduction::ALL), Needs::Subgroups(size)),
     };
     let source = filled(
         include_str!("rows.wgsl"),
@@ -120,61 +143,65 @@ fn kernel(rows: Rows, together: bool) -> Arc<Kernel> {
             ("COMMON", include_str!("common.wgsl")),
             ("BINDINGS", &bindings),
             ("REDUCE", &reduce),
-            ("MAIN", &main(rows, together)),
+            ("MAIN", &main(rows, lanes != Lanes::Alone)),
         ],
     );
-    Kernel::new(name, source, extra.len(), 1, move || trials(rows, together))
+    Kernel::asking(needs, false, name, source, [extra.len(), 1], move || trials(rows, lanes))
 }
 
-/// Partial sums of 64 threads become one, the same for all.
-pub(crate) const TOGETHER: &str = "
-var<workgroup> part: array<f32, 64>;
+/// How values of 64 threads become one.
+#[derive(Clone, Copy)]
+pub(crate) enum Reduction {
+    Sum,
+    Product,
+    Largest,
+}
 
-fn all_sum(lane: u32, v: f32) -> f32 {
-    part[lane] = v;
-    workgroupBarrier();
-    for (var half = 32u; half > 0u; half >>= 1u) {
-        if lane < half {
-            part[lane] += part[lane + half];
+impl Reduction {
+    const ALL: [Reduction; 3] = [Reduction::Sum, Reduction::Product, Reduction::Largest];
+
+    /// The function, and what it makes of two.
+    fn text(self) -> (&'static str, fn(&str, &str) -> String) {
+        match self {
+            Reduction::Sum => ("all_sum", |a, b| format!("{a} + {b}")),
+            Reduction::Product => ("all_product", |a, b| format!("{a} * {b}")),
+            Reduction::Largest => ("all_max", |a, b| format!("larger({a}, {b})")),
         }
-        workgroupBarrier();
     }
-    let out = part[0];
-    workgroupBarrier();
-    return out;
-}
-";
-
-/// The same of products, and of the largest.
-const OTHERS: &str = "
-fn all_product(lane: u32, v: f32) -> f32 {
-    part[lane] = v;
-    workgroupBarrier();
-    for (var half = 32u; half > 0u; half >>= 1u) {
-        if lane < half {
-            part[lane] *= part[lane + half];
-        }
-        workgroupBarrier();
-    }
-    let out = part[0];
-    workgroupBarrier();
-    return out;
 }
 
-fn all_max(lane: u32, v: f32) -> f32 {
-    part[lane] = v;
-    workgroupBarrier();
-    for (var half = 32u; half > 0u; half >>= 1u) {
-        if lane < half {
-            part[lane] = larger(part[lane], part[lane + half]);
-        }
+/// Functions by which values of 64 threads become one, the same for all: always by the same tree, so that those with subgroups of so
+/// many threads, which need not wait for one another so often, come to the same bits.
+pub(crate) fn together(subgroup: Option<usize>, all: &[Reduction]) -> String {
+    let mut out = String::from("\nvar<workgroup> part: array<f32, 64>;\n");
+    out += if subgroup.is_some() { "var<workgroup> last: f32;\n" } else { "" };
+    for reduction in all {
+        let (name, of) = reduction.text();
+        out += &format!("\nfn {name}(lane: u32, v: f32) -> f32 {{\n    part[lane] = v;\n    workgroupBarrier();\n");
+        let pair = of("part[lane]", "part[lane + half]");
+        let least = subgroup.unwrap_or(1);
+        out += &format!(
+            "    for (var half = 32u; half >= {least}u; half >>= 1u) {{
+        if lane < half {{
+            part[lane] = {pair};
+        }}
         workgroupBarrier();
+    }}\n"
+        );
+        match subgroup {
+            None => out += "    let out = part[0];\n    workgroupBarrier();\n    return out;\n}\n",
+            Some(size) => {
+                out += "    var s = part[lane];\n";
+                let halves = std::iter::successors(Some(size / 2), |half| Some(half / 2)).take_while(|half| *half > 0);
+                for half in halves.map(|half| half.min(32)) {
+                    out += &format!("    s = {};\n", of("s", &format!("subgroupShuffleDown(s, {half}u)")));
+                }
+                out += "    if lane == 0u {\n        last = s;\n    }\n    workgroupBarrier();\n    return last;\n}\n";
+            }
+        }
     }
-    let out = part[0];
-    workgroupBarrier();
-    return out;
+    out
 }
-";
 
 const LARGER: &str = "
 fn larger(a: f32, b: f32) -> f32 {
@@ -290,24 +317,25 @@ fn main(
     format!("{LARGER}\n{head}{body}}}\n")
 }
 
-fn trials(rows: Rows, together: bool) -> Vec<Trial> {
+fn trials(rows: Rows, lanes: Lanes) -> Vec<Trial> {
     let mut out = Vec::new();
     for (outer, length, inner) in [(1, 1, 1), (3, 5, 1), (2, 130, 1), (2, 6, 5), (1, 9, 70)] {
-        if together != (inner == 1) {
+        if (lanes == Lanes::Alone) != (inner > 1) {
             continue;
         }
         let mut along = Along { rows, outer, length, inner, scales: length, epsilon: 1e-5, factor: 0.25 };
         if let Rows::Norm { .. } = rows {
             along.scales = if outer == 3 { 1 } else { length };
         }
-        out.extend(trial(&along));
+        out.extend(trial(&along, lanes));
     }
     out
 }
 
-fn trial(along: &Along) -> Option<Trial> {
+fn trial(along: &Along, lanes: Lanes) -> Option<Trial> {
     let Along { rows, outer, length, inner, .. } = *along;
-    let call = along.call()?;
+    let mut call = along.call()?;
+    call.kernel = kernel(rows, lanes);
     let mut draws = Draws::new((outer * length) as u64);
     let x: Vec<f32> = draws.floats(outer * length * inner);
     // A logarithm needs a sum above 0; a product of many needs factors near 1.

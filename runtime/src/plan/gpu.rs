@@ -49,6 +49,8 @@ pub(super) struct Accelerated {
     pub(super) on_gpu: Vec<bool>,
     /// How many of those a call of a later step stands for.
     pub(super) joined: usize,
+    /// Calls of kernels that multiply f16, or have weights in it.
+    pub(super) halves: usize,
     /// Why steps that could have been there are not.
     pub(super) refused: Vec<String>,
     /// What is to be said of the file that the device keeps compiled kernels in.
@@ -81,7 +83,7 @@ impl Accelerated {
         let mut refused: Vec<String> = Vec::new();
         let mut on_gpu = vec![false; steps.len()];
         let mut parts: Vec<Part> = Vec::new();
-        let mut segments = 0;
+        let (mut segments, mut halves) = (0, 0);
         // Where each area has its bytes now.
         let mut here = vec![false; slots.len()];
         let mut there = vec![false; slots.len()];
@@ -92,16 +94,16 @@ impl Accelerated {
             _ => None,
         };
         let mut taken = |calls: &[(Call, Vec<At>)], step: &Step, others: &[usize]| {
-            // A kernel that is none for this device is no reason to leave the device.
-            match calls.iter().find_map(|(call, _)| device.ready(&call.kernel).err()) {
-                Some(e @ (GpuError::Lost { .. } | GpuError::Memory { .. })) => Err(e),
-                Some(e) => {
-                    let with = if others.is_empty() { "" } else { " with those before it that it stands for" };
-                    refused.push(format!("node `{}` ({}){with}: {e}", step.node, step.op));
-                    Ok(None)
-                }
-                None => Ok(resolve(calls, step, slots, packs, &fault, device.most_bytes())),
+            let with = if others.is_empty() { "" } else { " with those before it that it stands for" };
+            let mut usable = Vec::with_capacity(calls.len());
+            for (call, at) in calls {
+                // A kernel that is none for this device is no reason to leave the device.
+                let (call, why) = device.usable(call)?;
+                refused.extend(why.iter().map(|e| format!("node `{}` ({}){with}: {e}", step.node, step.op)));
+                let Some(call) = call else { return Ok(None) };
+                usable.push((call, at));
             }
+            Ok(resolve(&usable, step, slots, packs, &fault, device.most_bytes()))
         };
         // What stands for several steps is settled before the first of them.
         let mut with_others: Vec<Option<Calls>> = Vec::with_capacity(steps.len());
@@ -136,6 +138,7 @@ impl Accelerated {
                     segments += 1;
                 }
                 for (call, operands) in calls {
+                    halves += usize::from(call.kernel.halves);
                     let mut bindings = Vec::with_capacity(operands.len());
                     for o in operands {
                         bindings.push(match o {
@@ -194,7 +197,20 @@ impl Accelerated {
         let fault = faulty.then_some(fault);
         let (updated, before, seen) = (resident.updated(), Vec::new(), None);
         let joined = within.iter().filter(|w| **w).count();
-        Ok(Some(Accelerated { recording, parts, fault, updated, before, keeps, seen, on_gpu, joined, refused, cache }))
+        Ok(Some(Accelerated {
+            recording,
+            parts,
+            fault,
+            updated,
+            before,
+            keeps,
+            seen,
+            on_gpu,
+            joined,
+            halves,
+            refused,
+            cache,
+        }))
     }
 
     /// Bytes of weights on the device.
@@ -319,7 +335,7 @@ type Calls = Vec<(Call, Vec<Resolved>)>;
 
 /// Where the operands of those calls of a step are; `None` when one is nowhere the device can read, or takes more than `most` bytes.
 fn resolve(
-    calls: &[(Call, Vec<At>)],
+    calls: &[(&Call, &Vec<At>)],
     step: &Step,
     slots: &[Slot],
     packs: &Packs,
@@ -356,7 +372,7 @@ fn resolve(
         }
         At::Fault => Some(Resolved::Fault),
     };
-    let call = |(call, at): &(Call, Vec<At>)| {
+    let call = |&(call, at): &(&Call, &Vec<At>)| {
         let operands = at.iter().map(one).collect::<Option<Vec<_>>>()?;
         let bytes = |o: &Resolved| match o {
             Resolved::Arena(r) => r.len(),

@@ -94,6 +94,33 @@ fn the_shipped_model_and_the_quantised_ones_answer_as_on_the_cpu() {
 }
 
 #[test]
+fn products_of_f16_come_near_those_of_f32_and_to_the_same_bits_every_time() {
+    let gpu = gpu();
+    // Weights in f16 alone, or every product by matrices of it.
+    let all = gpu.multiplies_halves();
+    for (model, sample, least) in [
+        ("picture", "picture", 2),
+        ("sentence", "sentence", 2),
+        ("sequence", "sequence", 1),
+        ("picture.int8-weights", "picture", usize::from(all)),
+    ] {
+        let graph = graph(&format!("src/quant/testdata/{model}.onnx"));
+        let sample = samples(sample).remove(0);
+        let inputs: Vec<&Tensor> = sample.iter().collect();
+        let exact = Runner::new(graph.clone(), on(&gpu)).run(&inputs).unwrap();
+        let mut runner = Runner::new(graph, RunOptions { f16: true, ..on(&gpu) });
+        let first = runner.run(&inputs).unwrap();
+        let told = runner.last_plan().unwrap().on_gpu().unwrap();
+        let off = apart(&exact, &first);
+        println!("{model}: {} of {} calls in f16, {off:.1e} apart", told.halves, told.calls);
+        assert!(told.refused.is_empty() && told.on_cpu.is_empty(), "{model}: {told:?}");
+        assert!(told.halves >= least && off <= 2e-3, "{model}: {} calls in f16, {off:e} apart", told.halves);
+        assert_eq!(told.halves > 0, off > 0.0, "{model}: {} calls in f16, {off:e} apart", told.halves);
+        assert_eq!(first, runner.run(&inputs).unwrap(), "{model}");
+    }
+}
+
+#[test]
 fn a_device_that_is_lost_in_between_changes_no_answer_and_is_told() {
     let gpu = gpu();
     let graph = graph("src/quant/testdata/picture.onnx");

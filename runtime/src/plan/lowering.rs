@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
 
+use hone_gpu::kernel::Matrices;
 use hone_kernels::conv::Window;
 use hone_kernels::threads::Pool;
 
@@ -287,6 +288,10 @@ pub struct Lowering<'a> {
     pub(super) kept: &'a RefCell<Vec<Arc<dyn Any + Send + Sync>>>,
     /// What of frozen weights is wanted in bf16.
     pub bf16: Bf16,
+    /// Whether a GPU is to have frozen `f32` weights in f16.
+    pub f16: bool,
+    /// The matrices of f16 that products are to be made with on a GPU; `None` where that is not asked for or not to be had.
+    pub matrices: Option<Matrices>,
     /// Whether frozen matrices stay as they lie, where they meet many rows.
     pub lean: bool,
     /// Threads that the plan is made for.

@@ -178,6 +178,8 @@ pub struct OnGpu {
     pub calls: usize,
     /// Those of the steps there that have no call of their own: what they make is made by that of a later one.
     pub joined: usize,
+    /// How many of those calls multiply in f16, or have weights in it.
+    pub halves: usize,
     /// How often a run waits for the device.
     pub waits: usize,
     /// Bytes of the buffers there that the weights are in. Plans on one device share them.
@@ -281,6 +283,13 @@ impl Plan {
         let mut same_as: Vec<Option<ValueId>> = vec![None; slots.len()];
         let lowered: Vec<crate::graph::Node> = nodes.iter().map(|p| p.node.clone()).collect();
         let for_gpu = !options.reference && matches!(options.device, Device::Gpu(_));
+        #[cfg(feature = "gpu")]
+        let matrices = match &options.device {
+            Device::Gpu(gpu) if for_gpu && options.f16 => gpu.device.matrices(),
+            _ => None,
+        };
+        #[cfg(not(feature = "gpu"))]
+        let matrices = None;
         let mut recorded: Vec<Option<Recorded>> = Vec::new();
         let kept_packs = RefCell::default();
         // Of the weights of each step, those that wait to be packed.
@@ -314,6 +323,8 @@ impl Plan {
                         waits: false,
                         kept: &kept_packs,
                         bf16: options.bf16,
+                        f16: options.f16,
+                        matrices,
                         lean: options.lean,
                         threads: options.pool.threads(),
                     };
@@ -573,6 +584,7 @@ impl Plan {
                 on_cpu: of(false),
                 calls,
                 joined: gpu.joined,
+                halves: gpu.halves,
                 waits,
                 weight_bytes: gpu.weight_bytes(),
                 arena_bytes: gpu.arena_bytes(),

@@ -46,6 +46,9 @@ pub struct RunOptions {
     pub device: Device,
     /// What of frozen weights is multiplied in bf16.
     pub bf16: Bf16,
+    /// On a GPU, frozen `f32` weights of products and convolutions are in f16, and where it multiplies matrices of f16 all of them do
+    /// so. On a CPU nothing.
+    pub f16: bool,
 }
 
 /// What of frozen weights is multiplied in bf16, where there is a kernel for it.
@@ -93,6 +96,7 @@ impl Default for RunOptions {
             lean: false,
             device: Device::Cpu,
             bf16: Bf16::Nothing,
+            f16: false,
         }
     }
 }

@@ -111,7 +111,7 @@ fn recorded_inputs_judge_the_bf16_of_a_file_and_of_a_bundle() {
     // On a CPU without the instructions nothing is judged, with f32 nothing is asked.
     let mut session = file(&strip, Precision::Auto);
     session.judge_on(&cases, Err("no instructions")).unwrap();
-    assert_eq!((session.precision().bf16, session.precision().why.as_str()), (false, "no instructions"));
+    assert_eq!((session.precision().half, session.precision().why.as_str()), (None, "no instructions"));
     let mut session = file(&strip, Precision::F32);
     session.judge_on(&cases, Ok(())).unwrap();
     assert!(session.precision().agreement.is_none());
@@ -120,7 +120,7 @@ fn recorded_inputs_judge_the_bf16_of_a_file_and_of_a_bundle() {
     let mut session = file(&torn, Precision::Auto);
     session.judge_on(&cases, Ok(())).unwrap();
     session.run(&sample).unwrap();
-    assert!(!session.precision().bf16 && session.precision().why.contains("refused"), "{}", session.precision());
+    assert!(session.precision().half.is_none() && session.precision().why.contains("refused"), "{}", session.precision());
     assert!(kernels(&session).iter().all(|k| !k.contains("bf16")), "{:?}", kernels(&session));
     let refused = file(&torn, Precision::Bf16).judge_on(&cases, Ok(())).unwrap_err();
     assert_eq!(refused.class(), Class::Gate);
@@ -138,9 +138,11 @@ fn without_samples_and_by_reference_it_is_said_why_there_is_no_bf16() {
         Session::from_onnx(&onnx, "m.onnx", SessionOptions { precision, reference, ..SessionOptions::default() })
     };
     let auto = file(Precision::Auto, false).unwrap();
-    assert!(!auto.precision().bf16 && auto.precision().why.contains("no golden samples"), "{}", auto.precision());
+    assert!(auto.precision().half.is_none() && auto.precision().why.contains("no golden samples"), "{}", auto.precision());
     let asked = file(Precision::Bf16, false).unwrap();
-    assert!(asked.precision().bf16 && asked.precision().why.contains("no golden samples"), "{}", asked.precision());
+    assert!(asked.precision().half == Some(Half::Bf16) && asked.precision().why.contains("no golden samples"), "{}", asked.precision());
+    let Err(e) = file(Precision::F16, false) else { panic!("a CPU has no f16") };
+    assert!(e.to_string().contains("--device gpu"), "{e}");
     let Err(e) = file(Precision::Bf16, true) else { panic!("reference functions have no bf16") };
     assert_eq!(e.class(), Class::Unsupported);
 }
@@ -151,7 +153,7 @@ mod gpu_tests {
     use crate::device::Gpu;
 
     #[test]
-    fn on_a_gpu_weights_in_bf16_take_half_the_memory_and_answer_within_its_bounds() {
+    fn on_a_gpu_weights_in_16_bits_take_half_the_memory_and_answer_within_their_bounds() {
         let strip = bundle("strip");
         let open = |precision| {
             let gpu = Gpu::open(true, None).unwrap_or_else(|e| panic!("{e}: apt-get install mesa-vulkan-drivers"));
@@ -162,15 +164,26 @@ mod gpu_tests {
             let found = logits(&mut session, &strip);
             let told = session.on_gpu().unwrap();
             assert!(told.refused.is_empty() && told.left.is_none(), "{told:?}");
-            (found, gpu.weights().1, session.precision().clone())
+            (found, gpu.weights().1, session.precision().clone(), gpu.multiplies_halves())
         };
-        let ((exact, all, _), (rough, half, chosen)) = (open(Precision::F32), open(Precision::Bf16));
-        assert!(chosen.bf16 && chosen.agreement.is_some(), "{chosen}");
-        assert_ne!(rough, exact);
-        assert!(half * 10 < all * 7, "{half} of {all} bytes");
-        // It is not taken by itself: what it gains there nobody has measured.
-        let (auto, bytes, chosen) = open(Precision::Auto);
-        assert!(!chosen.bf16 && chosen.why.contains("--precision bf16"), "{chosen}");
-        assert_eq!((auto, bytes), (exact, all));
+        let (exact, all, ..) = open(Precision::F32);
+        let mut rounded = Vec::new();
+        for (precision, of) in [(Precision::Bf16, Half::Bf16), (Precision::F16, Half::F16)] {
+            let (rough, half, chosen, _) = open(precision);
+            assert!(chosen.half == Some(of) && chosen.agreement.is_some(), "{chosen}");
+            assert_ne!(rough, exact);
+            assert!(half * 10 < all * 7, "{half} of {all} bytes");
+            rounded.push((rough, chosen.agreement.unwrap().relative));
+        }
+        // Three bits more.
+        assert!(rounded[1].1 * 2.0 < rounded[0].1, "f16 {} and bf16 {} apart", rounded[1].1, rounded[0].1);
+        // By itself it is taken where the device multiplies matrices of it: what else it gains nobody has measured.
+        let (auto, bytes, chosen, multiplies) = open(Precision::Auto);
+        if multiplies {
+            assert_eq!((chosen.half, auto), (Some(Half::F16), rounded[1].0.clone()), "{chosen}");
+        } else {
+            assert!(chosen.half.is_none() && chosen.why.contains("--precision f16"), "{chosen}");
+            assert_eq!((auto, bytes), (exact, all));
+        }
     }
 }

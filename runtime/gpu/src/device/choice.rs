@@ -44,11 +44,12 @@ impl Device {
     /// # Errors
     /// [`GpuError::Lost`].
     pub(super) fn fastest<'c>(&self, call: &'c Call, bytes: &[usize]) -> Result<(&'c Call, Vec<GpuError>), GpuError> {
-        if call.others.is_empty() {
+        let all: Vec<&Call> =
+            std::iter::once(call).chain(call.others.iter().filter(|o| self.has(o.kernel.needs))).collect();
+        if all.len() == 1 {
             return Ok((call, Vec::new()));
         }
         let choices = &self.inner.choices;
-        let all: Vec<&Call> = std::iter::once(call).chain(&call.others).collect();
         let key = key(&all);
         if let Some(&known) = locked(&choices.known).get(&key) {
             return Ok((all.get(known as usize).copied().unwrap_or(call), Vec::new()));

@@ -6,11 +6,12 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use crate::kernel::{Given, Kernel, PARAMS};
+use crate::kernel::{Call, Given, Kernel, Matrices, Needs, PARAMS};
+use crate::product;
 
 mod cache;
 mod choice;
@@ -155,6 +156,12 @@ struct Inner {
     queue: wgpu::Queue,
     adapter: Adapter,
     limits: wgpu::Limits,
+    /// Sizes that its subgroups may have, by what it says of itself; none where kernels have nothing of them.
+    subgroups: Vec<usize>,
+    /// Matrices that it may have, by what it says of itself.
+    claimed: Vec<Matrices>,
+    /// Those of them that it has, once they were tried.
+    matrices: OnceLock<Option<Matrices>>,
     /// What went wrong outside of any call, first things first.
     wrong: Arc<Mutex<Option<String>>>,
     /// What became of each kernel that was tried. Whoever tries one holds it, so that nobody runs it untried.
@@ -216,6 +223,36 @@ fn adapters() -> Vec<wgpu::Adapter> {
     let mut all = wait(instance().enumerate_adapters(wgpu::Backends::VULKAN));
     all.sort_by_key(rank);
     all
+}
+
+/// What products of matrices of f16 need.
+const MULTIPLY: wgpu::Features =
+    wgpu::Features::SHADER_F16.union(wgpu::Features::SUBGROUP).union(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
+
+/// Sizes that an adapter says its subgroups may have; none where shaders have nothing of them.
+fn subgroups(adapter: &wgpu::Adapter) -> Vec<usize> {
+    let info = adapter.get_info();
+    let sizes = info.subgroup_min_size as usize..=info.subgroup_max_size as usize;
+    let has = adapter.features().contains(wgpu::Features::SUBGROUP);
+    crate::rows::SUBGROUPS.into_iter().filter(|size| has && sizes.contains(size)).collect()
+}
+
+/// Matrices of f16, with sums in `f32`, that an adapter says its subgroups multiply, the largest first, with each of those sizes of
+/// subgroups.
+fn claimed(adapter: &wgpu::Adapter, subgroups: &[usize]) -> Vec<Matrices> {
+    if !adapter.features().contains(MULTIPLY) {
+        return Vec::new();
+    }
+    let all = adapter.cooperative_matrix_properties();
+    let has = |side: u32| {
+        all.iter().any(|p| {
+            (p.m_size, p.n_size, p.k_size) == (side, side, side)
+                && p.ab_type == wgpu::CooperativeScalarType::F16
+                && p.cr_type == wgpu::CooperativeScalarType::F32
+        })
+    };
+    let of = |side: u32| subgroups.iter().map(move |&subgroup| Matrices { side: side as usize, subgroup });
+    [16, 8].into_iter().filter(|&side| has(side)).flat_map(of).collect()
 }
 
 /// Which adapters to try, by their numbers, the likeliest first.
@@ -286,10 +323,14 @@ impl Device {
     fn of(adapter: &wgpu::Adapter, options: &Options) -> Result<Device, GpuError> {
         let info = Adapter::of(&adapter.get_info());
         let has = adapter.limits();
-        // What every kernel keeps to is asked for, and nothing better, so that one that does not is refused everywhere.
+        let subgroups = subgroups(adapter);
+        let claimed = claimed(adapter, &subgroups);
+        // What every kernel keeps to is asked for, and nothing better, so that one that does not is refused everywhere; but what
+        // multiplies matrices keeps more of them at hand, which every device that does so has room for.
+        let shared = if claimed.is_empty() { 16 << 10 } else { has.max_compute_workgroup_storage_size.min(32 << 10) };
         let limits = wgpu::Limits {
             max_storage_buffers_per_shader_stage: STORAGE_BINDINGS as u32,
-            max_compute_workgroup_storage_size: 16 << 10,
+            max_compute_workgroup_storage_size: shared,
             max_compute_invocations_per_workgroup: 256,
             max_compute_workgroup_size_x: 256,
             max_compute_workgroup_size_y: 256,
@@ -299,7 +340,6 @@ impl Device {
             ..wgpu::Limits::downlevel_defaults()
         };
         let refused = |why: String| GpuError::Refused { adapter: info.name.clone(), why };
-        #[cfg_attr(not(test), expect(unused_mut, reason = "tests ask for more"))]
         let mut desc = wgpu::DeviceDescriptor {
             label: None,
             required_features: adapter.features() & wgpu::Features::PIPELINE_CACHE,
@@ -308,6 +348,15 @@ impl Device {
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             trace: wgpu::Trace::Off,
         };
+        if !subgroups.is_empty() {
+            desc.required_features |= wgpu::Features::SUBGROUP;
+        }
+        if !claimed.is_empty() {
+            desc.required_features |= MULTIPLY;
+            // SAFETY: of what is experimental the kernels use matrices of one kind, in texts of this crate, and each is tried before
+            // it is used.
+            desc.experimental_features = unsafe { wgpu::ExperimentalFeatures::enabled() };
+        }
         #[cfg(test)]
         if options.translated.is_some() {
             desc.required_features |= wgpu::Features::PASSTHROUGH_SHADERS;
@@ -330,6 +379,9 @@ impl Device {
             queue,
             adapter: info,
             limits,
+            subgroups,
+            claimed,
+            matrices: OnceLock::new(),
             wrong,
             pipelines: Mutex::default(),
             passed_over: Vec::new(),
@@ -367,6 +419,21 @@ impl Device {
         usize::try_from(bytes).unwrap_or(usize::MAX)
     }
 
+    /// Whether it says that it has what a kernel asks.
+    fn has(&self, needs: Needs) -> bool {
+        match needs {
+            Needs::Nothing => true,
+            Needs::Subgroups(size) => self.inner.subgroups.contains(&size),
+            Needs::Matrices(of) => self.inner.claimed.contains(&of),
+        }
+    }
+
+    /// The matrices of f16 that it multiplies, when it does: those that a product of them came out right with. The first call tries.
+    pub fn matrices(&self) -> Option<Matrices> {
+        let right = |of: &&Matrices| product::probe(**of).is_some_and(|call| self.ready(&call.kernel).is_ok());
+        *self.inner.matrices.get_or_init(|| self.inner.claimed.iter().find(right).copied())
+    }
+
     /// Takes the device away, as a driver that crashes does: everything recorded on it fails from here on.
     pub fn lose(&self) {
         self.inner.device.destroy();
@@ -398,6 +465,23 @@ impl Device {
         self.pipeline(kernel).map(drop)
     }
 
+    /// That call, or the first of those that stand for it whose kernel is one for this device; and why those before it are none.
+    ///
+    /// # Errors
+    /// [`GpuError::Lost`], [`GpuError::Memory`].
+    pub fn usable<'c>(&self, call: &'c Call) -> Result<(Option<&'c Call>, Vec<GpuError>), GpuError> {
+        let (mut next, mut refused) = (Some(call), Vec::new());
+        while let Some(call) = next {
+            match self.ready(&call.kernel) {
+                Ok(()) => break,
+                Err(e @ (GpuError::Lost { .. } | GpuError::Memory { .. })) => return Err(e),
+                Err(e) => refused.push(e),
+            }
+            next = call.otherwise.as_deref();
+        }
+        Ok((next, refused))
+    }
+
     fn pipeline(&self, kernel: &Kernel) -> Made {
         let place = locked(&self.inner.pipelines).entry(kernel.name.clone()).or_default().clone();
         let mut known = locked(&place);
@@ -425,6 +509,10 @@ impl Device {
         let buffers = kernel.reads + kernel.writes;
         if buffers > STORAGE_BINDINGS {
             let why = format!("it binds {buffers} buffers, more than {STORAGE_BINDINGS}");
+            return Err(GpuError::Kernel { kernel: kernel.name.clone(), why });
+        }
+        if !self.has(kernel.needs) {
+            let why = format!("the device has no {:?}", kernel.needs);
             return Err(GpuError::Kernel { kernel: kernel.name.clone(), why });
         }
         let device = &self.inner.device;

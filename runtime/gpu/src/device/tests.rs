@@ -5,7 +5,7 @@ use crate::codes::{self, Finish, Spread, Sums, Zero};
 use crate::copy::{Axis, Border, Copy};
 use crate::functions::{FUNCTIONS, Function, function};
 use crate::gather::{Gather, Table};
-use crate::kernel::{bytes_of, floats_of};
+use crate::kernel::{Call, Matrices, Needs, bytes_of, floats_of};
 use crate::lookup::lookup;
 use crate::map::{Element, Map, Operand};
 use crate::norm::{self, NormBack};
@@ -63,8 +63,34 @@ fn signature(function: &Function) -> (Vec<(Element, [usize; 3])>, Element) {
     }
 }
 
+/// Everything that is computed along an axis.
+fn every_row() -> Vec<Rows> {
+    let mut rows = vec![
+        Rows::Sum,
+        Rows::Max,
+        Rows::Min,
+        Rows::Prod,
+        Rows::L1,
+        Rows::L2,
+        Rows::SumSquare,
+        Rows::LogSum,
+        Rows::LogSumExp,
+        Rows::Softmax,
+        Rows::SoftmaxOrNothing,
+        Rows::LogSoftmax,
+    ];
+    for centred in [false, true] {
+        rows.extend([false, true].map(|bias| Rows::Norm { centred, bias }));
+    }
+    rows
+}
+
+fn along(rows: Rows, inner: usize) -> Along {
+    Along { rows, outer: 2, length: 3, inner, scales: 3, epsilon: 1e-5, factor: 1.0 }
+}
+
 /// One call of the text of every kernel, and of some of chains, which have no end: what a kernel's text depends on is in its name.
-pub(crate) fn calls() -> Vec<crate::kernel::Call> {
+pub(crate) fn calls() -> Vec<Call> {
     let mut out = Vec::new();
     let f = Element::F32;
     for function in FUNCTIONS {
@@ -100,27 +126,8 @@ pub(crate) fn calls() -> Vec<crate::kernel::Call> {
         }
     }
     out.extend(lookup(9));
-    let mut rows = vec![
-        Rows::Sum,
-        Rows::Max,
-        Rows::Min,
-        Rows::Prod,
-        Rows::L1,
-        Rows::L2,
-        Rows::SumSquare,
-        Rows::LogSum,
-        Rows::LogSumExp,
-        Rows::Softmax,
-        Rows::SoftmaxOrNothing,
-        Rows::LogSoftmax,
-    ];
-    for centred in [false, true] {
-        rows.extend([false, true].map(|bias| Rows::Norm { centred, bias }));
-    }
-    for rows in rows {
-        for inner in [1, 2] {
-            out.extend(Along { rows, outer: 2, length: 3, inner, scales: 3, epsilon: 1e-5, factor: 1.0 }.call());
-        }
+    for rows in every_row() {
+        out.extend([1, 2].map(|inner| along(rows, inner)).iter().filter_map(Along::call));
     }
     let window = Window {
         input: [1, 4, 4],
@@ -134,7 +141,7 @@ pub(crate) fn calls() -> Vec<crate::kernel::Call> {
     // Small ones; one row and nine, whose long sums are shared; many rows, for which there is another manner.
     let products = [(9, 6, 8, 4), (9, 6, 5, 3), (1, 6, 64, 64), (9, 6, 65, 65), (9, 6, 64, 64), (4096, 64, 64, 64)];
     for (m, n, k, channels) in products {
-        for right in [Right::Packed, Right::PackedBf16, Right::PackedI8, Right::Plain { row: n, step: 1 }] {
+        for right in [Right::Packed, Right::PackedBf16, Right::PackedF16, Right::PackedI8, Right::Plain { row: n, step: 1 }] {
             let ends = [
                 (false, false, Activation::None),
                 (true, true, Activation::Clip(0.0, 6.0)),
@@ -157,6 +164,7 @@ pub(crate) fn calls() -> Vec<crate::kernel::Call> {
                     residual,
                     alpha: 1.0,
                     activation,
+                    matrices: None,
                 };
                 out.extend(base.call());
                 if right == Right::Packed {
@@ -238,7 +246,24 @@ pub(crate) fn calls() -> Vec<crate::kernel::Call> {
             out.extend(Windows { window, batch: 1, channels, first: false, of }.call());
         }
     }
-    out.into_iter().flat_map(|mut call| [std::mem::take(&mut call.others), vec![call]].concat()).collect()
+    out.into_iter().flat_map(with_others).collect()
+}
+
+/// A call and those that may be taken in its place, less those that ask more of a device than every one has.
+fn with_others(mut call: Call) -> Vec<Call> {
+    let mut all = std::mem::take(&mut call.others);
+    all.retain(|other| other.kernel.needs == Needs::Nothing);
+    all.push(call);
+    all
+}
+
+/// One call of every text that asks for subgroups of that size.
+fn by_subgroups(size: usize) -> Vec<Call> {
+    let back = norm::Of::Operand;
+    let back = NormBack { of: back, rows: 2, length: 3, centred: true, epsilon: 1e-5 };
+    let calls = every_row().into_iter().map(|rows| along(rows, 1).call()).chain([back.call()]);
+    let others = calls.flat_map(|call| call.unwrap().others);
+    others.filter(|other| other.kernel.needs == Needs::Subgroups(size)).collect()
 }
 
 #[test]
@@ -255,6 +280,103 @@ fn every_kernel_computes_what_its_plain_loop_does() {
     assert!(wrong.is_empty(), "{} kernels fail:\n{}", wrong.len(), wrong.join("\n"));
 }
 
+/// One call of every text that multiplies those matrices of a device: of both sizes of its squares.
+fn with_matrices(of: Matrices) -> Vec<Call> {
+    let window = Window {
+        input: [1, 9, 9],
+        kernel: [1, 2, 2],
+        output: [1, 8, 8],
+        stride: [1; 3],
+        dilation: [1; 3],
+        pad: [0; 3],
+    };
+    let mut out = Vec::new();
+    let (n, k) = (64, 32);
+    for m in [64, 64 * 64] {
+        for right in [Right::PackedF16, Right::PackedI8, Right::Packed4 { block: 32 }, Right::Plain { row: n, step: 1 }] {
+            for (end, activation) in [(false, Activation::None), (true, Activation::Clip(0.0, 6.0))] {
+                let base = Product {
+                    m,
+                    n,
+                    k,
+                    left: Left::Matrix { row: k, step: 1 },
+                    right,
+                    y_row: n,
+                    batch: Batch::one(),
+                    bias: end,
+                    residual: end,
+                    alpha: 1.0,
+                    activation,
+                    matrices: Some(of),
+                };
+                out.extend(base.call());
+                out.extend(Product { left: Left::Window { window, channels: k, pixel: k }, k: 4 * k, ..base }.call());
+            }
+        }
+    }
+    out.retain(|call| call.otherwise.is_some());
+    out
+}
+
+#[test]
+fn sums_by_subgroups_are_those_without_to_the_bit() {
+    let device = device();
+    let sizes = device.inner.subgroups.clone();
+    if sizes.is_empty() {
+        println!("`{}` ({}) has no subgroups: nothing was tried", device.adapter().name, device.adapter().driver);
+        return;
+    }
+    println!("`{}` ({}): {sizes:?}", device.adapter().name, device.adapter().driver);
+    let calls: Vec<Call> = sizes.iter().flat_map(|size| by_subgroups(*size)).collect();
+    assert!(calls.len() >= 17, "{} calls", calls.len());
+    // A device that says several sizes has one of them here.
+    let ready: Vec<&Call> = calls.iter().filter(|c| device.ready(&c.kernel).is_ok()).collect();
+    assert!(ready.len() * sizes.len() >= calls.len(), "{} of {} kernels", ready.len(), calls.len());
+    let bits = |kernel: &Arc<Kernel>, like: &Call| {
+        let (length, rows) = (201, 5);
+        let call = Call { kernel: kernel.clone(), params: vec![rows, length, 1, length, 0, 1f32.to_bits()], ..like.clone() };
+        let call = Call { groups: [rows, 1, 1], ..call };
+        let most = 4 * (length * rows) as usize;
+        let mut builder = Builder::new(&device, 8 * most.next_multiple_of(ALIGN));
+        let area = |k: usize| Binding::Arena(k * most.next_multiple_of(ALIGN)..k * most.next_multiple_of(ALIGN) + most);
+        let areas: Vec<Binding> = (0..kernel.reads + kernel.writes).map(area).collect();
+        builder.dispatch(&call, &areas).unwrap();
+        let mut recording = builder.finish().unwrap();
+        let content = bytes_of(&crate::kernel::Draws::new(3).floats((length * rows) as usize));
+        let mut found = Vec::new();
+        for (k, area) in areas.iter().enumerate() {
+            let Binding::Arena(range) = area else { unreachable!("all are areas") };
+            let zeros = vec![0; most];
+            recording.upload(range.start, if k < kernel.reads { &content } else { &zeros }).unwrap();
+        }
+        let written: Vec<_> = (kernel.reads..areas.len())
+            .map(|k| k * most.next_multiple_of(ALIGN)..k * most.next_multiple_of(ALIGN) + most)
+            .collect();
+        recording.run(0, &written, |_, bytes| found.extend_from_slice(bytes)).unwrap();
+        found
+    };
+    let without: Vec<Call> = every_row().into_iter().filter_map(|rows| along(rows, 1).call()).collect();
+    for call in ready {
+        let name = call.kernel.name.split("-by").next().unwrap();
+        let Some(plain) = without.iter().find(|c| c.kernel.name == name) else { continue };
+        assert!(bits(&plain.kernel, plain) == bits(&call.kernel, call), "{}", call.kernel.name);
+    }
+}
+
+#[test]
+fn products_with_matrices_of_the_device_are_those_of_f16_with_sums_of_f32() {
+    let device = device();
+    let Some(of) = device.matrices() else {
+        println!("`{}` ({}) multiplies no matrices of f16: nothing was tried", device.adapter().name, device.adapter().driver);
+        return;
+    };
+    println!("`{}` ({}): {of:?}", device.adapter().name, device.adapter().driver);
+    let calls = with_matrices(of);
+    assert!(calls.len() >= 24, "{} calls", calls.len());
+    let refused: Vec<_> = calls.iter().filter_map(|c| device.ready(&c.kernel).err()).map(|e| e.to_string()).collect();
+    assert!(refused.is_empty(), "{} of {} kernels fail:\n{}", refused.len(), calls.len(), refused.join("\n"));
+}
+
 #[test]
 fn a_kernel_that_computes_something_else_is_refused() {
     let device = device();
@@ -268,6 +390,12 @@ fn a_kernel_that_computes_something_else_is_refused() {
     let refused = device.ready(&liar).unwrap_err();
     assert!(matches!(&refused, GpuError::Kernel { why, .. } if why.contains("element")), "{refused}");
     assert_eq!(device.ready(&right).unwrap_err(), refused, "it stays refused");
+    let other = map("Mul", &[(Element::F32, SAME), (Element::F32, SAME)], Element::F32).call().unwrap();
+    let alone = liar.call(vec![], [1; 3]).unwrap();
+    assert_eq!(device.usable(&alone).map(|(call, why)| (call.is_none(), why)).unwrap(), (true, vec![refused.clone()]));
+    let instead = alone.otherwise(other.clone());
+    let (found, why) = device.usable(&instead).unwrap();
+    assert_eq!((found.unwrap().kernel.name.as_str(), why), (other.kernel.name.as_str(), vec![refused]));
     let broken = Kernel::new("broken".into(), "fn main( {".into(), 1, 1, Vec::new);
     assert!(matches!(device.ready(&broken), Err(GpuError::Kernel { .. })));
 }

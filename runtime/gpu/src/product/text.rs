@@ -1,23 +1,23 @@
 //! The texts of [`super::Product`].
 use std::sync::Arc;
 
-use super::{COLUMNS, Form, Manner, ROWS, trials};
+use super::{COLUMNS, Form, Maker, Manner, ROWS, THREADS, trials};
 use crate::functions::of_activation;
-use crate::kernel::{Kernel, filled};
+use crate::kernel::{Kernel, Matrices, Needs, filled};
 
 pub(super) fn kernel(form: Form) -> Arc<Kernel> {
-    let Form { manner, window, wide, right, bias, residual, activation } = form;
+    let Form { maker, window, wide, right, bias, residual, activation } = form;
     let (function, _) = of_activation(activation);
     let flag = |b: bool, s: &'static str| if b { s } else { "" };
     let name = format!(
         "product-{}{}-{}{}{}-{}{}",
         if window { "window" } else { "matrix" },
         flag(wide, "4"),
-        ["f32", "i8", "any", "i4", "bf16"][usize::from(right)],
+        ["f32", "i8", "any", "i4", "bf16", "f16"][usize::from(right)],
         flag(bias, "-bias"),
         flag(residual, "-sum"),
         function.name,
-        manner.name(),
+        maker.name(),
     );
     let mut bindings = String::new();
     let mut reads = 2;
@@ -33,15 +33,15 @@ pub(super) fn kernel(form: Form) -> Arc<Kernel> {
         bind("H", "vec4<f32>");
     }
     if bias {
-        bind("B", "f32");
+        bind("BIAS", "f32");
     }
     if residual {
         bind("Z", "f32");
     }
     bind("Y", "f32");
     let first_column = if window { "y_at" } else { "0u" };
-    let main = match manner {
-        Manner::Tile => filled(
+    let main = match maker {
+        Maker::Threads(Manner::Tile) => filled(
             include_str!("../product_tile.wgsl"),
             &[
                 ("FIRST_COLUMN", first_column),
@@ -49,7 +49,7 @@ pub(super) fn kernel(form: Form) -> Arc<Kernel> {
                 ("FINISH", &finish("y_at, SUM, first_column")),
             ],
         ),
-        Manner::Split(rows) => {
+        Maker::Threads(Manner::Split(rows)) => {
             let setup = format!(
                 "    let a_at = batch_of(z, P.a_batch);\n    let w_at = batch_of(z, P.w_batch);\n    \
                  let y_at = batch_of(z, P.y_batch);\n    let first_column = {first_column};\n"
@@ -64,12 +64,14 @@ pub(super) fn kernel(form: Form) -> Arc<Kernel> {
             };
             split.main(rows)
         }
-        Manner::Shared => shared(form, first_column),
+        Maker::Threads(Manner::Shared) => shared(form, first_column),
+        Maker::Subgroups { side, of } => matrices(form, first_column, side, of),
     };
     let source = filled(
         include_str!("../product.wgsl"),
         &[
             ("MAIN", &main),
+            ("ENABLE", flag(matches!(maker, Maker::Subgroups { .. }), "enable f16;\nenable wgpu_cooperative_matrix;\n")),
             ("COMMON", include_str!("../common.wgsl")),
             (
                 "WEIGHTS",
@@ -79,21 +81,27 @@ pub(super) fn kernel(form: Form) -> Arc<Kernel> {
                     "f32 anywhere",
                     "four bits, eight columns in a word, with a scale and an offset a column and block",
                     "rows of bf16, padded to 8",
+                    "rows of f16, padded to 8",
                 ][usize::from(right)],
             ),
-            ("MANNER", manner.told()),
+            ("MANNER", maker.told()),
             ("A_WORD", if wide { "vec4<f32>" } else { "f32" }),
-            ("W_WORD", ["vec4<f32>", "u32", "f32", "u32", "vec2<u32>"][usize::from(right)]),
+            ("W_WORD", ["vec4<f32>", "u32", "f32", "u32", "vec2<u32>", "vec2<u32>"][usize::from(right)]),
             ("BINDINGS", &bindings),
-            ("BF16", flag(right == 4, BF16)),
+            ("HALVES", ["", "", "", "", BF16, F16][usize::from(right)]),
             ("ACTIVATION", function.text),
             ("ROWS", if window { POSITIONS } else { "" }),
             ("SCALE", flag(right == 1, " * S[column + j]")),
-            ("BIAS", flag(bias, "    v += B[column + j];\n")),
+            ("BIAS", flag(bias, "    v += BIAS[column + j];\n")),
             ("RESIDUAL", flag(residual, "    v += Z[at];\n")),
         ],
     );
-    Kernel::new(name, source, reads - 1, 1, move || trials::of(form))
+    let needs = match maker {
+        Maker::Threads(_) => Needs::Nothing,
+        Maker::Subgroups { of, .. } => Needs::Matrices(of),
+    };
+    let halves = right == 5 || needs != Needs::Nothing;
+    Kernel::asking(needs, halves, name, source, [reads - 1, 1], move || trials::of(form))
 }
 
 /// Functions of a window.
@@ -141,7 +149,7 @@ fn step(right: u8, rows: usize, lane: &str, pad: &str) -> String {
     let load = |half: usize| match right {
         0 => format!("W[w + {half}u]"),
         1 => format!("vec4<f32>(unpack4xI8(W[w + {half}u]))"),
-        4 => format!("floats(W[w + {half}u])"),
+        4 | 5 => format!("floats(W[w + {half}u])"),
         3 => {
             let shift = |b: usize| format!("word >> {}u", 16 * half + 4 * b);
             let lanes = format!("vec4<u32>({}, {}, {}, {})", shift(0), shift(1), shift(2), shift(3));
@@ -172,7 +180,7 @@ fn body(form: Form, rows: usize) -> String {
         out += &format!("    var s{r}0 = vec4<f32>();\n    var s{r}1 = vec4<f32>();\n");
     }
     let four = "w_at + (j >> 2u)";
-    let start = [four, four, "w_at", "w_at + (j >> 3u)", four][usize::from(right)];
+    let start = [four, four, "w_at", "w_at + (j >> 3u)", four, four][usize::from(right)];
     let steps = |pad: &str| -> String {
         if wide {
             [".x", ".y", ".z", ".w"].iter().map(|lane| step(right, rows, lane, pad)).collect()
@@ -194,7 +202,7 @@ fn body(form: Form, rows: usize) -> String {
         for r in 0..rows {
             let (none, unit) = if wide { ("vec4<f32>()", " >> 2u") } else { ("0.0", "") };
             out += &format!(
-                "            let a{r} = select({none}, A[(u32(max(p{r}, 0)) + a_at + c){unit}], p{r} >= 0);\n"
+                "            let a{r} = select({none}, X[(u32(max(p{r}, 0)) + a_at + c){unit}], p{r} >= 0);\n"
             );
         }
         out += &steps("            ");
@@ -207,7 +215,7 @@ fn body(form: Form, rows: usize) -> String {
         out += &format!("    for (var k = first; k < last; k += {by}u) {{\n");
         for r in 0..rows {
             let at = if wide { format!("r{r} + (k >> 2u)") } else { format!("r{r} + k * P.a_step") };
-            out += &format!("        let a{r} = A[{at}];\n");
+            out += &format!("        let a{r} = X[{at}];\n");
         }
         if right == 3 {
             out += "        let block = k / P.w_step * P.w_row * 2u + (j >> 2u);\n";
@@ -226,6 +234,13 @@ const BF16: &str = "
 // Four numbers in bf16, the low half of a word first.
 fn floats(w: vec2<u32>) -> vec4<f32> {
     return bitcast<vec4<f32>>(vec4<u32>(w.x << 16u, w.x & 0xffff0000u, w.y << 16u, w.y & 0xffff0000u));
+}
+";
+
+const F16: &str = "
+// Four numbers in f16, the low half of a word first.
+fn floats(w: vec2<u32>) -> vec4<f32> {
+    return vec4<f32>(unpack2x16float(w.x), unpack2x16float(w.y));
 }
 ";
 
@@ -284,8 +299,10 @@ pub(crate) fn finish_square(others: &str) -> String {
     (0..16).map(one).collect()
 }
 
-fn shared(form: Form, first_column: &str) -> String {
-    let four = [
+/// Four columns of one row of the right operand.
+fn four(right: u8) -> &'static str {
+    let halves = "    return floats(W[w_at + k * P.w_row + q]);";
+    [
         "    return W[w_at + k * P.w_row + q];",
         "    return vec4<f32>(unpack4xI8(W[w_at + k * P.w_row + q]));",
         "    let w = w_at + k * P.w_row;
@@ -301,15 +318,32 @@ fn shared(form: Form, first_column: &str) -> String {
     let code = vec4<f32>(vec4<u32>(word, word >> 4u, word >> 8u, word >> 12u) & vec4<u32>(15u));
     let block = k / P.w_step * P.w_row * 2u + q;
     return code * S[block] - H[block];",
-        "    return floats(W[w_at + k * P.w_row + q]);",
-    ];
-    let (taps, a, tap_k) = if form.window {
-        let taps = format!("    let origin = position(row);\n{TAPS}        let p = pixel(origin, tap);\n");
-        let at = "(u32(max(p, 0)) + a_at + min(c + part, P.channels - 4u)) >> 2u";
-        (taps, format!("select(vec4<f32>(), A[{at}], p >= 0)"), "t * P.channels + ")
-    } else {
-        ("    {\n".into(), "A[a_at + row * P.a_row + (min(c + part, P.channels - 4u) >> 2u)]".into(), "")
-    };
+        halves,
+        halves,
+    ][usize::from(right)]
+}
+
+/// What a group that shares what is read does before it reads for the rows `row{i}`, under each tap, and where its k is.
+fn under_taps(form: Form, rows: &[&str]) -> (String, &'static str) {
+    if !form.window {
+        return ("    {\n".into(), "");
+    }
+    let of = |f: &dyn Fn(&str) -> String| rows.iter().map(|i| f(i)).collect::<String>();
+    let origins = of(&|i| format!("    let origin{i} = position(row{i});\n"));
+    let pixels = of(&|i| format!("        let p{i} = pixel(origin{i}, tap);\n"));
+    (format!("{origins}{TAPS}{pixels}"), "t * P.channels + ")
+}
+
+/// Four elements of row `row{i}` of the left operand, from `at` on.
+fn left(form: Form, i: &str, at: &str) -> String {
+    match form.window {
+        true => format!("select(vec4<f32>(), X[(u32(max(p{i}, 0)) + a_at + {at}) >> 2u], p{i} >= 0)"),
+        false => format!("X[a_at + row{i} * P.a_row + (({at}) >> 2u)]"),
+    }
+}
+
+fn shared(form: Form, first_column: &str) -> String {
+    let (taps, tap_k) = under_taps(form, &[""]);
     let mut step = String::new();
     for (k, lane) in LANES.iter().enumerate() {
         step += &format!("                let w{k} = w_tile[f * 64u + {}u + here.x];\n", 16 * k);
@@ -320,13 +354,74 @@ fn shared(form: Form, first_column: &str) -> String {
     filled(
         include_str!("../product_shared.wgsl"),
         &[
-            ("FOUR", four[usize::from(form.right)]),
+            ("FOUR", four(form.right)),
             ("FIRST_COLUMN", first_column),
             ("TAPS", &taps),
-            ("A", &a),
+            ("A", &left(form, "", "min(c + part, P.channels - 4u)")),
             ("TAP_K", tap_k),
             ("STEP", &step),
             ("FINISH", &finish_square("y_at, SUM, first_column")),
+        ],
+    )
+}
+
+/// Steps of k that a group of [`Maker::Subgroups`] reads at once.
+const DEPTH: usize = 32;
+
+fn matrices(form: Form, first_column: &str, side: usize, of: Matrices) -> String {
+    let threads = THREADS * side;
+    let each = of.per_subgroup(side, threads).unwrap_or(1);
+    let (t, line) = (of.side, side / of.side);
+    let (taps, tap_k) = under_taps(form, &["0", "1"]);
+    // Of the left operand a thread brings two vectors, and of the right one two.
+    let mut bring = String::new();
+    for i in 0..2 {
+        let value = left(form, &i.to_string(), "min(c + part, P.channels - 4u)");
+        bring += &format!(
+            "            let a{i} = halves(select(vec4<f32>(), {value}, c + part < P.channels));
+            let w{i} = halves(weights(w_at, {tap_k}min(c + step{i}, P.channels - 1u), q));\n"
+        );
+        for (l, lane) in LANES.iter().enumerate() {
+            bring += &format!(
+                "            a_tile[a_to{i} + {l}u] = a{i}.{lane};\n            w_tile[w_to{i} + {l}u] = w{i}.{lane};\n"
+            );
+        }
+    }
+    let matrix = |role: &str, scalar: &str| format!("coop_mat{t}x{t}<{scalar}, {role}>");
+    let zeros: String = (0..each).map(|p| format!("    var s{p} = {}();\n", matrix("C", "f32"))).collect();
+    let (mut multiply, mut store) = (String::new(), String::new());
+    for k in (0..DEPTH).step_by(t) {
+        let a = format!("coopLoadT<{}>(&a_tile[rows * {DEPTH}u + {k}u], {DEPTH}u)", matrix("A", "f16"));
+        multiply += &format!("            let m{k} = {a};\n");
+        for p in 0..each {
+            let at = format!("&w_tile[{}u + columns]", k * side + p * t);
+            let w = format!("coopLoadT<{}>({at}, {side}u)", matrix("B", "f16"));
+            multiply += &format!("            s{p} = coopMultiplyAdd(m{k}, {w}, s{p});\n");
+        }
+    }
+    for p in 0..each {
+        store += &format!("    coopStoreT(s{p}, &sums[rows * {side}u + columns + {}u], {side}u);\n", p * t);
+    }
+    let number = |n: usize| n.to_string();
+    filled(
+        include_str!("../product_matrices.wgsl"),
+        &[
+            ("FOUR", four(form.right)),
+            ("FIRST_COLUMN", first_column),
+            ("SIDE", &number(side)),
+            ("DEPTH", &number(DEPTH)),
+            ("TILE", &number(side * DEPTH)),
+            ("SQUARE", &number(side * side)),
+            ("THREADS", &number(threads)),
+            ("QUADS", &number(side / 4)),
+            ("EACH", &number(each)),
+            ("ACROSS", &number(line)),
+            ("MATRIX", &number(t)),
+            ("TAPS", &taps),
+            ("BRING", &bring),
+            ("ZEROS", &zeros),
+            ("MULTIPLY", &multiply),
+            ("STORE", &store),
         ],
     )
 }

@@ -1,7 +1,7 @@
 //! What [`super::Product`] must compute, by its formula.
 use hone_kernels::conv::Window;
 
-use super::{Batch, COLUMNS, Form, Left, Manner, Product, Right, pack, pack_4, pack_bf16, pack_i8, packed_len};
+use super::{Batch, COLUMNS, Form, Left, Maker, Product, Right, pack, pack_4, pack_bf16, pack_f16, pack_i8, packed_len};
 use crate::functions::of_activation;
 use crate::kernel::{Allowed, Draws, Trial, bytes_of, under};
 
@@ -36,6 +36,7 @@ pub(super) fn of(form: Form) -> Vec<Trial> {
             1 => Right::PackedI8,
             3 => Right::Packed4 { block: 4 },
             4 => Right::PackedBf16,
+            5 => Right::PackedF16,
             _ => Right::Plain { row: 2, step: 2 * k },
         };
         let window = Window {
@@ -65,6 +66,7 @@ pub(super) fn of(form: Form) -> Vec<Trial> {
                 residual: form.residual,
                 alpha: 1.0,
                 activation: form.activation,
+                matrices: None,
             }
         } else {
             let a = m * (k + if form.wide { 4 } else { 1 });
@@ -85,17 +87,24 @@ pub(super) fn of(form: Form) -> Vec<Trial> {
                 residual: form.residual,
                 alpha: 0.5,
                 activation: form.activation,
+                matrices: None,
             }
         };
-        out.extend(trial(&p, form.manner));
+        out.extend(trial(&p, form.maker));
     }
     out
 }
 
-fn trial(p: &Product, manner: Manner) -> Option<Trial> {
-    let call = p.in_manner(manner)?;
+fn trial(p: &Product, maker: Maker) -> Option<Trial> {
+    let call = p.made_by(maker)?;
     let mut draws = Draws::new((p.m + p.n) as u64);
-    let a = draws.floats(8192);
+    let rounded = matches!(maker, Maker::Subgroups { .. });
+    // What f16 has as it is, with one that is larger than it has.
+    let exact = |v: Vec<f32>| if rounded { v.into_iter().map(|v| (64.0 * v).round() / 64.0).collect() } else { v };
+    let mut a: Vec<f32> = exact(draws.floats(8192));
+    if rounded {
+        a[5] = -1e6;
+    }
     let batches: usize = p.batch.lengths.iter().product();
     let codes: Vec<i8> = draws.bytes(1 << 16).into_iter().map(|b| b as i8).collect();
     let which = |b: usize| {
@@ -109,13 +118,15 @@ fn trial(p: &Product, manner: Manner) -> Option<Trial> {
     let scale = draws.floats(2 * p.n);
     let mut operands = vec![bytes_of(&a)];
     let matrices = p.batch.lengths.iter().zip(p.batch.w).filter(|(_, s)| *s > 0).map(|(l, _)| *l).product::<usize>();
-    let plain: Vec<f32> = draws.floats(1 << 14);
+    let plain: Vec<f32> = exact(draws.floats(1 << 14));
     match p.right {
         Right::Packed => {
             operands.push((0..matrices).flat_map(|q| pack(p.k, p.n, |k, j| f32::from(code(q, k, j)) / 64.0)).collect())
         }
         Right::PackedBf16 => operands
             .push((0..matrices).flat_map(|q| pack_bf16(p.k, p.n, |k, j| f32::from(code(q, k, j)) / 64.0)).collect()),
+        Right::PackedF16 => operands
+            .push((0..matrices).flat_map(|q| pack_f16(p.k, p.n, |k, j| f32::from(code(q, k, j)) / 64.0)).collect()),
         Right::PackedI8 => {
             operands.push((0..matrices).flat_map(|q| pack_i8(p.k, p.n, |k, j| code(q, k, j))).collect());
             operands.push(bytes_of(&scale));
@@ -131,8 +142,8 @@ fn trial(p: &Product, manner: Manner) -> Option<Trial> {
     let w = |b: usize, k: usize, j: usize| {
         let (start, _) = which(b);
         match p.right {
-            // Of at most eight bits, which bf16 has.
-            Right::Packed | Right::PackedBf16 => f32::from(code(start / unit, k, j)) / 64.0,
+            // Of at most eight bits, which bf16 and f16 have.
+            Right::Packed | Right::PackedBf16 | Right::PackedF16 => f32::from(code(start / unit, k, j)) / 64.0,
             Right::PackedI8 => f32::from(code(start / unit, k, j)),
             Right::Plain { row, step } => plain[start + k * row + j * step],
             Right::Packed4 { block } => {
@@ -153,6 +164,8 @@ fn trial(p: &Product, manner: Manner) -> Option<Trial> {
     }
     let (f, constants) = of_activation(p.activation);
     let constants: Vec<f64> = constants.into_iter().map(f64::from).collect();
+    let most = if rounded { half::f16::MAX.to_f32() } else { f32::MAX };
+    let seen: Vec<f32> = a.iter().map(|v| v.clamp(-most, most)).collect();
     let mut y = vec![0.0f32; len];
     for b in 0..batches {
         let (_, at) = which(b);
@@ -161,7 +174,7 @@ fn trial(p: &Product, manner: Manner) -> Option<Trial> {
         for i in 0..p.m {
             for j in 0..p.n {
                 let to = start + i * p.y_row + j;
-                let mut v = formula(p, &a, &w, b, i, j) * f64::from(p.alpha);
+                let mut v = formula(p, &seen, &w, b, i, j) * f64::from(p.alpha);
                 if p.right == Right::PackedI8 {
                     v *= f64::from(scale[first + j]);
                 }

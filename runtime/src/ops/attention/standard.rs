@@ -192,6 +192,7 @@ fn recorded(l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
         residual: false,
         alpha: 1.0,
         activation: Activation::None,
+        matrices: l.matrices,
     };
     let lengths = [1, b, g, share];
     let first = gpu::Product {

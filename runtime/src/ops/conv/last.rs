@@ -77,19 +77,23 @@ fn recorded(l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
     let mut operands = vec![At::In(0)];
     let right = match &weight {
         Weight::F32(w) => {
-            let (from, bf16) = (w.clone(), l.bf16 == Bf16::Weights);
+            let (name, bytes, right) = match l.bf16 {
+                _ if l.f16 => ("gpu convolution in f16", 2, gpu::Right::PackedF16),
+                Bf16::Weights => ("gpu convolution in bf16", 2, gpu::Right::PackedBf16),
+                _ => ("gpu convolution", 4, gpu::Right::Packed),
+            };
+            let from = w.clone();
             let make = move || {
                 let w = floats(&from);
                 let group = |g: usize| {
                     let at = |k: usize, j: usize| w[lie.at(g, j, k)];
-                    if bf16 { gpu::pack_bf16(k, per, at) } else { gpu::pack(k, per, at) }
+                    match right {
+                        gpu::Right::PackedF16 => gpu::pack_f16(k, per, at),
+                        gpu::Right::PackedBf16 => gpu::pack_bf16(k, per, at),
+                        _ => gpu::pack(k, per, at),
+                    }
                 };
                 (0..groups).flat_map(group).collect()
-            };
-            let (name, bytes, right) = if bf16 {
-                ("gpu convolution in bf16", 2, gpu::Right::PackedBf16)
-            } else {
-                ("gpu convolution", 4, gpu::Right::Packed)
             };
             operands.push(l.image(name, &[w], &numbers, bytes * len, make));
             right
@@ -128,6 +132,7 @@ fn recorded(l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
         residual,
         alpha: 1.0,
         activation,
+        matrices: l.matrices,
     };
     Ok(Recorded::one(product.call(), [operands, rest].concat()))
 }

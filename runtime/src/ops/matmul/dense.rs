@@ -142,6 +142,7 @@ fn recorded(l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
         residual: l.has(Z),
         alpha: 1.0,
         activation: activation(l.attrs)?,
+        matrices: l.matrices,
     };
     Ok(Recorded::one(product.call(), at))
 }

@@ -67,6 +67,11 @@ pub(super) fn on_gpu(
         Weight::F32(t) => {
             t.as_f32()?;
             let from = t.clone();
+            if l.f16 {
+                let make = move || gpu::pack_f16(k, n, |k, j| floats(&from)[at(k, j)]);
+                let image = l.image("gpu matrix in f16", &[t], &numbers, 2 * len, make);
+                return Ok(Some((gpu::Right::PackedF16, vec![image])));
+            }
             if l.bf16 == Bf16::Weights {
                 let make = move || gpu::pack_bf16(k, n, |k, j| floats(&from)[at(k, j)]);
                 let image = l.image("gpu matrix in bf16", &[t], &numbers, 2 * len, make);

@@ -256,6 +256,7 @@ fn matrices(
         residual: false,
         alpha: 1.0,
         activation: Activation::None,
+        matrices: l.matrices,
     }))
 }
 

@@ -128,6 +128,7 @@ pub(super) fn recorded(l: &Lowering<'_>) -> Result<Option<Recorded>, OpError> {
         residual: false,
         alpha: 1.0,
         activation: Activation::None,
+        matrices: l.matrices,
     };
     Ok(Recorded::one(product.call(), at))
 }

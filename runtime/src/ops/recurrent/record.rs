@@ -112,6 +112,7 @@ fn frozen(
             residual: false,
             alpha: 1.0,
             activation: Activation::None,
+            matrices: l.matrices,
         };
         let (rows, i, first) = (g * h, s.i, way * g * h);
         let (from, numbers) = (w.clone(), [i, rows, first * i, 1, i]);
@@ -167,6 +168,7 @@ fn product(m: usize, n: usize, k: usize, left: (usize, usize), right: (usize, us
         residual: false,
         alpha: 1.0,
         activation: Activation::None,
+        matrices: None,
     }
 }
 
