@@ -141,7 +141,7 @@ fn gpu() -> Check {
     };
     let found: Vec<String> = all.iter().map(|a| format!("{} ({}, {})", a.name, a.kind, a.driver)).collect();
     match () {
-        () if all.is_empty() => Check::ok("gpu", "none that Vulkan knows; models run on the CPU"),
+        () if all.is_empty() => Check::ok("gpu", "none that a driver offers; models run on the CPU"),
         () if all.iter().all(Adapter::is_software) => {
             Check::ok("gpu", format!("{}: for tests, `--device auto` never takes it", found.join(", ")))
         }

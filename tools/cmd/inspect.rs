@@ -228,7 +228,7 @@ fn devices(json: bool) -> anyhow::Result<ExitCode> {
         output::line(format!("gpu:{i}: {} ({}, {}){note}", g.name, g.kind, g.driver))?;
     }
     if gpus.is_empty() {
-        output::line(format!("gpu: {}", without.as_deref().unwrap_or("none that Vulkan knows")))?;
+        output::line(format!("gpu: {}", without.as_deref().unwrap_or("none that a driver offers")))?;
     }
     for (key, verdict) in &verdicts {
         let when = SystemTime::UNIX_EPOCH + Duration::from_secs(verdict.measured_s);

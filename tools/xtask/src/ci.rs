@@ -256,7 +256,8 @@ fn gpu(root: &Path, extent: Extent) -> anyhow::Result<Outcome> {
         || of(["/usr/share/vulkan/explicit_layer.d", "/etc/vulkan/explicit_layer.d"], "khronos_validation.json");
     let debian = Path::new("/etc/debian_version").exists() && Path::new("/usr/bin/apt-get").exists();
     let validator = || Command::new("spirv-val").arg("--version").output().is_ok_and(|o| o.status.success());
-    let packages = missing([driver(), layer(), validator()]);
+    let reader = || Command::new("glslangValidator").arg("--version").output().is_ok_and(|o| o.status.success());
+    let packages = missing([driver(), layer(), validator(), reader()]);
     if !packages.is_empty() && debian {
         // Where they may not be installed, the step says what is missing.
         let install = ["install", "-y", "-qq", "--no-install-recommends"];
@@ -267,6 +268,11 @@ fn gpu(root: &Path, extent: Extent) -> anyhow::Result<Outcome> {
     }
     if !validator() {
         println!("spirv-val is not installed (Debian: spirv-tools): kernels are checked without it");
+    }
+    if !reader() {
+        println!(
+            "glslangValidator is not installed (Debian: glslang-tools): nothing but naga reads the kernels in HLSL"
+        );
     }
     let features = ["-p", "hone", "-p", "hone-gpu", "-p", "hone-runtime", "--features", "hone/gpu,hone-gpu/device"];
     cargo(root, &[&["clippy"], &features[..], &["--all-targets", "--locked", "--", "-D", "warnings"]].concat())?;
@@ -307,13 +313,14 @@ fn gpu(root: &Path, extent: Extent) -> anyhow::Result<Outcome> {
     models(root, &zoo::Options::on_gpu(built(root), extent == Extent::Usual))
 }
 
-/// Debian's packages of what is not there: a driver, the validation layer, `spirv-val`.
-fn missing([driver, layer, validator]: [bool; 3]) -> Vec<&'static str> {
+/// Debian's packages of what is not there: a driver, the validation layer, `spirv-val`, what reads HLSL.
+fn missing([driver, layer, validator, reader]: [bool; 4]) -> Vec<&'static str> {
     let of = |there: bool, packages: &[&'static str]| if there { Vec::new() } else { packages.to_vec() };
     [
         of(driver, &["mesa-vulkan-drivers", "libvulkan1"]),
         of(layer, &["vulkan-validationlayers"]),
         of(validator, &["spirv-tools"]),
+        of(reader, &["glslang-tools"]),
     ]
     .concat()
 }
@@ -438,10 +445,10 @@ mod tests {
 
     #[test]
     fn each_thing_that_a_gpu_is_tested_with_is_installed_where_it_alone_is_missing() {
-        assert_eq!(missing([true, true, false]), ["spirv-tools"]);
-        assert_eq!(missing([true, false, true]), ["vulkan-validationlayers"]);
-        assert_eq!(missing([false, false, false]).len(), 4);
-        assert!(missing([true; 3]).is_empty());
+        assert_eq!(missing([true, true, false, true]), ["spirv-tools"]);
+        assert_eq!(missing([true, false, true, true]), ["vulkan-validationlayers"]);
+        assert_eq!(missing([false; 4]).len(), 5);
+        assert!(missing([true; 4]).is_empty());
     }
 
     #[test]

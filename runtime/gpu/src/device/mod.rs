@@ -37,11 +37,36 @@ pub(crate) const WGPU: &str = "30.0.2";
 /// most; a submission is many of them.
 const WATCHDOG: Duration = Duration::from_secs(30);
 
+/// What GPUs are driven through on a target: what wgpu is built with there (`Cargo.toml`).
+struct Interfaces {
+    backends: wgpu::Backends,
+    /// As people call them.
+    names: &'static str,
+    /// What may help where there is no GPU, behind a sentence.
+    advice: &'static str,
+}
+
+const INTERFACES: Interfaces = if cfg!(target_vendor = "apple") {
+    Interfaces { backends: wgpu::Backends::METAL, names: "Metal", advice: "" }
+} else if cfg!(windows) {
+    Interfaces {
+        backends: wgpu::Backends::VULKAN.union(wgpu::Backends::DX12),
+        names: "Vulkan or Direct3D 12",
+        advice: "; a driver comes from the GPU's maker",
+    }
+} else {
+    Interfaces {
+        backends: wgpu::Backends::VULKAN,
+        names: "Vulkan",
+        advice: "; Vulkan drivers are in packages such as mesa-vulkan-drivers",
+    }
+};
+
 /// Why a device cannot be had, or did not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GpuError {
     /// There is no adapter that can be used.
-    #[error("no GPU was found ({why}); Vulkan drivers are in packages such as mesa-vulkan-drivers")]
+    #[error("no GPU was found ({why}){}", INTERFACES.advice)]
     NoAdapter {
         /// What was looked for.
         why: String,
@@ -91,11 +116,11 @@ pub enum GpuError {
 pub struct Adapter {
     /// As the driver calls it.
     pub name: String,
-    /// The driver and its version.
+    /// The driver and its version; empty where it is the system's own (Metal).
     pub driver: String,
     /// `discrete`, `integrated`, `virtual`, `software` or `other`.
     pub kind: &'static str,
-    /// The interface: `vulkan`.
+    /// The interface: `vulkan`, `metal` or `dx12`.
     pub backend: String,
 }
 
@@ -117,6 +142,11 @@ impl Adapter {
         self.kind == "software"
     }
 
+    /// Whether it is known when its driver becomes another one: what passed its trials on a driver says nothing of the next.
+    fn says_its_version(&self) -> bool {
+        !matches!(self.driver.as_str(), "" | "0.0.0.0")
+    }
+
     /// What measurements on it are kept under.
     pub fn key(&self) -> String {
         format!("{}|{}|{}|wgpu {WGPU}", self.name, self.driver, self.backend)
@@ -130,7 +160,8 @@ pub struct Options {
     pub software: bool,
     /// Take this one alone: its number in [`Device::adapters`], or a part of its name in whatever case.
     pub which: Option<String>,
-    /// Where to keep what the driver compiled and which kernels passed their trials, a file a device; `None` keeps nothing.
+    /// Where to keep what the driver compiled and which kernels passed their trials, a file a device; `None` keeps nothing, and
+    /// of a driver that does not say its version (Metal) nothing is kept either.
     pub cache: Option<PathBuf>,
     /// Takes what this makes of each text in place of what wgpu makes of it: the words of a module in SPIR-V.
     #[cfg(test)]
@@ -205,22 +236,32 @@ fn wait<F: Future>(f: F) -> F::Output {
 
 fn instance() -> wgpu::Instance {
     let mut desc = wgpu::InstanceDescriptor::new_without_display_handle();
-    desc.backends = wgpu::Backends::VULKAN;
+    desc.backends = INTERFACES.backends;
     desc.flags = wgpu::InstanceFlags::empty();
+    // Windows has the old compiler of Direct3D 12 always. The new one is a library to be shipped; left to itself wgpu takes one
+    // that happens to lie on the PATH, and what passed its trials would then hold for one compiler and run by another. The old one
+    // knows shader model 5.1: naga takes words of bytes apart there (`dot4I8Packed`, `unpack4xI8`), and the device says of itself
+    // that it has neither 16-bit floats nor subgroups.
+    desc.backend_options.dx12.shader_compiler = wgpu::Dx12Compiler::Fxc;
     // Running out must be an error of ours and not the end of a process.
     desc.memory_budget_thresholds.for_resource_creation = Some(95);
     wgpu::Instance::new(desc)
 }
 
 fn adapters() -> Vec<wgpu::Adapter> {
-    let rank = |a: &wgpu::Adapter| match a.get_info().device_type {
-        wgpu::DeviceType::DiscreteGpu => 0,
-        wgpu::DeviceType::IntegratedGpu => 1,
-        wgpu::DeviceType::VirtualGpu => 2,
-        wgpu::DeviceType::Other => 3,
-        wgpu::DeviceType::Cpu => 4,
+    let rank = |a: &wgpu::Adapter| {
+        let info = a.get_info();
+        let kind = match info.device_type {
+            wgpu::DeviceType::DiscreteGpu => 0,
+            wgpu::DeviceType::IntegratedGpu => 1,
+            wgpu::DeviceType::VirtualGpu => 2,
+            wgpu::DeviceType::Other => 3,
+            wgpu::DeviceType::Cpu => 4,
+        };
+        // A GPU that two interfaces know is there twice: by Vulkan, which kernels are known to run on, first.
+        (kind, info.backend != wgpu::Backend::Vulkan)
     };
-    let mut all = wait(instance().enumerate_adapters(wgpu::Backends::VULKAN));
+    let mut all = wait(instance().enumerate_adapters(INTERFACES.backends));
     all.sort_by_key(rank);
     all
 }
@@ -260,7 +301,7 @@ fn candidates(known: &[Adapter], options: &Options) -> Result<Vec<usize>, GpuErr
     let none = |why: String| Err(GpuError::NoAdapter { why });
     let all = 0..known.len();
     if known.is_empty() {
-        return none("Vulkan knows none".into());
+        return none(format!("none is known to {}", INTERFACES.names));
     }
     let Some(which) = &options.which else {
         let chosen: Vec<usize> = all.filter(|&i| options.software || !known[i].is_software()).collect();
@@ -372,7 +413,8 @@ impl Device {
         device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| {
             locked(&b).get_or_insert_with(|| e.to_string());
         }));
-        let cache = options.cache.as_ref().map(|folder| Cache::open(folder, &info, &device));
+        let cache = options.cache.as_ref().filter(|_| info.says_its_version());
+        let cache = cache.map(|folder| Cache::open(folder, &info, &device));
         let choices = choice::Choices::new(cache.as_ref().map(Cache::chosen).unwrap_or_default());
         let inner = Inner {
             device,
