@@ -262,13 +262,7 @@ impl Chosen {
     ///
     /// # Errors
     /// [`PrecisionError::Refused`] when they refuse it and it was asked for.
-    pub fn judged(
-        self,
-        half: Half,
-        agreement: Agreement,
-        on: &str,
-        products: bool,
-    ) -> Result<Chosen, PrecisionError> {
+    pub fn judged(self, half: Half, agreement: Agreement, on: &str, products: bool) -> Result<Chosen, PrecisionError> {
         let accepted = agreement.accepted();
         if !accepted && self.asked != Precision::Auto {
             return Err(PrecisionError::Refused { half, on: on.to_string(), agreement });
@@ -345,7 +339,10 @@ mod tests {
         let judged = |agreement, products| auto().judged(Half::Bf16, agreement, "a case", products).unwrap();
         assert_eq!(judged(good, true).half, Some(Half::Bf16));
         let refused = judged(bad, true);
-        assert!(refused.half.is_none() && refused.why.contains("on a case") && refused.why.contains("0 of 1"), "{refused}");
+        assert!(
+            refused.half.is_none() && refused.why.contains("on a case") && refused.why.contains("0 of 1"),
+            "{refused}"
+        );
         let both = good.and(bad);
         assert_eq!((both.relative, both.cosine, both.top1, both.rows), (bad.relative, bad.cosine, 1, 2));
         let nothing = judged(good, false);

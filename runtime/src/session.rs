@@ -261,7 +261,8 @@ impl Session {
         let Limits { run_bytes: bytes, turns, .. } = options.limits;
         let SessionOptions { reference, plans, profile, device, .. } = options;
         let packs = Arc::default();
-        let mut run = RunOptions { reference, plans, pool, bytes, turns, profile, packs, device, ..RunOptions::default() };
+        let mut run =
+            RunOptions { reference, plans, pool, bytes, turns, profile, packs, device, ..RunOptions::default() };
         set(&mut run, precision.half);
         Ok(Session { info, runner: Runner::new(Arc::new(graph), run.clone()), run, precision })
     }
@@ -394,8 +395,10 @@ fn offered(options: &SessionOptions, asked: Precision) -> Result<Half, &'static 
 fn gains(device: &Device, cpu: Result<(), &'static str>) -> Result<(), &'static str> {
     match device {
         Device::Gpu(gpu) if gpu.multiplies_halves() => Ok(()),
-        Device::Gpu(_) => Err("this GPU multiplies no matrices of f16, and what else it gains by 16 bits is not measured; \
-             --precision f16 asks for them"),
+        Device::Gpu(_) => {
+            Err("this GPU multiplies no matrices of f16, and what else it gains by 16 bits is not measured; \
+             --precision f16 asks for them")
+        }
         Device::Cpu => cpu,
     }
 }

@@ -244,10 +244,7 @@ enum Maker {
     /// Threads, in `f32`.
     Threads(Manner),
     /// The subgroups of a group with [`THREADS`] for each of `side` rows by `side` columns (32 or 64), with matrices of the device.
-    Subgroups {
-        side: usize,
-        of: Matrices,
-    },
+    Subgroups { side: usize, of: Matrices },
 }
 
 /// Threads for each row of what [`Maker::Subgroups`] make together.
@@ -283,7 +280,9 @@ impl Maker {
     fn name(self) -> String {
         match self {
             Maker::Threads(manner) => manner.name().into(),
-            Maker::Subgroups { side, of: Matrices { side: of, subgroup } } => format!("-matrices{side}of{of}by{subgroup}"),
+            Maker::Subgroups { side, of: Matrices { side: of, subgroup } } => {
+                format!("-matrices{side}of{of}by{subgroup}")
+            }
         }
     }
 
@@ -373,7 +372,9 @@ impl Product {
         let (unit, per) = (if form.wide { 4 } else { 1 }, 4);
         let mut params = vec![0u32; 52];
         let (w_row, w_step, w_unit) = match self.right {
-            Right::Packed | Right::PackedBf16 | Right::PackedF16 | Right::PackedI8 => (self.n.next_multiple_of(COLUMNS) / per, 0, per),
+            Right::Packed | Right::PackedBf16 | Right::PackedF16 | Right::PackedI8 => {
+                (self.n.next_multiple_of(COLUMNS) / per, 0, per)
+            }
             Right::Plain { row, step } => (row, step, 1),
             Right::Packed4 { block } => {
                 if self.batch != Batch::one() || form.window || block % 4 != 0 || block == 0 {

@@ -120,7 +120,11 @@ fn recorded_inputs_judge_the_bf16_of_a_file_and_of_a_bundle() {
     let mut session = file(&torn, Precision::Auto);
     session.judge_on(&cases, Ok(())).unwrap();
     session.run(&sample).unwrap();
-    assert!(session.precision().half.is_none() && session.precision().why.contains("refused"), "{}", session.precision());
+    assert!(
+        session.precision().half.is_none() && session.precision().why.contains("refused"),
+        "{}",
+        session.precision()
+    );
     assert!(kernels(&session).iter().all(|k| !k.contains("bf16")), "{:?}", kernels(&session));
     let refused = file(&torn, Precision::Bf16).judge_on(&cases, Ok(())).unwrap_err();
     assert_eq!(refused.class(), Class::Gate);
@@ -138,9 +142,17 @@ fn without_samples_and_by_reference_it_is_said_why_there_is_no_bf16() {
         Session::from_onnx(&onnx, "m.onnx", SessionOptions { precision, reference, ..SessionOptions::default() })
     };
     let auto = file(Precision::Auto, false).unwrap();
-    assert!(auto.precision().half.is_none() && auto.precision().why.contains("no golden samples"), "{}", auto.precision());
+    assert!(
+        auto.precision().half.is_none() && auto.precision().why.contains("no golden samples"),
+        "{}",
+        auto.precision()
+    );
     let asked = file(Precision::Bf16, false).unwrap();
-    assert!(asked.precision().half == Some(Half::Bf16) && asked.precision().why.contains("no golden samples"), "{}", asked.precision());
+    assert!(
+        asked.precision().half == Some(Half::Bf16) && asked.precision().why.contains("no golden samples"),
+        "{}",
+        asked.precision()
+    );
     let Err(e) = file(Precision::F16, false) else { panic!("a CPU has no f16") };
     assert!(e.to_string().contains("--device gpu"), "{e}");
     let Err(e) = file(Precision::Bf16, true) else { panic!("reference functions have no bf16") };

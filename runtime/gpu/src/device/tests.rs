@@ -143,7 +143,9 @@ pub(crate) fn calls() -> Vec<Call> {
     // Small ones; one row and nine, whose long sums are shared; many rows, for which there is another manner.
     let products = [(9, 6, 8, 4), (9, 6, 5, 3), (1, 6, 64, 64), (9, 6, 65, 65), (9, 6, 64, 64), (4096, 64, 64, 64)];
     for (m, n, k, channels) in products {
-        for right in [Right::Packed, Right::PackedBf16, Right::PackedF16, Right::PackedI8, Right::Plain { row: n, step: 1 }] {
+        for right in
+            [Right::Packed, Right::PackedBf16, Right::PackedF16, Right::PackedI8, Right::Plain { row: n, step: 1 }]
+        {
             let ends = [
                 (false, false, Activation::None),
                 (true, true, Activation::Clip(0.0, 6.0)),
@@ -295,7 +297,8 @@ fn with_matrices(of: Matrices) -> Vec<Call> {
     let mut out = Vec::new();
     let (n, k) = (64, 32);
     for m in [64, 64 * 64] {
-        for right in [Right::PackedF16, Right::PackedI8, Right::Packed4 { block: 32 }, Right::Plain { row: n, step: 1 }] {
+        for right in [Right::PackedF16, Right::PackedI8, Right::Packed4 { block: 32 }, Right::Plain { row: n, step: 1 }]
+        {
             for (end, activation) in [(false, Activation::None), (true, Activation::Clip(0.0, 6.0))] {
                 let base = Product {
                     m,
@@ -336,7 +339,8 @@ fn sums_by_subgroups_are_those_without_to_the_bit() {
     assert!(ready.len() * sizes.len() >= calls.len(), "{} of {} kernels", ready.len(), calls.len());
     let bits = |kernel: &Arc<Kernel>, like: &Call| {
         let (length, rows) = (201, 5);
-        let call = Call { kernel: kernel.clone(), params: vec![rows, length, 1, length, 0, 1f32.to_bits()], ..like.clone() };
+        let call =
+            Call { kernel: kernel.clone(), params: vec![rows, length, 1, length, 0, 1f32.to_bits()], ..like.clone() };
         let call = Call { groups: [rows, 1, 1], ..call };
         let most = 4 * (length * rows) as usize;
         let mut builder = Builder::new(&device, 8 * most.next_multiple_of(ALIGN));
@@ -369,7 +373,11 @@ fn sums_by_subgroups_are_those_without_to_the_bit() {
 fn products_with_matrices_of_the_device_are_those_of_f16_with_sums_of_f32() {
     let device = device();
     let Some(of) = device.matrices() else {
-        println!("`{}` ({}) multiplies no matrices of f16: nothing was tried", device.adapter().name, device.adapter().driver);
+        println!(
+            "`{}` ({}) multiplies no matrices of f16: nothing was tried",
+            device.adapter().name,
+            device.adapter().driver
+        );
         return;
     };
     println!("`{}` ({}): {of:?}", device.adapter().name, device.adapter().driver);
@@ -719,11 +727,14 @@ fn what_passed_is_kept_only_for_a_driver_whose_version_is_known() {
     assert!(!kept(wgpu::Backend::Metal, "") && !kept(wgpu::Backend::Dx12, "0.0.0.0"));
 }
 
+/// What wgpu has on every device.
+const EVERYWHERE: naga::valid::Capabilities = naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+
 /// A text in SPIR-V as naga writes it for a device with those capabilities, or with all.
 fn spirv(kernel: &Kernel, only: Option<&[naga::back::spv::Capability]>) -> Vec<u32> {
     let module = naga::front::wgsl::parse_str(&kernel.source).unwrap();
     let flags = naga::valid::ValidationFlags::all();
-    let info = naga::valid::Validator::new(flags, naga::valid::Capabilities::empty()).validate(&module).unwrap();
+    let info = naga::valid::Validator::new(flags, EVERYWHERE).validate(&module).unwrap();
     let capabilities = only.map(|c| c.iter().copied().collect());
     let zero_initialize_workgroup_memory = naga::back::spv::ZeroInitializeWorkgroupMemoryMode::None;
     let options = naga::back::spv::Options { capabilities, zero_initialize_workgroup_memory, ..Default::default() };
@@ -788,14 +799,14 @@ fn targets() -> [Target; 6] {
         shared_bytes,
         threads,
     };
-    let more = C::SHADER_FLOAT16 | C::SUBGROUP | C::IMMEDIATES;
+    let more = EVERYWHERE | C::SHADER_FLOAT16 | C::SUBGROUP | C::COOPERATIVE_MATRIX | C::IMMEDIATES;
     [
-        of("pi4", Language::Spirv, C::empty(), 8, 16 << 10, 256),
-        of("pi5", Language::Spirv, C::empty(), 8, 16 << 10, 256),
+        of("pi4", Language::Spirv, EVERYWHERE, 8, 16 << 10, 256),
+        of("pi5", Language::Spirv, EVERYWHERE, 8, 16 << 10, 256),
         of("orin", Language::Spirv, more, 16, 48 << 10, 1024),
         of("desktop", Language::Spirv, more, 16, 48 << 10, 1024),
         of("apple", Language::Metal, more, 29, 32 << 10, 1024),
-        of("d3d12", Language::Hlsl, C::empty(), 16, 32 << 10, 1024),
+        of("d3d12", Language::Hlsl, EVERYWHERE, 16, 32 << 10, 1024),
     ]
 }
 
@@ -804,9 +815,17 @@ fn every_text_is_one_for_every_target() {
     let mut seen = std::collections::BTreeSet::new();
     let dir = std::env::temp_dir().join(format!("hone-gpu-{}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();
-    let (mut files, mut hlsl) = (Vec::new(), Vec::new());
-    for call in calls() {
+    let (mut files, mut matrices, mut hlsl) = (Vec::new(), Vec::new(), Vec::new());
+    let of = |side, subgroup| with_matrices(Matrices { side, subgroup });
+    let special =
+        crate::rows::SUBGROUPS.into_iter().flat_map(by_subgroups).chain([of(16, 32), of(16, 64), of(8, 32)].concat());
+    for call in calls().into_iter().chain(special) {
         let kernel = &call.kernel;
+        let asks = match kernel.needs {
+            Needs::Nothing => naga::valid::Capabilities::empty(),
+            Needs::Subgroups(_) => naga::valid::Capabilities::SUBGROUP,
+            Needs::Matrices(_) => naga::valid::Capabilities::COOPERATIVE_MATRIX,
+        };
         if !seen.insert(kernel.name.clone()) {
             continue;
         }
@@ -823,7 +842,7 @@ fn every_text_is_one_for_every_target() {
         assert_eq!(buffers, kernel.reads + kernel.writes, "{name} binds what it says");
         assert!(bytes(naga::AddressSpace::Uniform) <= (PARAMS * 4) as u32, "{name} has too many parameters");
         let size = module.entry_points[0].workgroup_size;
-        for t in targets() {
+        for t in targets().into_iter().filter(|t| t.capabilities.contains(asks)) {
             let mut validator = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), t.capabilities);
             let info = validator.validate(&module).unwrap_or_else(|e| panic!("{name} on {}: {e:?}", t.name));
             assert!(buffers <= t.storage && size.iter().product::<u32>() <= t.threads, "{name} on {}", t.name);
@@ -833,13 +852,16 @@ fn every_text_is_one_for_every_target() {
             let one = |written: Result<String, String>| written.unwrap_or_else(|e| panic!("{name} on {}: {e}", t.name));
             match t.language {
                 Language::Spirv => {
-                    let options = naga::back::spv::Options::default();
+                    // What has subgroups has Vulkan 1.1, for which wgpu writes this.
+                    let lang_version = if kernel.needs == Needs::Nothing { (1, 0) } else { (1, 3) };
+                    let options = naga::back::spv::Options { lang_version, ..Default::default() };
                     let words = naga::back::spv::write_vec(&module, &info, &options, None).unwrap();
                     // Large texts are what the compiler of the Raspberry Pi fails on.
                     assert!(words.len() * 4 < 64 << 10, "{name} on {}: {} bytes", t.name, words.len() * 4);
                     let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
                     std::fs::write(file("spv"), bytes).unwrap();
-                    files.push(file("spv"));
+                    (if matches!(kernel.needs, Needs::Matrices(_)) { &mut matrices } else { &mut files })
+                        .push(file("spv"));
                 }
                 // There is no compiler of Apple's to read them: naga writes them, or says what it cannot.
                 Language::Metal => {
@@ -871,6 +893,20 @@ fn every_text_is_one_for_every_target() {
                 println!("spirv-val is not installed (Debian: spirv-tools): naga's own check alone has run");
                 break;
             }
+        }
+    }
+    // Validators of before 2023 know nothing of matrices; the validation layer of a driver that has them does.
+    let unknown =
+        |out: &std::process::Output| String::from_utf8_lossy(&out.stderr).contains("Invalid capability operand: 6022");
+    assert!(!matrices.is_empty());
+    for file in &matrices {
+        match valid(file) {
+            Ok(out) if unknown(&out) => {
+                println!("this spirv-val does not know matrices: naga's own check alone has run on {}", matrices.len());
+                break;
+            }
+            Ok(out) => assert!(out.status.success(), "{}: {}", file.display(), String::from_utf8_lossy(&out.stderr)),
+            Err(_) => break,
         }
     }
     // What finds nothing wrong must find something wrong.

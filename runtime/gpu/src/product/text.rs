@@ -71,7 +71,10 @@ pub(super) fn kernel(form: Form) -> Arc<Kernel> {
         include_str!("../product.wgsl"),
         &[
             ("MAIN", &main),
-            ("ENABLE", flag(matches!(maker, Maker::Subgroups { .. }), "enable f16;\nenable wgpu_cooperative_matrix;\n")),
+            (
+                "ENABLE",
+                flag(matches!(maker, Maker::Subgroups { .. }), "enable f16;\nenable wgpu_cooperative_matrix;\n"),
+            ),
             ("COMMON", include_str!("../common.wgsl")),
             (
                 "WEIGHTS",

@@ -1,7 +1,9 @@
 //! What [`super::Product`] must compute, by its formula.
 use hone_kernels::conv::Window;
 
-use super::{Batch, COLUMNS, Form, Left, Maker, Product, Right, pack, pack_4, pack_bf16, pack_f16, pack_i8, packed_len};
+use super::{
+    Batch, COLUMNS, Form, Left, Maker, Product, Right, pack, pack_4, pack_bf16, pack_f16, pack_i8, packed_len,
+};
 use crate::functions::of_activation;
 use crate::kernel::{Allowed, Draws, Trial, bytes_of, under};
 

@@ -132,7 +132,7 @@ pub(super) fn judge(files: &[PathBuf]) {
 fn by_way_of_hlsl(kernel: &Kernel) -> Vec<u32> {
     let module = naga::front::wgsl::parse_str(&kernel.source).unwrap();
     let flags = naga::valid::ValidationFlags::all();
-    let info = naga::valid::Validator::new(flags, naga::valid::Capabilities::empty()).validate(&module).unwrap();
+    let info = naga::valid::Validator::new(flags, EVERYWHERE).validate(&module).unwrap();
     let text = direct3d(&module, &info, kernel.reads + kernel.writes, Checks::None).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let (hlsl, words) = (dir.path().join("text.hlsl"), dir.path().join("text.spv"));
@@ -171,7 +171,7 @@ fn a_text_with_a_buffer_that_is_not_bound_is_written_neither_for_metal_nor_for_d
         @compute @workgroup_size(64) fn main() { b[0] = a[0]; }";
     let module = naga::front::wgsl::parse_str(text).unwrap();
     let flags = naga::valid::ValidationFlags::all();
-    let info = naga::valid::Validator::new(flags, naga::valid::Capabilities::empty()).validate(&module).unwrap();
+    let info = naga::valid::Validator::new(flags, EVERYWHERE).validate(&module).unwrap();
     let written = |buffers| {
         let metal = metal(&module, &info, buffers, METAL_VERSIONS[1], Checks::None);
         (metal.is_ok(), direct3d(&module, &info, buffers, Checks::None).is_ok())
