@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use crate::{aarch64, arch, boards, e2e, onnx_node_tests, validation, zoo};
+use crate::{aarch64, arch, boards, e2e, mesa, onnx_node_tests, validation, zoo};
 
 /// How much is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +48,7 @@ static STEPS: &[Step] = &[
     Step { name: "real models", run: real_models },
     Step { name: "gradients of real models", run: real_gradients },
     Step { name: "GPU, in software", run: gpu },
+    Step { name: "GPU, newer driver", run: newer_driver },
     Step { name: "kernels for Arm", run: arm },
     Step { name: "documentation", run: documentation },
     Step { name: "no_std link", run: no_std },
@@ -276,41 +277,65 @@ fn gpu(root: &Path, extent: Extent) -> anyhow::Result<Outcome> {
     }
     let features = ["-p", "hone", "-p", "hone-gpu", "-p", "hone-runtime", "--features", "hone/gpu,hone-gpu/device"];
     cargo(root, &[&["clippy"], &features[..], &["--all-targets", "--locked", "--", "-D", "warnings"]].concat())?;
-    let kernels = ["test", "--package", "hone-gpu", "--features", "device", "--locked"];
-    let tests = ["--", "gpu_tests", "every_operator_with_a_form_for_gpus"];
-    // With the program, so that dependencies are built as its tests have built them.
-    let plans = ["test", "-p", "hone", "-p", "hone-runtime", "--lib", "--features", "hone/gpu", "--locked"];
-    let plans = [&plans[..], &tests].concat();
     if layer() {
-        let bad = ["run", "--package", "hone-gpu", "--features", "device", "--locked", "--example", "known_bad"];
-        if validation::reports(root, &bad)?.is_empty() {
-            bail!(
-                "the validation layer did not report the module that is known to be bad, so it reports nothing at all"
-            );
-        }
-        for args in [&kernels[..], &plans] {
-            let reports = validation::reports(root, args)?;
-            if let Some(first) = reports.first() {
-                bail!(
-                    "the validation layer reports {} faults of `cargo {}`, first: {first}",
-                    reports.len(),
-                    args.join(" ")
-                );
-            }
-        }
+        validated(root, &[])?;
     } else {
         println!("the validation layer is not installed (Debian: vulkan-validationlayers): the tests run without it");
-        for args in [&kernels[..], &plans] {
-            cargo(root, args)?;
+        for args in gpu_tests() {
+            cargo(root, &args)?;
         }
     }
     let tuned =
         ["test", "-p", "hone", "--features", "gpu", "--locked", "--test", "all", "tune::a_body_is_tuned_on_a_gpu"];
     cargo(root, &tuned)?;
-    cargo(root, &[&kernels[..], &["--bench", "dispatch"]].concat())?;
+    cargo(root, &[&KERNELS[..], &["--bench", "dispatch"]].concat())?;
     // All of them take a software GPU minutes.
     cargo(root, &["build", "--features", "gpu", "--locked"])?;
     models(root, &zoo::Options::on_gpu(built(root), extent == Extent::Usual))
+}
+
+/// The same tests on a driver in software that has more of what real GPUs have, and under its own validation layer. Skipped, aloud,
+/// where it cannot be had or the system's has as much.
+fn newer_driver(root: &Path, _: Extent) -> anyhow::Result<Outcome> {
+    if let Some(found) = mesa::of_system(root)? {
+        return Ok(Outcome::Skipped(format!("the system's driver is new enough: {found}")));
+    }
+    let driver = match mesa::ready(root)? {
+        mesa::Ended::Unavailable(why) => return Ok(Outcome::Skipped(why)),
+        mesa::Ended::Ready(driver) => driver,
+    };
+    driver.holds(root)?;
+    validated(root, &["--config", &driver.setting()])?;
+    Ok(Outcome::Done)
+}
+
+const KERNELS: [&str; 6] = ["test", "--package", "hone-gpu", "--features", "device", "--locked"];
+
+/// What cargo is told to test on a GPU: kernels, and plans made of them.
+fn gpu_tests() -> [Vec<&'static str>; 2] {
+    // With the program, so that dependencies are built as its tests have built them.
+    let plans = ["test", "-p", "hone", "-p", "hone-runtime", "--lib", "--features", "hone/gpu", "--locked"];
+    let tests = ["--", "gpu_tests", "every_operator_with_a_form_for_gpus"];
+    [KERNELS.to_vec(), [&plans[..], &tests].concat()]
+}
+
+/// Runs them by cargo with `settings`, under the validation layer, which must report nothing but what is known to be bad.
+fn validated(root: &Path, settings: &[&str]) -> anyhow::Result<()> {
+    let bad = ["run", "--package", "hone-gpu", "--features", "device", "--locked", "--example", "known_bad"];
+    if validation::reports(root, &[settings, &bad].concat())?.is_empty() {
+        bail!("the validation layer did not report the module that is known to be bad, so it reports nothing at all");
+    }
+    for args in gpu_tests() {
+        let reports = validation::reports(root, &[settings, &args].concat())?;
+        if let Some(first) = reports.first() {
+            bail!(
+                "the validation layer reports {} faults of `cargo {}`, first: {first}",
+                reports.len(),
+                args.join(" ")
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Debian's packages of what is not there: a driver, the validation layer, `spirv-val`, what reads HLSL.

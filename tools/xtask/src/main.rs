@@ -10,6 +10,7 @@ mod arch;
 mod boards;
 mod ci;
 mod e2e;
+mod mesa;
 mod onnx_node_tests;
 mod peers;
 mod python;
@@ -57,6 +58,8 @@ usage: cargo xtask <task>
   aarch64 [--plans] [MODEL…]
                    the kernels' tests for 64-bit Arm under QEMU, and those that run plans (needs rustup, a cross linker and
                    qemu-user; gets them)
+  mesa             a newer software Vulkan than the system's, fetched from a later Debian beside it and not installed, and how to
+                   run programs on it (Debian on x86-64 or 64-bit Arm)
   size [SET…]      how large the program is with each set of features, as it goes to a device (link-time optimised: minutes each)
   ci [--full] [--from STEP]
                    everything CI runs, timed, or what is left from that step on; --full adds release benches and cargo-deny
@@ -98,6 +101,7 @@ fn main() -> ExitCode {
             Some(options) => end_to_end(&options),
             None => return usage(),
         },
+        ["mesa"] => mesa::run(&root()),
         ["size", ref sets @ ..] => size::run(&root(), sets),
         ["ci"] => ci::run(&root(), ci::Extent::Usual, None),
         ["ci", "--full"] => ci::run(&root(), ci::Extent::Full, None),
