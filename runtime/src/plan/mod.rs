@@ -529,7 +529,12 @@ impl Plan {
                     arena_bytes,
                 };
                 match gpu::Accelerated::new(&device.device, planned) {
-                    Ok(Some(gpu)) => (Some(gpu), None),
+                    Ok(Some(mut gpu)) => {
+                        if options.f16 {
+                            gpu.refused.extend(device.device.no_matrices().iter().map(ToString::to_string));
+                        }
+                        (Some(gpu), None)
+                    }
                     Ok(None) => (None, Some("no step has a kernel for it".to_string())),
                     Err(e) => (None, Some(e.to_string())),
                 }

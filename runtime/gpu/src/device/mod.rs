@@ -191,8 +191,8 @@ struct Inner {
     subgroups: Vec<usize>,
     /// Matrices that it may have, by what it says of itself.
     claimed: Vec<Matrices>,
-    /// Those of them that it has, once they were tried.
-    matrices: OnceLock<Option<Matrices>>,
+    /// Those of them that it has, once they were tried, and why others are none.
+    matrices: OnceLock<(Option<Matrices>, Vec<GpuError>)>,
     /// What went wrong outside of any call, first things first.
     wrong: Arc<Mutex<Option<String>>>,
     /// What became of each kernel that was tried. Whoever tries one holds it, so that nobody runs it untried.
@@ -472,8 +472,29 @@ impl Device {
 
     /// The matrices of f16 that it multiplies, when it does: those that a product of them came out right with. The first call tries.
     pub fn matrices(&self) -> Option<Matrices> {
-        let right = |of: &&Matrices| product::probe(**of).is_some_and(|call| self.ready(&call.kernel).is_ok());
-        *self.inner.matrices.get_or_init(|| self.inner.claimed.iter().find(right).copied())
+        self.tried_matrices().0
+    }
+
+    /// Why it multiplies none, where it says of itself that it does.
+    pub fn no_matrices(&self) -> &[GpuError] {
+        match self.tried_matrices() {
+            (Some(_), _) => &[],
+            (None, why) => why,
+        }
+    }
+
+    fn tried_matrices(&self) -> &(Option<Matrices>, Vec<GpuError>) {
+        self.inner.matrices.get_or_init(|| {
+            let mut refused = Vec::new();
+            for &of in &self.inner.claimed {
+                let Some(call) = product::probe(of) else { continue };
+                match self.ready(&call.kernel) {
+                    Ok(()) => return (Some(of), refused),
+                    Err(e) => refused.push(e),
+                }
+            }
+            (None, refused)
+        })
     }
 
     /// Takes the device away, as a driver that crashes does: everything recorded on it fails from here on.

@@ -372,6 +372,7 @@ fn sums_by_subgroups_are_those_without_to_the_bit() {
 #[test]
 fn products_with_matrices_of_the_device_are_those_of_f16_with_sums_of_f32() {
     let device = device();
+    assert_eq!(device.no_matrices(), [], "it says that it has them");
     let Some(of) = device.matrices() else {
         println!(
             "`{}` ({}) multiplies no matrices of f16: nothing was tried",
