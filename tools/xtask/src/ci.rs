@@ -317,7 +317,8 @@ fn gpu_tests(of_plans: &[&'static str]) -> [Vec<&'static str>; 2] {
     [KERNELS.to_vec(), [&plans[..], of_plans].concat()]
 }
 
-/// Runs them by cargo with `settings` before its own words, under the validation layer, which must report nothing but what is known to be bad.
+/// Runs them by cargo with `settings` before its own words, under the validation layer, which must report nothing but what is known
+/// to be bad.
 fn validated(root: &Path, settings: &[&str], of_plans: &[&'static str]) -> anyhow::Result<()> {
     let bad = ["run", "--package", "hone-gpu", "--features", "device", "--locked", "--example", "known_bad"];
     if validation::reports(root, &[settings, &bad].concat())?.is_empty() {
