@@ -317,6 +317,7 @@ fn bench_gives_the_stable_keys_and_refuses_what_it_cannot_do() {
         assert!(row[key].as_f64().is_some_and(|v| v >= 0.0), "{key}: {row}");
     }
     assert_eq!((&row["runs"], &row["threads"], &row["device"]), (&7.into(), &1.into(), &"cpu".into()));
+    assert!(row.get("gpu").is_none(), "no GPU had a part in it: {row}");
     assert!(
         ok(&["bench", text(&path), "--runs", "1", "-o", "csv"])
             .starts_with("model,scheme,precision,device,threads,test")

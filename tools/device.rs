@@ -13,6 +13,7 @@ use hone_runtime::choice::{self, Verdict};
 use hone_runtime::device::{Device, Gpu};
 use hone_runtime::plan::{OnGpu, StepInfo};
 use hone_runtime::session::{Session, SessionOptions};
+use serde::Serialize;
 
 use crate::exit::fail;
 use crate::open::Source;
@@ -225,6 +226,25 @@ pub(crate) fn time(
     let given: Vec<_> = inputs.iter().map(|(n, t)| (n.as_str(), t.dtype(), t.shape())).collect();
     session.plan(&given)?;
     choice::fastest_ms(BUDGET, against, || Ok(session.run(inputs).map(drop)?))
+}
+
+/// What of a plan ran where, in a document.
+#[derive(Clone, Serialize)]
+pub(crate) struct Ran {
+    /// Steps that ran on the GPU.
+    steps: usize,
+    /// Operators of those that ran on the CPU in between, each once.
+    on_cpu: Vec<String>,
+    /// Why all of them ran on the CPU, if they did.
+    left: Option<String>,
+    /// Steps that would have run there and were refused, and why.
+    refused: Vec<String>,
+}
+
+impl Ran {
+    pub(crate) fn of(on: OnGpu) -> Ran {
+        Ran { steps: on.steps.len(), on_cpu: operators(&on.on_cpu), left: on.left, refused: on.refused }
+    }
 }
 
 /// What of the last plan ran where, in one line; `None` for a plan for the CPU.

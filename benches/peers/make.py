@@ -5,8 +5,11 @@ image of 224 × 224), `minilm` (six transformer layers of MiniLM-L6, 128 tokens)
 image, dense layers over audio). Each as f32, statically quantised (`-qdq`: u8 activations, i8 weights a channel, ONNX Runtime's
 best on x86) and dynamically (`-dynamic`), by ONNX Runtime's own quantiser; and `which-digit` of MODELS, in f32 and in int8
 (`-qdq`). For each of them, and for each model of ZOO with recorded cases in MODELS/zoo, `OUT/inputs/<model>.npz` has the inputs
-under their names.
+under their names. `OUT/inputs/batch<N>` has those of `mobilenetv2` and `minilm` for N images or texts at once, and
+`OUT/work.json` what one of them takes: operations, and weights that are read.
 """
+import json
+import math
 import pathlib
 import shutil
 import sys
@@ -122,14 +125,28 @@ def multimodal(path, tokens=64, vocabulary=10000, width=128):
     n.save(path, ports, ["N", 10])
 
 
-def inputs(name, seed):
+def inputs(name, seed, batch=1):
     rng = np.random.default_rng(seed)
     if name == "mobilenetv2":
-        return {"x": rng.standard_normal((1, 3, 224, 224)).astype(np.float32)}
+        return {"x": rng.standard_normal((batch, 3, 224, 224)).astype(np.float32)}
     if name == "minilm":
-        return {"ids": rng.integers(0, 30522, (1, 128)), "mask": np.ones((1, 128), np.int64)}
+        return {"ids": rng.integers(0, 30522, (batch, 128)), "mask": np.ones((batch, 128), np.int64)}
     return {"text": rng.integers(0, 10000, (1, 64)), "image": rng.standard_normal((1, 3, 64, 64)).astype(np.float32),
             "audio": rng.standard_normal((1, 128)).astype(np.float32)}
+
+
+def work(path):
+    """For one image or text, the operations of `Conv`, `Gemm` and `MatMul`, a product and a sum each, beside which the rest is little;
+    and how many weights they read."""
+    graph = onnx.shape_inference.infer_shapes(onnx.load(path)).graph
+    # What is free is the batch.
+    sized = lambda v: [d.dim_value or 1 for d in v.type.tensor_type.shape.dim]
+    weights = {w.name: list(w.dims) for w in graph.initializer}
+    shapes = {v.name: sized(v) for v in [*graph.value_info, *graph.input, *graph.output]} | weights
+    sums = {"Conv": lambda n: math.prod(shapes[n.input[1]][1:]), "Gemm": lambda n: shapes[n.input[0]][-1], "MatMul": lambda n: shapes[n.input[0]][-1]}
+    nodes = [n for n in graph.node if n.op_type in sums]
+    return {"operations": sum(2 * math.prod(shapes[n.output[0]]) * sums[n.op_type](n) for n in nodes),
+            "weights": sum(math.prod(weights[n.input[1]]) for n in nodes if n.input[1] in weights)}
 
 
 class Samples(CalibrationDataReader):
@@ -138,6 +155,9 @@ class Samples(CalibrationDataReader):
 
     def get_next(self):
         return self.left.pop() if self.left else None
+
+
+BATCHED, BATCHES = ("mobilenetv2", "minilm"), (1, 32)
 
 
 def main():
@@ -155,6 +175,11 @@ def main():
         inferred.unlink()
         for kind in ("", "-qdq", "-dynamic"):
             np.savez(out / "inputs" / f"{name}{kind}.npz", **inputs(name, 0))
+    for batch in BATCHES:
+        (out / "inputs" / f"batch{batch}").mkdir(exist_ok=True)
+        for name in BATCHED:
+            np.savez(out / "inputs" / f"batch{batch}" / f"{name}.npz", **inputs(name, 0, batch))
+    (out / "work.json").write_text(json.dumps({name: work(out / f"{name}.onnx") for name in BATCHED}))
     digit = models / "which-digit"
     for kind, file in (("", "src/model.f32.onnx"), ("-qdq", "which-digit.hone/onnx/model.onnx")):
         shutil.copy(digit / file, out / f"which-digit{kind}.onnx")

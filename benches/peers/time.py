@@ -1,9 +1,13 @@
 """Times a model in one peer: `time.py PEER MODEL.onnx INPUTS.npz THREADS SECONDS`, one JSON object on stdout.
 
-PEER is `onnxruntime` or `openvino`. Each runs in the configuration that is best for it on the machine: ONNX Runtime with all
-its optimisations, spinning threads when there are two or more; OpenVINO for latency, in its default precision. After warming up
-for a tenth of the time, runs are timed one by one, at least 30. `rss_before_bytes` is what Python and the peer's package have
-resident before they have seen the model, `peak_rss_bytes` the most from then on (Linux).
+PEER is `onnxruntime`, `onnxruntime-cuda`, `onnxruntime-webgpu` or `openvino`. Each runs in the configuration that is best for it on
+the machine: ONNX Runtime with all its optimisations, spinning threads when there are two or more; OpenVINO for latency, in its
+default precision. On a GPU ONNX Runtime computes in `f32` what is `f32` (CUDA's products without TF32), and a run takes its inputs
+from the CPU's memory and puts its outputs there, as hone's does; where it would quietly fall back to the CPU there is no figure.
+After warming up for a tenth of the time, runs are timed one by one, at least 30. `rss_before_bytes` is what Python and the peer's
+package have resident before they have seen the model, `peak_rss_bytes` the most from then on (Linux).
+
+`time.py --gpu` says which peers this Python has for GPUs, and their versions.
 """
 import json
 import os
@@ -25,7 +29,20 @@ def resident():
     return status("VmRSS")
 
 
-def onnxruntime(path, threads):
+# Peers that run on a GPU: ONNX Runtime's execution provider, and options of it.
+GPU = {"onnxruntime-cuda": ("CUDAExecutionProvider", {"use_tf32": "0"}), "onnxruntime-webgpu": ("WebGpuExecutionProvider", {})}
+
+
+def on_gpu():
+    try:
+        import onnxruntime as rt
+    except ImportError:
+        return {}
+    there = rt.get_available_providers()
+    return {peer: rt.__version__ for peer, (provider, _) in GPU.items() if provider in there}
+
+
+def onnxruntime(path, threads, provider="CPUExecutionProvider", given=None):
     import onnxruntime as rt
 
     before = resident()
@@ -35,7 +52,9 @@ def onnxruntime(path, threads):
     options.inter_op_num_threads = 1
     options.graph_optimization_level = rt.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if threads > 1 else "0")
-    session = rt.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = rt.InferenceSession(path, options, providers=[(provider, given or {})])
+    if session.get_providers()[0] != provider:
+        sys.exit(f"{provider} does not start here: {session.get_providers()[0]} would run the model")
     return rt.__version__, before, lambda feed: session.run(None, feed)
 
 
@@ -63,7 +82,9 @@ def main():
     with np.load(inputs) as npz:
         feed = {k: npz[k] for k in npz.files}
     began = time.perf_counter()
-    version, before, run = {"onnxruntime": onnxruntime, "openvino": openvino}[peer](model, int(threads))
+    peers = {"onnxruntime": onnxruntime, "openvino": openvino}
+    peers |= {name: lambda m, t, p=provider: onnxruntime(m, t, *p) for name, provider in GPU.items()}
+    version, before, run = peers[peer](model, int(threads))
     load = time.perf_counter() - began
     warm = time.perf_counter()
     for n in range(10**6):
@@ -83,4 +104,7 @@ def main():
     print(json.dumps(out))
 
 
-main()
+if sys.argv[1:] == ["--gpu"]:
+    print(json.dumps(on_gpu()))
+else:
+    main()

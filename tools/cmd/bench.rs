@@ -131,6 +131,9 @@ struct Row {
     /// Why, where another than f32 was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     precision_why: Option<String>,
+    /// What of the last plan ran where, on a GPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gpu: Option<device::Ran>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     steps: Vec<StepRow>,
 }
@@ -184,7 +187,7 @@ impl Answer {
                 let mut csv = csv::Writer::from_writer(Vec::new());
                 for row in &rows {
                     // A table of rows has no room for steps and reasons.
-                    csv.serialize(Row { steps: Vec::new(), precision_why: None, ..row.clone() })?;
+                    csv.serialize(Row { steps: Vec::new(), gpu: None, precision_why: None, ..row.clone() })?;
                 }
                 let text = String::from_utf8(csv.into_inner().map_err(|e| e.into_error())?)?;
                 output::line(text.trim_end())?;
@@ -282,7 +285,8 @@ impl Answer {
             black_box(session.run(inputs)?);
             times.push(ms(start.elapsed()));
         }
-        if let Some(told) = device::told(session.on_gpu().as_ref()) {
+        let on_gpu = session.on_gpu();
+        if let Some(told) = device::told(on_gpu.as_ref()) {
             output::say(format!("hone: {told}"));
         }
         let steps = if self.profile {
@@ -313,6 +317,7 @@ impl Answer {
             runs: t.n,
             inputs: kind,
             precision_why: precision::why(session.precision()),
+            gpu: on_gpu.map(device::Ran::of),
             steps,
         })
     }

@@ -8,7 +8,6 @@ use hone_runtime::Class;
 use hone_runtime::Tensor;
 use hone_runtime::cases::{self, Case, Compared, Tolerance};
 use hone_runtime::device::Device;
-use hone_runtime::plan::OnGpu;
 use hone_runtime::precision::RELATIVE;
 use hone_runtime::session::{Outputs, Session, SessionOptions};
 use serde::Serialize;
@@ -69,26 +68,8 @@ struct Body<'a> {
     precision_why: Option<String>,
     /// What of the last case's plan ran where, on a GPU.
     #[serde(skip_serializing_if = "Option::is_none")]
-    gpu: Option<Gpu>,
+    gpu: Option<device::Ran>,
     ok: bool,
-}
-
-#[derive(Serialize)]
-struct Gpu {
-    /// Steps that ran there.
-    steps: usize,
-    /// Operators of those that ran on the CPU in between, each once.
-    on_cpu: Vec<String>,
-    /// Why all of them ran on the CPU, if they did.
-    left: Option<String>,
-    /// Steps that would have run there and were refused, and why.
-    refused: Vec<String>,
-}
-
-impl Gpu {
-    fn of(on: OnGpu) -> Gpu {
-        Gpu { steps: on.steps.len(), on_cpu: device::operators(&on.on_cpu), left: on.left, refused: on.refused }
-    }
 }
 
 #[derive(Serialize)]
@@ -122,7 +103,7 @@ impl Check {
         if self.json {
             let chosen = session.precision();
             let (precision, precision_why) = (chosen.name(), precision::why(chosen));
-            let gpu = session.on_gpu().map(Gpu::of);
+            let gpu = session.on_gpu().map(device::Ran::of);
             output::document("hone.check/1", Body { rows: &rows, precision, precision_why, gpu, ok })?;
         } else {
             print(&rows)?;

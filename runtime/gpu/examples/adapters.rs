@@ -1,10 +1,8 @@
 //! What Vulkan has on this machine, a line an adapter, in columns between tabs: its name, what it is, its driver, and which things it
 //! has that kernels could use and not every driver has. `cargo xtask mesa` tells drivers apart by it.
-use std::future::Future;
-use std::pin::pin;
-use std::task::{Context, Poll, Waker};
-
 use wgpu::Features;
+
+mod vulkan;
 
 const HAS: [(Features, &str); 3] = [
     (Features::EXPERIMENTAL_COOPERATIVE_MATRIX, "cooperative matrices"),
@@ -13,20 +11,9 @@ const HAS: [(Features, &str); 3] = [
 ];
 
 fn main() {
-    let mut desc = wgpu::InstanceDescriptor::new_without_display_handle();
-    desc.backends = wgpu::Backends::VULKAN;
-    for adapter in wait(wgpu::Instance::new(desc).enumerate_adapters(wgpu::Backends::VULKAN)) {
+    for adapter in vulkan::adapters() {
         let (info, features) = (adapter.get_info(), adapter.features());
         let has: Vec<&str> = HAS.iter().filter(|(f, _)| features.contains(*f)).map(|(_, name)| *name).collect();
         println!("{}\t{:?}\t{} {}\t{}", info.name, info.device_type, info.driver, info.driver_info, has.join(", "));
-    }
-}
-
-fn wait<F: Future>(f: F) -> F::Output {
-    let mut f = pin!(f);
-    loop {
-        if let Poll::Ready(v) = f.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            return v;
-        }
     }
 }

@@ -2,11 +2,11 @@
 //! That the layer reports nothing of hone's own kernels says something only where it reports this.
 //!
 //! `cargo xtask ci` runs it under the layer. Without the layer a driver may take it in silence, and so does this program.
-use std::future::Future;
-use std::pin::pin;
-use std::task::{Context, Poll, Waker};
-
 use wgpu::naga;
+
+mod vulkan;
+
+use vulkan::wait;
 
 const TEXT: &str = "
 @group(0) @binding(0) var<storage, read_write> x: array<f32>;
@@ -20,11 +20,8 @@ fn main() {
 const ADD: (u32, u32) = (128, 129);
 
 fn main() {
-    let mut desc = wgpu::InstanceDescriptor::new_without_display_handle();
-    desc.backends = wgpu::Backends::VULKAN;
-    let instance = wgpu::Instance::new(desc);
-    let adapter = wait(instance.enumerate_adapters(wgpu::Backends::VULKAN)).into_iter().next();
-    let adapter = adapter.expect("there is a Vulkan driver (Debian: mesa-vulkan-drivers)");
+    let adapter =
+        vulkan::adapters().into_iter().next().expect("there is a Vulkan driver (Debian: mesa-vulkan-drivers)");
     let desc = wgpu::DeviceDescriptor {
         required_features: wgpu::Features::PASSTHROUGH_SHADERS,
         required_limits: wgpu::Limits::downlevel_defaults(),
@@ -61,13 +58,4 @@ fn bad() -> Vec<u32> {
     }
     assert_eq!(found, 1, "one addition");
     words
-}
-
-fn wait<F: Future>(f: F) -> F::Output {
-    let mut f = pin!(f);
-    loop {
-        if let Poll::Ready(v) = f.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            return v;
-        }
-    }
 }

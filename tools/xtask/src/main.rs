@@ -55,6 +55,9 @@ usage: cargo xtask <task>
                      --hone PATH   a built program instead of `cargo build --release`
                      --train       first: a step of training beside PyTorch's; then --threads, --rounds N, --steps N, --hone PATH
                      --memory      first: what a run of training plans and what it takes; then --hone PATH
+                     --gpu         first: on a GPU, beside ONNX Runtime's there where a Python has it, and how near to what the GPU
+                                   can do; then --only NAME, --batches 1,32, --threads N, --rounds N, --seconds S, --hone PATH,
+                                   --python PATH (one that has ONNX Runtime for GPUs), --software (no GPU: whether it works)
   aarch64 [--plans] [MODEL…]
                    the kernels' tests for 64-bit Arm under QEMU, and those that run plans (needs rustup, a cross linker and
                    qemu-user; gets them)
@@ -91,6 +94,10 @@ fn main() -> ExitCode {
         ["aarch64", ref rest @ ..] if models(rest) => arm(rest, aarch64::Of::Kernels),
         ["peers", "--memory", ref rest @ ..] => match peers::train::Options::parse(rest) {
             Some(options) => peers::train::run(&root(), &options.of_memory()),
+            None => return usage(),
+        },
+        ["peers", "--gpu", ref rest @ ..] => match peers::gpu::Options::parse(rest) {
+            Some(options) => peers::gpu::run(&root(), &options),
             None => return usage(),
         },
         ["peers", ref rest @ ..] => match peers::Options::parse(rest) {

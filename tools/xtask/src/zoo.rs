@@ -370,13 +370,31 @@ enum Verdict {
     NotFetched,
 }
 
-/// Where a model ran.
+/// Where a model ran, as hone's documents say it.
 #[derive(Debug, Default, Deserialize, PartialEq)]
-struct OnGpu {
+pub(crate) struct OnGpu {
     steps: usize,
     on_cpu: Vec<String>,
     left: Option<String>,
     refused: Vec<String>,
+}
+
+impl OnGpu {
+    /// That a GPU was used as far as hone can use one.
+    ///
+    /// # Errors
+    /// When it was left, a step refused, or none ran there.
+    pub(crate) fn used(&self) -> anyhow::Result<()> {
+        // A model that is all one `If` has its steps in the graphs of that, which make plans of their own.
+        let nested = self.on_cpu.iter().any(|op| matches!(&op[..], "If" | "Loop" | "Scan"));
+        match &self.left {
+            Some(why) if !(nested && why == NO_STEP) => bail!("the GPU was left: {why}"),
+            _ => {}
+        }
+        ensure!(self.refused.is_empty(), "not on the GPU: {}", self.refused.join("; "));
+        ensure!(self.steps > 0 || nested, "no step ran on the GPU");
+        Ok(())
+    }
 }
 
 impl std::fmt::Display for OnGpu {
@@ -502,15 +520,7 @@ fn judge(report: &[u8], accepted: bool, on_gpu: bool) -> anyhow::Result<Verdict>
         bail!("exit code, report and its rows do not say the same");
     }
     if on_gpu {
-        let gpu = report.gpu.as_ref().context("a GPU was asked for, and the report knows none")?;
-        // A model that is all one `If` has its steps in the graphs of that, which make plans of their own.
-        let nested = gpu.on_cpu.iter().any(|op| matches!(&op[..], "If" | "Loop" | "Scan"));
-        match &gpu.left {
-            Some(why) if !(nested && why == NO_STEP) => bail!("the GPU was left: {why}"),
-            _ => {}
-        }
-        ensure!(gpu.refused.is_empty(), "not on the GPU: {}", gpu.refused.join("; "));
-        ensure!(gpu.steps > 0 || nested, "no step ran on the GPU");
+        report.gpu.as_ref().context("a GPU was asked for, and the report knows none")?.used()?;
     }
     let size = |r: &Output| r.max_rel.unwrap_or(f64::INFINITY);
     // Of the outputs that are outside where there are any: another's larger difference may be within its tolerance.

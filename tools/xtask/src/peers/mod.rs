@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::python::{commit, cpu, environment, quietly};
 use crate::{target_dir, zoo};
 
+pub(crate) mod gpu;
 pub(crate) mod train;
 
 /// What the command line asked for.
@@ -115,14 +116,15 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<bool> {
     for name in &options.only {
         ensure!(models.iter().any(|m| m.0 == *name), "there is no model `{name}`; there are: {}", names(&models));
     }
-    let hone = program(root, options.hone.as_deref())?;
+    let hone = options.hone.clone().map_or_else(|| program(root, &[], "release"), Ok)?;
     let mut rows = Vec::new();
     for (name, model) in models.iter().filter(|m| options.only.is_empty() || options.only.contains(&m.0)) {
         for &threads in &options.threads {
             let inputs = home.join("inputs").join(format!("{name}.npz"));
             let mut rounds: BTreeMap<&'static str, Vec<Round>> = BTreeMap::new();
             let mut both = Vec::new();
-            let ours = || ours(&hone, model, &inputs, threads, options);
+            let how = Ours { device: "cpu", precision: &options.precision, threads, seconds: options.seconds };
+            let ours = || round(&ours(&hone, model, &inputs, &how)?);
             for _ in 0..options.rounds {
                 for who in WHO {
                     let one = match who {
@@ -165,17 +167,12 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<bool> {
     Ok(true)
 }
 
-/// The program that is measured: the one given, or a release build of the tree.
-fn program(root: &Path, given: Option<&Path>) -> anyhow::Result<PathBuf> {
-    if let Some(path) = given {
-        return Ok(path.to_path_buf());
-    }
+/// The program that is measured, built of the tree with those features in `release` or `debug`.
+fn program(root: &Path, features: &[&str], profile: &str) -> anyhow::Result<PathBuf> {
     let mut build = crate::ci::cargo_command(root);
-    ensure!(
-        build.args(["build", "--release", "--locked", "--bin", "hone"]).status()?.success(),
-        "hone cannot be built"
-    );
-    Ok(target_dir(root).join("release").join(if cfg!(windows) { "hone.exe" } else { "hone" }))
+    build.args(["build", "--locked", "--bin", "hone"]).args(features);
+    ensure!(build.args((profile == "release").then_some("--release")).status()?.success(), "hone cannot be built");
+    Ok(target_dir(root).join(profile).join(if cfg!(windows) { "hone.exe" } else { "hone" }))
 }
 
 /// Twice the time of a run alone over that of a run beside another one: 2 where a second core is all one's own.
@@ -201,19 +198,7 @@ fn models(
     fetch.extend(export.then_some("--export"));
     zoo::run(root, &zoo::Options::parse(&fetch).context("the options of the zoo")?)?;
     let zoo = target_dir(root).join("zoo");
-    let script = recipes.join("make.py");
-    // Models that were fetched since have no inputs yet.
-    let mut wanted = std::fs::read(&script)?;
-    let mut there: Vec<_> = std::fs::read_dir(&zoo)?.flatten().map(|e| e.file_name()).collect();
-    there.sort();
-    wanted.extend(there.iter().flat_map(|name| name.as_encoded_bytes()));
-    let stamp = home.join("made-from");
-    if !std::fs::read(&stamp).is_ok_and(|s| s == wanted) {
-        println!("making the models, which takes a minute");
-        let args = [script.as_path(), home, &zoo, &root.join("models")];
-        quietly(Command::new(python).env("PYTHONDONTWRITEBYTECODE", "1").args(args))?;
-        std::fs::write(&stamp, wanted)?;
-    }
+    make(root, home, recipes, python)?;
     let mut all = Vec::new();
     for (dir, file) in [(home.to_path_buf(), None), (zoo, Some("model.onnx"))] {
         let entries = std::fs::read_dir(&dir).with_context(|| format!("cannot read {}", dir.display()))?;
@@ -230,16 +215,45 @@ fn models(
     Ok(all)
 }
 
+/// Runs `make.py`, unless nothing has changed since.
+fn make(root: &Path, home: &Path, recipes: &Path, python: &Path) -> anyhow::Result<()> {
+    let zoo = target_dir(root).join("zoo");
+    let script = recipes.join("make.py");
+    let mut wanted = std::fs::read(&script)?;
+    // Models that were fetched since have no inputs yet.
+    let mut there: Vec<_> = std::fs::read_dir(&zoo).into_iter().flatten().flatten().map(|e| e.file_name()).collect();
+    there.sort();
+    wanted.extend(there.iter().flat_map(|name| name.as_encoded_bytes()));
+    let stamp = home.join("made-from");
+    if !std::fs::read(&stamp).is_ok_and(|s| s == wanted) {
+        println!("making the models, which takes a minute");
+        let args = [script.as_path(), home, &zoo, &root.join("models")];
+        quietly(Command::new(python).env("PYTHONDONTWRITEBYTECODE", "1").args(args))?;
+        std::fs::write(&stamp, wanted)?;
+    }
+    Ok(())
+}
+
 fn names(models: &[(String, PathBuf)]) -> String {
     models.iter().map(|m| &m.0[..]).collect::<Vec<_>>().join(", ")
 }
 
-fn ours(hone: &Path, model: &Path, inputs: &Path, threads: usize, options: &Options) -> anyhow::Result<Round> {
+/// How hone runs a model.
+struct Ours<'a> {
+    device: &'a str,
+    precision: &'a str,
+    threads: usize,
+    seconds: f64,
+}
+
+/// The row that `hone bench` says of a model.
+fn ours(hone: &Path, model: &Path, inputs: &Path, how: &Ours<'_>) -> anyhow::Result<serde_json::Value> {
     let mut command = Command::new(hone);
-    command.arg("bench").arg(model).arg("--tensors").arg(inputs).args(["--precision", &options.precision]);
-    command.args(["--threads", &threads.to_string(), "--seconds", &options.seconds.to_string(), "--output", "json"]);
+    command.arg("bench").arg(model).arg("--tensors").arg(inputs).args(["--output", "json"]);
+    command.args(["--precision", how.precision, "--device", how.device]);
+    command.args(["--threads", &how.threads.to_string(), "--seconds", &how.seconds.to_string()]);
     let said: serde_json::Value = serde_json::from_str(&quietly(&mut command)?)?;
-    round(said.pointer("/rows/0").context("hone bench printed no row")?)
+    said.pointer("/rows/0").cloned().context("hone bench printed no row")
 }
 
 fn peer(

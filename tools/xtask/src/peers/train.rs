@@ -84,7 +84,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<bool> {
     let recipes = root.join("benches/peers");
     std::fs::create_dir_all(&home).with_context(|| format!("cannot make {}", home.display()))?;
     let python = environment(&home.join("venv"), &recipes.join("train-requirements.txt"))?;
-    let hone = super::program(root, options.hone.as_deref())?;
+    let hone = options.hone.clone().map_or_else(|| super::program(root, &[], "release"), Ok)?;
     let ort = if options.memory {
         None
     } else {
