@@ -17,6 +17,7 @@ use serde::Serialize;
 
 use crate::exit::fail;
 use crate::open::Source;
+use crate::precision::Precise;
 
 /// Time for measuring each of the two devices.
 pub(crate) const BUDGET: Duration = Duration::from_millis(400);
@@ -147,7 +148,12 @@ impl Choice {
     ///
     /// # Errors
     /// As [`Choice::choose`].
-    pub(crate) fn for_bundle(&self, path: &Path, options: impl Fn(Device) -> SessionOptions) -> Result<Chosen> {
+    pub(crate) fn for_bundle(
+        &self,
+        path: &Path,
+        precision: Precise,
+        options: impl Fn(Device) -> SessionOptions,
+    ) -> Result<Chosen> {
         if *self != Choice::Auto {
             return self.open();
         }
@@ -161,7 +167,7 @@ impl Choice {
             }
         };
         self.choose(
-            || self::about(&source, path, &class(&sample), 1),
+            || self::about(&source, path, &class(&sample), 1, precision),
             |device, other| time(&mut source.session(path, options(device))?, &sample, other),
         )
     }
@@ -181,15 +187,16 @@ fn passed_over(gpu: &Gpu) -> Option<String> {
     (!all.is_empty()).then(|| format!("{gpu:?} in the place of another: {}", all.join("; ")))
 }
 
-/// What a verdict is about: the model's contents by their digest, the class of what it is given, threads.
+/// What a verdict is about: the model's contents by their digest, the class of what it is given, threads, what products are asked for in.
 ///
 /// # Errors
 /// Those of reading the model.
-pub(crate) fn about(source: &Source, model: &Path, class: &str, threads: usize) -> Result<String> {
+pub(crate) fn about(source: &Source, model: &Path, class: &str, threads: usize, precision: Precise) -> Result<String> {
     let name = model.file_name().unwrap_or_default().to_string_lossy();
     let digest = source.digest(model)?;
     let digest = digest.rsplit(':').next().unwrap_or_default();
-    Ok(format!("{name} {} | {class} | {threads} threads", digest.get(..12).unwrap_or(digest)))
+    let precision = precision.asked().name();
+    Ok(format!("{name} {} | {class} | {threads} threads | {precision}", digest.get(..12).unwrap_or(digest)))
 }
 
 /// [`choice::class`] of tensors.
@@ -260,6 +267,9 @@ pub(crate) fn told(on: Option<&OnGpu>) -> Option<String> {
         on.calls,
         on.waits
     );
+    if on.halves > 0 {
+        let _ = write!(text, "; {} of the calls in f16", on.halves);
+    }
     let _ = write!(text, "; {} bytes of weights and {} of arena are there", on.weight_bytes, on.arena_bytes);
     if !on.on_cpu.is_empty() {
         let _ = write!(text, "; on the CPU: {}", operators(&on.on_cpu).join(", "));

@@ -13,6 +13,7 @@ use hone_runtime::device::Device;
 use hone_runtime::graph::{Dim, Graph};
 use hone_runtime::metrics::Latency;
 use hone_runtime::plan::Profile;
+use hone_runtime::precision::Precision;
 use hone_runtime::session::{Outputs, Session, SessionOptions};
 use hone_runtime::tensor::{DType, Data, Tensor};
 use serde::Serialize;
@@ -228,7 +229,12 @@ impl Answer {
         let start = Instant::now();
         let source = Source::open(&self.model)?;
         let open = |device: Device, profile| -> anyhow::Result<Session> {
-            let precision = self.precision.asked();
+            // Beside a GPU the CPU makes the inputs, and tells of its steps, in what it has.
+            let beside = matches!((&device, &self.device), (Device::Cpu, device::Choice::Gpu(_)));
+            let precision = match self.precision.asked() {
+                Precision::F16 if beside => Precision::F32,
+                asked => asked,
+            };
             let usual = SessionOptions::default();
             // Cases of different shapes take turns.
             let plans = usual.plans.max(cases.len());
@@ -246,7 +252,7 @@ impl Answer {
         let (all, kind, test) = self.inputs(&source, &session, cases.clone())?;
         let inputs = &all[0];
         let chosen = self.device.choose(
-            || device::about(&source, &self.model, &device::class(inputs), threads),
+            || device::about(&source, &self.model, &device::class(inputs), threads, self.precision),
             |device, other| device::time(&mut judged(device, None)?, inputs, other),
         )?;
         if let Some(why) = &chosen.why {
@@ -256,6 +262,7 @@ impl Answer {
             let start = Instant::now();
             session = open(chosen.device.clone(), None)?;
             load_ms = ms(start.elapsed());
+            session.judge(&cases)?;
         }
         if let Some(told) = precision::told(session.precision()) {
             output::say(format!("hone: {told}"));

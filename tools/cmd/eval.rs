@@ -135,7 +135,7 @@ impl Eval {
         let data = Dataset::from_dir(dir)?;
         let precision = self.precision.asked();
         let options = |device| SessionOptions { precision, device, ..SessionOptions::default() };
-        let chosen = self.device.for_bundle(&self.bundle, options)?;
+        let chosen = self.device.for_bundle(&self.bundle, self.precision, options)?;
         if let Some(why) = &chosen.why {
             output::say(format!("hone: {why}"));
         }

@@ -139,7 +139,7 @@ impl Listen {
         let state = StateDir::resolve(self.state.as_deref())?;
         let precision = self.precision.asked();
         let options = |device| SessionOptions { precision, device, ..SessionOptions::default() };
-        let chosen = self.device.for_bundle(&self.bundle, options)?;
+        let chosen = self.device.for_bundle(&self.bundle, self.precision, options)?;
         let model = Model::open(Bundle::open(&self.bundle)?, options(chosen.device))?;
         let settings = Settings {
             display: match self.display {

@@ -169,7 +169,7 @@ impl Run {
         let chosen = self.device.choose(
             || {
                 let class = choice::class(lengths.iter().map(|(name, n)| (*name, &n[..])));
-                device::about(&Source::open(&self.model)?, &self.model, &class, 1)
+                device::about(&Source::open(&self.model)?, &self.model, &class, 1, self.precision)
             },
             |device, other| {
                 let mut model = Model::open(Bundle::open(&self.model)?, self.options(device))?;
@@ -228,7 +228,7 @@ impl Run {
         let Some(tensors) = &self.tensors else { unreachable!("called only when --tensors was given") };
         let inputs = npz::read_npz(&input::read(tensors)?)?;
         let chosen = self.device.choose(
-            || device::about(&Source::open(&self.model)?, &self.model, &device::class(&inputs), 1),
+            || device::about(&Source::open(&self.model)?, &self.model, &device::class(&inputs), 1, self.precision),
             |device, other| device::time(&mut self.session(device)?, &inputs, other),
         )?;
         let mut session = self.session(chosen.device.clone())?;
