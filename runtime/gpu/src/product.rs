@@ -125,6 +125,7 @@ pub fn packed_len(k: usize, n: usize) -> usize {
 }
 
 /// A product with those matrices, by which it is seen whether a device has them; `None` when groups of threads cannot share them out.
+#[cfg(feature = "device")]
 pub(crate) fn probe(of: Matrices) -> Option<Call> {
     let (m, n, k) = (64, 64, 64);
     let product = Product {
