@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::cache::Sum;
 use super::{ALIGN, Binding, Builder, Device, GpuError, locked};
-use crate::kernel::{Call, Draws, bytes_of};
+use crate::kernel::{Call, Draws, Needs, bytes_of};
 
 /// How long a process measures at most; what is met after that is called as it stands, and measured by the next process.
 const BUDGET: Duration = Duration::from_secs(1);
@@ -91,7 +91,10 @@ impl Device {
             let pipeline = match self.pipeline(&call.kernel) {
                 Ok(pipeline) => pipeline,
                 Err(e @ GpuError::Kernel { .. }) if number > 0 => {
-                    refused.push(e);
+                    // Of several sizes that subgroups may have one is right: that the others are not says nothing.
+                    if !matches!(call.kernel.needs, Needs::Subgroups(_)) || self.inner.subgroups.len() == 1 {
+                        refused.push(e);
+                    }
                     continue;
                 }
                 Err(e) => return Err(e),

@@ -25,8 +25,9 @@ const BATCHES: [usize; 2] = [1, 32];
 /// What is computed in.
 struct Precision {
     name: &'static str,
-    /// `--precision` of hone.
+    /// `--precision` of hone, and on its CPU, which has no f16.
     hone: &'static str,
+    cpu: &'static str,
     /// The end of the file's name.
     file: &'static str,
     /// Of a weight.
@@ -36,12 +37,12 @@ struct Precision {
 }
 
 const PRECISIONS: [Precision; 4] = [
-    Precision { name: "f32", hone: "f32", file: "", bytes: 4.0, operations: |r| r.f32_ops_per_s },
+    Precision { name: "f32", hone: "f32", cpu: "f32", file: "", bytes: 4.0, operations: |r| r.f32_ops_per_s },
     // Weights of 16 bits, and sums of 32.
-    Precision { name: "bf16", hone: "bf16", file: "", bytes: 2.0, operations: |r| r.f32_ops_per_s },
+    Precision { name: "bf16", hone: "bf16", cpu: "bf16", file: "", bytes: 2.0, operations: |r| r.f32_ops_per_s },
     // Where the device multiplies matrices of it, by those: no roofline of theirs is measured, and the part may exceed one.
-    Precision { name: "f16", hone: "f16", file: "", bytes: 2.0, operations: |r| r.f32_ops_per_s },
-    Precision { name: "int8", hone: "f32", file: "-qdq", bytes: 1.0, operations: |r| r.i8_ops_per_s },
+    Precision { name: "f16", hone: "f16", cpu: "bf16", file: "", bytes: 2.0, operations: |r| r.f32_ops_per_s },
+    Precision { name: "int8", hone: "f32", cpu: "f32", file: "-qdq", bytes: 1.0, operations: |r| r.i8_ops_per_s },
 ];
 
 /// What the command line asked for.
@@ -204,23 +205,19 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<bool> {
             for precision in &PRECISIONS {
                 let file = home.join(format!("{model}{}.onnx", precision.file));
                 let what = format!("{model}, batch {batch}, {}", precision.name);
-                let on = |device| Ours {
-                    device,
-                    precision: precision.hone,
-                    threads: options.threads,
-                    seconds: options.seconds,
-                };
+                let on =
+                    |device, precision| Ours { device, precision, threads: options.threads, seconds: options.seconds };
                 let timed = |python: &Path, who: &str| {
                     peer(python, &recipes, who, &file, &inputs, options.threads, options.seconds)
                 };
                 let mut rounds: BTreeMap<String, Vec<Round>> = BTreeMap::new();
                 let mut steps = String::new();
                 for _ in 0..options.rounds {
-                    let row = ours(&hone, &file, &inputs, &on("gpu")).with_context(|| what.clone())?;
+                    let row = ours(&hone, &file, &inputs, &on("gpu", precision.hone)).with_context(|| what.clone())?;
                     let ran: OnGpu = serde_json::from_value(row["gpu"].clone()).with_context(|| what.clone())?;
                     ran.used().with_context(|| what.clone())?;
                     steps = ran.to_string();
-                    let cpu = ours(&hone, &file, &inputs, &on("cpu")).with_context(|| what.clone())?;
+                    let cpu = ours(&hone, &file, &inputs, &on("cpu", precision.cpu)).with_context(|| what.clone())?;
                     let mut take = |who: &str, one: anyhow::Result<Round>| match one {
                         Ok(one) => rounds.entry(who.to_owned()).or_default().push(one),
                         // A peer that cannot run a model is a fact about the peer.
