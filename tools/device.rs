@@ -13,7 +13,6 @@ use hone_runtime::choice::{self, Verdict};
 use hone_runtime::device::{Device, Gpu};
 use hone_runtime::plan::{OnGpu, StepInfo};
 use hone_runtime::session::{Session, SessionOptions};
-use serde::Serialize;
 
 use crate::exit::fail;
 use crate::open::Source;
@@ -236,7 +235,8 @@ pub(crate) fn time(
 }
 
 /// What of a plan ran where, in a document.
-#[derive(Clone, Serialize)]
+#[cfg(feature = "host")]
+#[derive(Clone, serde::Serialize)]
 pub(crate) struct Ran {
     /// Steps that ran on the GPU.
     steps: usize,
@@ -248,6 +248,7 @@ pub(crate) struct Ran {
     refused: Vec<String>,
 }
 
+#[cfg(feature = "host")]
 impl Ran {
     pub(crate) fn of(on: OnGpu) -> Ran {
         Ran { steps: on.steps.len(), on_cpu: operators(&on.on_cpu), left: on.left, refused: on.refused }
