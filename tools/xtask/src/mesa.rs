@@ -193,9 +193,10 @@ fn fetched(home: &Path, machine: Machine) -> anyhow::Result<Vec<PathBuf>> {
     std::fs::write(&settings, apt_settings(&apt, &status, machine))?;
     let command = || {
         let mut command = Command::new("apt-get");
-        command.env("LC_ALL", "C").arg("-c").arg(&settings).arg("-qq");
+        command.env("LC_ALL", "C").arg("-c").arg(&settings);
         command
     };
+    // Told to be quiet, apt does not print them either.
     let mirrors = mirrors(&quietly(command().args(["update", "--print-uris"]))?);
     ensure!(!mirrors.is_empty(), "apt has no sources on this machine");
     let mut why = Vec::new();
@@ -205,7 +206,7 @@ fn fetched(home: &Path, machine: Machine) -> anyhow::Result<Vec<PathBuf>> {
         std::fs::write(&sources, lines.concat())?;
         let list = |command: &mut Command| {
             let of = format!("Dir::Etc::SourceList={}", sources.display());
-            quietly(command.args(["-o", &of, "-o", "Dir::Etc::SourceParts=/dev/null"]))
+            quietly(command.args(["-qq", "-o", &of, "-o", "Dir::Etc::SourceParts=/dev/null"]))
         };
         let got = list(command().args(["-o", "APT::Update::Error-Mode=any", "update"])).and_then(|_| {
             let install = ["install", "-y", "--download-only", "--no-install-recommends", "-t", SUITES[1]];
