@@ -874,9 +874,12 @@ fn every_text_is_one_for_every_target() {
                 }
                 Language::Hlsl => {
                     // Those without checks are run, by way of glslang.
-                    one(translations::direct3d(&module, &info, buffers, Checks::None));
-                    std::fs::write(file("hlsl"), one(translations::direct3d(&module, &info, buffers, Checks::All)))
-                        .unwrap();
+                    one(translations::direct3d(&module, &info, buffers, Checks::None, true));
+                    std::fs::write(
+                        file("hlsl"),
+                        one(translations::direct3d(&module, &info, buffers, Checks::All, true)),
+                    )
+                    .unwrap();
                     hlsl.push(file("hlsl"));
                 }
             }

@@ -70,11 +70,18 @@ pub(super) fn metal(
 }
 
 /// A text in HLSL of the shader model that the compiler knows which `instance` asks for. The parameters are the first constant
-/// buffer, and `buffers` that may be written the first views of unordered access.
+/// buffer, and `buffers` that may be written the first views of unordered access. The number of groups is in the constant buffer
+/// behind the parameters, `counted`, as wgpu has it; or it is that of the group, where only texts are right that have one row of them.
 ///
 /// # Errors
 /// What cannot be written.
-pub(super) fn direct3d(module: &Module, info: &ModuleInfo, buffers: usize, checks: Checks) -> Result<String, String> {
+pub(super) fn direct3d(
+    module: &Module,
+    info: &ModuleInfo,
+    buffers: usize,
+    checks: Checks,
+    counted: bool,
+) -> Result<String, String> {
     let target = |binding: u32| {
         let at = ResourceBinding { group: 0, binding };
         (at, hlsl::BindTarget { register: binding.saturating_sub(1), ..Default::default() })
@@ -84,6 +91,7 @@ pub(super) fn direct3d(module: &Module, info: &ModuleInfo, buffers: usize, check
         shader_model: hlsl::ShaderModel::V5_1,
         binding_map: (0..=buffers as u32).map(target).collect(),
         fake_missing_bindings: false,
+        special_constants_binding: counted.then_some(hlsl::BindTarget { register: 1, ..Default::default() }),
         zero_initialize_workgroup_memory: false,
         restrict_indexing: all,
         force_loop_bounding: all,
@@ -133,7 +141,7 @@ fn by_way_of_hlsl(kernel: &Kernel) -> Vec<u32> {
     let module = naga::front::wgsl::parse_str(&kernel.source).unwrap();
     let flags = naga::valid::ValidationFlags::all();
     let info = naga::valid::Validator::new(flags, EVERYWHERE).validate(&module).unwrap();
-    let text = direct3d(&module, &info, kernel.reads + kernel.writes, Checks::None).unwrap();
+    let text = direct3d(&module, &info, kernel.reads + kernel.writes, Checks::None, false).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let (hlsl, words) = (dir.path().join("text.hlsl"), dir.path().join("text.spv"));
     std::fs::write(&hlsl, text).unwrap();
@@ -174,7 +182,7 @@ fn a_text_with_a_buffer_that_is_not_bound_is_written_neither_for_metal_nor_for_d
     let info = naga::valid::Validator::new(flags, EVERYWHERE).validate(&module).unwrap();
     let written = |buffers| {
         let metal = metal(&module, &info, buffers, METAL_VERSIONS[1], Checks::None);
-        (metal.is_ok(), direct3d(&module, &info, buffers, Checks::None).is_ok())
+        (metal.is_ok(), direct3d(&module, &info, buffers, Checks::None, true).is_ok())
     };
     assert_eq!(written(2), (true, true));
     assert_eq!(written(1), (false, false));
