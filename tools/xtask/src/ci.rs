@@ -314,6 +314,11 @@ fn newer_driver(root: &Path, _: Extent) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
+/// What cargo is told to run an example of `hone-gpu`.
+pub(crate) fn gpu_example(name: &str) -> [&str; 9] {
+    ["run", "--quiet", "--package", "hone-gpu", "--features", "device", "--locked", "--example", name]
+}
+
 const KERNELS: [&str; 6] = ["test", "--package", "hone-gpu", "--features", "device", "--locked"];
 
 /// Tests of plans for GPUs, and of every operator's recorded cases.
@@ -334,8 +339,7 @@ fn validated(
     kernels: &[&'static str],
     of_plans: &[&'static str],
 ) -> anyhow::Result<()> {
-    let bad = ["run", "--package", "hone-gpu", "--features", "device", "--locked", "--example", "known_bad"];
-    if validation::reports(root, &[settings, &bad].concat())?.is_empty() {
+    if validation::reports(root, &[settings, &gpu_example("known_bad")].concat())?.is_empty() {
         bail!("the validation layer did not report the module that is known to be bad, so it reports nothing at all");
     }
     for args in gpu_tests(kernels, of_plans) {

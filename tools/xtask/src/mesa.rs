@@ -13,7 +13,7 @@ use std::process::Command;
 
 use anyhow::{Context, bail, ensure};
 
-use crate::ci::cargo_command;
+use crate::ci::{cargo_command, gpu_example};
 use crate::python::quietly;
 use crate::target_dir;
 
@@ -124,17 +124,7 @@ fn adapters(root: &Path, driver: Option<&Driver>) -> anyhow::Result<String> {
     if let Some(driver) = driver {
         command.arg("--config").arg(driver.setting());
     }
-    command.args([
-        "run",
-        "--quiet",
-        "--package",
-        "hone-gpu",
-        "--features",
-        "device",
-        "--locked",
-        "--example",
-        "adapters",
-    ]);
+    command.args(gpu_example("adapters"));
     Ok(quietly(&mut command)?.trim().to_owned())
 }
 

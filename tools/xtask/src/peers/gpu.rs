@@ -12,7 +12,7 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
 use super::{Ours, Round, make, median, ours, peer, program, round};
-use crate::ci::cargo_command;
+use crate::ci::{cargo_command, gpu_example};
 use crate::python::{commit, cpu, environment, interpreter, quietly};
 use crate::target_dir;
 use crate::zoo::OnGpu;
@@ -271,17 +271,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<bool> {
 /// Runs the example. Its kernels are the driver's affair, so that how it is built does not matter.
 fn roofline(root: &Path, software: bool) -> anyhow::Result<Roofline> {
     let mut command = cargo_command(root);
-    command.args([
-        "run",
-        "--quiet",
-        "--package",
-        "hone-gpu",
-        "--features",
-        "device",
-        "--locked",
-        "--example",
-        "roofline",
-    ]);
+    command.args(gpu_example("roofline"));
     command.args(if software { &["--", "--software"][..] } else { &["--release"] });
     serde_json::from_str(&quietly(&mut command)?).context("the roofline is none")
 }
