@@ -145,30 +145,31 @@ pub(crate) fn probe(of: Matrices) -> Option<Call> {
     product.made_by(Maker::Subgroups { side: 32, of })
 }
 
+/// The bytes of a packed matrix whose element `(k, j)` has those, and zeros behind the last column.
+fn packed<const BYTES: usize>(k: usize, n: usize, element: impl Fn(usize, usize) -> [u8; BYTES]) -> Vec<u8> {
+    let row = n.next_multiple_of(COLUMNS);
+    (0..k * row).flat_map(|i| if i % row < n { element(i / row, i % row) } else { [0; BYTES] }).collect()
+}
+
 /// The bytes of a packed matrix of floats: `w(k, j)`.
 pub fn pack(k: usize, n: usize, w: impl Fn(usize, usize) -> f32) -> Vec<u8> {
-    let row = n.next_multiple_of(COLUMNS);
-    (0..k * row).flat_map(|i| (if i % row < n { w(i / row, i % row) } else { 0.0 }).to_le_bytes()).collect()
+    packed(k, n, |k, j| w(k, j).to_le_bytes())
 }
 
 /// The bytes of a packed matrix of floats in bf16, half as many: `w(k, j)`, rounded.
 pub fn pack_bf16(k: usize, n: usize, w: impl Fn(usize, usize) -> f32) -> Vec<u8> {
-    let row = n.next_multiple_of(COLUMNS);
-    (0..k * row).flat_map(|i| (if i % row < n { round(w(i / row, i % row)) } else { 0 }).to_le_bytes()).collect()
+    packed(k, n, |k, j| round(w(k, j)).to_le_bytes())
 }
 
 /// The bytes of a packed matrix of floats in f16, half as many: `w(k, j)`, rounded, and what is larger than f16 has its largest.
 pub fn pack_f16(k: usize, n: usize, w: impl Fn(usize, usize) -> f32) -> Vec<u8> {
-    let row = n.next_multiple_of(COLUMNS);
     let most = f16::MAX.to_f32();
-    let at = |i: usize| if i % row < n { w(i / row, i % row).clamp(-most, most) } else { 0.0 };
-    (0..k * row).flat_map(|i| f16::from_f32(at(i)).to_le_bytes()).collect()
+    packed(k, n, |k, j| f16::from_f32(w(k, j).clamp(-most, most)).to_le_bytes())
 }
 
 /// The bytes of a packed matrix of bytes: `w(k, j)`.
 pub fn pack_i8(k: usize, n: usize, w: impl Fn(usize, usize) -> i8) -> Vec<u8> {
-    let row = n.next_multiple_of(COLUMNS);
-    (0..k * row).map(|i| if i % row < n { w(i / row, i % row) as u8 } else { 0 }).collect()
+    packed(k, n, |k, j| w(k, j).to_le_bytes())
 }
 
 /// The bytes of a packed matrix of four bits: `w(k, j)` below 16; eight columns of one k in a word.
